@@ -1,0 +1,91 @@
+//! What can go wrong, in one enum: each variant says what, where, expected and found, and, where something can be done,
+//! carries a hint. The binary prints it as one line (and a `hint:` line) and leaves with exit code 2, or 130 when interrupted.
+
+use std::path::{Path, PathBuf};
+
+/// The library's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything this library can refuse or fail at.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or folder could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file concerned.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file is there, but what it holds is not what it must hold.
+    #[error("{}: {reason}", path.display())]
+    Format {
+        /// The file concerned.
+        path: PathBuf,
+        /// What is wrong, what was expected and what was found.
+        reason: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// A record of a data file cannot be used.
+    #[error("{}:{line}: {reason}", path.display())]
+    Record {
+        /// The data file.
+        path: PathBuf,
+        /// The 1-based line (for Parquet, the row).
+        line: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Two things that must belong together do not (a store and a model, two shards, …).
+    #[error("{0}")]
+    Mismatch(String, Option<String>),
+    /// The request itself cannot be met.
+    #[error("{0}")]
+    Usage(String, Option<String>),
+    /// A device cannot be used, or failed.
+    #[error("{0}")]
+    Device(String, Option<String>),
+    /// Ctrl-C: what was finished stays.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Error {
+    /// An [`Error::Io`] at `path`, for `map_err`.
+    pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { path: path.as_ref().to_owned(), source }
+    }
+
+    /// An [`Error::Format`] with no hint.
+    pub fn format(path: impl AsRef<Path>, reason: impl Into<String>) -> Self {
+        Self::Format { path: path.as_ref().to_owned(), reason: reason.into(), hint: None }
+    }
+
+    /// An [`Error::Usage`] with no hint.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::Usage(message.into(), None)
+    }
+
+    /// This error with a line on what to do about it (kept where the variant has room for one).
+    #[must_use]
+    pub fn with_hint(mut self, text: impl Into<String>) -> Self {
+        match &mut self {
+            Self::Format { hint, .. } | Self::Mismatch(_, hint) | Self::Usage(_, hint) | Self::Device(_, hint) => {
+                *hint = Some(text.into());
+            }
+            Self::Io { .. } | Self::Record { .. } | Self::Interrupted => {}
+        }
+        self
+    }
+
+    /// What to do about it, where there is something to do.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Format { hint, .. } | Self::Mismatch(_, hint) | Self::Usage(_, hint) | Self::Device(_, hint) => {
+                hint.as_deref()
+            }
+            Self::Io { .. } | Self::Record { .. } | Self::Interrupted => None,
+        }
+    }
+}

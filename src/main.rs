@@ -1,0 +1,3 @@
+//! The command line: parse, run, one error line, exit code.
+
+fn main() {}

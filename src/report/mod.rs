@@ -1,0 +1,1 @@
+//! Results on the way out: JSONL, Parquet and text for a terminal.

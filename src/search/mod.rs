@@ -1,0 +1,1 @@
+//! Scoring rules over a store, and exact two-ended top-k search.

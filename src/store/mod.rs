@@ -1,0 +1,1 @@
+//! The store: immutable shards of factors beside their texts, and the manifest that says what they are.

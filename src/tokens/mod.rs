@@ -1,0 +1,48 @@
+//! Texts to token ids with offsets, and token ids to packed batches.
+
+/// One text (or pair) as the model sees it. All vectors have one entry a token, special tokens included.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Encoding {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// Segment ids (all zero where the model has no segments).
+    pub type_ids: Vec<u32>,
+    /// The tokenizer's own pieces.
+    pub tokens: Vec<String>,
+    /// Start and end in Unicode characters of the segment's text; `None` for special tokens.
+    pub offsets: Vec<Option<(usize, usize)>>,
+    /// 0 for the text, 1 for its pair; `None` for special tokens.
+    pub segments: Vec<Option<u8>>,
+    /// Whether tokens were cut to fit the maximum length.
+    pub truncated: bool,
+}
+
+/// Several sequences laid end to end with no padding.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PackedBatch {
+    /// Token ids, `[T]`.
+    pub ids: Vec<u32>,
+    /// Segment ids, `[T]`.
+    pub type_ids: Vec<u32>,
+    /// Rows of the position table, `[T]` (families with an offset have it added here).
+    pub positions: Vec<u32>,
+    /// Where each sequence starts, and T at the end: `[B + 1]`.
+    pub cu_seqlens: Vec<u32>,
+}
+
+impl PackedBatch {
+    /// B.
+    pub fn sequences(&self) -> usize {
+        self.cu_seqlens.len().saturating_sub(1)
+    }
+
+    /// T.
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// The token range of sequence `b`.
+    pub fn range(&self, b: usize) -> std::ops::Range<usize> {
+        self.cu_seqlens[b] as usize..self.cu_seqlens[b + 1] as usize
+    }
+}
