@@ -1,0 +1,1 @@
+//! Tests of `wherefore::model` against the goldens.
