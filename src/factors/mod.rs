@@ -3,6 +3,16 @@
 //! A record's factors are `h` (`features`, width E, the input of the last linear layer) and `δ` (`deltas`, width K, the gradient of its
 //! loss with respect to the logits); the gradient of its loss with respect to the last layer's `[W; b]` is `δ [h; 1]ᵀ`.
 
+mod head;
+mod loss;
+mod source;
+mod target;
+
+pub use head::Head;
+pub use loss::{loss_and_delta, predict, probabilities};
+pub use source::{FactorSource, InMemory, LabelUsed, LabelVec, LabelledRows, Labels};
+pub use target::Target;
+
 use half::{bf16, f16};
 
 /// Stored numbers, as stored.
@@ -14,6 +24,38 @@ pub enum Floats<'a> {
     F16(&'a [f16]),
     /// bfloat16.
     Bf16(&'a [bf16]),
+}
+
+impl Floats<'_> {
+    /// How many numbers there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::F16(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The `out.len()` numbers from number `start` on, as f64 (exact).
+    pub fn decode(&self, start: usize, out: &mut [f64]) {
+        let end = start + out.len();
+        match self {
+            Self::F32(values) => widen(out, &values[start..end], |x| f64::from(x)),
+            Self::F16(values) => widen(out, &values[start..end], f16::to_f64),
+            Self::Bf16(values) => widen(out, &values[start..end], bf16::to_f64),
+        }
+    }
+}
+
+fn widen<T: Copy>(out: &mut [f64], values: &[T], exact: impl Fn(T) -> f64) {
+    for (out, &value) in out.iter_mut().zip(values) {
+        *out = exact(value);
+    }
 }
 
 /// The factors of some consecutive records, row-major, borrowed from wherever they are kept (a mapped shard, a buffer).

@@ -1,0 +1,130 @@
+//! The loss of each kind of head and its gradient with respect to the logits, δ.
+//!
+//! | problem | loss | δ |
+//! |---|---|---|
+//! | single-label | `logsumexp(z) − z_y` | `softmax(z) − onehot(y)` |
+//! | multi-label | `Σ_c softplus(z_c) − y_c z_c` | `σ(z) − y` |
+//! | regression | `Σ_c (z_c − y_c)²` | `2 (z − y)` |
+//!
+//! Everything is computed in f64 and rounded once. What is small keeps its relative precision: a confident record's δ is the sum of the
+//! *other* classes' probabilities, never `p_y − 1`.
+
+use super::Target;
+use crate::model::Problem;
+
+/// The loss of one record, and its gradient with respect to the logits into `delta [K]`. Both are zero for a headless model.
+///
+/// # Panics
+/// Where `logits`, `delta` and `target` do not belong to the problem or to each other: another kind of target or another K, a class that
+/// does not exist, or a single-label problem of one class (whose softmax is 1 whatever the logit: such models are regressions).
+pub fn loss_and_delta(problem: Problem, logits: &[f32], target: &Target, delta: &mut [f32]) -> f32 {
+    assert_eq!(logits.len(), delta.len(), "one delta a logit");
+    match (problem, target) {
+        (Problem::SingleLabel, Target::Class(class)) => softmax_loss(logits, *class, delta),
+        (Problem::MultiLabel, Target::Classes(classes)) => sigmoid_loss(logits, classes, delta),
+        (Problem::Regression, Target::Values(values)) => squared_loss(logits, values, delta),
+        (Problem::Headless, _) => 0.0,
+        (problem, target) => panic!("a {problem:?} head has no loss against {target:?}"),
+    }
+}
+
+/// The probabilities of a classifier, `[K]`: softmax or a sigmoid each. A regression's are its values, a headless model's none.
+pub fn probabilities(problem: Problem, logits: &[f32]) -> Vec<f32> {
+    match problem {
+        Problem::SingleLabel => softmax(logits).into_iter().map(|p| p as f32).collect(),
+        Problem::MultiLabel => logits.iter().map(|&z| sigmoid(f64::from(z)) as f32).collect(),
+        Problem::Regression | Problem::Headless => logits.to_vec(),
+    }
+}
+
+/// What the model says: the class of the largest logit (ties to the lowest id), the classes of probability above one half, or the values.
+pub fn predict(problem: Problem, logits: &[f32]) -> Target {
+    match problem {
+        Problem::SingleLabel => Target::Class(argmax(logits)),
+        Problem::MultiLabel => Target::Classes(logits.iter().map(|&z| f32::from(z > 0.0)).collect()),
+        Problem::Regression | Problem::Headless => Target::Values(logits.to_vec()),
+    }
+}
+
+fn argmax(logits: &[f32]) -> usize {
+    (1..logits.len()).fold(0, |best, c| if logits[c] > logits[best] { c } else { best })
+}
+
+fn softmax_loss(logits: &[f32], class: usize, delta: &mut [f32]) -> f32 {
+    assert!(logits.len() > 1, "a single-label head has two classes or more");
+    let p = softmax(logits);
+    let others: f64 = p.iter().enumerate().filter(|&(c, _)| c != class).map(|(_, p)| p).sum();
+    for (delta, &p) in delta.iter_mut().zip(&p) {
+        *delta = p as f32;
+    }
+    delta[class] = -others as f32;
+    cross_entropy(logits, class) as f32
+}
+
+/// `logsumexp(z) − z_y`, as `ln_1p` of what the other classes weigh where the target is the largest.
+fn cross_entropy(logits: &[f32], class: usize) -> f64 {
+    let largest = f64::from(logits[argmax(logits)]);
+    let others = |leader: usize| -> f64 {
+        let weigh = |(c, &z): (usize, &f32)| if c == leader { 0.0 } else { (f64::from(z) - largest).exp() };
+        logits.iter().enumerate().map(weigh).sum()
+    };
+    others(argmax(logits)).ln_1p() + (largest - f64::from(logits[class]))
+}
+
+fn sigmoid_loss(logits: &[f32], classes: &[f32], delta: &mut [f32]) -> f32 {
+    assert_eq!(logits.len(), classes.len(), "one 0 or 1 a class");
+    let mut loss = 0.0;
+    for ((&z, &y), delta) in logits.iter().zip(classes).zip(delta) {
+        let (z, y) = (f64::from(z), f64::from(y));
+        // σ(z) − 1 = −σ(−z), without the cancellation.
+        *delta = if y == 1.0 { -sigmoid(-z) } else { sigmoid(z) - y } as f32;
+        loss += softplus(z) - y * z;
+    }
+    loss as f32
+}
+
+fn squared_loss(logits: &[f32], values: &[f32], delta: &mut [f32]) -> f32 {
+    assert_eq!(logits.len(), values.len(), "one value a logit");
+    let mut loss = 0.0;
+    for ((&z, &y), delta) in logits.iter().zip(values).zip(delta) {
+        let residual = f64::from(z) - f64::from(y);
+        *delta = (2.0 * residual) as f32;
+        loss += residual * residual;
+    }
+    loss as f32
+}
+
+fn softmax(logits: &[f32]) -> Vec<f64> {
+    let mut p: Vec<f64> = logits.iter().map(|&z| f64::from(z)).collect();
+    softmax_in_place(&mut p);
+    p
+}
+
+/// `softmax(z)` over `z`; gives back `logsumexp(z)`.
+pub(super) fn softmax_in_place(z: &mut [f64]) -> f64 {
+    let largest = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let mut total = 0.0;
+    for z in z.iter_mut() {
+        *z = (*z - largest).exp();
+        total += *z;
+    }
+    for z in z.iter_mut() {
+        *z /= total;
+    }
+    largest + total.ln()
+}
+
+/// `1 / (1 + e^−z)`, with no overflow on either side.
+pub(super) fn sigmoid(z: f64) -> f64 {
+    if z >= 0.0 {
+        1.0 / (1.0 + (-z).exp())
+    } else {
+        let e = z.exp();
+        e / (1.0 + e)
+    }
+}
+
+/// `ln(1 + e^z)`, with no overflow.
+pub(super) fn softplus(z: f64) -> f64 {
+    z.max(0.0) + (-z.abs()).exp().ln_1p()
+}

@@ -1,0 +1,132 @@
+//! Where refits and curvature read training factors from: a store, or vectors in memory.
+
+use super::Floats;
+use crate::model::Problem;
+
+/// Labels or predictions of consecutive records.
+#[derive(Clone, Copy, Debug)]
+pub enum Labels<'a> {
+    /// `[n]` class ids of a single-label model; negative where a record has none.
+    Classes(&'a [i64]),
+    /// `[n, K]` 0/1 rows of a multi-label model, or values of a regression; NaN in a row where a record has none.
+    Rows(&'a [f32]),
+}
+
+/// Which label a record's δ was taken against.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LabelUsed {
+    /// The record's own; the model's prediction where it has none.
+    #[default]
+    Gold,
+    /// The model's prediction.
+    Predicted,
+}
+
+/// Factors of consecutive records with the labels they were taken against.
+#[derive(Clone, Copy, Debug)]
+pub struct LabelledRows<'a> {
+    /// `h [n, E]`
+    pub features: Floats<'a>,
+    /// `δ [n, K]`
+    pub deltas: &'a [f32],
+    /// The records' own labels.
+    pub labels: Labels<'a>,
+    /// What the model said.
+    pub predictions: Labels<'a>,
+    /// Which of the two δ was taken against.
+    pub used: LabelUsed,
+}
+
+/// Training factors in a fixed order, in pieces of any size. How the rows are cut into pieces changes no bit of any result.
+pub trait FactorSource: Sync {
+    /// The loss of the head.
+    fn problem(&self) -> Problem;
+    /// E.
+    fn width(&self) -> usize;
+    /// K.
+    fn classes(&self) -> usize;
+    /// The number of records in each piece.
+    fn piece_rows(&self) -> Vec<usize>;
+    /// Piece `i`, the same at every call.
+    fn piece(&self, i: usize) -> LabelledRows<'_>;
+    /// Told when a pass over the data is through with piece `i`: mapped memory may be given back.
+    fn release(&self, _i: usize) {}
+}
+
+/// Labels in memory; see [`Labels`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum LabelVec {
+    /// `[n]`
+    Classes(Vec<i64>),
+    /// `[n, K]`
+    Rows(Vec<f32>),
+}
+
+impl LabelVec {
+    /// Those of records `start .. start + rows`, of `classes` each.
+    pub fn slice(&self, start: usize, rows: usize, classes: usize) -> Labels<'_> {
+        match self {
+            Self::Classes(ids) => Labels::Classes(&ids[start..start + rows]),
+            Self::Rows(values) => Labels::Rows(&values[start * classes..(start + rows) * classes]),
+        }
+    }
+}
+
+/// Training factors in memory, each record with the label its δ was taken against.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InMemory {
+    /// The loss of the head.
+    pub problem: Problem,
+    /// E.
+    pub width: usize,
+    /// K.
+    pub classes: usize,
+    /// `h [n, E]`
+    pub features: Vec<f32>,
+    /// `δ [n, K]`
+    pub deltas: Vec<f32>,
+    /// What δ was taken against.
+    pub labels: LabelVec,
+    /// The most records to hand out at a time.
+    pub rows_at_a_time: usize,
+}
+
+impl InMemory {
+    /// N.
+    pub fn rows(&self) -> usize {
+        self.features.len() / self.width.max(1)
+    }
+}
+
+impl FactorSource for InMemory {
+    fn problem(&self) -> Problem {
+        self.problem
+    }
+
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn classes(&self) -> usize {
+        self.classes
+    }
+
+    fn piece_rows(&self) -> Vec<usize> {
+        let (rows, most) = (self.rows(), self.rows_at_a_time.max(1));
+        (0..rows).step_by(most).map(|start| most.min(rows - start)).collect()
+    }
+
+    fn piece(&self, i: usize) -> LabelledRows<'_> {
+        let start = i * self.rows_at_a_time.max(1);
+        let rows = self.rows_at_a_time.max(1).min(self.rows() - start);
+        let labels = self.labels.slice(start, rows, self.classes);
+        LabelledRows {
+            features: Floats::F32(&self.features[start * self.width..(start + rows) * self.width]),
+            deltas: &self.deltas[start * self.classes..(start + rows) * self.classes],
+            labels,
+            predictions: labels,
+            used: LabelUsed::Gold,
+        }
+    }
+}
