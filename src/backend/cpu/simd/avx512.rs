@@ -1,0 +1,153 @@
+//! Sixteen lanes as one AVX-512 register.
+//!
+//! Safety: every method needs AVX-512F (and so AVX2 and FMA). The type is private to [`super`], whose only use of it is [`run`],
+//! reached only through an [`super::Isa`] that detection made.
+
+use super::{Kernel, LANES, Vector, avx2};
+#[allow(clippy::wildcard_imports)] // thirty names of one family
+use std::arch::x86_64::*;
+
+/// Runs a kernel with AVX-512 switched on.
+#[inline]
+pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
+    #[target_feature(enable = "avx512f,avx2,fma")]
+    fn inner<K: Kernel>(kernel: K) -> K::Output {
+        kernel.run::<Avx512>()
+    }
+    // SAFETY: an `Isa` naming AVX-512 exists only where it was detected.
+    unsafe { inner(kernel) }
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Avx512(__m512);
+
+/// A mask of the first `n < 16` lanes.
+#[inline(always)]
+fn first(n: usize) -> __mmask16 {
+    debug_assert!(n < LANES);
+    (1 << n) - 1
+}
+
+/// The two halves.
+#[inline(always)]
+fn halves(x: __m512) -> (__m256, __m256) {
+    // SAFETY: the module's.
+    unsafe {
+        let high = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(x));
+        (_mm512_castps512_ps256(x), _mm256_castpd_ps(high))
+    }
+}
+
+/// The two halves added: the first step of every sum.
+#[inline(always)]
+fn halve(x: __m512) -> __m256 {
+    let (low, high) = halves(x);
+    // SAFETY: the module's.
+    unsafe { _mm256_add_ps(low, high) }
+}
+
+impl Vector for Avx512 {
+    const REGISTERS: usize = 32;
+
+    #[inline(always)]
+    fn zero() -> Self {
+        Self::splat(0.0)
+    }
+
+    #[inline(always)]
+    fn splat(x: f32) -> Self {
+        // SAFETY: the module's.
+        Self(unsafe { _mm512_set1_ps(x) })
+    }
+
+    #[inline(always)]
+    fn load(from: &[f32; LANES]) -> Self {
+        // SAFETY: sixteen numbers are there.
+        Self(unsafe { _mm512_loadu_ps(from.as_ptr()) })
+    }
+
+    #[inline(always)]
+    fn load_partial(from: &[f32]) -> Self {
+        // SAFETY: lanes beyond the slice are masked, and masked lanes are not read.
+        Self(unsafe { _mm512_maskz_loadu_ps(first(from.len()), from.as_ptr()) })
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32; LANES]) {
+        // SAFETY: there is room for sixteen numbers.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), self.0) }
+    }
+
+    #[inline(always)]
+    fn store_partial(self, to: &mut [f32]) {
+        // SAFETY: lanes beyond the slice are masked, and masked lanes are not written.
+        unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), first(to.len()), self.0) }
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        // SAFETY: the module's, here and below.
+        Self(unsafe { _mm512_add_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        Self(unsafe { _mm512_sub_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        Self(unsafe { _mm512_mul_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        Self(unsafe { _mm512_div_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn fma(self, factor: Self, term: Self) -> Self {
+        Self(unsafe { _mm512_fmadd_ps(self.0, factor.0, term.0) })
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        Self(unsafe { _mm512_max_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        Self(unsafe { _mm512_min_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn round(self) -> Self {
+        Self(unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0) })
+    }
+
+    #[inline(always)]
+    fn scale(self, n: Self) -> Self {
+        Self(unsafe { _mm512_scalef_ps(self.0, n.0) })
+    }
+
+    #[inline(always)]
+    fn select_lt(a: Self, b: Self, yes: Self, no: Self) -> Self {
+        Self(unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a.0, b.0), no.0, yes.0) })
+    }
+
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        avx2::sum(halve(self.0))
+    }
+
+    #[inline(always)]
+    fn largest(self) -> f32 {
+        let (low, high) = halves(self.0);
+        avx2::largest(unsafe { _mm256_max_ps(low, high) })
+    }
+
+    #[inline(always)]
+    fn sum8(vectors: [Self; 8]) -> [f32; 8] {
+        avx2::sum8(vectors.map(|v| halve(v.0)))
+    }
+}

@@ -1,0 +1,155 @@
+//! Sixteen f32 lanes, whatever the machine has: AVX-512, AVX2 with FMA, or plain arrays.
+//!
+//! A kernel is written once, as a [`Kernel`] generic over [`Vector`], and [`Isa::run`] compiles it for each instruction set and picks one
+//! at run time. All three do the same operations on the same lanes in the same order, and a sum over lanes is one fixed tree, so
+//! **the bits are the same on every instruction set**. What this module refuses: approximate instructions (reciprocals), whose
+//! results differ between makers, and horizontal operations in an order of the compiler's choosing.
+//!
+//! Soundness: the vector types are private, so the only way to a `V` is [`Isa::run`], and the only way to an [`Isa`] is detection.
+
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)] // intrinsics; see each file's safety note
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod avx512;
+
+use std::sync::OnceLock;
+
+/// Lanes of a [`Vector`].
+pub const LANES: usize = 16;
+
+/// Sixteen f32 and what can be done with them.
+///
+/// Comparisons follow x86: `a.max(b)` is `a > b ? a : b`, so a NaN in `a` gives `b` and a NaN in `b` gives `b`. Kernels that
+/// must let NaN through put the possibly-NaN operand second.
+pub trait Vector: Copy {
+    /// How many vectors the register file holds: chooses register tiles, never the order of a sum.
+    const REGISTERS: usize;
+
+    /// All lanes zero.
+    fn zero() -> Self;
+    /// All lanes `x`.
+    fn splat(x: f32) -> Self;
+    /// Sixteen consecutive numbers.
+    fn load(from: &[f32; LANES]) -> Self;
+    /// Fewer than sixteen numbers, the lanes after them zero.
+    fn load_partial(from: &[f32]) -> Self;
+    /// All lanes to memory.
+    fn store(self, to: &mut [f32; LANES]);
+    /// The first `to.len() < 16` lanes to memory.
+    fn store_partial(self, to: &mut [f32]);
+
+    /// `self + other`
+    fn add(self, other: Self) -> Self;
+    /// `self − other`
+    fn sub(self, other: Self) -> Self;
+    /// `self · other`
+    fn mul(self, other: Self) -> Self;
+    /// `self / other`, correctly rounded.
+    fn div(self, other: Self) -> Self;
+    /// `self · factor + term`, rounded once.
+    fn fma(self, factor: Self, term: Self) -> Self;
+    /// `self > other ? self : other`
+    fn max(self, other: Self) -> Self;
+    /// `self < other ? self : other`
+    fn min(self, other: Self) -> Self;
+    /// The nearest integer, ties to even.
+    fn round(self) -> Self;
+    /// `self · 2^n` for integral `n` of magnitude at most 252, rounded once (subnormals included).
+    fn scale(self, n: Self) -> Self;
+    /// Lane by lane, `a < b ? yes : no`.
+    fn select_lt(a: Self, b: Self, yes: Self, no: Self) -> Self;
+
+    /// The sum over lanes by halving: lane i and i + 8, then i + 4, i + 2, i + 1.
+    fn sum(self) -> f32;
+    /// The largest lane, by the same halving.
+    fn largest(self) -> f32;
+    /// [`Vector::sum`] of eight vectors, cheaper together and with the same bits.
+    #[inline(always)]
+    fn sum8(vectors: [Self; 8]) -> [f32; 8] {
+        vectors.map(Self::sum)
+    }
+}
+
+/// A computation over vectors. `run` must be `#[inline(always)]`, and so must what it calls with a `V`: it is compiled
+/// inside a function that has the instruction set switched on.
+pub trait Kernel {
+    /// What it gives back.
+    type Output;
+    /// The computation.
+    fn run<V: Vector>(self) -> Self::Output;
+}
+
+/// An instruction set that this machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Isa(Set);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Set {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Isa {
+    /// All that this machine has, the fastest last.
+    pub fn all() -> Vec<Self> {
+        #[allow(unused_mut)]
+        let mut sets = vec![Self(Set::Portable)];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                sets.push(Self(Set::Avx2));
+                if is_x86_feature_detected!("avx512f") {
+                    sets.push(Self(Set::Avx512));
+                }
+            }
+        }
+        sets
+    }
+
+    /// The fastest, or what the environment variable `WHEREFORE_ISA` names if this machine has it. Decided once.
+    pub fn best() -> Self {
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        *BEST.get_or_init(|| {
+            let sets = Self::all();
+            let wanted = std::env::var("WHEREFORE_ISA").ok();
+            let named = sets.iter().find(|isa| Some(isa.name()) == wanted.as_deref());
+            *named.unwrap_or(&sets[sets.len() - 1])
+        })
+    }
+
+    /// `portable`, `avx2` or `avx512`.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Set::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => "avx512",
+        }
+    }
+
+    /// Runs a kernel compiled for this instruction set.
+    #[inline]
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            Set::Portable => kernel.run::<portable::Portable>(),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => avx2::run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => avx512::run(kernel),
+        }
+    }
+}
+
+impl Default for Isa {
+    fn default() -> Self {
+        Self::best()
+    }
+}

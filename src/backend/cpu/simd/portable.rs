@@ -1,0 +1,125 @@
+//! Sixteen lanes as an array: what the others must equal, and what compilers turn into NEON.
+
+use super::{LANES, Vector};
+
+#[derive(Clone, Copy)]
+pub(super) struct Portable([f32; LANES]);
+
+impl Portable {
+    #[inline(always)]
+    fn lanes(f: impl FnMut(usize) -> f32) -> Self {
+        Self(std::array::from_fn(f))
+    }
+
+    /// Folds lane i with i + 8, i + 4, i + 2, i + 1.
+    #[inline(always)]
+    fn halve(self, f: impl Fn(f32, f32) -> f32) -> f32 {
+        let mut lanes = self.0;
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                lanes[i] = f(lanes[i], lanes[i + half]);
+            }
+        }
+        lanes[0]
+    }
+}
+
+impl Vector for Portable {
+    const REGISTERS: usize = 8;
+
+    #[inline(always)]
+    fn zero() -> Self {
+        Self([0.0; LANES])
+    }
+
+    #[inline(always)]
+    fn splat(x: f32) -> Self {
+        Self([x; LANES])
+    }
+
+    #[inline(always)]
+    fn load(from: &[f32; LANES]) -> Self {
+        Self(*from)
+    }
+
+    #[inline(always)]
+    fn load_partial(from: &[f32]) -> Self {
+        let mut lanes = [0.0; LANES];
+        lanes[..from.len()].copy_from_slice(from);
+        Self(lanes)
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32; LANES]) {
+        *to = self.0;
+    }
+
+    #[inline(always)]
+    fn store_partial(self, to: &mut [f32]) {
+        to.copy_from_slice(&self.0[..to.len()]);
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        Self::lanes(|i| self.0[i] + other.0[i])
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        Self::lanes(|i| self.0[i] - other.0[i])
+    }
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        Self::lanes(|i| self.0[i] * other.0[i])
+    }
+
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        Self::lanes(|i| self.0[i] / other.0[i])
+    }
+
+    #[inline(always)]
+    fn fma(self, factor: Self, term: Self) -> Self {
+        Self::lanes(|i| self.0[i].mul_add(factor.0[i], term.0[i]))
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        Self::lanes(|i| if self.0[i] > other.0[i] { self.0[i] } else { other.0[i] })
+    }
+
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        Self::lanes(|i| if self.0[i] < other.0[i] { self.0[i] } else { other.0[i] })
+    }
+
+    #[inline(always)]
+    fn round(self) -> Self {
+        Self::lanes(|i| self.0[i].round_ties_even())
+    }
+
+    #[inline(always)]
+    fn scale(self, n: Self) -> Self {
+        let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
+        Self::lanes(|i| {
+            let n = n.0[i] as i32;
+            self.0[i] * power(n >> 1) * power(n - (n >> 1))
+        })
+    }
+
+    #[inline(always)]
+    fn select_lt(a: Self, b: Self, yes: Self, no: Self) -> Self {
+        Self::lanes(|i| if a.0[i] < b.0[i] { yes.0[i] } else { no.0[i] })
+    }
+
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        self.halve(|a, b| a + b)
+    }
+
+    #[inline(always)]
+    fn largest(self) -> f32 {
+        self.halve(|a, b| if a > b { a } else { b })
+    }
+}
