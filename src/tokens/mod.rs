@@ -1,4 +1,19 @@
 //! Texts to token ids with offsets, and token ids to packed batches.
+//!
+//! [`Tokenizer`] gives the ids the `transformers` library gives for the same directory, [`max_length`] how long a sequence may
+//! be, and [`pack`] lays sequences end to end in batches of about as many tokens as the device likes. Nothing here pads: padding
+//! and truncation lengths stored in a `tokenizer.json` are ignored. Training a tokenizer, slow Python-only tokenizers and
+//! SentencePiece `.model` files are out of scope; `transformers` converts the latter to `tokenizer.json` when it saves.
+
+mod batch;
+mod prefix;
+mod settings;
+mod tokenizer;
+mod wordpiece;
+
+pub use batch::{MicroBatch, Positions, pack};
+pub use settings::max_length;
+pub use tokenizer::{Tokenizer, TokenizerOptions};
 
 /// One text (or pair) as the model sees it. All vectors have one entry a token, special tokens included.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

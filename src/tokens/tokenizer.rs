@@ -1,0 +1,328 @@
+//! A model directory's tokenizer: loading, encoding, and what identifies it.
+
+use std::path::{Path, PathBuf};
+
+use tokenizers::utils::truncation::{TruncationParams, TruncationStrategy, truncate_encodings};
+use tokenizers::{
+    DecoderWrapper, Encoding as Pieces, Model, ModelWrapper, NormalizerWrapper, OffsetType, PostProcessor,
+    PostProcessorWrapper, PreTokenizer, Tokenizer as Pipeline, TruncationDirection,
+};
+
+use super::Encoding;
+use super::prefix::PrefixRule;
+use super::settings::{Role, Settings};
+use super::wordpiece;
+use crate::error::{Error, Result};
+
+/// What the model expects of its tokenizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenizerOptions {
+    /// Whether the model tells segments apart (two rows or more in its token-type table); without, every segment id is 0.
+    pub segments: bool,
+    /// Rows of the model's word embedding table V: ids are below it.
+    pub vocabulary: usize,
+}
+
+/// Text to token ids, as `transformers`' fast tokenizer of the same directory gives them.
+pub struct Tokenizer {
+    /// Normaliser, pre-tokenizer, model and added tokens; its post-processor, truncation and padding are taken out.
+    pipeline: Pipeline,
+    /// Adds the special tokens.
+    template: Option<PostProcessorWrapper>,
+    direction: TruncationDirection,
+    prefix: Option<PrefixRule>,
+    segments: bool,
+    vocabulary: usize,
+    special: SpecialIds,
+    fingerprint: String,
+    /// The file the vocabulary came from, for messages.
+    source: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct SpecialIds {
+    padding: Option<u32>,
+    mask: Option<u32>,
+    unknown: Option<u32>,
+    class: Option<u32>,
+    separator: Option<u32>,
+}
+
+impl Tokenizer {
+    /// Loads `tokenizer.json` of a model directory, else its `vocab.txt`, with the settings beside them.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Format`] where neither file is there, or one is damaged; [`Error::Mismatch`] where the
+    /// vocabulary has ids that the model's embedding table has no rows for.
+    pub fn load(dir: &Path, options: &TokenizerOptions) -> Result<Self> {
+        let settings = Settings::read(dir)?;
+        let (mut pipeline, source) = read_pipeline(dir, &settings)?;
+        let padding = pipeline.get_padding().map(|padding| padding.pad_token.clone());
+        pipeline.with_padding(None);
+        pipeline.with_decoder(None::<DecoderWrapper>);
+        pipeline.with_truncation(None).expect("no truncation is always accepted");
+        no_dropout(&mut pipeline);
+        add_missing_tokens(&mut pipeline, &settings, &source)?;
+        check_vocabulary(&pipeline, options.vocabulary, &source)?;
+        let special = SpecialIds::find(&pipeline, &settings, padding.as_deref());
+        let segments = options.segments && settings.gives_segments();
+        let left = settings.config.truncation_side.as_deref() == Some("left");
+        let direction = if left { TruncationDirection::Left } else { TruncationDirection::Right };
+        let fingerprint = fingerprint(&pipeline, left, segments, &source)?;
+        let template = pipeline.get_post_processor().cloned();
+        pipeline.with_post_processor(None::<PostProcessorWrapper>);
+        let prefix = PrefixRule::of(&pipeline).filter(|_| !left);
+        let vocabulary = options.vocabulary;
+        Ok(Self { pipeline, template, direction, prefix, segments, vocabulary, special, fingerprint, source })
+    }
+
+    /// Encodes a text, or a pair, in at most `max_length` tokens, special tokens included. What is too long is cut longest-first:
+    /// a pair loses tokens from its longer half until the two are level, then from both.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where `max_length` leaves no room for the special tokens; [`Error::Mismatch`] where a token of the text
+    /// has no row in the model's embedding table.
+    pub fn encode(&self, text: &str, pair: Option<&str>, max_length: usize) -> Result<Encoding> {
+        let room = self.room(pair.is_some(), max_length)?;
+        // As many tokens as `transformers` makes before it cuts: which half of a pair is the longer depends on it.
+        let limit = max_length.max(room + 1);
+        let first = self.segment(text, limit)?;
+        let second = pair.map(|pair| self.segment(pair, limit)).transpose()?;
+        let truncated = first.len() + second.as_ref().map_or(0, Pieces::len) > room;
+        let (first, second) = self.truncate(first, second, room)?;
+        let pieces = self.assemble(first, second)?;
+        self.finish(&pieces, truncated)
+    }
+
+    /// What decides the ids, as 64 hexadecimal digits: equal fingerprints encode every text alike.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Pieces in the vocabulary, added tokens included.
+    pub fn vocab_size(&self) -> usize {
+        self.pipeline.get_vocab_size(true)
+    }
+
+    /// The padding token (never used to pad here).
+    pub fn pad_id(&self) -> Option<u32> {
+        self.special.padding
+    }
+
+    /// The mask token.
+    pub fn mask_id(&self) -> Option<u32> {
+        self.special.mask
+    }
+
+    /// The unknown token.
+    pub fn unk_id(&self) -> Option<u32> {
+        self.special.unknown
+    }
+
+    /// The token every sequence starts with.
+    pub fn cls_id(&self) -> Option<u32> {
+        self.special.class
+    }
+
+    /// The token every segment ends with.
+    pub fn sep_id(&self) -> Option<u32> {
+        self.special.separator
+    }
+
+    /// Tokens left for the texts once the special tokens have theirs.
+    fn room(&self, is_pair: bool, max_length: usize) -> Result<usize> {
+        let special = self.template.as_ref().map_or(0, |template| template.added_tokens(is_pair));
+        max_length.checked_sub(special).filter(|_| max_length > 0).ok_or_else(|| {
+            let what = if is_pair { "a pair" } else { "a text" };
+            Error::usage(format!(
+                "a maximum length of {max_length} tokens has no room for the {special} special tokens of {what}"
+            ))
+        })
+    }
+
+    /// One segment's tokens, the first `limit` at least where there are so many.
+    fn segment(&self, text: &str, limit: usize) -> Result<Pieces> {
+        if let Some(prefix) = self.prefix.and_then(|rule| rule.prefix(text, limit)) {
+            let pieces = self.tokenize(prefix, limit)?;
+            if self.is_settled(&pieces, limit) {
+                return Ok(pieces);
+            }
+        }
+        self.tokenize(text, limit)
+    }
+
+    /// Whether a prefix gave what the whole text would: tokenizing stops after the first word that reaches the limit, but goes on
+    /// past an added token that does.
+    fn is_settled(&self, pieces: &Pieces, limit: usize) -> bool {
+        let added = self.pipeline.get_added_vocabulary().get_added_tokens_decoder();
+        pieces.len() >= limit && pieces.get_ids().last().is_some_and(|id| !added.contains_key(id))
+    }
+
+    fn tokenize(&self, text: &str, limit: usize) -> Result<Pieces> {
+        let added = self.pipeline.get_added_vocabulary();
+        let mut words = added.extract_and_normalize(self.pipeline.get_normalizer(), text);
+        if let Some(splitter) = self.pipeline.get_pre_tokenizer() {
+            splitter.pre_tokenize(&mut words).map_err(|error| self.failure(&*error))?;
+        }
+        let model = self.pipeline.get_model();
+        model.tokenize_in_pretokenized(&mut words, Some((limit, self.direction))).map_err(|e| self.failure(&*e))?;
+        words.into_encoding(None, 0, OffsetType::Char).map_err(|error| self.failure(&*error))
+    }
+
+    fn truncate(&self, first: Pieces, second: Option<Pieces>, room: usize) -> Result<(Pieces, Option<Pieces>)> {
+        let params = TruncationParams {
+            direction: self.direction,
+            max_length: room,
+            strategy: TruncationStrategy::LongestFirst,
+            stride: 0,
+        };
+        let (mut first, mut second) =
+            truncate_encodings(first, second, &params).map_err(|error| self.failure(&*error))?;
+        // What was cut off comes along as further encodings, and every pair of those would be put together next.
+        first.take_overflowing();
+        second.as_mut().map(Pieces::take_overflowing);
+        Ok((first, second))
+    }
+
+    /// Both segments and the special tokens as one sequence.
+    fn assemble(&self, mut first: Pieces, second: Option<Pieces>) -> Result<Pieces> {
+        if let Some(template) = &self.template {
+            return template.process(first, second, true).map_err(|error| self.failure(&*error));
+        }
+        first.set_sequence_id(0);
+        if let Some(mut second) = second {
+            second.set_sequence_id(1);
+            second.set_type_ids(vec![1; second.len()]);
+            first.merge_with(second, false);
+        }
+        Ok(first)
+    }
+
+    fn finish(&self, pieces: &Pieces, truncated: bool) -> Result<Encoding> {
+        let ids = pieces.get_ids().to_vec();
+        if let Some(at) = ids.iter().position(|&id| id as usize >= self.vocabulary) {
+            let (id, rows, piece) = (ids[at], self.vocabulary, &pieces.get_tokens()[at]);
+            return Err(too_many_ids(format!("token \"{piece}\" has id {id}"), rows, &self.source));
+        }
+        let segments: Vec<Option<u8>> =
+            pieces.get_sequence_ids().into_iter().map(|segment| segment.map(|s| s as u8)).collect();
+        let offsets = segments.iter().zip(pieces.get_offsets()).map(|(s, &o)| s.map(|_| o)).collect();
+        let type_ids = if self.segments { pieces.get_type_ids().to_vec() } else { vec![0; ids.len()] };
+        Ok(Encoding { ids, type_ids, tokens: pieces.get_tokens().to_vec(), offsets, segments, truncated })
+    }
+
+    fn failure(&self, error: &(dyn std::error::Error + Send + Sync)) -> Error {
+        Error::format(&self.source, format!("cannot tokenize: {error}"))
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("source", &self.source)
+            .field("segments", &self.segments)
+            .field("special", &self.special)
+            .field("fingerprint", &self.fingerprint)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SpecialIds {
+    /// By role where the settings name one, else by the names BERT's and RoBERTa's families use.
+    fn find(pipeline: &Pipeline, settings: &Settings, padding: Option<&str>) -> Self {
+        let id = |role: Role, others: &[&str]| {
+            let named = settings.token(role).into_iter();
+            named.chain(others.iter().copied()).find_map(|text| pipeline.token_to_id(text))
+        };
+        Self {
+            padding: id(Role::Padding, &[padding.unwrap_or("[PAD]"), "[PAD]", "<pad>"]),
+            mask: id(Role::Mask, &["[MASK]", "<mask>"]),
+            unknown: id(Role::Unknown, &["[UNK]", "<unk>"]),
+            class: id(Role::Class, &["[CLS]", "<s>"]),
+            separator: id(Role::Separator, &["[SEP]", "</s>"]),
+        }
+    }
+}
+
+/// The pipeline as its file has it, and that file.
+fn read_pipeline(dir: &Path, settings: &Settings) -> Result<(Pipeline, PathBuf)> {
+    let (json, vocabulary) = (dir.join("tokenizer.json"), dir.join("vocab.txt"));
+    if json.is_file() {
+        return Ok((read_tokenizer_json(&json, settings)?, json));
+    }
+    if vocabulary.is_file() {
+        return Ok((wordpiece::from_vocabulary(&vocabulary, settings)?, vocabulary));
+    }
+    Err(Error::format(dir, "no tokenizer: expected tokenizer.json, or vocab.txt with tokenizer_config.json").with_hint(
+        "save the tokenizer beside the model: AutoTokenizer.from_pretrained(SOURCE).save_pretrained(DIR) writes tokenizer.json",
+    ))
+}
+
+fn read_tokenizer_json(path: &Path, settings: &Settings) -> Result<Pipeline> {
+    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let mut pipeline: Pipeline =
+        serde_json::from_slice(&bytes).map_err(|error| Error::format(path, format!("not a tokenizer: {error}")))?;
+    let is_bert = matches!(pipeline.get_normalizer(), Some(NormalizerWrapper::BertNormalizer(_)));
+    if is_bert && settings.is_bert_class() {
+        let normalizer = wordpiece::normalizer(settings);
+        pipeline
+            .with_normalizer(Some(normalizer))
+            .map_err(|error| Error::format(path, format!("cannot normalise its added tokens: {error}")))?;
+    }
+    Ok(pipeline)
+}
+
+/// A merge model may have been saved with dropout, which is for training: here the same text gives the same ids.
+fn no_dropout(pipeline: &mut Pipeline) {
+    if let ModelWrapper::BPE(merges) = pipeline.get_model() {
+        if merges.dropout.is_some() {
+            let mut merges = merges.clone();
+            merges.dropout = None;
+            pipeline.with_model(merges);
+        }
+    }
+}
+
+/// Special tokens that the settings name are found in texts even where the vocabulary's own file doesn't list them.
+fn add_missing_tokens(pipeline: &mut Pipeline, settings: &Settings, source: &Path) -> Result<()> {
+    let known = pipeline.get_added_vocabulary().get_vocab();
+    let missing: Vec<_> = settings.added.iter().filter(|token| !known.contains_key(&token.content)).cloned().collect();
+    pipeline
+        .add_tokens(missing)
+        .map(|_| ())
+        .map_err(|error| Error::format(source, format!("cannot add the special tokens: {error}")))
+}
+
+/// Added tokens beyond the table are let be until a text uses one: many published tokenizers have a few.
+fn check_vocabulary(pipeline: &Pipeline, rows: usize, source: &Path) -> Result<()> {
+    let vocabulary = pipeline.get_model().get_vocab();
+    if let ModelWrapper::WordPiece(pieces) = pipeline.get_model() {
+        if !vocabulary.contains_key(&pieces.unk_token) {
+            let reason = format!("the unknown token \"{}\" is not in the vocabulary", pieces.unk_token);
+            return Err(Error::format(source, reason));
+        }
+    }
+    match vocabulary.iter().max_by_key(|(_, id)| **id) {
+        None => Err(Error::format(source, "the vocabulary is empty")),
+        Some((piece, &id)) if id as usize >= rows => {
+            Err(too_many_ids(format!("token \"{piece}\" has id {id}"), rows, source))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+fn too_many_ids(what: String, rows: usize, source: &Path) -> Error {
+    let message = format!("{}: {what}, but the model's word embeddings have {rows} rows", source.display());
+    Error::Mismatch(message, Some("use the tokenizer the model was trained with".to_owned()))
+}
+
+/// Over the pipeline in its canonical form, without what ids don't depend on.
+fn fingerprint(pipeline: &Pipeline, left: bool, segments: bool, source: &Path) -> Result<String> {
+    let canonical = pipeline
+        .to_string(false)
+        .map_err(|error| Error::format(source, format!("cannot be written in its canonical form: {error}")))?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&[u8::from(left), u8::from(segments)]);
+    hasher.update(canonical.as_bytes());
+    Ok(hasher.finalize().to_hex().to_string())
+}
