@@ -1,1 +1,50 @@
 //! The store: immutable shards of factors beside their texts, and the manifest that says what they are.
+//!
+//! The data is cut in *blocks* of a fixed number of input records ([`Settings::block_records`]): block b holds the records with
+//! numbers `b·R .. (b+1)·R`, less those that were skipped. A finished block is a *shard*, two files that never change again:
+//!
+//! | file | holds |
+//! |---|---|
+//! | `shard-00000.safetensors` | `features [n,E]`, `deltas [n,K]`, their norms, `indices`, `labels`, `predictions`, `losses`, `record_offsets [n+1]`, and `checkpoint.{c}.…` |
+//! | `shard-00000.jsonl` | `{"id","text","text_pair"?,"label"?}` a line; `record_offsets` are the lines' first bytes |
+//! | `head.safetensors` | `weight [K,E]`, `bias [K]` of the model's last layer (headless models have none) |
+//! | `manifest.json` | what made the store, and every finished shard with sizes and checksums; replaced atomically |
+//! | `.lock` | empty; held (by the operating system) while a process writes |
+//!
+//! Job I of N takes the blocks with `b mod N == I` ([`Part`]), and [`merge`] puts the parts together. Nothing in a store depends on time,
+//! host, thread count or the order of the work: equal work gives equal bytes, after a kill and a resume too.
+//!
+//! **What is checked when.** Opening checks the manifest's seal, every size and every header, and reads no payload: a search starts at once
+//! whatever the store's size. Checksums are read by [`verify`], [`merge`] and a resume. A file that shrinks while it is mapped kills the
+//! process (`SIGBUS`), as with every memory-mapped file: shards are immutable, don't edit them in place.
+//!
+//! **What this module refuses to do**: compute factors (that is [`crate::factors`]), or decide what is similar ([`crate::search`]).
+
+mod atomic;
+mod block;
+mod encode;
+mod fingerprint;
+mod head;
+mod info;
+mod lock;
+mod manifest;
+mod map;
+mod merge;
+mod reader;
+mod record;
+mod settings;
+mod shard;
+mod tensors;
+mod verify;
+mod writer;
+
+pub use block::Block;
+pub use fingerprint::data_fingerprint;
+pub use info::{Info, info};
+pub use merge::merge;
+pub use reader::Store;
+pub use record::StoredRecord;
+pub use settings::{Checkpoint, DEFAULT_BLOCK_RECORDS, Dtype, Part, Settings};
+pub use shard::Shard;
+pub use verify::{Verification, verify};
+pub use writer::StoreWriter;

@@ -1,0 +1,143 @@
+//! A block to its two files.
+
+use std::borrow::Cow;
+use std::io::Write;
+use std::path::Path;
+
+use bytemuck::{NoUninit, cast_slice};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use safetensors::Dtype as TensorType;
+
+use super::atomic::{AtomicFile, FileEntry};
+use super::block::Block;
+use super::manifest::{BlockEntry, factors_name, records_name};
+use super::settings::{Dtype, Settings};
+use super::tensors::{TensorSource, write_tensors};
+use crate::backend::cpu::dot;
+use crate::error::Result;
+use crate::factors::LabelVec;
+
+/// Writes a checked block's files under their names (not yet durable: see [`super::atomic::sync_directory`]).
+pub(super) fn write_block(directory: &Path, settings: &Settings, block: &Block) -> Result<BlockEntry> {
+    let (lines, offsets) = lines(block)?;
+    let tensors = tensors(settings, block, &offsets)?;
+    let records = directory.join(records_name(block.number));
+    let factors = directory.join(factors_name(block.number));
+    let written = write_files(&records, &lines, &factors, tensors);
+    if written.is_err() {
+        // No manifest names them; what cannot be removed now is removed by a resume.
+        let _ = std::fs::remove_file(records);
+    }
+    let (records, factors) = written?;
+    let (rows, data_fingerprint) = (block.rows() as u64, block.data_fingerprint.clone());
+    Ok(BlockEntry { number: block.number, rows, data_fingerprint, factors, records })
+}
+
+fn write_files(
+    records: &Path,
+    lines: &str,
+    factors: &Path,
+    tensors: Vec<TensorSource<'_>>,
+) -> Result<(FileEntry, FileEntry)> {
+    let records = AtomicFile::write(records, |file| file.write_all(lines.as_bytes()))?;
+    let factors = AtomicFile::write(factors, |file| write_tensors(file, tensors))?;
+    Ok((records, factors))
+}
+
+/// The records as JSON lines, and where each begins (and the last ends), `[n + 1]`.
+fn lines(block: &Block) -> Result<(String, Vec<i64>)> {
+    let mut lines = String::new();
+    let mut offsets = vec![0];
+    for (row, record) in block.records.iter().enumerate() {
+        let line = record.to_line().ok_or_else(|| block.refuse(row, "its label holds a number that is not finite"))?;
+        lines.push_str(&line);
+        offsets.push(lines.len() as i64);
+    }
+    Ok((lines, offsets))
+}
+
+/// All tensors of a block's file. The order is part of the format: equal blocks are equal bytes.
+fn tensors<'a>(settings: &Settings, block: &'a Block, offsets: &'a [i64]) -> Result<Vec<TensorSource<'a>>> {
+    let (n, k) = (block.rows(), settings.classes);
+    let mut tensors = vec![
+        source("indices", TensorType::I64, vec![n], &block.indices),
+        source("record_offsets", TensorType::I64, vec![n + 1], offsets),
+    ];
+    tensors.push(label_tensor("labels", &block.labels, n, k));
+    tensors.push(label_tensor("predictions", &block.predictions, n, k));
+    tensors.push(source("losses", TensorType::F32, vec![n], &block.losses));
+    tensors.extend(factor_tensors("", settings, block, &block.features, &block.deltas)?);
+    for (c, (features, deltas)) in block.checkpoints.iter().enumerate() {
+        tensors.extend(factor_tensors(&format!("checkpoint.{c}."), settings, block, features, deltas)?);
+    }
+    Ok(tensors)
+}
+
+fn label_tensor<'a>(name: &str, labels: &'a LabelVec, n: usize, k: usize) -> TensorSource<'a> {
+    match labels {
+        LabelVec::Classes(classes) => source(name, TensorType::I64, vec![n], classes),
+        LabelVec::Rows(values) => source(name, TensorType::F32, vec![n, k], values),
+    }
+}
+
+/// Features as they are stored, δ, and the norms of both as they are stored.
+fn factor_tensors<'a>(
+    prefix: &str,
+    settings: &Settings,
+    block: &Block,
+    features: &'a [f32],
+    deltas: &'a [f32],
+) -> Result<[TensorSource<'a>; 4]> {
+    let (n, e, k) = (block.rows(), settings.width, settings.classes);
+    let (dtype, stored, values) = round(settings.dtype, features);
+    let feature_norms = norms(block, "feature", &values, e, n)?;
+    let delta_norms = norms(block, "delta", deltas, k, n)?;
+    Ok([
+        owned(format!("{prefix}feature_norms"), vec![n], &feature_norms),
+        owned(format!("{prefix}delta_norms"), vec![n], &delta_norms),
+        source(&format!("{prefix}deltas"), TensorType::F32, vec![n, k], deltas),
+        TensorSource { name: format!("{prefix}features"), dtype, shape: vec![n, e], data: stored },
+    ])
+}
+
+/// Features as stored, in bytes, and the values those stand for.
+fn round(dtype: Dtype, features: &[f32]) -> (TensorType, Cow<'_, [u8]>, Cow<'_, [f32]>) {
+    match dtype {
+        Dtype::F32 => (TensorType::F32, Cow::Borrowed(cast_slice(features)), Cow::Borrowed(features)),
+        Dtype::F16 => {
+            let mut rounded = vec![f16::ZERO; features.len()];
+            rounded.convert_from_f32_slice(features);
+            (TensorType::F16, bytes(&rounded), Cow::Owned(rounded.to_f32_vec()))
+        }
+        Dtype::Bf16 => {
+            let mut rounded = vec![bf16::ZERO; features.len()];
+            rounded.convert_from_f32_slice(features);
+            (TensorType::BF16, bytes(&rounded), Cow::Owned(rounded.to_f32_vec()))
+        }
+    }
+}
+
+/// `‖row‖` of `n` rows, by the one fixed-order dot product of the program.
+fn norms(block: &Block, what: &str, values: &[f32], width: usize, n: usize) -> Result<Vec<f32>> {
+    if width == 0 {
+        return Ok(vec![0.0; n]);
+    }
+    let norms: Vec<f32> = values.chunks_exact(width).map(|row| dot(row, row).sqrt()).collect();
+    match norms.iter().position(|norm| !norm.is_finite()) {
+        None => Ok(norms),
+        Some(row) => Err(block.refuse(row, &format!("its {what}s are too large for the store's number type"))),
+    }
+}
+
+fn source<'a, T: NoUninit>(name: &str, dtype: TensorType, shape: Vec<usize>, values: &'a [T]) -> TensorSource<'a> {
+    TensorSource { name: name.to_owned(), dtype, shape, data: Cow::Borrowed(cast_slice(values)) }
+}
+
+fn owned(name: String, shape: Vec<usize>, values: &[f32]) -> TensorSource<'static> {
+    TensorSource { name, dtype: TensorType::F32, shape, data: bytes(values) }
+}
+
+fn bytes<T: NoUninit>(values: &[T]) -> Cow<'static, [u8]> {
+    Cow::Owned(cast_slice(values).to_vec())
+}

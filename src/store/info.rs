@@ -1,0 +1,79 @@
+//! What a store is, at a glance: the manifest alone is read.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::manifest::Manifest;
+use super::settings::{Part, Settings};
+use crate::error::Result;
+
+/// What a store is. Its `Display` is for people; serialized, it is for programs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Info {
+    /// The store.
+    pub directory: PathBuf,
+    /// Whether its job is finished.
+    pub complete: bool,
+    /// The job.
+    pub part: Part,
+    /// Finished blocks.
+    pub blocks: usize,
+    /// Records in them.
+    pub rows: u64,
+    /// Records of the whole input, where known.
+    pub records: Option<u64>,
+    /// Of the data of the blocks, where the job is finished.
+    pub data_fingerprint: Option<String>,
+    /// On the disk.
+    pub bytes: u64,
+    /// What made it.
+    pub settings: Settings,
+}
+
+/// Reads a store's manifest, finished or not.
+///
+/// # Errors
+/// If there is none, or it is damaged.
+pub fn info(directory: impl AsRef<Path>) -> Result<Info> {
+    let directory = directory.as_ref();
+    let manifest = Manifest::read(directory)?;
+    Ok(Info {
+        directory: directory.to_owned(),
+        complete: manifest.complete,
+        part: manifest.part,
+        blocks: manifest.blocks.len(),
+        rows: manifest.blocks.iter().map(|block| block.rows).sum(),
+        records: manifest.records,
+        bytes: manifest.files().map(|file| file.bytes).sum(),
+        data_fingerprint: manifest.data_fingerprint,
+        settings: manifest.settings,
+    })
+}
+
+impl fmt::Display for Info {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let settings = &self.settings;
+        let state = if self.complete { "finished" } else { "not finished" };
+        writeln!(f, "store        {} ({state}, part {})", self.directory.display(), self.part)?;
+        writeln!(f, "records      {} in {} blocks of {}", self.rows, self.blocks, settings.block_records)?;
+        writeln!(f, "size         {} bytes", self.bytes)?;
+        writeln!(f, "model        {} ({})", settings.model, settings.model_fingerprint)?;
+        writeln!(f, "head         {}", settings.head_fingerprint)?;
+        writeln!(f, "tokenizer    {}, at most {} tokens", settings.tokenizer_fingerprint, settings.max_length)?;
+        writeln!(f, "data         {}", self.data_fingerprint.as_deref().unwrap_or("not all read yet"))?;
+        writeln!(
+            f,
+            "problem      {:?}, {} classes: {}",
+            settings.problem,
+            settings.classes,
+            settings.label_names.join(", ")
+        )?;
+        write!(f, "features     {} numbers each, {:?}; target {:?}", settings.width, settings.dtype, settings.target)?;
+        for checkpoint in &settings.checkpoints {
+            write!(f, "\ncheckpoint   {} (learning rate {})", checkpoint.path, checkpoint.learning_rate)?;
+        }
+        Ok(())
+    }
+}

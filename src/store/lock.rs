@@ -1,0 +1,31 @@
+//! One writer at a time: an advisory lock that the operating system gives back however the process ends.
+
+use std::fs::{File, TryLockError};
+use std::io::ErrorKind;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// The lock's name. The file is empty and stays: to remove it would let two writers hold two locks of one name.
+pub(super) const LOCK: &str = ".lock";
+
+/// Held until dropped, or until the process ends, killed or not.
+#[derive(Debug)]
+pub(super) struct Lock(#[allow(dead_code, reason = "open is what it is for")] File);
+
+impl Lock {
+    pub(super) fn acquire(directory: &Path) -> Result<Self> {
+        let path = directory.join(LOCK);
+        let file = File::options().write(true).create(true).truncate(false).open(&path).map_err(Error::io(&path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => {
+                Err(Error::usage(format!("{}: another process is writing to this store", directory.display()))
+                    .with_hint("wait until it is done, or write to another directory"))
+            }
+            // Some cluster file systems have no locks at all; there the scheduler must keep jobs apart.
+            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => Ok(Self(file)),
+            Err(TryLockError::Error(error)) => Err(Error::io(&path)(error)),
+        }
+    }
+}

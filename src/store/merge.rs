@@ -1,0 +1,79 @@
+//! Many parts of one data set into one store, byte for byte what a single job would have written.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use super::atomic::{AtomicFile, FileEntry, sync_directory};
+use super::head::read_head;
+use super::manifest::{BlockEntry, Manifest};
+use super::reader::{blocks_of, check_together, open_part};
+use super::settings::Part;
+use super::writer::StoreWriter;
+use crate::error::{Error, Result};
+
+/// Puts the stores of all `--shard` jobs of one data set together. Every file's checksum is verified on the way; files are hard-linked
+/// where the file system can (shards never change), and copied elsewhere. Killed, it can be called again; called again when done, it
+/// changes nothing.
+///
+/// # Errors
+/// [`Error::Mismatch`] if the parts are not of one data set, or are not all of it; those of [`super::Store::open`] and
+/// [`StoreWriter::create`] (the directory must be new, empty, or what an earlier call left).
+pub fn merge<P: AsRef<Path>>(directory: impl AsRef<Path>, parts: &[P]) -> Result<()> {
+    let directory = directory.as_ref();
+    let parts = parts.iter().map(|part| open_part(part.as_ref())).collect::<Result<Vec<_>>>()?;
+    let Some((first, rest)) = parts.split_first() else {
+        return Err(Error::usage("no part was given to merge"));
+    };
+    rest.iter().try_for_each(|other| check_together(first, other))?;
+    let blocks = blocks_of(&parts)?;
+    let records = check_whole(&first.1, &blocks)?;
+
+    let head = first.1.head.as_ref().map(|file| {
+        file.check_contents(first.0)?;
+        read_head(first.0, &first.1.settings)
+    });
+    let mut writer =
+        StoreWriter::create(directory, first.1.settings.clone(), Part::WHOLE, head.transpose()?.as_ref(), true)?;
+    for (source, block) in blocks {
+        if !writer.has(block.number, &block.data_fingerprint)? {
+            block.files().iter().try_for_each(|file| take(source, directory, file))?;
+            writer.adopt(block.clone())?;
+        }
+    }
+    sync_directory(directory)?;
+    writer.finish(records)
+}
+
+/// Whether the blocks are all blocks of the data; gives the number of input records.
+fn check_whole(manifest: &Manifest, blocks: &[(&Path, &BlockEntry)]) -> Result<u64> {
+    let records = manifest.records.unwrap_or_default();
+    let expected = Part::WHOLE.blocks(records, manifest.settings.block_records);
+    let mut found = blocks.iter().map(|(_, block)| block.number);
+    // Both ascend, and no part has a block beyond the data: the first that differs is missing.
+    match expected.into_iter().find(|number| found.next() != Some(*number)) {
+        None => Ok(records),
+        Some(number) => {
+            let part = Part { index: number % manifest.part.count, count: manifest.part.count };
+            Err(Error::Mismatch(
+                format!("block {number} of the data is in none of the parts given: part {part} is missing"),
+                Some("give the stores of all parts".into()),
+            ))
+        }
+    }
+}
+
+/// Links or copies a file into the store, and verifies what is there then.
+fn take(source: &Path, directory: &Path, file: &FileEntry) -> Result<()> {
+    let (from, to) = (source.join(&file.name), directory.join(&file.name));
+    file.check_contents(source)?;
+    if fs::hard_link(&from, &to).is_ok() {
+        return Ok(());
+    }
+    let mut input = File::open(&from).map_err(Error::io(&from))?;
+    let written = AtomicFile::write(&to, |output| io::copy(&mut input, output).map(drop))?;
+    if &written == file {
+        return Ok(());
+    }
+    Err(Error::format(&from, "it changed while it was copied"))
+}

@@ -1,0 +1,245 @@
+//! A finished store, or several parts of one, open for reading.
+
+use std::path::Path;
+
+use super::fingerprint;
+use super::head::read_head;
+use super::manifest::{BlockEntry, Manifest};
+use super::record::StoredRecord;
+use super::settings::Settings;
+use super::shard::Shard;
+use crate::error::{Error, Result};
+use crate::factors::{FactorSource, Head, LabelUsed, LabelledRows};
+use crate::model::Problem;
+
+/// A finished store, or several parts of one data set, as one sequence of rows, ascending by input record number.
+#[derive(Debug)]
+pub struct Store {
+    settings: Settings,
+    head: Option<Head>,
+    shards: Vec<Shard>,
+    /// The first row of each shard, and the number of rows at the end.
+    starts: Vec<usize>,
+    records_total: u64,
+    data_fingerprint: String,
+}
+
+impl Store {
+    /// Opens a store.
+    ///
+    /// # Errors
+    /// If it is not there, not finished, cut short, or not what its manifest says.
+    pub fn open(directory: impl AsRef<Path>) -> Result<Self> {
+        Self::open_many(&[directory])
+    }
+
+    /// Opens several stores made by `--shard` jobs as one. Parts may be missing, but none may come twice.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`], and [`Error::Mismatch`] if they are not parts of one data set.
+    pub fn open_many<P: AsRef<Path>>(directories: &[P]) -> Result<Self> {
+        let parts = directories.iter().map(|directory| open_part(directory.as_ref())).collect::<Result<Vec<_>>>()?;
+        let Some((first, rest)) = parts.split_first() else {
+            return Err(Error::usage("no store was given"));
+        };
+        rest.iter().try_for_each(|other| check_together(first, other))?;
+        let blocks = blocks_of(&parts)?;
+        let settings = first.1.settings.clone();
+        let shards =
+            blocks.iter().map(|(path, block)| open_shard(path, block, &settings)).collect::<Result<Vec<_>>>()?;
+        let head = first.1.head.is_some().then(|| read_head(first.0, &settings)).transpose()?;
+        Ok(Self {
+            starts: starts(&shards).ok_or_else(|| Error::format(first.0, "too many rows for this machine"))?,
+            records_total: first.1.records.unwrap_or_default(),
+            data_fingerprint: fingerprint::combine(
+                blocks.iter().map(|(_, block)| (block.number, block.data_fingerprint.as_str())),
+            ),
+            settings,
+            head,
+            shards,
+        })
+    }
+
+    /// What made it.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The model's last layer (none for headless models).
+    pub fn head(&self) -> Option<&Head> {
+        self.head.as_ref()
+    }
+
+    /// N: the records stored.
+    pub fn rows(&self) -> usize {
+        self.starts.last().copied().unwrap_or_default()
+    }
+
+    /// Records of the whole input, those skipped and those of parts that are not open included.
+    pub fn records_total(&self) -> u64 {
+        self.records_total
+    }
+
+    /// Of the data of the blocks that are open.
+    pub fn data_fingerprint(&self) -> &str {
+        &self.data_fingerprint
+    }
+
+    /// The shards, ascending by record number.
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    /// The first row of shard `shard` among all rows.
+    pub fn first_row(&self, shard: usize) -> usize {
+        self.starts[shard]
+    }
+
+    /// The shard that holds row `row` of [`Store::rows`], and the row's number in it.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn locate(&self, row: usize) -> (usize, usize) {
+        assert!(row < self.rows(), "row {row} of {}", self.rows());
+        let shard = self.starts.partition_point(|start| *start <= row) - 1;
+        (shard, row - self.starts[shard])
+    }
+
+    /// The record of row `row`: see [`Shard::record`].
+    ///
+    /// # Errors
+    /// If the store is damaged.
+    pub fn record(&self, row: usize) -> Result<StoredRecord> {
+        let (shard, row) = self.locate(row);
+        self.shards[shard].record(row)
+    }
+
+    /// The row that holds input record number `index`, if it is here.
+    pub fn find(&self, index: u64) -> Option<usize> {
+        let number = index / self.settings.block_records;
+        let shard = self.shards.binary_search_by_key(&number, Shard::number).ok()?;
+        let row = self.shards[shard].indices().binary_search(&index).ok()?;
+        Some(self.starts[shard] + row)
+    }
+
+    /// Whether a model is the one whose factors are stored.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] with both values of the first that differs.
+    pub fn check_model(&self, model: &str, head: &str, tokenizer: &str, max_length: usize) -> Result<()> {
+        let ours = &self.settings;
+        check_same("model", &ours.model_fingerprint, model)?;
+        check_same("head", &ours.head_fingerprint, head)?;
+        check_same("tokenizer", &ours.tokenizer_fingerprint, tokenizer)?;
+        if ours.max_length == max_length {
+            return Ok(());
+        }
+        Err(Error::Mismatch(
+            format!("the store was made with max_length {}, this is {max_length}", ours.max_length),
+            Some(format!("use `--max-length {}`, or index the data again", ours.max_length)),
+        ))
+    }
+}
+
+impl FactorSource for Store {
+    fn problem(&self) -> Problem {
+        self.settings.problem
+    }
+
+    fn width(&self) -> usize {
+        self.settings.width
+    }
+
+    fn classes(&self) -> usize {
+        self.settings.classes
+    }
+
+    fn piece_rows(&self) -> Vec<usize> {
+        self.shards.iter().map(Shard::rows).collect()
+    }
+
+    fn piece(&self, i: usize) -> LabelledRows<'_> {
+        let (shard, used): (_, LabelUsed) = (&self.shards[i], self.settings.target);
+        let factors = shard.factors();
+        LabelledRows {
+            features: factors.features,
+            deltas: factors.deltas,
+            labels: shard.labels(),
+            predictions: shard.predictions(),
+            used,
+        }
+    }
+
+    fn release(&self, i: usize) {
+        self.shards[i].release();
+    }
+}
+
+/// A part's directory and manifest.
+pub(super) type Opened<'a> = (&'a Path, Manifest);
+
+pub(super) fn open_part(directory: &Path) -> Result<Opened<'_>> {
+    let manifest = Manifest::read(directory)?;
+    if manifest.complete {
+        return Ok((directory, manifest));
+    }
+    let reason = format!("the store is not finished: {} blocks so far", manifest.blocks.len());
+    Err(Error::format(directory, reason)
+        .with_hint("finish it: the `wherefore index` command that began it, with `--resume`"))
+}
+
+/// Whether two parts are of one data set.
+pub(super) fn check_together(one: &Opened<'_>, other: &Opened<'_>) -> Result<()> {
+    let names = || format!("{} and {}", one.0.display(), other.0.display());
+    if let Some(difference) = one.1.settings.difference(&other.1.settings) {
+        return Err(Error::Mismatch(format!("{} do not belong together: {difference}", names()), None));
+    }
+    let checksum = |manifest: &Manifest| manifest.head.as_ref().map(|head| head.checksum.clone());
+    if checksum(&one.1) != checksum(&other.1) {
+        return Err(Error::Mismatch(format!("{} do not belong together: their heads differ", names()), None));
+    }
+    if one.1.records != other.1.records {
+        let (here, there) = (one.1.records.unwrap_or_default(), other.1.records.unwrap_or_default());
+        let reason = format!("{} are not of the same data: {here} input records in one, {there} in the other", names());
+        return Err(Error::Mismatch(reason, None));
+    }
+    Ok(())
+}
+
+/// The blocks of all parts, ascending.
+pub(super) fn blocks_of<'a>(parts: &'a [Opened<'a>]) -> Result<Vec<(&'a Path, &'a BlockEntry)>> {
+    let mut blocks: Vec<_> =
+        parts.iter().flat_map(|(path, manifest)| manifest.blocks.iter().map(move |block| (*path, block))).collect();
+    blocks.sort_by_key(|(_, block)| block.number);
+    match blocks.windows(2).find(|pair| pair[0].1.number == pair[1].1.number) {
+        None => Ok(blocks),
+        Some(pair) => {
+            let (number, one, other) = (pair[0].1.number, pair[0].0.display(), pair[1].0.display());
+            Err(Error::Mismatch(format!("block {number} is in both {one} and {other}"), None))
+        }
+    }
+}
+
+/// Checks both files' sizes, then opens them.
+fn open_shard(directory: &Path, entry: &BlockEntry, settings: &Settings) -> Result<Shard> {
+    entry.files().iter().try_for_each(|file| file.check_size(directory))?;
+    Shard::open(directory, entry, settings)
+}
+
+fn starts(shards: &[Shard]) -> Option<Vec<usize>> {
+    let mut starts = vec![0_usize];
+    for shard in shards {
+        starts.push(starts[starts.len() - 1].checked_add(shard.rows())?);
+    }
+    Some(starts)
+}
+
+fn check_same(what: &str, stored: &str, given: &str) -> Result<()> {
+    if stored == given {
+        return Ok(());
+    }
+    Err(Error::Mismatch(
+        format!("the store was made with another {what}: its fingerprint is {stored}, this one's {given}"),
+        Some(format!("give the {what} the store was made with, or index the data again")),
+    ))
+}

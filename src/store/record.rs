@@ -1,0 +1,78 @@
+//! A record's words beside its factors: one line of a shard's `.jsonl`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::dataset::{Label, Record};
+
+/// What a result shows of a training record.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StoredRecord {
+    /// The user's id, or the record number in decimal where there is none.
+    pub id: String,
+    /// The first segment.
+    pub text: String,
+    /// The second segment.
+    pub pair: Option<String>,
+    /// As the data file has it.
+    pub label: Option<Label>,
+}
+
+impl From<Record> for StoredRecord {
+    fn from(record: Record) -> Self {
+        Self { id: record.id, text: record.text, pair: record.pair, label: record.label }
+    }
+}
+
+/// The line's fields, in their order.
+#[derive(Serialize, Deserialize)]
+struct Line<T> {
+    id: T,
+    text: T,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text_pair: Option<T>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    label: Option<Value>,
+}
+
+impl StoredRecord {
+    /// The record as one line of JSON, newline included; `None` where its label holds a number that is not finite.
+    pub(super) fn to_line(&self) -> Option<String> {
+        let label = match &self.label {
+            Some(label) => Some(label_to_json(label)?),
+            None => None,
+        };
+        let line = Line { id: self.id.as_str(), text: &self.text, text_pair: self.pair.as_deref(), label };
+        let mut text = serde_json::to_string(&line).expect("strings and finite numbers are JSON");
+        text.push('\n');
+        Some(text)
+    }
+
+    /// The record of one line of JSON; `Err` holds what is wrong with it.
+    pub(super) fn from_line(line: &[u8]) -> Result<Self, String> {
+        let line: Line<String> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+        let label = match &line.label {
+            Some(value) => Some(label_from_json(value).ok_or_else(|| format!("{value} is not a label"))?),
+            None => None,
+        };
+        Ok(Self { id: line.id, text: line.text, pair: line.text_pair, label })
+    }
+}
+
+fn label_to_json(label: &Label) -> Option<Value> {
+    match label {
+        Label::Integer(integer) => Some(Value::from(*integer)),
+        Label::Number(number) => serde_json::Number::from_f64(*number).map(Value::Number),
+        Label::Name(name) => Some(Value::from(name.as_str())),
+        Label::Many(labels) => labels.iter().map(label_to_json).collect::<Option<Vec<_>>>().map(Value::Array),
+    }
+}
+
+fn label_from_json(value: &Value) -> Option<Label> {
+    match value {
+        Value::Number(number) => number.as_i64().map(Label::Integer).or_else(|| number.as_f64().map(Label::Number)),
+        Value::String(name) => Some(Label::Name(name.clone())),
+        Value::Array(values) => values.iter().map(label_from_json).collect::<Option<Vec<_>>>().map(Label::Many),
+        Value::Null | Value::Bool(_) | Value::Object(_) => None,
+    }
+}

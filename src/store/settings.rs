@@ -1,0 +1,169 @@
+//! What must agree between all shards of one data set, and how the blocks are dealt to jobs.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::factors::LabelUsed;
+use crate::model::Problem;
+
+/// Input record numbers in a block where nothing else is asked for.
+pub const DEFAULT_BLOCK_RECORDS: u64 = 16_384;
+
+/// Everything that decides a store's numbers, apart from the data. Fingerprints are lower-case hexadecimal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Where the model was, as the user gave it. Only a convenience for the next command: the fingerprints say what it was.
+    pub model: String,
+    /// Of the encoder: its weights and configuration.
+    pub model_fingerprint: String,
+    /// Of the last linear layer (empty where there is none).
+    pub head_fingerprint: String,
+    /// Of the tokenizer.
+    pub tokenizer_fingerprint: String,
+    /// Tokens a record is cut to.
+    pub max_length: usize,
+    /// What the head was trained to do.
+    pub problem: Problem,
+    /// E.
+    pub width: usize,
+    /// K (0 for headless models).
+    pub classes: usize,
+    /// The classes' names, `[K]` (regression models may have none).
+    pub label_names: Vec<String>,
+    /// The label whose loss δ is the gradient of.
+    pub target: LabelUsed,
+    /// How features are stored.
+    pub dtype: Dtype,
+    /// R: input record numbers in a block.
+    pub block_records: u64,
+    /// Earlier checkpoints whose factors are stored too, for TracIn.
+    pub checkpoints: Vec<Checkpoint>,
+}
+
+/// How features are stored. Values are rounded once, to nearest even, and norms are those of the rounded values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dtype {
+    /// 32-bit.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+/// A checkpoint of the training that led to the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoint {
+    /// Where it was, as the user gave it.
+    pub path: String,
+    /// Of all its weights.
+    pub fingerprint: String,
+    /// The learning rate at that point of the training.
+    pub learning_rate: f64,
+}
+
+impl Settings {
+    /// Whether the settings make sense by themselves; `Err` holds what does not.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let headless = self.problem == Problem::Headless;
+        let nameless = headless || self.problem == Problem::Regression;
+        if self.width == 0 {
+            return Err("width: expected at least 1, found 0".into());
+        }
+        if headless != (self.classes == 0) {
+            return Err(format!("classes: found {} with problem {:?}", self.classes, self.problem));
+        }
+        if self.label_names.len() != self.classes && !(nameless && self.label_names.is_empty()) {
+            return Err(format!("label names: expected {}, found {}", self.classes, self.label_names.len()));
+        }
+        if self.block_records == 0 || self.block_records > u64::from(u32::MAX) {
+            return Err(format!("block_records: expected 1 to {}, found {}", u32::MAX, self.block_records));
+        }
+        match self.checkpoints.iter().find(|checkpoint| !checkpoint.learning_rate.is_finite()) {
+            Some(checkpoint) => Err(format!("checkpoint {}: the learning rate is not finite", checkpoint.path)),
+            None => Ok(()),
+        }
+    }
+
+    /// The first setting two stores disagree in, with both values. Paths may differ: fingerprints say what was there.
+    pub(super) fn difference(&self, other: &Self) -> Option<String> {
+        let (ours, theirs) = (self.without_paths(), other.without_paths());
+        ours.iter()
+            .zip(&theirs)
+            .find(|(ours, theirs)| ours != theirs)
+            .map(|((name, ours), (_, theirs))| format!("{name}: {ours} in one, {theirs} in the other"))
+    }
+
+    fn without_paths(&self) -> serde_json::Map<String, serde_json::Value> {
+        let mut settings = self.clone();
+        settings.model.clear();
+        settings.checkpoints.iter_mut().for_each(|checkpoint| checkpoint.path.clear());
+        match serde_json::to_value(settings) {
+            Ok(serde_json::Value::Object(fields)) => fields,
+            _ => unreachable!("settings are a JSON object"),
+        }
+    }
+}
+
+/// The blocks one job of several takes: those with `number mod count == index`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// I, from 0.
+    pub index: u64,
+    /// N.
+    pub count: u64,
+}
+
+impl Part {
+    /// The one job that takes every block.
+    pub const WHOLE: Self = Self { index: 0, count: 1 };
+
+    /// Whether this job takes block `number`.
+    pub fn owns(&self, number: u64) -> bool {
+        self.count > 0 && number % self.count == self.index
+    }
+
+    /// The blocks this job takes of `records` input records in blocks of `block_records`, ascending.
+    pub fn blocks(&self, records: u64, block_records: u64) -> impl Iterator<Item = u64> + use<> {
+        let (blocks, stride) = (records.div_ceil(block_records), self.count.max(1));
+        std::iter::successors(Some(self.index), move |number| number.checked_add(stride))
+            .take_while(move |number| *number < blocks)
+    }
+
+    /// Whether there is such a job; `Err` holds what is wrong.
+    pub(super) fn check(self) -> Result<(), String> {
+        if self.index < self.count {
+            return Ok(());
+        }
+        Err(format!("part {self}: expected an index below the count"))
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index, self.count)
+    }
+}
+
+impl FromStr for Part {
+    type Err = Error;
+
+    /// `I/N`, I from 0 to N − 1.
+    fn from_str(text: &str) -> Result<Self> {
+        let parsed = text
+            .split_once('/')
+            .and_then(|(index, count)| Some(Self { index: index.parse().ok()?, count: count.parse().ok()? }))
+            .filter(|part| part.index < part.count);
+        parsed.ok_or_else(|| {
+            Error::usage(format!("`{text}` is not a part"))
+                .with_hint("write I/N with I from 0 to N − 1, such as 0/4 for the first of four jobs")
+        })
+    }
+}

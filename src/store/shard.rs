@@ -1,0 +1,234 @@
+//! A finished block, mapped: factors where they lie, and each record's words when asked for.
+
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use safetensors::Dtype as TensorType;
+
+use super::manifest::BlockEntry;
+use super::map::FileMap;
+use super::record::StoredRecord;
+use super::settings::{Dtype, Settings};
+use super::tensors::{Column, TensorFile};
+use crate::error::{Error, Result};
+use crate::factors::{FactorRows, Floats, Labels};
+use crate::model::Problem;
+
+/// A finished block of a store. Nothing is read before it is touched.
+#[derive(Debug)]
+pub struct Shard {
+    number: u64,
+    rows: usize,
+    width: usize,
+    classes: usize,
+    tensors: TensorFile,
+    columns: Columns,
+    records_path: PathBuf,
+    records: FileMap,
+}
+
+#[derive(Debug)]
+struct Columns {
+    indices: Column<u64>,
+    record_offsets: Column<i64>,
+    labels: LabelColumn,
+    predictions: LabelColumn,
+    losses: Column<f32>,
+    factors: FactorColumns,
+    checkpoints: Vec<FactorColumns>,
+}
+
+#[derive(Debug)]
+enum LabelColumn {
+    Classes(Column<i64>),
+    Rows(Column<f32>),
+}
+
+#[derive(Debug)]
+struct FactorColumns {
+    features: FeatureColumn,
+    deltas: Column<f32>,
+    feature_norms: Column<f32>,
+    delta_norms: Column<f32>,
+}
+
+#[derive(Debug)]
+enum FeatureColumn {
+    F32(Column<f32>),
+    F16(Column<f16>),
+    Bf16(Column<bf16>),
+}
+
+impl Shard {
+    /// Opens a block's files and checks their sizes and headers against the manifest; the payload is not read.
+    pub(super) fn open(directory: &Path, entry: &BlockEntry, settings: &Settings) -> Result<Self> {
+        let records_path = directory.join(&entry.records.name);
+        let tensors = TensorFile::open(&directory.join(&entry.factors.name))?;
+        let records = FileMap::open(&records_path)?;
+        let rows = usize::try_from(entry.rows).map_err(|_| tensors.refuse("too many rows for this machine"))?;
+        let columns = Columns::open(&tensors, rows, settings)?;
+        let shard = Self {
+            number: entry.number,
+            rows,
+            width: settings.width,
+            classes: settings.classes,
+            tensors,
+            columns,
+            records_path,
+            records,
+        };
+        shard.check_record_ends()?;
+        Ok(shard)
+    }
+
+    /// b: the shard holds the records numbered `b·R .. (b+1)·R`.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// n.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The factors, as stored.
+    pub fn factors(&self) -> FactorRows<'_> {
+        self.factor_rows(&self.columns.factors)
+    }
+
+    /// The factors of checkpoint `c` of [`Settings::checkpoints`].
+    ///
+    /// # Panics
+    /// If there is no such checkpoint.
+    pub fn checkpoint(&self, c: usize) -> FactorRows<'_> {
+        self.factor_rows(&self.columns.checkpoints[c])
+    }
+
+    /// Input record numbers, ascending, `[n]`.
+    pub fn indices(&self) -> &[u64] {
+        self.tensors.values(&self.columns.indices)
+    }
+
+    /// The records' own labels.
+    pub fn labels(&self) -> Labels<'_> {
+        self.label_rows(&self.columns.labels)
+    }
+
+    /// What the model says.
+    pub fn predictions(&self) -> Labels<'_> {
+        self.label_rows(&self.columns.predictions)
+    }
+
+    /// The loss δ is the gradient of, `[n]` (headless: zeros).
+    pub fn losses(&self) -> &[f32] {
+        self.tensors.values(&self.columns.losses)
+    }
+
+    /// A record's id, texts and label.
+    ///
+    /// # Errors
+    /// If the shard's texts are not what the shard says: the store is damaged.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn record(&self, row: usize) -> Result<StoredRecord> {
+        let offsets = self.record_offsets();
+        let range = usize::try_from(offsets[row]).ok().zip(usize::try_from(offsets[row + 1]).ok());
+        let line = range.and_then(|(start, end)| self.records.bytes().get(start..end));
+        let record =
+            line.ok_or_else(|| "its offsets lie outside the file".to_owned()).and_then(StoredRecord::from_line);
+        record.map_err(|reason| {
+            Error::format(&self.records_path, format!("row {row}: {reason}"))
+                .with_hint("`wherefore store verify` tells what of the store is damaged")
+        })
+    }
+
+    /// Tells the system that this shard's pages won't be needed soon (call it when a scan is through with the shard): a store larger
+    /// than memory then pushes nothing else out. What is touched again is read again.
+    pub fn release(&self) {
+        self.tensors.release();
+        self.records.release();
+    }
+
+    /// Where each record's line begins, and the last ends, `[n + 1]`.
+    fn record_offsets(&self) -> &[i64] {
+        self.tensors.values(&self.columns.record_offsets)
+    }
+
+    /// Two numbers tell whether the texts are those of this shard; the others are checked where they are used.
+    fn check_record_ends(&self) -> Result<()> {
+        let (offsets, bytes) = (self.record_offsets(), self.records.bytes().len() as i64);
+        if offsets.first() == Some(&0) && offsets.last() == Some(&bytes) {
+            return Ok(());
+        }
+        Err(Error::format(&self.records_path, "its size is not the one its shard's record_offsets end at"))
+    }
+
+    fn factor_rows<'a>(&'a self, columns: &'a FactorColumns) -> FactorRows<'a> {
+        FactorRows {
+            rows: self.rows,
+            width: self.width,
+            classes: self.classes,
+            features: match &columns.features {
+                FeatureColumn::F32(column) => Floats::F32(self.tensors.values(column)),
+                FeatureColumn::F16(column) => Floats::F16(self.tensors.values(column)),
+                FeatureColumn::Bf16(column) => Floats::Bf16(self.tensors.values(column)),
+            },
+            deltas: self.tensors.values(&columns.deltas),
+            feature_norms: self.tensors.values(&columns.feature_norms),
+            delta_norms: self.tensors.values(&columns.delta_norms),
+        }
+    }
+
+    fn label_rows<'a>(&'a self, column: &'a LabelColumn) -> Labels<'a> {
+        match column {
+            LabelColumn::Classes(column) => Labels::Classes(self.tensors.values(column)),
+            LabelColumn::Rows(column) => Labels::Rows(self.tensors.values(column)),
+        }
+    }
+}
+
+impl Columns {
+    fn open(tensors: &TensorFile, n: usize, settings: &Settings) -> Result<Self> {
+        let checkpoints = 0..settings.checkpoints.len();
+        Ok(Self {
+            indices: tensors.column("indices", TensorType::I64, &[n])?,
+            record_offsets: tensors.column("record_offsets", TensorType::I64, &[n + 1])?,
+            labels: LabelColumn::open(tensors, "labels", n, settings)?,
+            predictions: LabelColumn::open(tensors, "predictions", n, settings)?,
+            losses: tensors.column("losses", TensorType::F32, &[n])?,
+            factors: FactorColumns::open(tensors, "", n, settings)?,
+            checkpoints: checkpoints
+                .map(|c| FactorColumns::open(tensors, &format!("checkpoint.{c}."), n, settings))
+                .collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl LabelColumn {
+    fn open(tensors: &TensorFile, name: &str, n: usize, settings: &Settings) -> Result<Self> {
+        Ok(match settings.problem {
+            Problem::SingleLabel => Self::Classes(tensors.column(name, TensorType::I64, &[n])?),
+            Problem::MultiLabel | Problem::Regression | Problem::Headless => {
+                Self::Rows(tensors.column(name, TensorType::F32, &[n, settings.classes])?)
+            }
+        })
+    }
+}
+
+impl FactorColumns {
+    fn open(tensors: &TensorFile, prefix: &str, n: usize, settings: &Settings) -> Result<Self> {
+        let (name, shape) = (format!("{prefix}features"), [n, settings.width]);
+        let features = match settings.dtype {
+            Dtype::F32 => FeatureColumn::F32(tensors.column(&name, TensorType::F32, &shape)?),
+            Dtype::F16 => FeatureColumn::F16(tensors.column(&name, TensorType::F16, &shape)?),
+            Dtype::Bf16 => FeatureColumn::Bf16(tensors.column(&name, TensorType::BF16, &shape)?),
+        };
+        Ok(Self {
+            features,
+            deltas: tensors.column(&format!("{prefix}deltas"), TensorType::F32, &[n, settings.classes])?,
+            feature_norms: tensors.column(&format!("{prefix}feature_norms"), TensorType::F32, &[n])?,
+            delta_norms: tensors.column(&format!("{prefix}delta_norms"), TensorType::F32, &[n])?,
+        })
+    }
+}

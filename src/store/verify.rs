@@ -1,0 +1,140 @@
+//! Reading all of a store and telling everything that is wrong with it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use super::block::{LabelFault, check_column};
+use super::manifest::{BlockEntry, Manifest};
+use super::settings::Settings;
+use super::shard::Shard;
+use crate::error::{Error, Result};
+use crate::factors::{FactorRows, Floats};
+
+/// What [`verify`] found. Its `Display` is a report for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verification {
+    /// The store.
+    pub directory: PathBuf,
+    /// Whether its job was finished.
+    pub complete: bool,
+    /// Finished blocks.
+    pub blocks: usize,
+    /// Records in them.
+    pub rows: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// What is wrong, one line each.
+    pub problems: Vec<String>,
+}
+
+impl Verification {
+    /// Whether nothing is wrong (an unfinished store may be sound).
+    pub fn is_sound(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+impl fmt::Display for Verification {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = if self.complete { "finished" } else { "not finished" };
+        let (blocks, rows, bytes) = (self.blocks, self.rows, self.bytes);
+        writeln!(f, "{}: {state}, {blocks} blocks, {rows} records, {bytes} bytes", self.directory.display())?;
+        for problem in &self.problems {
+            writeln!(f, "{problem}")?;
+        }
+        match self.problems.len() {
+            0 => write!(f, "sound: every checksum fits, every record can be read"),
+            1 => write!(f, "damaged: 1 problem"),
+            many => write!(f, "damaged: {many} problems"),
+        }
+    }
+}
+
+/// Reads every byte of a store: checksums, then whether every record, label and number is one a search can use.
+///
+/// # Errors
+/// If there is no manifest that can be trusted; damage elsewhere is reported, all of it, in [`Verification::problems`].
+pub fn verify(directory: impl AsRef<Path>) -> Result<Verification> {
+    let directory = directory.as_ref();
+    let manifest = Manifest::read(directory)?;
+    let head = manifest.head.iter().map(|head| head.check_contents(directory)).collect::<Vec<_>>();
+    let blocks: Vec<Result<()>> =
+        manifest.blocks.par_iter().map(|block| verify_block(directory, block, &manifest)).collect();
+    let problems = head.into_iter().chain(blocks).filter_map(|outcome| outcome.err().map(|error| error.to_string()));
+    Ok(Verification {
+        directory: directory.to_owned(),
+        complete: manifest.complete,
+        blocks: manifest.blocks.len(),
+        rows: manifest.blocks.iter().map(|block| block.rows).sum(),
+        bytes: manifest.files().map(|file| file.bytes).sum(),
+        problems: problems.collect(),
+    })
+}
+
+fn verify_block(directory: &Path, block: &BlockEntry, manifest: &Manifest) -> Result<()> {
+    block.files().iter().try_for_each(|file| file.check_contents(directory))?;
+    let shard = Shard::open(directory, block, &manifest.settings)?;
+    check_contents(&shard, manifest).map_err(|reason| Error::format(directory.join(&block.factors.name), reason))?;
+    (0..shard.rows()).try_for_each(|row| shard.record(row).map(drop))?;
+    shard.release();
+    Ok(())
+}
+
+/// Whether a shard's numbers are what a writer would have let through; `Err` holds what is not.
+fn check_contents(shard: &Shard, manifest: &Manifest) -> Result<(), String> {
+    let settings = &manifest.settings;
+    check_indices(shard, settings.block_records, manifest.records)?;
+    check_labels(shard, settings)?;
+    check_finite("loss", shard.losses())?;
+    check_factors(&shard.factors())?;
+    (0..settings.checkpoints.len()).try_for_each(|c| check_factors(&shard.checkpoint(c)))
+}
+
+fn check_indices(shard: &Shard, block_records: u64, records: Option<u64>) -> Result<(), String> {
+    let indices = shard.indices();
+    let inside = indices.iter().all(|index| index / block_records == shard.number());
+    let below = indices.last().zip(records).is_none_or(|(last, records)| *last < records);
+    if inside && below && indices.is_sorted_by(|a, b| a < b) {
+        return Ok(());
+    }
+    Err("record numbers do not ascend inside the block".into())
+}
+
+fn check_labels(shard: &Shard, settings: &Settings) -> Result<(), String> {
+    let check = |what, column, may_lack| {
+        check_column(column, settings.problem, shard.rows(), settings.classes, may_lack).map_err(|fault| match fault {
+            LabelFault::Row(row) => format!("row {row}: its {what} is not one the model can have"),
+            LabelFault::Shape => format!("{what}s: wrong kind or number"),
+        })
+    };
+    check("label", shard.labels(), true)?;
+    check("prediction", shard.predictions(), false)
+}
+
+fn check_factors(factors: &FactorRows<'_>) -> Result<(), String> {
+    match factors.features {
+        Floats::F32(values) => check_finite("feature", values)?,
+        Floats::F16(values) => check_all("feature", values, |value| value.is_finite())?,
+        Floats::Bf16(values) => check_all("feature", values, |value| value.is_finite())?,
+    }
+    check_finite("delta", factors.deltas)?;
+    check_norms("feature norm", factors.feature_norms)?;
+    check_norms("delta norm", factors.delta_norms)
+}
+
+fn check_norms(what: &str, norms: &[f32]) -> Result<(), String> {
+    check_all(what, norms, |norm| norm.is_finite() && *norm >= 0.0)
+}
+
+fn check_finite(what: &str, values: &[f32]) -> Result<(), String> {
+    check_all(what, values, |value| value.is_finite())
+}
+
+fn check_all<T>(what: &str, values: &[T], allowed: impl Fn(&T) -> bool) -> Result<(), String> {
+    match values.iter().position(|value| !allowed(value)) {
+        None => Ok(()),
+        Some(at) => Err(format!("{what} number {at} is not one that can be searched")),
+    }
+}

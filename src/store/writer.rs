@@ -1,0 +1,274 @@
+//! Making a store: block after block, each durable before the next, so that a killed run loses at most the block under way.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use super::atomic::{TEMPORARY, sync_directory};
+use super::block::Block;
+use super::encode::write_block;
+use super::head::{HEAD, check_head, write_head};
+use super::lock::{LOCK, Lock};
+use super::manifest::{BlockEntry, MANIFEST, Manifest};
+use super::settings::{Part, Settings};
+use crate::error::{Error, Result};
+use crate::factors::Head;
+use crate::model::Problem;
+
+/// A store being written. It holds the store's lock until dropped.
+#[derive(Debug)]
+pub struct StoreWriter {
+    directory: PathBuf,
+    manifest: Manifest,
+    _lock: Lock,
+}
+
+impl StoreWriter {
+    /// Begins a store in a new or empty directory, or, with `resume`, goes on where an earlier run of the same job ended (a run that was
+    /// killed before it wrote anything included, so that a batch script can always resume). Finished blocks are verified first.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the directory is in use or not empty, [`Error::Mismatch`] if the store in it was made with other settings,
+    /// [`Error::Format`] if it is damaged.
+    pub fn create(
+        directory: impl AsRef<Path>,
+        settings: Settings,
+        part: Part,
+        head: Option<&Head>,
+        resume: bool,
+    ) -> Result<Self> {
+        let directory = directory.as_ref();
+        check_request(&settings, part, head)?;
+        fs::create_dir_all(directory).map_err(Error::io(directory))?;
+        let lock = Lock::acquire(directory)?;
+        let found = survey(directory)?;
+        if !resume && !found.empty {
+            return Err(Error::usage(format!("{}: the directory is not empty", directory.display()))
+                .with_hint("go on with the store in it by `--resume`, or give another directory"));
+        }
+        if !found.manifest && found.foreign {
+            return Err(Error::usage(format!(
+                "{}: the directory holds something else than a store",
+                directory.display()
+            ))
+            .with_hint("give a new directory"));
+        }
+        let manifest = if found.manifest { Some(Manifest::read(directory)?) } else { None };
+        if let Some(manifest) = &manifest {
+            check_same_job(directory, manifest, &settings, part)?;
+        }
+        let manifest = begin(directory, manifest, settings, part, head)?;
+        Ok(Self { directory: directory.to_owned(), manifest, _lock: lock })
+    }
+
+    /// Whether block `number` is finished, of these data.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if it is finished, but of other data: the data file has changed since.
+    pub fn has(&self, number: u64, data_fingerprint: &str) -> Result<bool> {
+        let Ok(at) = self.manifest.position(number) else { return Ok(false) };
+        let stored = &self.manifest.blocks[at].data_fingerprint;
+        if stored == data_fingerprint {
+            return Ok(true);
+        }
+        let (first, name) = (number.saturating_mul(self.manifest.settings.block_records), self.directory.display());
+        Err(Error::Mismatch(
+            format!(
+                "{name}: the data changed since the store was begun: block {number} (records from {first} on) has fingerprint \
+                 {stored} in the store, {data_fingerprint} now"
+            ),
+            Some("index the changed data into a new directory".into()),
+        ))
+    }
+
+    /// Adds a block, in any order. When this returns the block is on the disk and in the manifest.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if a record's numbers cannot be stored (it is named), [`Error::Io`] if the disk is full; the store stays as
+    /// it was.
+    pub fn write(&mut self, block: &Block) -> Result<()> {
+        let at = self.vacancy(block.number)?;
+        block.check(&self.manifest.settings)?;
+        let entry = write_block(&self.directory, &self.manifest.settings, block)?;
+        sync_directory(&self.directory)?;
+        self.insert(at, entry)
+    }
+
+    /// Declares the part complete: `records` is the number of records in the whole input.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if blocks are missing, [`Error::Mismatch`] if the store has blocks that the data have not.
+    pub fn finish(mut self, records: u64) -> Result<()> {
+        self.check_blocks(records)?;
+        if self.manifest.complete && self.manifest.records == Some(records) {
+            return Ok(());
+        }
+        if self.manifest.complete {
+            return Err(self.grown(&format!("{records} records")));
+        }
+        self.manifest.complete = true;
+        self.manifest.records = Some(records);
+        self.manifest.data_fingerprint = Some(self.manifest.combined_fingerprint());
+        self.manifest.write(&self.directory)
+    }
+
+    /// The store's directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Finished blocks, ascending.
+    pub fn finished(&self) -> impl Iterator<Item = u64> {
+        self.manifest.blocks.iter().map(|block| block.number)
+    }
+
+    /// Takes over finished files that already lie in the directory under their names; the manifest is written by
+    /// [`StoreWriter::finish`].
+    pub(super) fn adopt(&mut self, entry: BlockEntry) -> Result<()> {
+        let at = self.vacancy(entry.number)?;
+        self.manifest.blocks.insert(at, entry);
+        Ok(())
+    }
+
+    /// Where block `number` belongs in the manifest.
+    fn vacancy(&self, number: u64) -> Result<usize> {
+        if !self.manifest.part.owns(number) {
+            let part = self.manifest.part;
+            return Err(Error::usage(format!("block {number} does not belong to part {part}")));
+        }
+        match self.manifest.position(number) {
+            Ok(_) => Err(Error::usage(format!("block {number} is in the store already"))),
+            Err(_) if self.manifest.complete => Err(self.grown(&format!("a block {number}"))),
+            Err(at) => Ok(at),
+        }
+    }
+
+    /// The manifest in memory stays that on the disk, also where the disk is full.
+    fn insert(&mut self, at: usize, entry: BlockEntry) -> Result<()> {
+        self.manifest.blocks.insert(at, entry);
+        let written = self.manifest.write(&self.directory);
+        if written.is_err() {
+            self.manifest.blocks.remove(at);
+        }
+        written
+    }
+
+    fn check_blocks(&self, records: u64) -> Result<()> {
+        let block_records = self.manifest.settings.block_records;
+        let mut expected = self.manifest.part.blocks(records, block_records);
+        let missing = expected.find(|number| self.manifest.position(*number).is_err());
+        if let Some(number) = missing {
+            return Err(Error::usage(format!("{}: block {number} is missing", self.directory.display())));
+        }
+        match self.manifest.blocks.last() {
+            Some(last) if last.number >= records.div_ceil(block_records) => Err(Error::Mismatch(
+                format!(
+                    "{}: has block {}, but the data end at {records} records",
+                    self.directory.display(),
+                    last.number
+                ),
+                Some("the data file has become shorter: index it into a new directory".into()),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn grown(&self, found: &str) -> Error {
+        let (name, records) = (self.directory.display(), self.manifest.records.unwrap_or_default());
+        Error::Mismatch(
+            format!("{name}: the store was finished with {records} records, and the data now have {found}"),
+            Some("the data file has changed: index it into a new directory".into()),
+        )
+    }
+}
+
+fn check_request(settings: &Settings, part: Part, head: Option<&Head>) -> Result<()> {
+    settings.check().and_then(|()| part.check()).map_err(Error::usage)?;
+    match head {
+        Some(_) if settings.problem == Problem::Headless => Err(Error::usage("a headless model has no head")),
+        Some(head) => check_head(head, settings),
+        None => Ok(()),
+    }
+}
+
+/// What a directory holds.
+struct Found {
+    /// Nothing, apart from the lock.
+    empty: bool,
+    manifest: bool,
+    /// Something no store has.
+    foreign: bool,
+}
+
+fn survey(directory: &Path) -> Result<Found> {
+    let mut found = Found { empty: true, manifest: false, foreign: false };
+    for name in names(directory)?.iter().filter(|name| *name != LOCK) {
+        found.empty = false;
+        found.manifest |= name == MANIFEST;
+        found.foreign |= !is_ours(name);
+    }
+    Ok(found)
+}
+
+fn names(directory: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(directory).map_err(Error::io(directory))?;
+    let name = |entry: std::io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+    entries.map(name).collect::<std::io::Result<_>>().map_err(Error::io(directory))
+}
+
+/// Whether a store has a file of this name, finished or under way.
+fn is_ours(name: &str) -> bool {
+    let name = name.strip_suffix(TEMPORARY).unwrap_or(name);
+    let number = name
+        .strip_prefix("shard-")
+        .and_then(|rest| rest.strip_suffix(".safetensors").or_else(|| rest.strip_suffix(".jsonl")));
+    name == MANIFEST || name == HEAD || number.is_some_and(|number| number.parse::<u64>().is_ok())
+}
+
+fn check_same_job(directory: &Path, manifest: &Manifest, settings: &Settings, part: Part) -> Result<()> {
+    let difference = manifest
+        .settings
+        .difference(settings)
+        .or_else(|| (manifest.part != part).then(|| format!("part: {} in one, {part} in the other", manifest.part)));
+    match difference {
+        None => Ok(()),
+        Some(difference) => Err(Error::Mismatch(
+            format!("{}: the store was begun with other settings than this run's: {difference}", directory.display()),
+            Some("go on with the same settings, or give another directory".into()),
+        )),
+    }
+}
+
+/// Verifies what is finished, removes what is not, and puts the head and the manifest in place.
+fn begin(
+    directory: &Path,
+    manifest: Option<Manifest>,
+    settings: Settings,
+    part: Part,
+    head: Option<&Head>,
+) -> Result<Manifest> {
+    let Some(manifest) = manifest else {
+        remove_leftovers(directory, None)?;
+        let head = head.map(|head| write_head(head, directory, &settings)).transpose()?;
+        let manifest = Manifest::new(settings, part, head);
+        manifest.write(directory)?;
+        return Ok(manifest);
+    };
+    let files: Vec<_> = manifest.files().collect();
+    files.par_iter().try_for_each(|file| file.check_contents(directory))?;
+    remove_leftovers(directory, Some(&manifest))?;
+    Ok(manifest)
+}
+
+/// Removes the files of ours that no manifest names: a killed run's.
+fn remove_leftovers(directory: &Path, manifest: Option<&Manifest>) -> Result<()> {
+    let is_named = |name: &str| {
+        manifest.is_some_and(|manifest| name == MANIFEST || manifest.files().any(|file| file.name == name))
+    };
+    for name in names(directory)?.iter().filter(|name| is_ours(name) && !is_named(name)) {
+        let path = directory.join(name);
+        fs::remove_file(&path).map_err(Error::io(&path))?;
+    }
+    Ok(())
+}
