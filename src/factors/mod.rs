@@ -3,13 +3,28 @@
 //! A record's factors are `h` (`features`, width E, the input of the last linear layer) and `δ` (`deltas`, width K, the gradient of its
 //! loss with respect to the logits); the gradient of its loss with respect to the last layer's `[W; b]` is `δ [h; 1]ᵀ`.
 
+mod block;
+mod cg;
+mod curvature;
+mod dense;
+mod gram;
 mod head;
+mod hessian;
+mod kronecker;
 mod loss;
+mod objective;
+mod refit;
+mod representer;
 mod source;
 mod target;
 
+pub use block::KeepGoing;
+pub use curvature::{Curvature, CurvatureOptions, HessianForm, Preconditioned, QueryFactors};
 pub use head::Head;
 pub use loss::{loss_and_delta, predict, probabilities};
+pub use objective::RefitTargets;
+pub use refit::{CHOLESKY_LIMIT, Refit, RefitOptions, refit};
+pub use representer::{Representer, RepresenterCompat, representer};
 pub use source::{FactorSource, InMemory, LabelUsed, LabelVec, LabelledRows, Labels};
 pub use target::Target;
 
@@ -45,7 +60,7 @@ impl Floats<'_> {
     pub fn decode(&self, start: usize, out: &mut [f64]) {
         let end = start + out.len();
         match self {
-            Self::F32(values) => widen(out, &values[start..end], |x| f64::from(x)),
+            Self::F32(values) => widen(out, &values[start..end], f64::from),
             Self::F16(values) => widen(out, &values[start..end], f16::to_f64),
             Self::Bf16(values) => widen(out, &values[start..end], bf16::to_f64),
         }

@@ -1,0 +1,218 @@
+//! Passes over the training factors, in blocks of a fixed number of rows counted from the first record.
+//!
+//! The blocks are the same however the source is cut into pieces, each is always worked on in one shape (the last is filled up with zero
+//! rows), and what they give is put together in their order: so results have the same bits for any shards and any number of threads.
+
+use std::ops::Range;
+
+use faer::Mat;
+use rayon::prelude::*;
+
+use super::dense::slice_mut;
+use super::source::{FactorSource, LabelUsed, LabelledRows, Labels};
+use crate::error::{Error, Result};
+use crate::model::Problem;
+
+/// Rows of a block.
+pub(super) const ROWS: usize = 1024;
+
+/// Blocks whose results are in memory at a time. Bounds memory; changes no result.
+pub(super) const WAVE: usize = 32;
+
+/// The same where the result is the block itself.
+const WAVE_OF_BLOCKS: usize = 8;
+
+/// Asked between blocks; a pass is given up with [`Error::Interrupted`] where it answers `false`.
+pub type KeepGoing<'a> = &'a (dyn Fn() -> bool + Sync);
+
+/// Some consecutive records in f64, one a column; columns from `rows` on are zero.
+pub(super) struct Block {
+    /// How many records.
+    pub(super) rows: usize,
+    /// `h̃ = [h; 1]`, `[E + 1, ROWS]`
+    pub(super) inputs: Mat<f64>,
+    /// δ as stored, `[K, ROWS]`
+    pub(super) deltas: Mat<f64>,
+    /// What δ was taken against, `[K, ROWS]`: one-hot, multi-hot or values.
+    pub(super) targets: Mat<f64>,
+}
+
+impl Block {
+    /// What the model put out, `[K, ROWS]`: probabilities `p = δ + y`, or a regression's values `z = y + δ/2`.
+    ///
+    /// The one place where the model's outputs are recovered from its factors.
+    pub(super) fn stored_outputs(&self, problem: Problem) -> Mat<f64> {
+        let scale = if problem == Problem::Regression { 0.5 } else { 1.0 };
+        Mat::from_fn(self.deltas.nrows(), ROWS, |c, r| self.targets[(c, r)] + scale * self.deltas[(c, r)])
+    }
+}
+
+/// A source of factors, cut in blocks.
+pub(super) struct Blocks<'a> {
+    source: &'a dyn FactorSource,
+    /// The first row of each piece, and N.
+    starts: Vec<usize>,
+    keep_going: KeepGoing<'a>,
+}
+
+impl<'a> Blocks<'a> {
+    /// # Errors
+    /// Where the source has no head to speak of, or no records.
+    pub(super) fn new(source: &'a dyn FactorSource, keep_going: KeepGoing<'a>) -> Result<Self> {
+        if source.problem() == Problem::Headless || source.classes() == 0 {
+            let hint = "feature-dot, feature-cos and feature-euc need no head";
+            return Err(Error::usage("the model has no head, so there is no loss to attribute").with_hint(hint));
+        }
+        if source.problem() == Problem::SingleLabel && source.classes() == 1 {
+            return Err(
+                Error::usage("a single-label head of one class has no loss").with_hint("one logit is a regression")
+            );
+        }
+        let mut starts = vec![0];
+        starts.extend(source.piece_rows().iter().scan(0, |total, rows| {
+            *total += rows;
+            Some(*total)
+        }));
+        if starts.last() == Some(&0) {
+            return Err(Error::usage("there are no training records to learn from"));
+        }
+        Ok(Self { source, starts, keep_going })
+    }
+
+    pub(super) fn problem(&self) -> Problem {
+        self.source.problem()
+    }
+
+    /// K.
+    pub(super) fn classes(&self) -> usize {
+        self.source.classes()
+    }
+
+    /// E + 1.
+    pub(super) fn inputs(&self) -> usize {
+        self.source.width() + 1
+    }
+
+    /// N.
+    pub(super) fn rows(&self) -> usize {
+        self.starts[self.starts.len() - 1]
+    }
+
+    /// Hands `map` every block, from any thread, and `reduce` what it made of them, in order.
+    pub(super) fn fold<T: Send>(&self, map: impl Fn(&Block) -> T + Sync, mut reduce: impl FnMut(T)) -> Result<()> {
+        self.waves(WAVE, |block| map(&block), |results| results.into_iter().for_each(&mut reduce))
+    }
+
+    /// Hands `reduce` the blocks themselves, several at a time and in order, each with what `map` made of it.
+    pub(super) fn several<T: Send>(
+        &self,
+        map: impl Fn(&Block) -> T + Sync,
+        reduce: impl FnMut(Vec<(Block, T)>),
+    ) -> Result<()> {
+        self.waves(
+            WAVE_OF_BLOCKS,
+            |block| {
+                let made = map(&block);
+                (block, made)
+            },
+            reduce,
+        )
+    }
+
+    fn waves<T: Send>(
+        &self,
+        blocks: usize,
+        map: impl Fn(Block) -> T + Sync,
+        mut reduce: impl FnMut(Vec<T>),
+    ) -> Result<()> {
+        let mut released = 0;
+        for first in (0..self.rows()).step_by(blocks * ROWS) {
+            let end = self.rows().min(first + blocks * ROWS);
+            let starts: Vec<usize> = (first..end).step_by(ROWS).collect();
+            let results = starts.into_par_iter().map(|start| Ok(map(self.load(start)?)));
+            reduce(results.collect::<Result<_>>()?);
+            released = self.release(released, end);
+        }
+        Ok(())
+    }
+
+    /// Tells the source that its pieces up to row `end` have been passed; gives back the number of those pieces.
+    fn release(&self, released: usize, end: usize) -> usize {
+        let done = self.starts.partition_point(|&start| start <= end) - 1;
+        (released..done).for_each(|piece| self.source.release(piece));
+        done.max(released)
+    }
+
+    fn load(&self, start: usize) -> Result<Block> {
+        if !(self.keep_going)() {
+            return Err(Error::Interrupted);
+        }
+        let classes = self.classes();
+        let mut block = Block {
+            rows: ROWS.min(self.rows() - start),
+            inputs: Mat::zeros(self.inputs(), ROWS),
+            deltas: Mat::zeros(classes, ROWS),
+            targets: Mat::zeros(classes, ROWS),
+        };
+        let end = start + block.rows;
+        let mut piece = self.starts.partition_point(|&first| first <= start) - 1;
+        let mut next = start;
+        while next < end {
+            let (first, last) = (self.starts[piece], self.starts[piece + 1]);
+            let stop = last.min(end);
+            if next < stop {
+                block.copy(&self.source.piece(piece), next - first..stop - first, next - start, first)?;
+            }
+            next = stop;
+            piece += 1;
+        }
+        Ok(block)
+    }
+}
+
+impl Block {
+    /// Copies `rows` of a piece, whose first is row `first` of the source, to the columns from `column` on.
+    fn copy(&mut self, piece: &LabelledRows<'_>, rows: Range<usize>, column: usize, first: usize) -> Result<()> {
+        let width = self.inputs.nrows() - 1;
+        for (row, column) in rows.zip(column..) {
+            let input = slice_mut(&mut self.inputs, column);
+            piece.features.decode(row * width, &mut input[..width]);
+            input[width] = 1.0;
+            let delta = slice_mut(&mut self.deltas, column);
+            let classes = delta.len();
+            for (delta, &stored) in delta.iter_mut().zip(&piece.deltas[row * classes..]) {
+                *delta = f64::from(stored);
+            }
+            if !fill_target(slice_mut(&mut self.targets, column), piece, row) {
+                return Err(Error::usage(format!(
+                    "training record {}: no label among the {classes} classes",
+                    first + row
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The label that row's δ was taken against into `target [K]`; `false` where there is none that fits.
+fn fill_target(target: &mut [f64], piece: &LabelledRows<'_>, row: usize) -> bool {
+    let own = piece.used == LabelUsed::Gold && !missing(piece.labels, row, target.len());
+    match if own { piece.labels } else { piece.predictions } {
+        Labels::Classes(ids) => {
+            let class = usize::try_from(ids[row]).ok().and_then(|class| target.get_mut(class));
+            class.map(|target| *target = 1.0).is_some()
+        }
+        Labels::Rows(values) => {
+            let row = &values[row * target.len()..][..target.len()];
+            target.iter_mut().zip(row).for_each(|(target, &value)| *target = f64::from(value));
+            row.iter().all(|value| value.is_finite())
+        }
+    }
+}
+
+fn missing(labels: Labels<'_>, row: usize, classes: usize) -> bool {
+    match labels {
+        Labels::Classes(ids) => ids[row] < 0,
+        Labels::Rows(values) => values[row * classes..][..classes].iter().any(|value| value.is_nan()),
+    }
+}

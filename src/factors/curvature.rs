@@ -1,0 +1,229 @@
+//! What the influence rules put between two gradients: `(H + λI)⁻¹`, H the Hessian of the last layer's mean loss at the model's own head.
+//!
+//! `score = g_qᵀ (H + λI)⁻¹ g_i`, positive where removing i raises q's loss, by score / N to first order (Koh and Liang 2017,
+//! "Understanding black-box predictions via influence functions"). A query is preconditioned once, then meets every training record by a dot product.
+
+use faer::Mat;
+use rayon::prelude::*;
+
+use super::block::{Block, Blocks, KeepGoing, WAVE};
+use super::cg::{self, Stop, System};
+use super::dense::slice;
+use super::hessian::FactoredHessian;
+use super::kronecker::{Kronecker, input_factor, output_factor};
+use super::objective::Point;
+use super::refit::{CHOLESKY_LIMIT, check_positive};
+use super::source::FactorSource;
+use crate::error::{Error, Result};
+
+/// Which curvature stands between two gradients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HessianForm {
+    /// The Hessian itself: by Cholesky where the head is small, else by conjugate gradients.
+    #[default]
+    Exact,
+    /// Its Kronecker form: a preconditioned query is again one δ' and one h̃'.
+    Kronecker,
+}
+
+/// How curvature is taken and inverted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CurvatureOptions {
+    /// Which curvature.
+    pub form: HessianForm,
+    /// λ
+    pub damping: f64,
+    /// The most parameters, K (E + 1), for a Cholesky factorisation.
+    pub cholesky_limit: usize,
+    /// Beyond that: conjugate gradients stop at `‖g − (H + λI) v‖ ≤ residual · ‖g‖`.
+    pub residual: f64,
+    /// Conjugate gradients' steps after which the query is refused.
+    pub iterations: usize,
+}
+
+impl Default for CurvatureOptions {
+    fn default() -> Self {
+        Self {
+            form: HessianForm::Exact,
+            damping: 0.01,
+            cholesky_limit: CHOLESKY_LIMIT,
+            residual: 1e-8,
+            iterations: 2000,
+        }
+    }
+}
+
+/// A query's gradient, as its factors: `δ [K]` and `h [E]`.
+#[derive(Clone, Copy, Debug)]
+pub struct QueryFactors<'a> {
+    /// δ
+    pub delta: &'a [f32],
+    /// h
+    pub features: &'a [f32],
+}
+
+/// `(H + λI)⁻¹ g_q`, in one of two shapes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Preconditioned {
+    /// `V [K, E + 1]`, row-major: the score is `Σ_k δ_i[k] (V_k · [h_i; 1])`.
+    Full(Vec<f32>),
+    /// The outer product of `δ' [K]` and `h̃' = [h'; s] [E + 1]`: the score is `(δ' · δ_i) (h' · h_i + s)`.
+    RankOne {
+        /// δ'
+        delta: Vec<f32>,
+        /// h̃'
+        input: Vec<f32>,
+    },
+}
+
+/// The damped inverse curvature at a model's head.
+pub struct Curvature<'a> {
+    source: &'a dyn FactorSource,
+    options: CurvatureOptions,
+    inverse: Inverse,
+}
+
+enum Inverse {
+    Cholesky(FactoredHessian),
+    /// With what preconditions the conjugate gradients.
+    MatrixFree(Kronecker),
+    Kronecker(Kronecker),
+}
+
+impl<'a> Curvature<'a> {
+    /// Takes the curvature over all of `source`, at the outputs that its δ were taken at.
+    ///
+    /// # Errors
+    /// Where the source has no head, no records or a record without a usable label; where λ is not positive; or where `keep_going` says no.
+    pub fn fit(source: &'a dyn FactorSource, options: CurvatureOptions, keep_going: KeepGoing<'_>) -> Result<Self> {
+        check_positive("the damping λ", options.damping)?;
+        let blocks = Blocks::new(source, keep_going)?;
+        let small = blocks.inputs() * blocks.classes() <= options.cholesky_limit;
+        let inverse = match options.form {
+            HessianForm::Exact if small => {
+                Inverse::Cholesky(FactoredHessian::factor(&blocks, Point::Stored, options.damping)?)
+            }
+            HessianForm::Exact => Inverse::MatrixFree(kronecker(&blocks, options.damping)?),
+            HessianForm::Kronecker => Inverse::Kronecker(kronecker(&blocks, options.damping)?),
+        };
+        Ok(Self { source, options, inverse })
+    }
+
+    /// `(H + λI)⁻¹ g_q` for each query; no query's bits depend on the others.
+    ///
+    /// # Errors
+    /// Where a query's factors have another shape than the training records', where conjugate gradients do not get there, or where
+    /// `keep_going` says no.
+    pub fn precondition(&self, queries: &[QueryFactors<'_>], keep_going: KeepGoing<'_>) -> Result<Vec<Preconditioned>> {
+        queries.iter().try_for_each(|query| self.check(query))?;
+        match &self.inverse {
+            Inverse::Cholesky(hessian) => {
+                Ok(queries.par_chunks(8).flat_map_iter(|some| solve(hessian, some)).collect())
+            }
+            Inverse::MatrixFree(preconditioner) => self.iterate(preconditioner, queries, keep_going),
+            Inverse::Kronecker(kronecker) => Ok(queries.par_iter().map(|query| transform(kronecker, query)).collect()),
+        }
+    }
+
+    /// `g_iᵀ (H + λI)⁻¹ g_i` of every training record, in order: RelatIF's denominators, squared (Barshan et al. 2020, "RelatIF: identifying
+    /// explanatory training samples via relative influence").
+    ///
+    /// # Errors
+    /// Where the head is too large for a Cholesky factorisation (a system of equations a record would have to be solved), or where `keep_going`
+    /// says no.
+    pub fn self_influence(&self, keep_going: KeepGoing<'_>) -> Result<Vec<f32>> {
+        match &self.inverse {
+            Inverse::Cholesky(hessian) => self.over_records(keep_going, |block| hessian.quadratic_forms(block)),
+            Inverse::Kronecker(kronecker) => self.over_records(keep_going, |block| kronecker.quadratic_forms(block)),
+            Inverse::MatrixFree(_) => Err(self.too_large()),
+        }
+    }
+
+    fn over_records(&self, keep_going: KeepGoing<'_>, forms: impl Fn(&Block) -> Vec<f64> + Sync) -> Result<Vec<f32>> {
+        let blocks = Blocks::new(self.source, keep_going)?;
+        let mut all = Vec::with_capacity(blocks.rows());
+        blocks.fold(forms, |part| all.extend(part.into_iter().map(|form| form as f32)))?;
+        Ok(all)
+    }
+
+    fn too_large(&self) -> Error {
+        let (classes, inputs) = (self.source.classes(), self.source.width() + 1);
+        Error::usage(format!(
+            "the exact self-influence of every record needs a head of at most {} parameters, found {classes} x {inputs}",
+            self.options.cholesky_limit
+        ))
+        .with_hint("--hessian kronecker has no such limit")
+    }
+
+    fn check(&self, query: &QueryFactors<'_>) -> Result<()> {
+        let (expected, found) =
+            ((self.source.classes(), self.source.width()), (query.delta.len(), query.features.len()));
+        if expected == found {
+            return Ok(());
+        }
+        let message = format!("a query's factors: expected (K, E) = {expected:?}, found {found:?}");
+        Err(Error::Mismatch(message, None))
+    }
+
+    fn iterate(
+        &self,
+        preconditioner: &Kronecker,
+        queries: &[QueryFactors<'_>],
+        keep_going: KeepGoing<'_>,
+    ) -> Result<Vec<Preconditioned>> {
+        let blocks = Blocks::new(self.source, keep_going)?;
+        let system = System { blocks: &blocks, point: Point::Stored, damping: self.options.damping, preconditioner };
+        let stop = Stop { residual: self.options.residual, iterations: self.options.iterations };
+        let mut all = Vec::with_capacity(queries.len());
+        for some in queries.chunks(queries_in_memory(blocks.inputs() * blocks.classes())) {
+            for (solution, reached) in cg::solve(&system, some.iter().map(gradient).collect(), stop)? {
+                if !reached {
+                    return Err(self.not_reached());
+                }
+                all.push(full(&solution));
+            }
+        }
+        Ok(all)
+    }
+
+    fn not_reached(&self) -> Error {
+        let CurvatureOptions { residual, iterations, .. } = self.options;
+        Error::usage(format!("conjugate gradients: relative residual above {residual:e} after {iterations} steps"))
+            .with_hint("a larger damping λ, or --hessian kronecker")
+    }
+}
+
+/// As many queries as keep a pass's partial sums within 256 MiB.
+fn queries_in_memory(parameters: usize) -> usize {
+    ((256 << 20) / (WAVE * parameters * size_of::<f64>())).max(1)
+}
+
+fn kronecker(blocks: &Blocks<'_>, damping: f64) -> Result<Kronecker> {
+    let output = output_factor(blocks, Point::Stored)?;
+    Kronecker::new(blocks.problem(), &output, &input_factor(blocks)?, damping)
+}
+
+/// `h̃ δᵀ [E + 1, K]`
+fn gradient(query: &QueryFactors<'_>) -> Mat<f64> {
+    let input = |e: usize| query.features.get(e).map_or(1.0, |&h| f64::from(h));
+    Mat::from_fn(query.features.len() + 1, query.delta.len(), |e, k| input(e) * f64::from(query.delta[k]))
+}
+
+fn full(solution: &Mat<f64>) -> Preconditioned {
+    Preconditioned::Full((0..solution.ncols()).flat_map(|k| slice(solution, k)).map(|&v| v as f32).collect())
+}
+
+fn solve(hessian: &FactoredHessian, queries: &[QueryFactors<'_>]) -> Vec<Preconditioned> {
+    let mut gradients: Vec<Mat<f64>> = queries.iter().map(gradient).collect();
+    hessian.solve(&mut gradients);
+    gradients.iter().map(full).collect()
+}
+
+fn transform(kronecker: &Kronecker, query: &QueryFactors<'_>) -> Preconditioned {
+    let mut delta = Mat::from_fn(query.delta.len(), 1, |k, _| f64::from(query.delta[k]));
+    let mut input =
+        Mat::from_fn(query.features.len() + 1, 1, |e, _| query.features.get(e).map_or(1.0, |&h| f64::from(h)));
+    kronecker.transform(&mut delta, &mut input);
+    let rounded = |x: &Mat<f64>| slice(x, 0).iter().map(|&x| x as f32).collect();
+    Preconditioned::RankOne { delta: rounded(&delta), input: rounded(&input) }
+}
