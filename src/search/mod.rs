@@ -1,1 +1,176 @@
-//! Scoring rules over a store, and exact two-ended top-k search.
+//! Scoring rules over training factors, and exact two-ended top-k search.
+//!
+//! Every score is computed, none estimated: a search is one pass over all records, in tiles of records × queries that stay in cache, with
+//! both ends of each query's ranking kept as scores stream past, so that the N × Q matrix never exists. There is no index structure to
+//! build and nothing approximate to tune. This module knows no model, text or label: a pipeline brings queries as vectors, and looks up
+//! what the hits' rows are.
+//!
+//! **Same bits**: a pair's score is [`score`], f32 operations of a stated order. It doesn't depend on which records or queries are scored
+//! with it, on the shards' cuts, on threads, or on the machine's vector width; ties go to the lower index.
+//!
+//! # Rules
+//!
+//! | [`Rule`] | [`Form`] | [`Query`] | needs |
+//! |---|---|---|---|
+//! | feature-dot, -cos, -euc | [`Form::feature_dot`], … | [`Query::feature`] | h |
+//! | grad-dot, grad-cos | [`Form::grad_dot`], … | [`Query::gradient`] | h and δ |
+//! | representer | [`Form::representer`] | [`Query::class`] | α of the refit |
+//! | tracin | [`Form::tracin`] | [`Query::checkpoints`] | h and δ under each checkpoint |
+//! | influence | [`Form::bilinear`] | [`Query::bilinear`] | V = (H + λI)⁻¹ g_q |
+//! | influence, Kronecker | [`Form::grad_dot`] | [`Query::transformed`] | both sides of g_q transformed |
+//! | relatif | either, [`Form::over`] norms | as influence | √(g_iᵀ (H + λI)⁻¹ g_i) |
+//!
+//! # Example
+//!
+//! ```
+//! use wherefore::factors::{FactorRows, Floats};
+//! use wherefore::search::{search, Form, Options, Query};
+//!
+//! // Three records of a model with E = 2 features and K = 2 classes.
+//! let source = FactorRows {
+//!     rows: 3,
+//!     width: 2,
+//!     classes: 2,
+//!     features: Floats::F32(&[1.0, 0.0, 0.0, 1.0, 2.0, 0.0]),
+//!     deltas: &[0.5, -0.5, 0.5, -0.5, -0.25, 0.25],
+//!     feature_norms: &[1.0, 1.0, 2.0],
+//!     delta_norms: &[0.5_f32.sqrt(), 0.5_f32.sqrt(), 0.125_f32.sqrt()],
+//! };
+//! let query = Query::gradient(vec![3.0, 0.0], vec![0.5, -0.5]);
+//! let hits = search(&source, &Form::grad_dot(), &[query], 1, &Options::default())?;
+//! assert_eq!((hits[0].proponents[0].index, hits[0].proponents[0].score), (0, 2.0)); // 0.5 · (3 + 1)
+//! assert_eq!((hits[0].opponents[0].index, hits[0].opponents[0].score), (2, -1.75)); // −0.25 · (6 + 1)
+//! # Ok::<(), wherefore::Error>(())
+//! ```
+
+mod form;
+mod pair;
+mod query;
+mod rule;
+mod scan;
+mod source;
+mod term;
+mod tile;
+mod topk;
+
+pub use form::Form;
+pub use pair::score;
+pub use query::Query;
+pub use rule::Rule;
+pub use source::{FactorSet, Source, View};
+pub use topk::{End, Hit, Hits, TwoEnded};
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use form::Shape;
+use scan::{Progress, Sink, scan};
+use tile::{PackedQueries, Span};
+
+/// How to run a search; nothing here changes a result.
+#[derive(Clone, Copy)]
+pub struct Options<'a> {
+    /// Bytes for collectors, packed queries and runs. As many queries share a pass as fit, one at the least; a source that is
+    /// larger has its shards released as they are done with.
+    pub memory: usize,
+    /// Records scored together; by default as many as fit the cache.
+    pub tile_rows: Option<usize>,
+    /// Told from any thread how many records have been passed over, and how many will be over all passes; `false` stops the search
+    /// with [`Error::Interrupted`].
+    pub progress: Option<&'a (dyn Fn(u64, u64) -> bool + Sync)>,
+    /// Where full rankings spill what does not fit into memory; by default the system's folder for temporary files.
+    pub temporary: Option<&'a Path>,
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Self { memory: 1 << 30, tile_rows: None, progress: None, temporary: None }
+    }
+}
+
+/// The `k` records that most support and the `k` that most oppose each query, min(k, N) of each, by scoring every record of `source`.
+///
+/// The work is shared by the current thread pool. `k` up to hundreds of thousands is fine.
+///
+/// # Errors
+/// A `k` of 0, or queries, form and source that do not belong together; [`Error::Interrupted`].
+pub fn search<S: Source + ?Sized>(
+    source: &S,
+    form: &Form<'_>,
+    queries: &[Query],
+    k: usize,
+    options: &Options<'_>,
+) -> Result<Vec<Hits>> {
+    if k == 0 {
+        return Err(Error::usage("a top-k of 0").with_hint("ask for at least one record"));
+    }
+    let shape = check(source, form, queries)?;
+    if shape.rows == 0 {
+        return Ok(vec![Hits::default(); queries.len()]);
+    }
+    let k = k.min(shape.rows);
+    let workers = rayon::current_num_threads();
+    let batch = batch_size(options.memory, workers * TwoEnded::bytes(k) + query_bytes(form, shape));
+    let progress = Progress::new(options, shape.rows, queries.len().div_ceil(batch));
+    let mut hits = Vec::with_capacity(queries.len());
+    for queries in queries.chunks(batch) {
+        let packed = pack(form, queries, shape);
+        let collectors = scan(source, form, shape, &packed, &progress, || Collectors::new(packed.len(), k))?;
+        hits.extend(merge(collectors));
+    }
+    Ok(hits)
+}
+
+/// Refuses what does not belong together.
+fn check<S: Source + ?Sized>(source: &S, form: &Form<'_>, queries: &[Query]) -> Result<Shape> {
+    let shape = form.check_source(source)?;
+    if shape.rows > 0 {
+        for (number, query) in queries.iter().enumerate() {
+            form.check_query(number, query, shape)?;
+        }
+    }
+    Ok(shape)
+}
+
+fn pack(form: &Form<'_>, queries: &[Query], shape: Shape) -> PackedQueries {
+    PackedQueries::new(form, queries.iter().map(|query| form.prepare(query)).collect(), shape.width)
+}
+
+/// Bytes of one packed query.
+fn query_bytes(form: &Form<'_>, shape: Shape) -> usize {
+    form.passes.len() * (shape.width + shape.classes + 8) * size_of::<f32>()
+}
+
+/// How many queries of `bytes` each share a pass.
+fn batch_size(memory: usize, bytes: usize) -> usize {
+    (memory / bytes.max(1)).max(1)
+}
+
+/// One worker's top-k of each query of a batch.
+struct Collectors(Vec<TwoEnded>);
+
+impl Collectors {
+    fn new(queries: usize, k: usize) -> Self {
+        Self((0..queries).map(|_| TwoEnded::new(k)).collect())
+    }
+}
+
+impl Sink for Collectors {
+    fn take<S: Source + ?Sized>(&mut self, source: &S, query: usize, span: Span, scores: &[f32]) -> Result<()> {
+        self.0[query].offer_all(scores, |i| Hit {
+            row: (span.global + i) as u64,
+            index: source.index(span.shard, span.start + i),
+            score: scores[i],
+        });
+        Ok(())
+    }
+}
+
+/// The workers' collectors, query by query, as hits.
+fn merge(collectors: Vec<Collectors>) -> impl Iterator<Item = Hits> {
+    let merged = collectors.into_iter().reduce(|mut all, worker| {
+        all.0.iter_mut().zip(worker.0).for_each(|(all, one)| all.merge(one));
+        all
+    });
+    merged.into_iter().flat_map(|all| all.0).map(TwoEnded::into_hits)
+}

@@ -1,0 +1,237 @@
+//! The closed set of score forms that every rule reduces to.
+//!
+//! ```text
+//! score = finish( Σ_t rate_t · weight_t · (h_q,t · h_i,t + s_t),  norm_q · norm_i )
+//! ```
+//!
+//! A form says which factors each term t reads, what stands for a record's δ, and what the sum is divided by; a [`Query`] brings its own
+//! side of each term. [`super::score`] is the definition, operation by operation.
+
+use super::pair::{gradient_norm, unit_columns};
+use super::query::{Query, Term, Weight};
+use super::source::{FactorSet, Source};
+use crate::backend::cpu::dot;
+use crate::error::{Error, Result};
+
+/// A rule made ready to score with: see the [table](super#rules) for which form a rule takes.
+#[derive(Clone, Debug)]
+pub struct Form<'a> {
+    pub(super) measure: Measure,
+    /// The factor sets that are read, each once.
+    pub(super) sets: Vec<FactorSet>,
+    pub(super) passes: Vec<Pass>,
+    pub(super) deltas: Deltas<'a>,
+    pub(super) norm: RowNorm<'a>,
+}
+
+/// What compares two feature vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Measure {
+    Product,
+    /// Minus the Euclidean distance, which is the whole score.
+    Distance,
+}
+
+/// One term's side of the form.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pass {
+    /// Position in [`Form::sets`].
+    pub(super) set: usize,
+    pub(super) rate: f32,
+}
+
+/// What stands for a record's δ.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Deltas<'a> {
+    /// Nothing: δ is not read.
+    Unread,
+    /// Its own.
+    Stored,
+    /// Its own, scaled to unit length.
+    Unit,
+    /// These, `[N, K]`.
+    Given(&'a [f32]),
+}
+
+/// The record's part of what a sum is divided by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum RowNorm<'a> {
+    /// Nothing is divided.
+    One,
+    /// `‖h‖`
+    Feature,
+    /// `√(‖h‖² + 1)`, the length of `[h; 1]`.
+    Gradient,
+    /// These, `[N]`; the query's is 1.
+    Given(&'a [f32]),
+}
+
+impl<'a> Form<'a> {
+    fn single(measure: Measure, deltas: Deltas<'a>, norm: RowNorm<'a>) -> Self {
+        Self { measure, sets: vec![FactorSet::Final], passes: vec![Pass { set: 0, rate: 1.0 }], deltas, norm }
+    }
+
+    /// `h_q·h_i`, of [`Query::feature`].
+    pub fn feature_dot() -> Self {
+        Self::single(Measure::Product, Deltas::Unread, RowNorm::One)
+    }
+
+    /// `h_q·h_i / (‖h_q‖ ‖h_i‖)`, of [`Query::feature`].
+    pub fn feature_cos() -> Self {
+        Self::single(Measure::Product, Deltas::Unread, RowNorm::Feature)
+    }
+
+    /// `−‖h_q − h_i‖`, of [`Query::feature`].
+    pub fn feature_euc() -> Self {
+        Self::single(Measure::Distance, Deltas::Unread, RowNorm::One)
+    }
+
+    /// `(δ_q·δ_i)(h_q·h_i + s)`, of [`Query::gradient`] or [`Query::transformed`].
+    pub fn grad_dot() -> Self {
+        Self::single(Measure::Product, Deltas::Stored, RowNorm::One)
+    }
+
+    /// `(δ_q·δ_i)(h_q·h_i + 1) / (‖δ_q‖ ‖δ_i‖ √(‖h_q‖² + 1) √(‖h_i‖² + 1))`, of [`Query::gradient`].
+    pub fn grad_cos() -> Self {
+        Self::single(Measure::Product, Deltas::Unit, RowNorm::Gradient)
+    }
+
+    /// `α_i[c] (h_q·h_i + s)`, of [`Query::class`], for `alphas [N, K]` in the source's order.
+    pub fn representer(alphas: &'a [f32]) -> Self {
+        Self::single(Measure::Product, Deltas::Given(alphas), RowNorm::One)
+    }
+
+    /// `Σ_c rates[c] (δ_q,c·δ_i,c)(h_q,c·h_i,c + 1)` over the source's checkpoints, of [`Query::checkpoints`].
+    pub fn tracin(rates: &[f32]) -> Self {
+        Self {
+            sets: (0..rates.len()).map(FactorSet::Checkpoint).collect(),
+            passes: rates.iter().enumerate().map(|(set, &rate)| Pass { set, rate }).collect(),
+            ..Self::grad_dot()
+        }
+    }
+
+    /// `Σ_k δ_i[k] (V_k·h_i + v_k)` over `classes` = K rows of [`Query::bilinear`]: the dot product of `[V v]` with the gradient of i.
+    pub fn bilinear(classes: usize) -> Self {
+        Self { passes: vec![Pass { set: 0, rate: 1.0 }; classes], ..Self::grad_dot() }
+    }
+
+    /// This form over each record's own `norms [N]`, in the source's order; a record whose norm is 0 scores 0.
+    #[must_use]
+    pub fn over(self, norms: &'a [f32]) -> Self {
+        Self { norm: RowNorm::Given(norms), ..self }
+    }
+
+    /// Refuses a source that lacks what this form reads.
+    pub(super) fn check_source<S: Source + ?Sized>(&self, source: &S) -> Result<Shape> {
+        let mut shape = Shape::default();
+        for shard in 0..source.shards() {
+            self.check_shard(source, shard, &mut shape)?;
+        }
+        match self.deltas {
+            Deltas::Given(given) => expect(given.len(), shape.rows * shape.classes, "numbers in place of δ")?,
+            Deltas::Unread | Deltas::Stored | Deltas::Unit => {}
+        }
+        match self.norm {
+            RowNorm::Given(norms) => expect(norms.len(), shape.rows, "norms of records")?,
+            RowNorm::One | RowNorm::Feature | RowNorm::Gradient => {}
+        }
+        Ok(shape)
+    }
+
+    fn check_shard<S: Source + ?Sized>(&self, source: &S, shard: usize, shape: &mut Shape) -> Result<()> {
+        let rows = source.rows(shard);
+        for (i, &set) in self.sets.iter().enumerate() {
+            let factors = source
+                .factors(shard, set)
+                .ok_or_else(|| Error::Mismatch(format!("shard {shard}: holds no factors of {set:?}"), None))?;
+            if shard == 0 && i == 0 {
+                (shape.width, shape.classes) = (factors.width, factors.classes);
+            }
+            let place = format!("{set:?} of shard {shard}");
+            expect(factors.rows, rows, &format!("records in {place}"))?;
+            expect(factors.width, shape.width, &format!("features a record in {place}"))?;
+            expect(factors.classes, shape.classes, &format!("classes in {place}"))?;
+            expect(factors.features.len(), rows * shape.width, &format!("features in {place}"))?;
+            expect(factors.feature_norms.len(), rows, &format!("feature norms in {place}"))?;
+            if self.deltas != Deltas::Unread {
+                expect(factors.deltas.len(), rows * shape.classes, &format!("deltas in {place}"))?;
+            }
+        }
+        shape.bytes += self.sets.len() * rows * (shape.width + shape.classes) * size_of::<f32>();
+        shape.rows += rows;
+        Ok(())
+    }
+
+    /// Refuses a query that does not belong to this form or to a source of this shape.
+    pub(super) fn check_query(&self, number: usize, query: &Query, shape: Shape) -> Result<()> {
+        expect(query.terms.len(), self.passes.len(), &format!("terms of query {number}"))?;
+        for term in &query.terms {
+            expect(term.features.len(), shape.width, &format!("features of query {number}"))?;
+            self.check_weight(number, &term.weight, shape.classes)?;
+        }
+        Ok(())
+    }
+
+    fn check_weight(&self, number: usize, weight: &Weight, classes: usize) -> Result<()> {
+        match (weight, self.deltas) {
+            (Weight::One, Deltas::Unread) => Ok(()),
+            (Weight::One, _) | (_, Deltas::Unread) => {
+                Err(Error::usage(format!("query {number}: made for another rule")))
+            }
+            (Weight::Delta(delta), _) => expect(delta.len(), classes, &format!("classes of query {number}")),
+            (Weight::Class(class), _) if *class < classes => Ok(()),
+            (Weight::Class(class), _) => {
+                Err(Error::usage(format!("query {number}: class {class} of a model of {classes} classes")))
+            }
+        }
+    }
+
+    /// The query's side, made ready: δ scaled to unit length where records' are, and the query's part of the divisor.
+    pub(super) fn prepare(&self, query: &Query) -> Prepared {
+        let mut terms = query.terms.clone();
+        if self.deltas == Deltas::Unit {
+            for term in &mut terms {
+                if let Weight::Delta(delta) = &mut term.weight {
+                    unit_columns(delta, 1);
+                }
+            }
+        }
+        let norm = match self.norm {
+            RowNorm::One | RowNorm::Given(_) => 1.0,
+            RowNorm::Feature => norm(&terms[0].features),
+            RowNorm::Gradient => gradient_norm(norm(&terms[0].features)),
+        };
+        Prepared { terms, norm }
+    }
+}
+
+/// A query made ready for one form.
+pub(super) struct Prepared {
+    pub(super) terms: Vec<Term>,
+    pub(super) norm: f32,
+}
+
+/// The sizes of a source.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Shape {
+    /// N.
+    pub(super) rows: usize,
+    /// E.
+    pub(super) width: usize,
+    /// K.
+    pub(super) classes: usize,
+    /// What a scan reads, were it all f32.
+    pub(super) bytes: usize,
+}
+
+/// `‖h‖`, as stores hold it.
+fn norm(h: &[f32]) -> f32 {
+    dot(h, h).sqrt()
+}
+
+fn expect(found: usize, expected: usize, what: &str) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Mismatch(format!("{what}: expected {expected}, found {found}"), None))
+}

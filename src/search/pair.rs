@@ -1,0 +1,130 @@
+//! The definition of a score, one pair at a time, in f32 operations of a stated order.
+//!
+//! The scan computes many pairs together and must give these very bits: whatever is not a plain loop over [`score`] is an optimisation.
+
+use super::form::{Deltas, Form, Measure, Prepared, RowNorm};
+use super::query::{Query, Weight};
+use super::source::Source;
+use crate::backend::cpu::{dot, squared_distance};
+use crate::factors::{FactorRows, Floats};
+
+/// The score of row `row` of shard `shard` for `query`.
+///
+/// 1. For each term t in order, with h_i decoded to f32 (exact from f16 and bf16):
+///    a = [`dot`]`(h_q, h_i)`; weight = 1, `δ_i[c]`, or a chain `b ← fma(δ_q[k], δ_i[k], b)` over ascending k from 0;
+///    `sum ← fma(rate, weight · (a + s), sum)` from 0. (For distances: `sum = −√`[`squared_distance`]`(h_q, h_i)`.)
+/// 2. Unless the form divides by nothing, `sum ← sum / (norm_q · norm_i)`, and 0 where that divisor is 0.
+/// 3. A NaN (an overflow of both signs, or times 0) becomes 0, and −0 becomes 0: scores have a total order.
+///
+/// # Panics
+/// Where query, form and source do not belong together, which [`super::search`] refuses with an error.
+pub fn score<S: Source + ?Sized>(source: &S, form: &Form<'_>, query: &Query, shard: usize, row: usize) -> f32 {
+    let prepared = form.prepare(query);
+    let global = (0..shard).map(|s| source.rows(s)).sum::<usize>() + row;
+    let sets = form.sets.iter().map(|&set| source.factors(shard, set).expect("the form's factors"));
+    let rows: Vec<Row> = sets.map(|factors| Row::new(form, &factors, row, global)).collect();
+    let sum = match form.measure {
+        Measure::Product => sum_of_terms(form, &prepared, &rows),
+        Measure::Distance => -squared_distance(&prepared.terms[0].features, &rows[0].features).sqrt(),
+    };
+    match form.norm {
+        RowNorm::One => finish(sum),
+        _ => finish(quotient(sum, prepared.norm * rows[0].norm)),
+    }
+}
+
+fn sum_of_terms(form: &Form<'_>, query: &Prepared, rows: &[Row]) -> f32 {
+    let mut sum = 0.0;
+    for (pass, term) in form.passes.iter().zip(&query.terms) {
+        let row = &rows[pass.set];
+        let weight = match &term.weight {
+            Weight::One => 1.0,
+            Weight::Class(class) => row.delta[*class],
+            Weight::Delta(delta) => delta.iter().zip(&row.delta).fold(0.0, |b, (q, i)| q.mul_add(*i, b)),
+        };
+        sum = pass.rate.mul_add(weight * (dot(&term.features, &row.features) + term.bias), sum);
+    }
+    sum
+}
+
+/// One record's side of a score.
+struct Row {
+    features: Vec<f32>,
+    delta: Vec<f32>,
+    norm: f32,
+}
+
+impl Row {
+    fn new(form: &Form<'_>, factors: &FactorRows<'_>, row: usize, global: usize) -> Self {
+        let (width, classes) = (factors.width, factors.classes);
+        let mut features = vec![0.0; width];
+        decode(factors.features, row * width, &mut features);
+        let delta = match form.deltas {
+            Deltas::Unread => Vec::new(),
+            Deltas::Stored => factors.deltas[row * classes..][..classes].to_vec(),
+            Deltas::Given(given) => given[global * classes..][..classes].to_vec(),
+            Deltas::Unit => {
+                let mut delta = factors.deltas[row * classes..][..classes].to_vec();
+                unit_columns(&mut delta, 1);
+                delta
+            }
+        };
+        let norm = match form.norm {
+            RowNorm::One => 1.0,
+            RowNorm::Feature => factors.feature_norms[row],
+            RowNorm::Gradient => gradient_norm(factors.feature_norms[row]),
+            RowNorm::Given(norms) => norms[global],
+        };
+        Self { features, delta, norm }
+    }
+}
+
+/// The `out.len()` numbers from number `start` on, as f32 (exact).
+pub(super) fn decode(stored: Floats<'_>, start: usize, out: &mut [f32]) {
+    use half::slice::HalfFloatSliceExt;
+    let range = start..start + out.len();
+    match stored {
+        Floats::F32(values) => out.copy_from_slice(&values[range]),
+        Floats::F16(values) => values[range].convert_to_f32_slice(out),
+        Floats::Bf16(values) => values[range].convert_to_f32_slice(out),
+    }
+}
+
+/// The length of `[h; 1]`, from that of h. No fused multiply-add: this is a plain loop over rows, on any machine.
+#[inline]
+pub(super) fn gradient_norm(feature_norm: f32) -> f32 {
+    (feature_norm * feature_norm + 1.0).sqrt()
+}
+
+/// `sum / divisor`: a record or query with no length is similar to nothing, so its score is 0. The one place where that is decided.
+#[inline]
+pub(super) fn quotient(sum: f32, divisor: f32) -> f32 {
+    if divisor == 0.0 { 0.0 } else { sum / divisor }
+}
+
+/// Neither NaN nor −0.
+#[inline]
+pub(super) fn finish(sum: f32) -> f32 {
+    if sum.is_nan() { 0.0 } else { sum + 0.0 }
+}
+
+/// Scales each column of `deltas [K, rows]` to unit length; columns of zeros stay.
+///
+/// Each is first divided by its largest magnitude: the δ of a confident record is so small that its squares underflow.
+pub(super) fn unit_columns(deltas: &mut [f32], rows: usize) {
+    let mut largest = vec![0.0_f32; rows];
+    for class in deltas.chunks_exact(rows) {
+        largest.iter_mut().zip(class).for_each(|(most, d)| *most = most.max(d.abs()));
+    }
+    let mut squares = vec![0.0_f32; rows];
+    for class in deltas.chunks_exact_mut(rows) {
+        for ((d, most), squares) in class.iter_mut().zip(&largest).zip(&mut squares) {
+            *d = quotient(*d, *most);
+            *squares += *d * *d;
+        }
+    }
+    let lengths = squares.into_iter().map(f32::sqrt).collect::<Vec<_>>();
+    for class in deltas.chunks_exact_mut(rows) {
+        class.iter_mut().zip(&lengths).for_each(|(d, length)| *d = quotient(*d, *length));
+    }
+}

@@ -1,0 +1,72 @@
+//! What is asked: the query's side of a score.
+
+/// How much each training record's factor weighs, as a function of its δ.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Weight {
+    /// 1 (feature rules).
+    One,
+    /// `δ_q·δ_i`, for this δ_q `[K]`.
+    Delta(Vec<f32>),
+    /// `δ_i[c]`.
+    Class(usize),
+}
+
+/// One term of a score, `weight (h_q·h_i + bias)`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Term {
+    /// h_q `[E]`
+    pub(super) features: Vec<f32>,
+    /// s, the query's coordinate against the constant 1 that the bias multiplies.
+    pub(super) bias: f32,
+    pub(super) weight: Weight,
+}
+
+/// A query: what [`super::Form`] scores training records against. Each constructor says which forms it belongs to; another form
+/// refuses it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Query {
+    pub(super) terms: Vec<Term>,
+}
+
+impl Query {
+    /// Features `h [E]`, for [`super::Form::feature_dot`], [`super::Form::feature_cos`] and [`super::Form::feature_euc`].
+    pub fn feature(h: Vec<f32>) -> Self {
+        Self::one(h, 0.0, Weight::One)
+    }
+
+    /// The gradient `δ [h; 1]ᵀ` of the query's loss, `h [E]`, `δ [K]`, for [`super::Form::grad_dot`] and [`super::Form::grad_cos`].
+    pub fn gradient(h: Vec<f32>, delta: Vec<f32>) -> Self {
+        Self::transformed(h, 1.0, delta)
+    }
+
+    /// A rank-one `δ' [h'; s']ᵀ` in place of a gradient, such as one preconditioned by a Kronecker-factored curvature.
+    pub fn transformed(h: Vec<f32>, bias: f32, delta: Vec<f32>) -> Self {
+        Self::one(h, bias, Weight::Delta(delta))
+    }
+
+    /// The logit of class `class`, for [`super::Form::representer`]: `bias` is 1 where the refit's bias counts, 0 to leave it out.
+    pub fn class(h: Vec<f32>, bias: f32, class: usize) -> Self {
+        Self::one(h, bias, Weight::Class(class))
+    }
+
+    /// The query's `(h [E], δ [K])` under each checkpoint, in their order, for [`super::Form::tracin`].
+    pub fn checkpoints(factors: Vec<(Vec<f32>, Vec<f32>)>) -> Self {
+        let term = |(features, delta)| Term { features, bias: 1.0, weight: Weight::Delta(delta) };
+        Self { terms: factors.into_iter().map(term).collect() }
+    }
+
+    /// A whole matrix `V [K, E + 1]`, row-major, the bias's column last, such as `(H + λI)⁻¹ g_q`: for [`super::Form::bilinear`].
+    /// `width` is E.
+    pub fn bilinear(v: &[f32], width: usize) -> Self {
+        let term = |(class, row): (usize, &[f32])| Term {
+            features: row[..width].to_vec(),
+            bias: row[width],
+            weight: Weight::Class(class),
+        };
+        Self { terms: v.chunks_exact(width + 1).enumerate().map(term).collect() }
+    }
+
+    fn one(features: Vec<f32>, bias: f32, weight: Weight) -> Self {
+        Self { terms: vec![Term { features, bias, weight }] }
+    }
+}

@@ -1,0 +1,117 @@
+//! The names of the rules, and what each needs of a model and of the factors.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+use crate::model::Problem;
+
+/// How a training record i is scored for a query q; greater is always more supportive.
+///
+/// With a = h_q·h_i and b = δ_q·δ_i, and [`super::Form`] for how each is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Rule {
+    /// `a`
+    FeatureDot,
+    /// `a / (‖h_q‖ ‖h_i‖)`
+    FeatureCos,
+    /// `−‖h_q − h_i‖`
+    FeatureEuc,
+    /// `b (a + 1)`: the dot product of the two gradients of the last layer (Charpiat et al. 2019).
+    GradDot,
+    /// The cosine between the two gradients of the last layer.
+    GradCos,
+    /// `α_i[c] (a + s)`: what i adds to the refit logit of class c (Yeh et al. 2018).
+    Representer,
+    /// `Σ` over checkpoints of learning rate × grad-dot (Pruthi et al. 2020).
+    TracIn,
+    /// `g_qᵀ (H + λI)⁻¹ g_i` (Koh & Liang 2017): N × the rise of q's loss, to first order, if i were removed.
+    Influence,
+    /// Influence over `√(g_iᵀ (H + λI)⁻¹ g_i)` (Barshan et al. 2020).
+    RelatIf,
+}
+
+impl Rule {
+    /// Every rule, in the order they are listed to a user.
+    pub const ALL: [Self; 9] = [
+        Self::FeatureDot,
+        Self::FeatureCos,
+        Self::FeatureEuc,
+        Self::GradDot,
+        Self::GradCos,
+        Self::Representer,
+        Self::TracIn,
+        Self::Influence,
+        Self::RelatIf,
+    ];
+
+    /// The name on the command line and in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FeatureDot => "feature-dot",
+            Self::FeatureCos => "feature-cos",
+            Self::FeatureEuc => "feature-euc",
+            Self::GradDot => "grad-dot",
+            Self::GradCos => "grad-cos",
+            Self::Representer => "representer",
+            Self::TracIn => "tracin",
+            Self::Influence => "influence",
+            Self::RelatIf => "relatif",
+        }
+    }
+
+    /// Whether it reads δ, which a headless model has none of.
+    pub fn needs_head(self) -> bool {
+        !matches!(self, Self::FeatureDot | Self::FeatureCos | Self::FeatureEuc)
+    }
+
+    /// Whether its scores depend on which label the query is explained for.
+    pub fn needs_target(self) -> bool {
+        self.needs_head()
+    }
+
+    /// Whether it reads the factors of training's checkpoints.
+    pub fn needs_checkpoints(self) -> bool {
+        self == Self::TracIn
+    }
+
+    /// Whether it reads a refit of the head (α) or its curvature, which the training factors give.
+    pub fn needs_preparation(self) -> bool {
+        matches!(self, Self::Representer | Self::Influence | Self::RelatIf)
+    }
+
+    /// Refuses a rule that a store of this kind of model with this many checkpoints cannot be searched by.
+    ///
+    /// Classifiers of either kind and regressions have every rule; headless encoders the feature rules alone.
+    ///
+    /// # Errors
+    /// [`Error::Usage`], with what to do instead.
+    pub fn check(self, problem: Problem, checkpoints: usize) -> Result<()> {
+        if self.needs_head() && problem == Problem::Headless {
+            return Err(Error::usage(format!("rule {self}: the model has no head, so its records have no δ"))
+                .with_hint("use feature-dot, feature-cos or feature-euc"));
+        }
+        if self.needs_checkpoints() && checkpoints == 0 {
+            return Err(Error::usage(format!("rule {self}: the store holds no checkpoints"))
+                .with_hint("index with --checkpoint DIR:LEARNING_RATE, once for each"));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Rule {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|rule| rule.name() == name).ok_or_else(|| {
+            let known = Self::ALL.map(Self::name).join(", ");
+            Error::usage(format!("unknown rule {name:?}")).with_hint(format!("the rules are {known}"))
+        })
+    }
+}

@@ -1,0 +1,180 @@
+//! One pass over a source: every pair of a batch of queries and a record scored once, by all workers of the thread pool.
+//!
+//! A worker takes the next chunk of rows, scores it tile by tile against one block of queries after another, and hands the scores to its
+//! own [`Sink`]. Which worker gets which chunk is chance; sinks therefore keep what doesn't depend on it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+
+use super::Options;
+use super::form::{Form, Shape};
+use super::source::Source;
+use super::tile::{PackedQueries, RowTile, Span};
+use crate::error::{Error, Result};
+
+/// Rows that a worker takes at a time: a few milliseconds' work for a block of queries, and small enough that no worker waits long at the
+/// end.
+const CHUNK_ROWS: usize = 1024;
+
+/// Bytes of a tile's features, and of a block's queries: both stay in a core's second-level cache with the scores.
+const TILE_BYTES: usize = 96 * 1024;
+const BLOCK_BYTES: usize = 160 * 1024;
+
+/// What becomes of the scores.
+pub(super) trait Sink: Send {
+    /// The scores of query `query` of the batch for consecutive records.
+    fn take<S: Source + ?Sized>(&mut self, source: &S, query: usize, span: Span, scores: &[f32]) -> Result<()>;
+}
+
+/// How far all passes of a search have come.
+pub(super) struct Progress<'a> {
+    pub(super) options: &'a Options<'a>,
+    done: AtomicU64,
+    total: u64,
+}
+
+impl<'a> Progress<'a> {
+    /// For `passes` over `rows` records.
+    pub(super) fn new(options: &'a Options<'a>, rows: usize, passes: usize) -> Self {
+        Self { options, done: AtomicU64::new(0), total: rows as u64 * passes as u64 }
+    }
+
+    fn advance(&self, rows: usize) -> Result<()> {
+        let done = self.done.fetch_add(rows as u64, Ordering::Relaxed) + rows as u64;
+        match self.options.progress {
+            Some(go_on) if !go_on(done, self.total) => Err(Error::Interrupted),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Scores every record against `queries`; one sink of `new_sink` for each worker comes back.
+pub(super) fn scan<S: Source + ?Sized, K: Sink>(
+    source: &S,
+    form: &Form<'_>,
+    shape: Shape,
+    queries: &PackedQueries,
+    progress: &Progress<'_>,
+    new_sink: impl Fn() -> K + Sync,
+) -> Result<Vec<K>> {
+    let chunks = chunks(source);
+    let work = Work {
+        source,
+        form,
+        queries,
+        progress,
+        tile_rows: progress.options.tile_rows.unwrap_or_else(|| fitting(TILE_BYTES, shape.width, 16, 256)).max(1),
+        block: fitting(BLOCK_BYTES, shape.width, 12, 252),
+        releasing: (shape.bytes > progress.options.memory).then(|| Releasing::new(source, &chunks)),
+        chunks,
+        next: AtomicUsize::new(0),
+        stopped: AtomicBool::new(false),
+    };
+    (0..rayon::current_num_threads()).into_par_iter().with_max_len(1).map(|_| work.run(new_sink())).collect()
+}
+
+/// How many vectors of `width` fit into `bytes`, within limits and a multiple of the least.
+fn fitting(bytes: usize, width: usize, least: usize, most: usize) -> usize {
+    (bytes / (width.max(1) * size_of::<f32>()) / least * least).clamp(least, most)
+}
+
+/// Every row of the source, in order, a shard's own at a time.
+fn chunks<S: Source + ?Sized>(source: &S) -> Vec<Span> {
+    let mut chunks = Vec::new();
+    let mut first = 0;
+    for shard in 0..source.shards() {
+        let rows = source.rows(shard);
+        chunks.extend((0..rows).step_by(CHUNK_ROWS).map(|start| Span {
+            shard,
+            start,
+            global: first + start,
+            rows: CHUNK_ROWS.min(rows - start),
+        }));
+        first += rows;
+    }
+    chunks
+}
+
+/// One pass, shared by its workers.
+struct Work<'a, S: ?Sized> {
+    source: &'a S,
+    form: &'a Form<'a>,
+    queries: &'a PackedQueries,
+    progress: &'a Progress<'a>,
+    tile_rows: usize,
+    /// Queries scored together.
+    block: usize,
+    chunks: Vec<Span>,
+    next: AtomicUsize,
+    stopped: AtomicBool,
+    releasing: Option<Releasing>,
+}
+
+impl<S: Source + ?Sized> Work<'_, S> {
+    fn run<K: Sink>(&self, mut sink: K) -> Result<K> {
+        let mut tile = RowTile::new(self.form);
+        while let Some(chunk) = self.next_chunk() {
+            let done = self.chunk(chunk, &mut tile, &mut sink).and_then(|()| self.progress.advance(chunk.rows));
+            if let Err(error) = done {
+                self.stopped.store(true, Ordering::Relaxed);
+                return Err(error);
+            }
+        }
+        Ok(sink)
+    }
+
+    fn next_chunk(&self) -> Option<Span> {
+        let stopped = self.stopped.load(Ordering::Relaxed);
+        if stopped { None } else { self.chunks.get(self.next.fetch_add(1, Ordering::Relaxed)).copied() }
+    }
+
+    fn chunk<'a, K: Sink>(&'a self, chunk: Span, tile: &mut RowTile<'a>, sink: &mut K) -> Result<()> {
+        for offset in (0..chunk.rows).step_by(self.tile_rows) {
+            let span = Span {
+                start: chunk.start + offset,
+                global: chunk.global + offset,
+                rows: self.tile_rows.min(chunk.rows - offset),
+                ..chunk
+            };
+            tile.load(self.source, span);
+            self.blocks(span, tile, sink)?;
+        }
+        if let Some(releasing) = &self.releasing {
+            releasing.chunk_done(self.source, chunk.shard);
+        }
+        Ok(())
+    }
+
+    fn blocks<K: Sink>(&self, span: Span, tile: &mut RowTile<'_>, sink: &mut K) -> Result<()> {
+        for first in (0..self.queries.len()).step_by(self.block) {
+            let count = self.block.min(self.queries.len() - first);
+            let scores = tile.score(self.queries, first, count);
+            for (i, scores) in scores.chunks_exact(span.rows).enumerate() {
+                sink.take(self.source, first + i, span, scores)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Gives a shard's memory back once its last chunk is done.
+struct Releasing {
+    chunks_left: Vec<AtomicUsize>,
+}
+
+impl Releasing {
+    fn new<S: Source + ?Sized>(source: &S, chunks: &[Span]) -> Self {
+        let chunks_left: Vec<_> = (0..source.shards()).map(|_| AtomicUsize::new(0)).collect();
+        for chunk in chunks {
+            chunks_left[chunk.shard].fetch_add(1, Ordering::Relaxed);
+        }
+        Self { chunks_left }
+    }
+
+    fn chunk_done<S: Source + ?Sized>(&self, source: &S, shard: usize) {
+        if self.chunks_left[shard].fetch_sub(1, Ordering::AcqRel) == 1 {
+            source.release(shard);
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Where the scan reads training factors from: a store's mapped shards, or slices in memory.
+
+use crate::factors::FactorRows;
+
+/// Which model's factors: the one explained, or a checkpoint of its training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FactorSet {
+    /// The model whose predictions are explained.
+    Final,
+    /// Checkpoint number c, from 0.
+    Checkpoint(usize),
+}
+
+/// Training factors in a fixed order, cut into shards anywhere: the cuts change no bit of any result.
+pub trait Source: Sync {
+    /// How many shards there are.
+    fn shards(&self) -> usize;
+    /// Records in shard `shard`.
+    fn rows(&self, shard: usize) -> usize;
+    /// The factors of shard `shard`, the same at every call; `None` where it does not hold this set.
+    fn factors(&self, shard: usize, set: FactorSet) -> Option<FactorRows<'_>>;
+    /// The number in the whole input of the record in row `row` of shard `shard`: what ties are ordered by.
+    fn index(&self, shard: usize, row: usize) -> u64;
+    /// Told when a scan is through with a shard of a source larger than the memory budget: mapped pages may be given back.
+    fn release(&self, _shard: usize) {}
+}
+
+/// Consecutive factors in memory, of records numbered from 0.
+impl Source for FactorRows<'_> {
+    fn shards(&self) -> usize {
+        1
+    }
+
+    fn rows(&self, _shard: usize) -> usize {
+        self.rows
+    }
+
+    fn factors(&self, _shard: usize, set: FactorSet) -> Option<FactorRows<'_>> {
+        (set == FactorSet::Final).then_some(*self)
+    }
+
+    fn index(&self, _shard: usize, row: usize) -> u64 {
+        row as u64
+    }
+}
+
+/// One shard in memory.
+#[derive(Clone, Debug)]
+pub struct View<'a> {
+    /// The model's own factors.
+    pub factors: FactorRows<'a>,
+    /// Those of each checkpoint, of the same records.
+    pub checkpoints: Vec<FactorRows<'a>>,
+    /// The records' numbers in the whole input, `[n]`.
+    pub indices: &'a [u64],
+}
+
+impl Source for [View<'_>] {
+    fn shards(&self) -> usize {
+        self.len()
+    }
+
+    fn rows(&self, shard: usize) -> usize {
+        self[shard].factors.rows
+    }
+
+    fn factors(&self, shard: usize, set: FactorSet) -> Option<FactorRows<'_>> {
+        match set {
+            FactorSet::Final => Some(self[shard].factors),
+            FactorSet::Checkpoint(c) => self[shard].checkpoints.get(c).copied(),
+        }
+    }
+
+    fn index(&self, shard: usize, row: usize) -> u64 {
+        self[shard].indices[row]
+    }
+}

@@ -1,0 +1,162 @@
+//! The k best at both ends of a ranking, kept while scores stream past.
+
+use std::cmp::Ordering;
+
+/// A training record and its score.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hit {
+    /// Its row in the source, over all shards.
+    pub row: u64,
+    /// Its number in the whole input.
+    pub index: u64,
+    /// Greater is more supportive.
+    pub score: f32,
+}
+
+/// Both ends of a query's ranking, each of min(k, N) records whatever the sign of their scores: for k > N/2 they overlap.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Hits {
+    /// Scores falling from the highest, ties by ascending index.
+    pub proponents: Vec<Hit>,
+    /// Scores rising from the lowest, ties by ascending index.
+    pub opponents: Vec<Hit>,
+}
+
+/// One end of a ranking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The highest score first.
+    Proponents,
+    /// The lowest score first.
+    Opponents,
+}
+
+impl End {
+    /// The order of this end: total, as scores are never NaN (see [`super::score`]); the row decides between equal indices.
+    pub fn order(self, a: &Hit, b: &Hit) -> Ordering {
+        let by_score = a.score.partial_cmp(&b.score).unwrap_or(Ordering::Equal);
+        let by_score = if self == Self::Proponents { by_score.reverse() } else { by_score };
+        by_score.then(a.index.cmp(&b.index)).then(a.row.cmp(&b.row))
+    }
+}
+
+/// The best k of one end: up to 2k are buffered, then cut back to k by selection, which costs O(1) a record however large k is.
+#[derive(Clone, Debug)]
+struct Best {
+    end: End,
+    k: usize,
+    buffer: Vec<Hit>,
+    /// The last record of the best k at the latest cut: who does not come before it can't be among the best.
+    worst: Option<Hit>,
+}
+
+impl Best {
+    fn new(end: End, k: usize) -> Self {
+        Self { end, k, buffer: Vec::new(), worst: None }
+    }
+
+    /// The score that a record must reach to be worth a closer look.
+    fn threshold(&self) -> f32 {
+        match (self.worst, self.end) {
+            (Some(worst), _) => worst.score,
+            (None, End::Proponents) => f32::NEG_INFINITY,
+            (None, End::Opponents) => f32::INFINITY,
+        }
+    }
+
+    fn offer(&mut self, hit: Hit) {
+        if self.worst.is_some_and(|worst| self.end.order(&hit, &worst).is_ge()) {
+            return;
+        }
+        self.buffer.push(hit);
+        if self.buffer.len() >= 2 * self.k {
+            self.cut();
+        }
+    }
+
+    fn cut(&mut self) {
+        if self.buffer.len() < self.k {
+            return;
+        }
+        let end = self.end;
+        let (_, worst, _) = self.buffer.select_nth_unstable_by(self.k - 1, |a, b| end.order(a, b));
+        self.worst = Some(*worst);
+        self.buffer.truncate(self.k);
+    }
+
+    fn merge(&mut self, other: Self) {
+        for hit in other.buffer {
+            self.offer(hit);
+        }
+    }
+
+    fn into_sorted(mut self) -> Vec<Hit> {
+        self.cut();
+        let end = self.end;
+        self.buffer.sort_unstable_by(|a, b| end.order(a, b));
+        self.buffer
+    }
+}
+
+/// The best k of both ends. What it keeps depends on the records it was offered, never on their order.
+#[derive(Clone, Debug)]
+pub struct TwoEnded {
+    proponents: Best,
+    opponents: Best,
+}
+
+impl TwoEnded {
+    /// The most bytes that one collector of `k` records an end holds.
+    pub fn bytes(k: usize) -> usize {
+        2 * 2 * k * size_of::<Hit>()
+    }
+
+    /// A collector of `k` ≥ 1 records an end.
+    pub fn new(k: usize) -> Self {
+        assert!(k > 0, "a top-k of at least one record");
+        Self { proponents: Best::new(End::Proponents, k), opponents: Best::new(End::Opponents, k) }
+    }
+
+    /// One record.
+    pub fn offer(&mut self, hit: Hit) {
+        self.proponents.offer(hit);
+        self.opponents.offer(hit);
+    }
+
+    /// The scores of consecutive records; `hit(i)` is asked about those alone that reach either end.
+    pub fn offer_all(&mut self, scores: &[f32], hit: impl Fn(usize) -> Hit) {
+        /// Scores looked at together: long enough to be compared as vectors, short enough that most are passed over whole.
+        const GROUP: usize = 32;
+        for (group, scores) in scores.chunks(GROUP).enumerate() {
+            if self.reaches(scores) {
+                self.offer_reaching(scores, |i| hit(group * GROUP + i));
+            }
+        }
+    }
+
+    fn offer_reaching(&mut self, scores: &[f32], hit: impl Fn(usize) -> Hit) {
+        for (i, score) in scores.iter().enumerate() {
+            if self.reaches(std::slice::from_ref(score)) {
+                self.offer(hit(i));
+            }
+        }
+    }
+
+    /// Whether any of these scores might be kept. `|`, not `||`: no branch, so that the loop compiles to vector compares.
+    #[allow(clippy::needless_bitwise_bool)]
+    fn reaches(&self, scores: &[f32]) -> bool {
+        let (high, low) = (self.proponents.threshold(), self.opponents.threshold());
+        scores.iter().fold(false, |any, &score| any | (score >= high) | (score <= low))
+    }
+
+    /// Takes in what another collector of the same k kept.
+    pub fn merge(&mut self, other: Self) {
+        self.proponents.merge(other.proponents);
+        self.opponents.merge(other.opponents);
+    }
+
+    /// Both ends, in order.
+    pub fn into_hits(self) -> Hits {
+        Hits { proponents: self.proponents.into_sorted(), opponents: self.opponents.into_sorted() }
+    }
+}
