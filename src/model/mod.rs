@@ -1,4 +1,29 @@
 //! The encoder and its heads, written once over [`crate::backend::Backend`], and loaded from Hugging Face directories.
+//!
+//! [`Model`] is what the rest of the library holds: a network on some device behind [`Forward`], its tokenizer, its classes, and what
+//! identifies it. Inference only: no dropout, no gradients. Families are told by `model_type` ([`Family`]); whatever would change a
+//! result and is not implemented is refused when the model is loaded, not met half-way.
+
+mod class_names;
+mod config;
+mod device;
+mod encoder;
+mod families;
+mod fingerprint;
+mod head;
+mod hub;
+mod network;
+mod pretrained;
+mod sentence;
+mod weights;
+
+pub use class_names::ClassNames;
+pub use config::{Architecture, Config, LayerId};
+pub use device::Device;
+pub use families::Family;
+pub use hub::{find, find_with};
+pub use pretrained::{LoadOptions, Model};
+pub use sentence::SentenceModel;
 
 use crate::error::Result;
 use crate::tokens::PackedBatch;
@@ -32,9 +57,14 @@ pub trait Forward: Send + Sync {
     fn width(&self) -> usize;
     /// K: the number of logits; 0 where there is no head.
     fn classes(&self) -> usize;
-    /// How many batches are worth handing over at a time, and how many tokens each should have.
+    /// How many batches run at the same time; more than this are worth handing over at once.
+    fn workers(&self) -> usize;
+    /// How many tokens a batch should have where the user has not said.
     fn batch_tokens(&self) -> usize;
     /// One forward pass, results in the batches' order. `done(i)` is told as each batch finishes, from any thread; batches not
     /// begun when it answers `false` are given up and the call fails with [`crate::Error::Interrupted`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Interrupted`]; a batch with ids the model has no rows for; what the device fails at.
     fn forward(&self, batches: Vec<PackedBatch>, done: &(dyn Fn(usize) -> bool + Sync)) -> Result<Vec<Outputs>>;
 }

@@ -1,0 +1,113 @@
+//! From hidden states to features and logits: a family's classification head, or a sentence model's pooling.
+
+use super::Outputs;
+use super::config::Config;
+use super::encoder::{Pass, Workspace};
+use super::sentence::SentenceModel;
+use super::weights::{Linear, Weights};
+use crate::backend::{Activation, Backend, Pooling, Rows};
+use crate::error::Result;
+use crate::factors;
+
+/// What stands on the encoder.
+pub(super) enum Head<B: Backend> {
+    /// `h = activation(dense(x₀))`, `z = last(h)`, x₀ the first token's hidden state.
+    Classifier(Classifier<B>),
+    /// `h = pooling(x)`, its length made 1 where asked.
+    Sentence(SentenceModel),
+}
+
+/// A classification head on a device.
+pub(super) struct Classifier<B: Backend> {
+    /// `[E, E]`
+    dense: B::Linear,
+    activation: Activation,
+    /// `[K, E]`
+    last: B::Linear,
+    classes: usize,
+}
+
+impl<B: Backend> Head<B> {
+    /// The family's classification head, and its last layer as the host keeps it.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`].
+    pub(super) fn load(backend: &B, weights: &Weights, config: &Config) -> Result<(Self, factors::Head)> {
+        let (names, width) = (config.family.head_names(), config.width);
+        let classes = weights.rows(names.last)?;
+        let dense = weights.linear(names.dense, width, width)?;
+        let Linear { weight, bias } = weights.linear(names.last, width, classes)?;
+        let classifier = Classifier {
+            dense: backend.pack_linear(&dense.weight, &dense.bias, width, width)?,
+            activation: names.activation,
+            last: backend.pack_linear(&weight, &bias, width, classes)?,
+            classes,
+        };
+        let host = factors::Head { weight: weight.into_owned(), bias: bias.into_owned() };
+        Ok((Self::Classifier(classifier), host))
+    }
+
+    /// Which of the encoder's last hidden states it reads.
+    pub(super) fn rows(&self) -> Rows {
+        match self {
+            Self::Classifier(_) | Self::Sentence(SentenceModel { pooling: Pooling::First, .. }) => Rows::First,
+            Self::Sentence(_) => Rows::All,
+        }
+    }
+
+    /// K.
+    pub(super) fn classes(&self) -> usize {
+        match self {
+            Self::Classifier(classifier) => classifier.classes,
+            Self::Sentence(_) => 0,
+        }
+    }
+
+    /// Features and logits, from the hidden states the encoder left.
+    pub(super) fn forward(&self, pass: &mut Pass<'_, B>, width: usize) -> Result<Outputs> {
+        match self {
+            Self::Classifier(classifier) => classifier.forward(pass, width),
+            Self::Sentence(model) => sentence(*model, pass, width),
+        }
+    }
+}
+
+impl<B: Backend> Classifier<B> {
+    fn forward(&self, pass: &mut Pass<'_, B>, width: usize) -> Result<Outputs> {
+        let Pass { backend, sequences, .. } = *pass;
+        let Workspace { hidden, sum, logits, .. } = pass.space;
+        let mut outputs =
+            Outputs { features: vec![0.0; sequences * width], logits: vec![0.0; sequences * self.classes] };
+        backend.linear(sum, hidden, &self.dense, self.activation, None, sequences)?;
+        backend.linear(logits, sum, &self.last, Activation::Identity, None, sequences)?;
+        backend.download(&mut outputs.features, sum)?;
+        backend.download(&mut outputs.logits, logits)?;
+        Ok(outputs)
+    }
+}
+
+fn sentence<B: Backend>(model: SentenceModel, pass: &mut Pass<'_, B>, width: usize) -> Result<Outputs> {
+    let Pass { backend, batch, sequences, .. } = *pass;
+    let Workspace { hidden, sum, .. } = pass.space;
+    let mut features = vec![0.0; sequences * width];
+    if model.pooling == Pooling::First {
+        // The encoder has left these rows and no others.
+        backend.download(&mut features, hidden)?;
+    } else {
+        backend.pool(sum, hidden, batch, model.pooling, width)?;
+        backend.download(&mut features, sum)?;
+    }
+    if model.normalize {
+        features.chunks_exact_mut(width).for_each(normalize);
+    }
+    Ok(Outputs { features, logits: Vec::new() })
+}
+
+/// `x / max(‖x‖, 10⁻¹²)`, the norm in f64 and each quotient rounded once.
+fn normalize(row: &mut [f32]) {
+    let square: f64 = row.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+    let norm = square.sqrt().max(1e-12);
+    for x in row {
+        *x = (f64::from(*x) / norm) as f32;
+    }
+}

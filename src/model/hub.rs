@@ -1,0 +1,66 @@
+//! Where a model is: a directory, or a name in the local Hugging Face cache. Nothing here touches the network.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// The directory of the model `path_or_name`: a path where there is one, else `org/name` (or `name`) in the local cache.
+///
+/// # Errors
+/// [`Error::Usage`] where it is neither, with the command that downloads it.
+pub fn find(path_or_name: &str) -> Result<PathBuf> {
+    find_with(path_or_name, |name| std::env::var_os(name))
+}
+
+/// [`find`] in an environment of the caller's.
+///
+/// # Errors
+/// As [`find`].
+pub fn find_with(path_or_name: &str, variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf> {
+    let path = Path::new(path_or_name);
+    if path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    if path.is_file() {
+        return Err(Error::usage(format!("model {path_or_name}: expected a directory, found a file"))
+            .with_hint("name the directory that holds config.json and model.safetensors"));
+    }
+    if !is_repository(path_or_name) {
+        return Err(Error::usage(format!("model {path_or_name}: no such directory")));
+    }
+    let cache = cache_folder(variable);
+    snapshot(cache.as_deref(), path_or_name).ok_or_else(|| not_found(path_or_name, cache.as_deref()))
+}
+
+fn not_found(name: &str, cache: Option<&Path>) -> Error {
+    let cache = cache.map_or_else(|| "which has no folder here".to_owned(), |folder| folder.display().to_string());
+    Error::usage(format!("model {name}: no such directory, and not in the Hugging Face cache ({cache})"))
+        .with_hint(format!("download it first: hf download {name}"))
+}
+
+/// `name` or `org/name`, of the characters the Hub allows.
+fn is_repository(name: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let part = |part: &str| !part.is_empty() && part.chars().all(legal) && !part.starts_with('.');
+    name.split('/').count() <= 2 && name.split('/').all(part)
+}
+
+/// The cache's folder, by the variables `huggingface_hub` reads, in its order.
+fn cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let folder = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    folder("HF_HUB_CACHE")
+        .or_else(|| folder("HUGGINGFACE_HUB_CACHE"))
+        .or_else(|| folder("HF_HOME").map(|home| home.join("hub")))
+        .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("huggingface/hub")))
+        .or_else(|| folder("HOME").map(|home| home.join(".cache/huggingface/hub")))
+}
+
+/// `models--org--name/snapshots/C`, C the commit that `refs/main` names.
+fn snapshot(cache: Option<&Path>, name: &str) -> Option<PathBuf> {
+    let repository = cache?.join(format!("models--{}", name.replace('/', "--")));
+    let commit = std::fs::read_to_string(repository.join("refs/main")).ok()?;
+    let commit = commit.trim();
+    let plain = !commit.is_empty() && commit.chars().all(|c| c.is_ascii_alphanumeric());
+    Some(repository.join("snapshots").join(commit)).filter(|folder| plain && folder.is_dir())
+}

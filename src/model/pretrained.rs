@@ -1,0 +1,252 @@
+//! A model as it is used: loaded from its directory, with its tokenizer and its classes.
+
+use std::path::{Path, PathBuf};
+
+use super::class_names::ClassNames;
+use super::config::{Architecture, Config};
+use super::encoder::Encoder;
+use super::head::Head;
+use super::network::Network;
+use super::sentence::SentenceModel;
+use super::weights::Weights;
+use super::{Forward, Outputs, Problem, fingerprint};
+use crate::backend::Backend;
+use crate::dataset::{Label, Record};
+use crate::error::{Error, Result};
+use crate::factors::{self, Target};
+use crate::tokens::{self, Encoding, MicroBatch, Positions, Tokenizer, TokenizerOptions};
+
+/// What may be chosen when a model is loaded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoadOptions {
+    /// The longest sequence in tokens; by default as long as the model's files allow.
+    pub max_length: Option<usize>,
+}
+
+/// A model ready to run.
+pub struct Model {
+    directory: PathBuf,
+    config: Config,
+    problem: Problem,
+    class_names: ClassNames,
+    tokenizer: Tokenizer,
+    max_length: usize,
+    network: Box<dyn Forward>,
+    head: Option<factors::Head>,
+    fingerprint: String,
+    head_fingerprint: Option<String>,
+}
+
+/// A network, and what stays of it on the host.
+struct Loaded {
+    network: Box<dyn Forward>,
+    head: Option<factors::Head>,
+    problem: Problem,
+    fingerprint: String,
+    head_fingerprint: Option<String>,
+}
+
+impl Model {
+    /// Opens a model with another backend than the library would choose.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn open_with<B: Backend>(backend: B, dir: &Path, options: &LoadOptions) -> Result<Self> {
+        let config = Config::load(dir)?;
+        let weights = Weights::open(dir, config.family.tensor_names().prefix)?;
+        let Loaded { network, head, problem, fingerprint, head_fingerprint } = load(backend, &weights, &config, dir)?;
+        let class_names = ClassNames::new(config.labels.clone(), problem, network.classes())
+            .map_err(|reason| Error::format(dir.join("config.json"), reason))?;
+        let segments = TokenizerOptions { segments: config.token_types > 1, vocabulary: config.vocabulary };
+        Ok(Self {
+            tokenizer: Tokenizer::load(dir, &segments)?,
+            max_length: max_length(dir, &config, options)?,
+            directory: dir.to_owned(),
+            config,
+            problem,
+            class_names,
+            network,
+            head,
+            fingerprint,
+            head_fingerprint,
+        })
+    }
+
+    /// Where it was loaded from.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Its sizes and settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What its head was trained to do.
+    pub fn problem(&self) -> Problem {
+        self.problem
+    }
+
+    /// E: the width of the features.
+    pub fn width(&self) -> usize {
+        self.network.width()
+    }
+
+    /// K: the number of logits, 0 for a headless model.
+    pub fn classes(&self) -> usize {
+        self.network.classes()
+    }
+
+    /// What its classes are called, and what labels of the data mean to it.
+    pub fn class_names(&self) -> &ClassNames {
+        &self.class_names
+    }
+
+    /// The target a label of the data stands for: [`ClassNames::resolve`].
+    ///
+    /// # Errors
+    /// What is wrong with the label, without its place.
+    pub fn resolve_label(&self, label: &Label) -> Result<Target, String> {
+        self.class_names.resolve(label)
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The longest sequence in tokens, special tokens included; what is longer is cut.
+    pub fn max_length(&self) -> usize {
+        self.max_length
+    }
+
+    /// Its last linear layer; `None` for a headless model.
+    pub fn head(&self) -> Option<&factors::Head> {
+        self.head.as_ref()
+    }
+
+    /// 64 hexadecimal digits, equal for models whose forward passes are: whatever their directory, and however their weights are stored.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// The same of the last linear layer alone.
+    pub fn head_fingerprint(&self) -> Option<&str> {
+        self.head_fingerprint.as_deref()
+    }
+
+    /// The network on its device.
+    pub fn network(&self) -> &dyn Forward {
+        &*self.network
+    }
+
+    /// How its family numbers positions.
+    pub fn positions(&self) -> Positions {
+        if self.config.family.positions_start_after_pad() {
+            Positions::AfterPadding { pad: self.config.pad_id }
+        } else {
+            Positions::FromZero
+        }
+    }
+
+    /// A record's text (and pair) as this model reads it.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode(&self, record: &Record) -> Result<Encoding> {
+        self.tokenizer.encode(&record.text, record.pair.as_deref(), self.max_length)
+    }
+
+    /// Features `[n, E]` and logits `[n, K]` of a window of `n` sequences, in its order. `batch_tokens` is the budget of a micro-batch, the
+    /// device's own by default; it never changes the numbers. `done` is told how many sequences each finished batch held, from any
+    /// thread; where it answers `false`, no further batch is begun.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where `done` said so; what the device fails at.
+    pub fn run(
+        &self,
+        window: &[Encoding],
+        batch_tokens: Option<usize>,
+        done: &(dyn Fn(usize) -> bool + Sync),
+    ) -> Result<Outputs> {
+        let budget = batch_tokens.unwrap_or_else(|| self.network.batch_tokens());
+        let packed = tokens::pack(window, self.positions(), budget);
+        let (rows, batches): (Vec<_>, Vec<_>) =
+            packed.into_iter().map(|MicroBatch { rows, batch }| (rows, batch)).unzip();
+        let outputs = self.network.forward(batches, &|place| done(rows[place].len()))?;
+        Ok(self.in_window_order(window.len(), &rows, &outputs))
+    }
+
+    fn in_window_order(&self, records: usize, rows: &[Vec<usize>], outputs: &[Outputs]) -> Outputs {
+        let (width, classes) = (self.width(), self.classes());
+        let mut ordered = Outputs { features: vec![0.0; records * width], logits: vec![0.0; records * classes] };
+        for (rows, output) in rows.iter().zip(outputs) {
+            scatter(&mut ordered.features, &output.features, rows, width);
+            scatter(&mut ordered.logits, &output.logits, rows, classes);
+        }
+        ordered
+    }
+}
+
+/// Row b of `from` to row `rows[b]` of `to`.
+fn scatter(to: &mut [f32], from: &[f32], rows: &[usize], width: usize) {
+    for (b, row) in rows.iter().enumerate() {
+        to[row * width..][..width].copy_from_slice(&from[b * width..][..width]);
+    }
+}
+
+fn max_length(dir: &Path, config: &Config, options: &LoadOptions) -> Result<usize> {
+    let positions = config.max_length();
+    match options.max_length {
+        None => tokens::max_length(dir, positions),
+        Some(length) if (1..=positions).contains(&length) => Ok(length),
+        Some(length) => Err(Error::usage(format!(
+            "max length: expected 1 to {positions}, the positions {} has, found {length}",
+            dir.display()
+        ))),
+    }
+}
+
+/// Whether the model is used with its family's head.
+fn has_head(config: &Config, weights: &Weights) -> bool {
+    match config.architecture {
+        Architecture::SequenceClassification => true,
+        Architecture::Encoder => false,
+        Architecture::Unstated => weights.contains(&format!("{}.weight", config.family.head_names().last)),
+    }
+}
+
+fn load<B: Backend>(backend: B, weights: &Weights, config: &Config, dir: &Path) -> Result<Loaded> {
+    if has_head(config, weights) {
+        load_classifier(backend, weights, config)
+    } else {
+        load_sentence(backend, weights, config, dir)
+    }
+}
+
+fn load_classifier<B: Backend>(backend: B, weights: &Weights, config: &Config) -> Result<Loaded> {
+    let (head, host) = Head::load(&backend, weights, config)?;
+    let encoder = Encoder::load(&backend, weights, config, head.rows())?;
+    let problem = config.problem(head.classes());
+    Ok(Loaded {
+        network: Box::new(Network::new(backend, encoder, head, config)),
+        head: Some(host),
+        problem,
+        fingerprint: weights.fingerprint().hex(&fingerprint::settings(config, problem, None)),
+        head_fingerprint: Some(weights.fingerprint().hex_of(&format!("{}.", config.family.head_names().last))),
+    })
+}
+
+fn load_sentence<B: Backend>(backend: B, weights: &Weights, config: &Config, dir: &Path) -> Result<Loaded> {
+    let sentence = SentenceModel::load(dir)?;
+    let head = Head::Sentence(sentence);
+    let encoder = Encoder::load(&backend, weights, config, head.rows())?;
+    let settings = fingerprint::settings(config, Problem::Headless, Some(sentence));
+    Ok(Loaded {
+        network: Box::new(Network::new(backend, encoder, head, config)),
+        head: None,
+        problem: Problem::Headless,
+        fingerprint: weights.fingerprint().hex(&settings),
+        head_fingerprint: None,
+    })
+}
