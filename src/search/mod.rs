@@ -44,9 +44,12 @@
 //! ```
 
 mod form;
+mod merge;
 mod pair;
 mod query;
+mod ranking;
 mod rule;
+mod runs;
 mod scan;
 mod source;
 mod term;
@@ -56,9 +59,10 @@ mod topk;
 pub use form::Form;
 pub use pair::score;
 pub use query::Query;
+pub use ranking::{Ranking, rank};
 pub use rule::Rule;
 pub use source::{FactorSet, Source, View};
-pub use topk::{End, Hit, Hits, TwoEnded};
+pub use topk::{End, Hit, Hits, TopK, TwoEnded};
 
 use std::path::Path;
 
@@ -90,7 +94,7 @@ impl Default for Options<'_> {
 
 /// The `k` records that most support and the `k` that most oppose each query, min(k, N) of each, by scoring every record of `source`.
 ///
-/// The work is shared by the current thread pool. `k` up to hundreds of thousands is fine.
+/// The work is shared by the current thread pool. For a full ranking, or ends too long for memory, see [`rank`].
 ///
 /// # Errors
 /// A `k` of 0, or queries, form and source that do not belong together; [`Error::Interrupted`].
@@ -124,10 +128,8 @@ pub fn search<S: Source + ?Sized>(
 /// Refuses what does not belong together.
 fn check<S: Source + ?Sized>(source: &S, form: &Form<'_>, queries: &[Query]) -> Result<Shape> {
     let shape = form.check_source(source)?;
-    if shape.rows > 0 {
-        for (number, query) in queries.iter().enumerate() {
-            form.check_query(number, query, shape)?;
-        }
+    for (number, query) in queries.iter().enumerate() {
+        form.check_query(number, query, shape)?;
     }
     Ok(shape)
 }
@@ -157,11 +159,7 @@ impl Collectors {
 
 impl Sink for Collectors {
     fn take<S: Source + ?Sized>(&mut self, source: &S, query: usize, span: Span, scores: &[f32]) -> Result<()> {
-        self.0[query].offer_all(scores, |i| Hit {
-            row: (span.global + i) as u64,
-            index: source.index(span.shard, span.start + i),
-            score: scores[i],
-        });
+        self.0[query].offer_all(scores, |i| span.hit(source, i, scores[i]));
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! Where the scan reads training factors from: a store's mapped shards, or slices in memory.
 
 use crate::factors::FactorRows;
+use crate::store::Store;
 
 /// Which model's factors: the one explained, or a checkpoint of its training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,5 +74,32 @@ impl Source for [View<'_>] {
 
     fn index(&self, shard: usize, row: usize) -> u64 {
         self[shard].indices[row]
+    }
+}
+
+impl Source for Store {
+    fn shards(&self) -> usize {
+        Store::shards(self).len()
+    }
+
+    fn rows(&self, shard: usize) -> usize {
+        Store::shards(self)[shard].rows()
+    }
+
+    fn factors(&self, shard: usize, set: FactorSet) -> Option<FactorRows<'_>> {
+        let shard = &Store::shards(self)[shard];
+        match set {
+            FactorSet::Final => Some(shard.factors()),
+            FactorSet::Checkpoint(c) if c < self.settings().checkpoints.len() => Some(shard.checkpoint(c)),
+            FactorSet::Checkpoint(_) => None,
+        }
+    }
+
+    fn index(&self, shard: usize, row: usize) -> u64 {
+        Store::shards(self)[shard].indices()[row]
+    }
+
+    fn release(&self, shard: usize) {
+        Store::shards(self)[shard].release();
     }
 }

@@ -5,6 +5,7 @@ use super::pair::{decode, finish, gradient_norm, quotient, unit_columns};
 use super::query::Weight;
 use super::source::Source;
 use super::term::AddTerm;
+use super::topk::Hit;
 use crate::backend::cpu::simd::Isa;
 use crate::backend::cpu::{dot_tile, squared_distance_tile};
 use crate::factors::{FactorRows, Floats};
@@ -85,6 +86,13 @@ pub(super) struct Span {
     /// First row over all shards.
     pub(super) global: usize,
     pub(super) rows: usize,
+}
+
+impl Span {
+    /// The hit of row `row` of this span.
+    pub(super) fn hit<S: Source + ?Sized>(&self, source: &S, row: usize, score: f32) -> Hit {
+        Hit { row: (self.global + row) as u64, index: source.index(self.shard, self.start + row), score }
+    }
 }
 
 impl<'a> RowTile<'a> {

@@ -1,6 +1,11 @@
 //! The k best at both ends of a ranking, kept while scores stream past.
 
 use std::cmp::Ordering;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
 
 /// A training record and its score.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,6 +25,36 @@ pub struct Hits {
     pub proponents: Vec<Hit>,
     /// Scores rising from the lowest, ties by ascending index.
     pub opponents: Vec<Hit>,
+}
+
+/// How many records to give of each end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopK {
+    /// This many, by [`super::search`].
+    Count(NonZeroUsize),
+    /// All of them, by [`super::rank`].
+    All,
+}
+
+impl FromStr for TopK {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match (text, text.parse()) {
+            ("all", _) => Ok(Self::All),
+            (_, Ok(count)) => Ok(Self::Count(count)),
+            _ => Err(Error::usage(format!("top-k {text:?}: expected a number from 1, or `all`"))),
+        }
+    }
+}
+
+impl fmt::Display for TopK {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => count.fmt(f),
+            Self::All => f.pad("all"),
+        }
+    }
 }
 
 /// One end of a ranking.
