@@ -1,4 +1,28 @@
 //! Records from JSONL, CSV, TSV and Parquet files, plain or compressed, in the order of the files.
+//!
+//! [`Dataset`] streams: whatever the size of the files, it holds one record (one batch of rows for Parquet), and refuses a line or
+//! record of more than 16 MiB without having read it into memory. A record that cannot be used is an [`crate::Error::Record`] with its
+//! file and line; reading goes on with the next one, and its number is not given to another, so that numbers mean the same with
+//! and without it.
+//!
+//! CSV is RFC 4180: a quoted field may hold commas, doubled quotes and line breaks. TSV has no quoting, as in GLUE and most corpora
+//! (IANA's `text/tab-separated-values`): a record is a line, and a quotation mark is a character. Parquet columns may be strings,
+//! numbers, booleans and lists of those. What a label means is the model's business, not this module's.
+
+mod cell;
+mod columns;
+mod delimited;
+mod files;
+mod ids;
+mod jsonl;
+mod lines;
+#[cfg(feature = "parquet")]
+mod parquet;
+mod reader;
+
+pub use columns::DatasetOptions;
+pub use ids::IdCheck;
+pub use reader::Dataset;
 
 /// One record of the user's data.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,4 +50,45 @@ pub enum Label {
     Name(String),
     /// Several classes (ids, names or a 0/1 row), for multi-label models.
     Many(Vec<Label>),
+}
+
+impl Record {
+    /// Feeds the record's canonical form to a hash: every field, each with its kind and length before it, so that no two different
+    /// sequences of records feed the same bytes.
+    pub fn digest_into(&self, hasher: &mut blake3::Hasher) {
+        hasher.update(&self.index.to_le_bytes());
+        digest_text(hasher, &self.id);
+        digest_text(hasher, &self.text);
+        hasher.update(&[u8::from(self.pair.is_some())]);
+        if let Some(pair) = &self.pair {
+            digest_text(hasher, pair);
+        }
+        hasher.update(&[u8::from(self.label.is_some())]);
+        if let Some(label) = &self.label {
+            label.digest_into(hasher);
+        }
+    }
+}
+
+impl Label {
+    fn digest_into(&self, hasher: &mut blake3::Hasher) {
+        match self {
+            Self::Integer(value) => hasher.update(b"i").update(&value.to_le_bytes()),
+            Self::Number(value) => hasher.update(b"n").update(&value.to_bits().to_le_bytes()),
+            Self::Name(name) => {
+                hasher.update(b"s");
+                digest_text(hasher, name);
+                hasher
+            }
+            Self::Many(labels) => {
+                hasher.update(b"m").update(&(labels.len() as u64).to_le_bytes());
+                labels.iter().for_each(|label| label.digest_into(hasher));
+                hasher
+            }
+        };
+    }
+}
+
+fn digest_text(hasher: &mut blake3::Hasher, text: &str) {
+    hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
 }

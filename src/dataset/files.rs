@@ -1,0 +1,145 @@
+//! From what the user typed to files, formats and byte streams.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+
+/// One input, its format told by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Input {
+    pub(super) path: PathBuf,
+    pub(super) format: Format,
+    compression: Compression,
+    /// Bytes as stored; `None` for standard input.
+    pub(super) len: Option<u64>,
+}
+
+/// How records are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Jsonl,
+    Csv,
+    Tsv,
+    Parquet,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+/// Bytes read of all inputs, as stored, for whoever shows progress.
+pub(super) type Counter = Arc<AtomicU64>;
+
+/// Paths and globs to inputs, in order, each known to be there and to be of a known format.
+pub(super) fn expand(patterns: &[String]) -> Result<Vec<Input>> {
+    let mut inputs = Vec::new();
+    for pattern in patterns {
+        if pattern == "-" {
+            inputs.push(Input::stdin());
+            continue;
+        }
+        for path in matches(pattern)? {
+            inputs.push(Input::file(path)?);
+        }
+    }
+    if inputs.is_empty() {
+        return Err(Error::usage("no data file given"));
+    }
+    if inputs.iter().filter(|input| input.len.is_none()).count() > 1 {
+        return Err(Error::usage("standard input (-) can be read once only"));
+    }
+    Ok(inputs)
+}
+
+/// The files of a pattern in alphabetical order; a file whose own name looks like a pattern is that file.
+fn matches(pattern: &str) -> Result<Vec<PathBuf>> {
+    if Path::new(pattern).exists() || !pattern.contains(['*', '?', '[']) {
+        return Ok(vec![PathBuf::from(pattern)]);
+    }
+    let paths = glob::glob(pattern).map_err(|error| Error::usage(format!("{pattern}: not a pattern: {error}")))?;
+    let paths: Vec<PathBuf> = paths
+        .map(|path| path.map_err(|error| Error::Io { path: error.path().to_owned(), source: error.into() }))
+        .collect::<Result<_>>()?;
+    if paths.is_empty() {
+        return Err(Error::usage(format!("{pattern}: no file matches")));
+    }
+    Ok(paths)
+}
+
+impl Input {
+    fn stdin() -> Self {
+        Self { path: PathBuf::from("-"), format: Format::Jsonl, compression: Compression::None, len: None }
+    }
+
+    fn file(path: PathBuf) -> Result<Self> {
+        let metadata = std::fs::metadata(&path).map_err(Error::io(&path))?;
+        if metadata.is_dir() {
+            let hint = format!("give its files: {}", path.join("*.jsonl").display());
+            return Err(Error::format(&path, "expected a data file, found a folder").with_hint(hint));
+        }
+        let (format, compression) = by_extension(&path)?;
+        Ok(Self { path, format, compression, len: Some(metadata.len()) })
+    }
+
+    /// The bytes, decompressed; what is read of the stored ones is added to `counter`.
+    pub(super) fn bytes(&self, counter: &Counter) -> Result<Box<dyn Read + Send>> {
+        if self.len.is_none() {
+            return Ok(Box::new(io::stdin()));
+        }
+        let file = File::open(&self.path).map_err(Error::io(&self.path))?;
+        let stored = Counted { file, counter: Arc::clone(counter) };
+        Ok(match self.compression {
+            Compression::None => Box::new(stored),
+            Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(stored)),
+            Compression::Zstd => Box::new(zstd::Decoder::new(stored).map_err(Error::io(&self.path))?),
+        })
+    }
+}
+
+/// Format and compression by the name's last one or two extensions, in any case.
+fn by_extension(path: &Path) -> Result<(Format, Compression)> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let (stem, compression) = if let Some(stem) = name.strip_suffix(".gz") {
+        (stem, Compression::Gzip)
+    } else if let Some(stem) = name.strip_suffix(".zst") {
+        (stem, Compression::Zstd)
+    } else {
+        (name.as_str(), Compression::None)
+    };
+    let format = match stem.rsplit_once('.').map(|(_, extension)| extension) {
+        Some("jsonl" | "ndjson" | "json") => Format::Jsonl,
+        Some("csv") => Format::Csv,
+        Some("tsv") => Format::Tsv,
+        Some("parquet") if compression == Compression::None => Format::Parquet,
+        Some("parquet") => {
+            let error = Error::format(path, "a Parquet file inside another compression cannot be read");
+            return Err(error.with_hint("decompress it: Parquet compresses its own pages"));
+        }
+        _ => {
+            let reason = "unknown kind of data file: expected .jsonl, .csv, .tsv (each also .gz or .zst) or .parquet";
+            return Err(Error::format(path, reason));
+        }
+    };
+    Ok((format, compression))
+}
+
+/// A file that counts what is read of it.
+struct Counted {
+    file: File,
+    counter: Counter,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.counter.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}

@@ -1,0 +1,310 @@
+//! Rows of a Parquet file, column by column and a batch at a time.
+//!
+//! Columns are read through the crate's typed column readers rather than its row iterator, whose handling of repeated fields is
+//! incomplete and which stops for good at a string that is not UTF-8. Nested structures other than a list of values are refused.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use parquet::basic::{ConvertedType, Repetition};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::data_type::DataType;
+use parquet::errors::ParquetError;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
+
+use super::cell::{Cell, Row};
+use super::columns::{Layout, Wanted};
+use super::files::Counter;
+use super::reader::Source;
+use crate::error::{Error, Result};
+
+/// Rows decoded at a time.
+const BATCH: usize = 256;
+
+/// The rows of a Parquet file.
+pub(super) struct ParquetRows {
+    path: PathBuf,
+    file: SerializedFileReader<File>,
+    layout: Layout,
+    /// The first row group not opened yet.
+    upcoming: usize,
+    /// Rows left of the current group.
+    left: u64,
+    group: Option<Group>,
+    row: u64,
+    progress: Progress,
+}
+
+/// The current row group's columns.
+struct Group {
+    text: Column,
+    pair: Option<Column>,
+    label: Option<Column>,
+    id: Option<Column>,
+}
+
+impl ParquetRows {
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be opened; [`Error::Format`] where it is not Parquet, or has no text column, or one of
+    /// the wanted columns is a structure.
+    pub(super) fn open(path: &Path, wanted: &Wanted, counter: &Counter) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        let bytes = file.metadata().map_err(Error::io(path))?.len();
+        let file = SerializedFileReader::new(file).map_err(|error| damaged(path, &error))?;
+        let metadata = file.metadata().file_metadata();
+        let schema = metadata.schema_descr();
+        let names: Vec<String> =
+            schema.root_schema().get_fields().iter().map(|field| field.name().to_owned()).collect();
+        let found = wanted.resolve(&names, path)?;
+        let leaf = |at: usize| leaf(schema, &names[at], path);
+        let optional = |at: Option<usize>| at.map(leaf).transpose();
+        let layout = Layout {
+            text: leaf(found.text)?,
+            pair: optional(found.pair)?,
+            label: optional(found.label)?,
+            id: optional(found.id)?,
+        };
+        let rows = u64::try_from(metadata.num_rows()).unwrap_or(0);
+        let progress = Progress { counter: counter.clone(), bytes, rows, counted: 0 };
+        Ok(Self { path: path.to_owned(), file, layout, upcoming: 0, left: 0, group: None, row: 0, progress })
+    }
+
+    /// Moves to the next group that has rows; `false` after the last.
+    fn advance(&mut self) -> Result<bool> {
+        while self.left == 0 {
+            self.group = None;
+            if self.upcoming == self.file.num_row_groups() {
+                return Ok(false);
+            }
+            let (group, rows) = self.open_group(self.upcoming).map_err(|error| damaged(&self.path, &error))?;
+            self.upcoming += 1;
+            self.left = rows;
+            self.group = Some(group);
+        }
+        Ok(true)
+    }
+
+    fn open_group(&self, at: usize) -> Result<(Group, u64), ParquetError> {
+        let group = self.file.get_row_group(at)?;
+        let schema = self.file.metadata().file_metadata().schema_descr();
+        let column =
+            |leaf: usize| group.get_column_reader(leaf).map(|reader| Column::new(reader, &schema.column(leaf)));
+        let optional = |leaf: Option<usize>| leaf.map(column).transpose();
+        let Layout { text, pair, label, id } = self.layout;
+        let rows = u64::try_from(group.metadata().num_rows()).unwrap_or(0);
+        Ok((Group { text: column(text)?, pair: optional(pair)?, label: optional(label)?, id: optional(id)? }, rows))
+    }
+
+    fn read_row(&mut self) -> Result<Option<Row>> {
+        if !self.advance()? {
+            self.progress.finish();
+            return Ok(None);
+        }
+        self.left -= 1;
+        self.row += 1;
+        if self.row.is_multiple_of(BATCH as u64) {
+            self.progress.reached(self.row);
+        }
+        let group = self.group.as_mut().expect("advance leaves a group where rows are left");
+        group.row(self.row).map(Some).map_err(|error| damaged(&self.path, &error))
+    }
+}
+
+impl Source for ParquetRows {
+    fn next_row(&mut self) -> Option<Result<Row>> {
+        self.read_row().transpose()
+    }
+}
+
+impl Group {
+    fn row(&mut self, line: u64) -> Result<Row, ParquetError> {
+        let optional = |column: &mut Option<Column>| column.as_mut().map_or(Ok(Cell::Null), Column::next);
+        Ok(Row {
+            line,
+            text: self.text.next()?,
+            pair: optional(&mut self.pair)?,
+            label: optional(&mut self.label)?,
+            id: optional(&mut self.id)?,
+        })
+    }
+}
+
+/// One column of a row group, decoded ahead by a batch.
+struct Column {
+    reader: ColumnReader,
+    shape: Shape,
+    ready: VecDeque<Cell>,
+}
+
+/// What a column's definition and repetition levels mean.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    is_list: bool,
+    /// The outermost level may be null: a definition level of 0 says so.
+    nullable: bool,
+    /// The definition level of a value that is there.
+    defined: i16,
+    /// The definition level from which a list has an element, null or not.
+    element: i16,
+    converted: ConvertedType,
+}
+
+impl Shape {
+    fn new(column: &ColumnDescriptor) -> Self {
+        let defined = column.max_def_level();
+        let is_list = column.max_rep_level() > 0;
+        let optional_value = column.self_type().get_basic_info().repetition() == Repetition::OPTIONAL;
+        // A list's levels: one if it may be null, one for being repeated, one if its elements may be null.
+        let nullable = defined > i16::from(is_list) + i16::from(is_list && optional_value);
+        let element = defined - i16::from(optional_value);
+        Self { is_list, nullable, defined, element, converted: column.converted_type() }
+    }
+
+    /// One value a row: the values where they are defined, null elsewhere.
+    fn scalars(self, levels: &[i16], values: Vec<Cell>) -> VecDeque<Cell> {
+        if self.defined == 0 {
+            return values.into();
+        }
+        let mut values = values.into_iter();
+        let one = |&level: &i16| if level == self.defined { values.next().unwrap_or_default() } else { Cell::Null };
+        levels.iter().map(one).collect()
+    }
+
+    /// One list a row. A repetition level of 0 begins a row.
+    fn lists(self, definitions: &[i16], repetitions: &[i16], values: Vec<Cell>) -> VecDeque<Cell> {
+        let mut values = values.into_iter();
+        let mut rows: VecDeque<Cell> = VecDeque::new();
+        for (&definition, &repetition) in definitions.iter().zip(repetitions) {
+            if repetition == 0 {
+                let is_null = self.nullable && definition == 0;
+                rows.push_back(if is_null { Cell::Null } else { Cell::List(Vec::new()) });
+            }
+            if definition < self.element {
+                continue;
+            }
+            let value = if definition == self.defined { values.next().unwrap_or_default() } else { Cell::Null };
+            if let Some(Cell::List(list)) = rows.back_mut() {
+                list.push(value);
+            }
+        }
+        rows
+    }
+}
+
+impl Column {
+    fn new(reader: ColumnReader, descriptor: &ColumnDescriptor) -> Self {
+        Self { reader, shape: Shape::new(descriptor), ready: VecDeque::new() }
+    }
+
+    fn next(&mut self) -> Result<Cell, ParquetError> {
+        if self.ready.is_empty() {
+            self.refill()?;
+        }
+        self.ready.pop_front().ok_or_else(|| ParquetError::General("a column has fewer rows than its group".to_owned()))
+    }
+
+    fn refill(&mut self) -> Result<(), ParquetError> {
+        let shape = self.shape;
+        self.ready = match &mut self.reader {
+            ColumnReader::BoolColumnReader(reader) => batch(reader, shape, |&value| Cell::Bool(value)),
+            ColumnReader::Int32ColumnReader(reader) => batch(reader, shape, |&value| shape.integer(value.into())),
+            ColumnReader::Int64ColumnReader(reader) => batch(reader, shape, |&value| shape.integer(value)),
+            ColumnReader::FloatColumnReader(reader) => batch(reader, shape, |&value| Cell::Number(value.into())),
+            ColumnReader::DoubleColumnReader(reader) => batch(reader, shape, |&value| Cell::Number(value)),
+            ColumnReader::ByteArrayColumnReader(reader) => batch(reader, shape, |value| text(value.data())),
+            ColumnReader::Int96ColumnReader(reader) => batch(reader, shape, |_| Cell::Other("a time")),
+            ColumnReader::FixedLenByteArrayColumnReader(reader) => {
+                batch(reader, shape, |_| Cell::Other("bytes of fixed length"))
+            }
+        }?;
+        Ok(())
+    }
+}
+
+impl Shape {
+    /// A stored integer by what the schema says it stands for.
+    fn integer(self, value: i64) -> Cell {
+        match self.converted {
+            ConvertedType::UINT_64 => Cell::Integer((value as u64).into()),
+            ConvertedType::UINT_32 => Cell::Integer((value as u32).into()),
+            ConvertedType::DECIMAL => Cell::Other("a decimal"),
+            ConvertedType::DATE
+            | ConvertedType::TIME_MILLIS
+            | ConvertedType::TIME_MICROS
+            | ConvertedType::TIMESTAMP_MILLIS
+            | ConvertedType::TIMESTAMP_MICROS => Cell::Other("a time"),
+            _ => Cell::Integer(value.into()),
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> Cell {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Cell::Text(text.to_owned()),
+        Err(_) => Cell::Other("bytes that are not UTF-8"),
+    }
+}
+
+/// The next rows of a column of one physical type.
+fn batch<T: DataType>(
+    reader: &mut ColumnReaderImpl<T>,
+    shape: Shape,
+    cell: impl Fn(&T::T) -> Cell,
+) -> Result<VecDeque<Cell>, ParquetError> {
+    let (mut definitions, mut repetitions, mut values) = (Vec::new(), Vec::new(), Vec::new());
+    reader.read_records(BATCH, Some(&mut definitions), Some(&mut repetitions), &mut values)?;
+    let values = values.iter().map(cell).collect();
+    Ok(if shape.is_list {
+        shape.lists(&definitions, &repetitions, values)
+    } else {
+        shape.scalars(&definitions, values)
+    })
+}
+
+/// The one leaf of a root column.
+fn leaf(schema: &SchemaDescriptor, name: &str, path: &Path) -> Result<usize> {
+    let is_under = |&at: &usize| schema.column(at).path().parts().first().is_some_and(|first| first == name);
+    let leaves: Vec<usize> = (0..schema.num_columns()).filter(is_under).collect();
+    let is_plain = |at: usize| {
+        let (depth, is_list) = (schema.column(at).path().parts().len(), schema.column(at).max_rep_level() > 0);
+        schema.column(at).max_rep_level() <= 1 && depth <= if is_list { 3 } else { 1 }
+    };
+    match leaves[..] {
+        [at] if is_plain(at) => Ok(at),
+        _ => {
+            Err(Error::format(path, format!("column `{name}`: expected values or lists of values, found a structure")))
+        }
+    }
+}
+
+fn damaged(path: &Path, error: &ParquetError) -> Error {
+    let text = error.to_string().replace('\n', " ");
+    Error::format(path, format!("not readable as Parquet: {}", text.trim_start_matches("Parquet error: ")))
+}
+
+/// Bytes are counted in proportion to rows: columns that nobody wants are never read.
+struct Progress {
+    counter: Counter,
+    bytes: u64,
+    rows: u64,
+    counted: u64,
+}
+
+impl Progress {
+    fn reached(&mut self, row: u64) {
+        let share = u128::from(self.bytes) * u128::from(row) / u128::from(self.rows.max(1));
+        self.count(share.min(self.bytes.into()) as u64);
+    }
+
+    fn finish(&mut self) {
+        self.count(self.bytes);
+    }
+
+    fn count(&mut self, reached: u64) {
+        self.counter.fetch_add(reached.saturating_sub(self.counted), Ordering::Relaxed);
+        self.counted = self.counted.max(reached);
+    }
+}

@@ -1,0 +1,199 @@
+//! The whole input as one stream of records.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Record;
+use super::cell::Row;
+use super::columns::{DatasetOptions, Wanted};
+use super::delimited::{Delimited, Dialect};
+use super::files::{Counter, Format, Input, expand};
+use super::ids::IdCheck;
+use super::jsonl::Jsonl;
+use super::lines::Lines;
+use crate::error::{Error, Result};
+
+/// One file's rows. After an [`Error::Record`] it goes on with the next row; after any other error it is done.
+pub(super) trait Source: Send {
+    fn next_row(&mut self) -> Option<Result<Row>>;
+}
+
+/// The records of some files, one after the other.
+///
+/// As an iterator it gives each record or what is wrong with it. An [`Error::Record`] takes up that record's number and
+/// the next item is the next record; any other error is the last item.
+///
+/// ```no_run
+/// use wherefore::Error;
+/// use wherefore::dataset::{Dataset, DatasetOptions};
+///
+/// let files = vec!["train-*.jsonl.gz".to_owned()];
+/// for record in Dataset::open(DatasetOptions { files, ..DatasetOptions::default() })? {
+///     match record {
+///         Ok(record) => drop((record.index, record.text, record.label)),
+///         Err(Error::Record { path, line, reason }) => drop((path, line, reason)), // skip it, or stop here
+///         Err(error) => return Err(error),
+///     }
+/// }
+/// # Ok::<(), Error>(())
+/// ```
+pub struct Dataset {
+    options: DatasetOptions,
+    wanted: Wanted,
+    inputs: Vec<Input>,
+    /// The first of the inputs not opened yet.
+    upcoming: usize,
+    source: Option<Box<dyn Source>>,
+    next_index: u64,
+    ids: Option<IdCheck>,
+    read: Counter,
+    done: bool,
+}
+
+impl Dataset {
+    /// Finds the files and looks into those that have headers, so that a missing file or column is told before any work is done.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where a file is not there or cannot be read; [`Error::Format`] where its kind is unknown or it has no text
+    /// column; [`Error::Usage`] where a pattern matches nothing or the options contradict each other.
+    pub fn open(options: DatasetOptions) -> Result<Self> {
+        let inputs = expand(&options.files)?;
+        let wanted = Wanted::new(&options);
+        let ids = (!options.allow_duplicate_ids).then(IdCheck::new);
+        let read = Counter::default();
+        let (upcoming, next_index) = (0, 0);
+        let dataset = Self { options, wanted, inputs, upcoming, source: None, next_index, ids, read, done: false };
+        for input in dataset.inputs.iter().filter(|input| input.format != Format::Jsonl) {
+            dataset.source(input, &Counter::default())?;
+        }
+        Ok(dataset)
+    }
+
+    /// The files, in order (`-` for standard input).
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.inputs.iter().map(|input| input.path.as_path())
+    }
+
+    /// Bytes of the files as stored; `None` where standard input is among them.
+    pub fn bytes_total(&self) -> Option<u64> {
+        self.inputs.iter().map(|input| input.len).sum()
+    }
+
+    /// How many of those have been read.
+    pub fn bytes_read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// The same count, for another thread to look at.
+    pub fn byte_counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.read)
+    }
+
+    /// The number the next record will have: how many there were so far, those that could not be used included.
+    pub fn next_index(&self) -> u64 {
+        self.next_index
+    }
+
+    fn source(&self, input: &Input, counter: &Counter) -> Result<Option<Box<dyn Source>>> {
+        let dialect = match input.format {
+            Format::Jsonl => {
+                let lines = Lines::new(input.bytes(counter)?, &input.path)?;
+                return Ok(Some(Box::new(Jsonl::new(lines, self.wanted.clone()))));
+            }
+            Format::Parquet => return self.parquet(input, counter).map(Some),
+            Format::Csv => Dialect::Csv,
+            Format::Tsv => Dialect::Tsv,
+        };
+        let lines = Lines::new(input.bytes(counter)?, &input.path)?;
+        let file = Delimited::open(lines, dialect, &self.wanted, &self.options)?;
+        Ok(file.map(|file| Box::new(file) as Box<dyn Source>))
+    }
+
+    #[cfg(feature = "parquet")]
+    fn parquet(&self, input: &Input, counter: &Counter) -> Result<Box<dyn Source>> {
+        let file = super::parquet::ParquetRows::open(&input.path, &self.wanted, counter)?;
+        Ok(Box::new(file))
+    }
+
+    #[cfg(not(feature = "parquet"))]
+    #[allow(clippy::unused_self)]
+    fn parquet(&self, input: &Input, _: &Counter) -> Result<Box<dyn Source>> {
+        let error = Error::format(&input.path, "this program was built without Parquet");
+        Err(error.with_hint("build it with the default features, or convert the file to .jsonl"))
+    }
+
+    /// The next row of the current file, or of the first file after it that has one.
+    fn next_row(&mut self) -> Option<Result<Row>> {
+        loop {
+            if let Some(row) = self.source.as_mut().and_then(|source| source.next_row()) {
+                return Some(row);
+            }
+            let input = self.inputs.get(self.upcoming)?;
+            match self.source(input, &self.read) {
+                Ok(source) => self.source = source,
+                Err(error) => return Some(Err(error)),
+            }
+            self.upcoming += 1;
+        }
+    }
+
+    fn record(&mut self, row: Row) -> Result<Record> {
+        let line = row.line;
+        let index = self.next_index;
+        let made = row.into_record(index).and_then(|(record, has_own_id)| match &mut self.ids {
+            Some(ids) => check_id(ids, record, has_own_id),
+            None => Ok(record),
+        });
+        made.map_err(|reason| {
+            let path = self.inputs[self.upcoming - 1].path.clone();
+            Error::Record { path, line, reason }
+        })
+    }
+
+    fn no_records(&self) -> Error {
+        match &self.inputs[..] {
+            [input] => Error::format(&input.path, "no records"),
+            inputs => {
+                Error::format(&inputs[0].path, format!("no records, nor in the {} other files", inputs.len() - 1))
+            }
+        }
+    }
+}
+
+fn check_id(ids: &mut IdCheck, record: Record, has_own_id: bool) -> Result<Record, String> {
+    let is_new = if has_own_id { ids.insert(&record.id) } else { ids.insert_number(record.index) };
+    if is_new { Ok(record) } else { Err(format!("duplicate id \"{}\"", record.id)) }
+}
+
+impl Iterator for Dataset {
+    type Item = Result<Record>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let item = match self.next_row() {
+            Some(Ok(row)) => self.record(row),
+            Some(Err(error)) => Err(error),
+            None => {
+                self.done = true;
+                return (self.next_index == 0).then(|| Err(self.no_records()));
+            }
+        };
+        match &item {
+            Ok(_) | Err(Error::Record { .. }) => self.next_index += 1,
+            Err(_) => self.done = true,
+        }
+        Some(item)
+    }
+}
+
+impl std::fmt::Debug for Dataset {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dataset")
+            .field("inputs", &self.inputs)
+            .field("next_index", &self.next_index)
+            .finish_non_exhaustive()
+    }
+}
