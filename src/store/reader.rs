@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::atomic::FileEntry;
 use super::fingerprint;
 use super::head::read_head;
 use super::manifest::{BlockEntry, Manifest};
@@ -47,7 +48,7 @@ impl Store {
         let settings = first.1.settings.clone();
         let shards =
             blocks.iter().map(|(path, block)| open_shard(path, block, &settings)).collect::<Result<Vec<_>>>()?;
-        let head = first.1.head.is_some().then(|| read_head(first.0, &settings)).transpose()?;
+        let head = first.1.head.as_ref().map(|file| open_head(first.0, file, &settings)).transpose()?;
         Ok(Self {
             starts: starts(&shards).ok_or_else(|| Error::format(first.0, "too many rows for this machine"))?,
             records_total: first.1.records.unwrap_or_default(),
@@ -218,6 +219,12 @@ pub(super) fn blocks_of<'a>(parts: &'a [Opened<'a>]) -> Result<Vec<(&'a Path, &'
             Err(Error::Mismatch(format!("block {number} is in both {one} and {other}"), None))
         }
     }
+}
+
+/// Checks the file's size, then reads it: it is small.
+fn open_head(directory: &Path, file: &FileEntry, settings: &Settings) -> Result<Head> {
+    file.check_size(directory)?;
+    read_head(directory, settings)
 }
 
 /// Checks both files' sizes, then opens them.
