@@ -7,12 +7,12 @@
 //! workspace is allocated once and serves every batch. Outputs come first, then inputs, then sizes.
 //!
 //! **Same bits, whatever the batch**: a row of an output depends on its own sequence alone. Implementations keep one order of
-//! summation, fixed by the operation's widths and by the sequence's own length, never by the number of rows.
+//! summation, fixed by the operation's widths and by the sequence's own length, never by the number of rows. No sequence is empty.
 
 pub mod cpu;
 pub mod reference;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tokens::PackedBatch;
 
 /// What a linear layer applies to its sums, element by element.
@@ -93,6 +93,11 @@ pub struct Embeddings<B: Backend> {
 }
 
 /// A device and the operations on it. One method, one operation; no method knows a model family.
+///
+/// # Errors
+/// [`Error::Device`] where the device has no room or fails, and from [`Backend::embed`] [`Error::Mismatch`] where a token is beyond
+/// a table. A buffer smaller than the sizes say is the caller's mistake, and panics.
+#[allow(clippy::missing_errors_doc)] // the same for every method: above
 pub trait Backend: Send + Sync + Sized + 'static {
     /// A flat buffer of numbers on the device.
     type Tensor: Send + Sync;
@@ -166,4 +171,14 @@ pub struct AttentionShape {
     pub head_width: usize,
     /// Which tokens ask.
     pub queries: Rows,
+}
+
+/// Row `row` of an embedding table `[rows, width]`, or why there is none: a tokenizer that is not this model's.
+fn table_row<'a, N>(table: &'a [N], row: u32, width: usize, name: &str) -> Result<&'a [N]> {
+    let start = row as usize * width;
+    table.get(start..start + width).ok_or_else(|| {
+        let rows = table.len() / width.max(1);
+        Error::Mismatch(format!("{name} {row} is beyond the model's table of {rows}"), None)
+            .with_hint("check that the tokenizer, the maximum length and the weights are of one model")
+    })
 }

@@ -25,6 +25,7 @@ pub const LANES: usize = 16;
 ///
 /// Comparisons follow x86: `a.max(b)` is `a > b ? a : b`, so a NaN in `a` gives `b` and a NaN in `b` gives `b`. Kernels that
 /// must let NaN through put the possibly-NaN operand second.
+#[allow(clippy::return_self_not_must_use)] // arithmetic, all of it
 pub trait Vector: Copy {
     /// How many vectors the register file holds: chooses register tiles, never the order of a sum.
     const REGISTERS: usize;

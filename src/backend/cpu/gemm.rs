@@ -1,0 +1,159 @@
+//! The one matrix product: some rows times a packed panel of columns, in a register tile.
+//!
+//! Every element of a product is one chain of fused multiply-adds over the inner dimension, upwards from its bias (or zero). Blocking
+//! the inner dimension only parks the chain in memory, which is exact; tiling rows and columns never touches it. So an element's
+//! bits depend on its own row and column alone: not on how many rows there are, nor on the instruction set.
+//!
+//! Panels are [`panel_lines`] vectors wide and lie k-major, so the micro-kernel reads them straight through; the left matrix is read where
+//! it is, a broadcast number at a time.
+
+use super::simd::{Isa, Kernel, LANES, Vector};
+
+/// One vector in memory, on a cache line of its own.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(super) struct Line(pub(super) [f32; LANES]);
+
+impl Line {
+    pub(super) const ZERO: Self = Self([0.0; LANES]);
+}
+
+/// Vectors side by side in a panel: as many as the register tile of [`strip`] is wide.
+pub(super) fn panel_lines(isa: Isa) -> usize {
+    struct Width;
+    impl Kernel for Width {
+        type Output = usize;
+        #[inline(always)]
+        fn run<V: Vector>(self) -> usize {
+            lines::<V>()
+        }
+    }
+    isa.run(Width)
+}
+
+/// [`panel_lines`], inside a kernel.
+#[inline(always)]
+pub(super) fn lines<V: Vector>() -> usize {
+    if V::REGISTERS >= 32 { 2 } else { 1 }
+}
+
+/// Rows in the register tile: accumulators, one panel row and a broadcast fill the register file.
+#[inline(always)]
+pub(super) fn tile_rows<V: Vector>() -> usize {
+    if V::REGISTERS >= 32 { 14 } else { 6 }
+}
+
+/// Rows of a row-major matrix, `inner` numbers of each from its start.
+#[derive(Clone, Copy)]
+pub(super) struct Left<'a> {
+    /// From the first row's first number on.
+    pub(super) values: &'a [f32],
+    /// From one row's start to the next's.
+    pub(super) stride: usize,
+    /// Rows.
+    pub(super) rows: usize,
+}
+
+/// Where the product goes: row r, column c at `r * stride + c`.
+pub(super) struct Target<'a> {
+    pub(super) values: &'a mut [f32],
+    pub(super) stride: usize,
+    /// Columns wanted of the panel's.
+    pub(super) columns: usize,
+}
+
+/// `target = start + left · panel`, where `panel` is `[inner][lines]` and `start` one row of lines, or `None` for what is in
+/// `target` already.
+#[inline(always)]
+pub(super) fn strip<V: Vector>(target: &mut Target<'_>, left: Left<'_>, panel: &[Line], start: Option<&[Line]>) {
+    let mut row = 0;
+    while row < left.rows {
+        let rest = left.rows - row;
+        // Tiles of nearly equal height: 8 rows are 4 + 4, not 6 + 2.
+        let rows = rest.div_ceil(rest.div_ceil(tile_rows::<V>()));
+        tile_of::<V>(target, left, row, rows, panel, start);
+        row += rows;
+    }
+}
+
+/// Picks the micro-kernel of a height.
+#[inline(always)]
+fn tile_of<V: Vector>(
+    target: &mut Target<'_>,
+    left: Left<'_>,
+    row: usize,
+    rows: usize,
+    panel: &[Line],
+    start: Option<&[Line]>,
+) {
+    macro_rules! pick {
+        ($lines:literal: $($height:literal)*) => {
+            match rows {
+                $($height => tile::<V, $height, $lines>(target, left, row, panel, start),)*
+                _ => unreachable!("no tile of {rows} rows"),
+            }
+        };
+    }
+    if V::REGISTERS >= 32 {
+        pick!(2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+    } else {
+        pick!(1: 1 2 3 4 5 6);
+    }
+}
+
+/// The micro-kernel: `R` rows by `C` vectors of accumulators, all in registers while k runs.
+#[inline(always)]
+fn tile<V: Vector, const R: usize, const C: usize>(
+    target: &mut Target<'_>,
+    left: Left<'_>,
+    row: usize,
+    panel: &[Line],
+    start: Option<&[Line]>,
+) {
+    let (panel, _) = panel.as_chunks::<C>();
+    let rows: [&[f32]; R] = std::array::from_fn(|r| &left.values[(row + r) * left.stride..][..panel.len()]);
+    let mut sums: [[V; C]; R] = match start {
+        Some(start) => [std::array::from_fn(|c| V::load(&start[c].0)); R],
+        None => std::array::from_fn(|r| std::array::from_fn(|c| load(target, row + r, c))),
+    };
+    for (k, lines) in panel.iter().enumerate() {
+        let lines: [V; C] = std::array::from_fn(|c| V::load(&lines[c].0));
+        for r in 0..R {
+            let x = V::splat(rows[r][k]);
+            for c in 0..C {
+                sums[r][c] = x.fma(lines[c], sums[r][c]);
+            }
+        }
+    }
+    for r in 0..R {
+        for c in 0..C {
+            store(target, row + r, c, sums[r][c]);
+        }
+    }
+}
+
+/// What a target has in vector `c` of a row.
+#[inline(always)]
+fn vector_of<'a>(target: &'a mut Target<'_>, row: usize, c: usize) -> &'a mut [f32] {
+    let columns = target.columns.saturating_sub(c * LANES).min(LANES);
+    let start = row * target.stride + (c * LANES).min(target.columns);
+    &mut target.values[start..][..columns]
+}
+
+#[inline(always)]
+fn load<V: Vector>(target: &mut Target<'_>, row: usize, c: usize) -> V {
+    let from = vector_of(target, row, c);
+    match (&*from).try_into() {
+        Ok(whole) => V::load(whole),
+        Err(_) => V::load_partial(from),
+    }
+}
+
+#[inline(always)]
+fn store<V: Vector>(target: &mut Target<'_>, row: usize, c: usize, value: V) {
+    let to = vector_of(target, row, c);
+    match <&mut [f32; LANES]>::try_from(&mut *to) {
+        Ok(whole) => value.store(whole),
+        Err(_) => value.store_partial(to),
+    }
+}
