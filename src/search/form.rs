@@ -9,9 +9,8 @@
 
 use super::pair::{gradient_norm, unit_columns};
 use super::query::{Query, Term, Weight};
-use super::source::{FactorSet, Source};
+use super::source::FactorSet;
 use crate::backend::cpu::dot;
-use crate::error::{Error, Result};
 
 /// A rule made ready to score with: see the [table](super#rules) for which form a rule takes.
 #[derive(Clone, Debug)]
@@ -121,72 +120,6 @@ impl<'a> Form<'a> {
         Self { norm: RowNorm::Given(norms), ..self }
     }
 
-    /// Refuses a source that lacks what this form reads.
-    pub(super) fn check_source<S: Source + ?Sized>(&self, source: &S) -> Result<Shape> {
-        let mut shape = Shape::default();
-        for shard in 0..source.shards() {
-            self.check_shard(source, shard, &mut shape)?;
-        }
-        match self.deltas {
-            Deltas::Given(given) => expect(given.len(), shape.rows * shape.classes, "numbers in place of δ")?,
-            Deltas::Unread | Deltas::Stored | Deltas::Unit => {}
-        }
-        match self.norm {
-            RowNorm::Given(norms) => expect(norms.len(), shape.rows, "norms of records")?,
-            RowNorm::One | RowNorm::Feature | RowNorm::Gradient => {}
-        }
-        Ok(shape)
-    }
-
-    fn check_shard<S: Source + ?Sized>(&self, source: &S, shard: usize, shape: &mut Shape) -> Result<()> {
-        let rows = source.rows(shard);
-        for (i, &set) in self.sets.iter().enumerate() {
-            let factors = source
-                .factors(shard, set)
-                .ok_or_else(|| Error::Mismatch(format!("shard {shard}: holds no factors of {set:?}"), None))?;
-            if shard == 0 && i == 0 {
-                (shape.width, shape.classes) = (factors.width, factors.classes);
-            }
-            let place = format!("{set:?} of shard {shard}");
-            expect(factors.rows, rows, &format!("records in {place}"))?;
-            expect(factors.width, shape.width, &format!("features a record in {place}"))?;
-            expect(factors.classes, shape.classes, &format!("classes in {place}"))?;
-            expect(factors.features.len(), rows * shape.width, &format!("features in {place}"))?;
-            expect(factors.feature_norms.len(), rows, &format!("feature norms in {place}"))?;
-            if self.deltas != Deltas::Unread {
-                expect(factors.deltas.len(), rows * shape.classes, &format!("deltas in {place}"))?;
-            }
-        }
-        shape.bytes += self.sets.len() * rows * (shape.width + shape.classes) * size_of::<f32>();
-        shape.rows += rows;
-        Ok(())
-    }
-
-    /// Refuses a query that does not belong to this form or to a source of this shape.
-    pub(super) fn check_query(&self, number: usize, query: &Query, shape: Shape) -> Result<()> {
-        expect(query.terms.len(), self.passes.len(), &format!("terms of query {number}"))?;
-        // A source of no records may not say what its widths are.
-        for term in query.terms.iter().filter(|_| shape.rows > 0) {
-            expect(term.features.len(), shape.width, &format!("features of query {number}"))?;
-            self.check_weight(number, &term.weight, shape.classes)?;
-        }
-        Ok(())
-    }
-
-    fn check_weight(&self, number: usize, weight: &Weight, classes: usize) -> Result<()> {
-        match (weight, self.deltas) {
-            (Weight::One, Deltas::Unread) => Ok(()),
-            (Weight::One, _) | (_, Deltas::Unread) => {
-                Err(Error::usage(format!("query {number}: made for another rule")))
-            }
-            (Weight::Delta(delta), _) => expect(delta.len(), classes, &format!("classes of query {number}")),
-            (Weight::Class(class), _) if *class < classes => Ok(()),
-            (Weight::Class(class), _) => {
-                Err(Error::usage(format!("query {number}: class {class} of a model of {classes} classes")))
-            }
-        }
-    }
-
     /// The query's side, made ready: δ scaled to unit length where records' are, and the query's part of the divisor.
     pub(super) fn prepare(&self, query: &Query) -> Prepared {
         let mut terms = query.terms.clone();
@@ -212,27 +145,7 @@ pub(super) struct Prepared {
     pub(super) norm: f32,
 }
 
-/// The sizes of a source.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Shape {
-    /// N.
-    pub(super) rows: usize,
-    /// E.
-    pub(super) width: usize,
-    /// K.
-    pub(super) classes: usize,
-    /// What a scan reads, were it all f32.
-    pub(super) bytes: usize,
-}
-
 /// `‖h‖`, as stores hold it.
 fn norm(h: &[f32]) -> f32 {
     dot(h, h).sqrt()
-}
-
-fn expect(found: usize, expected: usize, what: &str) -> Result<()> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(Error::Mismatch(format!("{what}: expected {expected}, found {found}"), None))
 }

@@ -51,6 +51,7 @@ mod ranking;
 mod rule;
 mod runs;
 mod scan;
+mod shape;
 mod source;
 mod term;
 mod tile;
@@ -67,8 +68,8 @@ pub use topk::{End, Hit, Hits, TopK, TwoEnded};
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use form::Shape;
 use scan::{Progress, Sink, scan};
+use shape::Shape;
 use tile::{PackedQueries, Span};
 
 /// How to run a search; nothing here changes a result.
@@ -108,7 +109,7 @@ pub fn search<S: Source + ?Sized>(
     if k == 0 {
         return Err(Error::usage("a top-k of 0").with_hint("ask for at least one record"));
     }
-    let shape = check(source, form, queries)?;
+    let shape = Shape::of(source, form, queries)?;
     if shape.rows == 0 {
         return Ok(vec![Hits::default(); queries.len()]);
     }
@@ -123,15 +124,6 @@ pub fn search<S: Source + ?Sized>(
         hits.extend(merge(collectors));
     }
     Ok(hits)
-}
-
-/// Refuses what does not belong together.
-fn check<S: Source + ?Sized>(source: &S, form: &Form<'_>, queries: &[Query]) -> Result<Shape> {
-    let shape = form.check_source(source)?;
-    for (number, query) in queries.iter().enumerate() {
-        form.check_query(number, query, shape)?;
-    }
-    Ok(shape)
 }
 
 fn pack(form: &Form<'_>, queries: &[Query], shape: Shape) -> PackedQueries {

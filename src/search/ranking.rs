@@ -11,10 +11,11 @@ use super::merge::Merge;
 use super::query::Query;
 use super::runs::Runs;
 use super::scan::{Progress, Sink, scan};
+use super::shape::Shape;
 use super::source::Source;
 use super::tile::Span;
 use super::topk::{End, Hit};
-use super::{Options, batch_size, check, pack, query_bytes};
+use super::{Options, batch_size, pack, query_bytes};
 use crate::error::Result;
 
 /// Bytes of one query's hits that a worker has room for, at the least: fewer, longer runs merge faster.
@@ -34,7 +35,7 @@ pub fn rank<S: Source + ?Sized>(
     options: &Options<'_>,
     mut each: impl FnMut(usize, &Ranking<'_>) -> Result<()>,
 ) -> Result<()> {
-    let shape = check(source, form, queries)?;
+    let shape = Shape::of(source, form, queries)?;
     // One third for what workers collect, one for a query's hits sorted again, one for buffers of its runs.
     let third = options.memory / 3;
     let share = third / rayon::current_num_threads();

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use rayon::prelude::*;
 
 use super::Options;
-use super::form::{Form, Shape};
+use super::form::Form;
+use super::shape::Shape;
 use super::source::Source;
 use super::tile::{PackedQueries, RowTile, Span};
 use crate::error::{Error, Result};
