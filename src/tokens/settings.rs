@@ -24,8 +24,6 @@ pub(super) struct TokenizerConfig {
     pub(super) tokenize_chinese_chars: Option<bool>,
     pub(super) truncation_side: Option<String>,
     pub(super) model_input_names: Option<Vec<String>>,
-    /// Written by `transformers` 5 and later.
-    backend: Option<String>,
     model_max_length: Option<f64>,
     added_tokens_decoder: BTreeMap<String, TokenEntry>,
     #[serde(flatten)]
@@ -163,15 +161,13 @@ impl Settings {
         }
     }
 
-    /// Whether the tokenizer hands segment ids to the model at all. What the file says goes; otherwise the generic class and
-    /// ALBERT's stopped doing so in `transformers` 5, which signs its files with a `backend`.
+    /// Whether the tokenizer hands segment ids to the model at all. What the file says goes; otherwise only the generic class of
+    /// `transformers` 5 does not.
     pub(super) fn gives_segments(&self) -> bool {
-        if let Some(names) = &self.config.model_input_names {
-            return names.iter().any(|name| name == "token_type_ids");
+        match &self.config.model_input_names {
+            Some(names) => names.iter().any(|name| name == "token_type_ids"),
+            None => self.config.tokenizer_class.as_deref() != Some("TokenizersBackend"),
         }
-        let class = self.config.tokenizer_class.as_deref().unwrap_or_default();
-        let stopped = matches!(class, "TokenizersBackend" | "PreTrainedTokenizerFast" | "AlbertTokenizer");
-        !(stopped && self.config.backend.is_some())
     }
 }
 

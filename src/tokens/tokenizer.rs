@@ -77,17 +77,16 @@ impl Tokenizer {
     }
 
     /// Encodes a text, or a pair, in at most `max_length` tokens, special tokens included. What is too long is cut longest-first:
-    /// a pair loses tokens from its longer half until the two are level, then from both.
+    /// a pair loses tokens from its longer half until the two are level, then from both. An empty pair is no pair, as where
+    /// `transformers` is given one record.
     ///
     /// # Errors
     /// [`Error::Usage`] where `max_length` leaves no room for the special tokens; [`Error::Mismatch`] where a token of the text
     /// has no row in the model's embedding table.
     pub fn encode(&self, text: &str, pair: Option<&str>, max_length: usize) -> Result<Encoding> {
+        let pair = pair.filter(|pair| !pair.is_empty());
         let room = self.room(pair.is_some(), max_length)?;
-        // As many tokens as `transformers` makes before it cuts: which half of a pair is the longer depends on it.
-        let limit = max_length.max(room + 1);
-        let first = self.segment(text, limit)?;
-        let second = pair.map(|pair| self.segment(pair, limit)).transpose()?;
+        let (first, second) = self.segments(text, pair, room)?;
         let truncated = first.len() + second.as_ref().map_or(0, Pieces::len) > room;
         let (first, second) = self.truncate(first, second, room)?;
         let pieces = self.assemble(first, second)?;
@@ -140,15 +139,27 @@ impl Tokenizer {
         })
     }
 
-    /// One segment's tokens, the first `limit` at least where there are so many.
-    fn segment(&self, text: &str, limit: usize) -> Result<Pieces> {
+    /// Both segments' tokens: all of them, or more than there is room for.
+    fn segments(&self, text: &str, pair: Option<&str>, room: usize) -> Result<(Pieces, Option<Pieces>)> {
+        let first = self.start(text, room + 1)?;
+        let Some(pair) = pair else { return Ok((first, None)) };
+        let second = self.start(pair, room + 1)?;
+        if room % 2 == 1 && first.len() > room && second.len() > room {
+            // Halves of an odd number: the truly longer segment has the odd token.
+            return Ok((self.tokenize(text, None)?, Some(self.tokenize(pair, None)?)));
+        }
+        Ok((first, Some(second)))
+    }
+
+    /// One segment's tokens, or the first `limit` of them at least.
+    fn start(&self, text: &str, limit: usize) -> Result<Pieces> {
         if let Some(prefix) = self.prefix.and_then(|rule| rule.prefix(text, limit)) {
-            let pieces = self.tokenize(prefix, limit)?;
+            let pieces = self.tokenize(prefix, Some(limit))?;
             if self.is_settled(&pieces, limit) {
                 return Ok(pieces);
             }
         }
-        self.tokenize(text, limit)
+        self.tokenize(text, Some(limit))
     }
 
     /// Whether a prefix gave what the whole text would: tokenizing stops after the first word that reaches the limit, but goes on
@@ -158,14 +169,16 @@ impl Tokenizer {
         pieces.len() >= limit && pieces.get_ids().last().is_some_and(|id| !added.contains_key(id))
     }
 
-    fn tokenize(&self, text: &str, limit: usize) -> Result<Pieces> {
+    /// Tokens up to the end of the word (from the side that is kept) that reaches the limit.
+    fn tokenize(&self, text: &str, limit: Option<usize>) -> Result<Pieces> {
         let added = self.pipeline.get_added_vocabulary();
         let mut words = added.extract_and_normalize(self.pipeline.get_normalizer(), text);
         if let Some(splitter) = self.pipeline.get_pre_tokenizer() {
             splitter.pre_tokenize(&mut words).map_err(|error| self.failure(&*error))?;
         }
         let model = self.pipeline.get_model();
-        model.tokenize_in_pretokenized(&mut words, Some((limit, self.direction))).map_err(|e| self.failure(&*e))?;
+        let limit = limit.map(|limit| (limit, self.direction));
+        model.tokenize_in_pretokenized(&mut words, limit).map_err(|error| self.failure(&*error))?;
         words.into_encoding(None, 0, OffsetType::Char).map_err(|error| self.failure(&*error))
     }
 

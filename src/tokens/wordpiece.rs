@@ -8,10 +8,19 @@ use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{NormalizerWrapper, Tokenizer as Pipeline};
+use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer as Pipeline};
 
 use super::settings::{Role, Settings};
 use crate::error::{Error, Result};
+
+/// BERT's special tokens and their usual names, in the order `transformers` adds them.
+const SPECIAL: [(Role, &str); 5] = [
+    (Role::Unknown, "[UNK]"),
+    (Role::Separator, "[SEP]"),
+    (Role::Padding, "[PAD]"),
+    (Role::Class, "[CLS]"),
+    (Role::Mask, "[MASK]"),
+];
 
 /// WordPiece over the pieces of `path`, with BERT's normaliser, word splitting and special tokens.
 ///
@@ -21,9 +30,9 @@ pub(super) fn from_vocabulary(path: &Path, settings: &Settings) -> Result<Pipeli
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
     let vocabulary =
         WordPiece::read_bytes(&bytes).map_err(|error| Error::format(path, format!("not a list of pieces: {error}")))?;
-    let unknown = settings.token(Role::Unknown).unwrap_or("[UNK]");
-    let cls = settings.token(Role::Class).unwrap_or("[CLS]");
-    let sep = settings.token(Role::Separator).unwrap_or("[SEP]");
+    let named = |(role, usual)| settings.token(role).unwrap_or(usual);
+    let special = SPECIAL.map(named);
+    let [unknown, sep, _, cls, _] = special;
     for piece in [unknown, cls, sep] {
         if !vocabulary.contains_key(piece) {
             let reason = format!("no line is the special token \"{piece}\" among {} pieces", vocabulary.len());
@@ -37,6 +46,9 @@ pub(super) fn from_vocabulary(path: &Path, settings: &Settings) -> Result<Pipeli
     pipeline.with_normalizer(Some(normalizer(settings))).expect("no token has been added yet");
     pipeline.with_pre_tokenizer(Some(BertPreTokenizer));
     pipeline.with_post_processor(Some(template));
+    pipeline
+        .add_tokens(special.map(|content| AddedToken::from(content, true)))
+        .map_err(|error| Error::format(path, format!("cannot add the special tokens: {error}")))?;
     Ok(pipeline)
 }
 
