@@ -55,8 +55,7 @@ pub(super) fn solve(system: &System<'_>, gradients: Vec<Mat<f64>>, stop: Stop) -
 
 impl Track {
     fn new(preconditioner: &Kronecker, gradient: Mat<f64>, residual: f64) -> Self {
-        let mut direction = gradient.clone();
-        preconditioner.solve(&mut direction);
+        let direction = preconditioner.solve(&gradient);
         Self {
             x: Mat::zeros(gradient.nrows(), gradient.ncols()),
             energy: inner(&gradient, &direction),
@@ -75,8 +74,7 @@ impl Track {
         let length = self.energy / inner(&self.direction, image);
         add_scaled(&mut self.x, length, &self.direction);
         add_scaled(&mut self.residual, -length, image);
-        let mut solved = self.residual.clone();
-        preconditioner.solve(&mut solved);
+        let solved = preconditioner.solve(&self.residual);
         let energy = inner(&self.residual, &solved);
         self.direction = step(&solved, energy / self.energy, &self.direction);
         self.energy = energy;

@@ -3,6 +3,8 @@
 //! `score = g_qᵀ (H + λI)⁻¹ g_i`, positive where removing i raises q's loss, by score / N to first order (Koh and Liang 2017,
 //! "Understanding black-box predictions via influence functions"). A query is preconditioned once, then meets every training record by a dot product.
 
+use std::sync::Arc;
+
 use faer::Mat;
 use rayon::prelude::*;
 
@@ -10,7 +12,7 @@ use super::block::{Block, Blocks, KeepGoing, WAVE};
 use super::cg::{self, Stop, System};
 use super::dense::slice;
 use super::hessian::FactoredHessian;
-use super::kronecker::{Kronecker, input_factor, output_factor};
+use super::kronecker::{Eigen, Kronecker, input_factor, output_factor};
 use super::objective::Point;
 use super::refit::{CHOLESKY_LIMIT, check_positive};
 use super::source::FactorSource;
@@ -22,7 +24,7 @@ pub enum HessianForm {
     /// The Hessian itself: by Cholesky where the head is small, else by conjugate gradients.
     #[default]
     Exact,
-    /// Its Kronecker form: a preconditioned query is again one δ' and one h̃'.
+    /// Its Kronecker form: no limit on the number of classes, and for two of them (and regressions) as cheap to search by as grad-dot.
     Kronecker,
 }
 
@@ -65,11 +67,11 @@ pub struct QueryFactors<'a> {
 /// `(H + λI)⁻¹ g_q`, in one of two shapes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Preconditioned {
-    /// `V [K, E + 1]`, row-major: the score is `Σ_k δ_i[k] (V_k · [h_i; 1])`.
+    /// Any matrix `V [K, E + 1]`, row-major: the score is `Σ_k δ_i[k] (V_k · [h_i; 1])`.
     Full(Vec<f32>),
-    /// The outer product of `δ' [K]` and `h̃' = [h'; s] [E + 1]`: the score is `(δ' · δ_i) (h' · h_i + s)`.
+    /// The outer product of `δ [K]` and `h̃' = [h'; s] [E + 1]`: the score is `(δ · δ_i) (h' · h_i + s)`.
     RankOne {
-        /// δ'
+        /// The query's own δ.
         delta: Vec<f32>,
         /// h̃'
         input: Vec<f32>,
@@ -200,7 +202,8 @@ fn queries_in_memory(parameters: usize) -> usize {
 
 fn kronecker(blocks: &Blocks<'_>, damping: f64) -> Result<Kronecker> {
     let output = output_factor(blocks, Point::Stored)?;
-    Kronecker::new(blocks.problem(), &output, &input_factor(blocks)?, damping)
+    let input = Eigen::new(&input_factor(blocks)?)?;
+    Kronecker::new(blocks.problem(), &output, Arc::new(input), damping)
 }
 
 /// `h̃ δᵀ [E + 1, K]`
@@ -220,10 +223,12 @@ fn solve(hessian: &FactoredHessian, queries: &[QueryFactors<'_>]) -> Vec<Precond
 }
 
 fn transform(kronecker: &Kronecker, query: &QueryFactors<'_>) -> Preconditioned {
-    let mut delta = Mat::from_fn(query.delta.len(), 1, |k, _| f64::from(query.delta[k]));
-    let mut input =
-        Mat::from_fn(query.features.len() + 1, 1, |e, _| query.features.get(e).map_or(1.0, |&h| f64::from(h)));
-    kronecker.transform(&mut delta, &mut input);
-    let rounded = |x: &Mat<f64>| slice(x, 0).iter().map(|&x| x as f32).collect();
-    Preconditioned::RankOne { delta: rounded(&delta), input: rounded(&input) }
+    let input = Mat::from_fn(query.features.len() + 1, 1, |e, _| query.features.get(e).map_or(1.0, |&h| f64::from(h)));
+    match kronecker.transform(&input) {
+        Some(input) => Preconditioned::RankOne {
+            delta: query.delta.to_vec(),
+            input: slice(&input, 0).iter().map(|&x| x as f32).collect(),
+        },
+        None => full(&kronecker.solve(&gradient(query))),
+    }
 }

@@ -1,25 +1,28 @@
 //! The Kronecker form of the last layer's curvature, `H ≈ A ⊗ B`: A the mean of the losses' Hessians with respect to the logits,
-//! `E[A_i] [K, K]`, and B the mean of `h̃ h̃ᵀ [E + 1, E + 1]`.
+//! `E[A_i] [K, K]`, and B the mean of `h̃ h̃ᵀ [E + 1, E + 1]` (Martens and Grosse 2015, "Optimizing neural networks with Kronecker-factored
+//! approximate curvature"; Grosse et al. 2023, "Studying large language model generalization with influence functions", §2.2).
 //!
-//! Its damped inverse maps a gradient `δ h̃ᵀ` to one of the same form, so a query is transformed once and then scored like any other.
-//! The price is that the damping must be a product too. Where A acts on every δ as one number a (a squared error; two classes of a
-//! softmax, whose δ are all multiples of (1, −1)) it is exact: `(a B + λ I)⁻¹`. Elsewhere it is split as `(A + π√λ I) ⊗ (B + √λ/π I)`, π² the
-//! ratio of the mean eigenvalues of A and B (Martens and Grosse 2015, "Optimizing neural networks with Kronecker-factored approximate
-//! curvature", §6.3), A's over the space that δ can be in.
+//! `(A ⊗ B + λI)⁻¹` is taken exactly, in the eigenvectors of A and B: λ is never split between them, so a score differs from the exact
+//! Hessian's by the approximation of H alone. K² + (E + 1)² numbers instead of their product, at any number of classes.
+//!
+//! Where A acts on every δ as one number a (a squared error; two classes of a softmax, whose δ are all multiples of (1, −1); a single
+//! sigmoid) it maps a gradient `δ h̃ᵀ` to another outer product, `δ [(a B + λI)⁻¹ h̃]ᵀ`: a query is transformed once and then scored by the
+//! gradient rule.
 
-use faer::Mat;
+use std::sync::Arc;
 
-use super::block::{Block, Blocks};
-use super::dense::{Cholesky, add_product, slice, slice_mut};
+use faer::{Mat, Side};
+
+use super::block::{Block, Blocks, ROWS};
+use super::dense::{add_product, product, slice, slice_mut};
 use super::gram::weighted_grams;
-use super::hessian::input_forms;
 use super::objective::Point;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Problem;
 
-/// B, as the sum's lower triangle over N: it depends on the features alone.
+/// B: it depends on the features alone. Only the lower triangle is meant to be read.
 pub(super) fn input_factor(blocks: &Blocks<'_>) -> Result<Mat<f64>> {
-    let mut grams = weighted_grams(blocks, 1, |_| Mat::full(1, super::block::ROWS, 1.0))?;
+    let mut grams = weighted_grams(blocks, 1, |_| Mat::full(1, ROWS, 1.0))?;
     Ok(grams.swap_remove(0) * faer::Scale(1.0 / blocks.rows() as f64))
 }
 
@@ -57,68 +60,95 @@ fn summed_output_curvature(problem: Problem, p: &Mat<f64>, rows: usize) -> Mat<f
     sum
 }
 
-/// The damped inverse of `A ⊗ B`.
+/// `(A ⊗ B + λI)⁻¹`, ready to be applied.
 pub(super) struct Kronecker {
-    /// Damped A; none where its part is a number that went into the other factor.
-    output: Option<Cholesky>,
-    /// Damped B.
-    input: Cholesky,
+    output: Eigen,
+    input: Arc<Eigen>,
+    damping: f64,
+    /// a, where A acts on every δ as this number.
+    isotropic: Option<f64>,
 }
 
 impl Kronecker {
-    /// From A, B and λ.
-    pub(super) fn new(problem: Problem, output: &Mat<f64>, input: &Mat<f64>, damping: f64) -> Result<Self> {
-        let trace = |matrix: &Mat<f64>| (0..matrix.nrows()).map(|i| matrix[(i, i)]).sum::<f64>();
-        let rank = match problem {
-            Problem::SingleLabel => output.nrows() - 1,
-            _ => output.nrows(),
-        };
-        let (mean_output, mean_input) = (trace(output) / rank as f64, trace(input) / input.nrows() as f64);
-        let isotropic = rank == 1 || problem == Problem::Regression || mean_output <= 0.0;
-        if isotropic {
-            return Ok(Self { output: None, input: Cholesky::factor(shifted(input, mean_output, damping))? });
-        }
-        let split = (mean_output / mean_input).sqrt();
-        Ok(Self {
-            output: Some(Cholesky::factor(shifted(output, 1.0, split * damping.sqrt()))?),
-            input: Cholesky::factor(shifted(input, 1.0, damping.sqrt() / split))?,
-        })
+    /// B's eigenvectors are given, so that they can serve several A.
+    pub(super) fn new(problem: Problem, output: &Mat<f64>, input: Arc<Eigen>, damping: f64) -> Result<Self> {
+        let rank = output.nrows() - usize::from(problem == Problem::SingleLabel);
+        let trace: f64 = (0..output.nrows()).map(|c| output[(c, c)]).sum();
+        let isotropic = (rank == 1 || problem == Problem::Regression).then(|| trace / rank as f64);
+        Ok(Self { output: Eigen::new(output)?, input, damping, isotropic })
     }
 
-    /// `δ'` and `h̃'`, one column each: the damped inverse's part for either side of a gradient.
-    pub(super) fn transform(&self, delta: &mut Mat<f64>, input: &mut Mat<f64>) {
-        if let Some(output) = &self.output {
-            output.solve(delta.as_mut());
+    /// The inverse applied to any `g [E + 1, K]`.
+    pub(super) fn solve(&self, gradient: &Mat<f64>) -> Mat<f64> {
+        let mut rotated = self.output.rotate(&self.input.rotate(gradient).transpose().to_owned());
+        for (b, &input) in self.input.values.iter().enumerate() {
+            for (x, &output) in slice_mut(&mut rotated, b).iter_mut().zip(&self.output.values) {
+                *x /= output * input + self.damping;
+            }
         }
-        self.input.solve(input.as_mut());
+        self.input.rotate_back(&self.output.rotate_back(&rotated).transpose().to_owned())
     }
 
-    /// The damped inverse applied to any `g [E + 1, K]`.
-    pub(super) fn solve(&self, gradient: &mut Mat<f64>) {
-        self.input.solve(gradient.as_mut());
-        if let Some(output) = &self.output {
-            let mut transposed = gradient.transpose().to_owned();
-            output.solve(transposed.as_mut());
-            gradient.copy_from(transposed.transpose());
-        }
+    /// `h̃' [E + 1, 1]` such that the inverse maps `δ h̃ᵀ` to `δ h̃'ᵀ`, for every δ; none where it does not.
+    pub(super) fn transform(&self, input: &Mat<f64>) -> Option<Mat<f64>> {
+        let scale = self.isotropic?;
+        let mut rotated = self.input.rotate(input);
+        let coordinates = slice_mut(&mut rotated, 0).iter_mut().zip(&self.input.values);
+        coordinates.for_each(|(x, value)| *x /= scale * value + self.damping);
+        Some(self.input.rotate_back(&rotated))
     }
 
-    /// `g_iᵀ (A ⊗ B)⁻¹ g_i` (damped) of each record of a block.
+    /// `g_iᵀ (A ⊗ B + λI)⁻¹ g_i` of each record of a block, with δ as stored.
     pub(super) fn quadratic_forms(&self, block: &Block) -> Vec<f64> {
-        let mut deltas = block.deltas.clone();
-        if let Some(output) = &self.output {
-            output.half_solve(deltas.as_mut());
-        }
-        let of_delta = |r| slice(&deltas, r).iter().map(|x| x * x).sum::<f64>();
-        input_forms(&self.input, block).into_iter().enumerate().map(|(r, of_input)| of_delta(r) * of_input).collect()
+        let squared = |mut x: Mat<f64>| {
+            (0..ROWS).for_each(|r| slice_mut(&mut x, r).iter_mut().for_each(|x| *x *= *x));
+            x
+        };
+        let inputs = squared(self.input.rotate(&block.inputs));
+        let deltas = squared(self.output.rotate(&block.deltas));
+        let (outputs, damping) = (&self.output.values, self.damping);
+        let weights = Mat::from_fn(outputs.len(), self.input.values.len(), |a, b| {
+            1.0 / (outputs[a] * self.input.values[b] + damping)
+        });
+        let mut weighted = Mat::zeros(outputs.len(), ROWS);
+        product(weighted.as_mut(), weights.as_ref(), inputs.as_ref());
+        let form = |r| slice(&deltas, r).iter().zip(slice(&weighted, r)).map(|(d, w)| d * w).sum();
+        (0..block.rows).map(form).collect()
     }
 }
 
-/// `scale · matrix + shift · I`.
-fn shifted(matrix: &Mat<f64>, scale: f64, shift: f64) -> Mat<f64> {
-    let mut out = matrix * faer::Scale(scale);
-    for i in 0..out.nrows() {
-        slice_mut(&mut out, i)[i] += shift;
+/// A positive semidefinite matrix in its eigenvectors.
+pub(super) struct Eigen {
+    /// One eigenvector a column.
+    vectors: Mat<f64>,
+    values: Vec<f64>,
+}
+
+impl Eigen {
+    /// Of `matrix`, whose lower triangle is read.
+    pub(super) fn new(matrix: &Mat<f64>) -> Result<Self> {
+        let hint = "a feature or a δ is not a number, or too large for one";
+        let failed = || Error::usage("the factors of the head's curvature have no eigenvectors").with_hint(hint);
+        if !(0..matrix.nrows()).all(|i| matrix[(i, i)].is_finite()) {
+            return Err(failed());
+        }
+        let eigen = matrix.self_adjoint_eigen(Side::Lower).map_err(|_| failed())?;
+        // Rounding may push what is zero below it.
+        let values = eigen.S().column_vector().iter().map(|value| value.max(0.0)).collect();
+        Ok(Self { vectors: eigen.U().to_owned(), values })
     }
-    out
+
+    /// The coordinates of each column of `x`.
+    fn rotate(&self, x: &Mat<f64>) -> Mat<f64> {
+        let mut out = Mat::zeros(x.nrows(), x.ncols());
+        product(out.as_mut(), self.vectors.transpose(), x.as_ref());
+        out
+    }
+
+    /// The columns that have these coordinates.
+    fn rotate_back(&self, coordinates: &Mat<f64>) -> Mat<f64> {
+        let mut out = Mat::zeros(coordinates.nrows(), coordinates.ncols());
+        product(out.as_mut(), self.vectors.as_ref(), coordinates.as_ref());
+        out
+    }
 }

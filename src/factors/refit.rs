@@ -4,13 +4,15 @@
 //! the convergence faster than linear (Nocedal and Wright 2006, "Numerical optimization", §7.1), and is shortened until the objective falls as Armijo
 //! asks. It starts from zero: the minimum does not depend on where it is looked for, and neither should its last bits.
 
+use std::sync::Arc;
+
 use faer::Mat;
 
 use super::block::{Blocks, KeepGoing};
 use super::cg::{self, Stop, System};
 use super::dense::{inner, norm, slice, step};
 use super::hessian::FactoredHessian;
-use super::kronecker::{Kronecker, input_factor, output_factor};
+use super::kronecker::{Eigen, Kronecker, input_factor, output_factor};
 use super::objective::{Objective, Point, RefitTargets};
 use super::source::FactorSource;
 use crate::error::{Error, Result};
@@ -133,7 +135,7 @@ pub(super) fn check_positive(what: &str, value: f64) -> Result<()> {
 /// What turns a gradient into a Newton step.
 enum Solver<'a> {
     Cholesky { blocks: &'a Blocks<'a>, penalty: f64 },
-    ConjugateGradients { blocks: &'a Blocks<'a>, penalty: f64, input_factor: Mat<f64> },
+    ConjugateGradients { blocks: &'a Blocks<'a>, penalty: f64, input_factor: Arc<Eigen> },
 }
 
 impl<'a> Solver<'a> {
@@ -142,7 +144,7 @@ impl<'a> Solver<'a> {
         if blocks.inputs() * blocks.classes() <= options.cholesky_limit {
             return Ok(Self::Cholesky { blocks, penalty });
         }
-        Ok(Self::ConjugateGradients { blocks, penalty, input_factor: input_factor(blocks)? })
+        Ok(Self::ConjugateGradients { blocks, penalty, input_factor: Arc::new(Eigen::new(&input_factor(blocks)?)?) })
     }
 
     /// `−(H + λI)⁻¹ ∇`, exactly or nearly.
@@ -156,7 +158,7 @@ impl<'a> Solver<'a> {
             }
             Self::ConjugateGradients { blocks, penalty, input_factor } => {
                 let output_factor = output_factor(blocks, point)?;
-                let preconditioner = &Kronecker::new(blocks.problem(), &output_factor, input_factor, *penalty)?;
+                let preconditioner = &Kronecker::new(blocks.problem(), &output_factor, input_factor.clone(), *penalty)?;
                 let residual = norm(&at.gradient).sqrt().min(0.1);
                 let system = System { blocks, point, damping: *penalty, preconditioner };
                 let mut solutions = cg::solve(&system, vec![direction], Stop { residual, iterations: 1000 })?;
