@@ -77,7 +77,8 @@ fn sigmoid_loss(logits: &[f32], classes: &[f32], delta: &mut [f32]) -> f32 {
     for ((&z, &y), delta) in logits.iter().zip(classes).zip(delta) {
         let (z, y) = (f64::from(z), f64::from(y));
         // σ(z) − 1 = −σ(−z) and softplus(z) − z = softplus(−z), without the cancellation.
-        let (gradient, part) = if y == 1.0 { (-sigmoid(-z), softplus(-z)) } else { (sigmoid(z) - y, softplus(z) - y * z) };
+        let (gradient, part) =
+            if y == 1.0 { (-sigmoid(-z), softplus(-z)) } else { (sigmoid(z) - y, softplus(z) - y * z) };
         *delta = gradient as f32;
         loss += part;
     }
