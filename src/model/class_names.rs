@@ -143,7 +143,7 @@ fn number(label: &Label) -> Result<f64, String> {
     let number = number.filter(|number| (*number as f32).is_finite());
     number.ok_or_else(|| match label {
         Label::Name(name) => format!("label \"{name}\": expected a number"),
-        Label::Number(number) => format!("label {number}: expected a finite number"),
+        Label::Number(number) => format!("label {number:?}: expected a number within f32's range"),
         _ => "label: expected a number".to_owned(),
     })
 }

@@ -9,8 +9,9 @@ use super::head::Head;
 use super::network::Network;
 use super::sentence::SentenceModel;
 use super::weights::Weights;
-use super::{Forward, Outputs, Problem, fingerprint};
+use super::{Device, Forward, Outputs, Problem, fingerprint, hub};
 use crate::backend::Backend;
+use crate::backend::cpu::Cpu;
 use crate::dataset::{Label, Record};
 use crate::error::{Error, Result};
 use crate::factors::{self, Target};
@@ -47,6 +48,16 @@ struct Loaded {
 }
 
 impl Model {
+    /// Loads a model: a directory in the Hugging Face layout, or `org/name` where the local Hugging Face cache has it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where there is no such model, [`Error::Device`] where the device cannot be used, and [`Error::Io`],
+    /// [`Error::Format`] or [`Error::Mismatch`] for what is wrong with its files.
+    pub fn load(path_or_name: &str, device: Device, options: &LoadOptions) -> Result<Self> {
+        device.check()?;
+        Self::open_with(Cpu::new(), &hub::find(path_or_name)?, options)
+    }
+
     /// Opens a model with another backend than the library would choose.
     ///
     /// # Errors

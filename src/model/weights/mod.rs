@@ -96,7 +96,7 @@ impl Weights {
         }
         let values =
             decode(info, bytes).ok_or_else(|| refuse(format!("expected F32, F16 or BF16, found {}", info.dtype)))?;
-        if let Some(at) = values.par_iter().position_first(|value| !value.is_finite()) {
+        if let Some(at) = first_not_finite(&values) {
             return Err(refuse(format!("expected finite numbers, found {} at element {at}", values[at])));
         }
         self.fingerprint.add(name, shape, &values);
@@ -141,7 +141,7 @@ fn open_files(dir: &Path) -> Result<(PathBuf, Vec<TensorFile>)> {
 
 fn no_weights(dir: &Path) -> Error {
     const PICKLED: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
-    let refused = Error::format(dir, format!("no {SINGLE} and no {INDEX}"));
+    let refused = Error::format(dir.join(SINGLE), format!("no such file, and no {INDEX}"));
     match PICKLED.into_iter().find(|name| dir.join(name).is_file()) {
         Some(name) => {
             Error::format(dir.join(name), format!("pickled weights are not read; expected {SINGLE} beside it"))
@@ -192,4 +192,12 @@ fn decode_f32(bytes: &[u8]) -> Cow<'_, [f32]> {
         // A header whose length is not a multiple of four leaves the numbers unaligned.
         _ => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
     }
+}
+
+fn first_not_finite(values: &[f32]) -> Option<usize> {
+    const CHUNK: usize = 1 << 16;
+    // Without an early way out of a chunk, its loop becomes vector code.
+    let all_finite = |chunk: &[f32]| chunk.iter().fold(true, |all, x| all & x.is_finite());
+    let (chunk, numbers) = values.par_chunks(CHUNK).enumerate().find_first(|(_, chunk)| !all_finite(chunk))?;
+    Some(chunk * CHUNK + numbers.iter().position(|x| !x.is_finite())?)
 }
