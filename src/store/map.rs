@@ -30,6 +30,15 @@ impl FileMap {
         self.0.as_deref().unwrap_or_default()
     }
 
+    /// Tells the system that the whole file will be needed soon: it begins to read it, and this returns at once.
+    pub(super) fn prefetch(&self) {
+        #[cfg(unix)]
+        if let Some(map) = &self.0 {
+            // Failure is no error: the advice is only advice.
+            let _ = map.advise(memmap2::Advice::WillNeed);
+        }
+    }
+
     /// Tells the system that the pages won't be needed soon, so that a scan of a store larger than memory does not push out
     /// everything else. Touched again, they are read again.
     pub(super) fn release(&self) {

@@ -4,10 +4,12 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
+use rayon::prelude::*;
+
 use super::atomic::{AtomicFile, FileEntry, sync_directory};
 use super::head::read_head;
-use super::manifest::{BlockEntry, Manifest};
-use super::reader::{blocks_of, check_together, open_part};
+use super::manifest::Manifest;
+use super::reader::{Located, blocks_of, check_together, open_part};
 use super::settings::Part;
 use super::writer::StoreWriter;
 use crate::error::{Error, Result};
@@ -35,18 +37,16 @@ pub fn merge<P: AsRef<Path>>(directory: impl AsRef<Path>, parts: &[P]) -> Result
     });
     let mut writer =
         StoreWriter::create(directory, first.1.settings.clone(), Part::WHOLE, head.transpose()?.as_ref(), true)?;
-    for (source, block) in blocks {
-        if !writer.has(block.number, &block.data_fingerprint)? {
-            block.files().iter().try_for_each(|file| take(source, directory, file))?;
-            writer.adopt(block.clone())?;
-        }
-    }
+    let missing = missing(&writer, blocks)?;
+    let files: Vec<_> = missing.iter().flat_map(|(source, block)| block.files().map(|file| (*source, file))).collect();
+    files.par_iter().try_for_each(|(source, file)| take(source, directory, file))?;
+    missing.into_iter().try_for_each(|(_, block)| writer.adopt(block.clone()))?;
     sync_directory(directory)?;
     writer.finish(records)
 }
 
 /// Whether the blocks are all blocks of the data; gives the number of input records.
-fn check_whole(manifest: &Manifest, blocks: &[(&Path, &BlockEntry)]) -> Result<u64> {
+fn check_whole(manifest: &Manifest, blocks: &[Located<'_>]) -> Result<u64> {
     let records = manifest.records.unwrap_or_default();
     let expected = Part::WHOLE.blocks(records, manifest.settings.block_records);
     let mut found = blocks.iter().map(|(_, block)| block.number);
@@ -61,6 +61,17 @@ fn check_whole(manifest: &Manifest, blocks: &[(&Path, &BlockEntry)]) -> Result<u
             ))
         }
     }
+}
+
+/// The blocks that an earlier call has not put there yet.
+fn missing<'a>(writer: &StoreWriter, blocks: Vec<Located<'a>>) -> Result<Vec<Located<'a>>> {
+    let mut missing = Vec::new();
+    for (source, block) in blocks {
+        if !writer.has(block.number, &block.data_fingerprint)? {
+            missing.push((source, block));
+        }
+    }
+    Ok(missing)
 }
 
 /// Links or copies a file into the store, and verifies what is there then.

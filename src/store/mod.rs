@@ -18,10 +18,63 @@
 //! whatever the store's size. Checksums are read by [`verify`], [`merge`] and a resume. A file that shrinks while it is mapped kills the
 //! process (`SIGBUS`), as with every memory-mapped file: shards are immutable, don't edit them in place.
 //!
+//! ```
+//! use wherefore::dataset::Record;
+//! use wherefore::factors::{Head, LabelUsed, LabelVec};
+//! use wherefore::model::Problem;
+//! use wherefore::store::{Block, Dtype, Part, Settings, Store, StoreWriter, data_fingerprint};
+//!
+//! # fn main() -> wherefore::Result<()> {
+//! # let directory = tempfile::tempdir().unwrap();
+//! # let directory = directory.path().join("store");
+//! let settings = Settings {
+//!     model: "models/reviews".into(),
+//!     model_fingerprint: "5a".into(),
+//!     head_fingerprint: "c1".into(),
+//!     tokenizer_fingerprint: "77".into(),
+//!     max_length: 128,
+//!     problem: Problem::SingleLabel,
+//!     width: 2,
+//!     classes: 2,
+//!     label_names: vec!["bad".into(), "good".into()],
+//!     target: LabelUsed::Gold,
+//!     dtype: Dtype::F32,
+//!     block_records: 16_384,
+//!     checkpoints: vec![],
+//! };
+//! let head = Head { weight: vec![1.0, 0.0, 0.0, 1.0], bias: vec![0.0, 0.0] };
+//! let record = Record { index: 0, id: "a".into(), text: "not bad at all".into(), ..Record::default() };
+//!
+//! let mut writer = StoreWriter::create(&directory, settings, Part::WHOLE, Some(&head), false)?;
+//! writer.write(&Block {
+//!     number: 0,
+//!     indices: vec![0],
+//!     features: vec![3.0, 4.0],
+//!     deltas: vec![0.5, -0.5],
+//!     labels: LabelVec::Classes(vec![1]),
+//!     predictions: LabelVec::Classes(vec![0]),
+//!     losses: vec![0.7],
+//!     checkpoints: vec![],
+//!     data_fingerprint: data_fingerprint([&record]),
+//!     records: vec![record.into()],
+//! })?;
+//! writer.finish(1)?;
+//!
+//! let store = Store::open(&directory)?;
+//! assert_eq!(store.record(0)?.text, "not bad at all");
+//! assert_eq!(store.shards()[0].factors().feature_norms, [5.0]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! **Limits.** Where a cluster's file system knows no locks, nothing keeps two writers apart: give each job its own directory. A store is
+//! little-endian, as safetensors are, and is used where it is mapped: big-endian machines are not served.
+//!
 //! **What this module refuses to do**: compute factors (that is [`crate::factors`]), or decide what is similar ([`crate::search`]).
 
 mod atomic;
 mod block;
+mod directory;
 mod encode;
 mod fingerprint;
 mod head;

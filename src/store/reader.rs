@@ -179,6 +179,9 @@ impl FactorSource for Store {
 /// A part's directory and manifest.
 pub(super) type Opened<'a> = (&'a Path, Manifest);
 
+/// A block, and the directory it is in.
+pub(super) type Located<'a> = (&'a Path, &'a BlockEntry);
+
 pub(super) fn open_part(directory: &Path) -> Result<Opened<'_>> {
     let manifest = Manifest::read(directory)?;
     if manifest.complete {
@@ -208,7 +211,7 @@ pub(super) fn check_together(one: &Opened<'_>, other: &Opened<'_>) -> Result<()>
 }
 
 /// The blocks of all parts, ascending.
-pub(super) fn blocks_of<'a>(parts: &'a [Opened<'a>]) -> Result<Vec<(&'a Path, &'a BlockEntry)>> {
+pub(super) fn blocks_of<'a>(parts: &'a [Opened<'a>]) -> Result<Vec<Located<'a>>> {
     let mut blocks: Vec<_> =
         parts.iter().flat_map(|(path, manifest)| manifest.blocks.iter().map(move |block| (*path, block))).collect();
     blocks.sort_by_key(|(_, block)| block.number);

@@ -143,8 +143,14 @@ impl Shard {
         })
     }
 
+    /// Tells the system that this shard's numbers will be needed soon (call it for the next shard while one is scanned).
+    pub fn prefetch(&self) {
+        self.tensors.prefetch();
+    }
+
     /// Tells the system that this shard's pages won't be needed soon (call it when a scan is through with the shard): a store larger
-    /// than memory then pushes nothing else out. What is touched again is read again.
+    /// than memory then pushes nothing else out. What is touched again is mapped again, and read again where it has left memory; so don't
+    /// where the store is small.
     pub fn release(&self) {
         self.tensors.release();
         self.records.release();

@@ -113,6 +113,11 @@ impl TensorFile {
         }
     }
 
+    /// See [`FileMap::prefetch`].
+    pub(super) fn prefetch(&self) {
+        self.map.prefetch();
+    }
+
     /// See [`FileMap::release`].
     pub(super) fn release(&self) {
         self.map.release();

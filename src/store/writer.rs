@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::atomic::{TEMPORARY, sync_directory};
+use super::atomic::sync_directory;
 use super::block::Block;
+use super::directory::{Found, remove_leftovers};
 use super::encode::write_block;
-use super::head::{HEAD, check_head, write_head};
-use super::lock::{LOCK, Lock};
-use super::manifest::{BlockEntry, MANIFEST, Manifest};
+use super::head::{check_head, write_head};
+use super::lock::Lock;
+use super::manifest::{BlockEntry, Manifest};
 use super::settings::{Part, Settings};
 use crate::error::{Error, Result};
 use crate::factors::Head;
@@ -41,24 +42,16 @@ impl StoreWriter {
         let directory = directory.as_ref();
         check_request(&settings, part, head)?;
         fs::create_dir_all(directory).map_err(Error::io(directory))?;
+        // Twice: a directory of something else is not to get even a lock, and what holds the lock may have changed all.
+        Found::survey(directory)?.check(directory, resume)?;
         let lock = Lock::acquire(directory)?;
-        let found = survey(directory)?;
-        if !resume && !found.empty {
-            return Err(Error::usage(format!("{}: the directory is not empty", directory.display()))
-                .with_hint("go on with the store in it by `--resume`, or give another directory"));
-        }
-        if !found.manifest && found.foreign {
-            return Err(Error::usage(format!(
-                "{}: the directory holds something else than a store",
-                directory.display()
-            ))
-            .with_hint("give a new directory"));
-        }
-        let manifest = if found.manifest { Some(Manifest::read(directory)?) } else { None };
-        if let Some(manifest) = &manifest {
-            check_same_job(directory, manifest, &settings, part)?;
-        }
-        let manifest = begin(directory, manifest, settings, part, head)?;
+        let found = Found::survey(directory)?;
+        found.check(directory, resume)?;
+        let manifest = if found.has_manifest() {
+            go_on(directory, &settings, part)?
+        } else {
+            begin(directory, settings, part, head)?
+        };
         Ok(Self { directory: directory.to_owned(), manifest, _lock: lock })
     }
 
@@ -192,40 +185,6 @@ fn check_request(settings: &Settings, part: Part, head: Option<&Head>) -> Result
     }
 }
 
-/// What a directory holds.
-struct Found {
-    /// Nothing, apart from the lock.
-    empty: bool,
-    manifest: bool,
-    /// Something no store has.
-    foreign: bool,
-}
-
-fn survey(directory: &Path) -> Result<Found> {
-    let mut found = Found { empty: true, manifest: false, foreign: false };
-    for name in names(directory)?.iter().filter(|name| *name != LOCK) {
-        found.empty = false;
-        found.manifest |= name == MANIFEST;
-        found.foreign |= !is_ours(name);
-    }
-    Ok(found)
-}
-
-fn names(directory: &Path) -> Result<Vec<String>> {
-    let entries = fs::read_dir(directory).map_err(Error::io(directory))?;
-    let name = |entry: std::io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
-    entries.map(name).collect::<std::io::Result<_>>().map_err(Error::io(directory))
-}
-
-/// Whether a store has a file of this name, finished or under way.
-fn is_ours(name: &str) -> bool {
-    let name = name.strip_suffix(TEMPORARY).unwrap_or(name);
-    let number = name
-        .strip_prefix("shard-")
-        .and_then(|rest| rest.strip_suffix(".safetensors").or_else(|| rest.strip_suffix(".jsonl")));
-    name == MANIFEST || name == HEAD || number.is_some_and(|number| number.parse::<u64>().is_ok())
-}
-
 fn check_same_job(directory: &Path, manifest: &Manifest, settings: &Settings, part: Part) -> Result<()> {
     let difference = manifest
         .settings
@@ -240,35 +199,21 @@ fn check_same_job(directory: &Path, manifest: &Manifest, settings: &Settings, pa
     }
 }
 
-/// Verifies what is finished, removes what is not, and puts the head and the manifest in place.
-fn begin(
-    directory: &Path,
-    manifest: Option<Manifest>,
-    settings: Settings,
-    part: Part,
-    head: Option<&Head>,
-) -> Result<Manifest> {
-    let Some(manifest) = manifest else {
-        remove_leftovers(directory, None)?;
-        let head = head.map(|head| write_head(head, directory, &settings)).transpose()?;
-        let manifest = Manifest::new(settings, part, head);
-        manifest.write(directory)?;
-        return Ok(manifest);
-    };
+/// A store with nothing in it but the head.
+fn begin(directory: &Path, settings: Settings, part: Part, head: Option<&Head>) -> Result<Manifest> {
+    remove_leftovers(directory, None)?;
+    let head = head.map(|head| write_head(head, directory, &settings)).transpose()?;
+    let manifest = Manifest::new(settings, part, head);
+    manifest.write(directory)?;
+    Ok(manifest)
+}
+
+/// The store an earlier run left: what is finished is verified, what is not is removed.
+fn go_on(directory: &Path, settings: &Settings, part: Part) -> Result<Manifest> {
+    let manifest = Manifest::read(directory)?;
+    check_same_job(directory, &manifest, settings, part)?;
     let files: Vec<_> = manifest.files().collect();
     files.par_iter().try_for_each(|file| file.check_contents(directory))?;
     remove_leftovers(directory, Some(&manifest))?;
     Ok(manifest)
-}
-
-/// Removes the files of ours that no manifest names: a killed run's.
-fn remove_leftovers(directory: &Path, manifest: Option<&Manifest>) -> Result<()> {
-    let is_named = |name: &str| {
-        manifest.is_some_and(|manifest| name == MANIFEST || manifest.files().any(|file| file.name == name))
-    };
-    for name in names(directory)?.iter().filter(|name| is_ours(name) && !is_named(name)) {
-        let path = directory.join(name);
-        fs::remove_file(&path).map_err(Error::io(&path))?;
-    }
-    Ok(())
 }

@@ -29,10 +29,15 @@ fn a_directory_with_something_in_it_is_left_alone() {
     fs::write(directory.path().join("thesis.tex"), b"precious").unwrap();
     assert!(told(create(directory.path(), &plain(), Part::WHOLE, false)).contains("not empty"));
     assert!(told(create(directory.path(), &plain(), Part::WHOLE, true)).contains("something else than a store"));
-    assert_eq!(fs::read(directory.path().join("thesis.tex")).unwrap(), b"precious");
+    let before = [("thesis.tex".to_owned(), b"precious".to_vec())];
+    assert_eq!(contents(directory.path()), before.into(), "nothing was added either");
 
     let directory = tempfile::tempdir().unwrap();
     build(directory.path(), &plain(), Part::WHOLE, 6);
+    let manifest = fs::read(directory.path().join("manifest.json")).unwrap();
+    fs::remove_file(directory.path().join("manifest.json")).unwrap();
+    assert!(told(create(directory.path(), &plain(), Part::WHOLE, true)).contains("shards, but no manifest.json"));
+    fs::write(directory.path().join("manifest.json"), manifest).unwrap();
     let before = contents(directory.path());
     assert!(told(create(directory.path(), &plain(), Part::WHOLE, false)).contains("--resume"));
     assert_eq!(contents(directory.path()), before);
