@@ -1,3 +1,9 @@
 //! The command line: parse, run, one error line, exit code.
 
-fn main() {}
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

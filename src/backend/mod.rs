@@ -9,6 +9,7 @@
 //! **Same bits, whatever the batch**: a row of an output depends on its own sequence alone. Implementations keep one order of
 //! summation, fixed by the operation's widths and by the sequence's own length, never by the number of rows. No sequence is empty.
 
+pub mod check;
 pub mod cpu;
 pub mod reference;
 

@@ -18,6 +18,13 @@ pub(super) struct Input {
     pub(super) len: Option<u64>,
 }
 
+impl Input {
+    /// What was typed on the command line.
+    pub(super) fn typed() -> Self {
+        Self { path: "the typed text".into(), format: Format::Jsonl, compression: Compression::None, len: None }
+    }
+}
+
 /// How records are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {

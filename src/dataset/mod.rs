@@ -22,7 +22,7 @@ mod reader;
 
 pub use columns::DatasetOptions;
 pub use ids::IdCheck;
-pub use reader::Dataset;
+pub use reader::{Dataset, Place};
 
 /// One record of the user's data.
 #[derive(Clone, Debug, Default, PartialEq)]

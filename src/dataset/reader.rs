@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Record;
-use super::cell::Row;
+use super::cell::{Cell, Row};
 use super::columns::{DatasetOptions, Wanted};
 use super::delimited::{Delimited, Dialect};
 use super::files::{Counter, Format, Input, expand};
@@ -48,7 +48,32 @@ pub struct Dataset {
     next_index: u64,
     ids: Option<IdCheck>,
     read: Counter,
+    /// Of the latest record.
+    last_line: u64,
     done: bool,
+}
+
+/// Where a record was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    path: Arc<Path>,
+    line: u64,
+}
+
+impl Place {
+    /// What is wrong with the record there.
+    pub fn error(&self, reason: String) -> Error {
+        Error::Record { path: self.path.to_path_buf(), line: self.line, reason }
+    }
+}
+
+/// A record that was typed.
+struct Typed(Option<Row>);
+
+impl Source for Typed {
+    fn next_row(&mut self) -> Option<Result<Row>> {
+        self.0.take().map(Ok)
+    }
 }
 
 impl Dataset {
@@ -63,11 +88,34 @@ impl Dataset {
         let ids = (!options.allow_duplicate_ids).then(IdCheck::new);
         let read = Counter::default();
         let (upcoming, next_index) = (0, 0);
-        let dataset = Self { options, wanted, inputs, upcoming, source: None, next_index, ids, read, done: false };
+        let (source, last_line) = (None, 0);
+        let dataset = Self { options, wanted, inputs, upcoming, source, next_index, ids, read, last_line, done: false };
         for input in dataset.inputs.iter().filter(|input| input.format != Format::Jsonl) {
             dataset.source(input, &Counter::default())?;
         }
         Ok(dataset)
+    }
+
+    /// One record that was typed, not read.
+    pub fn typed(text: String, pair: Option<String>) -> Self {
+        let row = Row {
+            line: 1,
+            id: Cell::Null,
+            text: Cell::Text(text),
+            pair: pair.map_or(Cell::Null, Cell::Text),
+            label: Cell::Null,
+        };
+        let options = DatasetOptions::default();
+        let (wanted, inputs) = (Wanted::new(&options), vec![Input::typed()]);
+        let source: Option<Box<dyn Source>> = Some(Box::new(Typed(Some(row))));
+        let (ids, read, last_line) = (None, Counter::default(), 0);
+        Self { options, wanted, inputs, upcoming: 1, source, next_index: 0, ids, read, last_line, done: false }
+    }
+
+    /// Where the latest record was.
+    pub fn place(&self) -> Place {
+        let path = self.inputs.get(self.upcoming.saturating_sub(1)).map(|input| input.path.as_path());
+        Place { path: path.unwrap_or(Path::new("")).into(), line: self.last_line }
     }
 
     /// The files, in order (`-` for standard input).
@@ -140,6 +188,7 @@ impl Dataset {
 
     fn record(&mut self, row: Row) -> Result<Record> {
         let line = row.line;
+        self.last_line = line;
         let index = self.next_index;
         let made = row.into_record(index).and_then(|(record, has_own_id)| match &mut self.ids {
             Some(ids) => check_id(ids, record, has_own_id),

@@ -1,6 +1,6 @@
 //! Where refits and curvature read training factors from: a store, or vectors in memory.
 
-use super::Floats;
+use super::{Floats, Target};
 use crate::model::Problem;
 
 /// Labels or predictions of consecutive records.
@@ -10,6 +10,21 @@ pub enum Labels<'a> {
     Classes(&'a [i64]),
     /// `[n, K]` 0/1 rows of a multi-label model, or values of a regression; NaN in a row where a record has none.
     Rows(&'a [f32]),
+}
+
+impl Labels<'_> {
+    /// The label of record `row` of a model of `classes` outputs; `None` where it has none.
+    pub fn target(&self, row: usize, classes: usize, problem: Problem) -> Option<Target> {
+        match self {
+            Self::Classes(ids) => usize::try_from(ids[row]).ok().map(Target::Class),
+            Self::Rows(values) => {
+                let values = values.get(row * classes..(row + 1) * classes)?;
+                let there = !values.is_empty() && !values.iter().any(|value| value.is_nan());
+                let target = if problem == Problem::MultiLabel { Target::Classes } else { Target::Values };
+                there.then(|| target(values.to_vec()))
+            }
+        }
+    }
 }
 
 /// Which label a record's δ was taken against.

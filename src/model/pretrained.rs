@@ -26,6 +26,7 @@ pub struct LoadOptions {
 
 /// A model ready to run.
 pub struct Model {
+    name: String,
     directory: PathBuf,
     config: Config,
     problem: Problem,
@@ -55,7 +56,8 @@ impl Model {
     /// [`Error::Format`] or [`Error::Mismatch`] for what is wrong with its files.
     pub fn load(path_or_name: &str, device: Device, options: &LoadOptions) -> Result<Self> {
         device.check()?;
-        Self::open_with(Cpu::new(), &hub::find(path_or_name)?, options)
+        let model = Self::open_with(Cpu::new(), &hub::find(path_or_name)?, options)?;
+        Ok(Self { name: path_or_name.to_owned(), ..model })
     }
 
     /// Opens a model with another backend than the library would choose.
@@ -72,6 +74,7 @@ impl Model {
         Ok(Self {
             tokenizer: Tokenizer::load(dir, &segments)?,
             max_length: max_length(dir, &config, options)?,
+            name: dir.to_string_lossy().into_owned(),
             directory: dir.to_owned(),
             config,
             problem,
@@ -81,6 +84,11 @@ impl Model {
             fingerprint,
             head_fingerprint,
         })
+    }
+
+    /// What it was asked for by: a directory, or `org/name`.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Where it was loaded from.

@@ -1,1 +1,149 @@
-//! Results on the way out: JSONL, Parquet and text for a terminal.
+//! Results on the way out: JSONL, Parquet, or text for a person at a terminal.
+//!
+//! A result file appears whole or not at all: it is written beside its place and renamed when finished.
+
+mod destination;
+#[cfg(feature = "parquet")]
+mod parquet;
+mod records;
+mod schema;
+mod text;
+
+use std::path::Path;
+use std::str::FromStr;
+
+use serde::Serialize;
+
+pub use destination::Destination;
+pub use records::{Neighbour, NeighbourList, Neighbours, Prediction, Probabilities, SearchResult, class_value};
+pub use schema::Kind;
+pub use text::Render;
+
+use crate::error::{Error, Result};
+
+/// How results are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object a line.
+    Jsonl,
+    /// The same columns, in Parquet.
+    Parquet,
+    /// For reading, in colour where it is a terminal.
+    Text,
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "jsonl" | "json" => Ok(Self::Jsonl),
+            "parquet" => Ok(Self::Parquet),
+            "text" => Ok(Self::Text),
+            _ => Err(format!("expected jsonl, parquet or text, found {name:?}")),
+        }
+    }
+}
+
+impl Format {
+    /// The format asked for, else the one `out`'s extension names, else text on a terminal and JSONL in a pipe.
+    pub fn choose(asked: Option<Self>, out: Option<&Path>) -> Self {
+        asked.unwrap_or_else(|| match out.and_then(Path::extension).and_then(|e| e.to_str()) {
+            Some("parquet") => Self::Parquet,
+            Some("txt" | "text") => Self::Text,
+            None if out.is_none() && console::Term::stdout().is_term() => Self::Text,
+            _ => Self::Jsonl,
+        })
+    }
+}
+
+/// Where result records go, in one of the formats.
+pub struct RecordWriter {
+    destination: Destination,
+    encoder: Encoder,
+}
+
+enum Encoder {
+    Jsonl,
+    Text {
+        colour: bool,
+    },
+    #[cfg(feature = "parquet")]
+    Parquet(parquet::RowGroups),
+}
+
+impl RecordWriter {
+    /// Opens `out` (standard output where `None`). `columns` describes the records: Parquet needs it before the first one.
+    ///
+    /// # Errors
+    /// Where the file cannot be made, or Parquet is asked for and was left out of this build.
+    pub fn create(out: Option<&Path>, format: Format, columns: Vec<(String, Kind)>) -> Result<Self> {
+        let destination = Destination::create(out)?;
+        let encoder = match format {
+            Format::Jsonl => Encoder::Jsonl,
+            Format::Text => Encoder::Text { colour: out.is_none() && console::colors_enabled() },
+            #[cfg(feature = "parquet")]
+            Format::Parquet => Encoder::Parquet(parquet::RowGroups::new(columns)),
+            #[cfg(not(feature = "parquet"))]
+            Format::Parquet => {
+                drop(columns);
+                return Err(Error::usage("this binary was built without parquet").with_hint("use --format jsonl"));
+            }
+        };
+        Ok(Self { destination, encoder })
+    }
+
+    /// Writes one record.
+    ///
+    /// # Errors
+    /// Where the destination does.
+    pub fn write<R: Serialize + Render>(&mut self, record: &R) -> Result<()> {
+        match &mut self.encoder {
+            Encoder::Jsonl => self.write_line(record),
+            Encoder::Text { colour } => {
+                let text = record.render(*colour);
+                self.destination.write(text.as_bytes())
+            }
+            #[cfg(feature = "parquet")]
+            Encoder::Parquet(groups) => {
+                let value = serde_json::to_value(record).map_err(|e| self.destination.error(e.into()))?;
+                groups.push(value, &mut self.destination)
+            }
+        }
+    }
+
+    /// Writes one record that is made while it is written, as JSONL: the other formats would hold all of it.
+    ///
+    /// # Errors
+    /// Where the destination does, the record's making does, or the format is another.
+    pub fn write_stream<R: Serialize>(&mut self, record: &R) -> Result<()> {
+        match &self.encoder {
+            Encoder::Jsonl => self.write_line(record),
+            _ => Err(Error::usage("full rankings are written as JSONL").with_hint("use --format jsonl")),
+        }
+    }
+
+    fn write_line<R: Serialize>(&mut self, record: &R) -> Result<()> {
+        serde_json::to_writer(&mut self.destination, record).map_err(|e| self.destination.error(e.into()))?;
+        self.destination.write(b"\n")
+    }
+
+    /// Writes what is buffered, syncs and puts the file in its place.
+    ///
+    /// # Errors
+    /// Where the destination does.
+    pub fn finish(mut self) -> Result<()> {
+        #[cfg(feature = "parquet")]
+        if let Encoder::Parquet(groups) = self.encoder {
+            self.destination = groups.finish(self.destination)?;
+        }
+        self.destination.finish()
+    }
+}
+
+#[cfg(feature = "parquet")]
+impl From<::parquet::errors::ParquetError> for Error {
+    fn from(error: ::parquet::errors::ParquetError) -> Self {
+        Self::usage(format!("parquet: {error}"))
+    }
+}

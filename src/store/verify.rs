@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
+use serde::Serialize;
 
 use super::block::{LabelFault, check_column};
 use super::manifest::{BlockEntry, Manifest};
@@ -13,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::factors::{FactorRows, Floats};
 
 /// What [`verify`] found. Its `Display` is a report for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Verification {
     /// The store.
     pub directory: PathBuf,

@@ -9,6 +9,7 @@
 
 mod activation;
 mod attention;
+mod ceilings;
 mod dot;
 mod embed;
 mod gemm;
@@ -18,6 +19,7 @@ mod pool;
 pub mod simd;
 
 pub use activation::activate_on;
+pub use ceilings::{Ceilings, measure};
 pub use dot::{
     Tile, dot, dot_on, dot_tile, dot_tile_on, squared_distance, squared_distance_on, squared_distance_tile,
     squared_distance_tile_on,

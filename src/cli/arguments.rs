@@ -1,0 +1,157 @@
+//! Arguments that several commands share, and what they mean.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use wherefore::dataset::{Dataset, DatasetOptions};
+use wherefore::model::{Device, LoadOptions, Model};
+use wherefore::pipeline::Settings;
+use wherefore::report::Format;
+use wherefore::{Error, Result};
+
+/// What every command takes.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Common {
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
+    pub(crate) device: Device,
+    /// Arithmetic: auto, f32, bf16x3, f16 or bf16 (the CPU has f32)
+    #[arg(long, global = true, default_value = "auto")]
+    pub(crate) precision: String,
+    /// Tokens in one packed batch [default: what suits the device]
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) batch_tokens: Option<usize>,
+    /// CPU threads [default: all]
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Longest input in tokens [default: the model's]
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) max_length: Option<usize>,
+    /// Where results go [default: standard output]
+    #[arg(long, short, global = true, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// jsonl, parquet or text [default: by --out's extension; else text on a terminal, jsonl in a pipe]
+    #[arg(long, global = true)]
+    pub(crate) format: Option<Format>,
+    /// No progress bars and no messages but errors
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+    /// Seed of everything that is drawn
+    #[arg(long, global = true, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Skip records that cannot be used (exit code 1; each is listed in OUT.rejected.jsonl)
+    #[arg(long, global = true)]
+    pub(crate) skip_invalid: bool,
+    /// Take arguments from this TOML file; those on the command line win
+    #[arg(long, global = true, value_name = "FILE.toml")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+impl Common {
+    /// Sizes the thread pool.
+    pub(crate) fn set_up_threads(&self) -> Result<()> {
+        let Some(threads) = self.threads else { return Ok(()) };
+        if threads == 0 {
+            return Err(Error::usage("--threads: expected at least 1, found 0"));
+        }
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|e| Error::usage(e.to_string()))
+    }
+
+    /// Loads a model onto the chosen device.
+    pub(crate) fn load(&self, model: &str) -> Result<Model> {
+        self.check_precision()?;
+        Model::load(model, self.device, &LoadOptions { max_length: self.max_length })
+    }
+
+    fn check_precision(&self) -> Result<()> {
+        match self.precision.as_str() {
+            "auto" | "f32" => Ok(()),
+            "bf16x3" | "f16" | "bf16" => {
+                Err(Error::usage(format!("--precision {}: the CPU computes in f32", self.precision))
+                    .with_hint("leave --precision out, or use --precision f32"))
+            }
+            other => {
+                Err(Error::usage(format!("--precision: expected auto, f32, bf16x3, f16 or bf16, found {other:?}")))
+            }
+        }
+    }
+
+    /// How the pipeline runs.
+    pub(crate) fn settings(&self) -> Result<Settings> {
+        if self.batch_tokens == Some(0) {
+            return Err(Error::usage("--batch-tokens: expected at least 1, found 0"));
+        }
+        Ok(Settings { batch_tokens: self.batch_tokens, skip_invalid: self.skip_invalid, quiet: self.quiet })
+    }
+
+    /// The format of results.
+    pub(crate) fn format(&self) -> Format {
+        Format::choose(self.format, self.out.as_deref())
+    }
+}
+
+/// The user's data files and their columns.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Data {
+    /// Data files or globs: .jsonl, .csv, .tsv, .parquet, each optionally .gz or .zst; `-` is JSONL on standard input
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) data: Vec<String>,
+    /// Column of the first segment [default: text, sentence, text_a, …]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) text_column: Option<String>,
+    /// Column of the second segment [default: text_pair, text_b, …]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pair_column: Option<String>,
+    /// Column of the label [default: label, labels]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) label_column: Option<String>,
+    /// Column of the id [default: id, guid, idx]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) id_column: Option<String>,
+    /// CSV and TSV files have no header line: --columns names their columns
+    #[arg(long)]
+    pub(crate) no_header: bool,
+    /// Column names of files without a header, in order, such as text,pair,label
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) columns: Option<Vec<String>>,
+}
+
+impl Data {
+    /// Opens the files.
+    pub(crate) fn open(&self) -> Result<Dataset> {
+        Dataset::open(DatasetOptions {
+            files: self.data.clone(),
+            text_column: self.text_column.clone(),
+            pair_column: self.pair_column.clone(),
+            label_column: self.label_column.clone(),
+            id_column: self.id_column.clone(),
+            no_header: self.no_header,
+            columns: self.columns.clone(),
+            allow_duplicate_ids: false,
+        })
+    }
+}
+
+/// One record typed by hand.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Typed {
+    /// One text typed here instead of --data
+    #[arg(long, value_name = "TEXT", conflicts_with = "data")]
+    pub(crate) text: Option<String>,
+    /// Its second segment
+    #[arg(long, value_name = "TEXT", requires = "text")]
+    pub(crate) text_pair: Option<String>,
+}
+
+impl Typed {
+    /// The typed record, or the files.
+    pub(crate) fn or(&self, data: &Data) -> Result<Dataset> {
+        match &self.text {
+            Some(text) => Ok(Dataset::typed(text.clone(), self.text_pair.clone())),
+            None if data.data.is_empty() => {
+                Err(Error::usage("no data was given").with_hint("name files with --data, or type a text with --text"))
+            }
+            None => data.open(),
+        }
+    }
+}

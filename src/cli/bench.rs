@@ -1,0 +1,279 @@
+//! `wherefore bench`.
+
+use std::fmt;
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use rayon::prelude::*;
+use serde::Serialize;
+use wherefore::backend::cpu::{self, Ceilings, Cpu};
+use wherefore::dataset::Record;
+use wherefore::factors::{FactorRows, Floats};
+use wherefore::interrupt;
+use wherefore::search::{self, Form, Options, Query, Rule};
+use wherefore::tokens::Encoding;
+use wherefore::{Error, Result};
+
+use super::Outcome;
+use super::arguments::{Common, Data};
+use super::output::print;
+
+/// Throughput of this machine on each job, against its own measured ceilings.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Only this job [default: every one]
+    #[arg(long, value_enum)]
+    job: Option<Job>,
+    /// Search: training records
+    #[arg(long, default_value_t = 200_000, value_name = "N")]
+    records: usize,
+    /// Search: features a record
+    #[arg(long, default_value_t = 384, value_name = "E")]
+    width: usize,
+    /// Search: classes
+    #[arg(long, default_value_t = 2, value_name = "K")]
+    classes: usize,
+    /// Search: queries at a time [default: 1, 64 and 1024]
+    #[arg(long, value_name = "Q")]
+    queries: Option<usize>,
+    /// Search: records at each end
+    #[arg(long, default_value_t = 10, value_name = "K")]
+    top_k: usize,
+    /// Search: the rule (feature and gradient rules) [default: feature-dot and grad-dot]
+    #[arg(long)]
+    rule: Option<Rule>,
+    /// Forward: the model [default: the bundled one, on its own data]
+    #[arg(long, value_name = "DIR", requires = "data")]
+    model: Option<String>,
+    #[command(flatten)]
+    data: Data,
+    /// Samples of each; the median is reported
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    samples: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Job {
+    /// Tokenizing and the model's forward pass
+    Forward,
+    /// Exact top-k over factors in memory
+    Search,
+}
+
+/// Everything measured.
+#[derive(Serialize)]
+struct Report {
+    vectors: &'static str,
+    threads: usize,
+    ceilings: Ceilings,
+    rows: Vec<Row>,
+}
+
+/// One case.
+#[derive(Default, Serialize)]
+struct Row {
+    job: &'static str,
+    case: String,
+    /// Median over the samples.
+    seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queries_per_second: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    records_per_second: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens_per_second: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gflops: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_gbs: Option<f64>,
+    /// Of the nearer ceiling.
+    fraction: f64,
+}
+
+pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
+    let isa = Cpu::new().isa();
+    let ceilings = cpu::measure(isa);
+    let threads = rayon::current_num_threads();
+    let mut report = Report { vectors: isa.name(), threads, ceilings, rows: Vec::new() };
+    if arguments.job != Some(Job::Search) {
+        report.rows.extend(forward(arguments, common, &ceilings)?);
+    }
+    if arguments.job != Some(Job::Forward) {
+        search_rows(arguments, &ceilings, &mut report.rows)?;
+    }
+    print(common, &report, &report)?;
+    Ok(Outcome::Done)
+}
+
+/// Median seconds of `samples` calls after one to warm up.
+fn median(samples: usize, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+    work()?;
+    let mut seconds = Vec::new();
+    for _ in 0..samples.max(1) {
+        interrupt::check()?;
+        let began = Instant::now();
+        work()?;
+        seconds.push(began.elapsed().as_secs_f64());
+    }
+    seconds.sort_by(f64::total_cmp);
+    Ok(seconds[seconds.len() / 2])
+}
+
+fn forward(arguments: &Arguments, common: &Common, ceilings: &Ceilings) -> Result<Vec<Row>> {
+    let (name, dataset) = match &arguments.model {
+        Some(model) => (model.clone(), arguments.data.open()?),
+        None => return Ok(Vec::new()),
+    };
+    let model = common.load(&name)?;
+    let records = dataset.take(4096).collect::<Result<Vec<Record>>>()?;
+    let tokenize = || records.par_iter().map(|record| model.encode(record)).collect::<Result<Vec<Encoding>>>();
+    let encodings = tokenize()?;
+    let tokens: usize = encodings.iter().map(|e| e.ids.len()).sum();
+    let flops: f64 = encodings.iter().map(|e| model.config().forward_flops(e.ids.len())).sum();
+    let batch_tokens = common.settings()?.batch_tokens;
+    let per_second = |seconds: f64, n: usize| Some(n as f64 / seconds);
+    let row = |job, case: String, seconds| Row {
+        job,
+        case,
+        seconds,
+        records_per_second: per_second(seconds, records.len()),
+        tokens_per_second: per_second(seconds, tokens),
+        ..Row::default()
+    };
+    let tokenizing = median(arguments.samples, || tokenize().map(drop))?;
+    let running =
+        median(arguments.samples, || model.run(&encodings, batch_tokens, &|_| !interrupt::asked()).map(drop))?;
+    let case = format!("{} records, {:.0} tokens each", records.len(), tokens as f64 / records.len() as f64);
+    let gflops = flops / running / 1e9;
+    Ok(vec![
+        row("tokenize", case.clone(), tokenizing),
+        Row { gflops: Some(gflops), fraction: gflops / ceilings.gflops, ..row("forward", case, running) },
+    ])
+}
+
+fn search_rows(arguments: &Arguments, ceilings: &Ceilings, rows: &mut Vec<Row>) -> Result<()> {
+    let factors = Synthetic::new(arguments);
+    let rules = arguments.rule.map_or_else(|| vec![Rule::FeatureDot, Rule::GradDot], |rule| vec![rule]);
+    let batches = arguments.queries.map_or_else(|| vec![1, 64, 1024], |q| vec![q]);
+    for rule in rules {
+        for &queries in &batches {
+            rows.push(search_row(arguments, ceilings, &factors, rule, queries)?);
+        }
+    }
+    Ok(())
+}
+
+fn search_row(
+    arguments: &Arguments,
+    ceilings: &Ceilings,
+    factors: &Synthetic,
+    rule: Rule,
+    queries: usize,
+) -> Result<Row> {
+    let (form, asked) = factors.question(rule, queries)?;
+    let source = factors.rows();
+    let seconds = median(arguments.samples, || {
+        search::search(&source, &form, &asked, arguments.top_k, &Options::default()).map(drop)
+    })?;
+    let numbers = factors.width + if rule.needs_head() { factors.classes } else { 0 };
+    let gflops = 2.0 * (queries * source.rows * numbers) as f64 / seconds / 1e9;
+    let read_gbs = (source.rows * numbers * size_of::<f32>()) as f64 / seconds / 1e9;
+    Ok(Row {
+        job: "search",
+        case: format!("{rule}, top {} of {} × {}, {queries} queries", arguments.top_k, source.rows, factors.width),
+        seconds,
+        queries_per_second: Some(queries as f64 / seconds),
+        gflops: Some(gflops),
+        read_gbs: Some(read_gbs),
+        fraction: (gflops / ceilings.gflops).max(read_gbs / ceilings.read_gbs),
+        ..Row::default()
+    })
+}
+
+/// Drawn factors: uniform in [−½, ½), the same on every machine.
+struct Synthetic {
+    width: usize,
+    classes: usize,
+    features: Vec<f32>,
+    deltas: Vec<f32>,
+    feature_norms: Vec<f32>,
+    delta_norms: Vec<f32>,
+}
+
+impl Synthetic {
+    fn new(arguments: &Arguments) -> Self {
+        let Arguments { records, width, classes, .. } = *arguments;
+        let (features, deltas) = (draw(records * width, 1), draw(records * classes, 2));
+        let norms = |values: &[f32], width: usize| {
+            values.par_chunks_exact(width.max(1)).map(|row| cpu::dot(row, row).sqrt()).collect()
+        };
+        let (feature_norms, delta_norms) = (norms(&features, width), norms(&deltas, classes));
+        Self { width, classes, features, deltas, feature_norms, delta_norms }
+    }
+
+    fn rows(&self) -> FactorRows<'_> {
+        FactorRows {
+            rows: self.feature_norms.len(),
+            width: self.width,
+            classes: self.classes,
+            features: Floats::F32(&self.features),
+            deltas: &self.deltas,
+            feature_norms: &self.feature_norms,
+            delta_norms: &self.delta_norms,
+        }
+    }
+
+    fn question(&self, rule: Rule, queries: usize) -> Result<(Form<'static>, Vec<Query>)> {
+        let (h, d) = (draw(queries * self.width, 3), draw(queries * self.classes, 4));
+        let features = h.chunks_exact(self.width).map(<[f32]>::to_vec);
+        let gradients = features.clone().zip(d.chunks_exact(self.classes.max(1)).map(<[f32]>::to_vec));
+        let by_features = |form| (form, features.clone().map(Query::feature).collect());
+        let by_gradients = |form| (form, gradients.clone().map(|(h, d)| Query::gradient(h, d)).collect());
+        match rule {
+            Rule::FeatureDot => Ok(by_features(Form::feature_dot())),
+            Rule::FeatureCos => Ok(by_features(Form::feature_cos())),
+            Rule::FeatureEuc => Ok(by_features(Form::feature_euc())),
+            Rule::GradDot => Ok(by_gradients(Form::grad_dot())),
+            Rule::GradCos => Ok(by_gradients(Form::grad_cos())),
+            other => Err(Error::usage(format!("bench: rule {other} needs a trained store"))
+                .with_hint("use a feature or gradient rule: the scan is the same")),
+        }
+    }
+}
+
+/// SplitMix64 (Steele et al. 2014) of each number's place.
+fn draw(len: usize, stream: u64) -> Vec<f32> {
+    let one = |i: usize| {
+        let mut z = (stream << 48).wrapping_add(i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1 << 24) as f32 - 0.5
+    };
+    (0..len).into_par_iter().map(one).collect()
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { vectors, threads, ceilings, rows } = self;
+        writeln!(
+            f,
+            "{vectors} vectors, {threads} threads: at most {:.0} GFLOP/s, reads {:.1} GB/s",
+            ceilings.gflops, ceilings.read_gbs
+        )?;
+        for row in rows {
+            let per_second = row.queries_per_second.or(row.records_per_second).unwrap_or_default();
+            writeln!(f, "{:<9} {:<58} {:>9.4} s {per_second:>10.0}/s {}", row.job, row.case, row.seconds, row.share())?;
+        }
+        Ok(())
+    }
+}
+
+impl Row {
+    fn share(&self) -> String {
+        let ceiling = match (self.gflops, self.read_gbs) {
+            (Some(gflops), _) if self.fraction > 0.0 => format!("{gflops:>6.0} GFLOP/s, "),
+            _ => return String::new(),
+        };
+        format!("{ceiling}{:.0} % of the nearer ceiling", 100.0 * self.fraction)
+    }
+}

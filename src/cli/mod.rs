@@ -1,0 +1,114 @@
+//! The commands: each file holds one command's arguments and the library calls they become.
+//!
+//! Data goes to standard output, progress and messages to standard error. Exit codes: 0 done, 1 done but some records were skipped,
+//! 2 failed with nothing half-written, 130 interrupted.
+
+mod arguments;
+mod bench;
+mod config_file;
+mod doctor;
+mod index;
+mod merge;
+mod output;
+mod predict;
+mod run_record;
+mod search;
+mod store;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use wherefore::Error;
+
+/// Which training examples, and which words, made this model say this.
+#[derive(Parser)]
+#[command(name = "wherefore", version, max_term_width = 110, args_override_self = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: arguments::Common,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Logits, probabilities and predicted label of each record
+    Predict(predict::Arguments),
+    /// One pass over the training data into a store of factors
+    Index(index::Arguments),
+    /// The training records that most support and most oppose each prediction
+    Search(search::Arguments),
+    /// Many stores of one data set, made by `index --shard I/N`, into one
+    Merge(merge::Arguments),
+    /// Look at a store, or check every byte of it
+    Store(store::Arguments),
+    /// Throughput of this machine on each job, against its own measured ceilings
+    Bench(bench::Arguments),
+    /// What this machine offers, a self-check of every operation, and a proof of your own model
+    Doctor(doctor::Arguments),
+}
+
+/// How a command that did not fail ended.
+enum Outcome {
+    Done,
+    /// Some records were skipped, as `--skip-invalid` asked.
+    Skipped,
+}
+
+/// Parses, runs, reports.
+pub(crate) fn main() -> ExitCode {
+    let arguments = match config_file::expand(std::env::args_os().collect()) {
+        Ok(arguments) => arguments,
+        Err(error) => return report(&error),
+    };
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are not errors; clap knows which stream and code are theirs.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match run(cli) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Skipped) => ExitCode::from(1),
+        Err(error) => report(&error),
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<Outcome> {
+    wherefore::interrupt::listen().context("cannot listen for Ctrl-C")?;
+    let common = cli.common;
+    common.set_up_threads()?;
+    match cli.command {
+        Command::Predict(arguments) => predict::run(&arguments, &common),
+        Command::Index(arguments) => index::run(&arguments, &common),
+        Command::Search(arguments) => search::run(&arguments, &common),
+        Command::Merge(arguments) => merge::run(&arguments),
+        Command::Store(arguments) => store::run(&arguments, &common),
+        Command::Bench(arguments) => bench::run(&arguments, &common),
+        Command::Doctor(arguments) => doctor::run(&arguments, &common),
+    }
+}
+
+/// One line, then a hint where there is one.
+#[expect(clippy::print_stderr, reason = "this is where errors are told")]
+fn report(error: &anyhow::Error) -> ExitCode {
+    let known = error.downcast_ref::<Error>();
+    match known {
+        Some(Error::Interrupted) => {
+            eprintln!("wherefore: interrupted");
+            return ExitCode::from(130);
+        }
+        // The reader of our pipe has seen enough: that is no failure of ours.
+        Some(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+        _ => {}
+    }
+    let line = format!("{error:#}").replace('\n', " ");
+    eprintln!("wherefore: {line}");
+    if let Some(hint) = known.and_then(Error::hint) {
+        eprintln!("hint: {hint}");
+    }
+    ExitCode::from(2)
+}

@@ -1,0 +1,88 @@
+//! What every command that reads records leaves beside its result, and says at its end.
+
+use std::path::{Path, PathBuf};
+
+use indicatif::HumanCount;
+use serde::Serialize;
+use wherefore::Result;
+use wherefore::pipeline::{Rejections, Summary};
+use wherefore::report::{Destination, Format};
+
+use super::Outcome;
+use super::arguments::Common;
+use super::run_record::RunRecord;
+
+/// A command's result file and what belongs beside it.
+pub(crate) struct Output {
+    path: Option<PathBuf>,
+    skip_invalid: bool,
+    quiet: bool,
+}
+
+impl Output {
+    /// For results written to `path` (standard output where `None`).
+    pub(crate) fn new(common: &Common, path: Option<&Path>) -> Self {
+        Self { path: path.map(Path::to_owned), skip_invalid: common.skip_invalid, quiet: common.quiet }
+    }
+
+    /// Where skipped records go: `OUT.rejected.jsonl`, or nowhere but the count where there is no OUT.
+    pub(crate) fn rejections(&self) -> Rejections {
+        let list = self.path.as_deref().map(|path| sibling(path, "rejected.jsonl"));
+        Rejections::new(self.skip_invalid, list.as_deref())
+    }
+
+    /// Writes the run's record, tells the counts, and says how the command ended.
+    pub(crate) fn finish(
+        &self,
+        verb: &str,
+        summary: &Summary,
+        rejections: Rejections,
+        run: RunRecord,
+    ) -> anyhow::Result<Outcome> {
+        let skipped = rejections.finish()?;
+        if let Some(path) = &self.path {
+            run.write(&sibling(path, "run.json"), summary)?;
+        }
+        self.tell(verb, summary);
+        Ok(if skipped == 0 { Outcome::Done } else { Outcome::Skipped })
+    }
+
+    #[expect(clippy::print_stderr, reason = "messages go to standard error")]
+    fn tell(&self, verb: &str, summary: &Summary) {
+        if self.quiet {
+            return;
+        }
+        let seconds = summary.seconds.max(1e-3);
+        let rate = |n: u64| HumanCount((n as f64 / seconds).round() as u64);
+        let Summary { records, skipped, tokens, truncated, .. } = *summary;
+        let mut line = format!("{verb} {} records in {seconds:.1} s", HumanCount(records));
+        line += &format!(" ({}/s, {} tokens/s)", rate(records), rate(tokens));
+        if truncated > 0 {
+            line += &format!(", {} cut to the maximum length", HumanCount(truncated));
+        }
+        if skipped > 0 {
+            line += &format!(", {} skipped", HumanCount(skipped));
+        }
+        eprintln!("{line}");
+    }
+}
+
+/// `FILE.extension` beside `FILE`, whatever FILE's own extension.
+fn sibling(path: &Path, extension: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".");
+    name.push(extension);
+    path.with_file_name(name)
+}
+
+/// A report that is one object: JSON where that is the format, else for people.
+pub(crate) fn print(common: &Common, object: &impl Serialize, text: &impl std::fmt::Display) -> Result<()> {
+    let mut to = Destination::create(common.out.as_deref())?;
+    let line = match common.format() {
+        Format::Jsonl => serde_json::to_string(object).map_err(|e| to.error(e.into()))?,
+        Format::Text | Format::Parquet => text.to_string(),
+    };
+    to.write(line.trim_end().as_bytes())?;
+    to.write(b"\n")?;
+    to.finish()
+}

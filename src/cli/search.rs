@@ -1,0 +1,179 @@
+//! `wherefore search`.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+use wherefore::factors::{HessianForm, RepresenterCompat};
+use wherefore::model::Model;
+use wherefore::pipeline::{self, QueryTarget, ResultSink, RuleOptions, SearchOptions, TopK};
+use wherefore::report::{Format, NeighbourList, RecordWriter, SearchResult};
+use wherefore::search::Rule;
+use wherefore::store::Store;
+use wherefore::{Error, Result};
+
+use super::Outcome;
+use super::arguments::{Common, Data, Typed};
+use super::output::Output;
+use super::run_record::RunRecord;
+
+/// The training records that most support and most oppose each prediction.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// The store to search (repeatable: the parts that `index --shard` made)
+    #[arg(long, value_name = "DIR", required = true)]
+    store: Vec<PathBuf>,
+    /// Where the model is now [default: where it was at indexing]
+    #[arg(long, value_name = "DIR")]
+    model: Option<String>,
+    #[command(flatten)]
+    data: Data,
+    #[command(flatten)]
+    text: Typed,
+    /// feature-dot, feature-cos, feature-euc, grad-dot, grad-cos, representer, tracin, influence or relatif
+    /// [default: grad-cos; feature-cos for a model without a head]
+    #[arg(long)]
+    rule: Option<Rule>,
+    /// Records at each end, or `all` for full rankings
+    #[arg(long, short = 'k', value_name = "K|all", default_value = "10", value_parser = parse_top_k)]
+    top_k: TopK,
+    /// The label explained: predicted, gold, or a class's name
+    #[arg(long, default_value = "predicted", value_name = "predicted|gold|LABEL")]
+    target: String,
+    /// The last layer's curvature, for influence and relatif
+    #[arg(long, value_enum, default_value_t = Hessian::Exact)]
+    hessian: Hessian,
+    /// λ: the penalty of the representer's refit [default: 0.06], the damping of influence and relatif [default: 0.01]
+    #[arg(long, value_name = "λ")]
+    lambda: Option<f64>,
+    /// Representer values as another tool defines them
+    #[arg(long, value_enum)]
+    representer_compat: Option<Compat>,
+    /// Leave out the training record that has the query's own id
+    #[arg(long)]
+    exclude_same_id: bool,
+    /// Memory for the search, in MiB; a store larger than it is read in passing
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    memory: usize,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Hessian {
+    /// Cholesky, or conjugate gradients where the head is large
+    Exact,
+    /// Its Kronecker form: one outer product a query
+    Kronecker,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Compat {
+    Trustai,
+}
+
+fn parse_top_k(text: &str) -> Result<TopK, String> {
+    match text {
+        "all" => Ok(TopK::All),
+        _ => match usize::from_str(text) {
+            Ok(0) | Err(_) => Err(format!("expected a number from 1 on, or all, found {text:?}")),
+            Ok(k) => Ok(TopK::Count(k)),
+        },
+    }
+}
+
+impl Arguments {
+    fn options(&self, headless: bool) -> SearchOptions {
+        let rule_options = RuleOptions {
+            hessian: match self.hessian {
+                Hessian::Exact => HessianForm::Exact,
+                Hessian::Kronecker => HessianForm::Kronecker,
+            },
+            lambda: self.lambda,
+            compat: match self.representer_compat {
+                None => RepresenterCompat::Exact,
+                Some(Compat::Trustai) => RepresenterCompat::TrustAi,
+            },
+        };
+        let target = match self.target.as_str() {
+            "predicted" => QueryTarget::Predicted,
+            "gold" => QueryTarget::Gold,
+            label => QueryTarget::Label(label.to_owned()),
+        };
+        SearchOptions {
+            rule: self.rule.unwrap_or(if headless { Rule::FeatureCos } else { Rule::GradCos }),
+            rule_options,
+            top_k: self.top_k,
+            target,
+            exclude_same_id: self.exclude_same_id,
+            memory: self.memory << 20,
+        }
+    }
+
+    /// The model the store was made with, from where it was or is said to be.
+    fn load_model(&self, store: &Store, common: &Common) -> Result<Model> {
+        let mut common = common.clone();
+        common.max_length = common.max_length.or(Some(store.settings().max_length));
+        let recorded = &store.settings().model;
+        match &self.model {
+            Some(model) => common.load(model),
+            None => common.load(recorded).map_err(|error| match error {
+                Error::Io { .. } | Error::Usage(..) => Error::Usage(
+                    format!("the store's model is not where it was: {error}"),
+                    Some("say where it is now with --model DIR".into()),
+                ),
+                other => other,
+            }),
+        }
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
+    let mut run = RunRecord::begin("search");
+    let store = Store::open_many(&arguments.store)?;
+    let headless = store.settings().classes == 0;
+    let options = arguments.options(headless);
+    options.rule.check(store.settings().problem, store.settings().checkpoints.len())?;
+    let format = check_format(common, options.top_k)?;
+    let dataset = arguments.text.or(&arguments.data)?;
+    let model = arguments.load_model(&store, common)?;
+    let checkpoints = load_checkpoints(&store, options.rule, common)?;
+    run.model(&model);
+    run.store(&store);
+    run.set("rule", options.rule.name());
+    let columns = SearchResult::columns(model.problem(), model.class_names().names());
+    let mut writer = Writer(RecordWriter::create(common.out.as_deref(), format, columns)?);
+    let output = Output::new(common, common.out.as_deref());
+    let mut rejections = output.rejections();
+    let settings = common.settings()?;
+    let job = pipeline::SearchJob { model: &model, checkpoints: &checkpoints, store: &store, options: &options };
+    let summary = job.run(dataset, &settings, &mut rejections, &mut writer)?;
+    writer.0.finish()?;
+    output.finish("searched for", &summary, rejections, run)
+}
+
+/// Full rankings stream, which only JSONL can.
+fn check_format(common: &Common, top_k: TopK) -> Result<Format> {
+    match (common.format(), top_k, common.format) {
+        (Format::Jsonl, ..) | (_, TopK::Count(_), _) => Ok(common.format()),
+        (Format::Text, TopK::All, None) => Ok(Format::Jsonl),
+        _ => Err(Error::usage("--top-k all: full rankings are written as JSONL").with_hint("use --format jsonl")),
+    }
+}
+
+fn load_checkpoints(store: &Store, rule: Rule, common: &Common) -> Result<Vec<Model>> {
+    let mut common = common.clone();
+    common.max_length = Some(store.settings().max_length);
+    let needed = rule.needs_checkpoints();
+    store.settings().checkpoints.iter().filter(|_| needed).map(|checkpoint| common.load(&checkpoint.path)).collect()
+}
+
+struct Writer(RecordWriter);
+
+impl ResultSink for Writer {
+    fn write(&mut self, result: &SearchResult) -> Result<()> {
+        self.0.write(result)
+    }
+
+    fn write_all(&mut self, result: &SearchResult<NeighbourList<'_>>) -> Result<()> {
+        self.0.write_stream(result)
+    }
+}

@@ -1,0 +1,185 @@
+//! `index`: one pass over the training data into a store.
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{Chunk, Chunking, Pass, Progress, Rejections, Settings, Summary, stream};
+use crate::dataset::Dataset;
+use crate::error::{Error, Result};
+use crate::factors::{self, LabelUsed, LabelVec, Target};
+use crate::model::{Model, Problem};
+use crate::store::{self, Block, Dtype, Part, StoreWriter};
+
+/// An earlier checkpoint of the model's training, whose factors are stored too, for TracIn.
+pub struct Checkpoint {
+    /// Its weights; the tokenizer and sizes must be the model's.
+    pub model: Model,
+    /// The learning rate at that point of the training.
+    pub learning_rate: f64,
+}
+
+/// What goes into a store.
+pub struct IndexOptions {
+    /// The label whose loss δ is the gradient of.
+    pub target: LabelUsed,
+    /// How features are stored.
+    pub dtype: Dtype,
+    /// Which blocks of the data this job takes.
+    pub part: Part,
+    /// Go on with a store that an earlier, interrupted job began.
+    pub resume: bool,
+    /// Record numbers in a block.
+    pub block_records: u64,
+    /// For TracIn, in the order of training.
+    pub checkpoints: Vec<Checkpoint>,
+}
+
+impl Default for IndexOptions {
+    fn default() -> Self {
+        Self {
+            target: LabelUsed::Gold,
+            dtype: Dtype::F32,
+            part: Part::WHOLE,
+            resume: false,
+            block_records: store::DEFAULT_BLOCK_RECORDS,
+            checkpoints: Vec::new(),
+        }
+    }
+}
+
+/// Runs `model` over `dataset` and writes the factors of its records to a store at `dir`. Finished shards stay whatever happens, and
+/// [`IndexOptions::resume`] goes on after them; the bytes of the store depend on the model, the data and the options alone.
+///
+/// # Errors
+/// As [`stream`], and where a checkpoint does not belong to the model, or the folder holds a store already.
+pub fn index(
+    model: &Model,
+    dataset: Dataset,
+    dir: &Path,
+    options: &IndexOptions,
+    settings: &Settings,
+    rejections: &mut Rejections,
+) -> Result<Summary> {
+    options.checkpoints.iter().try_for_each(|checkpoint| check_checkpoint(model, &checkpoint.model))?;
+    let writer = StoreWriter::create(dir, store_settings(model, options), options.part, model.head(), options.resume)?;
+    let writer = Mutex::new(writer);
+    let models: Vec<&Model> = std::iter::once(model).chain(options.checkpoints.iter().map(|c| &c.model)).collect();
+    let keep = |number, digest: &blake3::Hash| {
+        Ok(options.part.owns(number) && !lock(&writer).has(number, digest.to_hex().as_str())?)
+    };
+    let chunking = Chunking { records: options.block_records, keep: &keep };
+    let progress = Progress::new("indexing", dataset.bytes_total(), settings.quiet);
+    let mut sink = |chunk: Chunk| lock(&writer).write(&block(model.problem(), options.target, chunk));
+    let summary = stream(&models, dataset, &chunking, settings, rejections, &progress, &mut sink)?;
+    writer.into_inner().unwrap_or_else(PoisonError::into_inner).finish(summary.numbered)?;
+    Ok(summary)
+}
+
+fn lock(writer: &Mutex<StoreWriter>) -> MutexGuard<'_, StoreWriter> {
+    writer.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn check_checkpoint(model: &Model, checkpoint: &Model) -> Result<()> {
+    let shape = |m: &Model| (m.width(), m.classes(), m.problem());
+    if shape(model) != shape(checkpoint) {
+        let (expected, found) = (shape(model), shape(checkpoint));
+        let message = format!(
+            "checkpoint {}: expected width, classes and problem {expected:?}, found {found:?}",
+            checkpoint.name()
+        );
+        return Err(Error::Mismatch(message, None));
+    }
+    if model.tokenizer().fingerprint() != checkpoint.tokenizer().fingerprint() {
+        let message = format!("checkpoint {}: its tokenizer is not the model's", checkpoint.name());
+        return Err(Error::Mismatch(message, Some("checkpoints must be of the same training as the model".into())));
+    }
+    Ok(())
+}
+
+fn store_settings(model: &Model, options: &IndexOptions) -> store::Settings {
+    let checkpoint = |c: &Checkpoint| store::Checkpoint {
+        path: c.model.name().to_owned(),
+        fingerprint: c.model.fingerprint().to_owned(),
+        learning_rate: c.learning_rate,
+    };
+    store::Settings {
+        model: model.name().to_owned(),
+        model_fingerprint: model.fingerprint().to_owned(),
+        head_fingerprint: model.head_fingerprint().unwrap_or_default().to_owned(),
+        tokenizer_fingerprint: model.tokenizer().fingerprint().to_owned(),
+        max_length: model.max_length(),
+        problem: model.problem(),
+        width: model.width(),
+        classes: model.classes(),
+        label_names: model.class_names().names().to_vec(),
+        target: options.target,
+        dtype: options.dtype,
+        block_records: options.block_records,
+        checkpoints: options.checkpoints.iter().map(checkpoint).collect(),
+    }
+}
+
+/// A scored chunk as a block of the store.
+fn block(problem: Problem, used: LabelUsed, chunk: Chunk) -> Block {
+    let n = chunk.records.len();
+    let predicted: Vec<Target> = (0..n).map(|i| factors::predict(problem, chunk.passes[0].logits(i))).collect();
+    let explained: Vec<&Target> = (0..n)
+        .map(|i| match (used, &chunk.gold[i]) {
+            (LabelUsed::Gold, Some(gold)) => gold,
+            (LabelUsed::Gold, None) | (LabelUsed::Predicted, _) => &predicted[i],
+        })
+        .collect();
+    let mut passes = chunk.passes.into_iter().map(|pass| {
+        let (deltas, losses) = deltas(problem, &pass, &explained);
+        (pass.outputs.features, deltas, losses)
+    });
+    let (features, deltas, losses) = passes.next().unwrap_or_default();
+    Block {
+        number: chunk.number,
+        indices: chunk.records.iter().map(|record| record.index).collect(),
+        features,
+        deltas,
+        labels: labels(problem, chunk.gold.iter().map(Option::as_ref), classes_of(&predicted)),
+        predictions: labels(problem, predicted.iter().map(Some), classes_of(&predicted)),
+        losses,
+        checkpoints: passes.map(|(features, deltas, _)| (features, deltas)).collect(),
+        records: chunk.records.into_iter().map(Into::into).collect(),
+        data_fingerprint: chunk.digest.to_hex().to_string(),
+    }
+}
+
+/// δ `[n, K]` and losses `[n]` of one model's logits against the labels explained.
+fn deltas(problem: Problem, pass: &Pass, explained: &[&Target]) -> (Vec<f32>, Vec<f32>) {
+    if problem == Problem::Headless {
+        return (Vec::new(), vec![0.0; explained.len()]);
+    }
+    let mut deltas = vec![0.0; pass.outputs.logits.len()];
+    let rows = deltas.chunks_exact_mut(pass.classes).enumerate();
+    let losses = rows.map(|(i, delta)| factors::loss_and_delta(problem, pass.logits(i), explained[i], delta)).collect();
+    (deltas, losses)
+}
+
+/// K, where targets are rows of K numbers.
+fn classes_of(targets: &[Target]) -> usize {
+    match targets.first() {
+        Some(Target::Classes(row) | Target::Values(row)) => row.len(),
+        Some(Target::Class(_)) | None => 0,
+    }
+}
+
+/// Targets as a column: −1 or a row of NaN where there is none.
+fn labels<'a>(problem: Problem, targets: impl Iterator<Item = Option<&'a Target>>, classes: usize) -> LabelVec {
+    let id = |target: Option<&Target>| match target {
+        Some(Target::Class(class)) => *class as i64,
+        _ => -1,
+    };
+    let row = |target: Option<&'a Target>| match target {
+        Some(Target::Classes(row) | Target::Values(row)) => row.clone(),
+        _ => vec![f32::NAN; classes],
+    };
+    match problem {
+        Problem::SingleLabel => LabelVec::Classes(targets.map(id).collect()),
+        Problem::MultiLabel | Problem::Regression => LabelVec::Rows(targets.flat_map(row).collect()),
+        Problem::Headless => LabelVec::Rows(Vec::new()),
+    }
+}

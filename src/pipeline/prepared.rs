@@ -1,0 +1,143 @@
+//! A rule made ready for one store: what it needs beyond the factors, and a query for each record that asks.
+
+use crate::error::{Error, Result};
+use crate::factors::{
+    self, Curvature, CurvatureOptions, HessianForm, Preconditioned, QueryFactors, RefitOptions, Representer,
+    RepresenterCompat, Target,
+};
+use crate::interrupt;
+use crate::model::Problem;
+use crate::search::{Form, Query, Rule};
+use crate::store::Store;
+
+/// What decides a rule's numbers, besides the store.
+#[derive(Clone, Debug, Default)]
+pub struct RuleOptions {
+    /// Which curvature, for the influence rules.
+    pub hessian: HessianForm,
+    /// λ of the refit (representer) or of the damping (influence, relatif); each has its own default.
+    pub lambda: Option<f64>,
+    /// Whose definition of representer values.
+    pub compat: RepresenterCompat,
+}
+
+/// A rule, and what it needs beyond the factors.
+pub(super) struct Prepared<'a> {
+    rule: Rule,
+    problem: Problem,
+    store: &'a Store,
+    means: Means<'a>,
+}
+
+enum Means<'a> {
+    Factors,
+    Rates(Vec<f32>),
+    Alphas(Representer),
+    Curvature { inverse: Curvature<'a>, norms: Option<Vec<f32>>, rank_one: bool },
+}
+
+/// One record that asks: its factors under the model, and under each checkpoint where the rule reads them.
+pub(super) struct Asking {
+    pub(super) features: Vec<f32>,
+    pub(super) delta: Vec<f32>,
+    pub(super) target: Target,
+    pub(super) checkpoints: Vec<(Vec<f32>, Vec<f32>)>,
+}
+
+impl<'a> Prepared<'a> {
+    /// Does whatever the rule needs to be done once a store: a refit, a curvature.
+    pub(super) fn new(rule: Rule, store: &'a Store, options: &RuleOptions) -> Result<Self> {
+        let settings = store.settings();
+        rule.check(settings.problem, settings.checkpoints.len())?;
+        let keep_going = &|| !interrupt::asked();
+        let means = match rule {
+            _ if store.rows() == 0 => Means::Factors,
+            Rule::TracIn => Means::Rates(settings.checkpoints.iter().map(|c| c.learning_rate as f32).collect()),
+            Rule::Representer => {
+                let default = RefitOptions::default();
+                let refit = RefitOptions { penalty: options.lambda.unwrap_or(default.penalty), ..default };
+                Means::Alphas(factors::representer(store, &refit, options.compat, keep_going)?)
+            }
+            Rule::Influence | Rule::RelatIf => curvature(rule, store, options)?,
+            _ => Means::Factors,
+        };
+        Ok(Self { rule, problem: settings.problem, store, means })
+    }
+
+    /// The form that training records are scored with.
+    pub(super) fn form(&self) -> Form<'_> {
+        match (&self.means, self.rule) {
+            (Means::Rates(rates), _) => Form::tracin(rates),
+            (Means::Alphas(representer), _) => Form::representer(&representer.alpha),
+            (Means::Curvature { norms, rank_one, .. }, _) => {
+                let classes = self.store.settings().classes;
+                let form = if *rank_one { Form::grad_dot() } else { Form::bilinear(classes) };
+                norms.as_deref().map_or_else(|| form.clone(), |norms| form.clone().over(norms))
+            }
+            (Means::Factors, Rule::FeatureDot) => Form::feature_dot(),
+            (Means::Factors, Rule::FeatureCos) => Form::feature_cos(),
+            (Means::Factors, Rule::FeatureEuc) => Form::feature_euc(),
+            (Means::Factors, Rule::GradCos) => Form::grad_cos(),
+            (Means::Factors, _) => Form::grad_dot(),
+        }
+    }
+
+    /// The queries of some records that ask, in their order.
+    pub(super) fn queries(&self, asking: Vec<Asking>) -> Result<Vec<Query>> {
+        match &self.means {
+            Means::Curvature { inverse, .. } => {
+                let gradients: Vec<_> =
+                    asking.iter().map(|a| QueryFactors { delta: &a.delta, features: &a.features }).collect();
+                let preconditioned = inverse.precondition(&gradients, &|| !interrupt::asked())?;
+                let width = self.store.settings().width;
+                Ok(preconditioned.into_iter().map(|p| preconditioned_query(p, width)).collect())
+            }
+            Means::Alphas(representer) => {
+                asking.into_iter().map(|a| self.class_query(a, representer.bias_coordinate)).collect()
+            }
+            Means::Rates(_) => Ok(asking.into_iter().map(|a| Query::checkpoints(a.checkpoints)).collect()),
+            Means::Factors if self.rule.needs_head() => {
+                Ok(asking.into_iter().map(|a| Query::gradient(a.features, a.delta)).collect())
+            }
+            Means::Factors => Ok(asking.into_iter().map(|a| Query::feature(a.features)).collect()),
+        }
+    }
+
+    /// The logit a representer decomposes: the target class's, or a single regression value's.
+    fn class_query(&self, asking: Asking, bias: f32) -> Result<Query> {
+        let class = match (&asking.target, self.problem) {
+            (Target::Class(class), _) => *class,
+            (Target::Values(values), Problem::Regression) if values.len() == 1 => 0,
+            (Target::Classes(classes), _) if classes.iter().filter(|&&y| y == 1.0).count() == 1 => {
+                classes.iter().position(|&y| y == 1.0).unwrap_or(0)
+            }
+            _ => {
+                return Err(Error::usage("rule representer: decomposes one logit, and the target is not one class")
+                    .with_hint("name it: --target LABEL"));
+            }
+        };
+        Ok(Query::class(asking.features, bias, class))
+    }
+}
+
+fn curvature<'a>(rule: Rule, store: &'a Store, options: &RuleOptions) -> Result<Means<'a>> {
+    let keep_going = &|| !interrupt::asked();
+    let default = CurvatureOptions { form: options.hessian, ..CurvatureOptions::default() };
+    let options = CurvatureOptions { damping: options.lambda.unwrap_or(default.damping), ..default };
+    let inverse = Curvature::fit(store, options, keep_going)?;
+    let norms = match rule {
+        Rule::RelatIf => Some(inverse.self_influence(keep_going)?.into_iter().map(f32::sqrt).collect()),
+        _ => None,
+    };
+    Ok(Means::Curvature { inverse, norms, rank_one: options.form == HessianForm::Kronecker })
+}
+
+fn preconditioned_query(preconditioned: Preconditioned, width: usize) -> Query {
+    match preconditioned {
+        Preconditioned::Full(v) => Query::bilinear(&v, width),
+        Preconditioned::RankOne { delta, mut input } => {
+            let bias = input.pop().unwrap_or(0.0);
+            Query::transformed(input, bias, delta)
+        }
+    }
+}

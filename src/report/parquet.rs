@@ -1,0 +1,218 @@
+//! Nested records to Parquet columns, as Dremel stripes them (Melnik et al. 2010): each leaf is a column of values with a definition
+//! level (how much of its path is there) and a repetition level (which list on its path goes on).
+
+use std::sync::Arc;
+
+use parquet::basic::{Compression, LogicalType, Repetition, Type as Physical};
+use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::schema::types::{Type, TypePtr};
+use serde_json::Value;
+
+use super::{Destination, Kind};
+use crate::error::Result;
+
+/// Records buffered into one row group.
+const ROWS_PER_GROUP: usize = 10_000;
+
+/// Buffers records and writes them a row group at a time.
+pub(super) struct RowGroups {
+    fields: Vec<(String, Kind)>,
+    rows: Vec<Value>,
+    writer: Option<SerializedFileWriter<Vec<u8>>>,
+}
+
+impl RowGroups {
+    pub(super) fn new(fields: Vec<(String, Kind)>) -> Self {
+        Self { fields, rows: Vec::new(), writer: None }
+    }
+
+    /// Takes one record; a full row group goes to `destination`.
+    pub(super) fn push(&mut self, row: Value, destination: &mut Destination) -> Result<()> {
+        self.rows.push(row);
+        if self.rows.len() < ROWS_PER_GROUP {
+            return Ok(());
+        }
+        self.write_group()?;
+        self.drain(destination)
+    }
+
+    /// Writes the last rows and the footer.
+    pub(super) fn finish(mut self, mut destination: Destination) -> Result<Destination> {
+        self.write_group()?;
+        self.drain(&mut destination)?;
+        let Some(mut writer) = self.writer else { return Ok(destination) };
+        writer.finish()?;
+        destination.write(writer.inner())?;
+        Ok(destination)
+    }
+
+    /// Hands over what the file writer has made so far: it counts its own offsets, so its buffer can be emptied.
+    fn drain(&mut self, destination: &mut Destination) -> Result<()> {
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        destination.write(writer.inner())?;
+        writer.inner_mut().clear();
+        Ok(())
+    }
+
+    fn write_group(&mut self) -> Result<()> {
+        if self.writer.is_none() {
+            let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+            self.writer = Some(SerializedFileWriter::new(Vec::new(), message(&self.fields)?, Arc::new(properties))?);
+        }
+        let (Some(writer), false) = (&mut self.writer, self.rows.is_empty()) else { return Ok(()) };
+        let mut leaves: Vec<Leaf> = self.fields.iter().flat_map(|(_, kind)| leaves_of(kind)).collect();
+        for row in self.rows.drain(..) {
+            stripe_fields(&self.fields, &row, Level::default(), &mut leaves);
+        }
+        let mut group = writer.next_row_group()?;
+        for leaf in &leaves {
+            leaf.write(&mut group)?;
+        }
+        group.close()?;
+        writer.flush().map_err(parquet::errors::ParquetError::from)?;
+        Ok(())
+    }
+}
+
+/// One column under construction.
+struct Leaf {
+    values: Values,
+    definition: Vec<i16>,
+    repetition: Vec<i16>,
+}
+
+enum Values {
+    Text(Vec<ByteArray>),
+    Integer(Vec<i64>),
+    Number(Vec<f64>),
+}
+
+impl Leaf {
+    fn new(values: Values) -> Self {
+        Self { values, definition: Vec::new(), repetition: Vec::new() }
+    }
+
+    /// Appends a value, or a null where it has not the column's type.
+    fn push(&mut self, value: Option<&Value>, level: Level) {
+        let there = match (&mut self.values, value) {
+            (Values::Text(column), Some(Value::String(text))) => {
+                column.push(text.as_bytes().to_vec().into());
+                true
+            }
+            (Values::Integer(column), Some(value)) if value.is_i64() || value.is_u64() => {
+                column.push(value.as_i64().unwrap_or(i64::MAX));
+                true
+            }
+            (Values::Number(column), Some(Value::Number(number))) => {
+                column.push(number.as_f64().unwrap_or(f64::NAN));
+                true
+            }
+            _ => false,
+        };
+        self.definition.push(level.definition + i16::from(there));
+        self.repetition.push(level.repetition);
+    }
+
+    fn write(&self, group: &mut SerializedRowGroupWriter<'_, Vec<u8>>) -> Result<()> {
+        let Some(mut column) = group.next_column()? else { return Ok(()) };
+        let (definition, repetition) = (Some(self.definition.as_slice()), Some(self.repetition.as_slice()));
+        match &self.values {
+            Values::Text(v) => column.typed::<ByteArrayType>().write_batch(v, definition, repetition)?,
+            Values::Integer(v) => column.typed::<Int64Type>().write_batch(v, definition, repetition)?,
+            Values::Number(v) => column.typed::<DoubleType>().write_batch(v, definition, repetition)?,
+        };
+        column.close()?;
+        Ok(())
+    }
+}
+
+/// Where in the nesting a value stands.
+#[derive(Clone, Copy, Default)]
+struct Level {
+    /// Optional and repeated ancestors that are there.
+    definition: i16,
+    /// The list that goes on with this value (0: a new record).
+    repetition: i16,
+    /// Lists on the path so far.
+    depth: i16,
+}
+
+/// Empty columns for the leaves under `kind`, in schema order.
+fn leaves_of(kind: &Kind) -> Vec<Leaf> {
+    match kind {
+        Kind::Text => vec![Leaf::new(Values::Text(Vec::new()))],
+        Kind::Integer => vec![Leaf::new(Values::Integer(Vec::new()))],
+        Kind::Number => vec![Leaf::new(Values::Number(Vec::new()))],
+        Kind::List(element) => leaves_of(element),
+        Kind::Struct(fields) => fields.iter().flat_map(|(_, kind)| leaves_of(kind)).collect(),
+    }
+}
+
+fn leaf_count(kind: &Kind) -> usize {
+    match kind {
+        Kind::Text | Kind::Integer | Kind::Number => 1,
+        Kind::List(element) => leaf_count(element),
+        Kind::Struct(fields) => fields.iter().map(|(_, kind)| leaf_count(kind)).sum(),
+    }
+}
+
+fn stripe_fields(fields: &[(String, Kind)], value: &Value, level: Level, mut leaves: &mut [Leaf]) {
+    for (name, kind) in fields {
+        let (own, rest) = leaves.split_at_mut(leaf_count(kind));
+        stripe(kind, value.get(name).filter(|v| !v.is_null()), level, own);
+        leaves = rest;
+    }
+}
+
+fn stripe(kind: &Kind, value: Option<&Value>, level: Level, leaves: &mut [Leaf]) {
+    let inside = Level { definition: level.definition + 1, ..level };
+    match (kind, value) {
+        (Kind::Text | Kind::Integer | Kind::Number, value) => leaves[0].push(value, level),
+        (Kind::Struct(fields), Some(value @ Value::Object(_))) => stripe_fields(fields, value, inside, leaves),
+        (Kind::List(_), Some(Value::Array(items))) if items.is_empty() => absent(leaves, inside),
+        (Kind::List(element), Some(Value::Array(items))) => {
+            let depth = level.depth + 1;
+            for (i, item) in items.iter().enumerate() {
+                let repetition = if i == 0 { level.repetition } else { depth };
+                let at = Level { definition: level.definition + 2, repetition, depth };
+                stripe(element, Some(item).filter(|v| !v.is_null()), at, leaves);
+            }
+        }
+        (Kind::Struct(_) | Kind::List(_), _) => absent(leaves, level),
+    }
+}
+
+/// Nothing further down: one null in each column below.
+fn absent(leaves: &mut [Leaf], level: Level) {
+    for leaf in leaves {
+        leaf.push(None, level);
+    }
+}
+
+fn message(fields: &[(String, Kind)]) -> Result<TypePtr> {
+    let fields = fields.iter().map(|(name, kind)| node(name, kind)).collect::<Result<_>>()?;
+    Ok(Arc::new(Type::group_type_builder("record").with_fields(fields).build()?))
+}
+
+fn node(name: &str, kind: &Kind) -> Result<TypePtr> {
+    let leaf = |physical| Type::primitive_type_builder(name, physical).with_repetition(Repetition::OPTIONAL);
+    let group = |fields| Type::group_type_builder(name).with_repetition(Repetition::OPTIONAL).with_fields(fields);
+    let built = match kind {
+        Kind::Text => leaf(Physical::BYTE_ARRAY).with_logical_type(Some(LogicalType::String)).build()?,
+        Kind::Integer => leaf(Physical::INT64).build()?,
+        Kind::Number => leaf(Physical::DOUBLE).build()?,
+        Kind::Struct(fields) => {
+            group(fields.iter().map(|(name, kind)| node(name, kind)).collect::<Result<_>>()?).build()?
+        }
+        Kind::List(element) => {
+            let repeated = Type::group_type_builder("list")
+                .with_repetition(Repetition::REPEATED)
+                .with_fields(vec![node("element", element)?])
+                .build()?;
+            group(vec![Arc::new(repeated)]).with_logical_type(Some(LogicalType::List)).build()?
+        }
+    };
+    Ok(Arc::new(built))
+}
