@@ -87,9 +87,7 @@ def read_pickle(path):
     except FileNotFoundError:
         raise
     except Exception as problem:
-        # Unpickling can fail in any way. Around the reason PyTorch explains how to switch the safety off: not here.
-        reason = str(problem).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0].strip()
-        raise Refused(f"{path} is not a file of plain tensors: {reason or type(problem).__name__}") from problem
+        raise Refused(f"{path} is not a file of plain tensors: {reason_of(problem)}") from problem
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
@@ -106,6 +104,15 @@ def read_pickle(path):
     if not tensors:
         raise Refused(f"{path} holds no tensor")
     return tensors
+
+
+def reason_of(problem):
+    """PyTorch wraps the reason in advice on how to switch the safety off, which is not for here."""
+    text = str(problem)
+    if text.startswith("Weights only load failed"):
+        before, marker, after = text.partition("WeightsUnpickler error:")
+        text = after if marker else before.partition("\n\n")[2]
+    return text.strip().partition("\n")[0].partition(". Please use")[0] or type(problem).__name__
 
 
 def write(tensors, target):
