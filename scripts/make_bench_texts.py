@@ -32,7 +32,7 @@ def main():
     with arguments.out.open("w", encoding="utf-8") as file:
         for number, mail in enumerate(mails):
             text = first_words(f"{mail.subject} - {mail.body}", generator)
-            file.write(json.dumps({"id": number, "text": text, "label": mail.label}, ensure_ascii=False) + "\n")
+            file.write(json.dumps({"id": number, "text": text}, ensure_ascii=False) + "\n")
     print(f"{len(mails)} texts -> {arguments.out}")
 
 

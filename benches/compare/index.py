@@ -10,11 +10,13 @@ the store. Tokenization is in everybody's time.
 """
 
 import argparse
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import tempfile
+import warnings
 from pathlib import Path
 
 
@@ -37,36 +39,51 @@ def main():
 
 
 def run(arguments):
-    from timing import Results, measure
+    from timing import Results
 
-    lines = arguments.data.read_text(encoding="utf-8").splitlines()[: arguments.limit]
+    with arguments.data.open(encoding="utf-8") as file:
+        lines = list(itertools.islice(file, arguments.limit))
     texts = [json.loads(line)["text"] for line in lines]
     encoder = Encoder(arguments)
     tokens = sum(len(ids) for ids in encoder.tokenizer(texts, **encoder.truncation).input_ids)
     print(f"{len(texts)} texts, {tokens} tokens (mean {tokens / len(texts):.0f}), {arguments.threads} threads")
-    results = Results(
-        arguments.out, model=arguments.model.name, texts=len(texts), tokens=tokens, threads=arguments.threads
-    )
-
-    rivals = {"torch": encoder.torch_forward, "onnxruntime": encoder.onnxruntime_forward}
+    about = {"model": arguments.model.name, "texts": len(texts), "tokens": tokens, "threads": arguments.threads}
+    results = Results(arguments.out, **about)
     vectors = None
     for rival in filter(None, arguments.rivals.split(",")):
-        forward = rivals[rival]()
-        for order, indexes in (("file order", range(len(texts))), ("sorted by length", encoder.by_length(texts))):
-            work = lambda forward=forward, indexes=indexes: encoder.encode(forward, texts, indexes)
-            vectors = work()
-            case = f"batch {arguments.batch}, {order} / index"
-            results.add(rival, case, len(texts), "texts", measure(work, arguments.samples, warm_up=0))
+        previous, vectors = vectors, time_rival(results, arguments, encoder, rival, texts)
+        if previous is not None:
+            print(f"largest difference between the rivals: {largest_difference(previous, vectors):.1e}")
     if arguments.binary:
-        with tempfile.TemporaryDirectory() as scratch:
-            data, store = Path(scratch, "texts.jsonl"), Path(scratch, "store")
-            data.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-            work = lambda: wherefore_index(arguments, data, store)
-            work()
-            if vectors is not None:
-                print(f"largest difference of our features to {rival}'s: {largest_difference(store, vectors):.1e}")
-            results.add("wherefore", "whole process / index", len(texts), "texts", measure(work, arguments.samples))
+        time_ours(results, arguments, lines, vectors)
     results.ratios()
+
+
+def time_rival(results, arguments, encoder, rival, texts):
+    from timing import measure
+
+    forward = {"torch": encoder.torch_forward, "onnxruntime": encoder.onnxruntime_forward}[rival]()
+    for order, indexes in (("file order", range(len(texts))), ("sorted by length", encoder.by_length(texts))):
+        work = lambda indexes=indexes: encoder.encode(forward, texts, indexes)
+        vectors = work()
+        case = f"batch {arguments.batch}, {order} / index"
+        results.add(rival, case, len(texts), "texts", measure(work, arguments.samples, warm_up=0))
+    return vectors
+
+
+def time_ours(results, arguments, lines, rivals_vectors):
+    from timing import measure
+
+    with tempfile.TemporaryDirectory() as scratch:
+        data, store = Path(scratch, "texts.jsonl"), Path(scratch, "store")
+        data.write_text("".join(lines), encoding="utf-8")
+        work = lambda: wherefore_index(arguments, data, store)
+        work()
+        features = stored_features(store)
+        # A rival's vectors are logits where the model has a head; those are not what we store.
+        if rivals_vectors is not None and features.shape[1] == len(rivals_vectors[0]):
+            print(f"largest difference of our features: {largest_difference(features, rivals_vectors):.1e}")
+        results.add("wherefore", "whole process / index", len(lines), "texts", measure(work, arguments.samples))
 
 
 class Encoder:
@@ -161,6 +178,7 @@ class Encoder:
         axes = {name: {0: "batch", 1: "length"} for name in names}
         # The attention that the exporter can trace; ONNX Runtime fuses it into its own.
         self.model.set_attn_implementation("eager")
+        warnings.simplefilter("ignore")  # this exporter is the older one, which needs no further package
         torch.onnx.export(
             Bare(),
             (example, example, torch.zeros_like(example)),
@@ -180,16 +198,15 @@ def wherefore_index(arguments, data, store):
     subprocess.run([*map(str, command), "--threads", str(arguments.threads), "--device", "cpu", "--quiet"], check=True)
 
 
-def largest_difference(store, vectors):
-    """Between our stored features and the rival's vectors, where both are the same thing: headless models."""
+def stored_features(store):
     import numpy
     from safetensors.numpy import load_file
 
-    shards = sorted(store.rglob("*.safetensors"))
-    features = numpy.concatenate([load_file(shard)["features"] for shard in shards])
-    if features.shape[1] != len(vectors[0]):
-        return float("nan")
-    return float(numpy.abs(features - numpy.stack(vectors)).max())
+    return numpy.concatenate([load_file(shard)["features"] for shard in sorted(store.rglob("*.safetensors"))])
+
+
+def largest_difference(ours, theirs):
+    return max(float(abs(a - b).max()) for a, b in zip(ours, theirs))
 
 
 if __name__ == "__main__":

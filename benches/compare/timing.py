@@ -16,7 +16,7 @@ from pathlib import Path
 TICKS = os.sysconf("SC_CLK_TCK")
 QUIET = 0.15  # cores that others may use during an undisturbed sample
 MINIMUM_SECONDS = 0.25
-PATIENCE = 4  # samples are repeated until enough were undisturbed, but at most this many times as often
+PATIENCE = 2  # samples are repeated until enough were undisturbed, but at most this many times as often
 
 
 def busy_seconds():
