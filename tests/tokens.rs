@@ -335,7 +335,7 @@ fn fragments() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     /// A mask token that eats the white space before it forbids cutting, and differs in nothing else but that: where no mask
     /// follows white space, both tokenizers must agree on a text long enough to be cut.

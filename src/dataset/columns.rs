@@ -3,7 +3,8 @@
 use crate::error::{Error, Result};
 
 const TEXT: [&str; 8] = ["text", "sentence", "text_a", "sentence1", "premise", "query", "question1", "content"];
-const PAIR: [&str; 6] = ["text_pair", "text_b", "sentence2", "hypothesis", "title", "question2"];
+/// The first only where there is no header.
+const PAIR: [&str; 7] = ["pair", "text_pair", "text_b", "sentence2", "hypothesis", "title", "question2"];
 const LABEL: [&str; 2] = ["label", "labels"];
 const ID: [&str; 3] = ["id", "guid", "idx"];
 
@@ -91,9 +92,11 @@ impl Names {
 
 impl Wanted {
     pub(super) fn new(options: &DatasetOptions) -> Self {
+        // Whoever names the columns of a file with no header may name a pair by what it is.
+        let pairs = if options.no_header { &PAIR[..] } else { &PAIR[1..] };
         Self {
             text: Names::new(options.text_column.as_ref(), &TEXT),
-            pair: Names::new(options.pair_column.as_ref(), &PAIR),
+            pair: Names::new(options.pair_column.as_ref(), pairs),
             label: Names::new(options.label_column.as_ref(), &LABEL),
             id: Names::new(options.id_column.as_ref(), &ID),
         }

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -12,6 +13,7 @@ use parquet::basic::{ConvertedType, Repetition};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::DataType;
 use parquet::errors::ParquetError;
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
 
@@ -53,7 +55,8 @@ impl ParquetRows {
     pub(super) fn open(path: &Path, wanted: &Wanted, counter: &Counter) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
         let bytes = file.metadata().map_err(Error::io(path))?.len();
-        let file = SerializedFileReader::new(file).map_err(|error| damaged(path, &error))?;
+        let file = guarded(|| SerializedFileReader::new(file)).map_err(|error| damaged(path, &error))?;
+        check_chunks(file.metadata(), bytes).map_err(|reason| damaged(path, &ParquetError::General(reason)))?;
         let metadata = file.metadata().file_metadata();
         let schema = metadata.schema_descr();
         let names: Vec<String> =
@@ -79,7 +82,8 @@ impl ParquetRows {
             if self.upcoming == self.file.num_row_groups() {
                 return Ok(false);
             }
-            let (group, rows) = self.open_group(self.upcoming).map_err(|error| damaged(&self.path, &error))?;
+            let (group, rows) =
+                guarded(|| self.open_group(self.upcoming)).map_err(|error| damaged(&self.path, &error))?;
             self.upcoming += 1;
             self.left = rows;
             self.group = Some(group);
@@ -109,7 +113,7 @@ impl ParquetRows {
             self.progress.reached(self.row);
         }
         let group = self.group.as_mut().expect("advance leaves a group where rows are left");
-        group.row(self.row).map(Some).map_err(|error| damaged(&self.path, &error))
+        guarded(|| group.row(self.row)).map(Some).map_err(|error| damaged(&self.path, &error))
     }
 }
 
@@ -278,6 +282,29 @@ fn leaf(schema: &SchemaDescriptor, name: &str, path: &Path) -> Result<usize> {
             Err(Error::format(path, format!("column `{name}`: expected values or lists of values, found a structure")))
         }
     }
+}
+
+/// Whether every column chunk lies within the file; the crate takes that for granted, and panics where a size is negative.
+fn check_chunks(metadata: &ParquetMetaData, bytes: u64) -> Result<(), String> {
+    for chunk in metadata.row_groups().iter().flat_map(RowGroupMetaData::columns) {
+        let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
+        let (start, len) = (u64::try_from(start).ok(), u64::try_from(chunk.compressed_size()).ok());
+        let end = start.zip(len).and_then(|(start, len)| start.checked_add(len));
+        if end.is_none_or(|end| end > bytes) {
+            return Err(format!("column {} lies outside the file of {bytes} bytes", chunk.column_path()));
+        }
+    }
+    Ok(())
+}
+
+/// The crate's decoders assert what damaged pages break. Such a panic ends this file like any other error; nothing it was
+/// working on is used again.
+fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|&text| text.to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        Err(ParquetError::General(format!("damaged page: {text}")))
+    })
 }
 
 fn damaged(path: &Path, error: &ParquetError) -> Error {
