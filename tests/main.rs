@@ -1,5 +1,6 @@
 //! All integration tests, one binary: a new test goes into the module named after what it tests.
 
+mod cli;
 mod dataset;
 mod factors;
 mod kernels;

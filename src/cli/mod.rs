@@ -105,7 +105,8 @@ fn report(error: &anyhow::Error) -> ExitCode {
         Some(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
         _ => {}
     }
-    let line = format!("{error:#}").replace('\n', " ");
+    // The library's errors tell their cause themselves.
+    let line = known.map_or_else(|| format!("{error:#}"), ToString::to_string).replace('\n', " ");
     eprintln!("wherefore: {line}");
     if let Some(hint) = known.and_then(Error::hint) {
         eprintln!("hint: {hint}");

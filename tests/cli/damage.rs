@@ -1,0 +1,183 @@
+//! Damaged input: each case one clear line, the right exit code, and nothing half-written.
+
+use std::fs;
+
+use super::{Bench, lines};
+
+/// A model and a store of it.
+fn with_store() -> Bench {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("train.jsonl", 30);
+    bench.ok("index --model bert-cls2 --data train.jsonl --store store --quiet");
+    bench
+}
+
+fn predicting(bench: &Bench, data: &str) -> String {
+    bench.model("bert-cls2");
+    format!("predict --model bert-cls2 --data {data} --out p.jsonl")
+}
+
+#[test]
+fn an_invalid_record_is_named_by_file_and_line() {
+    let cases: [(&str, &[u8], &str); 8] = [
+        ("utf8.jsonl", b"{\"text\":\"good\"}\n{\"text\":\"\xff\xfe\"}\n", "utf8.jsonl:2: "),
+        ("json.jsonl", b"{\"text\":\"good\"}\n{\"text\":\n", "json.jsonl:2: "),
+        ("number.jsonl", b"{\"text\":3}\n", "number.jsonl:1: text: expected a string"),
+        ("label.jsonl", b"{\"text\":\"good\",\"label\":\"nonsense\"}\n", "label.jsonl:1: "),
+        ("class.jsonl", b"{\"text\":\"good\",\"label\":2}\n", "class.jsonl:1: "),
+        ("twice.jsonl", b"{\"text\":\"a\",\"id\":7}\n{\"text\":\"b\",\"id\":7}\n", "twice.jsonl:2: duplicate id \"7\""),
+        ("fields.csv", b"text,label\ngood,1\nbad,0,1\n", "fields.csv:3: "),
+        ("quote.csv", b"text,label\n\"good,1\nbad,0\n", "quote.csv:2: "),
+    ];
+    for (name, bytes, expected) in cases {
+        let bench = Bench::new();
+        bench.write(name, bytes);
+        bench.fails(&predicting(&bench, name), expected);
+        assert!(!bench.path("p.jsonl").exists(), "{name}: something was written");
+    }
+}
+
+#[test]
+fn skipped_records_are_counted_and_listed() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.write(
+        "d.jsonl",
+        "{\"text\":\"good\",\"label\":0}\nnonsense\n{\"text\":\"bad\",\"label\":\"what\"}\n{\"text\":\"bad\"}\n",
+    );
+    let ran = bench.run("index --model bert-cls2 --data d.jsonl --store store --skip-invalid");
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert!(ran.err.contains("2 skipped"), "{}", ran.err);
+    let rejected = lines(&fs::read_to_string(bench.path("store.rejected.jsonl")).expect("the list is there"));
+    assert_eq!(rejected.iter().map(|r| r["line"].clone()).collect::<Vec<_>>(), [2, 3]);
+    let result = &lines(&bench.ok("store info store"))[0];
+    assert_eq!((&result["rows"], &result["records"]), (&2.into(), &4.into()));
+}
+
+#[test]
+fn an_endless_line_is_refused_without_being_held() {
+    let bench = Bench::new();
+    let mut bytes = b"{\"text\":\"good\"}\n{\"text\":\"".to_vec();
+    bytes.resize(100 << 20, b'x');
+    bytes.extend(b"\"}\n");
+    bench.write("long.jsonl", bytes);
+    bench.fails(&predicting(&bench, "long.jsonl"), "long.jsonl:2: ");
+}
+
+#[test]
+fn files_that_are_not_there_or_not_data() {
+    let bench = Bench::new();
+    bench.write("empty.jsonl", "");
+    bench.write("data.doc", "good");
+    bench.write("other.csv", "body,label\ngood,1\n");
+    bench.fails(&predicting(&bench, "missing.jsonl"), "missing.jsonl");
+    bench.fails(&predicting(&bench, "empty.jsonl"), "empty.jsonl: no records");
+    bench.fails(&predicting(&bench, "data.doc"), "data.doc");
+    bench.fails(&predicting(&bench, "other.csv"), "body");
+    bench.fails("predict --model bert-cls2", "no data was given");
+}
+
+#[test]
+fn models_that_are_not_there_or_damaged() {
+    let bench = Bench::new();
+    bench.records("d.jsonl", 3);
+    bench.fails("predict --model no/such --data d.jsonl", "no/such");
+    bench.fails("predict --model missing --data d.jsonl", "missing");
+    let damage: [(&str, &str, &[u8]); 4] = [
+        ("model.safetensors", "model.safetensors", b"\xff\xff\xff\xff\xff\xff\xff\x7f{}"),
+        ("model.safetensors", "model.safetensors", b"short"),
+        ("config.json", "config.json", b"{\"model_type\": \"gpt2\"}"),
+        ("tokenizer.json", "tokenizer.json", b"{}"),
+    ];
+    for (file, expected, bytes) in damage {
+        let bench = Bench::new();
+        bench.records("d.jsonl", 3);
+        bench.model("bert-cls2");
+        bench.write(&format!("bert-cls2/{file}"), bytes);
+        bench.fails("predict --model bert-cls2 --data d.jsonl", expected);
+    }
+}
+
+#[test]
+fn a_pickled_model_is_refused_with_the_converter_named() {
+    let bench = Bench::new();
+    bench.records("d.jsonl", 3);
+    bench.model("bert-cls2");
+    fs::rename(bench.path("bert-cls2/model.safetensors"), bench.path("bert-cls2/pytorch_model.bin")).expect("renamed");
+    let ran = bench.run("predict --model bert-cls2 --data d.jsonl");
+    ran.failed("pytorch_model.bin");
+    assert!(ran.err.contains("scripts/to_safetensors.py"), "{}", ran.err);
+}
+
+#[test]
+fn class_names_of_another_number_are_refused() {
+    let bench = Bench::new();
+    bench.records("d.jsonl", 3);
+    bench.model("bert-cls2");
+    let path = bench.path("bert-cls2/config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).expect("there")).expect("JSON");
+    config["id2label"] = serde_json::json!({ "0": "a", "1": "b", "2": "c" });
+    fs::write(&path, config.to_string()).expect("written");
+    bench.fails("predict --model bert-cls2 --data d.jsonl", "id2label");
+}
+
+#[test]
+fn a_store_is_not_written_over() {
+    let bench = with_store();
+    let before = bench.contents("store");
+    bench.fails("index --model bert-cls2 --data train.jsonl --store store", "not empty");
+    assert!(bench.contents("store") == before);
+}
+
+#[test]
+fn a_store_of_another_model_is_refused_with_both_fingerprints() {
+    let bench = with_store();
+    bench.model("bert-cls5");
+    let ran = bench.run("search --store store --data train.jsonl --model bert-cls5");
+    ran.failed("fingerprint");
+}
+
+#[test]
+fn a_resumed_job_notices_that_the_data_changed() {
+    let bench = with_store();
+    bench.records("train.jsonl", 31);
+    bench.fails("index --model bert-cls2 --data train.jsonl --store store --resume", "the data changed");
+}
+
+#[test]
+fn an_unfinished_store_is_not_searched() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("train.jsonl", 100);
+    bench.write("bad.jsonl", fs::read_to_string(bench.path("train.jsonl")).expect("there") + "nonsense\n");
+    bench.fails("index --model bert-cls2 --data bad.jsonl --store store --block-records 16", "bad.jsonl:101: ");
+    let ran = bench.run("search --store store --data train.jsonl");
+    ran.failed("not finished");
+    assert!(ran.err.contains("--resume"), "{}", ran.err);
+}
+
+#[test]
+fn outputs_that_cannot_be_written() {
+    let bench = with_store();
+    bench.fails("search --store store --data train.jsonl --out no-such-folder/r.jsonl", "no-such-folder/r.jsonl");
+    bench.write("a-file", "");
+    bench.fails("index --model bert-cls2 --data train.jsonl --store a-file/store", "a-file/store");
+}
+
+#[test]
+fn requests_that_cannot_be_met() {
+    let bench = with_store();
+    let search = "search --store store --data train.jsonl";
+    bench.fails(&format!("{search} --rule tracin"), "the store holds no checkpoints");
+    bench.fails(&format!("{search} --target nonsense"), "--target");
+    bench.fails(&format!("{search} --lambda 0 --rule influence"), "λ");
+    bench.fails(&format!("{search} --top-k all --format parquet --out r.parquet"), "full rankings");
+    bench.fails("predict --model bert-cls2 --data train.jsonl --device cuda", "built without GPU kernels");
+    bench.fails("predict --model bert-cls2 --data train.jsonl --precision f16", "--precision f16");
+    bench.fails("predict --model bert-cls2 --data train.jsonl --max-length 100000", "100000");
+    for wrong in ["search --rule nonsense", "search --top-k 0", "index --shard 2/2", "nonsense"] {
+        let ran = bench.run(wrong);
+        assert_eq!(ran.code, Some(2), "{wrong}");
+    }
+}

@@ -1,0 +1,96 @@
+//! The same bits whatever the batch, the threads, the shards, the interruptions.
+
+use std::time::Duration;
+
+use super::{Bench, Ran, lines};
+
+fn indexed(bench: &Bench, store: &str, more: &str) -> Vec<(String, Vec<u8>)> {
+    bench.ok(&format!("index --model bert-cls2 --data train.jsonl --store {store} --block-records 64 --quiet {more}"));
+    bench.contents(store)
+}
+
+#[test]
+fn a_store_is_the_same_bytes_for_any_batch_and_any_threads() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("train.jsonl", 200);
+    let expected = indexed(&bench, "plain", "");
+    for (i, more) in
+        ["--batch-tokens 1", "--batch-tokens 100000", "--threads 1", "--threads 3 --batch-tokens 77"].iter().enumerate()
+    {
+        assert!(indexed(&bench, &format!("other-{i}"), more) == expected, "{more}");
+    }
+}
+
+#[test]
+fn merged_shards_are_the_same_bytes_as_one_job() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("train.jsonl", 300);
+    let expected = indexed(&bench, "whole", "");
+    let parts: Vec<String> = (0..3).map(|i| format!("part-{i}")).collect();
+    for (i, part) in parts.iter().enumerate() {
+        indexed(&bench, part, &format!("--shard {i}/3"));
+    }
+    bench.ok(&format!("merge --store merged {}", parts.join(" ")));
+    assert!(bench.contents("merged") == expected);
+    let stores = parts.iter().map(|part| format!(" --store {part}")).collect::<String>();
+    let query = "--data train.jsonl --rule grad-cos -k 5 --quiet";
+    assert_eq!(bench.ok(&format!("search{stores} {query}")), bench.ok(&format!("search --store whole {query}")));
+}
+
+#[test]
+fn a_killed_job_resumes_to_the_same_bytes() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("train.jsonl", 6000);
+    let expected = indexed(&bench, "whole", "");
+    for milliseconds in [0, 20, 60, 120, 250] {
+        let arguments = "index --model bert-cls2 --data train.jsonl --store killed --block-records 64 --resume --quiet";
+        let mut child = bench.command(arguments).spawn().expect("it starts");
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        child.kill().expect("it can be killed");
+        child.wait().expect("it ends");
+    }
+    assert!(indexed(&bench, "killed", "--resume") == expected);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_job_says_so_and_resumes() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("train.jsonl", 20_000);
+    let arguments = "index --model bert-cls2 --data train.jsonl --store store --block-records 64";
+    let child = bench
+        .command(arguments)
+        .stderr(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    // Not before the handler is there: the store's folder is made after it.
+    while !bench.path("store").exists() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
+    let ran = Ran::from(child.wait_with_output().expect("it ends"));
+    assert_eq!((ran.code, ran.err.lines().last()), (Some(130), Some("wherefore: interrupted")), "{}", ran.err);
+    bench.ok(&format!("{arguments} --resume"));
+    bench.ok("store verify store");
+}
+
+#[test]
+fn results_do_not_depend_on_how_queries_are_batched() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("train.jsonl", 120);
+    indexed(&bench, "store", "");
+    let search = |more: &str| bench.ok(&format!("search --store store --data train.jsonl -k 7 --quiet {more}"));
+    let expected = search("");
+    for more in ["--threads 1", "--memory 1", "--batch-tokens 5"] {
+        assert_eq!(search(more), expected, "{more}");
+    }
+    bench.write("one.jsonl", expected.lines().nth(17).map(|_| "{\"text\":\"bad bad 7\"}\n").unwrap_or_default());
+    let alone = lines(&bench.ok("search --store store --data one.jsonl -k 7"));
+    assert_eq!(alone.len(), 1);
+}

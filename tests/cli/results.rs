@@ -1,0 +1,266 @@
+//! What commands write when all is well.
+
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use super::{Bench, Ran, golden, lines};
+
+/// The golden records as a data file.
+fn golden_data(bench: &Bench, model: &str) -> Vec<Value> {
+    let text = fs::read_to_string(golden(model).join("golden.json")).expect("the golden file is there");
+    let golden: Value = serde_json::from_str(&text).expect("it is JSON");
+    let records = golden["records"].as_array().expect("it has records").clone();
+    let data = records.iter().map(|r| {
+        let mut record = json!({ "text": r["text"], "label": r["label"] });
+        if !r["pair"].is_null() {
+            record["text_pair"] = r["pair"].clone();
+        }
+        format!("{record}\n")
+    });
+    bench.write("golden.jsonl", data.collect::<String>());
+    records
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().expect("an array").iter().map(|x| x.as_f64().expect("a number")).collect()
+}
+
+#[test]
+fn predictions_are_those_of_the_golden_model() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls5");
+    let expected = golden_data(&bench, "bert-cls5");
+    let found = lines(&bench.ok(&format!("predict --model {model} --data golden.jsonl")));
+    assert_eq!(found.len(), expected.len());
+    for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        assert_eq!((&found["index"], &found["id"]), (&json!(i), &json!(i.to_string())));
+        let (f, e) = (numbers(&found["logits"]), numbers(&expected["logits"]));
+        let worst = f.iter().zip(&e).map(|(f, e)| (f - e).abs()).fold(0.0, f64::max);
+        assert!(worst < 1e-5, "record {i}: logits differ by {worst}");
+        let p: f64 = found["probabilities"].as_object().expect("by name").values().filter_map(Value::as_f64).sum();
+        assert!((p - 1.0).abs() < 1e-5, "record {i}: probabilities add up to {p}");
+    }
+}
+
+#[test]
+fn every_rule_answers_with_two_ends_in_order() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    let earlier = bench.model("bert-cls2-checkpoint");
+    golden_data(&bench, "bert-cls2");
+    bench.ok(&format!(
+        "index --model {model} --data golden.jsonl --store store --checkpoint {earlier}:0.1 --checkpoint {model}:0.05"
+    ));
+    for rule in [
+        "feature-dot",
+        "feature-cos",
+        "feature-euc",
+        "grad-dot",
+        "grad-cos",
+        "representer",
+        "tracin",
+        "influence",
+        "relatif",
+    ] {
+        let results = lines(&bench.ok(&format!("search --store store --data golden.jsonl --rule {rule} -k 4")));
+        for result in &results {
+            assert_eq!(result["rule"], rule);
+            let scores = |end: &str| -> Vec<f64> {
+                let hits = result[end].as_array().expect("an end");
+                hits.iter().map(|hit| hit["score"].as_f64().expect("a finite score")).collect()
+            };
+            let (proponents, opponents) = (scores("proponents"), scores("opponents"));
+            assert_eq!((proponents.len(), opponents.len()), (4, 4), "{rule}");
+            assert!(proponents.is_sorted_by(|a, b| a >= b), "{rule}: {proponents:?}");
+            assert!(opponents.is_sorted_by(|a, b| a <= b), "{rule}: {opponents:?}");
+            assert!(proponents[0] >= opponents[0], "{rule}");
+        }
+    }
+}
+
+#[test]
+fn a_full_ranking_is_every_record_from_both_ends() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    bench.records("train.jsonl", 50);
+    bench.ok(&format!("index --model {model} --data train.jsonl --store store"));
+    bench.records("test.jsonl", 3);
+    let all = lines(&bench.ok("search --store store --data test.jsonl --rule grad-dot --top-k all"));
+    let some = lines(&bench.ok("search --store store --data test.jsonl --rule grad-dot --top-k 50"));
+    assert_eq!(all, some);
+    assert_eq!(all[0]["proponents"].as_array().map(Vec::len), Some(50));
+}
+
+#[test]
+fn the_query_itself_is_left_out_only_when_asked() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    bench.records("train.jsonl", 20);
+    bench.ok(&format!("index --model {model} --data train.jsonl --store store"));
+    let ids = |arguments: &str| -> Vec<String> {
+        let results =
+            lines(&bench.ok(&format!("search --store store --data train.jsonl --rule feature-euc -k 20{arguments}")));
+        let hits = results[3]["proponents"].as_array().expect("proponents").clone();
+        hits.iter().map(|hit| hit["id"].as_str().expect("an id").to_owned()).collect()
+    };
+    assert!(ids("").contains(&"r3".to_owned()));
+    let without = ids(" --exclude-same-id");
+    assert!(!without.contains(&"r3".to_owned()) && without.len() == 19);
+}
+
+#[test]
+fn a_typed_text_is_a_query() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    bench.records("train.jsonl", 20);
+    bench.ok(&format!("index --model {model} --data train.jsonl --store store"));
+    let mut command = bench.command("search --store store --format jsonl");
+    let ran = Ran::from(command.args(["--text", "the food was 很好"]).output().expect("it runs"));
+    assert_eq!(lines(&ran.out)[0]["text"], "the food was 很好");
+}
+
+#[test]
+fn standard_input_is_a_data_file() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    let mut child = bench
+        .command(&format!("predict --model {model} --data -"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    child.stdin.take().expect("a pipe").write_all(b"{\"text\":\"good\"}\n{\"text\":\"bad\"}\n").expect("it listens");
+    let ran = Ran::from(child.wait_with_output().expect("it ends"));
+    assert_eq!((ran.code, lines(&ran.out).len()), (Some(0), 2));
+}
+
+#[test]
+fn results_in_a_file_have_their_run_beside_them() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    bench.records("data.jsonl", 5);
+    let out = bench.ok(&format!("predict --model {model} --data data.jsonl --out p.jsonl"));
+    assert_eq!(out, "");
+    assert_eq!(lines(&fs::read_to_string(bench.path("p.jsonl")).expect("it is there")).len(), 5);
+    let run: Value =
+        serde_json::from_slice(&fs::read(bench.path("p.jsonl.run.json")).expect("it is there")).expect("it is JSON");
+    assert_eq!(run["summary"]["records"], 5);
+    assert!(run["model"]["fingerprint"].as_str().is_some_and(|f| f.len() == 64));
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn parquet_holds_what_jsonl_holds() {
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    use parquet::record::Field;
+
+    fn value(field: &Field) -> Value {
+        match field {
+            Field::Group(row) => row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect(),
+            Field::ListInternal(list) => list.elements().iter().map(value).collect(),
+            Field::Str(text) => json!(text),
+            Field::Long(number) => json!(number),
+            Field::Double(number) => json!(number),
+            Field::Null => Value::Null,
+            other => panic!("no column is of this type: {other}"),
+        }
+    }
+
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    bench.records("data.jsonl", 7);
+    bench.ok(&format!("index --model {model} --data data.jsonl --store store"));
+    let expected = lines(&bench.ok("search --store store --data data.jsonl -k 3"));
+    bench.ok("search --store store --data data.jsonl -k 3 --out r.parquet");
+    let file = fs::File::open(bench.path("r.parquet")).expect("it is there");
+    let reader = SerializedFileReader::new(file).expect("it is Parquet");
+    let rows = reader.get_row_iter(None).expect("it has rows");
+    let found: Vec<Value> = rows.map(|row| value(&Field::Group(row.expect("a row")))).collect();
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(&expected) {
+        for field in ["id", "index", "text", "predicted", "rule"] {
+            assert_eq!(found[field], expected[field]);
+        }
+        for (f, e) in found["proponents"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .zip(expected["proponents"].as_array().expect("a list"))
+        {
+            assert_eq!((&f["id"], &f["rank"], &f["text"]), (&e["id"], &e["rank"], &e["text"]));
+            assert_eq!(f["score"].as_f64().map(|s| s as f32), e["score"].as_f64().map(|s| s as f32));
+        }
+    }
+}
+
+#[test]
+fn a_config_file_gives_arguments_and_the_command_line_wins() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    bench.records("data.jsonl", 9);
+    bench.ok(&format!("index --model {model} --data data.jsonl --store store"));
+    bench.write(
+        "run.toml",
+        "quiet = true\n[search]\nstore = \"store\"\ndata = \"data.jsonl\"\nrule = \"feature-dot\"\ntop-k = 2\n",
+    );
+    let from_file = lines(&bench.ok("search --config run.toml"));
+    assert_eq!(
+        (&from_file[0]["rule"], from_file[0]["proponents"].as_array().map(Vec::len)),
+        (&json!("feature-dot"), Some(2))
+    );
+    let overridden = lines(&bench.ok("search --config run.toml --rule grad-dot"));
+    assert_eq!(overridden[0]["rule"], "grad-dot");
+    bench.write("bad.toml", "no-such-thing = 1\n");
+    bench.fails("search --config bad.toml --store store --data data.jsonl", "unknown key \"no-such-thing\"");
+}
+
+#[test]
+fn a_headless_model_is_searched_by_its_features() {
+    let bench = Bench::new();
+    for model in ["minilm-mean", "headless-cls"] {
+        if !golden(model).exists() {
+            continue;
+        }
+        let model = bench.model(model);
+        bench.records("data.jsonl", 12);
+        let store = format!("{model}-store");
+        bench.ok(&format!("index --model {model} --data data.jsonl --store {store}"));
+        let found = lines(&bench.ok(&format!("search --store {store} --data data.jsonl -k 2")));
+        assert_eq!((&found[0]["rule"], &found[0]["predicted"]), (&json!("feature-cos"), &Value::Null));
+        bench.fails(&format!("search --store {store} --data data.jsonl --rule grad-dot"), "the model has no head");
+    }
+}
+
+#[test]
+fn regression_and_multi_label_models_are_indexed_and_searched() {
+    let bench = Bench::new();
+    for (model, label) in [("bert-regression", json!(0.5)), ("bert-multilabel", json!([0, 2]))] {
+        let model = bench.model(model);
+        let texts = ["good", "bad food", "the movie", "服务很差"];
+        let data = texts.map(|text| json!({ "text": text, "label": label }).to_string() + "\n").concat();
+        bench.write("data.jsonl", data);
+        let store = format!("{model}-store");
+        bench.ok(&format!("index --model {model} --data data.jsonl --store {store}"));
+        for rule in ["grad-dot", "grad-cos", "influence", "relatif"] {
+            let found =
+                lines(&bench.ok(&format!("search --store {store} --data data.jsonl --rule {rule} --target gold -k 2")));
+            assert_eq!(found.len(), 4, "{model} {rule}");
+            assert!(found[0]["proponents"][0]["score"].is_number(), "{model} {rule}");
+        }
+    }
+}
+
+#[test]
+fn doctor_finds_nothing_wrong_here() {
+    let bench = Bench::new();
+    let model = bench.model("roberta-cls2");
+    bench.records("data.jsonl", 20);
+    let report: Value =
+        serde_json::from_str(&bench.ok(&format!("doctor --model {model} --data data.jsonl"))).expect("it is JSON");
+    assert!(report["operations"].as_array().is_some_and(|checks| checks.len() > 10));
+    assert_eq!(report["model"].as_array().map(Vec::len), Some(5));
+}
