@@ -202,6 +202,7 @@ class People:
 
     def mask(self, text):
         text = self.pattern.sub("[name]", text)
+        text = re.sub(r"\b[A-Z][a-z]+ [A-Z]\. [A-Z][a-z]+\b", "[name]", text)
         # "[name] K. [name]" is one person.
         return re.sub(r"\[name\](?:[\s.,-]*(?:[A-Z]\.\s*)?\[name\])+", "[name]", text)
 

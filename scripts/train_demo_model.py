@@ -20,6 +20,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import numpy as np
 import torch
 from tokenizers import BertWordPieceTokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertForSequenceClassification
 
 import spam_assassin
@@ -83,6 +84,11 @@ def train_tokenizer(texts):
     tokenizer = BertWordPieceTokenizer(lowercase=True)
     options = {"vocab_size": VOCABULARY, "min_frequency": 3, "limit_alphabet": 120, "special_tokens": SPECIALS}
     tokenizer.train_from_iterator(texts, show_progress=False, **options)
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)],
+    )
     return tokenizer
 
 
