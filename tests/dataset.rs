@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use proptest::prelude::*;
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 use wherefore::Error;
 use wherefore::dataset::{Dataset, DatasetOptions, IdCheck, Label, Record};
@@ -61,6 +61,8 @@ fn record(index: u64, id: &str, text: &str, pair: Option<&str>, label: Option<La
     Record { index, id: id.to_owned(), text: text.to_owned(), pair: pair.map(str::to_owned), label }
 }
 
+/// A label as a record has it.
+#[allow(clippy::unnecessary_wraps)]
 fn name(label: &str) -> Option<Label> {
     Some(Label::Name(label.to_owned()))
 }
@@ -135,7 +137,7 @@ fn columns_can_be_named() {
     let missing = items("a.csv", b"text,label\na,1\n", |options| options.pair_column = Some("second".into()));
     assert_eq!(errors(&missing), ["open: a.csv: no column `second`; the columns are `text`, `label`"]);
     let missing = items("a.jsonl", b"{\"text\": \"a\"}\n{\"text\": \"b\", \"c\": 1}\n", |options| {
-        options.label_column = Some("c".into())
+        options.label_column = Some("c".into());
     });
     assert_eq!(errors(&missing), ["a.jsonl:1: no field `c`"]);
     assert_eq!(texts(&missing), [(1, "b")]);
@@ -197,7 +199,8 @@ fn a_line_over_the_limit_is_passed_over() {
         let wrap =
             |text: &str| if name == "a.jsonl" { format!("{{\"text\": \"{text}\"}}\n") } else { format!("{text}\n") };
         write!(file, "{header}{}", wrap("before")).unwrap();
-        (0..100).for_each(|_| file.write_all(&[b'x'; 1 << 20]).unwrap());
+        let mebibyte = vec![b'x'; 1 << 20];
+        (0..100).for_each(|_| file.write_all(&mebibyte).unwrap());
         write!(file, "\n{}", wrap("after")).unwrap();
         drop(file);
         let dataset = Dataset::open(options(dir.path(), &[name])).unwrap();
@@ -402,7 +405,9 @@ fn ids_are_unique_unless_that_is_waived() {
 fn the_canonical_form_tells_every_field_apart() {
     let digest = |records: &[Record]| {
         let mut hasher = blake3::Hasher::new();
-        records.iter().for_each(|record| record.digest_into(&mut hasher));
+        for record in records {
+            record.digest_into(&mut hasher);
+        }
         hasher.finalize()
     };
     let base = record(0, "1", "ab", Some("c"), name("1"));
@@ -433,15 +438,15 @@ fn text() -> impl Strategy<Value = String> {
 
 /// What both formats can say: in CSV an empty field is nothing, so pairs, labels and ids are not empty.
 fn dataset() -> impl Strategy<Value = Vec<Record>> {
-    let some = || text().prop_map(|text| format!("{text}."));
-    let fields = (text(), prop::option::of(some()), prop::option::of(some()), prop::option::of("[a-zé中 ]{0,4}"));
+    let some = || prop::option::of(text().prop_map(|text| format!("{text}.")));
+    let fields = (text(), some(), some(), prop::option::of("[a-zé中 ]{0,4}"));
     prop::collection::vec(fields, 1..12).prop_map(|rows| {
-        let record =
-            |(index, (text, pair, label, id)): (usize, (String, Option<String>, Option<String>, Option<String>))| {
-                let id = id.map_or(index.to_string(), |id| format!("{id}-{index}"));
-                Record { index: index as u64, id, text, pair, label: label.map(Label::Name) }
-            };
-        rows.into_iter().enumerate().map(record).collect()
+        let mut records = Vec::new();
+        for (index, (text, pair, label, id)) in rows.into_iter().enumerate() {
+            let id = id.map_or(index.to_string(), |id| format!("{id}-{index}"));
+            records.push(Record { index: index as u64, id, text, pair, label: label.map(Label::Name) });
+        }
+        records
     })
 }
 
@@ -457,10 +462,12 @@ proptest! {
 
     #[test]
     fn any_records_come_back_from_jsonl_and_csv(expected in dataset()) {
-        let jsonl: String = expected.iter().map(|record| {
-            let line: Value = json!({"id": record.id, "label": label_name(record), "text": record.text, "text_pair": record.pair});
-            format!("{line}\n")
-        }).collect();
+        let mut jsonl = String::new();
+        for record in &expected {
+            let (label, pair) = (label_name(record), &record.pair);
+            let line = json!({"id": record.id, "label": label, "text": record.text, "text_pair": pair});
+            jsonl += &format!("{line}\n");
+        }
         let mut csv = csv::Writer::from_writer(Vec::new());
         csv.write_record(["id", "label", "text", "text_pair"]).unwrap();
         for record in &expected {
@@ -577,7 +584,7 @@ mod columnar {
                 None,
                 None
             );
-            column!(group, Int64Type, (0..rows as i64).collect::<Vec<_>>(), None, None);
+            column!(group, Int64Type, (0..i64::from(rows)).collect::<Vec<_>>(), None, None);
         });
         let dir = folder(&[("a.parquet", &contents)]);
         let mut dataset = Dataset::open(options(dir.path(), &["a.parquet"])).unwrap();

@@ -84,6 +84,7 @@ fn every_kind_of_tokenizer_encodes_nasty_texts_as_transformers_does() {
 }
 
 #[test]
+#[allow(clippy::print_stderr)]
 fn the_real_model_encodes_as_transformers_does() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/models/minilm");
     if !dir.join("tokenizer.json").exists() {

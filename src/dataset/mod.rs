@@ -82,7 +82,9 @@ impl Label {
             }
             Self::Many(labels) => {
                 hasher.update(b"m").update(&(labels.len() as u64).to_le_bytes());
-                labels.iter().for_each(|label| label.digest_into(hasher));
+                for label in labels {
+                    label.digest_into(hasher);
+                }
                 hasher
             }
         };

@@ -41,8 +41,10 @@ struct SpecialTokens {
     pad_token: Option<TokenEntry>,
     cls_token: Option<TokenEntry>,
     mask_token: Option<TokenEntry>,
-    additional_special_tokens: Option<Value>,
-    extra_special_tokens: Option<Value>,
+    #[serde(rename = "additional_special_tokens")]
+    additional: Option<Value>,
+    #[serde(rename = "extra_special_tokens")]
+    extra: Option<Value>,
 }
 
 /// What a special token is for.
@@ -109,7 +111,7 @@ impl SpecialTokens {
 
     /// Special tokens with no role. Some versions write a dictionary here, for models this crate does not run.
     fn others(&self) -> Vec<TokenEntry> {
-        [&self.additional_special_tokens, &self.extra_special_tokens]
+        [&self.additional, &self.extra]
             .into_iter()
             .flatten()
             .filter_map(Value::as_array)

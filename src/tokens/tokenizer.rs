@@ -215,7 +215,7 @@ impl Tokenizer {
         let ids = pieces.get_ids().to_vec();
         if let Some(at) = ids.iter().position(|&id| id as usize >= self.vocabulary) {
             let (id, rows, piece) = (ids[at], self.vocabulary, &pieces.get_tokens()[at]);
-            return Err(too_many_ids(format!("token \"{piece}\" has id {id}"), rows, &self.source));
+            return Err(too_many_ids(piece, id, rows, &self.source));
         }
         let segments: Vec<Option<u8>> =
             pieces.get_sequence_ids().into_iter().map(|segment| segment.map(|s| s as u8)).collect();
@@ -287,12 +287,12 @@ fn read_tokenizer_json(path: &Path, settings: &Settings) -> Result<Pipeline> {
 
 /// A merge model may have been saved with dropout, which is for training: here the same text gives the same ids.
 fn no_dropout(pipeline: &mut Pipeline) {
-    if let ModelWrapper::BPE(merges) = pipeline.get_model() {
-        if merges.dropout.is_some() {
-            let mut merges = merges.clone();
-            merges.dropout = None;
-            pipeline.with_model(merges);
-        }
+    if let ModelWrapper::BPE(merges) = pipeline.get_model()
+        && merges.dropout.is_some()
+    {
+        let mut merges = merges.clone();
+        merges.dropout = None;
+        pipeline.with_model(merges);
     }
 }
 
@@ -309,23 +309,22 @@ fn add_missing_tokens(pipeline: &mut Pipeline, settings: &Settings, source: &Pat
 /// Added tokens beyond the table are let be until a text uses one: many published tokenizers have a few.
 fn check_vocabulary(pipeline: &Pipeline, rows: usize, source: &Path) -> Result<()> {
     let vocabulary = pipeline.get_model().get_vocab();
-    if let ModelWrapper::WordPiece(pieces) = pipeline.get_model() {
-        if !vocabulary.contains_key(&pieces.unk_token) {
-            let reason = format!("the unknown token \"{}\" is not in the vocabulary", pieces.unk_token);
-            return Err(Error::format(source, reason));
-        }
+    if let ModelWrapper::WordPiece(pieces) = pipeline.get_model()
+        && !vocabulary.contains_key(&pieces.unk_token)
+    {
+        let reason = format!("the unknown token \"{}\" is not in the vocabulary", pieces.unk_token);
+        return Err(Error::format(source, reason));
     }
     match vocabulary.iter().max_by_key(|(_, id)| **id) {
         None => Err(Error::format(source, "the vocabulary is empty")),
-        Some((piece, &id)) if id as usize >= rows => {
-            Err(too_many_ids(format!("token \"{piece}\" has id {id}"), rows, source))
-        }
+        Some((piece, &id)) if id as usize >= rows => Err(too_many_ids(piece, id, rows, source)),
         Some(_) => Ok(()),
     }
 }
 
-fn too_many_ids(what: String, rows: usize, source: &Path) -> Error {
-    let message = format!("{}: {what}, but the model's word embeddings have {rows} rows", source.display());
+fn too_many_ids(piece: &str, id: u32, rows: usize, source: &Path) -> Error {
+    let source = source.display();
+    let message = format!("{source}: token \"{piece}\" has id {id}, but the model's word embeddings have {rows} rows");
     Error::Mismatch(message, Some("use the tokenizer the model was trained with".to_owned()))
 }
 
