@@ -466,7 +466,8 @@ proptest! {
         for record in &expected {
             let (label, pair) = (label_name(record), &record.pair);
             let line = json!({"id": record.id, "label": label, "text": record.text, "text_pair": pair});
-            jsonl += &format!("{line}\n");
+            jsonl.push_str(&line.to_string());
+            jsonl.push('\n');
         }
         let mut csv = csv::Writer::from_writer(Vec::new());
         csv.write_record(["id", "label", "text", "text_pair"]).unwrap();

@@ -6,6 +6,7 @@
 //! SentencePiece `.model` files are out of scope; `transformers` converts the latter to `tokenizer.json` when it saves.
 
 mod batch;
+mod load;
 mod prefix;
 mod settings;
 mod tokenizer;

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use tokenizers::utils::truncation::{TruncationParams, TruncationStrategy, truncate_encodings};
 use tokenizers::{
-    DecoderWrapper, Encoding as Pieces, Model, ModelWrapper, NormalizerWrapper, OffsetType, PostProcessor,
-    PostProcessorWrapper, PreTokenizer, Tokenizer as Pipeline, TruncationDirection,
+    DecoderWrapper, Encoding as Pieces, Model, OffsetType, PostProcessor, PostProcessorWrapper, PreTokenizer,
+    Tokenizer as Pipeline, TruncationDirection,
 };
 
 use super::Encoding;
+use super::load;
 use super::prefix::PrefixRule;
 use super::settings::{Role, Settings};
-use super::wordpiece;
 use crate::error::{Error, Result};
 
 /// What the model expects of its tokenizer.
@@ -56,19 +56,19 @@ impl Tokenizer {
     /// vocabulary has ids that the model's embedding table has no rows for.
     pub fn load(dir: &Path, options: &TokenizerOptions) -> Result<Self> {
         let settings = Settings::read(dir)?;
-        let (mut pipeline, source) = read_pipeline(dir, &settings)?;
+        let (mut pipeline, source) = load::read_pipeline(dir, &settings)?;
         let padding = pipeline.get_padding().map(|padding| padding.pad_token.clone());
         pipeline.with_padding(None);
         pipeline.with_decoder(None::<DecoderWrapper>);
         pipeline.with_truncation(None).expect("no truncation is always accepted");
-        no_dropout(&mut pipeline);
-        add_missing_tokens(&mut pipeline, &settings, &source)?;
-        check_vocabulary(&pipeline, options.vocabulary, &source)?;
+        load::no_dropout(&mut pipeline);
+        load::add_missing_tokens(&mut pipeline, &settings, &source)?;
+        load::check_vocabulary(&pipeline, options.vocabulary, &source)?;
         let special = SpecialIds::find(&pipeline, &settings, padding.as_deref());
         let segments = options.segments && settings.gives_segments();
         let left = settings.config.truncation_side.as_deref() == Some("left");
         let direction = if left { TruncationDirection::Left } else { TruncationDirection::Right };
-        let fingerprint = fingerprint(&pipeline, left, segments, &source)?;
+        let fingerprint = load::fingerprint(&pipeline, left, segments, &source)?;
         let template = pipeline.get_post_processor().cloned();
         pipeline.with_post_processor(None::<PostProcessorWrapper>);
         let prefix = PrefixRule::of(&pipeline).filter(|_| !left);
@@ -215,7 +215,7 @@ impl Tokenizer {
         let ids = pieces.get_ids().to_vec();
         if let Some(at) = ids.iter().position(|&id| id as usize >= self.vocabulary) {
             let (id, rows, piece) = (ids[at], self.vocabulary, &pieces.get_tokens()[at]);
-            return Err(too_many_ids(piece, id, rows, &self.source));
+            return Err(load::too_many_ids(piece, id, rows, &self.source));
         }
         let segments: Vec<Option<u8>> =
             pieces.get_sequence_ids().into_iter().map(|segment| segment.map(|s| s as u8)).collect();
@@ -255,86 +255,4 @@ impl SpecialIds {
             separator: id(Role::Separator, &["[SEP]", "</s>"]),
         }
     }
-}
-
-/// The pipeline as its file has it, and that file.
-fn read_pipeline(dir: &Path, settings: &Settings) -> Result<(Pipeline, PathBuf)> {
-    let (json, vocabulary) = (dir.join("tokenizer.json"), dir.join("vocab.txt"));
-    if json.is_file() {
-        return Ok((read_tokenizer_json(&json, settings)?, json));
-    }
-    if vocabulary.is_file() {
-        return Ok((wordpiece::from_vocabulary(&vocabulary, settings)?, vocabulary));
-    }
-    Err(Error::format(dir, "no tokenizer: expected tokenizer.json, or vocab.txt with tokenizer_config.json").with_hint(
-        "save the tokenizer beside the model: AutoTokenizer.from_pretrained(SOURCE).save_pretrained(DIR) writes tokenizer.json",
-    ))
-}
-
-fn read_tokenizer_json(path: &Path, settings: &Settings) -> Result<Pipeline> {
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    let mut pipeline: Pipeline =
-        serde_json::from_slice(&bytes).map_err(|error| Error::format(path, format!("not a tokenizer: {error}")))?;
-    let is_bert = matches!(pipeline.get_normalizer(), Some(NormalizerWrapper::BertNormalizer(_)));
-    if is_bert && settings.is_bert_class() {
-        let normalizer = wordpiece::normalizer(settings);
-        pipeline
-            .with_normalizer(Some(normalizer))
-            .map_err(|error| Error::format(path, format!("cannot normalise its added tokens: {error}")))?;
-    }
-    Ok(pipeline)
-}
-
-/// A merge model may have been saved with dropout, which is for training: here the same text gives the same ids.
-fn no_dropout(pipeline: &mut Pipeline) {
-    if let ModelWrapper::BPE(merges) = pipeline.get_model()
-        && merges.dropout.is_some()
-    {
-        let mut merges = merges.clone();
-        merges.dropout = None;
-        pipeline.with_model(merges);
-    }
-}
-
-/// Special tokens that the settings name are found in texts even where the vocabulary's own file doesn't list them.
-fn add_missing_tokens(pipeline: &mut Pipeline, settings: &Settings, source: &Path) -> Result<()> {
-    let known = pipeline.get_added_vocabulary().get_vocab();
-    let missing: Vec<_> = settings.added.iter().filter(|token| !known.contains_key(&token.content)).cloned().collect();
-    pipeline
-        .add_tokens(missing)
-        .map(|_| ())
-        .map_err(|error| Error::format(source, format!("cannot add the special tokens: {error}")))
-}
-
-/// Added tokens beyond the table are let be until a text uses one: many published tokenizers have a few.
-fn check_vocabulary(pipeline: &Pipeline, rows: usize, source: &Path) -> Result<()> {
-    let vocabulary = pipeline.get_model().get_vocab();
-    if let ModelWrapper::WordPiece(pieces) = pipeline.get_model()
-        && !vocabulary.contains_key(&pieces.unk_token)
-    {
-        let reason = format!("the unknown token \"{}\" is not in the vocabulary", pieces.unk_token);
-        return Err(Error::format(source, reason));
-    }
-    match vocabulary.iter().max_by_key(|(_, id)| **id) {
-        None => Err(Error::format(source, "the vocabulary is empty")),
-        Some((piece, &id)) if id as usize >= rows => Err(too_many_ids(piece, id, rows, source)),
-        Some(_) => Ok(()),
-    }
-}
-
-fn too_many_ids(piece: &str, id: u32, rows: usize, source: &Path) -> Error {
-    let source = source.display();
-    let message = format!("{source}: token \"{piece}\" has id {id}, but the model's word embeddings have {rows} rows");
-    Error::Mismatch(message, Some("use the tokenizer the model was trained with".to_owned()))
-}
-
-/// Over the pipeline in its canonical form, without what ids don't depend on.
-fn fingerprint(pipeline: &Pipeline, left: bool, segments: bool, source: &Path) -> Result<String> {
-    let canonical = pipeline
-        .to_string(false)
-        .map_err(|error| Error::format(source, format!("cannot be written in its canonical form: {error}")))?;
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&[u8::from(left), u8::from(segments)]);
-    hasher.update(canonical.as_bytes());
-    Ok(hasher.finalize().to_hex().to_string())
 }

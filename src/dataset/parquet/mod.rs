@@ -3,20 +3,19 @@
 //! Columns are read through the crate's typed column readers rather than its row iterator, whose handling of repeated fields is
 //! incomplete and which stops for good at a string that is not UTF-8. Nested structures other than a list of values are refused.
 
-use std::collections::VecDeque;
+mod column;
+
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
-use parquet::basic::{ConvertedType, Repetition};
-use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
-use parquet::data_type::DataType;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
+use parquet::schema::types::SchemaDescriptor;
 
+use self::column::Column;
 use super::cell::{Cell, Row};
 use super::columns::{Layout, Wanted};
 use super::files::Counter;
@@ -134,138 +133,6 @@ impl Group {
             id: optional(&mut self.id)?,
         })
     }
-}
-
-/// One column of a row group, decoded ahead by a batch.
-struct Column {
-    reader: ColumnReader,
-    shape: Shape,
-    ready: VecDeque<Cell>,
-}
-
-/// What a column's definition and repetition levels mean.
-#[derive(Clone, Copy, Debug)]
-struct Shape {
-    is_list: bool,
-    /// The outermost level may be null: a definition level of 0 says so.
-    nullable: bool,
-    /// The definition level of a value that is there.
-    defined: i16,
-    /// The definition level from which a list has an element, null or not.
-    element: i16,
-    converted: ConvertedType,
-}
-
-impl Shape {
-    fn new(column: &ColumnDescriptor) -> Self {
-        let defined = column.max_def_level();
-        let is_list = column.max_rep_level() > 0;
-        let optional_value = column.self_type().get_basic_info().repetition() == Repetition::OPTIONAL;
-        // A list's levels: one if it may be null, one for being repeated, one if its elements may be null.
-        let nullable = defined > i16::from(is_list) + i16::from(is_list && optional_value);
-        let element = defined - i16::from(optional_value);
-        Self { is_list, nullable, defined, element, converted: column.converted_type() }
-    }
-
-    /// One value a row: the values where they are defined, null elsewhere.
-    fn scalars(self, levels: &[i16], values: Vec<Cell>) -> VecDeque<Cell> {
-        if self.defined == 0 {
-            return values.into();
-        }
-        let mut values = values.into_iter();
-        let one = |&level: &i16| if level == self.defined { values.next().unwrap_or_default() } else { Cell::Null };
-        levels.iter().map(one).collect()
-    }
-
-    /// One list a row. A repetition level of 0 begins a row.
-    fn lists(self, definitions: &[i16], repetitions: &[i16], values: Vec<Cell>) -> VecDeque<Cell> {
-        let mut values = values.into_iter();
-        let mut rows: VecDeque<Cell> = VecDeque::new();
-        for (&definition, &repetition) in definitions.iter().zip(repetitions) {
-            if repetition == 0 {
-                let is_null = self.nullable && definition == 0;
-                rows.push_back(if is_null { Cell::Null } else { Cell::List(Vec::new()) });
-            }
-            if definition < self.element {
-                continue;
-            }
-            let value = if definition == self.defined { values.next().unwrap_or_default() } else { Cell::Null };
-            if let Some(Cell::List(list)) = rows.back_mut() {
-                list.push(value);
-            }
-        }
-        rows
-    }
-}
-
-impl Column {
-    fn new(reader: ColumnReader, descriptor: &ColumnDescriptor) -> Self {
-        Self { reader, shape: Shape::new(descriptor), ready: VecDeque::new() }
-    }
-
-    fn next(&mut self) -> Result<Cell, ParquetError> {
-        if self.ready.is_empty() {
-            self.refill()?;
-        }
-        self.ready.pop_front().ok_or_else(|| ParquetError::General("a column has fewer rows than its group".to_owned()))
-    }
-
-    fn refill(&mut self) -> Result<(), ParquetError> {
-        let shape = self.shape;
-        self.ready = match &mut self.reader {
-            ColumnReader::BoolColumnReader(reader) => batch(reader, shape, |&value| Cell::Bool(value)),
-            ColumnReader::Int32ColumnReader(reader) => batch(reader, shape, |&value| shape.integer(value.into())),
-            ColumnReader::Int64ColumnReader(reader) => batch(reader, shape, |&value| shape.integer(value)),
-            ColumnReader::FloatColumnReader(reader) => batch(reader, shape, |&value| Cell::Number(value.into())),
-            ColumnReader::DoubleColumnReader(reader) => batch(reader, shape, |&value| Cell::Number(value)),
-            ColumnReader::ByteArrayColumnReader(reader) => batch(reader, shape, |value| text(value.data())),
-            ColumnReader::Int96ColumnReader(reader) => batch(reader, shape, |_| Cell::Other("a time")),
-            ColumnReader::FixedLenByteArrayColumnReader(reader) => {
-                batch(reader, shape, |_| Cell::Other("bytes of fixed length"))
-            }
-        }?;
-        Ok(())
-    }
-}
-
-impl Shape {
-    /// A stored integer by what the schema says it stands for.
-    fn integer(self, value: i64) -> Cell {
-        match self.converted {
-            ConvertedType::UINT_64 => Cell::Integer((value as u64).into()),
-            ConvertedType::UINT_32 => Cell::Integer((value as u32).into()),
-            ConvertedType::DECIMAL => Cell::Other("a decimal"),
-            ConvertedType::DATE
-            | ConvertedType::TIME_MILLIS
-            | ConvertedType::TIME_MICROS
-            | ConvertedType::TIMESTAMP_MILLIS
-            | ConvertedType::TIMESTAMP_MICROS => Cell::Other("a time"),
-            _ => Cell::Integer(value.into()),
-        }
-    }
-}
-
-fn text(bytes: &[u8]) -> Cell {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => Cell::Text(text.to_owned()),
-        Err(_) => Cell::Other("bytes that are not UTF-8"),
-    }
-}
-
-/// The next rows of a column of one physical type.
-fn batch<T: DataType>(
-    reader: &mut ColumnReaderImpl<T>,
-    shape: Shape,
-    cell: impl Fn(&T::T) -> Cell,
-) -> Result<VecDeque<Cell>, ParquetError> {
-    let (mut definitions, mut repetitions, mut values) = (Vec::new(), Vec::new(), Vec::new());
-    reader.read_records(BATCH, Some(&mut definitions), Some(&mut repetitions), &mut values)?;
-    let values = values.iter().map(cell).collect();
-    Ok(if shape.is_list {
-        shape.lists(&definitions, &repetitions, values)
-    } else {
-        shape.scalars(&definitions, values)
-    })
 }
 
 /// The one leaf of a root column.
