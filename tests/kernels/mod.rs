@@ -3,5 +3,12 @@
 //! Two kinds of test. *Error*: against f64, at most twice the error of plain f32 loops, and rounding's floor. *Bits*: the same for every
 //! instruction set of this machine, every batch, every tile.
 
+mod activation;
+mod attention;
 mod dot;
+mod embed;
+mod layer_norm;
+mod linear;
+mod pool;
+mod reference;
 mod support;

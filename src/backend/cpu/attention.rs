@@ -5,7 +5,7 @@
 //! the mixing, on D numbers rather than L.
 
 use super::activation::exp;
-use super::gemm::{Left, Line, Target, lines, strip};
+use super::gemm::{Left, Line, Panel, Target, lines, strip};
 use super::simd::{Isa, Kernel, LANES, Vector};
 use crate::backend::{AttentionShape, Columns, Rows};
 use crate::tokens::PackedBatch;
@@ -92,7 +92,7 @@ impl Attention<'_> {
     fn strip<V: Vector>(&mut self, rows: std::ops::Range<usize>, length: usize, head: usize) {
         let Inputs { q, shape, .. } = self.inputs;
         let (lines, width) = (lines::<V>(), shape.head_width);
-        let (panel, start) = (lines * LANES, [Line::ZERO; 2]);
+        let panel = lines * LANES;
         let Scratch { keys, values, scores } = &mut *self.scratch;
         let stride = length.next_multiple_of(panel);
 
@@ -104,7 +104,7 @@ impl Attention<'_> {
         for first in (0..length).step_by(panel) {
             let packed = &keys[first / panel * width * lines..][..width * lines];
             let mut target = Target { values: &mut scores[first..], stride, columns: panel };
-            strip::<V>(&mut target, queries, packed, Some(&start));
+            strip::<V>(&mut target, queries, Panel::whole(packed));
         }
 
         let mut scales = [0.0; STRIP];
@@ -121,8 +121,7 @@ impl Attention<'_> {
             strip::<V>(
                 &mut Target { values: &mut out[first..], stride: out_width, columns },
                 weights,
-                packed,
-                Some(&start),
+                Panel::whole(packed),
             );
         }
         for (row, scale) in scales[..rows.len()].iter().enumerate() {

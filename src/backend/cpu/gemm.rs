@@ -1,6 +1,6 @@
 //! The one matrix product: some rows times a packed panel of columns, in a register tile.
 //!
-//! Every element of a product is one chain of fused multiply-adds over the inner dimension, upwards from its bias (or zero). Blocking
+//! Every element of a product is one chain of fused multiply-adds over the inner dimension, upwards from zero. Blocking
 //! the inner dimension only parks the chain in memory, which is exact; tiling rows and columns never touches it. So an element's
 //! bits depend on its own row and column alone: not on how many rows there are, nor on the instruction set.
 //!
@@ -62,34 +62,44 @@ pub(super) struct Target<'a> {
     pub(super) columns: usize,
 }
 
-/// `target = start + left · panel`, where `panel` is `[inner][lines]` and `start` one row of lines, or `None` for what is in
-/// `target` already.
+/// One panel's part of a product.
+#[derive(Clone, Copy)]
+pub(super) struct Panel<'a> {
+    /// `[inner][lines]`
+    pub(super) lines: &'a [Line],
+    /// Whether the chains go on from what is in the target, rather than from zero.
+    pub(super) resume: bool,
+    /// One row of lines to add at the end.
+    pub(super) bias: Option<&'a [Line]>,
+}
+
+impl<'a> Panel<'a> {
+    /// A product of its own.
+    pub(super) fn whole(lines: &'a [Line]) -> Self {
+        Self { lines, resume: false, bias: None }
+    }
+}
+
+/// `target = left · panel`, or `target + left · panel` where it resumes, `+ bias` where there is one.
 #[inline(always)]
-pub(super) fn strip<V: Vector>(target: &mut Target<'_>, left: Left<'_>, panel: &[Line], start: Option<&[Line]>) {
+pub(super) fn strip<V: Vector>(target: &mut Target<'_>, left: Left<'_>, panel: Panel<'_>) {
     let mut row = 0;
     while row < left.rows {
         let rest = left.rows - row;
         // Tiles of nearly equal height: 8 rows are 4 + 4, not 6 + 2.
         let rows = rest.div_ceil(rest.div_ceil(tile_rows::<V>()));
-        tile_of::<V>(target, left, row, rows, panel, start);
+        tile_of::<V>(target, left, row, rows, panel);
         row += rows;
     }
 }
 
 /// Picks the micro-kernel of a height.
 #[inline(always)]
-fn tile_of<V: Vector>(
-    target: &mut Target<'_>,
-    left: Left<'_>,
-    row: usize,
-    rows: usize,
-    panel: &[Line],
-    start: Option<&[Line]>,
-) {
+fn tile_of<V: Vector>(target: &mut Target<'_>, left: Left<'_>, row: usize, rows: usize, panel: Panel<'_>) {
     macro_rules! pick {
         ($lines:literal: $($height:literal)*) => {
             match rows {
-                $($height => tile::<V, $height, $lines>(target, left, row, panel, start),)*
+                $($height => tile::<V, $height, $lines>(target, left, row, panel),)*
                 _ => unreachable!("no tile of {rows} rows"),
             }
         };
@@ -107,16 +117,15 @@ fn tile<V: Vector, const R: usize, const C: usize>(
     target: &mut Target<'_>,
     left: Left<'_>,
     row: usize,
-    panel: &[Line],
-    start: Option<&[Line]>,
+    panel: Panel<'_>,
 ) {
-    let (panel, _) = panel.as_chunks::<C>();
-    let rows: [&[f32]; R] = std::array::from_fn(|r| &left.values[(row + r) * left.stride..][..panel.len()]);
-    let mut sums: [[V; C]; R] = match start {
-        Some(start) => [std::array::from_fn(|c| V::load(&start[c].0)); R],
-        None => std::array::from_fn(|r| std::array::from_fn(|c| load(target, row + r, c))),
-    };
-    for (k, lines) in panel.iter().enumerate() {
+    let (steps, _) = panel.lines.as_chunks::<C>();
+    let rows: [&[f32]; R] = std::array::from_fn(|r| &left.values[(row + r) * left.stride..][..steps.len()]);
+    let mut sums = [[V::zero(); C]; R];
+    if panel.resume {
+        sums = std::array::from_fn(|r| std::array::from_fn(|c| load(target, row + r, c)));
+    }
+    for (k, lines) in steps.iter().enumerate() {
         let lines: [V; C] = std::array::from_fn(|c| V::load(&lines[c].0));
         for r in 0..R {
             let x = V::splat(rows[r][k]);
@@ -124,6 +133,9 @@ fn tile<V: Vector, const R: usize, const C: usize>(
                 sums[r][c] = x.fma(lines[c], sums[r][c]);
             }
         }
+    }
+    if let Some(bias) = panel.bias {
+        sums = sums.map(|row| std::array::from_fn(|c| row[c].add(V::load(&bias[c].0))));
     }
     for r in 0..R {
         for c in 0..C {

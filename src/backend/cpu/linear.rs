@@ -1,7 +1,7 @@
 //! Linear layers: weights packed once, products in register tiles, bias, activation and residual on the tile while it is hot.
 
 use super::activation::{Pointwise, for_activation};
-use super::gemm::{Left, Line, Target, lines, panel_lines, strip};
+use super::gemm::{Left, Line, Panel, Target, lines, panel_lines, strip};
 use super::simd::{Isa, Kernel, LANES, Vector};
 use crate::backend::Activation;
 
@@ -108,8 +108,9 @@ impl Forward<'_> {
             let bias = &self.layer.bias[panel * lines..][..lines];
             let left = Left { values: &self.x[row * inputs + inner..], stride: inputs, rows };
             let mut target = Target { values: &mut self.out[row * outputs + first..], stride: outputs, columns };
-            strip::<V>(&mut target, left, packed, (inner == 0).then_some(bias));
-            if end == inputs {
+            let last = end == inputs;
+            strip::<V>(&mut target, left, Panel { lines: packed, resume: inner > 0, bias: last.then_some(bias) });
+            if last && (self.activation != Activation::Identity || self.residual.is_some()) {
                 let residual = self.residual.map(|r| &r[row * outputs + first..]);
                 for_activation!(self.activation, P => epilogue::<V, P>(&mut target, residual, rows));
             }

@@ -1,0 +1,158 @@
+//! Linear layers with every epilogue.
+
+use super::activation::plain;
+use super::support::{Numbers, assert_accurate, bits, cpus};
+use wherefore::backend::cpu::Cpu;
+use wherefore::backend::reference::Reference;
+use wherefore::backend::{Activation, Backend};
+
+/// A layer and what goes through it.
+struct Case {
+    x: Vec<f32>,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    residual: Vec<f32>,
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Case {
+    fn new([rows, inputs, outputs]: [usize; 3], scale: f32, seed: u64) -> Self {
+        let mut numbers = Numbers::new(seed);
+        Self {
+            x: numbers.vector(rows * inputs, scale),
+            weight: numbers.vector(outputs * inputs, scale),
+            bias: numbers.vector(outputs, scale),
+            residual: numbers.vector(rows * outputs, scale),
+            rows,
+            inputs,
+            outputs,
+        }
+    }
+
+    /// On some backend, into a buffer larger than it need be.
+    fn run<B: Backend>(&self, backend: &B, activation: Activation, with_residual: bool) -> B::Tensor {
+        let layer = backend.pack_linear(&self.weight, &self.bias, self.inputs, self.outputs).unwrap();
+        let (x, residual) = (backend.upload(&self.x).unwrap(), backend.upload(&self.residual).unwrap());
+        let mut out = backend.tensor(self.rows * self.outputs + 5).unwrap();
+        let residual = with_residual.then_some(&residual);
+        backend.linear(&mut out, &x, &layer, activation, residual, self.rows).unwrap();
+        out
+    }
+
+    fn cpu(&self, cpu: &Cpu, activation: Activation, with_residual: bool) -> Vec<f32> {
+        let mut out = self.run(cpu, activation, with_residual);
+        out.truncate(self.rows * self.outputs);
+        out
+    }
+
+    /// Plain f32 loops.
+    fn plain(&self, activation: Activation, with_residual: bool) -> Vec<f32> {
+        let element = |i: usize| {
+            let (row, output) = (i / self.outputs, i % self.outputs);
+            let x = &self.x[row * self.inputs..][..self.inputs];
+            let weight = &self.weight[output * self.inputs..][..self.inputs];
+            let sum: f32 = x.iter().zip(weight).map(|(a, b)| a * b).sum();
+            let value = plain(activation, sum + self.bias[output]);
+            if with_residual { value + self.residual[i] } else { value }
+        };
+        (0..self.rows * self.outputs).map(element).collect()
+    }
+}
+
+/// Rows, inputs, outputs: around the edges of every tile (6, 14 rows; 16, 32 columns; 256 inputs; 240 rows).
+const SHAPES: [[usize; 3]; 16] = [
+    [1, 1, 1],
+    [1, 384, 2],
+    [2, 7, 3],
+    [3, 33, 16],
+    [5, 16, 17],
+    [6, 48, 33],
+    [7, 1, 48],
+    [8, 257, 31],
+    [13, 300, 7],
+    [14, 64, 64],
+    [15, 255, 32],
+    [29, 384, 48],
+    [100, 16, 16],
+    [241, 33, 35],
+    [300, 7, 65],
+    [31, 1000, 20],
+];
+
+#[test]
+fn error_over_odd_shapes_and_extreme_values() {
+    for (i, shape) in SHAPES.into_iter().enumerate() {
+        for scale in [1e-20, 1e-3, 1.0, 1e15] {
+            let case = Case::new(shape, scale, i as u64);
+            let exact = case.run(&Reference, Activation::Identity, false);
+            let plain = case.plain(Activation::Identity, false);
+            let values = case.cpu(&Cpu::new(), Activation::Identity, false);
+            assert_accurate(&format!("{shape:?} × {scale}"), &values, &plain, &exact[..values.len()]);
+        }
+    }
+}
+
+#[test]
+fn error_of_every_epilogue() {
+    use Activation::{Gelu, GeluTanh, Identity, QuickGelu, Relu, Silu, Tanh};
+    for activation in [Identity, Gelu, GeluTanh, QuickGelu, Relu, Silu, Tanh] {
+        for with_residual in [false, true] {
+            let case = Case::new([23, 40, 37], 1.5, 9);
+            let exact = case.run(&Reference, activation, with_residual);
+            let plain = case.plain(activation, with_residual);
+            let values = case.cpu(&Cpu::new(), activation, with_residual);
+            assert_accurate(&format!("{activation:?}, {with_residual}"), &values, &plain, &exact[..values.len()]);
+        }
+    }
+}
+
+#[test]
+fn every_instruction_set_gives_the_same_bits() {
+    for (i, shape) in SHAPES.into_iter().enumerate() {
+        let case = Case::new(shape, 1.0, 50 + i as u64);
+        let results: Vec<_> = cpus().iter().map(|cpu| bits(&case.cpu(cpu, Activation::Gelu, true))).collect();
+        assert!(results.iter().all(|r| *r == results[0]), "{shape:?}");
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_in_any_company() {
+    let case = Case::new([260, 400, 21], 1.0, 3);
+    let whole = case.cpu(&Cpu::new(), Activation::Gelu, true);
+    for (start, rows) in [(0, 1), (0, 259), (259, 1), (17, 5), (100, 33), (1, 240)] {
+        let part = Case {
+            x: case.x[start * 400..(start + rows) * 400].to_vec(),
+            residual: case.residual[start * 21..(start + rows) * 21].to_vec(),
+            weight: case.weight.clone(),
+            bias: case.bias.clone(),
+            rows,
+            inputs: 400,
+            outputs: 21,
+        };
+        let alone = part.cpu(&Cpu::new(), Activation::Gelu, true);
+        assert_eq!(bits(&alone), bits(&whole[start * 21..(start + rows) * 21]), "rows {start} to {}", start + rows);
+    }
+}
+
+#[test]
+fn an_element_is_one_chain_of_fused_multiply_adds() {
+    let case = Case::new([9, 777, 19], 1.0, 4);
+    let chain = |i: usize| {
+        let (x, weight) = (&case.x[i / 19 * 777..][..777], &case.weight[i % 19 * 777..][..777]);
+        x.iter().zip(weight).fold(0.0, |sum: f32, (x, w)| x.mul_add(*w, sum)) + case.bias[i % 19]
+    };
+    let expected: Vec<f32> = (0..9 * 19).map(chain).collect();
+    assert_eq!(bits(&case.cpu(&Cpu::new(), Activation::Identity, false)), bits(&expected));
+}
+
+#[test]
+fn nan_stays_in_its_row() {
+    let mut case = Case::new([8, 20, 18], 1.0, 5);
+    case.x[3 * 20 + 7] = f32::NAN;
+    let out = case.cpu(&Cpu::new(), Activation::Gelu, false);
+    for (row, values) in out.chunks(18).enumerate() {
+        assert!(values.iter().all(|x| x.is_nan() == (row == 3)), "row {row}");
+    }
+}
