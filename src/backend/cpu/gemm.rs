@@ -99,7 +99,7 @@ fn tile_of<V: Vector>(target: &mut Target<'_>, left: Left<'_>, row: usize, rows:
     macro_rules! pick {
         ($lines:literal: $($height:literal)*) => {
             match rows {
-                $($height => tile::<V, $height, $lines>(target, left, row, panel),)*
+                $($height => V::call(Tile::<'_, '_, $height, $lines> { target, left, row, panel }),)*
                 _ => unreachable!("no tile of {rows} rows"),
             }
         };
@@ -112,34 +112,55 @@ fn tile_of<V: Vector>(target: &mut Target<'_>, left: Left<'_>, row: usize, rows:
 }
 
 /// The micro-kernel: `R` rows by `C` vectors of accumulators, all in registers while k runs.
-#[inline(always)]
-fn tile<V: Vector, const R: usize, const C: usize>(
-    target: &mut Target<'_>,
-    left: Left<'_>,
+struct Tile<'a, 't, const R: usize, const C: usize> {
+    target: &'a mut Target<'t>,
+    left: Left<'a>,
     row: usize,
-    panel: Panel<'_>,
-) {
-    let (steps, _) = panel.lines.as_chunks::<C>();
-    let rows: [&[f32]; R] = std::array::from_fn(|r| &left.values[(row + r) * left.stride..][..steps.len()]);
-    let mut sums = [[V::zero(); C]; R];
-    if panel.resume {
-        sums = std::array::from_fn(|r| std::array::from_fn(|c| load(target, row + r, c)));
-    }
-    for (k, lines) in steps.iter().enumerate() {
-        let lines: [V; C] = std::array::from_fn(|c| V::load(&lines[c].0));
+    panel: Panel<'a>,
+}
+
+impl<const R: usize, const C: usize> Kernel for Tile<'_, '_, R, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { target, left, row, panel } = self;
+        let mut sums = [[V::zero(); C]; R];
+        if panel.resume {
+            sums = std::array::from_fn(|r| std::array::from_fn(|c| load(target, row + r, c)));
+        }
+        let (steps, _) = panel.lines.as_chunks::<C>();
+        let rows = std::array::from_fn(|r| &left.values[(row + r) * left.stride..][..steps.len()]);
+        accumulate(&mut sums, rows, steps);
+        if let Some(bias) = panel.bias {
+            sums = sums.map(|row| std::array::from_fn(|c| row[c].add(V::load(&bias[c].0))));
+        }
         for r in 0..R {
-            let x = V::splat(rows[r][k]);
             for c in 0..C {
-                sums[r][c] = x.fma(lines[c], sums[r][c]);
+                store(target, row + r, c, sums[r][c]);
             }
         }
     }
-    if let Some(bias) = panel.bias {
-        sums = sums.map(|row| std::array::from_fn(|c| row[c].add(V::load(&bias[c].0))));
-    }
-    for r in 0..R {
-        for c in 0..C {
-            store(target, row + r, c, sums[r][c]);
+}
+
+/// `sums[r][c] += Σ_k rows[r][k] · steps[k][c]`, k upwards.
+#[inline(always)]
+#[allow(unsafe_code)]
+fn accumulate<V: Vector, const R: usize, const C: usize>(
+    sums: &mut [[V; C]; R],
+    rows: [&[f32]; R],
+    steps: &[[Line; C]],
+) {
+    assert!(rows.iter().all(|row| row.len() == steps.len()), "rows and panel of different depths");
+    for (k, lines) in steps.iter().enumerate() {
+        let lines: [V; C] = std::array::from_fn(|c| V::load(&lines[c].0));
+        for r in 0..R {
+            // SAFETY: k is below `steps.len()`, and so is every row's length: asserted above. Six checks a step would cost a third of
+            // the speed.
+            let x = V::splat(unsafe { *rows[r].get_unchecked(k) });
+            for c in 0..C {
+                sums[r][c] = x.fma(lines[c], sums[r][c]);
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use std::arch::x86_64::*;
 #[inline]
 pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
     #[target_feature(enable = "avx2,fma")]
+    #[inline(never)]
     fn inner<K: Kernel>(kernel: K) -> K::Output {
         kernel.run::<Avx2>()
     }
@@ -101,6 +102,11 @@ pub(super) fn sum8(x: [__m256; 8]) -> [f32; 8] {
 
 impl Vector for Avx2 {
     const REGISTERS: usize = 8;
+
+    #[inline(always)]
+    fn call<K: Kernel>(kernel: K) -> K::Output {
+        run(kernel)
+    }
 
     #[inline(always)]
     fn zero() -> Self {

@@ -11,6 +11,7 @@ use std::arch::x86_64::*;
 #[inline]
 pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
     #[target_feature(enable = "avx512f,avx2,fma")]
+    #[inline(never)]
     fn inner<K: Kernel>(kernel: K) -> K::Output {
         kernel.run::<Avx512>()
     }
@@ -48,6 +49,11 @@ fn halve(x: __m512) -> __m256 {
 
 impl Vector for Avx512 {
     const REGISTERS: usize = 32;
+
+    #[inline(always)]
+    fn call<K: Kernel>(kernel: K) -> K::Output {
+        run(kernel)
+    }
 
     #[inline(always)]
     fn zero() -> Self {

@@ -30,6 +30,10 @@ pub trait Vector: Copy {
     /// How many vectors the register file holds: chooses register tiles, never the order of a sum.
     const REGISTERS: usize;
 
+    /// Runs a kernel as a function of its own, with a register file of its own: for innermost loops, whose accumulators must
+    /// not compete with what surrounds them.
+    fn call<K: Kernel>(kernel: K) -> K::Output;
+
     /// All lanes zero.
     fn zero() -> Self;
     /// All lanes `x`.

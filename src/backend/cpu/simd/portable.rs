@@ -1,6 +1,6 @@
 //! Sixteen lanes as an array: what the others must equal, and what compilers turn into NEON.
 
-use super::{LANES, Vector};
+use super::{Kernel, LANES, Vector};
 
 #[derive(Clone, Copy)]
 pub(super) struct Portable([f32; LANES]);
@@ -26,6 +26,11 @@ impl Portable {
 
 impl Vector for Portable {
     const REGISTERS: usize = 8;
+
+    #[inline(never)]
+    fn call<K: Kernel>(kernel: K) -> K::Output {
+        kernel.run::<Self>()
+    }
 
     #[inline(always)]
     fn zero() -> Self {
