@@ -29,7 +29,8 @@ pub(super) fn exp<V: Vector>(x: V) -> V {
     polynomial(r, Q).mul(r).fma(r, r).add(V::splat(1.0)).scale(n)
 }
 
-/// `erf(x)` to 1.8e-7 (three units in the last place of values near 1): `x P(x²) / Q(x²)`, which oversteps 1 before its bound and is cut there.
+/// `erf(x)` to 2.4e-7, four units in the last place of values near 1 (P, Q, their quotient and its factor round):
+/// `x P(x²) / Q(x²)`, which oversteps 1 before its bound and is cut there.
 #[inline(always)]
 pub(super) fn erf<V: Vector>(x: V) -> V {
     const P: [f32; 6] = [FRAC_2_SQRT_PI, 0.191_430_51, 0.052_858_274, 0.003_802_684_6, 2.845_079e-4, 2.026_070_4e-6];
@@ -250,7 +251,7 @@ mod tests {
     #[test]
     fn erf_is_within_its_stated_error() {
         for (x, y) in sample(20.0, over_slices!(erf)) {
-            assert!((y - reference::erf(x)).abs() <= 1.8e-7, "erf({x}) = {y}");
+            assert!((y - reference::erf(x)).abs() <= 2.4e-7, "erf({x}) = {y}");
         }
         let mut ends = [4.1, 1e30, -4.1, f32::NEG_INFINITY];
         over_slices!(erf)(&mut ends);

@@ -10,6 +10,7 @@ use super::simd::{Isa, Kernel, LANES, Vector};
 use crate::backend::{AttentionShape, Columns, Rows};
 use crate::tokens::PackedBatch;
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// What an attention reads.
 pub(super) struct Inputs<'a> {
@@ -74,7 +75,7 @@ impl Kernel for Attention<'_> {
 impl Attention<'_> {
     /// Packs one head's keys and values.
     #[inline(always)]
-    fn pack<V: Vector>(&mut self, tokens: std::ops::Range<usize>, head: usize) {
+    fn pack<V: Vector>(&mut self, tokens: Range<usize>, head: usize) {
         let Inputs { k, v, shape, .. } = self.inputs;
         let (lines, width, length) = (lines::<V>(), shape.head_width, tokens.len());
         let panel = lines * LANES;
@@ -89,7 +90,7 @@ impl Attention<'_> {
 
     /// Some queries of one head, from scores to output.
     #[inline(always)]
-    fn strip<V: Vector>(&mut self, rows: std::ops::Range<usize>, length: usize, head: usize) {
+    fn strip<V: Vector>(&mut self, rows: Range<usize>, length: usize, head: usize) {
         let Inputs { q, shape, .. } = self.inputs;
         let (lines, width) = (lines::<V>(), shape.head_width);
         let panel = lines * LANES;

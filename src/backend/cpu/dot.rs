@@ -9,6 +9,8 @@
 //! queries at a time in registers. They are single-threaded: callers split rows over threads.
 
 use super::simd::{Isa, Kernel, LANES, Vector};
+use std::cell::RefCell;
+use std::marker::PhantomData;
 
 /// `Σ a_i b_i`.
 ///
@@ -72,12 +74,12 @@ pub struct Tile {
 
 /// [`dot_tile`] on a given instruction set (the bits are the same).
 pub fn dot_tile_on(isa: Isa, out: &mut [f32], queries: &[f32], rows: &[f32], tile: Tile) {
-    isa.run(Tiles::<Product>::new(out, queries, rows, tile));
+    score::<Product>(isa, out, queries, rows, tile);
 }
 
 /// [`squared_distance_tile`] on a given instruction set (the bits are the same).
 pub fn squared_distance_tile_on(isa: Isa, out: &mut [f32], queries: &[f32], rows: &[f32], tile: Tile) {
-    isa.run(Tiles::<SquaredDifference>::new(out, queries, rows, tile));
+    score::<SquaredDifference>(isa, out, queries, rows, tile);
 }
 
 /// What is summed over the elements of a pair. It must be zero for a pair of zeros.
@@ -107,13 +109,13 @@ impl Term for SquaredDifference {
 struct Pair<'a, T> {
     a: &'a [f32],
     b: &'a [f32],
-    term: std::marker::PhantomData<T>,
+    term: PhantomData<T>,
 }
 
 impl<'a, T> Pair<'a, T> {
     fn new(a: &'a [f32], b: &'a [f32]) -> Self {
         assert_eq!(a.len(), b.len(), "vectors of different widths");
-        Self { a, b, term: std::marker::PhantomData }
+        Self { a, b, term: PhantomData }
     }
 }
 
@@ -126,71 +128,122 @@ impl<T: Term> Kernel for Pair<'_, T> {
     }
 }
 
-/// Every query with every row.
-struct Tiles<'a, T> {
-    out: &'a mut [f32],
-    queries: &'a [f32],
-    rows: &'a [f32],
-    tile: Tile,
-    term: std::marker::PhantomData<T>,
+thread_local! {
+    /// Where [`score`] lines its operands up.
+    static ROOM: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-impl<'a, T> Tiles<'a, T> {
-    fn new(out: &'a mut [f32], queries: &'a [f32], rows: &'a [f32], tile: Tile) -> Self {
-        assert_eq!(queries.len(), tile.n_queries * tile.width, "queries do not fill their tile");
-        assert_eq!(rows.len(), tile.n_rows * tile.width, "rows do not fill their tile");
-        assert_eq!(out.len(), tile.n_queries * tile.n_rows, "scores do not fill their tile");
-        Self { out, queries, rows, tile, term: std::marker::PhantomData }
-    }
-}
+/// Queries from which on a copy of the operands, in whole cache lines, costs less than loads that straddle them.
+const COPY_FROM: usize = 8;
 
 /// Bytes of rows that stay in the first-level cache while every query passes over them.
 const ROW_BLOCK_BYTES: usize = 16 * 1024;
 
-impl<T: Term> Kernel for Tiles<'_, T> {
+/// Every query with every row, a block of rows at a time.
+fn score<T: Term>(isa: Isa, out: &mut [f32], queries: &[f32], rows: &[f32], tile: Tile) {
+    let Tile { n_queries, n_rows, width } = tile;
+    assert_eq!(queries.len(), n_queries * width, "queries do not fill their tile");
+    assert_eq!(rows.len(), n_rows * width, "rows do not fill their tile");
+    assert_eq!(out.len(), n_queries * n_rows, "scores do not fill their tile");
+    let block = (ROW_BLOCK_BYTES / (4 * width.max(1))).next_multiple_of(4).max(4);
+    let copied = n_queries >= COPY_FROM && n_rows >= COPY_FROM;
+    let whole = if copied { width.next_multiple_of(LANES) } else { width };
+    ROOM.with_borrow_mut(|room| {
+        let room = if copied { aligned(room, (n_queries + block) * whole) } else { &mut [] };
+        let (query_room, row_room) = room.split_at_mut(if copied { n_queries * whole } else { 0 });
+        let queries = if copied { line_up(query_room, queries, width) } else { queries };
+        for start in (0..n_rows).step_by(block) {
+            let count = block.min(n_rows - start);
+            let rows = &rows[start * width..][..count * width];
+            let rows = if copied { line_up(row_room, rows, width) } else { rows };
+            let out = &mut out[start..];
+            isa.run(Block {
+                out,
+                stride: n_rows,
+                queries,
+                n_queries,
+                rows,
+                n_rows: count,
+                width: whole,
+                term: PhantomData::<T>,
+            });
+        }
+    });
+}
+
+/// The first `len` numbers of a buffer from a cache line's start on.
+fn aligned(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len + LANES {
+        buffer.resize(len + LANES, 0.0);
+    }
+    let start = buffer.as_ptr().align_offset(4 * LANES).min(LANES);
+    &mut buffer[start..start + len]
+}
+
+/// Copies rows of `width`, each completed with zeros to whole vectors.
+fn line_up<'a>(room: &'a mut [f32], rows: &[f32], width: usize) -> &'a [f32] {
+    let whole = width.next_multiple_of(LANES);
+    let count = rows.len().checked_div(width).unwrap_or(0);
+    for (to, from) in room.chunks_exact_mut(whole.max(1)).zip(rows.chunks_exact(width.max(1))) {
+        to[..width].copy_from_slice(from);
+        to[width..].fill(0.0);
+    }
+    &room[..count * whole]
+}
+
+/// Every query with some rows.
+struct Block<'a, T> {
+    /// Row r's score for query q at `q * stride + r`.
+    out: &'a mut [f32],
+    stride: usize,
+    queries: &'a [f32],
+    n_queries: usize,
+    rows: &'a [f32],
+    n_rows: usize,
+    width: usize,
+    term: PhantomData<T>,
+}
+
+impl<T: Term> Kernel for Block<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Vector>(mut self) {
-        let block = (ROW_BLOCK_BYTES / (4 * self.tile.width.max(1))).next_multiple_of(4).max(4);
-        for start in (0..self.tile.n_rows).step_by(block) {
-            let end = (start + block).min(self.tile.n_rows);
-            if V::REGISTERS >= 32 {
-                self.block::<V, 4, 6>(start, end);
-            } else {
-                self.block::<V, 2, 3>(start, end);
-            }
+        if V::REGISTERS >= 32 {
+            self.block::<V, 4, 6>();
+        } else {
+            self.block::<V, 2, 3>();
         }
     }
 }
 
-impl<T: Term> Tiles<'_, T> {
-    /// Rows `start..end` against all queries, `Q` queries and `R` rows at a time.
+impl<T: Term> Block<'_, T> {
+    /// `Q` queries and `R` rows at a time.
     #[inline(always)]
-    fn block<V: Vector, const R: usize, const Q: usize>(&mut self, start: usize, end: usize) {
+    fn block<V: Vector, const R: usize, const Q: usize>(&mut self) {
         let mut query = 0;
-        while query + Q <= self.tile.n_queries {
-            self.strip::<V, R, Q>(query, start, end);
+        while query + Q <= self.n_queries {
+            self.strip::<V, R, Q>(query);
             query += Q;
         }
-        while query + 2 <= self.tile.n_queries {
-            self.strip::<V, 2, 2>(query, start, end);
+        while query + 2 <= self.n_queries {
+            self.strip::<V, 2, 2>(query);
             query += 2;
         }
-        if query < self.tile.n_queries {
-            self.strip::<V, 4, 1>(query, start, end);
+        if query < self.n_queries {
+            self.strip::<V, 4, 1>(query);
         }
     }
 
-    /// Rows `start..end` against `Q` queries.
+    /// All rows against `Q` queries.
     #[inline(always)]
-    fn strip<V: Vector, const R: usize, const Q: usize>(&mut self, query: usize, start: usize, end: usize) {
-        let mut row = start;
-        while row + R <= end {
+    fn strip<V: Vector, const R: usize, const Q: usize>(&mut self, query: usize) {
+        let mut row = 0;
+        while row + R <= self.n_rows {
             self.tile::<V, R, Q>(query, row);
             row += R;
         }
-        while row < end {
+        while row < self.n_rows {
             self.tile::<V, 1, Q>(query, row);
             row += 1;
         }
@@ -199,16 +252,20 @@ impl<T: Term> Tiles<'_, T> {
     /// `R` rows against `Q` queries.
     #[inline(always)]
     fn tile<V: Vector, const R: usize, const Q: usize>(&mut self, query: usize, row: usize) {
-        let width = self.tile.width;
+        let width = self.width;
         let queries = std::array::from_fn(|q| &self.queries[(query + q) * width..][..width]);
         let rows = std::array::from_fn(|r| &self.rows[(row + r) * width..][..width]);
         let sums = lane_sums::<V, T, R, Q>(rows, queries);
         for group in (0..R * Q).step_by(8) {
-            let pair = |i: usize| if group + i < R * Q { sums[(group + i) / R][(group + i) % R] } else { V::zero() };
-            let totals = V::sum8(std::array::from_fn(pair));
-            for i in 0..(R * Q - group).min(8) {
+            let pairs = 8.min(R * Q - group);
+            let mut eight = [V::zero(); 8];
+            for i in 0..pairs {
+                eight[i] = sums[(group + i) / R][(group + i) % R];
+            }
+            let totals = V::sum8(eight);
+            for i in 0..pairs {
                 let (q, r) = ((group + i) / R, (group + i) % R);
-                self.out[(query + q) * self.tile.n_rows + row + r] = totals[i];
+                self.out[(query + q) * self.stride + row + r] = totals[i];
             }
         }
     }
@@ -220,19 +277,18 @@ fn lane_sums<V: Vector, T: Term, const R: usize, const Q: usize>(
     rows: [&[f32]; R],
     queries: [&[f32]; Q],
 ) -> [[V; R]; Q] {
-    let row_chunks = rows.map(|row| row.as_chunks::<LANES>());
-    let query_chunks = queries.map(|query| query.as_chunks::<LANES>());
+    let width = rows[0].len();
+    let chunks = width / LANES;
+    let whole_rows = rows.map(|row| &row.as_chunks::<LANES>().0[..chunks]);
+    let whole_queries = queries.map(|query| &query.as_chunks::<LANES>().0[..chunks]);
     let mut sums = [[V::zero(); R]; Q];
-    let chunks = row_chunks[0].0.len();
-    let row_parts = row_chunks.map(|(whole, _)| &whole[..chunks]);
-    let query_parts = query_chunks.map(|(whole, _)| &whole[..chunks]);
     for chunk in 0..chunks {
-        let q: [V; Q] = std::array::from_fn(|i| V::load(&query_parts[i][chunk]));
-        add_terms::<V, T, R, Q>(&mut sums, |r| V::load(&row_parts[r][chunk]), q);
+        add_terms::<V, T, R, Q>(&mut sums, |r| V::load(&whole_rows[r][chunk]), |q| V::load(&whole_queries[q][chunk]));
     }
-    if !row_chunks[0].1.is_empty() {
-        let q: [V; Q] = std::array::from_fn(|i| V::load_partial(query_chunks[i].1));
-        add_terms::<V, T, R, Q>(&mut sums, |r| V::load_partial(row_chunks[r].1), q);
+    let tail = chunks * LANES..width;
+    if !tail.is_empty() {
+        let (row, query) = (|r: usize| &rows[r][tail.clone()], |q: usize| &queries[q][tail.clone()]);
+        add_terms::<V, T, R, Q>(&mut sums, |r| V::load_partial(row(r)), |q| V::load_partial(query(q)));
     }
     sums
 }
@@ -242,8 +298,12 @@ fn lane_sums<V: Vector, T: Term, const R: usize, const Q: usize>(
 fn add_terms<V: Vector, T: Term, const R: usize, const Q: usize>(
     sums: &mut [[V; R]; Q],
     row: impl Fn(usize) -> V,
-    queries: [V; Q],
+    query: impl Fn(usize) -> V,
 ) {
+    let mut queries = [V::zero(); Q];
+    for q in 0..Q {
+        queries[q] = query(q);
+    }
     for r in 0..R {
         let x = row(r);
         for q in 0..Q {

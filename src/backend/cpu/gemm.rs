@@ -71,12 +71,14 @@ pub(super) struct Panel<'a> {
     pub(super) resume: bool,
     /// One row of lines to add at the end.
     pub(super) bias: Option<&'a [Line]>,
+    /// What will be multiplied by next, to be brought nearer meanwhile.
+    pub(super) next: &'a [Line],
 }
 
 impl<'a> Panel<'a> {
     /// A product of its own.
     pub(super) fn whole(lines: &'a [Line]) -> Self {
-        Self { lines, resume: false, bias: None }
+        Self { lines, resume: false, bias: None, next: &[] }
     }
 }
 
@@ -84,10 +86,12 @@ impl<'a> Panel<'a> {
 #[inline(always)]
 pub(super) fn strip<V: Vector>(target: &mut Target<'_>, left: Left<'_>, panel: Panel<'_>) {
     let mut row = 0;
+    let mut next = panel.next.chunks(panel.next.len().div_ceil(left.rows.div_ceil(tile_rows::<V>()).max(1)).max(1));
     while row < left.rows {
         let rest = left.rows - row;
         // Tiles of nearly equal height: 8 rows are 4 + 4, not 6 + 2.
         let rows = rest.div_ceil(rest.div_ceil(tile_rows::<V>()));
+        next.next().unwrap_or_default().iter().for_each(|line| V::prefetch(&line.0));
         tile_of::<V>(target, left, row, rows, panel);
         row += rows;
     }
@@ -127,17 +131,22 @@ impl<const R: usize, const C: usize> Kernel for Tile<'_, '_, R, C> {
         let Self { target, left, row, panel } = self;
         let mut sums = [[V::zero(); C]; R];
         if panel.resume {
-            sums = std::array::from_fn(|r| std::array::from_fn(|c| load(target, row + r, c)));
+            for r in 0..R {
+                for c in 0..C {
+                    sums[r][c] = load(target, row + r, c);
+                }
+            }
         }
         let (steps, _) = panel.lines.as_chunks::<C>();
         let rows = std::array::from_fn(|r| &left.values[(row + r) * left.stride..][..steps.len()]);
         accumulate(&mut sums, rows, steps);
-        if let Some(bias) = panel.bias {
-            sums = sums.map(|row| std::array::from_fn(|c| row[c].add(V::load(&bias[c].0))));
-        }
-        for r in 0..R {
-            for c in 0..C {
-                store(target, row + r, c, sums[r][c]);
+        for c in 0..C {
+            for r in 0..R {
+                let sum = match panel.bias {
+                    Some(bias) => sums[r][c].add(V::load(&bias[c].0)),
+                    None => sums[r][c],
+                };
+                store(target, row + r, c, sum);
             }
         }
     }
@@ -153,13 +162,16 @@ fn accumulate<V: Vector, const R: usize, const C: usize>(
 ) {
     assert!(rows.iter().all(|row| row.len() == steps.len()), "rows and panel of different depths");
     for (k, lines) in steps.iter().enumerate() {
-        let lines: [V; C] = std::array::from_fn(|c| V::load(&lines[c].0));
+        let mut b = [V::zero(); C];
+        for c in 0..C {
+            b[c] = V::load(&lines[c].0);
+        }
         for r in 0..R {
             // SAFETY: k is below `steps.len()`, and so is every row's length: asserted above. Six checks a step would cost a third of
             // the speed.
             let x = V::splat(unsafe { *rows[r].get_unchecked(k) });
             for c in 0..C {
-                sums[r][c] = x.fma(lines[c], sums[r][c]);
+                sums[r][c] = x.fma(b[c], sums[r][c]);
             }
         }
     }

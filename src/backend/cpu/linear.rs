@@ -4,6 +4,7 @@ use super::activation::{Pointwise, for_activation};
 use super::gemm::{Left, Line, Panel, Target, lines, panel_lines, strip};
 use super::simd::{Isa, Kernel, LANES, Vector};
 use crate::backend::Activation;
+use std::ops::Range;
 
 /// A packed linear layer.
 pub struct Linear {
@@ -59,10 +60,14 @@ impl Linear {
     }
 }
 
-/// Inputs taken at a time: a panel's share (16 KiB with AVX2) and a tile's rows stay in the first-level cache together.
-const INNER_BLOCK: usize = 256;
-/// Rows taken at a time: their share of the inputs (256 KiB) stays in the second-level cache while all panels pass.
+/// Bytes of inputs that stay in the second-level cache while all panels pass over them.
+const RESIDENT_BYTES: usize = 384 * 1024;
+/// Rows of them at most: enough that a panel's way from memory is nothing to its use.
 const ROW_BLOCK: usize = 240;
+/// Inputs of them at most: so that there are enough rows.
+const RESIDENT_INPUTS: usize = 768;
+/// Inputs of a panel taken at a time: with a tile's rows (16 and 6 KiB with AVX2) they stay in the first-level cache.
+const INNER_BLOCK: usize = 256;
 
 struct Forward<'a> {
     layer: &'a Linear,
@@ -79,42 +84,55 @@ impl Kernel for Forward<'_> {
     #[inline(always)]
     fn run<V: Vector>(mut self) {
         let inputs = self.layer.inputs;
-        // Equal shares: 384 inputs are 192 + 192.
-        let share = inputs.div_ceil(inputs.div_ceil(INNER_BLOCK).max(1)).max(1);
-        for row in (0..self.rows).step_by(ROW_BLOCK) {
-            let rows = ROW_BLOCK.min(self.rows - row);
-            let mut inner = 0;
-            loop {
-                let end = (inner + share).min(inputs);
-                self.block::<V>(row, rows, inner, end);
-                inner = end;
-                if inner == inputs {
-                    break;
-                }
+        let resident = RESIDENT_INPUTS.min(inputs).max(1);
+        let block = (RESIDENT_BYTES / (4 * resident)).min(ROW_BLOCK);
+        for start in (0..self.rows).step_by(block) {
+            let rows = start..self.rows.min(start + block);
+            for inner in shares(0..inputs, RESIDENT_INPUTS) {
+                self.block::<V>(rows.clone(), inner);
             }
         }
     }
 }
 
+/// Splits a range into nearly equal parts of at most `largest`: 384 by 256 is 192 + 192. An empty range is one empty part.
+#[inline(always)]
+fn shares(range: Range<usize>, largest: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = range.len().div_ceil(largest).max(1);
+    (0..count).map(move |i| range.start + i * range.len() / count..range.start + (i + 1) * range.len() / count)
+}
+
 impl Forward<'_> {
-    /// Some rows times inputs `inner..end` of all panels; the last of the inputs brings the epilogue.
+    /// Some rows' sums, over some inputs, for all outputs; the last of the inputs brings the epilogue.
     #[inline(always)]
-    fn block<V: Vector>(&mut self, row: usize, rows: usize, inner: usize, end: usize) {
+    fn block<V: Vector>(&mut self, rows: Range<usize>, inner: Range<usize>) {
         let Linear { inputs, outputs, .. } = *self.layer;
-        let lines = lines::<V>();
-        for (panel, first) in (0..outputs).step_by(lines * LANES).enumerate() {
-            let columns = (lines * LANES).min(outputs - first);
-            let packed = &self.layer.panels[(panel * inputs + inner) * lines..(panel * inputs + end) * lines];
-            let bias = &self.layer.bias[panel * lines..][..lines];
-            let left = Left { values: &self.x[row * inputs + inner..], stride: inputs, rows };
-            let mut target = Target { values: &mut self.out[row * outputs + first..], stride: outputs, columns };
-            let last = end == inputs;
-            strip::<V>(&mut target, left, Panel { lines: packed, resume: inner > 0, bias: last.then_some(bias) });
-            if last && (self.activation != Activation::Identity || self.residual.is_some()) {
-                let residual = self.residual.map(|r| &r[row * outputs + first..]);
-                for_activation!(self.activation, P => epilogue::<V, P>(&mut target, residual, rows));
+        let width = lines::<V>() * LANES;
+        for (panel, first) in (0..outputs).step_by(width).enumerate() {
+            let columns = width.min(outputs - first);
+            let mut target = Target { values: &mut self.out[rows.start * outputs + first..], stride: outputs, columns };
+            for part in shares(inner.clone(), INNER_BLOCK) {
+                let left =
+                    Left { values: &self.x[rows.start * inputs + part.start..], stride: inputs, rows: rows.len() };
+                strip::<V>(&mut target, left, self.layer.panel(panel, part, lines::<V>()));
+            }
+            if inner.end == inputs && (self.activation != Activation::Identity || self.residual.is_some()) {
+                let residual = self.residual.map(|r| &r[rows.start * outputs + first..]);
+                for_activation!(self.activation, P => epilogue::<V, P>(&mut target, residual, rows.len()));
             }
         }
+    }
+}
+
+impl Linear {
+    /// Some inputs' part of a panel.
+    #[inline(always)]
+    fn panel(&self, panel: usize, part: Range<usize>, lines: usize) -> Panel<'_> {
+        let start = (panel * self.inputs + part.start) * lines;
+        let (packed, after) = self.panels[start..].split_at(part.len() * lines);
+        let bias = (part.end == self.inputs).then(|| &self.bias[panel * lines..][..lines]);
+        let next = &after[..packed.len().min(after.len())];
+        Panel { lines: packed, resume: part.start > 0, bias, next }
     }
 }
 

@@ -34,6 +34,9 @@ pub trait Vector: Copy {
     /// not compete with what surrounds them.
     fn call<K: Kernel>(kernel: K) -> K::Output;
 
+    /// Says that these lanes will be wanted soon, in the second-level cache.
+    fn prefetch(_soon: &[f32; LANES]) {}
+
     /// All lanes zero.
     fn zero() -> Self;
     /// All lanes `x`.
@@ -75,11 +78,15 @@ pub trait Vector: Copy {
     /// [`Vector::sum`] of eight vectors, cheaper together and with the same bits.
     #[inline(always)]
     fn sum8(vectors: [Self; 8]) -> [f32; 8] {
-        vectors.map(Self::sum)
+        let mut sums = [0.0; 8];
+        for i in 0..8 {
+            sums[i] = vectors[i].sum();
+        }
+        sums
     }
 }
 
-/// A computation over vectors. `run` must be `#[inline(always)]`, and so must what it calls with a `V`: it is compiled
+/// A computation over vectors, in loops rather than `array::map` or `from_fn`, which may not be inlined. `run` must be `#[inline(always)]`, and so must what it calls with a `V`: it is compiled
 /// inside a function that has the instruction set switched on.
 pub trait Kernel {
     /// What it gives back.
