@@ -34,14 +34,43 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch { keys: Vec::new(), values: Vec::new(), scores: Vec::new() }) };
 }
 
-/// One head's operands.
+/// One sequence's operands.
 struct Scratch {
-    /// Kᵀ in panels of tokens, each `[D][lines]`.
+    /// Of each head, Kᵀ in panels of tokens, each `[D][lines]`.
     keys: Vec<Line>,
-    /// V in panels of columns, each `[L][lines]`.
+    /// Of each head, V in panels of columns, each `[L][lines]`.
     values: Vec<Line>,
-    /// `[STRIP][L, padded to whole panels]`
+    /// `[STRIP][L, padded to whole panels]`, of one head.
     scores: Vec<f32>,
+}
+
+/// How a sequence of a length lies in [`Scratch`].
+struct Sizes {
+    /// Vectors side by side in a panel.
+    lines: usize,
+    /// Columns of a panel.
+    panel: usize,
+    /// Lines of one head's keys.
+    key_lines: usize,
+    /// Lines of one head's values.
+    value_lines: usize,
+    /// From one query's scores to the next's.
+    score_stride: usize,
+}
+
+impl Sizes {
+    #[inline(always)]
+    fn of<V: Vector>(length: usize, shape: AttentionShape) -> Self {
+        let lines = lines::<V>();
+        let panel = lines * LANES;
+        Self {
+            lines,
+            panel,
+            key_lines: length.div_ceil(panel) * shape.head_width * lines,
+            value_lines: shape.head_width.div_ceil(panel) * length * lines,
+            score_stride: length.next_multiple_of(panel),
+        }
+    }
 }
 
 struct Attention<'a> {
@@ -62,8 +91,8 @@ impl Kernel for Attention<'_> {
                 Rows::All => tokens.clone(),
                 Rows::First => sequence..sequence + 1,
             };
+            self.pack::<V>(tokens.clone());
             for head in 0..shape.heads {
-                self.pack::<V>(tokens.clone(), head);
                 for row in asking.clone().step_by(STRIP) {
                     self.strip::<V>(row..asking.end.min(row + STRIP), tokens.len(), head);
                 }
@@ -73,18 +102,23 @@ impl Kernel for Attention<'_> {
 }
 
 impl Attention<'_> {
-    /// Packs one head's keys and values.
+    /// Packs a sequence's keys and values, all heads of a token at once: its row is read straight through.
     #[inline(always)]
-    fn pack<V: Vector>(&mut self, tokens: Range<usize>, head: usize) {
+    fn pack<V: Vector>(&mut self, tokens: Range<usize>) {
         let Inputs { k, v, shape, .. } = self.inputs;
-        let (lines, width, length) = (lines::<V>(), shape.head_width, tokens.len());
-        let panel = lines * LANES;
-        grow(&mut self.scratch.keys, length.div_ceil(panel) * width * lines, Line::ZERO);
-        grow(&mut self.scratch.values, width.div_ceil(panel) * length * lines, Line::ZERO);
-        grow(&mut self.scratch.scores, STRIP * length.next_multiple_of(panel), 0.0);
+        let (length, sizes) = (tokens.len(), Sizes::of::<V>(tokens.len(), self.inputs.shape));
+        grow(&mut self.scratch.keys, shape.heads * sizes.key_lines, Line::ZERO);
+        grow(&mut self.scratch.values, shape.heads * sizes.value_lines, Line::ZERO);
+        grow(&mut self.scratch.scores, STRIP * sizes.score_stride, 0.0);
         for (token, row) in tokens.enumerate() {
-            pack_column(&mut self.scratch.keys, head_of(k, row, head, width), token, lines);
-            pack_row(&mut self.scratch.values, head_of(v, row, head, width), token, length, lines);
+            for head in 0..shape.heads {
+                let keys = &mut self.scratch.keys[head * sizes.key_lines..][..sizes.key_lines];
+                pack_column(keys, head_of(k, row, head, shape.head_width), token, sizes.lines);
+            }
+            for head in 0..shape.heads {
+                let values = &mut self.scratch.values[head * sizes.value_lines..][..sizes.value_lines];
+                pack_row(values, head_of(v, row, head, shape.head_width), token, length, sizes.lines);
+            }
         }
     }
 
@@ -92,10 +126,11 @@ impl Attention<'_> {
     #[inline(always)]
     fn strip<V: Vector>(&mut self, rows: Range<usize>, length: usize, head: usize) {
         let Inputs { q, shape, .. } = self.inputs;
-        let (lines, width) = (lines::<V>(), shape.head_width);
-        let panel = lines * LANES;
+        let Sizes { lines, panel, key_lines, value_lines, score_stride: stride } = Sizes::of::<V>(length, *shape);
+        let width = shape.head_width;
         let Scratch { keys, values, scores } = &mut *self.scratch;
-        let stride = length.next_multiple_of(panel);
+        let keys = &keys[head * key_lines..][..key_lines];
+        let values = &values[head * value_lines..][..value_lines];
 
         let queries = Left {
             values: &q.tensor[rows.start * q.stride + q.offset + head * width..],
@@ -150,9 +185,13 @@ fn pack_column(panels: &mut [Line], key: &[f32], token: usize, lines: usize) {
 /// Puts a value into its row of the panels. What is beyond its width in the last line is left as it was, and never stored.
 #[inline(always)]
 fn pack_row(panels: &mut [Line], value: &[f32], token: usize, length: usize, lines: usize) {
-    for (line, part) in value.chunks(LANES).enumerate() {
-        let at = (line / lines * length + token) * lines + line % lines;
-        panels[at].0[..part.len()].copy_from_slice(part);
+    let at = |line: usize| (line / lines * length + token) * lines + line % lines;
+    let (whole, tail) = value.as_chunks::<LANES>();
+    for (line, part) in whole.iter().enumerate() {
+        panels[at(line)].0 = *part;
+    }
+    if !tail.is_empty() {
+        panels[at(whole.len())].0[..tail.len()].copy_from_slice(tail);
     }
 }
 

@@ -283,31 +283,37 @@ fn lane_sums<V: Vector, T: Term, const R: usize, const Q: usize>(
     let whole_queries = queries.map(|query| &query.as_chunks::<LANES>().0[..chunks]);
     let mut sums = [[V::zero(); R]; Q];
     for chunk in 0..chunks {
-        add_terms::<V, T, R, Q>(&mut sums, |r| V::load(&whole_rows[r][chunk]), |q| V::load(&whole_queries[q][chunk]));
+        let mut x = [V::zero(); R];
+        let mut y = [V::zero(); Q];
+        for r in 0..R {
+            x[r] = V::load(&whole_rows[r][chunk]);
+        }
+        for q in 0..Q {
+            y[q] = V::load(&whole_queries[q][chunk]);
+        }
+        add_terms::<V, T, R, Q>(&mut sums, x, y);
     }
-    let tail = chunks * LANES..width;
-    if !tail.is_empty() {
-        let (row, query) = (|r: usize| &rows[r][tail.clone()], |q: usize| &queries[q][tail.clone()]);
-        add_terms::<V, T, R, Q>(&mut sums, |r| V::load_partial(row(r)), |q| V::load_partial(query(q)));
+    let tail = chunks * LANES;
+    if tail < width {
+        let mut x = [V::zero(); R];
+        let mut y = [V::zero(); Q];
+        for r in 0..R {
+            x[r] = V::load_partial(&rows[r][tail..]);
+        }
+        for q in 0..Q {
+            y[q] = V::load_partial(&queries[q][tail..]);
+        }
+        add_terms::<V, T, R, Q>(&mut sums, x, y);
     }
     sums
 }
 
 /// One vector of each row against one of each query.
 #[inline(always)]
-fn add_terms<V: Vector, T: Term, const R: usize, const Q: usize>(
-    sums: &mut [[V; R]; Q],
-    row: impl Fn(usize) -> V,
-    query: impl Fn(usize) -> V,
-) {
-    let mut queries = [V::zero(); Q];
-    for q in 0..Q {
-        queries[q] = query(q);
-    }
+fn add_terms<V: Vector, T: Term, const R: usize, const Q: usize>(sums: &mut [[V; R]; Q], x: [V; R], y: [V; Q]) {
     for r in 0..R {
-        let x = row(r);
         for q in 0..Q {
-            sums[q][r] = T::add(sums[q][r], queries[q], x);
+            sums[q][r] = T::add(sums[q][r], y[q], x[r]);
         }
     }
 }
