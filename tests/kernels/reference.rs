@@ -5,6 +5,7 @@ use wherefore::backend::{Activation, AttentionShape, Backend, Columns, Rows};
 use wherefore::tokens::PackedBatch;
 
 /// From mpmath 1.3.0 with 40 digits: x, erf(x), erfc(x).
+#[allow(clippy::unreadable_literal)] // as printed
 const TABLE: [(f64, f64, f64); 9] = [
     (1e-08, 1.1283791670955126e-08, 0.9999999887162083),
     (0.1, 0.1124629160182849, 0.887537083981715),

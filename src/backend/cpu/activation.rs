@@ -34,14 +34,14 @@ pub(super) fn exp<V: Vector>(x: V) -> V {
 #[inline(always)]
 pub(super) fn erf<V: Vector>(x: V) -> V {
     const SMALL: f32 = 0.92;
-    const NEAR: [f32; 6] = [0.128_379_15, -0.376_124_56, 0.112_814_076, -0.026_751_5, 0.004_970_797_3, -5.876_505_7e-4];
+    const NEAR: [f32; 6] = [0.128_379_15, -0.376_124_56, 0.112_814_076, -0.026_751_5, 0.004_970_797_3, -5.876_506e-4];
     const LOG_TAIL: [f32; 9] = [
         3.185_396_5e-4,
         -1.130_231,
         -0.631_823_9,
         -0.110_087_164,
         0.026_427_638,
-        -0.004_762_625_8,
+        -0.004_762_626,
         5.975_857_5e-4,
         -4.616_385_4e-5,
         1.643_063_7e-6,
@@ -240,7 +240,9 @@ mod tests {
                 #[inline(always)]
                 fn run<V: Vector>(self) {
                     let (whole, tail) = self.0.as_chunks_mut::<LANES>();
-                    whole.iter_mut().for_each(|x| $f(V::load(x)).store(x));
+                    for x in whole {
+                        $f(V::load(x)).store(x);
+                    }
                     $f(V::load_partial(tail)).store_partial(tail);
                 }
             }
