@@ -6,6 +6,7 @@
 mod arguments;
 mod bench;
 mod config_file;
+mod demo;
 mod doctor;
 mod index;
 mod merge;
@@ -33,6 +34,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// The whole job on the bundled model and data: index, search, and an answer to read
+    Demo(demo::Arguments),
     /// Logits, probabilities and predicted label of each record
     Predict(predict::Arguments),
     /// One pass over the training data into a store of factors
@@ -82,6 +85,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
     let common = cli.common;
     common.set_up_threads()?;
     match cli.command {
+        Command::Demo(arguments) => demo::run(&arguments, &common),
         Command::Predict(arguments) => predict::run(&arguments, &common),
         Command::Index(arguments) => index::run(&arguments, &common),
         Command::Search(arguments) => search::run(&arguments, &common),

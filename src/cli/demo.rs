@@ -1,0 +1,128 @@
+//! `wherefore demo`: the whole job on the bundled model and data, which are part of this binary.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use wherefore::dataset::{Dataset, DatasetOptions};
+use wherefore::pipeline::{self, IndexOptions, Rejections, ResultSink, SearchJob, SearchOptions, TopK};
+use wherefore::report::{NeighbourList, Render, SearchResult};
+use wherefore::search::Rule;
+use wherefore::store::Store;
+use wherefore::{Error, Result};
+
+use super::Outcome;
+use super::arguments::Common;
+
+/// The whole job on the bundled model and data: index, search, and an answer to read.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Keep the model, data and store here, to go on playing with
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+/// The bundled files: a spam classifier and the mails it was trained and tested on.
+const FILES: [(&str, &[u8]); 5] = [
+    ("model/config.json", include_bytes!("../../assets/demo/model/config.json")),
+    ("model/model.safetensors", include_bytes!("../../assets/demo/model/model.safetensors")),
+    ("model/tokenizer.json", include_bytes!("../../assets/demo/model/tokenizer.json")),
+    ("train.jsonl", include_bytes!("../../assets/demo/train.jsonl")),
+    ("test.jsonl", include_bytes!("../../assets/demo/test.jsonl")),
+];
+
+/// Mistakes that are shown: predictions that somebody would ask about.
+const SHOWN: usize = 3;
+
+pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
+    let temporary = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
+    let folder = arguments.keep.as_deref().unwrap_or(temporary.path());
+    unpack(folder)?;
+    let model = common.load(&folder.join("model").to_string_lossy())?;
+    let settings = common.settings()?;
+    let store = folder.join("store");
+    let options = IndexOptions { resume: arguments.keep.is_some(), ..IndexOptions::default() };
+    let none = || Rejections::new(false, None);
+    let indexed = pipeline::index(&model, open(folder, "train.jsonl")?, &store, &options, &settings, &mut none())?;
+    say(&format!(
+        "A spam filter was trained on {} mails. Indexed them in {:.1} s; asking the store about the {SHOWN} surest of its mistakes on new mails.\n\n",
+        indexed.records, indexed.seconds
+    ))?;
+    let store = Store::open(store)?;
+    let options = SearchOptions { rule: Rule::GradCos, top_k: TopK::Count(3), ..SearchOptions::default() };
+    let mut mistakes = Mistakes::default();
+    let job = SearchJob { model: &model, checkpoints: &[], store: &store, options: &options };
+    let searched = job.run(open(folder, "test.jsonl")?, &settings, &mut none(), &mut mistakes)?;
+    mistakes.show(&searched)?;
+    say(&next_steps(arguments.keep.as_deref()))?;
+    Ok(Outcome::Done)
+}
+
+/// The bundled model's directory and its training data, written under `folder`.
+pub(crate) fn bundled(folder: &Path) -> Result<(String, Dataset)> {
+    unpack(folder)?;
+    Ok((folder.join("model").to_string_lossy().into_owned(), open(folder, "train.jsonl")?))
+}
+
+/// Writes the bundled files under `folder`, where they are not there yet.
+fn unpack(folder: &Path) -> Result<()> {
+    for (name, bytes) in FILES {
+        let path = folder.join(name);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(Error::io(parent))?;
+        }
+        fs::write(&path, bytes).map_err(Error::io(&path))?;
+    }
+    Ok(())
+}
+
+fn open(folder: &Path, name: &str) -> Result<Dataset> {
+    let files = vec![folder.join(name).to_string_lossy().into_owned()];
+    Dataset::open(DatasetOptions { files, ..DatasetOptions::default() })
+}
+
+fn next_steps(kept: Option<&Path>) -> String {
+    match kept {
+        None => "Keep the files with `wherefore demo --keep DIR`, or start with your own: `wherefore index --help`.\n"
+            .into(),
+        Some(folder) => {
+            let folder = folder.display();
+            format!("Ask it about a mail of your own:\n  wherefore search --store {folder}/store --text \"…\"\n")
+        }
+    }
+}
+
+/// Keeps the results whose prediction is not the label.
+#[derive(Default)]
+struct Mistakes(Vec<SearchResult>);
+
+impl Mistakes {
+    fn show(mut self, searched: &pipeline::Summary) -> Result<()> {
+        let wrong = self.0.len();
+        self.0.sort_by(|a, b| b.probability.partial_cmp(&a.probability).unwrap_or(std::cmp::Ordering::Equal));
+        for result in self.0.iter().take(SHOWN) {
+            say(&result.render(console::colors_enabled()))?;
+        }
+        let (asked, seconds) = (searched.records, searched.seconds);
+        let right = 100.0 * (asked as f64 - wrong as f64) / (asked as f64).max(1.0);
+        say(&format!("{asked} new mails answered in {seconds:.1} s; the filter is right about {right:.1} % of them.\n"))
+    }
+}
+
+impl ResultSink for Mistakes {
+    fn write(&mut self, result: &SearchResult) -> Result<()> {
+        if result.label.as_ref().is_some_and(|label| *label != result.predicted) {
+            self.0.push(result.clone());
+        }
+        Ok(())
+    }
+
+    fn write_all(&mut self, _: &SearchResult<NeighbourList<'_>>) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn say(text: &str) -> Result<()> {
+    use std::io::Write;
+    std::io::stdout().write_all(text.as_bytes()).map_err(Error::io("standard output"))
+}
