@@ -94,8 +94,8 @@ impl Common {
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Data {
     /// Data files or globs: .jsonl, .csv, .tsv, .parquet, each optionally .gz or .zst; `-` is JSONL on standard input
-    #[arg(long, value_name = "FILE", num_args = 1..)]
-    pub(crate) data: Vec<String>,
+    #[arg(id = "data", long, value_name = "FILE", num_args = 1..)]
+    pub(crate) files: Vec<String>,
     /// Column of the first segment [default: text, sentence, text_a, …]
     #[arg(long, value_name = "NAME")]
     pub(crate) text_column: Option<String>,
@@ -120,7 +120,7 @@ impl Data {
     /// Opens the files.
     pub(crate) fn open(&self) -> Result<Dataset> {
         Dataset::open(DatasetOptions {
-            files: self.data.clone(),
+            files: self.files.clone(),
             text_column: self.text_column.clone(),
             pair_column: self.pair_column.clone(),
             label_column: self.label_column.clone(),
@@ -148,7 +148,7 @@ impl Typed {
     pub(crate) fn or(&self, data: &Data) -> Result<Dataset> {
         match &self.text {
             Some(text) => Ok(Dataset::typed(text.clone(), self.text_pair.clone())),
-            None if data.data.is_empty() => {
+            None if data.files.is_empty() => {
                 Err(Error::usage("no data was given").with_hint("name files with --data, or type a text with --text"))
             }
             None => data.open(),

@@ -1,5 +1,6 @@
 //! What every command that reads records leaves beside its result, and says at its end.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use indicatif::HumanCount;
@@ -56,12 +57,12 @@ impl Output {
         let rate = |n: u64| HumanCount((n as f64 / seconds).round() as u64);
         let Summary { records, skipped, tokens, truncated, .. } = *summary;
         let mut line = format!("{verb} {} records in {seconds:.1} s", HumanCount(records));
-        line += &format!(" ({}/s, {} tokens/s)", rate(records), rate(tokens));
+        let _ = write!(line, " ({}/s, {} tokens/s)", rate(records), rate(tokens));
         if truncated > 0 {
-            line += &format!(", {} cut to the maximum length", HumanCount(truncated));
+            let _ = write!(line, ", {} cut to the maximum length", HumanCount(truncated));
         }
         if skipped > 0 {
-            line += &format!(", {} skipped", HumanCount(skipped));
+            let _ = write!(line, ", {} skipped", HumanCount(skipped));
         }
         eprintln!("{line}");
     }

@@ -166,7 +166,7 @@ impl Answers<'_> {
         let queries = self.prepared.queries(asking)?;
         match self.options.top_k {
             TopK::Count(k) => self.write_ends(k, &queries, results, sink),
-            TopK::All => self.write_all(&queries, results, sink),
+            TopK::All => self.write_all(&queries, &results, sink),
         }
     }
 
@@ -194,7 +194,7 @@ impl Answers<'_> {
         Ok(())
     }
 
-    fn write_all(&self, queries: &[Query], results: Vec<SearchResult>, sink: &mut dyn ResultSink) -> Result<()> {
+    fn write_all(&self, queries: &[Query], results: &[SearchResult], sink: &mut dyn ResultSink) -> Result<()> {
         let options = self.search_options(&|_, _| !interrupt::asked());
         search::rank(self.store, &self.form, queries, &options, |query, ranking| {
             let result = results[query].clone();
@@ -220,7 +220,7 @@ impl Answers<'_> {
         };
         let (features, delta) = factors(&chunk.passes[0]);
         let checkpoints = chunk.passes[1..].iter().map(factors).collect();
-        Ok(Asking { features, delta, checkpoints, target })
+        Ok(Asking { features, delta, target, checkpoints })
     }
 
     fn target_of(&self, chunk: &Chunk, i: usize) -> Result<Target> {

@@ -14,7 +14,6 @@ pub struct Chunking<'a> {
     /// Chunk c holds the records numbered `[c · records, (c + 1) · records)`.
     pub records: u64,
     /// Whether a chunk is wanted, told its number and a digest of its records; others are read (to be counted) and dropped.
-    #[expect(clippy::type_complexity, reason = "a predicate, named by its field")]
     pub keep: &'a (dyn Fn(u64, &blake3::Hash) -> Result<bool> + Sync),
 }
 

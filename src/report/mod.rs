@@ -69,7 +69,7 @@ enum Encoder {
         colour: bool,
     },
     #[cfg(feature = "parquet")]
-    Parquet(parquet::RowGroups),
+    Parquet(Box<parquet::RowGroups>),
 }
 
 impl RecordWriter {
@@ -83,7 +83,7 @@ impl RecordWriter {
             Format::Jsonl => Encoder::Jsonl,
             Format::Text => Encoder::Text { colour: out.is_none() && console::colors_enabled() },
             #[cfg(feature = "parquet")]
-            Format::Parquet => Encoder::Parquet(parquet::RowGroups::new(columns)),
+            Format::Parquet => Encoder::Parquet(Box::new(parquet::RowGroups::new(columns))),
             #[cfg(not(feature = "parquet"))]
             Format::Parquet => {
                 drop(columns);
