@@ -34,7 +34,7 @@ fn merged_shards_are_the_same_bytes_as_one_job() {
     }
     bench.ok(&format!("merge --store merged {}", parts.join(" ")));
     assert!(bench.contents("merged") == expected);
-    let stores = parts.iter().map(|part| format!(" --store {part}")).collect::<String>();
+    let stores = " --store ".to_owned() + &parts.join(" --store ");
     let query = "--data train.jsonl --rule grad-cos -k 5 --quiet";
     assert_eq!(bench.ok(&format!("search{stores} {query}")), bench.ok(&format!("search --store whole {query}")));
 }

@@ -41,8 +41,8 @@ impl Case {
         out
     }
 
-    fn cpu(&self, cpu: &Cpu, activation: Activation, with_residual: bool) -> Vec<f32> {
-        let mut out = self.run(cpu, activation, with_residual);
+    fn cpu(&self, cpu: Cpu, activation: Activation, with_residual: bool) -> Vec<f32> {
+        let mut out = self.run(&cpu, activation, with_residual);
         out.truncate(self.rows * self.outputs);
         out
     }
@@ -88,7 +88,7 @@ fn error_over_odd_shapes_and_extreme_values() {
             let case = Case::new(shape, scale, i as u64);
             let exact = case.run(&Reference, Activation::Identity, false);
             let plain = case.plain(Activation::Identity, false);
-            let values = case.cpu(&Cpu::new(), Activation::Identity, false);
+            let values = case.cpu(Cpu::new(), Activation::Identity, false);
             assert_accurate(&format!("{shape:?} × {scale}"), &values, &plain, &exact[..values.len()]);
         }
     }
@@ -102,7 +102,7 @@ fn error_of_every_epilogue() {
             let case = Case::new([23, 40, 37], 1.5, 9);
             let exact = case.run(&Reference, activation, with_residual);
             let plain = case.plain(activation, with_residual);
-            let values = case.cpu(&Cpu::new(), activation, with_residual);
+            let values = case.cpu(Cpu::new(), activation, with_residual);
             assert_accurate(&format!("{activation:?}, {with_residual}"), &values, &plain, &exact[..values.len()]);
         }
     }
@@ -112,7 +112,7 @@ fn error_of_every_epilogue() {
 fn every_instruction_set_gives_the_same_bits() {
     for (i, shape) in SHAPES.into_iter().enumerate() {
         let case = Case::new(shape, 1.0, 50 + i as u64);
-        let results: Vec<_> = cpus().iter().map(|cpu| bits(&case.cpu(cpu, Activation::Gelu, true))).collect();
+        let results: Vec<_> = cpus().iter().map(|cpu| bits(&case.cpu(*cpu, Activation::Gelu, true))).collect();
         assert!(results.iter().all(|r| *r == results[0]), "{shape:?}");
     }
 }
@@ -120,7 +120,7 @@ fn every_instruction_set_gives_the_same_bits() {
 #[test]
 fn a_row_has_the_same_bits_in_any_company() {
     let case = Case::new([260, 400, 21], 1.0, 3);
-    let whole = case.cpu(&Cpu::new(), Activation::Gelu, true);
+    let whole = case.cpu(Cpu::new(), Activation::Gelu, true);
     for (start, rows) in [(0, 1), (0, 259), (259, 1), (17, 5), (100, 33), (1, 240)] {
         let part = Case {
             x: case.x[start * 400..(start + rows) * 400].to_vec(),
@@ -131,7 +131,7 @@ fn a_row_has_the_same_bits_in_any_company() {
             inputs: 400,
             outputs: 21,
         };
-        let alone = part.cpu(&Cpu::new(), Activation::Gelu, true);
+        let alone = part.cpu(Cpu::new(), Activation::Gelu, true);
         assert_eq!(bits(&alone), bits(&whole[start * 21..(start + rows) * 21]), "rows {start} to {}", start + rows);
     }
 }
@@ -144,14 +144,14 @@ fn an_element_is_one_chain_of_fused_multiply_adds() {
         x.iter().zip(weight).fold(0.0, |sum: f32, (x, w)| x.mul_add(*w, sum)) + case.bias[i % 19]
     };
     let expected: Vec<f32> = (0..9 * 19).map(chain).collect();
-    assert_eq!(bits(&case.cpu(&Cpu::new(), Activation::Identity, false)), bits(&expected));
+    assert_eq!(bits(&case.cpu(Cpu::new(), Activation::Identity, false)), bits(&expected));
 }
 
 #[test]
 fn nan_stays_in_its_row() {
     let mut case = Case::new([8, 20, 18], 1.0, 5);
     case.x[3 * 20 + 7] = f32::NAN;
-    let out = case.cpu(&Cpu::new(), Activation::Gelu, false);
+    let out = case.cpu(Cpu::new(), Activation::Gelu, false);
     for (row, values) in out.chunks(18).enumerate() {
         assert!(values.iter().all(|x| x.is_nan() == (row == 3)), "row {row}");
     }
