@@ -31,7 +31,7 @@ const STRIP: usize = 24;
 
 thread_local! {
     /// Grows to the longest sequence a thread has met.
-    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch { keys: Vec::new(), values: Vec::new(), scores: Vec::new() }) };
+    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch { keys: Vec::new(), values: Vec::new(), scores: Vec::new(), mixed: Vec::new() }) };
 }
 
 /// One sequence's operands.
@@ -42,6 +42,8 @@ struct Scratch {
     values: Vec<Line>,
     /// `[STRIP][L, padded to whole panels]`, of one head.
     scores: Vec<f32>,
+    /// `[STRIP][panel]`, mixed values before their scale.
+    mixed: Vec<f32>,
 }
 
 /// How a sequence of a length lies in [`Scratch`].
@@ -110,6 +112,7 @@ impl Attention<'_> {
         grow(&mut self.scratch.keys, shape.heads * sizes.key_lines, Line::ZERO);
         grow(&mut self.scratch.values, shape.heads * sizes.value_lines, Line::ZERO);
         grow(&mut self.scratch.scores, STRIP * sizes.score_stride, 0.0);
+        grow(&mut self.scratch.mixed, STRIP * sizes.panel, 0.0);
         for (token, row) in tokens.enumerate() {
             for head in 0..shape.heads {
                 let keys = &mut self.scratch.keys[head * sizes.key_lines..][..sizes.key_lines];
@@ -128,7 +131,7 @@ impl Attention<'_> {
         let Inputs { q, shape, .. } = self.inputs;
         let Sizes { lines, panel, key_lines, value_lines, score_stride: stride } = Sizes::of::<V>(length, *shape);
         let width = shape.head_width;
-        let Scratch { keys, values, scores } = &mut *self.scratch;
+        let Scratch { keys, values, scores, mixed } = &mut *self.scratch;
         let keys = &keys[head * key_lines..][..key_lines];
         let values = &values[head * value_lines..][..value_lines];
 
@@ -139,7 +142,7 @@ impl Attention<'_> {
         };
         for first in (0..length).step_by(panel) {
             let packed = &keys[first / panel * width * lines..][..width * lines];
-            let mut target = Target { values: &mut scores[first..], stride, columns: panel };
+            let mut target = Target { values: &mut scores[first..], stride };
             strip::<V>(&mut target, queries, Panel::whole(packed));
         }
 
@@ -150,18 +153,16 @@ impl Attention<'_> {
 
         let weights = Left { values: scores, stride, rows: rows.len() };
         let out_width = shape.heads * width;
-        let out = &mut self.out[rows.start * out_width + head * width..];
         for first in (0..width).step_by(panel) {
             let packed = &values[first / panel * length * lines..][..length * lines];
+            strip::<V>(&mut Target { values: &mut *mixed, stride: panel }, weights, Panel::whole(packed));
             let columns = panel.min(width - first);
-            strip::<V>(
-                &mut Target { values: &mut out[first..], stride: out_width, columns },
-                weights,
-                Panel::whole(packed),
-            );
-        }
-        for (row, scale) in scales[..rows.len()].iter().enumerate() {
-            out[row * out_width..][..width].iter_mut().for_each(|x| *x *= scale);
+            for (row, scale) in scales[..rows.len()].iter().enumerate() {
+                let out = &mut self.out[(rows.start + row) * out_width + head * width + first..][..columns];
+                for (out, sum) in out.iter_mut().zip(&mixed[row * panel..]) {
+                    *out = sum * scale;
+                }
+            }
         }
     }
 }

@@ -54,12 +54,18 @@ pub(super) struct Left<'a> {
     pub(super) rows: usize,
 }
 
-/// Where the product goes: row r, column c at `r * stride + c`.
+/// Where the product goes, in whole vectors: row r at `r * stride`.
 pub(super) struct Target<'a> {
     pub(super) values: &'a mut [f32],
     pub(super) stride: usize,
-    /// Columns wanted of the panel's.
-    pub(super) columns: usize,
+}
+
+impl Target<'_> {
+    /// Vector `c` of a row.
+    #[inline(always)]
+    fn vector(&mut self, row: usize, c: usize) -> &mut [f32; LANES] {
+        self.values[row * self.stride + c * LANES..].first_chunk_mut().expect("a target as wide as its panel")
+    }
 }
 
 /// One panel's part of a product.
@@ -69,8 +75,6 @@ pub(super) struct Panel<'a> {
     pub(super) lines: &'a [Line],
     /// Whether the chains go on from what is in the target, rather than from zero.
     pub(super) resume: bool,
-    /// One row of lines to add at the end.
-    pub(super) bias: Option<&'a [Line]>,
     /// What will be multiplied by next, to be brought nearer meanwhile.
     pub(super) next: &'a [Line],
 }
@@ -78,20 +82,23 @@ pub(super) struct Panel<'a> {
 impl<'a> Panel<'a> {
     /// A product of its own.
     pub(super) fn whole(lines: &'a [Line]) -> Self {
-        Self { lines, resume: false, bias: None, next: &[] }
+        Self { lines, resume: false, next: &[] }
     }
 }
 
-/// `target = left · panel`, or `target + left · panel` where it resumes, `+ bias` where there is one.
+/// `target = left · panel`, or `target + left · panel` where it resumes.
 #[inline(always)]
 pub(super) fn strip<V: Vector>(target: &mut Target<'_>, left: Left<'_>, panel: Panel<'_>) {
     let mut row = 0;
-    let mut next = panel.next.chunks(panel.next.len().div_ceil(left.rows.div_ceil(tile_rows::<V>()).max(1)).max(1));
+    let tiles = left.rows.div_ceil(tile_rows::<V>()).max(1);
+    let mut next = panel.next.chunks(panel.next.len().div_ceil(tiles).max(1));
     while row < left.rows {
         let rest = left.rows - row;
         // Tiles of nearly equal height: 8 rows are 4 + 4, not 6 + 2.
         let rows = rest.div_ceil(rest.div_ceil(tile_rows::<V>()));
-        next.next().unwrap_or_default().iter().for_each(|line| V::prefetch(&line.0));
+        for line in next.next().unwrap_or_default() {
+            V::prefetch(&line.0);
+        }
         tile_of::<V>(target, left, row, rows, panel);
         row += rows;
     }
@@ -133,20 +140,16 @@ impl<const R: usize, const C: usize> Kernel for Tile<'_, '_, R, C> {
         if panel.resume {
             for r in 0..R {
                 for c in 0..C {
-                    sums[r][c] = load(target, row + r, c);
+                    sums[r][c] = V::load(target.vector(row + r, c));
                 }
             }
         }
         let (steps, _) = panel.lines.as_chunks::<C>();
         let rows = std::array::from_fn(|r| &left.values[(row + r) * left.stride..][..steps.len()]);
         accumulate(&mut sums, rows, steps);
-        for c in 0..C {
-            for r in 0..R {
-                let sum = match panel.bias {
-                    Some(bias) => sums[r][c].add(V::load(&bias[c].0)),
-                    None => sums[r][c],
-                };
-                store(target, row + r, c, sum);
+        for r in 0..R {
+            for c in 0..C {
+                sums[r][c].store(target.vector(row + r, c));
             }
         }
     }
@@ -174,31 +177,5 @@ fn accumulate<V: Vector, const R: usize, const C: usize>(
                 sums[r][c] = x.fma(b[c], sums[r][c]);
             }
         }
-    }
-}
-
-/// What a target has in vector `c` of a row.
-#[inline(always)]
-fn vector_of<'a>(target: &'a mut Target<'_>, row: usize, c: usize) -> &'a mut [f32] {
-    let columns = target.columns.saturating_sub(c * LANES).min(LANES);
-    let start = row * target.stride + (c * LANES).min(target.columns);
-    &mut target.values[start..][..columns]
-}
-
-#[inline(always)]
-fn load<V: Vector>(target: &mut Target<'_>, row: usize, c: usize) -> V {
-    let from = vector_of(target, row, c);
-    match (&*from).try_into() {
-        Ok(whole) => V::load(whole),
-        Err(_) => V::load_partial(from),
-    }
-}
-
-#[inline(always)]
-fn store<V: Vector>(target: &mut Target<'_>, row: usize, c: usize, value: V) {
-    let to = vector_of(target, row, c);
-    match <&mut [f32; LANES]>::try_from(&mut *to) {
-        Ok(whole) => value.store(whole),
-        Err(_) => value.store_partial(to),
     }
 }

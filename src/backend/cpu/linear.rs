@@ -4,7 +4,7 @@ use super::activation::{Pointwise, for_activation};
 use super::gemm::{Left, Line, Panel, Target, lines, panel_lines, strip};
 use super::simd::{Isa, Kernel, LANES, Vector};
 use crate::backend::Activation;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 /// A packed linear layer.
 pub struct Linear {
@@ -62,12 +62,12 @@ impl Linear {
 
 /// Bytes of inputs that stay in the second-level cache while all panels pass over them.
 const RESIDENT_BYTES: usize = 384 * 1024;
-/// Rows of them at most: enough that a panel's way from memory is nothing to its use.
-const ROW_BLOCK: usize = 240;
-/// Inputs of them at most: so that there are enough rows.
-const RESIDENT_INPUTS: usize = 768;
+/// Rows of them: enough that a panel's way from memory is little to its use, and that their sums stay in the first-level cache.
+const ROW_BLOCK: RangeInclusive<usize> = 24..=120;
 /// Inputs of a panel taken at a time: with a tile's rows (16 and 6 KiB with AVX2) they stay in the first-level cache.
 const INNER_BLOCK: usize = 256;
+/// Numbers in a row of the widest panel.
+const WIDEST: usize = 2 * LANES;
 
 struct Forward<'a> {
     layer: &'a Linear,
@@ -83,86 +83,131 @@ impl Kernel for Forward<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(mut self) {
-        let inputs = self.layer.inputs;
-        let resident = RESIDENT_INPUTS.min(inputs).max(1);
-        let block = (RESIDENT_BYTES / (4 * resident)).min(ROW_BLOCK);
-        for start in (0..self.rows).step_by(block) {
-            let rows = start..self.rows.min(start + block);
-            for inner in shares(0..inputs, RESIDENT_INPUTS) {
-                self.block::<V>(rows.clone(), inner);
+        let block = (RESIDENT_BYTES / 4 / self.layer.inputs.max(1)).clamp(*ROW_BLOCK.start(), *ROW_BLOCK.end());
+        let mut sums = [0.0; *ROW_BLOCK.end() * WIDEST];
+        for rows in shares(self.rows, block) {
+            for panel in 0..self.layer.outputs.div_ceil(lines::<V>() * LANES) {
+                self.fetch::<V>(rows.clone(), panel);
+                self.multiply::<V>(&mut sums, rows.clone(), panel);
+                self.finish::<V>(&sums, rows.clone(), panel);
             }
         }
     }
-}
-
-/// Splits a range into nearly equal parts of at most `largest`: 384 by 256 is 192 + 192. An empty range is one empty part.
-#[inline(always)]
-fn shares(range: Range<usize>, largest: usize) -> impl Iterator<Item = Range<usize>> {
-    let count = range.len().div_ceil(largest).max(1);
-    (0..count).map(move |i| range.start + i * range.len() / count..range.start + (i + 1) * range.len() / count)
 }
 
 impl Forward<'_> {
-    /// Some rows' sums, over some inputs, for all outputs; the last of the inputs brings the epilogue.
+    /// Brings near, while the panel is multiplied, what its epilogue writes and adds: a cache line a row, each on a page of its own.
     #[inline(always)]
-    fn block<V: Vector>(&mut self, rows: Range<usize>, inner: Range<usize>) {
-        let Linear { inputs, outputs, .. } = *self.layer;
-        let width = lines::<V>() * LANES;
-        for (panel, first) in (0..outputs).step_by(width).enumerate() {
-            let columns = width.min(outputs - first);
-            let mut target = Target { values: &mut self.out[rows.start * outputs + first..], stride: outputs, columns };
-            for part in shares(inner.clone(), INNER_BLOCK) {
-                let left =
-                    Left { values: &self.x[rows.start * inputs + part.start..], stride: inputs, rows: rows.len() };
-                strip::<V>(&mut target, left, self.layer.panel(panel, part, lines::<V>()));
-            }
-            if inner.end == inputs && (self.activation != Activation::Identity || self.residual.is_some()) {
-                let residual = self.residual.map(|r| &r[rows.start * outputs + first..]);
-                for_activation!(self.activation, P => epilogue::<V, P>(&mut target, residual, rows.len()));
+    fn fetch<V: Vector>(&self, rows: Range<usize>, panel: usize) {
+        for row in rows {
+            let start = row * self.layer.outputs + panel * lines::<V>() * LANES;
+            for matrix in [Some(&*self.out), self.residual].into_iter().flatten() {
+                for line in matrix[start..].as_chunks().0.iter().take(lines::<V>()) {
+                    V::prefetch(line);
+                }
             }
         }
     }
-}
 
-impl Linear {
-    /// Some inputs' part of a panel.
+    /// `sums [rows, panel] = x · panel`
     #[inline(always)]
-    fn panel(&self, panel: usize, part: Range<usize>, lines: usize) -> Panel<'_> {
-        let start = (panel * self.inputs + part.start) * lines;
-        let (packed, after) = self.panels[start..].split_at(part.len() * lines);
-        let bias = (part.end == self.inputs).then(|| &self.bias[panel * lines..][..lines]);
-        let next = &after[..packed.len().min(after.len())];
-        Panel { lines: packed, resume: part.start > 0, bias, next }
+    fn multiply<V: Vector>(&mut self, sums: &mut [f32], rows: Range<usize>, panel: usize) {
+        let (inputs, lines) = (self.layer.inputs, lines::<V>());
+        let packed = &self.layer.panels[panel * inputs * lines..];
+        for part in shares(inputs, INNER_BLOCK) {
+            let (here, after) = packed[part.start * lines..].split_at(part.len() * lines);
+            let next = &after[..here.len().min(after.len())];
+            let values = &self.x[rows.start * inputs + part.start..];
+            let left = Left { values, stride: inputs, rows: rows.len() };
+            let target = &mut Target { values: &mut *sums, stride: lines * LANES };
+            strip::<V>(target, left, Panel { lines: here, resume: part.start > 0, next });
+        }
     }
-}
 
-/// `target = P(target) + residual`, over the panel's columns of some rows.
-#[inline(always)]
-fn epilogue<V: Vector, P: Pointwise>(target: &mut Target<'_>, residual: Option<&[f32]>, rows: usize) {
-    for row in 0..rows {
-        let start = row * target.stride;
-        let out = &mut target.values[start..][..target.columns];
-        match residual {
-            Some(residual) => finish::<V, P>(out, Some(&residual[start..][..target.columns])),
-            None => finish::<V, P>(out, None),
+    /// `out [rows, panel] = activation(sums + bias) + residual`
+    #[inline(always)]
+    fn finish<V: Vector>(&mut self, sums: &[f32], rows: Range<usize>, panel: usize) {
+        let (outputs, lines) = (self.layer.outputs, lines::<V>());
+        for line in 0..lines {
+            let column = (panel * lines + line) * LANES;
+            if column < outputs {
+                let start = rows.start * outputs + column;
+                V::call(Epilogue {
+                    out: &mut self.out[start..],
+                    sums: &sums[line * LANES..],
+                    bias: &self.layer.bias[panel * lines + line],
+                    residual: self.residual.map(|residual| &residual[start..]),
+                    activation: self.activation,
+                    rows: rows.len(),
+                    stride: outputs,
+                    columns: LANES.min(outputs - column),
+                });
+            }
         }
     }
 }
 
-/// `out = P(out) + residual`, over one row.
+/// Splits `0..len` into nearly equal parts of at most `largest`: 384 by 256 is 192 + 192. Nothing is one empty part.
 #[inline(always)]
-fn finish<V: Vector, P: Pointwise>(out: &mut [f32], residual: Option<&[f32]>) {
-    let (whole, tail) = out.as_chunks_mut::<LANES>();
-    let (whole_residual, tail_residual) = residual.unwrap_or(&[]).as_chunks::<LANES>();
-    for (i, out) in whole.iter_mut().enumerate() {
-        let value = P::apply(V::load(out));
-        match whole_residual.get(i) {
-            Some(residual) => value.add(V::load(residual)).store(out),
-            None => value.store(out),
+fn shares(len: usize, largest: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = len.div_ceil(largest).max(1);
+    (0..count).map(move |i| i * len / count..(i + 1) * len / count)
+}
+
+/// What follows the sums, over one vector of columns of some rows.
+struct Epilogue<'a> {
+    out: &'a mut [f32],
+    sums: &'a [f32],
+    bias: &'a Line,
+    residual: Option<&'a [f32]>,
+    activation: Activation,
+    rows: usize,
+    /// From one row of `out` and `residual` to the next.
+    stride: usize,
+    /// Columns of the vector that are there.
+    columns: usize,
+}
+
+impl Kernel for Epilogue<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        for_activation!(self.activation, P => self.apply::<V, P>());
+    }
+}
+
+impl Epilogue<'_> {
+    #[inline(always)]
+    fn apply<V: Vector, P: Pointwise>(self) {
+        let bias = V::load(&self.bias.0);
+        for (row, sums) in self.sums.chunks(lines::<V>() * LANES).take(self.rows).enumerate() {
+            let sums = sums.first_chunk().expect("sums of whole vectors");
+            let value = P::apply(V::load(sums).add(bias));
+            let here = row * self.stride..row * self.stride + self.columns;
+            let value = match self.residual {
+                Some(residual) => value.add(load(&residual[here.clone()])),
+                None => value,
+            };
+            store(value, &mut self.out[here]);
         }
     }
-    if !tail.is_empty() {
-        let value = P::apply(V::load_partial(tail));
-        value.add(V::load_partial(tail_residual)).store_partial(tail);
+}
+
+/// At most a vector.
+#[inline(always)]
+fn load<V: Vector>(from: &[f32]) -> V {
+    match from.try_into() {
+        Ok(whole) => V::load(whole),
+        Err(_) => V::load_partial(from),
+    }
+}
+
+/// At most a vector.
+#[inline(always)]
+fn store<V: Vector>(value: V, to: &mut [f32]) {
+    match <&mut [f32; LANES]>::try_from(&mut *to) {
+        Ok(whole) => value.store(whole),
+        Err(_) => value.store_partial(to),
     }
 }

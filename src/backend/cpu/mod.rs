@@ -64,9 +64,9 @@ impl Backend for Cpu {
         rayon::current_num_threads()
     }
 
-    /// As many as keep a layer's activations in the caches of one core and still fill its register tiles.
+    /// As many as fill the register tiles, and no more: wider activations only leave the caches.
     fn batch_tokens(&self) -> usize {
-        512
+        256
     }
 
     fn tensor(&self, len: usize) -> Result<Vec<f32>> {
