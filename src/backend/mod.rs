@@ -1,6 +1,6 @@
 //! The device: every operation the encoder is written in, as one trait, one method per operation.
 //!
-//! [`cpu`] is the CPU implementation; [`reference`] is the slow and obvious one in f64 that judges every other.
+//! [`cpu`] is the CPU implementation; [`mod@reference`] is the slow and obvious one in f64 that judges every other.
 //! Letters: B sequences in a batch, T tokens in it, E width, H heads, D head width, F inner width.
 //!
 //! Buffers are flat and row-major. An operation is told its number of rows: a buffer may be larger than what is used of it, so that a
@@ -38,7 +38,7 @@ pub enum Activation {
 /// How a sequence's hidden states become one vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
-    /// The first token's ([CLS]).
+    /// The first token's (`[CLS]`).
     First,
     /// The mean over tokens.
     Mean,

@@ -153,7 +153,7 @@ impl Config {
     }
 
     /// Floating-point operations of one sequence of `tokens` tokens through every layer, each computed for every token (a head that reads
-    /// [CLS] alone needs fewer): what speeds are quoted in, whoever measures them.
+    /// `[CLS]` alone needs fewer): what speeds are quoted in, whoever measures them.
     pub fn forward_flops(&self, tokens: usize) -> f64 {
         let (e, f, t) = (self.width as f64, self.inner_width as f64, tokens as f64);
         let layer = t * (8.0 * e * e + 4.0 * e * f) + 4.0 * t * t * e;

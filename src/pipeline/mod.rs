@@ -2,6 +2,29 @@
 //!
 //! A reader thread parses records and cuts them into chunks by record number; the calling thread tokenizes a chunk and runs the model over
 //! it on every core; a writer thread takes scored chunks, in order. Memory is set by the chunk size, never by the number of records.
+//!
+//! ```
+//! use wherefore::model::{Device, LoadOptions, Model};
+//! use wherefore::pipeline::{IndexOptions, Rejections, SearchJob, SearchOptions, Settings, index};
+//! use wherefore::dataset::{Dataset, DatasetOptions};
+//! use wherefore::store::Store;
+//!
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let store = folder.path().join("store");
+//! let open = |file: &str| Dataset::open(DatasetOptions { files: vec![file.into()], ..DatasetOptions::default() });
+//! let (settings, mut rejections) = (Settings { quiet: true, ..Settings::default() }, Rejections::new(false, None));
+//!
+//! let model = Model::load("assets/demo/model", Device::Cpu, &LoadOptions::default())?;
+//! # let training = "assets/demo/test.jsonl"; // fewer records, the same lines
+//! index(&model, open(training)?, &store, &IndexOptions::default(), &settings, &mut rejections)?;
+//!
+//! let store = Store::open(&store)?;
+//! let job = SearchJob { model: &model, checkpoints: &[], store: &store, options: &SearchOptions::default() };
+//! let mut answers = Vec::new();
+//! job.run(Dataset::typed("You have won".into(), None), &settings, &mut rejections, &mut answers)?;
+//! assert_eq!((answers.len(), answers[0].proponents.len(), answers[0].opponents.len()), (1, 10, 10));
+//! # Ok::<(), wherefore::Error>(())
+//! ```
 
 mod index;
 mod predict;

@@ -77,6 +77,18 @@ pub trait ResultSink: Send {
     fn write_all(&mut self, result: &SearchResult<NeighbourList<'_>>) -> Result<()>;
 }
 
+/// Keeps results in memory; full rankings are refused.
+impl ResultSink for Vec<SearchResult> {
+    fn write(&mut self, result: &SearchResult) -> Result<()> {
+        self.push(result.clone());
+        Ok(())
+    }
+
+    fn write_all(&mut self, _: &SearchResult<NeighbourList<'_>>) -> Result<()> {
+        Err(Error::usage("full rankings are streamed, not kept"))
+    }
+}
+
 /// A model's questions to a store of its training records.
 pub struct SearchJob<'a> {
     /// The model whose predictions are explained.
