@@ -61,7 +61,6 @@ enum Job {
 }
 
 /// Everything measured.
-#[derive(Serialize)]
 struct Report {
     vectors: &'static str,
     threads: usize,
@@ -94,15 +93,25 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let isa = Cpu::new().isa();
     let ceilings = cpu::measure(isa);
     let threads = rayon::current_num_threads();
-    let mut report = Report { vectors: isa.name(), threads, ceilings, rows: Vec::new() };
+    let mut report =
+        Report { vectors: isa.name(), threads, ceilings, rows: ceiling_rows(isa.name(), threads, &ceilings) };
     if arguments.job != Some(Job::Search) {
         report.rows.extend(forward(arguments, common, &ceilings)?);
     }
     if arguments.job != Some(Job::Forward) {
         search_rows(arguments, &ceilings, &mut report.rows)?;
     }
-    print(common, &report, &report)?;
+    print(common, &report.rows, &report)?;
     Ok(Outcome::Done)
+}
+
+/// What the other rows are measured against, as rows.
+fn ceiling_rows(vectors: &str, threads: usize, ceilings: &Ceilings) -> Vec<Row> {
+    let row = |job| Row { job, case: format!("{vectors} vectors, {threads} threads"), fraction: 1.0, ..Row::default() };
+    vec![
+        Row { gflops: Some(ceilings.gflops), ..row("multiply-add") },
+        Row { read_gbs: Some(ceilings.read_gbs), ..row("read") },
+    ]
 }
 
 /// Median seconds of `samples` calls after one to warm up.
@@ -261,7 +270,7 @@ impl fmt::Display for Report {
             "{vectors} vectors, {threads} threads: at most {:.0} GFLOP/s, reads {:.1} GB/s",
             ceilings.gflops, ceilings.read_gbs
         )?;
-        for row in rows {
+        for row in rows.iter().filter(|row| row.seconds > 0.0) {
             let per_second = row.queries_per_second.or(row.records_per_second).unwrap_or_default();
             writeln!(f, "{:<9} {:<58} {:>9.4} s {per_second:>10.0}/s {}", row.job, row.case, row.seconds, row.share())?;
         }

@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         operations: check::check(&cpu)?,
         model,
     };
-    print(common, &report, &report)?;
+    print(common, [&report], &report)?;
     let failed = report.operations.iter().chain(&report.model).filter(|check| !check.passed()).count();
     if failed > 0 {
         bail!("{failed} checks failed");

@@ -76,14 +76,21 @@ fn sibling(path: &Path, extension: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// A report that is one object: JSON where that is the format, else for people.
-pub(crate) fn print(common: &Common, object: &impl Serialize, text: &impl std::fmt::Display) -> Result<()> {
+/// A report: JSON where that is the format, one line an object, else for people.
+pub(crate) fn print<'a, T: Serialize + 'a>(
+    common: &Common,
+    objects: impl IntoIterator<Item = &'a T>,
+    text: &impl std::fmt::Display,
+) -> Result<()> {
     let mut to = Destination::create(common.out.as_deref())?;
-    let line = match common.format() {
-        Format::Jsonl => serde_json::to_string(object).map_err(|e| to.error(e.into()))?,
-        Format::Text | Format::Parquet => text.to_string(),
-    };
-    to.write(line.trim_end().as_bytes())?;
-    to.write(b"\n")?;
+    match common.format() {
+        Format::Jsonl => {
+            for object in objects {
+                let line = serde_json::to_string(object).map_err(|e| to.error(e.into()))?;
+                to.write(format!("{line}\n").as_bytes())?;
+            }
+        }
+        Format::Text | Format::Parquet => to.write(format!("{}\n", text.to_string().trim_end()).as_bytes())?,
+    }
     to.finish()
 }

@@ -35,11 +35,11 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     match &arguments.command {
         Command::Info { store } => {
             let info = store::info(store)?;
-            print(common, &info, &info)?;
+            print(common, [&info], &info)?;
         }
         Command::Verify { store } => {
             let verification = store::verify(store)?;
-            print(common, &verification, &verification)?;
+            print(common, [&verification], &verification)?;
             if !verification.is_sound() {
                 bail!("{}: the store is damaged", store.display());
             }

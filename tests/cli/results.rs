@@ -264,3 +264,12 @@ fn doctor_finds_nothing_wrong_here() {
     assert!(report["operations"].as_array().is_some_and(|checks| checks.len() > 10));
     assert_eq!(report["model"].as_array().map(Vec::len), Some(5));
 }
+
+#[test]
+fn bench_tells_its_rates_beside_the_machines_ceilings() {
+    let bench = Bench::new();
+    let rows = lines(&bench.ok("bench --job search --records 500 --width 20 --queries 3 --samples 1 --format json"));
+    let jobs: Vec<&Value> = rows.iter().map(|row| &row["job"]).collect();
+    assert_eq!(jobs, ["multiply-add", "read", "search", "search"]);
+    assert!(rows[2]["queries_per_second"].as_f64().is_some_and(|rate| rate > 0.0));
+}

@@ -57,7 +57,7 @@ impl Kernel for Chains {
 }
 
 fn read(isa: Isa) -> f64 {
-    let memory = vec![1.0_f32; 128 << 20];
+    let memory = vec![1.0_f32; 64 << 20];
     best_of(3, || {
         let spent = time(|| {
             let sum: f32 = memory.par_chunks(1 << 20).map(|part| isa.run(Sum(part))).sum();
