@@ -15,6 +15,18 @@ fn polynomial<V: Vector, const N: usize>(x: V, coefficients: [f32; N]) -> V {
     coefficients[..N - 1].iter().rev().fold(highest, |sum, &c| sum.fma(x, V::splat(c)))
 }
 
+/// `Σ c_i x^i` as `even(x²) + x odd(x²)`: two chains at once where one would keep the machine waiting.
+#[inline(always)]
+fn split_polynomial<V: Vector, const N: usize>(x: V, coefficients: [f32; N]) -> V {
+    let square = x.mul(x);
+    let (mut even, mut odd) = (V::splat(coefficients[N - 2]), V::splat(coefficients[N - 1]));
+    for i in (2..N).step_by(2).rev() {
+        even = even.fma(square, V::splat(coefficients[i - 2]));
+        odd = odd.fma(square, V::splat(coefficients[i - 1]));
+    }
+    odd.fma(x, even)
+}
+
 /// `exp(x)` to 1.2 ulp: 0 below −104, infinite above 88.8, NaN for NaN.
 ///
 /// `x = n ln 2 + r`, `|r| ≤ ln 2 / 2`; ln 2 in two parts so that r loses nothing; `exp(r) = 1 + r + r² q(r)`; times `2^n`.
@@ -72,7 +84,7 @@ pub(super) fn gelu<V: Vector>(x: V) -> V {
         -2.519_711_8e-8,
     ];
     let size = magnitude(x);
-    let complement = exp(polynomial(size, P).mul(size));
+    let complement = exp(split_polynomial(size, P).mul(size));
     let taken = V::select_lt(size, V::splat(END), size.mul(V::splat(0.5)).mul(complement), V::zero());
     V::zero().max(x).sub(taken)
 }
