@@ -117,10 +117,10 @@ impl RecordWriter {
     /// # Errors
     /// Where the destination does, the record's making does, or the format is another.
     pub fn write_stream<R: Serialize>(&mut self, record: &R) -> Result<()> {
-        match &self.encoder {
-            Encoder::Jsonl => self.write_line(record),
-            _ => Err(Error::usage("full rankings are written as JSONL").with_hint("use --format jsonl")),
+        if matches!(self.encoder, Encoder::Jsonl) {
+            return self.write_line(record);
         }
+        Err(Error::usage("full rankings are written as JSONL").with_hint("use --format jsonl"))
     }
 
     fn write_line<R: Serialize>(&mut self, record: &R) -> Result<()> {
@@ -132,12 +132,12 @@ impl RecordWriter {
     ///
     /// # Errors
     /// Where the destination does.
-    pub fn finish(mut self) -> Result<()> {
-        #[cfg(feature = "parquet")]
-        if let Encoder::Parquet(groups) = self.encoder {
-            self.destination = groups.finish(self.destination)?;
+    pub fn finish(self) -> Result<()> {
+        match self.encoder {
+            Encoder::Jsonl | Encoder::Text { .. } => self.destination.finish(),
+            #[cfg(feature = "parquet")]
+            Encoder::Parquet(groups) => groups.finish(self.destination)?.finish(),
         }
-        self.destination.finish()
     }
 }
 
