@@ -1,0 +1,11 @@
+// Numbers to another type: out [n] = x [n], each rounded once. One thread eight neighbours. Bound by memory.
+#include "vector.cuh"
+
+template <class T>
+DEVICE void convert(T* out, const float* x, int n) {
+    const int first = (int(blockIdx.x) * int(blockDim.x) + int(threadIdx.x)) * 8;
+    if (first < n) store_some<8>(out + first, load_some<8>(x + first, n - first), n - first);
+}
+
+KERNEL(convert_f16, 256, f16* out, const float* x, int n) { convert(out, x, n); }
+KERNEL(convert_bf16, 256, bf16* out, const float* x, int n) { convert(out, x, n); }

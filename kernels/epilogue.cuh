@@ -1,0 +1,63 @@
+// What follows a matrix product while its sums are in registers.
+#pragma once
+#include "activation.cuh"
+#include "vector.cuh"
+
+// Where a product's results go: [rows, columns], N neighbouring columns of a row at a time, the first a multiple of N.
+struct Extent {
+    int rows, columns;
+    DEVICE bool has(int row, int column) const { return row < rows && column < columns; }
+    DEVICE size_t at(int row, int column) const { return size_t(row) * columns + column; }
+};
+
+// out = activation(sums + bias) + residual; where it is wanted, slope = activation'(sums + bias).
+template <class T, class Math>
+struct Forward {
+    T* out;
+    T* slope;           // or null
+    const float* bias;  // [columns, rounded up to 32]
+    const T* residual;  // or null
+    int activation;
+    Extent extent;
+
+    template <int N>
+    DEVICE void finish(int row, int column, Vector<N> sums) const {
+        if (!extent.has(row, column)) return;
+        const size_t at = extent.at(row, column);
+        const int count = extent.columns - column;
+        sums = sums + load_vector<N>(bias + column);
+        if (slope) {
+            Vector<N> slopes;
+#pragma unroll
+            for (int i = 0; i < N; ++i) {
+                const Sloped both = activate_with_slope<Math>(activation, sums.x[i]);
+                sums.x[i] = both.value, slopes.x[i] = both.slope;
+            }
+            store_some<N>(slope + at, slopes, count);
+        } else if (activation) {
+#pragma unroll
+            for (int i = 0; i < N; ++i) sums.x[i] = activate<Math>(activation, sums.x[i]);
+        }
+        if (residual) sums = sums + load_some<N>(residual + at, count);
+        store_some<N>(out + at, sums, count);
+    }
+};
+
+// out = sums ∘ slope + residual: the gradient past the activation that made the layer's inputs.
+template <class T>
+struct Backward {
+    T* out;
+    const T* slope;     // or null
+    const T* residual;  // or null
+    Extent extent;
+
+    template <int N>
+    DEVICE void finish(int row, int column, Vector<N> sums) const {
+        if (!extent.has(row, column)) return;
+        const size_t at = extent.at(row, column);
+        const int count = extent.columns - column;
+        if (slope) sums = sums * load_some<N>(slope + at, count);
+        if (residual) sums = sums + load_some<N>(residual + at, count);
+        store_some<N>(out + at, sums, count);
+    }
+};
