@@ -1,0 +1,230 @@
+//! The GPU's kernels at the shapes of BERT-base, each beside the ceiling it is bound by: `cargo bench --bench gpu`.
+//!
+//! A row is printed as it is measured: operation, shape, microseconds, rate, and the share of the device's own measured ceiling (copies for
+//! what moves bytes, products from registers for what multiplies). Without a GPU it says so, and that is all.
+
+#![expect(clippy::print_stdout, reason = "what a bench is for")]
+
+use std::time::Instant;
+
+use wherefore::backend::gpu::{Ceilings, Gpu};
+use wherefore::backend::{
+    Activation, Attended, AttentionGradients, AttentionShape, Backend, Columns, Norm, Precision, Rows,
+};
+use wherefore::factors::{FactorRows, Floats};
+use wherefore::search::{Form, Options, Query, search};
+use wherefore::tokens::PackedBatch;
+use wherefore::{Error, Result};
+
+/// Tokens of a batch: 44 × 128, a whole wave of tiles on 132 multiprocessors.
+const TOKENS: usize = 5632;
+const WIDTH: usize = 768;
+const HEADS: usize = 12;
+/// How long a measurement takes at least.
+const SECONDS: f64 = 0.05;
+
+/// What an operation is bound by, and how much of it there is.
+#[derive(Clone, Copy)]
+enum Bound {
+    /// Operations, a multiply-add being two.
+    Products(f64),
+    /// f32 arithmetic.
+    Arithmetic(f64),
+    Bytes(f64),
+}
+
+/// A device in one precision, and what it could do at most.
+struct Bench {
+    gpu: Gpu,
+    ceilings: Ceilings,
+    precision: Precision,
+}
+
+impl Bench {
+    fn open(precision: Precision) -> Result<Self> {
+        let gpu = Gpu::open(0, precision)?;
+        let ceilings = gpu.ceilings()?;
+        Ok(Self { gpu, ceilings, precision })
+    }
+
+    /// Bytes of a stored activation.
+    fn stored(&self) -> f64 {
+        if matches!(self.precision, Precision::F16 | Precision::Bf16) { 2.0 } else { 4.0 }
+    }
+
+    /// A buffer of activations, written to, as the precision stores them.
+    fn drawn(&self, len: usize) -> Result<<Gpu as Backend>::Tensor> {
+        let values = self.gpu.upload(&numbers(len, 1.0))?;
+        let weight = self.gpu.pack_linear(&[1.0], &[0.0], 1, 1)?;
+        let mut stored = self.gpu.tensor(len)?;
+        self.gpu.linear(&mut stored, &values, &weight, Activation::Identity, None, len)?;
+        Ok(stored)
+    }
+
+    /// Seconds of one run of `job`, which writes `out`: over as many as take long enough, after one to warm up.
+    fn time(
+        &self,
+        out: &mut <Gpu as Backend>::Tensor,
+        mut job: impl FnMut(&mut <Gpu as Backend>::Tensor) -> Result<()>,
+    ) -> Result<f64> {
+        job(out)?;
+        self.gpu.download(&mut [0.0], out)?;
+        let mut runs = 1;
+        loop {
+            let began = Instant::now();
+            (0..runs).try_for_each(|_| job(out))?;
+            self.gpu.download(&mut [0.0], out)?;
+            let seconds = began.elapsed().as_secs_f64();
+            if seconds >= SECONDS {
+                return Ok(seconds / f64::from(runs));
+            }
+            runs *= 2;
+        }
+    }
+
+    fn row(&self, name: &str, shape: &str, seconds: f64, bound: Bound) {
+        let (rate, unit, ceiling) = match bound {
+            Bound::Products(flops) => (flops / seconds / 1e9, "GFLOP/s", self.ceilings.of(self.precision)),
+            Bound::Arithmetic(flops) => (flops / seconds / 1e9, "GFLOP/s", self.ceilings.fma_gflops),
+            Bound::Bytes(bytes) => (bytes / seconds / 1e9, "GB/s", self.ceilings.copy_gbs),
+        };
+        let (precision, share) = (self.precision.name(), 100.0 * rate / ceiling);
+        println!("{precision:7} {name:28} {shape:28} {:10.1} µs {rate:10.0} {unit:7} {share:5.1} %", seconds * 1e6);
+    }
+}
+
+fn numbers(len: usize, scale: f32) -> Vec<f32> {
+    let mut state = 1_u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        scale * ((state >> 8) as f32 / (1 << 23) as f32 - 1.0)
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn linear(bench: &Bench) -> Result<()> {
+    let gpu = &bench.gpu;
+    for (inputs, outputs, activation) in [
+        (WIDTH, 3 * WIDTH, Activation::Identity),
+        (WIDTH, WIDTH, Activation::Identity),
+        (WIDTH, 4 * WIDTH, Activation::Gelu),
+        (4 * WIDTH, WIDTH, Activation::Identity),
+    ] {
+        let layer = gpu.pack_linear(&numbers(inputs * outputs, 0.05), &numbers(outputs, 0.1), inputs, outputs)?;
+        let (x, dy) = (bench.drawn(TOKENS * inputs)?, bench.drawn(TOKENS * outputs)?);
+        let (mut out, mut slope, mut dx) =
+            (gpu.tensor(TOKENS * outputs)?, gpu.tensor(TOKENS * outputs)?, gpu.tensor(TOKENS * inputs)?);
+        let (shape, bound) = (format!("{TOKENS} x {inputs} x {outputs}"), 2.0 * (TOKENS * inputs * outputs) as f64);
+        let seconds = bench.time(&mut out, |out| gpu.linear(out, &x, &layer, activation, None, TOKENS))?;
+        bench.row(&format!("linear ({activation:?})"), &shape, seconds, Bound::Products(bound));
+        let keep = |out: &mut _| gpu.linear_with_slope(out, &mut slope, &x, &layer, activation, TOKENS);
+        let seconds = bench.time(&mut out, keep)?;
+        bench.row(&format!("linear_with_slope ({activation:?})"), &shape, seconds, Bound::Products(bound));
+        let back = |dx: &mut _| gpu.linear_backward(dx, &dy, &layer, Some(&x), None, TOKENS);
+        let seconds = bench.time(&mut dx, back)?;
+        bench.row("linear_backward", &shape, seconds, Bound::Products(bound));
+    }
+    Ok(())
+}
+
+fn attention(bench: &Bench) -> Result<()> {
+    let gpu = &bench.gpu;
+    let (qkv, d_out) = (bench.drawn(TOKENS * 3 * WIDTH)?, bench.drawn(TOKENS * WIDTH)?);
+    let (mut out, mut packed) = (gpu.tensor(TOKENS * WIDTH)?, gpu.tensor(TOKENS * 3 * WIDTH)?);
+    for length in [64, 128, 256, 512] {
+        let staged = gpu.stage(sequences(length))?;
+        let view = |part: usize| Columns { tensor: &qkv, stride: 3 * WIDTH, offset: part * WIDTH };
+        let shape = AttentionShape { heads: HEADS, head_width: WIDTH / HEADS, queries: Rows::All };
+        let attended = Attended { q: view(0), k: view(1), v: view(2), batch: &staged, shape };
+        let (case, one) = (format!("{TOKENS} tokens, L {length}"), 2.0 * (TOKENS * length * WIDTH) as f64);
+        let seconds = bench.time(&mut out, |out| gpu.attention(out, &attended))?;
+        // Attention in f32 is arithmetic whatever matrices are multiplied in.
+        let bound = |products: f64| match bench.precision {
+            Precision::F16 | Precision::Bf16 => Bound::Products(products * one),
+            _ => Bound::Arithmetic(products * one),
+        };
+        bench.row("attention", &case, seconds, bound(2.0));
+        let back =
+            |packed: &mut _| gpu.attention_backward(AttentionGradients { packed, query: None }, &d_out, &attended);
+        let seconds = bench.time(&mut packed, back)?;
+        bench.row("attention_backward", &case, seconds, bound(9.0));
+    }
+    Ok(())
+}
+
+/// As many sequences of one length as there are tokens for.
+fn sequences(length: usize) -> PackedBatch {
+    let tokens = || 0..TOKENS as u32;
+    PackedBatch {
+        ids: tokens().collect(),
+        type_ids: vec![0; TOKENS],
+        positions: tokens().map(|token| token % length as u32).collect(),
+        cu_seqlens: (0..=TOKENS / length).map(|sequence| (sequence * length) as u32).collect(),
+    }
+}
+
+fn layer_norm(bench: &Bench) -> Result<()> {
+    let gpu = &bench.gpu;
+    let (x, dy, mut out) = (bench.drawn(TOKENS * WIDTH)?, bench.drawn(TOKENS * WIDTH)?, gpu.tensor(TOKENS * WIDTH)?);
+    let parameter = || gpu.upload(&numbers(WIDTH, 1.0));
+    let norm = Norm { weight: parameter()?, bias: parameter()?, epsilon: 1e-12, width: WIDTH };
+    let (shape, row) = (format!("{TOKENS} x {WIDTH}"), (TOKENS * WIDTH) as f64 * bench.stored());
+    let seconds = bench.time(&mut out, |out| gpu.layer_norm(out, &x, &norm, TOKENS))?;
+    bench.row("layer_norm", &shape, seconds, Bound::Bytes(2.0 * row));
+    let seconds = bench.time(&mut out, |out| gpu.layer_norm_backward(out, &dy, &x, &norm, TOKENS))?;
+    bench.row("layer_norm_backward", &shape, seconds, Bound::Bytes(3.0 * row));
+    Ok(())
+}
+
+/// The whole search, copies of the records to the device included.
+fn searching(bench: &Bench) -> Result<()> {
+    const ROWS: usize = 200_000;
+    let (features, zeros) = (numbers(ROWS * WIDTH, 1.0), vec![0.0; ROWS]);
+    let source = FactorRows {
+        rows: ROWS,
+        width: WIDTH,
+        classes: 0,
+        features: Floats::F32(&features),
+        deltas: &[],
+        feature_norms: &zeros,
+        delta_norms: &zeros,
+    };
+    let options = Options { device: Some(&bench.gpu), ..Options::default() };
+    for queries in [1, 64, 1024] {
+        let asked: Vec<_> = (0..queries).map(|q| Query::feature(features[q * WIDTH..][..WIDTH].to_vec())).collect();
+        let began = Instant::now();
+        search(&source, &Form::feature_dot(), &asked, 10, &options)?;
+        let seconds = began.elapsed().as_secs_f64();
+        let operations = 2.0 * (ROWS * WIDTH * queries) as f64;
+        bench.row("search", &format!("{ROWS} x {WIDTH}, {queries} queries"), seconds, Bound::Arithmetic(operations));
+    }
+    Ok(())
+}
+
+fn run() -> Result<()> {
+    for precision in [Precision::F16, Precision::Bf16x3, Precision::F32] {
+        let bench = Bench::open(precision)?;
+        if precision == Precision::F16 {
+            let Ceilings { copy_gbs, fma_gflops, mma_gflops } = bench.ceilings;
+            println!("{}", bench.gpu.info());
+            println!(
+                "ceilings: copy {copy_gbs:.0} GB/s, multiply-add {fma_gflops:.0} GFLOP/s, mma.sync {mma_gflops:.0} GFLOP/s"
+            );
+        }
+        linear(&bench)?;
+        attention(&bench)?;
+        layer_norm(&bench)?;
+        if precision == Precision::F32 {
+            searching(&bench)?;
+        }
+    }
+    Ok(())
+}
+
+fn main() {
+    match run() {
+        Ok(()) => {}
+        Err(Error::Device(why, _)) => println!("no GPU to measure: {why}"),
+        Err(error) => println!("{error}"),
+    }
+}

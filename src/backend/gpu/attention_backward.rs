@@ -1,0 +1,106 @@
+//! Launches `kernels/attention_backward_f32.cu` and the tensor-core kernels of `attention_backward_mma.cuh`.
+
+use super::Gpu;
+use super::attention::{F32_PARTS, F32_TILE, MMA_ROWS, MMA_TILE, MMA_WARPS, Operands, WIDTHS, f32_stride, warps};
+use super::convert::stored_as;
+use super::device::{Argument, Device, Shape};
+use super::tensor::{Number, Tensor};
+use crate::backend::{Attended, AttentionGradients, AttentionShape, Rows};
+use crate::error::Result;
+
+/// A kernel for each width of heads: that of queries, then that of keys and values.
+macro_rules! names {
+    ($number:literal) => {
+        [
+            concat!("attention_backward_queries_", $number, "_32"),
+            concat!("attention_backward_queries_", $number, "_64"),
+            concat!("attention_backward_queries_", $number, "_128"),
+            concat!("attention_backward_keys_", $number, "_32"),
+            concat!("attention_backward_keys_", $number, "_64"),
+            concat!("attention_backward_keys_", $number, "_128"),
+        ]
+    };
+}
+
+pub(super) const F32: [&str; 6] = names!("f32");
+pub(super) const F16: [&str; 6] = names!("f16");
+pub(super) const BF16: [&str; 6] = names!("bf16");
+
+/// Numbers that the queries' kernel leaves of each for the keys'.
+const ROW: usize = 4;
+
+pub(super) fn backward(
+    device: &Device,
+    gradients: AttentionGradients<'_, Tensor>,
+    d_out: &Tensor,
+    attended: &Attended<'_, Gpu>,
+) -> Result<()> {
+    let AttentionGradients { packed, query } = gradients;
+    let Attended { batch, shape: AttentionShape { heads, head_width, queries }, .. } = *attended;
+    let (width, asking, number) = (heads * head_width, batch.asking(queries), packed.number);
+    let parts = if queries == Rows::First { 2 } else { 3 };
+    assert_eq!(query.is_some(), queries == Rows::First, "a place for first tokens' own queries");
+    assert!(batch.tokens() * parts * width <= packed.len && asking * width <= d_out.len, "a buffer of fewer rows");
+    let operands = Operands::new(device, attended, number)?;
+    let d_out = stored_as(device, d_out, number)?;
+    let rows = device.allocate(Number::F32, asking * heads * ROW)?;
+    let shared = |tiles: (Argument, usize)| {
+        let mut arguments = operands.views().to_vec();
+        arguments.extend([device.address(&d_out, 0), device.address(&rows, 0), tiles.0, operands.starts()]);
+        arguments.extend(operands.sizes());
+        arguments
+    };
+    let packed_at = |part: usize| device.address(packed, part * width);
+    let packed_stride = Argument::from(parts * width);
+
+    let own = match &query {
+        Some(query) => [device.address(query, 0), width.into()],
+        None => [packed_at(0), packed_stride],
+    };
+    let tiles = batch.tiles(device, queries);
+    let block = Block::of_queries(&operands);
+    device.launch(block.name, block.shape(tiles.1, heads), &[&own[..], &shared(tiles)].concat())?;
+
+    let own = [packed_at(parts - 2), packed_at(parts - 1), packed_stride];
+    let tiles = batch.tiles(device, Rows::All);
+    let block = Block::of_keys(&operands);
+    device.launch(block.name, block.shape(tiles.1, heads), &[&own[..], &shared(tiles)].concat())
+}
+
+/// A kernel and the size of its blocks.
+struct Block {
+    name: &'static str,
+    threads: usize,
+    shared_bytes: usize,
+}
+
+impl Block {
+    fn of_queries(operands: &Operands<'_>) -> Self {
+        let warps = warps(operands.shape.queries);
+        let (threads, shared_bytes) = match operands.number {
+            Number::F32 => (F32_TILE * F32_PARTS, shared_bytes_f32(operands.shape.head_width, 1)),
+            _ => (warps * 32, 2 * WIDTHS[operands.kernel] * (2 * warps * MMA_ROWS + 4 * MMA_TILE)),
+        };
+        Self { name: operands.number.pick([F32, F16, BF16].map(|names| names[operands.kernel])), threads, shared_bytes }
+    }
+
+    fn of_keys(operands: &Operands<'_>) -> Self {
+        let width = WIDTHS[operands.kernel];
+        let tile = if width > 64 { MMA_TILE / 2 } else { MMA_TILE };
+        let (threads, shared_bytes) = match operands.number {
+            Number::F32 => (F32_TILE * F32_PARTS, shared_bytes_f32(operands.shape.head_width, 2)),
+            _ => (MMA_WARPS * 32, 2 * width * (2 * MMA_WARPS * MMA_ROWS + 4 * tile) + 2 * tile * ROW * 4),
+        };
+        let name = operands.number.pick([F32, F16, BF16].map(|names| names[WIDTHS.len() + operands.kernel]));
+        Self { name, threads, shared_bytes }
+    }
+
+    fn shape(&self, tiles: usize, heads: usize) -> Shape {
+        Shape { grid: [tiles, heads], threads: self.threads, shared_bytes: self.shared_bytes }
+    }
+}
+
+/// Two operands of the block's own rows, two of a tile's, and so many matrices of weights between them.
+fn shared_bytes_f32(width: usize, weights: usize) -> usize {
+    4 * (4 * F32_TILE * f32_stride(width) + weights * F32_TILE * (F32_TILE + 1))
+}

@@ -1,0 +1,42 @@
+//! Launches `kernels/convert.cu`: operands that were uploaded in f32, for kernels that read what activations are stored as.
+
+use std::ops::Deref;
+
+use super::device::{Device, Shape};
+use super::tensor::{Number, Tensor};
+use crate::error::Result;
+
+pub(super) const NAMES: [&str; 2] = ["convert_f16", "convert_bf16"];
+
+/// Numbers of a block: eight a thread.
+const NUMBERS: usize = 256 * 8;
+
+/// A tensor as a kernel wants it: itself, or a converted copy.
+pub(super) enum Operand<'a> {
+    Itself(&'a Tensor),
+    Converted(Tensor),
+}
+
+impl Deref for Operand<'_> {
+    type Target = Tensor;
+
+    fn deref(&self) -> &Tensor {
+        match self {
+            Self::Itself(tensor) => tensor,
+            Self::Converted(tensor) => tensor,
+        }
+    }
+}
+
+/// `x` stored as `number`.
+pub(super) fn stored_as<'a>(device: &Device, x: &'a Tensor, number: Number) -> Result<Operand<'a>> {
+    if x.number == number {
+        return Ok(Operand::Itself(x));
+    }
+    assert_eq!(x.number, Number::F32, "activations of two types on one device");
+    let out = device.allocate(number, x.len)?;
+    let shape = Shape { grid: [x.len.div_ceil(NUMBERS).max(1), 1], threads: 256, shared_bytes: 0 };
+    let name = number.pick(["", NAMES[0], NAMES[1]]);
+    device.launch(name, shape, &[device.address(&out, 0), device.address(x, 0), x.len.into()])?;
+    Ok(Operand::Converted(out))
+}

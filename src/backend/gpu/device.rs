@@ -1,0 +1,355 @@
+//! A CUDA device: whether there is one, its context and stream, the kernels it was given, and launching them.
+//!
+//! Everything is asked for in an order in which nothing panics: the driver's library first, then the driver, then devices. All work goes down
+//! one stream, so that buffers are safe to use again as soon as they are let go of; a second worker's batch keeps the device busy while the
+//! first one waits for its results.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUfunction_attribute, CUresult};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg, result,
+};
+use cudarc::nvrtc::Ptx;
+
+use super::images::{self, Image};
+use super::staging::Staging;
+use super::tensor::{Number, Tensor};
+use crate::error::{Error, Result};
+
+/// The oldest driver that runs what CUDA 12 compiles.
+const OLDEST_DRIVER: i32 = 12_000;
+/// The oldest devices the kernels are written for: those with bf16 and asynchronous copies.
+const OLDEST_CAPABILITY: (i32, i32) = (8, 0);
+/// Shared memory a block may use without asking.
+const SHARED_BYTES_UNASKED: u32 = 48 * 1024;
+
+/// What is known of a device before it is used.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Info {
+    /// Its number.
+    pub ordinal: usize,
+    /// Its name.
+    pub name: String,
+    /// Its compute capability.
+    pub capability: (i32, i32),
+    /// Its memory in bytes.
+    pub memory: usize,
+    /// The CUDA version its driver is for, as 1000 × major + 10 × minor.
+    pub driver: i32,
+}
+
+/// Every device of the machine.
+///
+/// # Errors
+/// [`Error::Device`] where there is no driver, or none that answers.
+pub fn devices() -> Result<Vec<Info>> {
+    let driver = driver_version()?;
+    let count = result::device::get_count().map_err(driver_failed)?;
+    (0..count as usize).map(|ordinal| Info::ask(ordinal, driver).map_err(driver_failed)).collect()
+}
+
+/// The CUDA version the installed driver is for.
+fn driver_version() -> Result<i32> {
+    if !library_is_there() {
+        return Err(Error::Device("no NVIDIA driver was found (libcuda.so.1)".to_owned(), None)
+            .with_hint("install the driver, or run with --device cpu"));
+    }
+    result::init().map_err(driver_failed)?;
+    let mut version = 0;
+    ask_version(&mut version).map_err(driver_failed)?;
+    if version < OLDEST_DRIVER {
+        let found =
+            format!("the NVIDIA driver is for CUDA {}.{}: expected 12.0 or later", version / 1000, version % 1000 / 10);
+        return Err(Error::Device(found, None).with_hint("update the driver to 525 or later, or run with --device cpu"));
+    }
+    Ok(version)
+}
+
+#[allow(unsafe_code)]
+fn library_is_there() -> bool {
+    // SAFETY: loads the driver's library and lets it go again; nothing of it is called.
+    unsafe { sys::is_culib_present() }
+}
+
+#[allow(unsafe_code)]
+fn ask_version(version: &mut i32) -> Result<(), DriverError> {
+    // SAFETY: the driver is initialised, and writes one integer.
+    unsafe { sys::cuDriverGetVersion(version) }.result()
+}
+
+fn driver_failed(error: DriverError) -> Error {
+    let hint = match error.0 {
+        CUresult::CUDA_ERROR_NO_DEVICE => "the driver sees no device: run with --device cpu",
+        _ => "look at what nvidia-smi says, or run with --device cpu",
+    };
+    Error::Device(format!("the NVIDIA driver: {}", describe(error)), Some(hint.to_owned()))
+}
+
+/// The driver's own words for an error.
+fn describe(error: DriverError) -> String {
+    let text = error.error_string().map(|text| text.to_string_lossy().into_owned());
+    text.unwrap_or_else(|_| format!("error {}", error.0 as u32))
+}
+
+impl Info {
+    fn ask(ordinal: usize, driver: i32) -> Result<Self, DriverError> {
+        let device = result::device::get(ordinal as i32)?;
+        let name = result::device::get_name(device)?;
+        let major = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        Ok(Self { ordinal, name, capability: (major, minor), memory: total_memory(device)?, driver })
+    }
+
+    /// `cuda:0 (NVIDIA H100, 9.0)`, which errors begin with.
+    pub(super) fn title(&self) -> String {
+        format!("cuda:{} ({}, {}.{})", self.ordinal, self.name, self.capability.0, self.capability.1)
+    }
+}
+
+impl fmt::Display for Info {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (gibibytes, driver) = (self.memory as f64 / f64::from(1 << 30), self.driver);
+        write!(f, "{}, {gibibytes:.1} GiB, driver for CUDA {}.{}", self.title(), driver / 1000, driver % 1000 / 10)
+    }
+}
+
+#[allow(unsafe_code)]
+fn attribute(device: sys::CUdevice, attribute: Attribute) -> Result<i32, DriverError> {
+    // SAFETY: the device was given by the driver.
+    unsafe { result::device::get_attribute(device, attribute) }
+}
+
+#[allow(unsafe_code)]
+fn total_memory(device: sys::CUdevice) -> Result<usize, DriverError> {
+    // SAFETY: the device was given by the driver.
+    unsafe { result::device::total_mem(device) }
+}
+
+/// A device in use.
+pub(super) struct Device {
+    info: Info,
+    multiprocessors: usize,
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    kernels: HashMap<&'static str, Kernel>,
+    staging: Staging,
+}
+
+/// A kernel on the device.
+struct Kernel {
+    function: CudaFunction,
+    /// Shared memory it has asked for so far.
+    shared_bytes: AtomicU32,
+}
+
+/// A launch's sizes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    /// Blocks, by their two indices.
+    pub(super) grid: [usize; 2],
+    /// Threads of a block.
+    pub(super) threads: usize,
+    /// Dynamic shared memory of a block.
+    pub(super) shared_bytes: usize,
+}
+
+/// One argument of a kernel.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Argument {
+    Address(u64),
+    Integer(i32),
+    Float(f32),
+}
+
+impl From<usize> for Argument {
+    fn from(value: usize) -> Self {
+        Self::Integer(i32::try_from(value).expect("sizes of a batch are far below 2³¹"))
+    }
+}
+
+impl From<f32> for Argument {
+    fn from(value: f32) -> Self {
+        Self::Float(value)
+    }
+}
+
+impl Device {
+    /// Opens a device and gives it the kernels of `images`, which `list` names by stem.
+    pub(super) fn open(ordinal: usize, images: &[Image], list: &[(&str, &[&'static str])]) -> Result<Self> {
+        images::check(images)?;
+        let devices = devices()?;
+        let Some(info) = devices.get(ordinal).cloned() else {
+            let found = format!("cuda:{ordinal}: expected one of the machine's {} devices", devices.len());
+            return Err(Error::Device(found, None).with_hint("see wherefore doctor"));
+        };
+        if info.capability < OLDEST_CAPABILITY {
+            let found = format!("{}: expected compute capability 8.0 or later", info.title());
+            return Err(Error::Device(found, Some("run with --device cpu".to_owned())));
+        }
+        Self::start(info.clone(), images, list).map_err(|error| failed(&info, "start", error))
+    }
+
+    fn start(info: Info, images: &[Image], list: &[(&str, &[&'static str])]) -> Result<Self, DriverError> {
+        let context = CudaContext::new(info.ordinal)?;
+        ignore_events(&context);
+        let stream = context.new_stream()?;
+        let multiprocessors = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
+        let mut kernels = HashMap::new();
+        for (stem, names) in list {
+            let image = images.iter().find(|(name, _)| name == stem).map_or(&[][..], |(_, image)| image);
+            let module = context.load_module(Ptx::from_binary(image.to_vec()))?;
+            for name in *names {
+                let function = module.load_function(name)?;
+                kernels.insert(*name, Kernel { function, shared_bytes: AtomicU32::new(SHARED_BYTES_UNASKED) });
+            }
+        }
+        let staging = Staging::new(context.clone());
+        Ok(Self { info, multiprocessors, context, stream, kernels, staging })
+    }
+
+    pub(super) fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// How many blocks run side by side at least.
+    pub(super) fn multiprocessors(&self) -> usize {
+        self.multiprocessors
+    }
+
+    /// Bytes nobody has asked for; 0 where the driver does not say.
+    pub(super) fn free_memory(&self) -> usize {
+        self.context.mem_get_info().map_or(0, |(free, _)| free)
+    }
+
+    /// Room for `len` numbers; nothing is written to it.
+    pub(super) fn allocate(&self, number: Number, len: usize) -> Result<Tensor> {
+        let memory = self.bytes(len.max(1) * number.bytes())?;
+        Ok(Tensor { memory, number, len })
+    }
+
+    fn bytes(&self, bytes: usize) -> Result<CudaSlice<u8>> {
+        allocate(&self.stream, bytes).map_err(|error| match error.0 {
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                let free = self.free_memory();
+                let found =
+                    format!("{}: out of memory: {bytes} bytes were asked for, {free} are free", self.info.title());
+                Error::OutOfMemory(found, Some("take fewer tokens at a time with --batch-tokens".to_owned()))
+            }
+            _ => self.failed("allocate", error),
+        })
+    }
+
+    /// A buffer with these bytes.
+    pub(super) fn upload(&self, number: Number, bytes: &[u8]) -> Result<Tensor> {
+        let mut tensor = self.allocate(number, bytes.len() / number.bytes())?;
+        let copied = self.staging.upload(&self.stream, &mut tensor.memory, bytes);
+        copied.map_err(|error| self.failed("copy to the device", error))?;
+        Ok(tensor)
+    }
+
+    /// The first bytes of a buffer, to `read`.
+    pub(super) fn download<R>(&self, tensor: &Tensor, bytes: usize, read: impl FnOnce(&[u8]) -> R) -> Result<R> {
+        let copied = self.staging.download(&self.stream, &tensor.memory.slice(..bytes), read);
+        copied.map_err(|error| self.failed("copy from the device", error))
+    }
+
+    /// Where a buffer lies, from an element on.
+    pub(super) fn address(&self, tensor: &Tensor, element: usize) -> Argument {
+        use cudarc::driver::DevicePtr;
+        let (address, _) = tensor.memory.device_ptr(&self.stream);
+        Argument::Address(address + (element * tensor.number.bytes()) as u64)
+    }
+
+    /// Puts a kernel's run at the end of the stream.
+    pub(super) fn launch(&self, name: &str, shape: Shape, arguments: &[Argument]) -> Result<()> {
+        let kernel = self.kernels.get(name).expect("launchers name kernels that they list");
+        self.try_launch(kernel, shape, arguments).map_err(|error| self.failed(name, error))
+    }
+
+    #[allow(unsafe_code)]
+    fn try_launch(&self, kernel: &Kernel, shape: Shape, arguments: &[Argument]) -> Result<(), DriverError> {
+        let shared_bytes = shape.shared_bytes as u32;
+        kernel.ask_for(shared_bytes)?;
+        debug_assert!(kernel.takes(arguments), "other arguments than the kernel's parameters: {arguments:?}");
+        let mut launch = self.stream.launch_builder(&kernel.function);
+        for argument in arguments {
+            match argument {
+                Argument::Address(address) => launch.arg(address),
+                Argument::Integer(value) => launch.arg(value),
+                Argument::Float(value) => launch.arg(value),
+            };
+        }
+        let config = LaunchConfig {
+            grid_dim: (shape.grid[0] as u32, shape.grid[1] as u32, 1),
+            block_dim: (shape.threads as u32, 1, 1),
+            shared_mem_bytes: shared_bytes,
+        };
+        // SAFETY: the launcher passes what the kernel's file says of its parameters, over buffers it has checked to be large enough. They are
+        // freed, if at all, in this stream's order.
+        unsafe { launch.launch(config) }.map(drop)
+    }
+
+    fn failed(&self, what: &str, error: DriverError) -> Error {
+        failed(&self.info, what, error)
+    }
+}
+
+impl Kernel {
+    /// Asks for shared memory, where it needs more than it had so far.
+    fn ask_for(&self, bytes: u32) -> Result<(), DriverError> {
+        if self.shared_bytes.fetch_max(bytes, Ordering::Relaxed) < bytes {
+            let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            self.function.set_attribute(most, bytes as i32)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the kernel has parameters of these sizes and no more.
+    #[allow(unsafe_code)]
+    fn takes(&self, arguments: &[Argument]) -> bool {
+        let size_of = |index| {
+            let (mut offset, mut bytes) = (0, 0);
+            // SAFETY: the function is alive, and the driver writes two integers.
+            let status =
+                unsafe { sys::cuFuncGetParamInfo(self.function.cu_function(), index, &raw mut offset, &raw mut bytes) };
+            status.result().ok().map(|()| bytes)
+        };
+        let expected =
+            arguments.iter().map(|argument| Some(if matches!(argument, Argument::Address(_)) { 8 } else { 4 }));
+        expected.chain([None]).enumerate().all(|(index, bytes)| size_of(index) == bytes)
+    }
+}
+
+/// One stream orders everything: cudarc need keep no events for each buffer.
+#[allow(unsafe_code)]
+fn ignore_events(context: &CudaContext) {
+    // SAFETY: nothing has been allocated yet, and there will be one stream.
+    unsafe { context.disable_event_tracking() };
+}
+
+#[allow(unsafe_code)]
+fn allocate(stream: &Arc<CudaStream>, bytes: usize) -> Result<CudaSlice<u8>, DriverError> {
+    // SAFETY: bytes have no invalid values; nobody reads them before a kernel or a copy has written them.
+    unsafe { stream.alloc(bytes) }
+}
+
+fn failed(info: &Info, what: &str, error: DriverError) -> Error {
+    let text = describe(error);
+    Error::Device(format!("{}: {what}: {text}", info.title()), hint(error.0).map(str::to_owned))
+}
+
+fn hint(error: CUresult) -> Option<&'static str> {
+    match error {
+        CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION | CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => {
+            Some("this binary has no kernels for this device and driver: update the driver, or run with --device cpu")
+        }
+        CUresult::CUDA_ERROR_LAUNCH_FAILED | CUresult::CUDA_ERROR_ILLEGAL_ADDRESS => Some(
+            "the device is lost to this process: finished shards stay, --resume goes on; wherefore doctor checks every kernel",
+        ),
+        _ => None,
+    }
+}

@@ -1,0 +1,234 @@
+//! Launches `kernels/linear_f32.cu` and the tensor-core kernels of `linear_mma.cuh`.
+
+use std::sync::OnceLock;
+
+use super::convert::{Operand, stored_as};
+use super::device::{Argument, Device, Shape};
+use super::pack::{GROUP, Matrix};
+use super::tensor::{Number, Tensor};
+use crate::backend::{Activation, Precision};
+use crate::error::Result;
+
+/// The large and the small tile's kernel, forward and backward.
+pub(super) const F32: [&str; 4] =
+    ["linear_f32_128x128", "linear_f32_64x64", "linear_backward_f32_128x128", "linear_backward_f32_64x64"];
+pub(super) const F16: [&str; 4] =
+    ["linear_f16_128x128", "linear_f16_64x64", "linear_backward_f16_128x128", "linear_backward_f16_64x64"];
+pub(super) const BF16: [&str; 4] =
+    ["linear_bf16_128x128", "linear_bf16_64x64", "linear_backward_bf16_128x128", "linear_backward_bf16_64x64"];
+pub(super) const BF16X3: [&str; 4] =
+    ["linear_bf16x3_128x64", "linear_bf16x3_64x64", "linear_backward_bf16x3_128x64", "linear_backward_bf16x3_64x64"];
+
+/// A linear layer on the device.
+pub struct Linear {
+    /// As the precision's kernels read it.
+    weight: Tensor,
+    /// f32 `[outputs rounded up to 32]`
+    bias: Tensor,
+    inputs: usize,
+    outputs: usize,
+    precision: Precision,
+    /// The weights the other way round, for the way back; made when first wanted.
+    transposed: OnceLock<Tensor>,
+}
+
+/// A kernel, and the tile of the output that each of its blocks makes.
+struct Tile {
+    name: &'static str,
+    /// The same for the way back.
+    backward: &'static str,
+    rows: usize,
+    columns: usize,
+    threads: usize,
+    shared_bytes: usize,
+}
+
+/// The large and the small tile of `linear_f32.cu`: two stages of 16 inputs, rows of x padded to 20.
+const TILES_F32: [Tile; 2] = [tile_f32(0, 128), tile_f32(1, 64)];
+/// Those of 16-bit operands: three and four stages.
+const TILES_F16: [Tile; 2] = tiles_16(F16);
+const TILES_BF16: [Tile; 2] = tiles_16(BF16);
+/// Those of split operands: rows of x in f32 padded to 40, weights twice; three and two stages.
+const TILES_BF16X3: [Tile; 2] = [
+    tile(BF16X3, 0, [128, 64], 256, 3 * (128 * 160 + 2 * 64 * 64)),
+    tile(BF16X3, 1, [64, 64], 128, 2 * (64 * 160 + 2 * 64 * 64)),
+];
+
+const fn tile_f32(place: usize, size: usize) -> Tile {
+    tile(F32, place, [size, size], 256, 2 * 4 * (size * 20 + 16 * size))
+}
+
+const fn tiles_16(names: [&'static str; 4]) -> [Tile; 2] {
+    [tile(names, 0, [128, 128], 256, 3 * 2 * 128 * 64), tile(names, 1, [64, 64], 128, 4 * 2 * 64 * 64)]
+}
+
+/// The large (`place` 0) or the small tile of a precision.
+const fn tile(
+    names: [&'static str; 4],
+    place: usize,
+    [rows, columns]: [usize; 2],
+    threads: usize,
+    shared_bytes: usize,
+) -> Tile {
+    Tile { name: names[place], backward: names[place + 2], rows, columns, threads, shared_bytes }
+}
+
+/// What is done with a layer's sums.
+pub(super) struct Finish<'a> {
+    pub(super) activation: Activation,
+    /// Where the activation's slope goes, where it is wanted.
+    pub(super) slope: Option<&'a mut Tensor>,
+    pub(super) residual: Option<&'a Tensor>,
+}
+
+impl Linear {
+    /// Packs `weight [outputs, inputs]` and `bias [outputs]`.
+    pub(super) fn pack(
+        device: &Device,
+        precision: Precision,
+        weight: &[f32],
+        bias: &[f32],
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<Self> {
+        assert_eq!(weight.len(), inputs * outputs, "a weight matrix that is not outputs × inputs");
+        assert_eq!(bias.len(), outputs, "a bias that is not one number an output");
+        let matrix = Matrix { weight: weight.to_vec(), inputs, outputs };
+        let mut padded = bias.to_vec();
+        padded.resize(outputs.next_multiple_of(GROUP), 0.0);
+        Ok(Self {
+            weight: upload(device, &matrix, precision)?,
+            bias: device.upload(Number::F32, bytemuck::cast_slice(&padded))?,
+            inputs,
+            outputs,
+            precision,
+            transposed: OnceLock::new(),
+        })
+    }
+
+    /// `out [rows, outputs] = activation(x [rows, inputs] · weightᵀ + bias) + residual`.
+    pub(super) fn forward(
+        &self,
+        device: &Device,
+        out: &mut Tensor,
+        x: &Tensor,
+        finish: Finish<'_>,
+        rows: usize,
+    ) -> Result<()> {
+        let Finish { activation, slope, residual } = finish;
+        assert!(rows * self.outputs <= out.len && rows * self.inputs <= x.len, "a buffer of fewer rows");
+        assert!(residual.is_none_or(|residual| rows * self.outputs <= residual.len), "a residual of fewer rows");
+        assert!(slope.as_ref().is_none_or(|slope| rows * self.outputs <= slope.len), "slopes of fewer rows");
+        if rows == 0 || self.outputs == 0 {
+            return Ok(());
+        }
+        let x = stored_as(device, x, out.number)?;
+        let residual = residual.map(|residual| stored_as(device, residual, out.number)).transpose()?;
+        let arguments = [
+            device.address(out, 0),
+            slope.map_or(Argument::Address(0), |slope| device.address(slope, 0)),
+            device.address(&x, 0),
+            device.address(&self.weight, 0),
+            device.address(&self.bias, 0),
+            address(device, residual.as_ref()),
+            Argument::Integer(number_of(activation)),
+            rows.into(),
+            self.inputs.into(),
+            self.outputs.into(),
+        ];
+        let tile = self.tile(device, rows, self.outputs);
+        device.launch(tile.name, tile.shape(rows, self.outputs), &arguments)
+    }
+
+    /// `dx [rows, inputs] = (dy [rows, outputs] · weight) ∘ slope + residual`.
+    pub(super) fn backward(
+        &self,
+        device: &Device,
+        dx: &mut Tensor,
+        dy: &Tensor,
+        slope: Option<&Tensor>,
+        residual: Option<&Tensor>,
+        rows: usize,
+    ) -> Result<()> {
+        assert!(rows * self.inputs <= dx.len && rows * self.outputs <= dy.len, "a buffer of fewer rows");
+        let beside = || [slope, residual].into_iter().flatten();
+        assert!(beside().all(|tensor| rows * self.inputs <= tensor.len), "slopes or a residual of fewer rows");
+        if rows == 0 || self.inputs == 0 {
+            return Ok(());
+        }
+        let dy = stored_as(device, dy, dx.number)?;
+        let slope = slope.map(|slope| stored_as(device, slope, dx.number)).transpose()?;
+        let residual = residual.map(|residual| stored_as(device, residual, dx.number)).transpose()?;
+        let arguments = [
+            device.address(dx, 0),
+            device.address(&dy, 0),
+            device.address(self.transposed(device)?, 0),
+            address(device, slope.as_ref()),
+            address(device, residual.as_ref()),
+            rows.into(),
+            self.outputs.into(),
+            self.inputs.into(),
+        ];
+        let tile = self.tile(device, rows, self.inputs);
+        device.launch(tile.backward, tile.shape(rows, self.inputs), &arguments)
+    }
+
+    /// The weights the other way round: brought to the host, turned and taken back. Two workers may both do it; one of theirs is kept.
+    fn transposed(&self, device: &Device) -> Result<&Tensor> {
+        if let Some(transposed) = self.transposed.get() {
+            return Ok(transposed);
+        }
+        let bytes = self.weight.len * self.weight.number.bytes();
+        let unpack = |packed: &[u8]| Matrix::unpack(packed, self.precision, self.inputs, self.outputs);
+        let matrix = device.download(&self.weight, bytes, unpack)?.transposed();
+        let transposed = upload(device, &matrix, self.precision)?;
+        Ok(self.transposed.get_or_init(|| transposed))
+    }
+
+    /// The large tile where there are enough of them to keep the device busy. The bits are the same.
+    fn tile(&self, device: &Device, rows: usize, columns: usize) -> &'static Tile {
+        let [large, small] = match self.precision {
+            Precision::Auto | Precision::F32 => &TILES_F32,
+            Precision::F16 => &TILES_F16,
+            Precision::Bf16 => &TILES_BF16,
+            Precision::Bf16x3 => &TILES_BF16X3,
+        };
+        let tiles = rows.div_ceil(large.rows) * columns.div_ceil(large.columns);
+        if tiles >= device.multiprocessors() { large } else { small }
+    }
+}
+
+impl Tile {
+    fn shape(&self, rows: usize, columns: usize) -> Shape {
+        let grid = [rows.div_ceil(self.rows), columns.div_ceil(self.columns)];
+        Shape { grid, threads: self.threads, shared_bytes: self.shared_bytes }
+    }
+}
+
+/// A matrix to the device, as the precision's kernels read it.
+fn upload(device: &Device, matrix: &Matrix, precision: Precision) -> Result<Tensor> {
+    let number = match precision {
+        Precision::Auto | Precision::F32 => Number::F32,
+        Precision::F16 => Number::F16,
+        Precision::Bf16 | Precision::Bf16x3 => Number::Bf16,
+    };
+    device.upload(number, &matrix.pack(precision))
+}
+
+/// Of an operand there may not be.
+fn address(device: &Device, operand: Option<&Operand<'_>>) -> Argument {
+    operand.map_or(Argument::Address(0), |operand| device.address(operand, 0))
+}
+
+/// As `kernels/activation.cuh` counts them.
+fn number_of(activation: Activation) -> i32 {
+    match activation {
+        Activation::Identity => 0,
+        Activation::Gelu => 1,
+        Activation::GeluTanh => 2,
+        Activation::QuickGelu => 3,
+        Activation::Relu => 4,
+        Activation::Silu => 5,
+        Activation::Tanh => 6,
+    }
+}

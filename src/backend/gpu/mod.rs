@@ -1,0 +1,299 @@
+//! NVIDIA GPUs, over the driver alone: kernels compiled from `kernels/` into this binary, launched through cudarc's dynamically loaded bindings.
+//!
+//! The binary builds and starts where there is no CUDA. One launcher file a kernel stem; `device` is what they share. Activations are
+//! stored in the precision's type, parameters that are not matrices in f32; sums are f32 always. A row's bits depend neither on how
+//! many rows there are nor on the tiles they fall in.
+
+mod attention;
+mod attention_backward;
+mod attention_map;
+mod batch;
+mod ceilings;
+mod convert;
+mod device;
+mod embed;
+mod embed_path;
+mod images;
+mod layer_norm;
+mod linear;
+mod objective;
+mod pack;
+mod pool;
+mod search;
+mod staging;
+mod tensor;
+
+pub use batch::Batch;
+pub use ceilings::Ceilings;
+pub use device::{Info, devices};
+pub use embed_path::Path;
+pub use images::compiler;
+pub use linear::Linear;
+pub(crate) use search::{Asked, Chunk, Entry, MOST_KEPT, Weights};
+pub use tensor::Tensor;
+
+use std::sync::Arc;
+
+use self::device::Device;
+use self::embed_path::OnPath;
+use self::images::Image;
+use self::linear::Finish;
+use self::tensor::Number;
+use super::{
+    Activation, Attended, AttentionGradients, AttentionMap, Backend, Embeddings, Fold, Norm, Objective, Pooling,
+    Precision,
+};
+use crate::error::Result;
+use crate::tokens::PackedBatch;
+
+/// Every kernel, by the stem of its file.
+const KERNELS: [(&str, &[&str]); 19] = [
+    ("attention_backward_bf16", &attention_backward::BF16),
+    ("attention_backward_f16", &attention_backward::F16),
+    ("attention_backward_f32", &attention_backward::F32),
+    ("attention_bf16", &attention::BF16),
+    ("attention_f16", &attention::F16),
+    ("attention_f32", &attention::F32),
+    ("attention_map", &attention_map::NAMES),
+    ("ceilings", &ceilings::NAMES),
+    ("convert", &convert::NAMES),
+    ("embed", &embed::NAMES),
+    ("embed_path", &embed_path::NAMES),
+    ("layer_norm", &layer_norm::NAMES),
+    ("linear_bf16", &linear::BF16),
+    ("linear_bf16x3", &linear::BF16X3),
+    ("linear_f16", &linear::F16),
+    ("linear_f32", &linear::F32),
+    ("objective", &objective::NAMES),
+    ("pool", &pool::NAMES),
+    ("search", &search::NAMES),
+];
+
+/// What a GPU computes in where nothing else is asked for: three bits more than bf16 at the same rate. What overflows is run again in bf16.
+const DEFAULT: Precision = Precision::F16;
+
+/// A GPU, computing in one precision.
+pub struct Gpu {
+    device: Arc<Device>,
+    precision: Precision,
+}
+
+impl Gpu {
+    /// Opens a device, by number.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`]: no kernels in this binary, no driver or an old one, no such device, one too old.
+    pub fn open(ordinal: usize, precision: Precision) -> Result<Self> {
+        Self::open_with(ordinal, precision, images::embedded())
+    }
+
+    /// [`Gpu::open`] with other kernel images than this binary's.
+    #[doc(hidden)]
+    pub fn open_with(ordinal: usize, precision: Precision, images: &[Image]) -> Result<Self> {
+        let precision = if precision == Precision::Auto { DEFAULT } else { precision };
+        Ok(Self { device: Arc::new(Device::open(ordinal, images, &KERNELS)?), precision })
+    }
+
+    /// The stems of the kernel files an image is needed for.
+    #[doc(hidden)]
+    pub fn stems() -> [&'static str; KERNELS.len()] {
+        KERNELS.map(|(stem, _)| stem)
+    }
+
+    /// What is known of the device.
+    pub fn info(&self) -> &Info {
+        self.device.info()
+    }
+
+    /// What activations are stored as.
+    fn number(&self) -> Number {
+        match self.precision {
+            Precision::F16 => Number::F16,
+            Precision::Bf16 => Number::Bf16,
+            Precision::Auto | Precision::F32 | Precision::Bf16x3 => Number::F32,
+        }
+    }
+}
+
+impl Backend for Gpu {
+    type Tensor = Tensor;
+    type Linear = Linear;
+    type Batch = Batch;
+    type Path = Path;
+
+    fn name(&self) -> String {
+        self.device.info().title()
+    }
+
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// f16 ends at 65504; bf16 goes as far as f32.
+    fn wider(&self) -> Option<Self> {
+        let device = Arc::clone(&self.device);
+        (self.precision == Precision::F16).then_some(Self { device, precision: Precision::Bf16 })
+    }
+
+    /// Two, so that one batch's results travel while the next is computed.
+    fn workers(&self) -> usize {
+        2
+    }
+
+    /// Tiles of 128 tokens on the multiprocessors a third at a time: a layer of width 768 then is a whole wave, 5632 on an H100.
+    fn batch_tokens(&self) -> usize {
+        self.device.multiprocessors().div_ceil(3).max(8) * 128
+    }
+
+    fn tensor(&self, len: usize) -> Result<Tensor> {
+        self.device.allocate(self.number(), len)
+    }
+
+    fn results(&self, len: usize) -> Result<Tensor> {
+        self.device.allocate(Number::F32, len)
+    }
+
+    fn upload(&self, values: &[f32]) -> Result<Tensor> {
+        self.device.upload(Number::F32, bytemuck::cast_slice(values))
+    }
+
+    fn download(&self, out: &mut [f32], tensor: &Tensor) -> Result<()> {
+        assert!(out.len() <= tensor.len, "more numbers than the buffer has");
+        let number = tensor.number;
+        self.device.download(tensor, out.len() * number.bytes(), |bytes| number.read(out, bytes))
+    }
+
+    fn stage(&self, batch: PackedBatch) -> Result<Batch> {
+        Batch::upload(&self.device, batch, attention::tile(self.number()))
+    }
+
+    fn stage_path(&self, path: super::Path) -> Result<Path> {
+        Path::upload(&self.device, path)
+    }
+
+    fn pack_linear(&self, weight: &[f32], bias: &[f32], inputs: usize, outputs: usize) -> Result<Linear> {
+        Linear::pack(&self.device, self.precision, weight, bias, inputs, outputs)
+    }
+
+    fn embed(&self, out: &mut Tensor, embeddings: &Embeddings<Self>, batch: &Batch) -> Result<()> {
+        embed::embed(&self.device, out, embeddings, batch)
+    }
+
+    fn layer_norm(&self, out: &mut Tensor, x: &Tensor, norm: &Norm<Self>, rows: usize) -> Result<()> {
+        layer_norm::layer_norm(&self.device, out, x, norm, rows)
+    }
+
+    fn linear(
+        &self,
+        out: &mut Tensor,
+        x: &Tensor,
+        weights: &Linear,
+        activation: Activation,
+        residual: Option<&Tensor>,
+        rows: usize,
+    ) -> Result<()> {
+        weights.forward(&self.device, out, x, Finish { activation, slope: None, residual }, rows)
+    }
+
+    fn attention(&self, out: &mut Tensor, attended: &Attended<'_, Self>) -> Result<()> {
+        attention::attention(&self.device, out, attended)
+    }
+
+    fn pool(&self, out: &mut Tensor, x: &Tensor, batch: &Batch, pooling: Pooling, width: usize) -> Result<()> {
+        pool::pool(&self.device, out, x, batch, pooling, width)
+    }
+
+    fn embed_path(&self, out: &mut Tensor, embeddings: &Embeddings<Self>, batch: &Batch, path: &Path) -> Result<()> {
+        OnPath { device: &self.device, embeddings, batch, path }.embed(out)
+    }
+
+    fn linear_with_slope(
+        &self,
+        out: &mut Tensor,
+        slope: &mut Tensor,
+        x: &Tensor,
+        weights: &Linear,
+        activation: Activation,
+        rows: usize,
+    ) -> Result<()> {
+        weights.forward(&self.device, out, x, Finish { activation, slope: Some(slope), residual: None }, rows)
+    }
+
+    fn linear_backward(
+        &self,
+        dx: &mut Tensor,
+        dy: &Tensor,
+        weights: &Linear,
+        slope: Option<&Tensor>,
+        residual: Option<&Tensor>,
+        rows: usize,
+    ) -> Result<()> {
+        weights.backward(&self.device, dx, dy, slope, residual, rows)
+    }
+
+    fn layer_norm_backward(
+        &self,
+        dx: &mut Tensor,
+        dy: &Tensor,
+        x: &Tensor,
+        norm: &Norm<Self>,
+        rows: usize,
+    ) -> Result<()> {
+        layer_norm::backward(&self.device, dx, dy, x, norm, rows)
+    }
+
+    fn attention_backward(
+        &self,
+        gradients: AttentionGradients<'_, Tensor>,
+        d_out: &Tensor,
+        attended: &Attended<'_, Self>,
+    ) -> Result<()> {
+        attention_backward::backward(&self.device, gradients, d_out, attended)
+    }
+
+    fn attention_map(
+        &self,
+        out: &mut Tensor,
+        attended: &Attended<'_, Self>,
+        map: AttentionMap<'_, Self>,
+    ) -> Result<()> {
+        attention_map::map(&self.device, out, attended, &map, self.number())
+    }
+
+    fn add_to_first(&self, x: &mut Tensor, rows: &Tensor, batch: &Batch, width: usize) -> Result<()> {
+        pool::add_to_first(&self.device, x, rows, batch, width)
+    }
+
+    fn objective_gradient(
+        &self,
+        dz: &mut Tensor,
+        z: &Tensor,
+        objectives: &[Objective],
+        batch: &Batch,
+        classes: usize,
+    ) -> Result<()> {
+        objective::gradient(&self.device, dz, z, objectives, batch, classes)
+    }
+
+    fn embed_backward(
+        &self,
+        gradient: &mut Tensor,
+        embeddings: &Embeddings<Self>,
+        batch: &Batch,
+        path: &Path,
+    ) -> Result<()> {
+        OnPath { device: &self.device, embeddings, batch, path }.backward(gradient)
+    }
+
+    fn fold(
+        &self,
+        out: &mut Tensor,
+        gradient: &Tensor,
+        embeddings: &Embeddings<Self>,
+        batch: &Batch,
+        path: &Path,
+        fold: Fold,
+    ) -> Result<()> {
+        OnPath { device: &self.device, embeddings, batch, path }.fold(out, gradient, fold)
+    }
+}

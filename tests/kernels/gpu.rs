@@ -1,0 +1,277 @@
+//! Every kernel on the (emulated) device, over the shapes and by the rules the CPU is tested with.
+
+use wherefore::backend::gpu::Gpu;
+use wherefore::backend::reference::Reference;
+use wherefore::backend::{Activation, Backend, Pooling, Precision, Rows, check};
+
+use half::{bf16, f16};
+
+use super::support::{Numbers, assert_accurate, assert_accurate_to, batch, bits};
+use super::{attention, embed, layer_norm, linear, pool};
+use crate::emulator;
+
+fn gpu() -> Gpu {
+    emulator::gpu(Precision::F32)
+}
+
+/// A precision, what it rounds operands and results to, and its unit in the last place of 1.
+#[derive(Clone, Copy)]
+pub(super) struct Rounding {
+    pub(super) precision: Precision,
+    pub(super) operand: fn(f32) -> f32,
+    pub(super) result: fn(f32) -> f32,
+    pub(super) unit: f64,
+}
+
+pub(super) const F32: Rounding =
+    Rounding { precision: Precision::F32, operand: |x| x, result: |x| x, unit: f32::EPSILON as f64 };
+const F16: Rounding = Rounding { precision: Precision::F16, operand: to_f16, result: to_f16, unit: 1.0 / 1024.0 };
+const BF16: Rounding = Rounding { precision: Precision::Bf16, operand: to_bf16, result: to_bf16, unit: 1.0 / 128.0 };
+
+/// By what activations are stored as.
+pub(super) const STORED: [Rounding; 3] = [F32, F16, BF16];
+/// By what matrices are multiplied in on tensor cores.
+pub(super) const ROUNDINGS: [Rounding; 3] = [
+    F16,
+    BF16,
+    Rounding { precision: Precision::Bf16x3, operand: to_two_bf16, result: |x| x, unit: f32::EPSILON as f64 },
+];
+
+fn to_f16(x: f32) -> f32 {
+    f16::from_f32(x).to_f32()
+}
+
+fn to_bf16(x: f32) -> f32 {
+    bf16::from_f32(x).to_f32()
+}
+
+fn to_two_bf16(x: f32) -> f32 {
+    to_bf16(x) + to_bf16(x - to_bf16(x))
+}
+
+/// What a buffer holds, where it must hold this many numbers.
+pub(super) fn read(gpu: &Gpu, tensor: &<Gpu as Backend>::Tensor, len: usize) -> Vec<f32> {
+    let mut out = vec![0.0; len];
+    gpu.download(&mut out, tensor).unwrap();
+    out
+}
+
+#[test]
+fn every_operation_passes_its_check() {
+    for check in check::check(&gpu()).unwrap() {
+        assert!(check.passed(), "{check:?}");
+    }
+}
+
+#[test]
+fn ceilings_are_rates() {
+    let ceilings = gpu().ceilings().unwrap();
+    for rate in [ceilings.copy_gbs, ceilings.fma_gflops, ceilings.mma_gflops] {
+        assert!(rate.is_finite() && rate > 0.0, "{ceilings:?}");
+    }
+    assert!(ceilings.of(Precision::Bf16x3) * 3.0 == ceilings.of(Precision::F16));
+}
+
+#[test]
+fn layer_norm_over_widths_offsets_and_scales() {
+    let gpu = gpu();
+    for width in layer_norm::WIDTHS {
+        for (offset, scale) in [(0.0, 1.0), (0.0, 1e-7), (0.0, 1e10), (100.0, 1.0), (-5.0, 20.0)] {
+            let case = layer_norm::Case::new(11, width, offset, scale);
+            let values = read(&gpu, &case.run(&gpu), 11 * width);
+            let what = format!("width {width}, {offset} ± {scale}");
+            assert_accurate(&what, &values, &case.plain(), &case.run(&Reference));
+        }
+    }
+}
+
+#[test]
+fn embed_with_every_choice_of_tables() {
+    let (gpu, batch) = (gpu(), batch(&[1, 9, 30], embed::VOCABULARY as u32, &mut Numbers::new(1)));
+    for width in [1, 7, 16, 33, 384] {
+        for choice in 0..8 {
+            let tables = embed::Tables::new(width, [0, 1, 2].map(|bit| choice >> bit & 1 == 1));
+            let values = read(&gpu, &tables.run(&gpu, &batch).unwrap(), batch.tokens() * width);
+            let exact = tables.run(&Reference, &batch).unwrap();
+            assert_accurate(&format!("width {width}, choice {choice}"), &values, &tables.plain(&batch), &exact);
+        }
+    }
+}
+
+#[test]
+fn embed_refuses_a_token_beyond_a_table() {
+    let mut batch = batch(&[3], embed::VOCABULARY as u32, &mut Numbers::new(2));
+    batch.ids[1] = embed::VOCABULARY as u32;
+    let error = embed::Tables::new(8, [true; 3]).run(&gpu(), &batch).err().unwrap();
+    assert_eq!(error.to_string(), "token id 50 is beyond the model's table of 50");
+}
+
+#[test]
+fn pool_over_lengths_and_widths() {
+    let (gpu, mut numbers) = (gpu(), Numbers::new(1));
+    let batch = batch(&[1, 2, 300, 17, 5], 1, &mut numbers);
+    for width in [1, 7, 33, 384] {
+        let x = numbers.vector(batch.tokens() * width, 1.0);
+        for pooling in [Pooling::First, Pooling::Mean, Pooling::Max, Pooling::MeanSqrtLength] {
+            let values = read(&gpu, &pool::run(&gpu, &x, &batch, pooling, width), batch.sequences() * width);
+            let (plain, exact) =
+                (pool::plain(&x, &batch, pooling, width), pool::run(&Reference, &x, &batch, pooling, width));
+            assert_accurate(&format!("{pooling:?}, width {width}"), &values, &plain, &exact);
+        }
+    }
+}
+
+/// In f32 an element is the CPU's chain of fused multiply-adds, and activations are its polynomials.
+#[test]
+fn linear_in_f32_has_the_bits_of_the_cpu() {
+    let (gpu, cpu) = (gpu(), wherefore::backend::cpu::Cpu::new());
+    for (i, shape) in linear::SHAPES.into_iter().enumerate() {
+        let case = linear::Case::new(shape, 1.0, i as u64);
+        let len = shape[0] * shape[2];
+        for (activation, residual) in [(Activation::Identity, false), (Activation::Gelu, true)] {
+            let values = read(&gpu, &case.run(&gpu, activation, residual), len);
+            assert!(bits(&values) == bits(&case.run(&cpu, activation, residual)[..len]), "{shape:?}, {activation:?}");
+        }
+    }
+}
+
+#[test]
+fn linear_with_every_epilogue_has_the_bits_of_the_cpu() {
+    use Activation::{Gelu, GeluTanh, Identity, QuickGelu, Relu, Silu, Tanh};
+    let (gpu, cpu) = (gpu(), wherefore::backend::cpu::Cpu::new());
+    for activation in [Identity, Gelu, GeluTanh, QuickGelu, Relu, Silu, Tanh] {
+        for (residual, scale) in [(false, 1.5), (true, 1.5), (false, 30.0)] {
+            let case = linear::Case::new([23, 40, 37], scale, 9);
+            let values = read(&gpu, &case.run(&gpu, activation, residual), 23 * 37);
+            assert!(bits(&values) == bits(&case.run(&cpu, activation, residual)[..23 * 37]), "{activation:?}");
+        }
+    }
+}
+
+#[test]
+fn attention_over_lengths_and_heads() {
+    let gpu = gpu();
+    for scale in [1e-6, 1.0, 12.0] {
+        for case in attention::cases(scale) {
+            let exact = case.run(&Reference, Rows::All);
+            let values = read(&gpu, &case.run(&gpu, Rows::All), exact.len());
+            assert_accurate(&format!("{} × {scale}", attention::name(&case)), &values, &case.plain(), &exact);
+        }
+    }
+}
+
+#[test]
+fn attention_of_first_rows_alone_has_the_bits_they_have_among_all() {
+    let gpu = gpu();
+    for case in attention::cases(1.0) {
+        let (width, sequences) = (case.width(), case.batch.sequences());
+        let all = read(&gpu, &case.run(&gpu, Rows::All), case.batch.tokens() * width);
+        let first = read(&gpu, &case.run(&gpu, Rows::First), sequences * width);
+        for (sequence, row) in first.chunks(width).enumerate() {
+            let token = case.batch.range(sequence).start;
+            assert_eq!(bits(row), bits(&all[token * width..][..width]), "{}", attention::name(&case));
+        }
+    }
+}
+
+#[test]
+fn attention_of_a_sequence_has_the_same_bits_in_any_company() {
+    let gpu = gpu();
+    for case in attention::cases(1.0) {
+        let width = case.width();
+        let whole = read(&gpu, &case.run(&gpu, Rows::All), case.batch.tokens() * width);
+        for sequence in 0..case.batch.sequences() {
+            let range = case.batch.range(sequence);
+            let alone = read(&gpu, &case.alone(sequence).run(&gpu, Rows::All), range.len() * width);
+            let among = &whole[range.start * width..range.end * width];
+            assert_eq!(bits(&alone), bits(among), "{}", attention::name(&case));
+        }
+    }
+}
+
+#[test]
+fn attention_saturates_without_overflow() {
+    let gpu = gpu();
+    for case in attention::cases(1e4) {
+        let out = read(&gpu, &case.run(&gpu, Rows::All), case.batch.tokens() * case.width());
+        assert!(out.iter().all(|x| x.is_finite() && x.abs() <= 1.01e4), "{}", attention::name(&case));
+    }
+}
+
+/// Against f64 on the operands as they were before any rounding: at most twice the error of plain loops on rounded operands.
+#[test]
+fn linear_on_tensor_cores_over_odd_shapes() {
+    for Rounding { precision, operand, result, unit } in ROUNDINGS {
+        let gpu = emulator::gpu(precision);
+        for (i, shape) in linear::SHAPES.into_iter().enumerate() {
+            for (activation, residual) in [(Activation::Identity, false), (Activation::Gelu, true)] {
+                let case = linear::Case::new(shape, 1.0, i as u64);
+                let exact = case.run(&Reference, activation, residual);
+                let values = read(&gpu, &case.run(&gpu, activation, residual), shape[0] * shape[2]);
+                let plain: Vec<f32> =
+                    case.rounded(operand).plain(activation, residual).into_iter().map(result).collect();
+                let what = format!("{precision}, {shape:?}, {activation:?}");
+                assert_accurate_to(unit, &what, &values, &plain, &exact[..values.len()]);
+            }
+        }
+    }
+}
+
+#[test]
+fn linear_on_tensor_cores_with_every_activation() {
+    use Activation::{GeluTanh, QuickGelu, Relu, Silu, Tanh};
+    for Rounding { precision, operand, result, unit } in ROUNDINGS {
+        let gpu = emulator::gpu(precision);
+        for activation in [GeluTanh, QuickGelu, Relu, Silu, Tanh] {
+            let case = linear::Case::new([23, 40, 37], 1.5, 9);
+            let values = read(&gpu, &case.run(&gpu, activation, false), 23 * 37);
+            let plain: Vec<f32> = case.rounded(operand).plain(activation, false).into_iter().map(result).collect();
+            let exact = case.run(&Reference, activation, false);
+            assert_accurate_to(unit, &format!("{precision}, {activation:?}"), &values, &plain, &exact[..values.len()]);
+        }
+    }
+}
+
+/// Many rows take the large tile, few the small one.
+#[test]
+fn linear_gives_a_row_the_same_bits_in_any_company() {
+    for precision in [Precision::F32, Precision::F16, Precision::Bf16, Precision::Bf16x3] {
+        let (gpu, case) = (emulator::gpu(precision), linear::Case::new([260, 70, 300], 1.0, 3));
+        let whole = read(&gpu, &case.run(&gpu, Activation::Gelu, true), 260 * 300);
+        for rows in [0..1, 17..22, 100..133, 0..259] {
+            let alone = case.part(rows.clone()).run(&gpu, Activation::Gelu, true);
+            let alone = read(&gpu, &alone, rows.len() * 300);
+            assert!(bits(&alone) == bits(&whole[rows.start * 300..rows.end * 300]), "{precision}, rows {rows:?}");
+        }
+    }
+}
+
+#[test]
+fn attention_on_tensor_cores_over_lengths_and_heads() {
+    for Rounding { precision, operand, result, unit } in &ROUNDINGS[..2] {
+        let gpu = emulator::gpu(*precision);
+        for case in attention::cases(1.0) {
+            let exact = case.run(&Reference, Rows::All);
+            let values = read(&gpu, &case.run(&gpu, Rows::All), exact.len());
+            let plain: Vec<f32> = case.rounded(operand).plain().into_iter().map(result).collect();
+            assert_accurate_to(*unit, &format!("{precision}, {}", attention::name(&case)), &values, &plain, &exact);
+        }
+    }
+}
+
+#[test]
+fn attention_on_tensor_cores_depends_on_its_sequence_alone() {
+    let gpu = emulator::gpu(Precision::F16);
+    for case in attention::cases(3.0) {
+        let (width, name) = (case.width(), attention::name(&case));
+        let whole = read(&gpu, &case.run(&gpu, Rows::All), case.batch.tokens() * width);
+        let first = read(&gpu, &case.run(&gpu, Rows::First), case.batch.sequences() * width);
+        for sequence in 0..case.batch.sequences() {
+            let range = case.batch.range(sequence);
+            let among = bits(&whole[range.start * width..range.end * width]);
+            let alone = read(&gpu, &case.alone(sequence).run(&gpu, Rows::All), range.len() * width);
+            assert!(bits(&alone) == among, "{name}");
+            assert!(bits(&first[sequence * width..][..width]) == among[..width], "{name}");
+        }
+    }
+}
