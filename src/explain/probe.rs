@@ -1,0 +1,59 @@
+//! The vocabulary between methods and the runner: probes out, answers back, round by round.
+
+use std::sync::Arc;
+
+use super::subject::{Scores, Sequence};
+use crate::backend::Fold;
+use crate::model::MapKind;
+
+/// One question to the network.
+#[derive(Clone, Debug)]
+pub(super) struct Probe {
+    pub(super) sequence: Arc<Sequence>,
+    /// Where it stands; at the sequence's own embeddings where there is none.
+    pub(super) point: Option<Point>,
+    pub(super) want: Want,
+}
+
+/// A point on a path: see [`crate::backend::Path`].
+#[derive(Clone, Debug)]
+pub(super) struct Point {
+    pub(super) baseline: Arc<[u32]>,
+    pub(super) alpha: f32,
+    pub(super) sigma: f32,
+    /// Which sample its noise is that of.
+    pub(super) sample: u32,
+}
+
+/// What is asked beside the logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Want {
+    /// Nothing.
+    Logits,
+    /// Attention maps of the layers from this one on.
+    Maps(MapKind, usize),
+    /// The gradient of every objective, folded.
+    Gradient(Fold),
+    /// Maps weighted by the gradient of one of the subject's objectives.
+    GradientMaps(usize, usize),
+}
+
+/// What came of a probe of L tokens.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Answer {
+    pub(super) logits: Vec<f32>,
+    /// For each objective, the folded gradient.
+    pub(super) folded: Vec<Vec<f32>>,
+    /// For each layer `[L, L]`, or `[1, L]` where only the first token asked.
+    pub(super) maps: Vec<Vec<f32>>,
+}
+
+/// One subject's way through a method.
+pub(super) trait Course: Send {
+    /// The probes of the next round; none when there is nothing more to ask.
+    fn probes(&mut self) -> Vec<Probe>;
+    /// Their answers, in their order.
+    fn take(&mut self, answers: Vec<Answer>);
+    /// Scores for each objective.
+    fn finish(&mut self) -> Vec<Scores>;
+}

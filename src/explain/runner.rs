@@ -1,0 +1,212 @@
+//! The one runner: probes of many subjects packed together, their answers handed back in order.
+
+use std::cmp::Reverse;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::method::{Method, Options};
+use super::probe::{Answer, Course, Point, Probe, Want};
+use super::subject::{Scores, Sequence, Subject};
+use crate::backend::{Fold, Objective, Path, Rows, Stage};
+use crate::error::Result;
+use crate::model::{Answers, Ask, Forward, Model, Probes};
+use crate::tokens::PackedBatch;
+
+/// Scores of every subject, in their order, one for each of its objectives. `batch_tokens` is the budget of a micro-batch, the device's own by
+/// default; it never changes the numbers. `done` is told of each probe that is finished, from any thread; where it answers `false`, no
+/// further batch is begun.
+///
+/// # Errors
+/// [`crate::Error::Usage`] where the method cannot be used on this model; [`crate::Error::Interrupted`] where `done` said so; what the
+/// device fails at.
+pub fn explain(
+    model: &Model,
+    subjects: &[Subject<'_>],
+    method: Method,
+    options: &Options,
+    batch_tokens: Option<usize>,
+    done: &(dyn Fn(usize) -> bool + Sync),
+) -> Result<Vec<Vec<Scores>>> {
+    let mut courses =
+        subjects.iter().map(|subject| method.course(model, subject, options)).collect::<Result<Vec<_>>>()?;
+    let runner = Runner {
+        network: model.network(),
+        subjects,
+        stage: options.stage,
+        seed: options.seed,
+        budget: batch_tokens.unwrap_or_else(|| model.network().batch_tokens()).max(1),
+        done,
+    };
+    runner.run(&mut courses)?;
+    Ok(courses.par_iter_mut().map(|course| course.finish()).collect())
+}
+
+/// Batches handed to the network at a time, for each of its workers: so many that none waits long at the end, so few that probes in hand take
+/// little memory.
+const BATCHES_A_WORKER: usize = 32;
+
+struct Runner<'a> {
+    network: &'a dyn Forward,
+    subjects: &'a [Subject<'a>],
+    stage: Stage,
+    seed: u64,
+    budget: usize,
+    done: &'a (dyn Fn(usize) -> bool + Sync),
+}
+
+/// A probe of a round, and whose it is.
+struct Asked {
+    subject: usize,
+    probe: Probe,
+}
+
+impl Runner<'_> {
+    /// Rounds, until no course asks anything more.
+    fn run(&self, courses: &mut [Box<dyn Course>]) -> Result<()> {
+        loop {
+            let mut counts = Vec::with_capacity(courses.len());
+            let mut round = Vec::new();
+            for (subject, course) in courses.iter_mut().enumerate() {
+                let probes = course.probes();
+                counts.push(probes.len());
+                round.extend(probes.into_iter().map(|probe| Asked { subject, probe }));
+            }
+            if round.is_empty() {
+                return Ok(());
+            }
+            let mut answers = self.answers(&round)?.into_iter();
+            for (course, count) in courses.iter_mut().zip(counts).filter(|(_, count)| *count > 0) {
+                course.take(answers.by_ref().take(count).collect());
+            }
+        }
+    }
+
+    /// The answers to a round, in its order.
+    fn answers(&self, round: &[Asked]) -> Result<Vec<Answer>> {
+        let batches = self.pack(round);
+        let mut answers = vec![Answer::default(); round.len()];
+        for some in batches.chunks(BATCHES_A_WORKER * self.network.workers().max(1)) {
+            let probes = some.iter().map(|batch| self.probes(round, batch)).collect();
+            let found = self.network.probe(probes, &|place| (self.done)(some[place].len()))?;
+            for (batch, found) in some.iter().zip(found) {
+                self.unpack(round, batch, &found, &mut answers);
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Cuts a round into batches of at most the budget, each of probes that want the same and have as many objectives; longest first, so
+    /// that those which finish last are short.
+    fn pack(&self, round: &[Asked]) -> Vec<Vec<usize>> {
+        let mut order: Vec<usize> = (0..round.len()).collect();
+        order.sort_by_key(|&i| (self.kind(&round[i]), Reverse(round[i].probe.sequence.ids.len()), i));
+        let mut batches: Vec<Vec<usize>> = Vec::new();
+        let mut tokens = 0;
+        for i in order {
+            let length = round[i].probe.sequence.ids.len();
+            let fits = tokens + length <= self.budget;
+            match batches.last_mut() {
+                Some(batch) if fits && self.kind(&round[batch[0]]) == self.kind(&round[i]) => batch.push(i),
+                _ => {
+                    batches.push(vec![i]);
+                    tokens = 0;
+                }
+            }
+            tokens += length;
+        }
+        batches
+    }
+
+    /// What the probes of one batch must have in common.
+    fn kind(&self, asked: &Asked) -> (u8, usize, usize) {
+        match asked.probe.want {
+            Want::Logits => (0, 0, 0),
+            Want::Maps(kind, from) => (1, kind as usize, from),
+            Want::Gradient(fold) => (2, fold as usize, self.subjects[asked.subject].objectives.len()),
+            Want::GradientMaps(_, from) => (3, from, 0),
+        }
+    }
+
+    fn probes(&self, round: &[Asked], batch: &[usize]) -> Probes {
+        let mut packed = PackedBatch { cu_seqlens: vec![0], ..PackedBatch::default() };
+        for Sequence { ids, type_ids, positions } in batch.iter().map(|&i| &*round[i].probe.sequence) {
+            packed.ids.extend_from_slice(ids);
+            packed.type_ids.extend_from_slice(type_ids);
+            packed.positions.extend_from_slice(positions);
+            packed.cu_seqlens.push(packed.ids.len() as u32);
+        }
+        Probes { batch: packed, path: self.path(round, batch), ask: self.ask(round, batch) }
+    }
+
+    /// The paths of a batch, where any of its probes stands on one.
+    fn path(&self, round: &[Asked], batch: &[usize]) -> Option<Path> {
+        batch.iter().find(|&&i| round[i].probe.point.is_some())?;
+        let mut path = Path { stage: self.stage, seed: self.seed, ..Path::default() };
+        for Asked { subject, probe } in batch.iter().map(|&i| &round[i]) {
+            match &probe.point {
+                Some(Point { baseline, .. }) => path.baseline.extend_from_slice(baseline),
+                None => path.baseline.resize(path.baseline.len() + probe.sequence.ids.len(), Path::ZERO),
+            }
+            let point = probe.point.as_ref();
+            path.alpha.push(point.map_or(1.0, |point| point.alpha));
+            path.sigma.push(point.map_or(0.0, |point| point.sigma));
+            path.draws.push([point.map_or(0, |point| point.sample), self.subjects[*subject].draw()]);
+        }
+        Some(path)
+    }
+
+    fn ask(&self, round: &[Asked], batch: &[usize]) -> Ask {
+        let objectives = |i: &usize| &self.subjects[round[*i].subject].objectives;
+        match round[batch[0]].probe.want {
+            Want::Logits => Ask::Outputs,
+            Want::Maps(kind, from) => Ask::Maps(kind, from),
+            Want::Gradient(fold) => {
+                let targets = 0..objectives(&batch[0]).len();
+                let objectives = targets.flat_map(|target| batch.iter().map(move |i| objectives(i)[target]));
+                Ask::Gradient(objectives.collect(), fold)
+            }
+            Want::GradientMaps(_, from) => {
+                let own = |i: &usize| match round[*i].probe.want {
+                    Want::GradientMaps(target, _) => objectives(i)[target],
+                    _ => Objective::Logit(0),
+                };
+                Ask::GradientMaps(batch.iter().map(own).collect(), from)
+            }
+        }
+    }
+
+    /// Each probe's part of what came of its batch.
+    fn unpack(&self, round: &[Asked], batch: &[usize], found: &Answers, answers: &mut [Answer]) {
+        let lengths: Vec<usize> = batch.iter().map(|&i| round[i].probe.sequence.ids.len()).collect();
+        let tokens: usize = lengths.iter().sum();
+        let classes = found.outputs.logits.len() / batch.len().max(1);
+        let width = match round[batch[0]].probe.want {
+            Want::Gradient(Fold::Whole) => self.network.embedding_width(),
+            _ => 1,
+        };
+        let (mut token, mut pairs) = (0, 0);
+        for (b, (&i, &length)) in batch.iter().zip(&lengths).enumerate() {
+            let own = |target: &[f32]| target[token * width..(token + length) * width].to_vec();
+            answers[i] = Answer {
+                logits: found.outputs.logits[b * classes..(b + 1) * classes].to_vec(),
+                folded: found.folded.chunks_exact((tokens * width).max(1)).map(own).collect(),
+                maps: self.maps(found, token..token + length, pairs),
+            };
+            token += length;
+            pairs += length * length;
+        }
+    }
+
+    /// The maps of the sequence at `tokens` of its batch, with `pairs` pairs of tokens before it. The last layer's may have first tokens'
+    /// rows alone.
+    fn maps(&self, found: &Answers, tokens: Range<usize>, pairs: usize) -> Vec<Vec<f32>> {
+        let length = tokens.len();
+        let last = found.maps.len().saturating_sub(1);
+        let part = |(layer, map): (usize, &Vec<f32>)| {
+            let first_only = layer == last && self.network.last_rows() == Rows::First;
+            if first_only { map[tokens.clone()].to_vec() } else { map[pairs..pairs + length * length].to_vec() }
+        };
+        found.maps.iter().enumerate().map(part).collect()
+    }
+}

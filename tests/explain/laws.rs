@@ -1,0 +1,205 @@
+//! What must hold whatever the numbers are.
+
+use std::collections::BTreeSet;
+
+use wherefore::backend::cpu::Cpu;
+use wherefore::backend::reference::Reference;
+use wherefore::backend::{Backend, Objective};
+use wherefore::dataset::Record;
+use wherefore::explain::{Baseline, Method, Options, Quadrature, Scores, Segmentation, Subject, Words, explain};
+use wherefore::model::{LoadOptions, Model};
+use wherefore::tokens::Encoding;
+
+use super::golden::golden_models;
+
+const TEXTS: [(&str, Option<&str>); 4] = [
+    ("The service was not good.", None),
+    ("good", None),
+    ("一点也不好看, the food", Some("was good good good")),
+    ("a longer text than the others, so that batches are cut in other places than before", None),
+];
+
+pub(super) fn bert<B: Backend>(backend: B) -> Model {
+    let folder = golden_models().into_iter().find(|folder| folder.ends_with("bert-cls2")).unwrap();
+    Model::open_with(backend, &folder, &LoadOptions::default()).unwrap()
+}
+
+/// Texts as the model reads them.
+pub(super) struct Texts {
+    records: Vec<Record>,
+    pub(super) encodings: Vec<Encoding>,
+    logits: Vec<f32>,
+    words: Vec<Words>,
+}
+
+impl Texts {
+    pub(super) fn new(model: &Model) -> Self {
+        let record = |(index, (text, pair)): (usize, &(&str, Option<&str>))| Record {
+            index: index as u64,
+            text: (*text).to_owned(),
+            pair: pair.map(str::to_owned),
+            ..Record::default()
+        };
+        let records: Vec<Record> = TEXTS.iter().enumerate().map(record).collect();
+        let encodings: Vec<Encoding> = records.iter().map(|record| model.encode(record).unwrap()).collect();
+        let words = |(record, encoding)| Words::new(record, encoding, Segmentation::default());
+        let words = records.iter().zip(&encodings).map(words).collect();
+        let logits = model.run(&encodings, None, &|_| true).unwrap().logits;
+        Self { records, encodings, logits, words }
+    }
+
+    fn subject(&self, i: usize) -> Subject<'_> {
+        Subject {
+            index: self.records[i].index,
+            encoding: &self.encodings[i],
+            words: &self.words[i],
+            objectives: vec![Objective::Softmax(0), Objective::Logit(1), Objective::Difference(1, 0)],
+            logits: self.logits[2 * i..2 * i + 2].to_vec(),
+        }
+    }
+
+    pub(super) fn explain(
+        &self,
+        model: &Model,
+        which: &[usize],
+        method: Method,
+        options: &Options,
+        budget: usize,
+    ) -> Vec<Vec<Scores>> {
+        let subjects: Vec<_> = which.iter().map(|&i| self.subject(i)).collect();
+        explain(model, &subjects, method, options, Some(budget), &|_| true).unwrap()
+    }
+}
+
+pub(super) fn bits(scores: &[Scores]) -> Vec<(Vec<u32>, u64, Option<u64>)> {
+    let own = |s: &Scores| {
+        let tokens = s.tokens.iter().map(|x| x.to_bits()).collect();
+        (tokens, s.output.to_bits(), s.convergence_delta.map(f64::to_bits))
+    };
+    scores.iter().map(own).collect()
+}
+
+#[test]
+fn scores_do_not_depend_on_what_else_is_in_the_batch() {
+    let model = bert(Cpu::new());
+    let texts = Texts::new(&model);
+    let baseline = Baseline::texts(&texts.encodings);
+    for method in Method::ALL {
+        let shap = method == Method::GradientShap;
+        let options = Options {
+            steps: 5,
+            samples: Some(6),
+            sigma: 0.02,
+            baseline: if shap { baseline.clone() } else { Baseline::Mask },
+            ..Options::default()
+        };
+        let together = texts.explain(&model, &[0, 1, 2, 3], method, &options, 64);
+        for (i, expected) in together.iter().enumerate() {
+            for (which, budget) in [(vec![i], 1), (vec![3, i, i], 37)] {
+                let found = texts.explain(&model, &which, method, &options, budget);
+                assert_eq!(bits(found.last().unwrap()), bits(expected), "{method}, record {i}, {budget} tokens");
+            }
+        }
+    }
+}
+
+#[test]
+fn integrated_gradients_is_complete_when_told_to_be() {
+    let model = bert(Reference);
+    let texts = Texts::new(&model);
+    for quadrature in Quadrature::ALL {
+        // The one-sided rules close in as 1/N, the others as 1/N² or faster.
+        let one_sided = matches!(quadrature, Quadrature::Left | Quadrature::Right);
+        let tolerance = if one_sided { 0.05 } else { 1e-3 };
+        let options = Options { steps: 2, quadrature, tolerance: Some(tolerance), ..Options::default() };
+        for scores in texts.explain(&model, &[0, 3], Method::IntegratedGradients, &options, 4096).iter().flatten() {
+            assert_eq!(scores.converged, Some(true), "{quadrature}: {scores:?}");
+            let change = scores.output - scores.baseline_output.unwrap();
+            let sum: f64 = scores.tokens.iter().map(|&x| f64::from(x)).sum();
+            let allowed = tolerance * change.abs().max(1e-3) + 1e-6;
+            assert!((sum - change).abs() <= allowed, "{quadrature}: {sum} of {change}");
+        }
+    }
+}
+
+#[test]
+fn steps_run_out_where_the_tolerance_cannot_be_met() {
+    let model = bert(Cpu::new());
+    let texts = Texts::new(&model);
+    let quadrature = Quadrature::Left;
+    let options = Options { steps: 3, max_steps: 10, tolerance: Some(1e-9), quadrature, ..Options::default() };
+    let scores = &texts.explain(&model, &[0], Method::IntegratedGradients, &options, 4096)[0][0];
+    assert_eq!((scores.converged, scores.steps), (Some(false), Some(10)));
+}
+
+#[test]
+fn rollout_shares_sum_to_one_and_flows_stay_within_the_source() {
+    let model = bert(Cpu::new());
+    let texts = Texts::new(&model);
+    for scores in texts.explain(&model, &[0, 1, 2, 3], Method::AttentionRollout, &Options::default(), 64) {
+        let sum: f32 = scores[0].tokens.iter().sum();
+        assert!((sum - 1.0).abs() < 1e-5, "{sum}");
+    }
+    for scores in texts.explain(&model, &[0, 1, 2, 3], Method::AttentionFlow, &Options::default(), 64) {
+        assert!(scores[0].tokens.iter().all(|flow| (0.0..=1.0 + 1e-6).contains(flow)), "{scores:?}");
+    }
+}
+
+#[test]
+fn quadratures_integrate_what_they_should() {
+    for rule in Quadrature::ALL {
+        for steps in [1, 2, 7, 50, 300] {
+            let nodes = rule.nodes(steps);
+            let integral = |power: i32| nodes.iter().map(|n| n.weight * n.alpha.powi(power)).sum::<f64>();
+            assert!((integral(0) - 1.0).abs() < 1e-13, "{rule}, {steps} steps: weights sum to {}", integral(0));
+            assert!(nodes.is_sorted_by(|a, b| a.alpha < b.alpha), "{rule}");
+            let exact = match rule {
+                Quadrature::GaussLegendre => 2 * steps as i32 - 1,
+                Quadrature::Trapezoid | Quadrature::Midpoint => 1,
+                Quadrature::Left | Quadrature::Right => 0,
+            };
+            for power in 0..=exact.min(40) {
+                let expected = 1.0 / f64::from(power + 1);
+                assert!((integral(power) - expected).abs() < 1e-13, "{rule}, {steps} steps, x^{power}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_path_from_the_text_to_itself_has_no_steps() {
+    let model = bert(Cpu::new());
+    let texts = Texts::new(&model);
+    let options = Options { steps: 3, baseline: Baseline::text(&texts.encodings[0]), ..Options::default() };
+    let scores = &texts.explain(&model, &[0], Method::IntegratedGradients, &options, 64)[0][0];
+    assert!(scores.tokens.iter().all(|&x| x == 0.0), "{scores:?}");
+    assert_eq!(scores.baseline_output.unwrap().to_bits(), scores.output.to_bits());
+}
+
+#[test]
+fn draws_change_with_the_seed_and_the_record_alone() {
+    let model = bert(Cpu::new());
+    let texts = Texts::new(&model);
+    let drawn = |seed, index| {
+        let options = Options { samples: Some(3), sigma: 0.05, seed, ..Options::default() };
+        let subject = Subject { index, ..texts.subject(0) };
+        let scores = explain(&model, &[subject], Method::GradientShap, &options, None, &|_| true).unwrap();
+        bits(&scores[0])
+    };
+    let different: BTreeSet<_> = [(0, 0), (1, 0), (0, 1), (1 << 40, 0)].map(|(seed, index)| drawn(seed, index)).into();
+    assert_eq!(different.len(), 4);
+    assert_eq!(drawn(1, 7), drawn(1, 7));
+}
+
+#[test]
+fn settings_without_a_meaning_are_refused() {
+    let model = bert(Cpu::new());
+    let refused = |method: Method, options: Options| method.check(&model, &options).unwrap_err().to_string();
+    let message = refused(Method::AttentionRollout, Options { start_layer: 99, ..Options::default() });
+    assert!(message.contains("start layer") && message.contains("99"), "{message}");
+    let message = refused(Method::Saliency, Options { steps: 0, ..Options::default() });
+    assert!(message.contains("at least one step"), "{message}");
+    let two = Baseline::texts(&Texts::new(&model).encodings);
+    let message = refused(Method::IntegratedGradients, Options { baseline: two, ..Options::default() });
+    assert!(message.contains("one baseline"), "{message}");
+}
