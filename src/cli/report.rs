@@ -1,0 +1,63 @@
+//! `wherefore report`.
+
+use std::io::IsTerminal;
+
+use clap::Args;
+use wherefore::Error;
+use wherefore::pipeline::Summary;
+use wherefore::report::{DEFAULT_LIMIT, Destination, Page, PageOptions, read_results};
+
+use super::Outcome;
+use super::arguments::Common;
+use super::output::sibling;
+use super::run_record::RunRecord;
+
+/// Result files as one page to look at: texts in colours, and the training records behind them.
+///
+/// Results of one record, by id and index, come together: several methods side by side, with the nearest training records below.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Files of explain, search and predict, in any mixture: .jsonl (also .gz or .zst) or .parquet; `-` is JSONL on standard input
+    #[arg(required = true, value_name = "RESULT")]
+    results: Vec<String>,
+    /// The page's heading
+    #[arg(long, value_name = "TEXT", default_value_t = PageOptions::default().title)]
+    title: String,
+    /// Records on the page at most; the page says how many it leaves out
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_LIMIT, value_parser = parse_limit)]
+    limit: usize,
+}
+
+fn parse_limit(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("expected a number from 1 on, found {text:?}"))
+}
+
+pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
+    let mut run = RunRecord::begin("report");
+    let started = std::time::Instant::now();
+    let out = common.out.as_deref();
+    if out.is_none() && std::io::stdout().is_terminal() {
+        return Err(Error::usage("a page is not for a terminal").with_hint("name a file with --out page.html").into());
+    }
+    let Arguments { results, title, limit } = arguments;
+    let mut page = Page::new(PageOptions { title: title.clone(), limit: *limit, sources: results.clone() });
+    let mut read = 0;
+    read_results(results, &mut |record| {
+        read += 1;
+        page.add(record);
+        Ok(())
+    })?;
+    if read == 0 {
+        return Err(Error::usage(format!("{}: no results to show", results.join(", "))).into());
+    }
+    let mut destination = Destination::create(out)?;
+    destination.write(page.render()?.as_bytes())?;
+    destination.finish()?;
+    if let Some(out) = out {
+        run.set("results", results.as_slice());
+        let summary =
+            Summary { numbered: read, records: read, seconds: started.elapsed().as_secs_f64(), ..Summary::default() };
+        run.write(&sibling(out, "run.json"), &summary)?;
+    }
+    Ok(Outcome::Done)
+}

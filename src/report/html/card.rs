@@ -1,0 +1,265 @@
+//! One record as the template shows it: everything decided and formatted, nothing escaped yet.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::entry::{Entry, Search};
+use super::heat::{self, Line, Run};
+use crate::report::{Explanation, Neighbour, Prediction};
+
+/// Characters of a text that is only told, not explained.
+const TOLD: usize = 4_000;
+
+/// Characters of a training record.
+const NEIGHBOUR: usize = 600;
+
+/// Classes of a prediction that are shown.
+const CLASSES: usize = 6;
+
+/// Training records of an end that are shown at once; the others fold away.
+const UNFOLDED: usize = 3;
+
+/// One record.
+#[derive(Serialize)]
+pub(super) struct Card {
+    id: String,
+    index: u64,
+    /// `right`, `wrong`, or empty where that cannot be said.
+    verdict: &'static str,
+    predicted: String,
+    probability: String,
+    label: Option<String>,
+    /// What the filter searches: id and text, in lower case.
+    haystack: String,
+    /// The text itself, where no explanation shows it.
+    told: Vec<String>,
+    panels: Vec<Panel>,
+    classes: Vec<Class>,
+    searches: Vec<Ranking>,
+}
+
+/// One explanation.
+#[derive(Serialize)]
+struct Panel {
+    method: String,
+    target: String,
+    against: Option<String>,
+    /// Where it is of another prediction than the card's.
+    predicted: Option<String>,
+    output: String,
+    baseline: Option<String>,
+    bar: Option<Bar>,
+    lines: Vec<Line>,
+    /// Word, score and sign.
+    rationale: Vec<(String, String, &'static str)>,
+    /// What the method says of its own quality, and whether it is a warning.
+    diagnostics: Vec<(String, bool)>,
+}
+
+/// A probability as a bar.
+#[derive(Serialize)]
+struct Bar {
+    percent: String,
+    /// Where the baseline's is.
+    tick: Option<String>,
+}
+
+/// A class with its probability.
+#[derive(Serialize)]
+struct Class {
+    name: String,
+    probability: String,
+    percent: String,
+    is_label: bool,
+}
+
+/// The training records of one search.
+#[derive(Serialize)]
+struct Ranking {
+    rule: String,
+    target: String,
+    ends: [End; 2],
+}
+
+/// One end of a ranking.
+#[derive(Serialize)]
+struct End {
+    title: &'static str,
+    first: Vec<Near>,
+    more: Vec<Near>,
+    /// How many the search gave beyond those.
+    hidden: usize,
+}
+
+/// One training record.
+#[derive(Serialize)]
+struct Near {
+    rank: u64,
+    id: String,
+    score: String,
+    /// `p` supports, `n` opposes.
+    sign: &'static str,
+    percent: String,
+    label: Option<String>,
+    /// Where the model says otherwise than its label.
+    predicted: Option<String>,
+    text: String,
+    pair: Option<String>,
+}
+
+impl Card {
+    pub(super) fn new(entry: &Entry) -> Self {
+        let panels: Vec<Panel> = entry.explanations.iter().map(|e| Panel::new(e, entry)).collect();
+        let told = [&entry.text, &entry.pair].into_iter().flatten().filter(|_| panels.is_empty());
+        Self {
+            id: entry.id.clone(),
+            index: entry.index,
+            verdict: entry.is_right().map_or("", |right| if right { "right" } else { "wrong" }),
+            predicted: plain(&entry.predicted),
+            probability: entry.probability.map(|p| format!("{p:.3}")).unwrap_or_default(),
+            label: entry.label.as_ref().map(plain),
+            haystack: haystack(entry),
+            told: told.map(|text| clip(text, TOLD)).collect(),
+            panels,
+            classes: entry.prediction.as_ref().map(classes).unwrap_or_default(),
+            searches: entry.searches.iter().map(Ranking::new).collect(),
+        }
+    }
+}
+
+impl Panel {
+    fn new(explanation: &Explanation, entry: &Entry) -> Self {
+        Self {
+            method: explanation.method.clone(),
+            target: explanation.target.clone(),
+            against: explanation.against.clone(),
+            predicted: (explanation.predicted != entry.predicted).then(|| plain(&explanation.predicted)),
+            output: format!("{:.3}", explanation.output),
+            baseline: explanation.baseline_output.map(|output| format!("{output:.3}")),
+            bar: Bar::of(explanation),
+            lines: heat::lines(explanation, entry),
+            rationale: rationale(explanation),
+            diagnostics: explanation.diagnostics(),
+        }
+    }
+}
+
+impl Bar {
+    fn of(explanation: &Explanation) -> Option<Self> {
+        let probability = explanation.target_probability()?;
+        // The baseline's output is a probability where the output is.
+        let tick = explanation.baseline_output.filter(|_| explanation.probability.is_none());
+        Some(Self { percent: percent(probability), tick: tick.map(|p| percent(p.clamp(0.0, 1.0))) })
+    }
+}
+
+fn percent(share: f32) -> String {
+    format!("{:.1}", 100.0 * share)
+}
+
+fn rationale(explanation: &Explanation) -> Vec<(String, String, &'static str)> {
+    let word = |&i: &usize| {
+        let word = explanation.words.get(i)?;
+        let sign = match (explanation.is_signed(), word.score < 0.0) {
+            (false, _) => "m",
+            (true, false) => "p",
+            (true, true) => "n",
+        };
+        Some((word.text.clone(), explanation.show(word.score, 2), sign))
+    };
+    explanation.rationale.iter().filter_map(word).collect()
+}
+
+fn classes(prediction: &Prediction) -> Vec<Class> {
+    let label = prediction.label.as_ref().map(plain);
+    let mut classes = prediction.probabilities.0.clone();
+    classes.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let class = |(name, p): (String, f32)| Class {
+        is_label: label.as_ref() == Some(&name),
+        name,
+        probability: format!("{p:.3}"),
+        percent: percent(p),
+    };
+    classes.into_iter().take(CLASSES).map(class).collect()
+}
+
+impl Ranking {
+    fn new(search: &Search) -> Self {
+        let Search { result, proponents, opponents } = search;
+        let ends = [&result.proponents, &result.opponents];
+        let largest = ends.into_iter().flatten().map(|near| near.score.abs()).fold(0.0, f32::max);
+        Self {
+            rule: result.rule.clone(),
+            target: plain(&result.target),
+            ends: [
+                End::new("These support it most", &result.proponents, *proponents, largest),
+                End::new(least(&result.opponents), &result.opponents, *opponents, largest),
+            ],
+        }
+    }
+}
+
+/// What the lower end is called: it opposes nothing where its scores are above zero.
+fn least(opponents: &[Neighbour]) -> &'static str {
+    if opponents.first().is_some_and(|near| near.score > 0.0) {
+        "These support it least"
+    } else {
+        "These oppose it most"
+    }
+}
+
+impl End {
+    fn new(title: &'static str, shown: &[Neighbour], all: usize, largest: f32) -> Self {
+        let mut first: Vec<Near> = shown.iter().map(|near| Near::new(near, largest)).collect();
+        let more = first.split_off(first.len().min(UNFOLDED));
+        Self { title, first, more, hidden: all - shown.len() }
+    }
+}
+
+impl Near {
+    fn new(near: &Neighbour, largest: f32) -> Self {
+        Self {
+            rank: near.rank,
+            id: near.id.clone(),
+            score: format!("{:+.4}", near.score),
+            sign: if near.score < 0.0 { "n" } else { "p" },
+            percent: percent(if largest > 0.0 { near.score.abs() / largest } else { 0.0 }),
+            label: near.label.as_ref().map(plain),
+            predicted: near.predicted.as_ref().filter(|predicted| near.label.as_ref() != Some(predicted)).map(plain),
+            text: clip(&near.text, NEIGHBOUR),
+            pair: near.text_pair.as_ref().map(|pair| clip(pair, NEIGHBOUR)),
+        }
+    }
+}
+
+/// A label or prediction as a person reads it.
+pub(super) fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) if items.is_empty() => "none".to_owned(),
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(" + "),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+fn clip(text: &str, characters: usize) -> String {
+    match text.char_indices().nth(characters) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}
+
+fn haystack(entry: &Entry) -> String {
+    let mut haystack = format!("{} ", entry.id);
+    match (&entry.text, entry.explanations.first()) {
+        (Some(text), _) => haystack += &clip(&[text.as_str(), entry.pair.as_deref().unwrap_or("")].join(" "), TOLD),
+        (None, Some(explanation)) => {
+            let words =
+                heat::lines(explanation, entry).iter().flat_map(|line| &line.runs).map(Run::plain).collect::<String>();
+            haystack += &clip(&words, TOLD);
+        }
+        (None, None) => {}
+    }
+    haystack.to_lowercase()
+}

@@ -1,0 +1,91 @@
+//! All results of one record.
+
+use serde_json::Value;
+
+use crate::report::{Explanation, Prediction, SearchResult};
+
+/// Training records shown at each end of a ranking, at most.
+const NEIGHBOURS: usize = 10;
+
+/// What is known of one record.
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    pub(super) id: String,
+    pub(super) index: u64,
+    /// Both segments, where a result told them.
+    pub(super) text: Option<String>,
+    pub(super) pair: Option<String>,
+    pub(super) label: Option<Value>,
+    /// Null until a result says.
+    pub(super) predicted: Value,
+    /// The predicted class's probability.
+    pub(super) probability: Option<f32>,
+    pub(super) explanations: Vec<Explanation>,
+    pub(super) searches: Vec<Search>,
+    pub(super) prediction: Option<Prediction>,
+}
+
+/// A search with as many neighbours as are shown, and how many there were.
+#[derive(Debug)]
+pub(super) struct Search {
+    pub(super) result: SearchResult,
+    pub(super) proponents: usize,
+    pub(super) opponents: usize,
+}
+
+impl Entry {
+    pub(super) fn new(id: &str, index: u64) -> Self {
+        Self { id: id.to_owned(), index, ..Self::default() }
+    }
+
+    pub(super) fn add_explanation(&mut self, explanation: Explanation) {
+        let of_predicted = explanation.predicted.as_str() == Some(&explanation.target);
+        let probability = explanation.target_probability().filter(|_| of_predicted);
+        self.learn(explanation.label.as_ref(), &explanation.predicted, probability);
+        self.explanations.push(explanation);
+    }
+
+    pub(super) fn add_prediction(&mut self, prediction: Prediction) {
+        let highest = prediction.probabilities.0.iter().map(|(_, p)| *p).reduce(f32::max);
+        let probability = highest.filter(|_| prediction.predicted.is_string());
+        self.learn(prediction.label.as_ref(), &prediction.predicted, probability);
+        self.prediction.get_or_insert(prediction);
+    }
+
+    pub(super) fn add_search(&mut self, mut result: SearchResult) {
+        self.learn(result.label.as_ref(), &result.predicted, result.probability);
+        if self.text.is_none() {
+            self.text = Some(result.text.clone());
+            self.pair.clone_from(&result.text_pair);
+        }
+        let (proponents, opponents) = (result.proponents.len(), result.opponents.len());
+        result.proponents.truncate(NEIGHBOURS);
+        result.opponents.truncate(NEIGHBOURS);
+        self.searches.push(Search { result, proponents, opponents });
+    }
+
+    /// What several results tell, the first tells.
+    fn learn(&mut self, label: Option<&Value>, predicted: &Value, probability: Option<f32>) {
+        if self.label.is_none() {
+            self.label = label.cloned();
+        }
+        if self.predicted.is_null() {
+            self.predicted = predicted.clone();
+        }
+        if self.probability.is_none() && self.predicted == *predicted {
+            self.probability = probability;
+        }
+    }
+
+    /// Whether the prediction is the label; nothing where either is missing, or they are numbers.
+    pub(super) fn is_right(&self) -> Option<bool> {
+        let label = self.label.as_ref()?;
+        let comparable = (self.predicted.is_string() && label.is_string())
+            || (self.predicted.is_array() && label.is_array() && !has_numbers(label));
+        comparable.then(|| *label == self.predicted)
+    }
+}
+
+fn has_numbers(value: &Value) -> bool {
+    value.as_array().is_some_and(|items| items.iter().any(Value::is_number))
+}

@@ -1,0 +1,229 @@
+//! One page to look at: results as a self-contained HTML file that loads nothing from anywhere.
+//!
+//! Results of the same record (same id and index) are one card, in the order of its first result: what the model says, each explanation's
+//! text in colours side by side, and the training records behind it. The first cards stand in the page as they are; the others wait as
+//! text inside it until somebody scrolls to them, so that thousands of records open at once. What is beyond [`PageOptions::limit`]
+//! or 64 MiB is left out, and the page says so.
+//!
+//! The templates escape every text; the page's content security policy forbids it to load or send anything.
+
+mod card;
+mod entry;
+mod heat;
+mod importance;
+
+use std::collections::{HashMap, HashSet};
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment, Value, context};
+use serde::Serialize;
+
+use self::card::{Card, plain};
+use self::entry::Entry;
+use self::importance::Importances;
+use super::ResultRecord;
+use crate::error::{Error, Result};
+
+/// Cards in the page, unless asked otherwise.
+pub const DEFAULT_LIMIT: usize = 2_000;
+
+/// Bytes of cards in a page at most.
+const BYTES: usize = 64 << 20;
+
+/// Cards that stand in the page before any script runs.
+const STANDING: usize = 20;
+
+/// Distinct labels that are offered as a filter, at most.
+const CHOICES: usize = 100;
+
+/// What a page is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageOptions {
+    /// Its heading.
+    pub title: String,
+    /// Cards at most.
+    pub limit: usize,
+    /// The result files' names, told at its foot.
+    pub sources: Vec<String>,
+}
+
+impl Default for PageOptions {
+    fn default() -> Self {
+        Self { title: "Why the model said this".into(), limit: DEFAULT_LIMIT, sources: Vec::new() }
+    }
+}
+
+/// A page in the making.
+#[derive(Debug, Default)]
+pub struct Page {
+    options: PageOptions,
+    entries: Vec<Entry>,
+    /// Where each record's entry is.
+    places: HashMap<(u64, String), usize>,
+    left_out: HashSet<(u64, String)>,
+    importances: Importances,
+}
+
+impl Page {
+    /// An empty page.
+    pub fn new(options: PageOptions) -> Self {
+        Self { options, ..Self::default() }
+    }
+
+    /// Takes one result.
+    pub fn add(&mut self, record: ResultRecord) {
+        match record {
+            ResultRecord::Explanation(explanation) => {
+                if let Some(entry) = self.entry(explanation.index, &explanation.id) {
+                    entry.add_explanation(explanation);
+                }
+            }
+            ResultRecord::Search(result) => {
+                if let Some(entry) = self.entry(result.index, &result.id) {
+                    entry.add_search(result);
+                }
+            }
+            ResultRecord::Prediction(prediction) => {
+                if let Some(entry) = self.entry(prediction.index, &prediction.id) {
+                    entry.add_prediction(prediction);
+                }
+            }
+            ResultRecord::Global(importance) => self.importances.add(&importance),
+        }
+    }
+
+    /// A record's entry, new or not; nothing where it has none and the page is full.
+    fn entry(&mut self, index: u64, id: &str) -> Option<&mut Entry> {
+        let key = (index, id.to_owned());
+        if let Some(&place) = self.places.get(&key) {
+            return self.entries.get_mut(place);
+        }
+        if self.entries.len() >= self.options.limit {
+            self.left_out.insert(key);
+            return None;
+        }
+        self.places.insert(key, self.entries.len());
+        self.entries.push(Entry::new(id, index));
+        self.entries.last_mut()
+    }
+
+    /// How many records have been taken, those left out included.
+    pub fn records(&self) -> usize {
+        self.entries.len() + self.left_out.len()
+    }
+
+    /// The whole page.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where a template cannot be rendered.
+    pub fn render(&self) -> Result<String> {
+        let templates = templates()?;
+        let cards = self.render_cards(&templates)?;
+        let shown = cards.len();
+        let [standing, waiting] = concatenate(cards);
+        let summary = Summary::of(&self.entries[..shown]);
+        let page = context! {
+            title => self.options.title.clone(),
+            sources => self.options.sources.clone(),
+            version => env!("CARGO_PKG_VERSION"),
+            style => Value::from_safe_string(include_str!("style.css").to_owned()),
+            script => Value::from_safe_string(include_str!("script.js").to_owned()),
+            shown,
+            left_out => self.records() - shown,
+            importances => Serde(&self.importances),
+            summary => Serde(summary),
+            standing => Value::from_safe_string(standing),
+            waiting => Value::from_safe_string(waiting),
+        };
+        Ok(templates.get_template("page.html")?.render(page)?)
+    }
+
+    /// As many cards as the page has room for, each by itself.
+    fn render_cards(&self, templates: &Environment<'_>) -> Result<Vec<String>> {
+        let template = templates.get_template("card.html")?;
+        let (mut cards, mut bytes) = (Vec::new(), 0);
+        for (place, entry) in self.entries.iter().enumerate() {
+            let context = context! { card => Serde(Card::new(entry)), waiting => place >= STANDING };
+            let card = template.render(context)?;
+            bytes += card.len();
+            if bytes > BYTES && place > 0 {
+                break;
+            }
+            cards.push(card);
+        }
+        Ok(cards)
+    }
+}
+
+/// The standing cards, and the waiting ones.
+fn concatenate(mut cards: Vec<String>) -> [String; 2] {
+    let waiting = cards.split_off(cards.len().min(STANDING));
+    [cards.concat(), waiting.concat()]
+}
+
+fn templates() -> Result<Environment<'static>, minijinja::Error> {
+    let mut templates = Environment::new();
+    templates.set_auto_escape_callback(|_| AutoEscape::Html);
+    templates.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    templates.add_template("page.html", include_str!("page.html"))?;
+    templates.add_template("card.html", include_str!("card.html"))?;
+    templates.add_template("near.html", include_str!("near.html"))?;
+    Ok(templates)
+}
+
+impl From<minijinja::Error> for Error {
+    fn from(error: minijinja::Error) -> Self {
+        Self::usage(format!("the page could not be made: {error:#}"))
+    }
+}
+
+/// What stands above the cards.
+#[derive(Serialize)]
+struct Summary {
+    explanations: usize,
+    unconverged: usize,
+    /// Of methods that know no sides.
+    unsigned: usize,
+    searches: usize,
+    labelled: usize,
+    right: usize,
+    /// Of the labelled.
+    percent_right: String,
+    /// Gold labels and predictions to filter by; empty where there is nothing to choose.
+    labels: Vec<String>,
+    predictions: Vec<String>,
+}
+
+impl Summary {
+    fn of(entries: &[Entry]) -> Self {
+        let explanations = || entries.iter().flat_map(|entry| &entry.explanations);
+        let labelled = entries.iter().filter(|entry| entry.is_right().is_some()).count();
+        let right = entries.iter().filter(|entry| entry.is_right() == Some(true)).count();
+        Self {
+            explanations: explanations().count(),
+            unconverged: explanations().filter(|explanation| explanation.converged == Some(false)).count(),
+            unsigned: explanations().filter(|explanation| !explanation.is_signed()).count(),
+            searches: entries.iter().map(|entry| entry.searches.len()).sum(),
+            labelled,
+            right,
+            percent_right: format!("{:.1}", 100.0 * right as f64 / labelled.max(1) as f64),
+            labels: choices(entries.iter().filter_map(|entry| entry.label.as_ref())),
+            predictions: choices(entries.iter().map(|entry| &entry.predicted)),
+        }
+    }
+}
+
+/// The distinct values in alphabetical order, where they are few and more than one, and none of them is a number.
+fn choices<'a>(values: impl Iterator<Item = &'a serde_json::Value>) -> Vec<String> {
+    let mut distinct = HashSet::new();
+    for value in values.filter(|value| !value.is_null()) {
+        if value.is_number() || distinct.len() > CHOICES {
+            return Vec::new();
+        }
+        distinct.insert(plain(value));
+    }
+    let mut choices: Vec<String> = distinct.into_iter().collect();
+    choices.sort();
+    if choices.len() > 1 && choices.len() <= CHOICES { choices } else { Vec::new() }
+}

@@ -1,0 +1,54 @@
+//! Results read back: what `explain`, `search` and `predict` wrote, told apart by their fields.
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::{Explanation, GlobalImportance, Prediction, SearchResult};
+use crate::dataset::each_object;
+use crate::error::Result;
+
+/// A record of a result file.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ResultRecord {
+    /// Of `explain`: it names a method.
+    Explanation(Explanation),
+    /// Of `explain --method norm-lime`: it has a feature.
+    Global(GlobalImportance),
+    /// Of `search`: it names a rule.
+    Search(SearchResult),
+    /// Of `predict`: it has logits.
+    Prediction(Prediction),
+}
+
+impl ResultRecord {
+    /// The record that a JSON object is.
+    ///
+    /// # Errors
+    /// What is missing or of another type than it should be.
+    pub fn from_object(object: Map<String, Value>) -> Result<Self, String> {
+        match ["method", "rule", "logits", "feature"].into_iter().find(|&field| object.contains_key(field)) {
+            Some("method") => parse("an explain", object).map(Self::Explanation),
+            Some("rule") => parse("a search", object).map(Self::Search),
+            Some("logits") => parse("a predict", object).map(Self::Prediction),
+            Some(_) => parse("a norm-lime", object).map(Self::Global),
+            None => Err("expected a record of explain, search or predict: found none of \"method\", \"rule\", \
+                         \"logits\" and \"feature\""
+                .to_owned()),
+        }
+    }
+}
+
+fn parse<R: DeserializeOwned>(what: &str, object: Map<String, Value>) -> Result<R, String> {
+    serde_json::from_value(Value::Object(object)).map_err(|error| format!("not {what} record: {error}"))
+}
+
+/// Hands each record of the result files (`.jsonl`, also compressed, or `.parquet`; globs; `-` for standard input) to `each`, in order.
+///
+/// # Errors
+/// [`crate::Error::Record`] at a line that is no result record; [`crate::Error::Io`] and [`crate::Error::Format`] where a file cannot be
+/// read; whatever `each` fails with.
+pub fn read_results(files: &[String], each: &mut dyn FnMut(ResultRecord) -> Result<()>) -> Result<()> {
+    each_object(files, &mut |place, object| {
+        each(ResultRecord::from_object(object).map_err(|reason| place.error(reason))?)
+    })
+}

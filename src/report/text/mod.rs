@@ -1,0 +1,177 @@
+//! Results for a person at a terminal: one screen line a neighbour, the colours the sign of the score.
+
+mod explanation;
+
+use std::fmt::Write;
+
+use console::{Style, truncate_str};
+use serde_json::Value;
+
+use super::records::{Neighbour, Prediction, SearchResult};
+use super::{
+    BiasFinding, DirtyLabel, GlobalImportance, MappedRecord, RedundantRecord, SelectedRecord, SparseRecord,
+    WeightedRecord,
+};
+
+/// A record as text.
+pub trait Render {
+    /// The record as lines of text, each ended; with terminal colours if `colour`.
+    fn render(&self, colour: bool) -> String;
+}
+
+fn style(colour: bool) -> Style {
+    Style::new().force_styling(colour)
+}
+
+/// Columns to write in: the terminal's, or 100 where there is none.
+fn width() -> usize {
+    console::Term::stdout().size_checked().map_or(100, |(_, columns)| usize::from(columns).max(40))
+}
+
+/// A text on one line, cut to `columns` cells (a Chinese character takes two).
+fn one_line(text: &str, columns: usize) -> String {
+    let flat: String = text.chars().take(columns * 2).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    truncate_str(flat.trim(), columns, "…").into_owned()
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join("+"),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn joined(text: &str, pair: Option<&String>) -> String {
+    pair.map_or_else(|| text.to_owned(), |pair| format!("{text} ⏐ {pair}"))
+}
+
+impl Render for Prediction {
+    fn render(&self, colour: bool) -> String {
+        let mut line = format!("{:>8}  {}", self.id, style(colour).bold().apply_to(plain(&self.predicted)));
+        let mut ranked = self.probabilities.0.clone();
+        ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+        for (name, p) in ranked.iter().take(5) {
+            let _ = write!(line, "  {name} {p:.3}");
+        }
+        if let Some(label) = self.label.as_ref().filter(|&label| *label != self.predicted) {
+            let _ = write!(line, "  {}", style(colour).red().apply_to(format!("(label: {})", plain(label))));
+        }
+        line + "\n"
+    }
+}
+
+impl Render for DirtyLabel {
+    fn render(&self, colour: bool) -> String {
+        let style = style(colour);
+        let heading = format!("{:>6}  {} → {}", self.rank, self.label, self.suggested_label);
+        let mut out = format!("{}  {:.3}  {}\n", style.clone().bold().apply_to(heading), self.score, self.id);
+        let _ = writeln!(out, "        {}", one_line(&joined(&self.text, self.text_pair.as_ref()), width() - 8));
+        let _ = writeln!(out, "        {}", style.dim().apply_to(&self.reason));
+        out
+    }
+}
+
+impl Render for RedundantRecord {
+    fn render(&self, colour: bool) -> String {
+        let style = style(colour);
+        let heading = format!("{:>6}  {} {}", self.rank, self.set, self.id);
+        let mut out = format!("{}  {}\n", style.clone().bold().apply_to(heading), style.dim().apply_to(&self.reason));
+        let _ = writeln!(out, "        {}", one_line(&joined(&self.text, self.text_pair.as_ref()), width() - 8));
+        let _ = writeln!(out, "        {}", one_line(&self.of.text, width() - 8));
+        out
+    }
+}
+
+impl Render for BiasFinding {
+    fn render(&self, colour: bool) -> String {
+        let word = style(colour).bold().apply_to(one_line(&self.word, width() / 2));
+        format!("{:>6}  {word} → {}  {}\n", self.rank, self.label, self.reason)
+    }
+}
+
+impl Render for SparseRecord {
+    fn render(&self, colour: bool) -> String {
+        let style = style(colour);
+        let heading = format!("{:>6}  {:.3}  {}", self.rank, self.similarity, self.id);
+        let mut out = format!("{}  {}\n", style.clone().bold().apply_to(heading), style.dim().apply_to(&self.reason));
+        let _ = writeln!(out, "        {}", one_line(&joined(&self.text, self.text_pair.as_ref()), width() - 8));
+        out
+    }
+}
+
+impl Render for SelectedRecord {
+    fn render(&self, _: bool) -> String {
+        let text = one_line(&joined(&self.text, self.text_pair.as_ref()), width() - 32);
+        format!("{:>6}  {:.3}  {}  {text}\n", self.rank, self.score, self.id)
+    }
+}
+
+impl Render for MappedRecord {
+    fn render(&self, colour: bool) -> String {
+        let region = style(colour).bold().apply_to(format!("{:<9}", self.region));
+        let numbers = format!("{:.3} ± {:.3}", self.confidence, self.variability);
+        format!("{:>6}  {region}  {numbers}  {}  {}\n", self.rank, self.id, one_line(&self.text, width() - 48))
+    }
+}
+
+impl Render for WeightedRecord {
+    fn render(&self, _: bool) -> String {
+        format!("{:.3}  {}  {}\n", self.weight, self.id, one_line(&self.text, width() - 24))
+    }
+}
+
+impl Render for GlobalImportance {
+    fn render(&self, colour: bool) -> String {
+        let feature = style(colour).bold().apply_to(one_line(&self.feature, width() / 2));
+        let heading = if self.rank == 1 { format!("{}\n", self.class) } else { String::new() };
+        format!("{heading}{:>6}  {:.3e}  {:>7} times  {feature}\n", self.rank, self.weight, self.count)
+    }
+}
+
+impl Render for SearchResult {
+    fn render(&self, colour: bool) -> String {
+        let mut out = format!(
+            "{}\n",
+            style(colour).bold().apply_to(one_line(&joined(&self.text, self.text_pair.as_ref()), width()))
+        );
+        let _ = write!(out, "  query {}", self.id);
+        if !self.predicted.is_null() {
+            let _ = write!(out, " · predicted {}", plain(&self.predicted));
+        }
+        if let Some(p) = self.probability {
+            let _ = write!(out, " ({p:.3})");
+        }
+        if let Some(label) = &self.label {
+            let _ = write!(out, " · label {}", plain(label));
+        }
+        if self.target != self.predicted {
+            let _ = write!(out, " · explaining {}", plain(&self.target));
+        }
+        let _ = writeln!(out, " · {}", self.rule);
+        section(&mut out, "supports", &self.proponents, &style(colour).green());
+        section(&mut out, "opposes", &self.opponents, &style(colour).red());
+        for group in &self.groups {
+            let name = group.group.as_deref().unwrap_or("(none)");
+            let title = format!("{name}: {} records, scores add up to {:+.4e}", group.records, group.total);
+            let _ = writeln!(out, "  {}", style(colour).bold().apply_to(title));
+            section(&mut out, "supports", &group.proponents, &style(colour).green());
+            section(&mut out, "opposes", &group.opponents, &style(colour).red());
+        }
+        out + "\n"
+    }
+}
+
+fn section(out: &mut String, title: &str, neighbours: &[Neighbour], style: &Style) {
+    let _ = writeln!(out, "  {}", style.apply_to(title));
+    for n in neighbours {
+        let label = n.label.as_ref().or(n.predicted.as_ref()).map(plain).unwrap_or_default();
+        let head =
+            format!("{:>5}  {:>+11.4e}  {:<10} {:<10} ", n.rank, n.score, one_line(&n.id, 10), one_line(&label, 10));
+        let copies = n.copies.filter(|&copies| copies > 1).map_or(String::new(), |copies| format!("({copies}×) "));
+        let head = head + &copies;
+        let room = width().saturating_sub(console::measure_text_width(&head)).max(20);
+        let _ = writeln!(out, "{head}{}", one_line(&joined(&n.text, n.text_pair.as_ref()), room));
+    }
+}
