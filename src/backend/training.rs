@@ -1,0 +1,275 @@
+//! What training asks of a device beyond [`Backend`]: gradients of parameters, dropout, the loss, and the optimiser's step.
+//!
+//! **Every gradient is one chain over the tokens of a step**, in the order they are packed, whatever they are cut into: an operation adds to
+//! what is there, so that micro-batches, and threads inside an operation, leave the bits alone.
+
+use super::{Attended, AttentionGradients, Backend, Rows};
+use crate::error::Result;
+use crate::random::{Purpose, Stream};
+
+/// A weight and a bias, or what belongs to each: gradients, moments, names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pair<T> {
+    /// Of a linear layer `[outputs, inputs]`, of a normalisation `[E]`.
+    pub weight: T,
+    /// `[outputs]`, `[E]`.
+    pub bias: T,
+}
+
+/// The embedding tables, or their gradients.
+#[derive(Clone, Copy, Debug)]
+pub struct Tables<T> {
+    /// `[V, E]`
+    pub word: T,
+    /// `[P, E]`
+    pub position: T,
+    /// `[types, E]`
+    pub token_type: Option<T>,
+    /// `[task types, E]`, of which every token gets row 0.
+    pub task: Option<T>,
+}
+
+/// One record's loss as a function of its logits: [`crate::factors::loss_and_delta`]'s in f64, but the mean over outputs where there are
+/// several, as `transformers` trains.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Loss<'a> {
+    /// `logsumexp(z) − z_y`
+    CrossEntropy(usize),
+    /// The mean over classes of `softplus(z_c) − y_c z_c`.
+    Sigmoid(&'a [f32]),
+    /// The mean over values of `(z_c − y_c)²`.
+    Squared(&'a [f32]),
+}
+
+impl Loss<'_> {
+    /// Its value at logits `z`, which become its gradient there.
+    pub fn to_gradient(self, z: &mut [f64]) -> f64 {
+        match self {
+            Self::CrossEntropy(class) => cross_entropy(z, class),
+            Self::Sigmoid(targets) => mean_over(z, targets, |z, y| {
+                let e = (-z.abs()).exp();
+                let sigmoid = if z < 0.0 { e / (1.0 + e) } else { 1.0 / (1.0 + e) };
+                (z.max(0.0) - y * z + e.ln_1p(), sigmoid - y)
+            }),
+            Self::Squared(targets) => mean_over(z, targets, |z, y| ((z - y) * (z - y), 2.0 * (z - y))),
+        }
+    }
+}
+
+fn cross_entropy(z: &mut [f64], class: usize) -> f64 {
+    let largest = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let gold = z[class];
+    let sum: f64 = z.iter().map(|z| (z - largest).exp()).sum();
+    for z in z.iter_mut() {
+        *z = (*z - largest).exp() / sum;
+    }
+    // The others' sum keeps its digits where p_y is nearly 1.
+    z[class] = -z.iter().enumerate().filter(|(c, _)| *c != class).map(|(_, p)| p).sum::<f64>();
+    sum.ln() + (largest - gold)
+}
+
+fn mean_over(z: &mut [f64], targets: &[f32], part: impl Fn(f64, f64) -> (f64, f64)) -> f64 {
+    let share = 1.0 / targets.len() as f64;
+    let mut loss = 0.0;
+    for (z, y) in z.iter_mut().zip(targets) {
+        let (value, slope) = part(*z, f64::from(*y));
+        loss += share * value;
+        *z = share * slope;
+    }
+    loss
+}
+
+/// Which numbers a place of the network drops in a pass: a function of the seed, the place, the epoch, the record, and the number's own
+/// place in it, so that a record loses the same numbers in whatever batch and on whatever device.
+#[derive(Clone, Copy, Debug)]
+pub struct Dropout<'a> {
+    stream: Stream,
+    /// A draw of sixteen bits below this is dropped.
+    threshold: u32,
+    /// What is kept is multiplied by this: the inverse of the share kept.
+    scale: f32,
+    site: u32,
+    records: &'a [u32],
+}
+
+impl<'a> Dropout<'a> {
+    /// At `rate` (to the nearest 2⁻¹⁶; `None` where that is zero), for a batch of these records. `site` is unique to the place and epoch.
+    pub fn new(seed: u64, rate: f64, site: u32, records: &'a [u32]) -> Option<Self> {
+        let threshold = (rate * 65536.0).round() as u32;
+        let scale = (65536.0 / (65536.0 - f64::from(threshold))) as f32;
+        let stream = Stream::new(seed, Purpose::Dropout);
+        (threshold > 0 && threshold < 65536).then_some(Self { stream, threshold, scale, site, records })
+    }
+
+    /// What row `row` of sequence `sequence` is multiplied by: zero or the scale, each.
+    pub fn factors(&self, out: &mut [f32], sequence: usize, row: u32) {
+        let record = self.records[sequence];
+        for (block, eight) in out.chunks_mut(8).enumerate() {
+            let words = self.stream.block([block as u32, row, record, self.site]);
+            for (i, factor) in eight.iter_mut().enumerate() {
+                let draw = (words[i / 2] >> (16 * (i % 2))) & 0xFFFF;
+                *factor = if draw < self.threshold { 0.0 } else { self.scale };
+            }
+        }
+    }
+
+    /// The row number of a query's attention weights in a head.
+    pub fn attention_row(head: usize, query: usize) -> u32 {
+        (head << 16 | query) as u32
+    }
+}
+
+/// One step of AdamW (Loshchilov & Hutter 2019, *Decoupled Weight Decay Regularization*, algorithm 2), as PyTorch computes it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamStep {
+    /// η, the schedule's factor in it.
+    pub rate: f64,
+    /// λ; zero for biases and normalisations.
+    pub decay: f64,
+    /// β₁, β₂
+    pub betas: [f64; 2],
+    /// ε
+    pub epsilon: f64,
+    /// Which step it is, from 1.
+    pub number: u64,
+    /// What the gradient is multiplied by first: clipping.
+    pub scale: f64,
+}
+
+impl AdamStep {
+    /// `1 − β₁ᵗ` and `√(1 − β₂ᵗ)`.
+    pub fn corrections(&self) -> [f64; 2] {
+        let [first, second] = self.betas.map(|beta| 1.0 - beta.powf(self.number as f64));
+        [first, second.sqrt()]
+    }
+}
+
+/// A device that trains. Its operations are shared out among its workers: one batch at a time.
+#[allow(clippy::missing_errors_doc)] // as for [`Backend`]
+pub trait Training: Backend {
+    /// All numbers zero.
+    fn clear(&self, tensor: &mut Self::Tensor) -> Result<()>;
+
+    /// `sum [len] += x [len]`
+    fn add(&self, sum: &mut Self::Tensor, x: &Self::Tensor, len: usize) -> Result<()>;
+
+    /// Packs outputs `outputs` of `weight [.., inputs]` and `bias [..]` again, where an earlier packing of them is.
+    fn repack_linear(
+        &self,
+        linear: &mut Self::Linear,
+        parameters: Pair<&Self::Tensor>,
+        outputs: std::ops::Range<usize>,
+        inputs: usize,
+    ) -> Result<()>;
+
+    /// `out [len] = x [len]`
+    fn copy(&self, out: &mut Self::Tensor, x: &Self::Tensor, len: usize) -> Result<()>;
+
+    /// `out [T, E] = word[id] + position[pos] + token_type[type] + task[0]`: the embedding stage before its normalisation.
+    fn embed_sum(
+        &self,
+        out: &mut Self::Tensor,
+        tables: Tables<&Self::Tensor>,
+        batch: &Self::Batch,
+        width: usize,
+    ) -> Result<()>;
+
+    /// Adds each token's row of `d_sum [T, E]` to the gradients of the rows it is the sum of.
+    fn embed_sum_backward(
+        &self,
+        gradients: Tables<&mut Self::Tensor>,
+        d_sum: &Self::Tensor,
+        batch: &Self::Batch,
+        width: usize,
+    ) -> Result<()>;
+
+    /// `dw [outputs, inputs] += dyᵀ x` and `db [outputs] += Σ dy`, of `dy [rows, outputs]` and `x [rows, inputs]`, from output `first` of the
+    /// gradients on.
+    fn linear_parameters_backward(
+        &self,
+        gradients: Pair<&mut Self::Tensor>,
+        first: usize,
+        dy: &Self::Tensor,
+        x: &Self::Tensor,
+        shape: Shape,
+    ) -> Result<()>;
+
+    /// `dw [E] += Σ dy ∘ x̂` and `db [E] += Σ dy`, of `dy [rows, E]` and the normalised rows x̂ of `x [rows, E]`.
+    fn layer_norm_parameters_backward(
+        &self,
+        gradients: Pair<&mut Self::Tensor>,
+        dy: &Self::Tensor,
+        x: &Self::Tensor,
+        epsilon: f32,
+        shape: Shape,
+    ) -> Result<()>;
+
+    /// `out = x ∘ factors + residual`, one row a token ([`Rows::All`]) or a sequence, of `width` numbers.
+    fn dropout(
+        &self,
+        out: &mut Self::Tensor,
+        x: &Self::Tensor,
+        residual: Option<&Self::Tensor>,
+        dropout: &Dropout<'_>,
+        place: Place<'_, Self>,
+    ) -> Result<()>;
+
+    /// [`Backend::attention`] with its weights dropped.
+    fn attention_dropout(
+        &self,
+        out: &mut Self::Tensor,
+        attended: &Attended<'_, Self>,
+        dropout: &Dropout<'_>,
+    ) -> Result<()>;
+
+    /// [`Backend::attention_backward`] with the same weights dropped.
+    fn attention_dropout_backward(
+        &self,
+        gradients: AttentionGradients<'_, Self::Tensor>,
+        d_out: &Self::Tensor,
+        attended: &Attended<'_, Self>,
+        dropout: &Dropout<'_>,
+    ) -> Result<()>;
+
+    /// `dz [B, K]`: the gradient of each sequence's loss at its logits `z [B, K]`, times its share. Gives back the losses themselves.
+    fn loss_gradient(
+        &self,
+        dz: &mut Self::Tensor,
+        z: &Self::Tensor,
+        losses: &[(Loss<'_>, f64)],
+        classes: usize,
+    ) -> Result<Vec<f64>>;
+
+    /// The sum of the squares of the first `len` numbers: each 4096 by themselves, those sums in f64 in their order.
+    fn squared_norm(&self, tensor: &Self::Tensor, len: usize) -> Result<f64>;
+
+    /// One step of AdamW: `parameter` and the `moments` of its gradient, in place.
+    fn adam_step(
+        &self,
+        parameter: &mut Self::Tensor,
+        moments: [&mut Self::Tensor; 2],
+        gradient: &Self::Tensor,
+        step: &AdamStep,
+    ) -> Result<()>;
+}
+
+/// Rows that went through a layer, and its widths.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Rows.
+    pub rows: usize,
+    /// Numbers in each on the way in.
+    pub inputs: usize,
+    /// And on the way out.
+    pub outputs: usize,
+}
+
+/// Which rows of which batch a dropout is of.
+pub struct Place<'a, B: Backend> {
+    /// The sequences.
+    pub batch: &'a B::Batch,
+    /// One row a token, or a sequence.
+    pub rows: Rows,
+    /// Numbers in a row.
+    pub width: usize,
+}

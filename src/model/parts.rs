@@ -1,0 +1,111 @@
+//! A batch taken apart, and answers put together again: results do not depend on the mixing. In halves where a device had no room for it whole,
+//! sequence by sequence where some are to be run again.
+
+use super::{Answers, Ask, Outputs, Probes};
+use crate::backend::{Objective, Path};
+use crate::tokens::PackedBatch;
+
+impl Probes {
+    /// The first half of the sequences, and the rest. `None` where there is but one.
+    pub(super) fn halves(&self) -> Option<[Self; 2]> {
+        let sequences = self.batch.sequences();
+        let middle = sequences / 2;
+        (sequences > 1).then(|| [self.part(0, middle), self.part(middle, sequences)])
+    }
+
+    /// One sequence by itself.
+    pub(super) fn one(&self, sequence: usize) -> Self {
+        self.part(sequence, sequence + 1)
+    }
+
+    /// The sequences from `begin` to before `end`.
+    fn part(&self, begin: usize, end: usize) -> Self {
+        let sequences = self.batch.sequences();
+        let of_each_target = |objectives: &[Objective]| {
+            objectives.chunks_exact(sequences).flat_map(|target| target[begin..end].to_vec()).collect()
+        };
+        let ask = match &self.ask {
+            Ask::Gradient(objectives, fold) => Ask::Gradient(of_each_target(objectives), *fold),
+            Ask::GradientMaps(objectives, from) => Ask::GradientMaps(of_each_target(objectives), *from),
+            same @ (Ask::Outputs | Ask::Maps(..)) => same.clone(),
+        };
+        let tokens = self.batch.cu_seqlens[begin] as usize..self.batch.cu_seqlens[end] as usize;
+        let path = self.path.as_ref().map(|path| Path {
+            baseline: path.baseline[tokens].to_vec(),
+            alpha: path.alpha[begin..end].to_vec(),
+            sigma: path.sigma[begin..end].to_vec(),
+            draws: path.draws[begin..end].to_vec(),
+            ..*path
+        });
+        Self { batch: part_of(&self.batch, begin, end), path, ask }
+    }
+
+    /// How many targets are gone back from.
+    fn targets(&self) -> usize {
+        match &self.ask {
+            Ask::Gradient(objectives, _) => objectives.len() / self.batch.sequences().max(1),
+            Ask::Outputs | Ask::Maps(..) | Ask::GradientMaps(..) => 0,
+        }
+    }
+
+    /// The answer to these, from those to their halves.
+    pub(super) fn joined(&self, [first, second]: [Answers; 2]) -> Answers {
+        let outputs = Outputs {
+            features: [first.outputs.features, second.outputs.features].concat(),
+            logits: [first.outputs.logits, second.outputs.logits].concat(),
+        };
+        let layers = first.maps.into_iter().zip(second.maps);
+        let maps = layers.map(|(first, second)| [first, second].concat()).collect();
+        Answers { outputs, folded: interleaved(&first.folded, &second.folded, self.targets()), maps }
+    }
+}
+
+impl Answers {
+    /// Every number that is one sequence's own: features, logits, folded gradients of each target, maps of each layer.
+    pub(super) fn of_sequence(&mut self, probes: &Probes, sequence: usize) -> Vec<&mut [f32]> {
+        let (batch, targets) = (&probes.batch, probes.targets());
+        let sequences = batch.sequences();
+        let mut pieces = Vec::new();
+        for values in [&mut self.outputs.features, &mut self.outputs.logits] {
+            let width = values.len() / sequences;
+            pieces.push(&mut values[sequence * width..(sequence + 1) * width]);
+        }
+        let tokens = batch.range(sequence);
+        let of_target = (self.folded.len() / targets.max(1)).max(1);
+        for target in self.folded.chunks_mut(of_target) {
+            let width = target.len() / batch.tokens();
+            pieces.push(&mut target[tokens.start * width..tokens.end * width]);
+        }
+        for layer in &mut self.maps {
+            pieces.push(map_of(layer, batch, sequence));
+        }
+        pieces
+    }
+}
+
+/// One sequence's part of a layer's map: a row for each of its tokens, or for the first alone.
+fn map_of<'a>(layer: &'a mut [f32], batch: &PackedBatch, sequence: usize) -> &'a mut [f32] {
+    let length = |sequence: usize| batch.range(sequence).len();
+    if layer.len() == batch.tokens() {
+        return &mut layer[batch.range(sequence)];
+    }
+    let start: usize = (0..sequence).map(|before| length(before) * length(before)).sum();
+    &mut layer[start..start + length(sequence) * length(sequence)]
+}
+
+/// For each target, the first half's numbers and then the second's.
+fn interleaved(first: &[f32], second: &[f32], targets: usize) -> Vec<f32> {
+    let part = |all: &[f32], target: usize| all[target * all.len() / targets..][..all.len() / targets].to_vec();
+    (0..targets).flat_map(|target| [part(first, target), part(second, target)]).flatten().collect()
+}
+
+fn part_of(batch: &PackedBatch, begin: usize, end: usize) -> PackedBatch {
+    let starts = &batch.cu_seqlens[begin..=end];
+    let tokens = starts[0] as usize..starts[starts.len() - 1] as usize;
+    PackedBatch {
+        ids: batch.ids[tokens.clone()].to_vec(),
+        type_ids: batch.type_ids[tokens.clone()].to_vec(),
+        positions: batch.positions[tokens].to_vec(),
+        cu_seqlens: starts.iter().map(|start| start - starts[0]).collect(),
+    }
+}

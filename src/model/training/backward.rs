@@ -1,0 +1,199 @@
+//! The way back of a training pass: the chain rule, last layer to first, and every parameter's gradient on the way.
+
+use super::gradients::Gradients;
+use super::net::{Layer, Net};
+use super::pass::{Pass, Site};
+use super::tape::{Back, Step, Tape};
+use super::tree::{self, Tree, as_mut, tables_mut};
+use crate::backend::training::{Pair, Shape, Training};
+use crate::backend::{AttentionGradients, Rows};
+use crate::error::Result;
+
+impl<B: Training> Net<B> {
+    /// Adds the gradients of every parameter, from that of the logits in `tape.back.logits`.
+    pub(super) fn backward(&self, pass: &Pass<'_, B>, tape: &mut Tape<B>, to: &mut Gradients<B>) -> Result<()> {
+        self.answer_back(pass, tape, &mut to.tree.head)?;
+        let last = self.schedule.len() - 1;
+        for (number, layer) in self.schedule.iter().enumerate().rev() {
+            let (to, layer) = (to.layer(number), &self.layers[*layer]);
+            let rows = if number == last { Rows::First } else { Rows::All };
+            self.feed_forward_back(pass, tape, number, layer, rows, to)?;
+            match rows {
+                Rows::All => self.attend_back(pass, tape, number, layer, to)?,
+                Rows::First => self.attend_first_back(pass, tape, number, layer, to)?,
+            }
+        }
+        self.embed_back(pass, tape, &mut to.tree)
+    }
+
+    /// From the logits to the hidden states the head read.
+    fn answer_back(&self, pass: &Pass<'_, B>, tape: &mut Tape<B>, to: &mut tree::Head<B::Tensor>) -> Result<()> {
+        let Tape { head_input, features, head_slope, back, .. } = tape;
+        let Back { hidden, sum, dropped, logits, .. } = back;
+        let (backend, width, sequences) = (pass.backend, self.sizes.width, pass.sequences);
+        let shape = |outputs| Shape { rows: sequences, inputs: width, outputs };
+        backend.linear_parameters_backward(as_mut(&mut to.last), 0, logits, features, shape(self.sizes.classes))?;
+        // The slope and the dropout between are one product, in either order.
+        backend.linear_backward(sum, logits, &self.last, Some(head_slope), None, sequences)?;
+        if let Some(dropout) = pass.dropout(Site::Features) {
+            pass.drop(dropped, sum, None, &dropout, (Rows::First, width))?;
+            std::mem::swap(dropped, sum);
+        }
+        backend.linear_parameters_backward(as_mut(&mut to.dense), 0, sum, head_input, shape(width))?;
+        backend.linear_backward(hidden, sum, &self.dense, None, None, sequences)?;
+        if let Some(dropout) = self.head_input_dropout(pass) {
+            pass.drop(dropped, hidden, None, &dropout, (Rows::First, width))?;
+            std::mem::swap(dropped, hidden);
+        }
+        Ok(())
+    }
+
+    fn feed_forward_back(
+        &self,
+        pass: &Pass<'_, B>,
+        tape: &mut Tape<B>,
+        number: usize,
+        layer: &Layer<B>,
+        rows: Rows,
+        to: &mut tree::Layer<B::Tensor>,
+    ) -> Result<()> {
+        let (backend, count, width) = (pass.backend, pass.rows(rows), self.sizes.width);
+        let Tape { steps, back, .. } = tape;
+        let Step { middle, inner, slope, outer_sum, .. } = &steps[number];
+        let shape = |inputs, outputs| Shape { rows: count, inputs, outputs };
+        let (norm, gradients) = (&layer.outer_norm, as_mut(&mut to.outer_norm));
+        let (hidden, sum) = (&back.hidden, &mut back.sum);
+        backend.layer_norm_parameters_backward(gradients, hidden, outer_sum, norm.epsilon, shape(width, width))?;
+        backend.layer_norm_backward(sum, hidden, outer_sum, norm, count)?;
+        let site = self.places.feed_forward.then_some(Site::FeedForward(number));
+        let past = past_dropout(pass, site, back, (rows, width))?;
+        let Back { hidden, sum, dropped, inner: d_inner, .. } = back;
+        let dy = if past { &*dropped } else { &*sum };
+        let inner_width = self.sizes.inner_width;
+        backend.linear_parameters_backward(as_mut(&mut to.outer), 0, dy, inner, shape(inner_width, width))?;
+        backend.linear_backward(d_inner, dy, &layer.outer, Some(slope), None, count)?;
+        backend.linear_parameters_backward(as_mut(&mut to.inner), 0, d_inner, middle, shape(width, inner_width))?;
+        backend.linear_backward(hidden, d_inner, &layer.inner, None, Some(sum), count)
+    }
+
+    /// Past attention's output layer and its normalisation, to the gradient of what attention put out.
+    fn attention_out_back(
+        &self,
+        pass: &Pass<'_, B>,
+        tape: &mut Tape<B>,
+        number: usize,
+        layer: &Layer<B>,
+        rows: Rows,
+        to: &mut tree::Layer<B::Tensor>,
+    ) -> Result<()> {
+        let (backend, count, width) = (pass.backend, pass.rows(rows), self.sizes.width);
+        let Tape { steps, back, .. } = tape;
+        let Step { context, attention_sum, .. } = &steps[number];
+        let shape = Shape { rows: count, inputs: width, outputs: width };
+        let (norm, gradients) = (&layer.attention_norm, as_mut(&mut to.attention_norm));
+        backend.layer_norm_parameters_backward(gradients, &back.hidden, attention_sum, norm.epsilon, shape)?;
+        backend.layer_norm_backward(&mut back.sum, &back.hidden, attention_sum, norm, count)?;
+        let site = self.places.attention_out.then_some(Site::AttentionOut(number));
+        let past = past_dropout(pass, site, back, (rows, width))?;
+        let Back { sum, dropped, context: d_context, .. } = back;
+        let dy = if past { &*dropped } else { &*sum };
+        backend.linear_parameters_backward(as_mut(&mut to.attention_out), 0, dy, context, shape)?;
+        backend.linear_backward(d_context, dy, &layer.attention_out, None, None, count)
+    }
+
+    fn attend_back(
+        &self,
+        pass: &Pass<'_, B>,
+        tape: &mut Tape<B>,
+        number: usize,
+        layer: &Layer<B>,
+        to: &mut tree::Layer<B::Tensor>,
+    ) -> Result<()> {
+        self.attention_out_back(pass, tape, number, layer, Rows::All, to)?;
+        let (backend, width, tokens) = (pass.backend, self.sizes.width, pass.tokens);
+        let Tape { steps, back: Back { hidden, sum, context, projected: d_projected, .. }, .. } = tape;
+        let Step { input, projected, .. } = &steps[number];
+        let gradients = AttentionGradients { packed: d_projected, query: None };
+        self.attention_back(pass, gradients, context, projected, None, number)?;
+        let shape = Shape { rows: tokens, inputs: width, outputs: 3 * width };
+        backend.linear_parameters_backward(as_mut(&mut to.projection), 0, d_projected, input, shape)?;
+        let projection = layer.projection.as_ref().expect("packed for every step before the last");
+        backend.linear_backward(hidden, d_projected, projection, None, Some(sum), tokens)
+    }
+
+    /// Past the last step's attention: `hidden` goes from one row a sequence to one a token.
+    fn attend_first_back(
+        &self,
+        pass: &Pass<'_, B>,
+        tape: &mut Tape<B>,
+        number: usize,
+        layer: &Layer<B>,
+        to: &mut tree::Layer<B::Tensor>,
+    ) -> Result<()> {
+        self.attention_out_back(pass, tape, number, layer, Rows::First, to)?;
+        let (backend, width) = (pass.backend, self.sizes.width);
+        let Tape { steps, first, queries, back, .. } = tape;
+        let Back { hidden, sum, dropped: d_queries, context, projected: d_projected, .. } = back;
+        let Step { input, projected, .. } = &steps[number];
+        let (query, key_value) = layer.split.as_ref().expect("packed for the last step");
+        let gradients = AttentionGradients { packed: d_projected, query: Some(d_queries) };
+        self.attention_back(pass, gradients, context, projected, Some(queries), number)?;
+        let shape = |rows, outputs| Shape { rows, inputs: width, outputs };
+        let of_queries = shape(pass.sequences, width);
+        backend.linear_parameters_backward(as_mut(&mut to.projection), 0, d_queries, first, of_queries)?;
+        let of_tokens = shape(pass.tokens, 2 * width);
+        backend.linear_parameters_backward(as_mut(&mut to.projection), width, d_projected, input, of_tokens)?;
+        // Attention's own gradient has been used: its buffer takes that of first tokens' hidden states.
+        backend.linear_backward(context, d_queries, query, None, Some(sum), pass.sequences)?;
+        backend.linear_backward(hidden, d_projected, key_value, None, None, pass.tokens)?;
+        backend.add_to_first(hidden, context, pass.batch, width)
+    }
+
+    fn attention_back(
+        &self,
+        pass: &Pass<'_, B>,
+        gradients: AttentionGradients<'_, B::Tensor>,
+        d_out: &B::Tensor,
+        projected: &B::Tensor,
+        queries: Option<&B::Tensor>,
+        number: usize,
+    ) -> Result<()> {
+        let attended = pass.attended(projected, queries, &self.sizes);
+        match pass.dropout(Site::Attention(number)) {
+            None => pass.backend.attention_backward(gradients, d_out, &attended),
+            Some(dropout) => pass.backend.attention_dropout_backward(gradients, d_out, &attended, &dropout),
+        }
+    }
+
+    fn embed_back(&self, pass: &Pass<'_, B>, tape: &mut Tape<B>, to: &mut Tree<B::Tensor>) -> Result<()> {
+        let (backend, tokens, width) = (pass.backend, pass.tokens, self.sizes.embedding_width);
+        let Tape { embedding_sum, embedded, back: Back { hidden, sum, dropped, .. }, .. } = tape;
+        if let (Some(projection), Some(to)) = (&self.embedding_projection, &mut to.embedding_projection) {
+            let shape = Shape { rows: tokens, inputs: width, outputs: self.sizes.width };
+            backend.linear_parameters_backward(as_mut(to), 0, hidden, embedded, shape)?;
+            backend.linear_backward(sum, hidden, projection, None, None, tokens)?;
+            std::mem::swap(sum, hidden);
+        }
+        if let Some(dropout) = pass.dropout(Site::Embeddings) {
+            pass.drop(dropped, hidden, None, &dropout, (Rows::All, width))?;
+            std::mem::swap(dropped, hidden);
+        }
+        let (norm, shape) = (&self.embedding_norm, Shape { rows: tokens, inputs: width, outputs: width });
+        let gradients: Pair<&mut B::Tensor> = as_mut(&mut to.embedding_norm);
+        backend.layer_norm_parameters_backward(gradients, hidden, embedding_sum, norm.epsilon, shape)?;
+        backend.layer_norm_backward(sum, hidden, embedding_sum, norm, tokens)?;
+        backend.embed_sum_backward(tables_mut(&mut to.tables), sum, pass.batch, width)
+    }
+}
+
+/// What of `sum` goes past a dropout, to `dropped`; whether there is one.
+fn past_dropout<B: Training>(
+    pass: &Pass<'_, B>,
+    site: Option<Site>,
+    back: &mut Back<B>,
+    place: (Rows, usize),
+) -> Result<bool> {
+    let Some(dropout) = site.and_then(|site| pass.dropout(site)) else { return Ok(false) };
+    pass.drop(&mut back.dropped, &back.sum, None, &dropout, place)?;
+    Ok(true)
+}

@@ -1,0 +1,164 @@
+//! Which parameters a model has: their names in a checkpoint, their shapes, whether they decay, and where their first values come from.
+
+use super::tree::{Head, Layer, Tree};
+use crate::backend::training::{Pair, Tables};
+use crate::error::Result;
+use crate::model::config::{Config, LayerId};
+use crate::model::families::TensorNames;
+use crate::model::weights::Weights;
+use crate::random::{Purpose, Stream, normal};
+
+/// The standard deviation of a new weight: `initializer_range` of every family's configuration, by default.
+const DEVIATION: f32 = 0.02;
+
+/// One parameter: one tensor of a checkpoint, or several one below the other.
+#[derive(Clone, Debug)]
+pub(super) struct Spec {
+    /// Name in the checkpoint and shape of each.
+    pub(super) parts: Vec<(String, Vec<usize>)>,
+    pub(super) role: Role,
+    /// Whether it is the head's, which a checkpoint need not have.
+    pub(super) head: bool,
+}
+
+/// What a parameter is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// A matrix or a table: decays; drawn where it is new.
+    Matrix,
+    /// A bias or a normalisation's shift: zero where it is new.
+    Bias,
+    /// A normalisation's scale: one where it is new.
+    Scale,
+}
+
+impl Spec {
+    /// Numbers in it.
+    pub(super) fn len(&self) -> usize {
+        self.parts.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+    }
+
+    /// Whether weight decay applies.
+    pub(super) fn decays(&self) -> bool {
+        self.role == Role::Matrix
+    }
+
+    /// Its values in a checkpoint.
+    pub(super) fn read(&self, weights: &Weights) -> Result<Vec<f32>> {
+        let parts = self.parts.iter().map(|(name, shape)| weights.tensor(weights.bare(name), shape));
+        Ok(parts.collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// First values: normal draws of the seed for matrices, by the parameter's number.
+    pub(super) fn draw(&self, seed: u64, number: usize) -> Vec<f32> {
+        match self.role {
+            Role::Bias => vec![0.0; self.len()],
+            Role::Scale => vec![1.0; self.len()],
+            Role::Matrix => {
+                let stream = Stream::new(seed, Purpose::Initialisation);
+                let block = |i: usize| stream.block([i as u32, (i >> 32) as u32, number as u32, 0]);
+                let words = (0..self.len().div_ceil(4)).flat_map(block);
+                words.take(self.len()).map(|word| DEVIATION * normal(word)).collect()
+            }
+        }
+    }
+
+    /// One tensor.
+    fn new(name: String, shape: Vec<usize>, role: Role) -> Self {
+        Self { parts: vec![(name, shape)], role, head: false }
+    }
+}
+
+/// Every parameter of a model of this configuration, with a head of `classes` outputs.
+pub(super) fn specs(config: &Config, layers: &[LayerId], classes: usize) -> Tree<Spec> {
+    let (names, head, width) = (config.family.tensor_names(), config.family.head_names(), config.width);
+    let source = Namer { names, config };
+    let embedded = config.embedding_width;
+    let table = |name: &str, rows: usize| Spec::new(source.full(name), vec![rows, embedded], Role::Matrix);
+    let projected = config.family.projects_embeddings(embedded, width);
+    let in_head = |mut pair: Pair<Spec>| {
+        (pair.weight.head, pair.bias.head) = (true, true);
+        pair
+    };
+    Tree {
+        tables: Tables {
+            word: table(names.word, config.vocabulary),
+            position: table(names.position, config.positions),
+            token_type: (config.token_types > 0).then(|| table(names.token_type, config.token_types)),
+            task: config.task_types.map(|types| table(names.task_type, types)),
+        },
+        embedding_norm: source.norm(names.embedding_norm, embedded),
+        embedding_projection: projected.then(|| source.linear(&[names.projection], embedded, width)),
+        layers: layers.iter().map(|id| source.layer(*id)).collect(),
+        head: Head {
+            dense: in_head(linear_named(&[source.head(head.dense)], width, width)),
+            last: in_head(linear_named(&[head.last.to_owned()], width, classes)),
+        },
+    }
+}
+
+/// Names as `transformers` saves a classifier's.
+struct Namer<'a> {
+    names: &'static TensorNames,
+    config: &'a Config,
+}
+
+impl Namer<'_> {
+    fn full(&self, name: &str) -> String {
+        format!("{}.{name}", self.names.prefix)
+    }
+
+    /// A pooler is the encoder's, any other layer of a head is the classifier's.
+    fn head(&self, name: &str) -> String {
+        if name.starts_with("pooler") { self.full(name) } else { name.to_owned() }
+    }
+
+    fn part(&self, id: LayerId, part: &str) -> String {
+        self.full(&format!("{}.{part}", self.names.layer_name(id)))
+    }
+
+    fn norm(&self, name: &str, width: usize) -> Pair<Spec> {
+        norm_named(&self.full(name), width)
+    }
+
+    fn linear(&self, names: &[&str], inputs: usize, outputs: usize) -> Pair<Spec> {
+        let names: Vec<String> = names.iter().map(|name| self.full(name)).collect();
+        linear_named(&names, inputs, outputs)
+    }
+
+    fn layer(&self, id: LayerId) -> Layer<Spec> {
+        let Config { width, inner_width, .. } = *self.config;
+        let names = self.names;
+        let linear = |parts: &[&str], inputs, outputs| {
+            let names: Vec<String> = parts.iter().map(|part| self.part(id, part)).collect();
+            linear_named(&names, inputs, outputs)
+        };
+        Layer {
+            projection: linear(&[names.query, names.key, names.value], width, width),
+            attention_out: linear(&[names.attention_out], width, width),
+            attention_norm: norm_named(&self.part(id, names.attention_norm), width),
+            inner: linear(&[names.inner], width, inner_width),
+            outer: linear(&[names.outer], inner_width, width),
+            outer_norm: norm_named(&self.part(id, names.outer_norm), width),
+        }
+    }
+}
+
+/// A normalisation's parameters.
+fn norm_named(name: &str, width: usize) -> Pair<Spec> {
+    Pair {
+        weight: Spec::new(format!("{name}.weight"), vec![width], Role::Scale),
+        bias: Spec::new(format!("{name}.bias"), vec![width], Role::Bias),
+    }
+}
+
+/// Linear layers of `outputs` outputs each, one below the other.
+fn linear_named(names: &[String], inputs: usize, outputs: usize) -> Pair<Spec> {
+    let parts = |end: &str, shape: &[usize]| {
+        names.iter().map(|name| (format!("{name}.{end}"), shape.to_vec())).collect::<Vec<_>>()
+    };
+    Pair {
+        weight: Spec { parts: parts("weight", &[outputs, inputs]), role: Role::Matrix, head: false },
+        bias: Spec { parts: parts("bias", &[outputs]), role: Role::Bias, head: false },
+    }
+}

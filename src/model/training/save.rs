@@ -1,0 +1,136 @@
+//! A model directory in the Hugging Face layout, written beside its place and renamed.
+
+use std::fs;
+use std::path::Path;
+
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde_json::{Map, Value, json};
+
+use super::NamedTensor;
+use crate::error::{Error, Result};
+use crate::model::Problem;
+use crate::model::class_names::ClassNames;
+use crate::model::config::Config;
+
+/// The files of a tokenizer, whichever of them there are; the last says how long sentences may be.
+const TOKENIZER: [&str; 11] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+    "sentence_bert_config.json",
+];
+
+/// `config.json` as it is written.
+pub(super) fn config_fields(directory: &Path) -> Result<Map<String, Value>> {
+    let path = directory.join("config.json");
+    let bytes = fs::read(&path).map_err(Error::io(&path))?;
+    serde_json::from_slice(&bytes).map_err(|error| Error::format(&path, format!("not a JSON object: {error}")))
+}
+
+/// The same of a classifier with these classes, whose numbers are f32.
+pub(super) fn classifier_fields(
+    fields: &Map<String, Value>,
+    config: &Config,
+    classes: &ClassNames,
+    problem: Problem,
+) -> Map<String, Value> {
+    let mut fields = fields.clone();
+    let names = || classes.names().iter().enumerate();
+    let label_of: Map<String, Value> = names().map(|(id, name)| (id.to_string(), json!(name))).collect();
+    let id_of: Map<String, Value> = names().map(|(id, name)| (name.clone(), json!(id))).collect();
+    let problem_type = match problem {
+        Problem::MultiLabel => "multi_label_classification",
+        Problem::Regression => "regression",
+        Problem::SingleLabel | Problem::Headless => "single_label_classification",
+    };
+    fields.insert("architectures".to_owned(), json!([config.family.classifier_class()]));
+    fields.insert("id2label".to_owned(), label_of.into());
+    fields.insert("label2id".to_owned(), id_of.into());
+    fields.insert("problem_type".to_owned(), json!(problem_type));
+    fields.remove("num_labels");
+    for name in ["dtype", "torch_dtype"] {
+        if let Some(dtype) = fields.get_mut(name) {
+            *dtype = json!("float32");
+        }
+    }
+    fields
+}
+
+/// Writes everything to a sibling of `to`, syncs it and gives it its name.
+pub(super) fn directory(source: &Path, to: &Path, fields: &Map<String, Value>, tensors: &[NamedTensor]) -> Result<()> {
+    let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(Error::io(parent))?;
+    let partial = tempfile::Builder::new().prefix(".wherefore-").suffix(".partial").tempdir_in(parent);
+    let partial = partial.map_err(Error::io(parent))?;
+    let config = serde_json::to_string_pretty(fields).map_err(|error| Error::format(to, error.to_string()))?;
+    write(&partial.path().join("config.json"), format!("{config}\n").as_bytes())?;
+    write(&partial.path().join("model.safetensors"), &encode(to, tensors)?)?;
+    for name in TOKENIZER {
+        let from = source.join(name);
+        if from.is_file() {
+            let bytes = fs::read(&from).map_err(Error::io(&from))?;
+            write(&partial.path().join(name), &bytes)?;
+        }
+    }
+    open_to_the_umask(partial.path())?;
+    replace(&partial.keep(), to)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let sync = |file: fs::File| {
+        let mut file = file;
+        std::io::Write::write_all(&mut file, bytes)?;
+        file.sync_all()
+    };
+    fs::File::create(path).and_then(sync).map_err(Error::io(path))
+}
+
+/// Puts a directory in the place of another, which goes only when the new one can take it.
+fn replace(new: &Path, to: &Path) -> Result<()> {
+    if !to.exists() {
+        return fs::rename(new, to).map_err(Error::io(to));
+    }
+    let mut old = new.as_os_str().to_owned();
+    old.push(".old");
+    fs::rename(to, &old).map_err(Error::io(to))?;
+    if let Err(error) = fs::rename(new, to) {
+        // As it was: the error is told either way.
+        let _ = fs::rename(&old, to);
+        return Err(Error::io(to)(error));
+    }
+    fs::remove_dir_all(&old).map_err(Error::io(to))
+}
+
+/// Temporary folders are made private; a result is an ordinary one.
+#[cfg(unix)]
+fn open_to_the_umask(folder: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).map_err(Error::io(folder))
+}
+
+#[cfg(not(unix))]
+fn open_to_the_umask(_: &Path) -> Result<()> {
+    Ok(())
+}
+
+fn encode(to: &Path, tensors: &[NamedTensor]) -> Result<Vec<u8>> {
+    let refuse = |error: safetensors::SafeTensorError| Error::format(to, error.to_string());
+    let view = |tensor: &'_ NamedTensor| -> Result<(String, Vec<usize>, Vec<u8>)> {
+        let bytes = tensor.values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        Ok((tensor.name.clone(), tensor.shape.clone(), bytes))
+    };
+    let owned = tensors.iter().map(view).collect::<Result<Vec<_>>>()?;
+    let views = owned.iter().map(|(name, shape, bytes)| {
+        TensorView::new(Dtype::F32, shape.clone(), bytes).map(|view| (name.as_str(), view)).map_err(refuse)
+    });
+    let metadata = [("format".to_owned(), "pt".to_owned())].into_iter().collect();
+    safetensors::serialize(views.collect::<Result<Vec<_>>>()?, Some(metadata)).map_err(refuse)
+}

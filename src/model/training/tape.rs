@@ -1,0 +1,110 @@
+//! What a training pass keeps on its way forward, and the buffers of its way back. T tokens, E width, F inner width, K classes.
+
+use super::net::Sizes;
+use crate::backend::Backend;
+use crate::error::Result;
+
+/// The buffers of one pass, grown to the largest batch they have met and used again.
+pub(super) struct Tape<B: Backend> {
+    /// T there is room for.
+    tokens: usize,
+    /// `[T, embedding width]`: the sum of the tables' rows.
+    pub(super) embedding_sum: B::Tensor,
+    /// `[T, embedding width]`: what the projection reads, where there is one.
+    pub(super) embedded: B::Tensor,
+    pub(super) steps: Vec<Step<B>>,
+    /// `[T, E]`, the last step's first tokens: their hidden states, queries.
+    pub(super) first: B::Tensor,
+    pub(super) queries: B::Tensor,
+    /// `[T, E or embedding width]`: what the head's layers read (they trade places with `back.sum`), and the slope between them.
+    pub(super) head_input: B::Tensor,
+    pub(super) features: B::Tensor,
+    pub(super) head_slope: B::Tensor,
+    /// `[T, K]`
+    pub(super) logits: B::Tensor,
+    pub(super) back: Back<B>,
+}
+
+/// What one step of the encoder leaves for its way back.
+pub(super) struct Step<B: Backend> {
+    /// `[T, E]`: the hidden states it read.
+    pub(super) input: B::Tensor,
+    /// `[T, 3E]`: queries, keys and values.
+    pub(super) projected: B::Tensor,
+    /// `[T, E]`: attention's output.
+    pub(super) context: B::Tensor,
+    /// `[T, E]`: the residual sum of attention.
+    pub(super) attention_sum: B::Tensor,
+    /// `[T, E]`: that, normalised.
+    pub(super) middle: B::Tensor,
+    /// `[T, F]`: the feed-forward layer's inner values, and the slope of their activation.
+    pub(super) inner: B::Tensor,
+    pub(super) slope: B::Tensor,
+    /// `[T, E]`: the residual sum of the feed-forward layers.
+    pub(super) outer_sum: B::Tensor,
+}
+
+/// Gradients on their way, and numbers not kept on the way forward.
+pub(super) struct Back<B: Backend> {
+    /// `[T, E or embedding width]`: that of the hidden states.
+    pub(super) hidden: B::Tensor,
+    /// The same: that of a residual sum; before dropout, on the way forward.
+    pub(super) sum: B::Tensor,
+    /// The same: what of it goes past a dropout.
+    pub(super) dropped: B::Tensor,
+    /// `[T, E]`
+    pub(super) context: B::Tensor,
+    /// `[T, F]`
+    pub(super) inner: B::Tensor,
+    /// `[T, 3E]`
+    pub(super) projected: B::Tensor,
+    /// `[T, K]`
+    pub(super) logits: B::Tensor,
+}
+
+impl<B: Backend> Tape<B> {
+    /// Room for `tokens` tokens.
+    pub(super) fn new(backend: &B, sizes: &Sizes, tokens: usize) -> Result<Self> {
+        let rows = |width: usize| backend.tensor(tokens * width);
+        let Sizes { width, embedding_width, inner_width, classes, .. } = *sizes;
+        let widest = width.max(embedding_width);
+        let step = || {
+            Ok(Step {
+                input: rows(width)?,
+                projected: rows(3 * width)?,
+                context: rows(width)?,
+                attention_sum: rows(width)?,
+                middle: rows(width)?,
+                inner: rows(inner_width)?,
+                slope: rows(inner_width)?,
+                outer_sum: rows(width)?,
+            })
+        };
+        Ok(Self {
+            tokens,
+            embedding_sum: rows(embedding_width)?,
+            embedded: rows(embedding_width)?,
+            steps: (0..sizes.steps).map(|_| step()).collect::<Result<_>>()?,
+            first: rows(width)?,
+            queries: rows(width)?,
+            head_input: rows(widest)?,
+            features: rows(widest)?,
+            head_slope: rows(width)?,
+            logits: rows(classes)?,
+            back: Back {
+                hidden: rows(widest)?,
+                sum: rows(widest)?,
+                dropped: rows(widest)?,
+                context: rows(width)?,
+                inner: rows(inner_width)?,
+                projected: rows(3 * width)?,
+                logits: rows(classes)?,
+            },
+        })
+    }
+
+    /// Whether a batch of `tokens` tokens fits.
+    pub(super) fn holds(&self, tokens: usize) -> bool {
+        tokens <= self.tokens
+    }
+}

@@ -1,0 +1,232 @@
+//! Labelled records in memory, as a model reads them: training goes through them again and again.
+
+use std::borrow::Borrow;
+use std::collections::BTreeSet;
+
+use rayon::prelude::*;
+
+use crate::dataset::{Dataset, Label, Place, Record};
+use crate::error::{Error, Result};
+use crate::factors::Target;
+use crate::model::{HeadPlan, Problem, Trainee};
+use crate::pipeline::Rejections;
+use crate::tokens::Encoding;
+
+/// One labelled record, ready to be learned.
+#[derive(Clone, Debug)]
+pub struct Example {
+    /// Its tokens; what explains them (pieces, offsets) is left out.
+    pub encoding: Encoding,
+    /// Its label.
+    pub target: Target,
+    /// What its loss counts, against the others'.
+    pub weight: f64,
+    /// Its number in the input.
+    pub index: u64,
+    /// Its id.
+    pub id: String,
+}
+
+impl Borrow<Encoding> for &Example {
+    fn borrow(&self) -> &Encoding {
+        &self.encoding
+    }
+}
+
+/// Records as read, each with its place for messages.
+pub struct Labelled {
+    records: Vec<(Record, Place)>,
+    /// The column of their weights, kept as [`crate::dataset::DatasetOptions::keep_columns`] says.
+    weight_column: Option<String>,
+}
+
+impl Labelled {
+    /// Reads them all. A record without a label, or whose weight is no number from 0, cannot be used.
+    ///
+    /// # Errors
+    /// As [`Dataset`]'s items and [`Rejections::take`]; [`Error::Usage`] where none is left.
+    pub fn read(dataset: Dataset, weight_column: Option<&str>, rejections: &mut Rejections) -> Result<Self> {
+        let mut dataset = dataset;
+        let mut records = Vec::new();
+        while let Some(record) = dataset.next() {
+            crate::interrupt::check()?;
+            let place = dataset.place();
+            let usable = record.and_then(|record| match reason_against(&record, weight_column) {
+                None => Ok(record),
+                Some(reason) => Err(place.error(reason)),
+            });
+            match usable {
+                Ok(record) => records.push((record, place)),
+                Err(error) => rejections.take(error)?,
+            }
+        }
+        if records.is_empty() {
+            return Err(Error::usage("there are no labelled records to learn from"));
+        }
+        Ok(Self { records, weight_column: weight_column.map(str::to_owned) })
+    }
+
+    /// The records.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.records.iter().map(|(record, _)| record)
+    }
+
+    /// As `trainee` reads them; those whose label means nothing to it cannot be used.
+    ///
+    /// # Errors
+    /// As [`Rejections::take`] and [`Trainee::encode`]; [`Error::Usage`] where none is left.
+    pub fn examples(self, trainee: &Trainee, rejections: &mut Rejections) -> Result<Vec<Example>> {
+        let mut usable = Vec::with_capacity(self.records.len());
+        for (record, place) in self.records {
+            let label = record.label.as_ref().expect("read with a label");
+            match trainee.resolve_label(label) {
+                Ok(target) => usable.push((record, target)),
+                Err(reason) => rejections.take(place.error(reason))?,
+            }
+        }
+        if usable.is_empty() {
+            return Err(Error::usage("there are no records with labels of this model"));
+        }
+        let column = self.weight_column.as_deref();
+        let example = |(record, target): (Record, Target)| {
+            let encoding = trainee.encode(&record)?;
+            let encoding = Encoding { tokens: vec![], offsets: vec![], segments: vec![], ..encoding };
+            let weight = weight(&record, column).unwrap_or(1.0);
+            Ok(Example { encoding, target, weight, index: record.index, id: record.id })
+        };
+        usable.into_par_iter().map(example).collect()
+    }
+}
+
+fn reason_against(record: &Record, weight_column: Option<&str>) -> Option<String> {
+    if record.label.is_none() {
+        return Some("label: expected one to learn, found none".to_owned());
+    }
+    match weight(record, weight_column) {
+        Some(weight) if weight.is_finite() && weight >= 0.0 => None,
+        _ => {
+            let column = weight_column.unwrap_or_default();
+            let found = record.columns.get(column).map_or("none", String::as_str);
+            Some(format!("{column}: expected a weight from 0, found {found}"))
+        }
+    }
+}
+
+/// A record's weight: 1 where there is no column of them.
+fn weight(record: &Record, column: Option<&str>) -> Option<f64> {
+    match column {
+        None => Some(1.0),
+        Some(column) => record.columns.get(column)?.trim().parse().ok(),
+    }
+}
+
+/// What a head for these records is: as asked for, else the model's own where every label means something to it, else as the labels are.
+///
+/// Names in the data become the classes, in the order of their characters; whole numbers are class ids from 0; lists make it multi-label,
+/// fractions a regression.
+///
+/// # Errors
+/// [`Error::Usage`] where the labels are of no one kind.
+pub fn plan_head(
+    labelled: &Labelled,
+    names: Option<&[String]>,
+    problem: Option<Problem>,
+    own: Option<&HeadPlan>,
+) -> Result<HeadPlan> {
+    let found = Kinds::of(labelled.records().filter_map(|record| record.label.as_ref()));
+    if let Some(names) = names {
+        let many = if found.many { Problem::MultiLabel } else { Problem::SingleLabel };
+        return Ok(HeadPlan { names: names.to_vec(), problem: problem.unwrap_or(many) });
+    }
+    if let Some(own) = own.filter(|own| problem.is_none_or(|problem| problem == own.problem) && found.suit(own)) {
+        return Ok(own.clone());
+    }
+    let problem = problem.unwrap_or(found.problem());
+    let names = match problem {
+        Problem::Regression => vec!["LABEL_0".to_owned()],
+        _ => found.names()?,
+    };
+    Ok(HeadPlan { names, problem })
+}
+
+/// What labels there are.
+#[derive(Default)]
+struct Kinds {
+    names: BTreeSet<String>,
+    largest: Option<i64>,
+    negative: bool,
+    fractions: bool,
+    many: bool,
+}
+
+/// The most classes that ids make: a label column of other numbers is told before it becomes a head of millions.
+const MOST_CLASSES: i64 = 100_000;
+
+impl Kinds {
+    fn of<'a>(labels: impl Iterator<Item = &'a Label>) -> Self {
+        let mut kinds = Self::default();
+        labels.for_each(|label| kinds.add(label));
+        kinds
+    }
+
+    fn add(&mut self, label: &Label) {
+        match label {
+            Label::Integer(id) => {
+                self.largest = self.largest.max(Some(*id));
+                self.negative |= *id < 0;
+            }
+            Label::Number(number) if number.fract() == 0.0 && number.abs() < 1e15 => {
+                self.add(&Label::Integer(*number as i64));
+            }
+            Label::Number(_) => self.fractions = true,
+            Label::Name(name) => match name.trim().parse() {
+                Ok(id) => self.add(&Label::Integer(id)),
+                Err(_) => drop(self.names.insert(name.clone())),
+            },
+            Label::Many(labels) => {
+                self.many = true;
+                for label in labels {
+                    self.add(label);
+                }
+            }
+        }
+    }
+
+    /// Whether a head knows all of them.
+    fn suit(&self, head: &HeadPlan) -> bool {
+        let classes = head.names.len() as i64;
+        match head.problem {
+            Problem::Regression => self.names.is_empty(),
+            Problem::Headless => false,
+            Problem::SingleLabel | Problem::MultiLabel => {
+                let ids = !self.negative && self.largest.is_none_or(|largest| largest < classes);
+                ids && !self.fractions && self.names.iter().all(|name| head.names.contains(name))
+            }
+        }
+    }
+
+    fn problem(&self) -> Problem {
+        match self {
+            Self { many: true, .. } => Problem::MultiLabel,
+            Self { fractions: true, .. } => Problem::Regression,
+            _ => Problem::SingleLabel,
+        }
+    }
+
+    fn names(&self) -> Result<Vec<String>> {
+        match (self.largest, self.names.is_empty()) {
+            (None, false) => Ok(self.names.iter().cloned().collect()),
+            (Some(largest), true) if !self.negative && largest < MOST_CLASSES => {
+                Ok((0..=largest).map(|id| format!("LABEL_{id}")).collect())
+            }
+            (Some(found), true) => Err(Error::usage(format!(
+                "labels: expected class ids from 0 to {}, found {}",
+                MOST_CLASSES - 1,
+                if self.negative { "a negative one".to_owned() } else { found.to_string() }
+            ))
+            .with_hint("numbers that are no classes are a regression: --problem regression")),
+            _ => Err(Error::usage("labels: expected names or class ids, found both")
+                .with_hint("name the classes in order: --labels a,b,c")),
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! The loop: epochs of steps of micro-batches, an outcome after each epoch, and a state to go on from.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::bar::Bar;
+use super::order::shuffled;
+use super::state::{Progress, STATE, State};
+use super::{DynamicsHeader, DynamicsWriter, Example, Metrics, Moment, Rates, Tally, TrainOptions};
+use crate::backend::training::{AdamStep, Loss};
+use crate::error::{Error, Result};
+use crate::factors::Target;
+use crate::interrupt;
+use crate::model::{DropoutPass, DropoutRates, Learn, Lesson, NamedTensor, Trainee};
+use crate::tokens::{MicroBatch, pack};
+
+/// How a training runs: none of it changes a bit of the outcome.
+#[derive(Clone, Debug, Default)]
+pub struct TrainPlan {
+    /// Where its state is kept; nothing is where `None`.
+    pub checkpoints: Option<PathBuf>,
+    /// Steps between two states, beside one an epoch and one when interrupted.
+    pub checkpoint_every: Option<u64>,
+    /// Go on from the state that is there, if one is.
+    pub resume: bool,
+    /// Where training dynamics go.
+    pub dynamics: Option<PathBuf>,
+    /// Where the model is saved after each epoch, as `epoch-001` and on: what rule tracin takes for checkpoints.
+    pub epochs: Option<PathBuf>,
+    /// Most tokens in one pass; memory grows with it.
+    pub batch_tokens: Option<usize>,
+    /// No progress bar.
+    pub quiet: bool,
+}
+
+/// Tokens in a pass where the user has not said: enough for every thread, and for products to be worth their packing.
+const BATCH_TOKENS: usize = 2048;
+
+/// What became of an epoch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EpochReport {
+    /// From 1.
+    pub epoch: u32,
+    /// Steps taken in all.
+    pub steps: u64,
+    /// The mean loss over the epoch's training passes, weighted as they were.
+    pub loss: f64,
+    /// The learning rate of its last step.
+    pub learning_rate: f64,
+    /// On the dev data, where there is some.
+    pub dev: Option<Metrics>,
+}
+
+/// What became of a training.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainOutcome {
+    /// Every epoch.
+    pub epochs: Vec<EpochReport>,
+    /// The epoch whose parameters were kept, from 1.
+    pub kept: u32,
+    /// Tokens that went forth and back in this run.
+    pub tokens: u64,
+}
+
+/// Trains on `examples`, tells `told` of each epoch, and leaves the parameters in `trainee`.
+///
+/// # Errors
+/// [`Error::Interrupted`] after a signal, the state written where there is a place for it; [`Error::Usage`] where options contradict each
+/// other or the loss is no longer a number; [`Error::Mismatch`] where the state is another training's.
+pub fn train(
+    trainee: &mut Trainee,
+    examples: &[Example],
+    dev: &[Example],
+    options: &TrainOptions,
+    plan: &TrainPlan,
+    told: &mut dyn FnMut(&EpochReport) -> Result<()>,
+) -> Result<TrainOutcome> {
+    options.check()?;
+    if options.patience.is_some() && dev.is_empty() {
+        return Err(Error::usage("--patience needs data to be patient about").with_hint("give some with --dev"));
+    }
+    let mut run = Run::begin(trainee, examples, dev, options, plan)?;
+    while !run.is_over() {
+        run.epoch(told)?;
+    }
+    run.finish()
+}
+
+/// Predicts labelled records, nothing dropped, and says how good that was.
+///
+/// # Errors
+/// What the device fails at; [`Error::Interrupted`].
+pub fn evaluate(trainee: &mut Trainee, examples: &[Example], batch_tokens: Option<usize>) -> Result<Metrics> {
+    let (problem, positions) = (trainee.problem(), trainee.positions());
+    let mut logits = vec![Vec::new(); examples.len()];
+    // A window at a time: sorted by length as a whole, a set would be packed a little tighter and held twice.
+    for (number, window) in examples.chunks(WINDOW).enumerate() {
+        let window: Vec<&Example> = window.iter().collect();
+        for MicroBatch { rows, batch } in pack(&window, positions, batch_tokens.unwrap_or(BATCH_TOKENS)) {
+            interrupt::check()?;
+            let learner = trainee.learner();
+            let outputs = learner.answer(batch)?;
+            let found = outputs.logits.chunks_exact(learner.classes().max(1));
+            rows.iter().zip(found).for_each(|(row, z)| logits[number * WINDOW + row] = z.to_vec());
+        }
+    }
+    let mut tally = Tally::new(problem, trainee.learner().classes());
+    for (example, logits) in examples.iter().zip(logits) {
+        let mut z: Vec<f64> = logits.iter().map(|&z| f64::from(z)).collect();
+        let loss = loss_of(&example.target).to_gradient(&mut z);
+        tally.add(&logits, &example.target, loss);
+    }
+    Ok(tally.finish())
+}
+
+/// Records packed together when only answers are asked for.
+const WINDOW: usize = 4096;
+
+fn loss_of(target: &Target) -> Loss<'_> {
+    match target {
+        Target::Class(class) => Loss::CrossEntropy(*class),
+        Target::Classes(classes) => Loss::Sigmoid(classes),
+        Target::Values(values) => Loss::Squared(values),
+    }
+}
+
+/// A training under way.
+struct Run<'a> {
+    trainee: &'a mut Trainee,
+    examples: &'a [Example],
+    dev: &'a [Example],
+    options: &'a TrainOptions,
+    plan: &'a TrainPlan,
+    rates: Rates,
+    steps_per_epoch: u64,
+    /// What weights are divided by: their mean over the training data.
+    mean_weight: f64,
+    progress: Progress,
+    best: Option<Vec<NamedTensor>>,
+    moments: Vec<Moment>,
+    dynamics: Option<DynamicsWriter>,
+    bar: Bar,
+    tokens: u64,
+}
+
+impl<'a> Run<'a> {
+    fn begin(
+        trainee: &'a mut Trainee,
+        examples: &'a [Example],
+        dev: &'a [Example],
+        options: &'a TrainOptions,
+        plan: &'a TrainPlan,
+    ) -> Result<Self> {
+        let steps_per_epoch = examples.len().div_ceil(options.records_per_step()) as u64;
+        let steps = steps_per_epoch * u64::from(options.epochs);
+        let mean_weight = examples.iter().map(|example| example.weight).sum::<f64>() / examples.len().max(1) as f64;
+        if mean_weight <= 0.0 {
+            return Err(Error::usage("weights: expected at least one record of a weight above 0"));
+        }
+        let fingerprint = fingerprint(trainee.learner(), examples, dev, options)?;
+        let mut run = Self {
+            rates: Rates {
+                schedule: options.schedule,
+                height: options.learning_rate,
+                warmup: options.warmup.steps(steps),
+                steps,
+            },
+            steps_per_epoch,
+            mean_weight,
+            progress: Progress { fingerprint, ..Progress::default() },
+            best: None,
+            moments: vec![Moment::default(); if plan.dynamics.is_some() { examples.len() } else { 0 }],
+            dynamics: None,
+            bar: Bar::new(steps, plan.quiet),
+            tokens: 0,
+            trainee,
+            examples,
+            dev,
+            options,
+            plan,
+        };
+        let resumed = run.resume()?;
+        run.dynamics = plan.dynamics.as_deref().map(|folder| run.open_dynamics(folder, resumed)).transpose()?;
+        Ok(run)
+    }
+
+    /// Takes up the state there is, where that is wanted; whether there was one.
+    fn resume(&mut self) -> Result<bool> {
+        let Some(folder) = self.plan.checkpoints.as_deref() else { return Ok(false) };
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        let state = if self.plan.resume { State::read(folder)? } else { None };
+        let Some(state) = state else { return Ok(false) };
+        if state.progress.fingerprint != self.progress.fingerprint {
+            return Err(Error::Mismatch(
+                format!("{}: the checkpoint is of a training with other data, options or model", folder.display()),
+                Some("go on with those it began with, or begin anew without --resume".to_owned()),
+            ));
+        }
+        if state.moments.len() != self.moments.len() {
+            return Err(Error::usage("--dynamics: a training that is resumed keeps or leaves it as it began"));
+        }
+        self.trainee.learner().restore(&state.learner)?;
+        (self.progress, self.best, self.moments) = (state.progress, state.best, state.moments);
+        self.bar.set(self.progress.steps, None);
+        Ok(true)
+    }
+
+    fn open_dynamics(&self, folder: &Path, resumed: bool) -> Result<DynamicsWriter> {
+        if resumed {
+            return DynamicsWriter::resume(folder, self.progress.epoch as usize);
+        }
+        let header =
+            DynamicsHeader { problem: self.trainee.problem(), classes: self.trainee.class_names().names().to_vec() };
+        let names: Vec<_> = self.examples.iter().map(|example| (example.index, example.id.clone())).collect();
+        DynamicsWriter::create(folder, header, &names)
+    }
+
+    /// Whether every epoch is done, or patience is at its end.
+    fn is_over(&self) -> bool {
+        let all = self.progress.epoch >= self.options.epochs;
+        all || self.options.patience.is_some_and(|patience| self.progress.epoch >= self.best_epoch() + patience)
+    }
+
+    /// The best epoch so far, from 1; the first of several.
+    fn best_epoch(&self) -> u32 {
+        let metric = self.options.metric(self.trainee.problem());
+        let goodness = |report: &EpochReport| report.dev.as_ref().map_or(f64::NEG_INFINITY, |dev| dev.goodness(metric));
+        let history = self.progress.history.iter();
+        let best = history.fold(None, |best: Option<&EpochReport>, next| match best {
+            Some(best) if goodness(best) >= goodness(next) => Some(best),
+            _ => Some(next),
+        });
+        best.map_or(0, |report| report.epoch)
+    }
+
+    fn epoch(&mut self, told: &mut dyn FnMut(&EpochReport) -> Result<()>) -> Result<()> {
+        let order = shuffled(self.examples.len(), self.options.seed, self.progress.epoch);
+        let per_step = self.options.records_per_step();
+        for rows in order.chunks(per_step).skip(self.progress.step as usize) {
+            self.step(rows)?;
+            let due =
+                self.plan.checkpoint_every.is_some_and(|every| every > 0 && self.progress.steps.is_multiple_of(every));
+            if due || interrupt::asked() {
+                self.checkpoint()?;
+            }
+            interrupt::check()?;
+        }
+        debug_assert_eq!(self.progress.step, self.steps_per_epoch);
+        self.end_epoch(told)
+    }
+
+    /// One step over these examples.
+    fn step(&mut self, rows: &[usize]) -> Result<()> {
+        let window: Vec<&Example> = rows.iter().map(|row| &self.examples[*row]).collect();
+        for micro in pack(&window, self.trainee.positions(), self.plan.batch_tokens.unwrap_or(BATCH_TOKENS)) {
+            self.study(rows, &window, micro)?;
+        }
+        let learner = self.trainee.learner();
+        let norm = learner.gradient_norm()?;
+        if !norm.is_finite() {
+            let step = self.progress.steps + 1;
+            return Err(Error::usage(format!("step {step}: the gradient is no longer finite"))
+                .with_hint("lower --learning-rate, or lengthen --warmup"));
+        }
+        let step = AdamStep {
+            rate: self.rates.at(self.progress.steps),
+            decay: self.options.weight_decay,
+            betas: self.options.betas,
+            epsilon: self.options.epsilon,
+            number: self.progress.steps + 1,
+            scale: self.options.clip.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0)),
+        };
+        learner.step(&step)?;
+        self.progress.step += 1;
+        self.progress.steps += 1;
+        self.bar.set(self.progress.steps, Some((self.mean_loss(), self.tokens)));
+        Ok(())
+    }
+
+    /// One pass of a step: `rows` are the step's examples, `micro.rows` places among them.
+    fn study(&mut self, rows: &[usize], window: &[&Example], micro: MicroBatch) -> Result<()> {
+        let lesson = |&place: &usize| {
+            let example = window[place];
+            let share = example.weight / (self.mean_weight * rows.len() as f64);
+            Lesson { target: &example.target, share, record: rows[place] as u32 }
+        };
+        let lessons: Vec<Lesson<'_>> = micro.rows.iter().map(lesson).collect();
+        let drops = self.options.dropout != DropoutRates::default();
+        let dropout = DropoutPass { seed: self.options.seed, epoch: self.progress.epoch, rates: self.options.dropout };
+        self.tokens += micro.batch.tokens() as u64;
+        let studied = self.trainee.learner().study(micro.batch, &lessons, drops.then_some(dropout))?;
+        for (place, loss) in micro.rows.iter().zip(&studied.losses) {
+            self.add_loss(*loss, window[*place].weight);
+        }
+        let (problem, classes) = (self.trainee.problem(), self.trainee.learner().classes());
+        for (place, logits) in micro.rows.iter().zip(studied.logits.chunks_exact(classes.max(1))) {
+            if let Some(moment) = self.moments.get_mut(rows[*place]) {
+                *moment = Moment::of(problem, logits, &window[*place].target).unwrap_or_default();
+            }
+        }
+        Ok(())
+    }
+
+    fn add_loss(&mut self, loss: f64, weight: f64) {
+        let [losses, weights] = self.progress.sums.map(f64::from_bits);
+        self.progress.sums = [losses + loss * weight, weights + weight].map(f64::to_bits);
+    }
+
+    fn mean_loss(&self) -> f64 {
+        let [losses, weights] = self.progress.sums.map(f64::from_bits);
+        if weights > 0.0 { losses / weights } else { 0.0 }
+    }
+
+    fn end_epoch(&mut self, told: &mut dyn FnMut(&EpochReport) -> Result<()>) -> Result<()> {
+        let evaluated = match self.dev {
+            [] => None,
+            dev => Some(evaluate(self.trainee, dev, self.plan.batch_tokens)),
+        };
+        if let Some(Err(Error::Interrupted)) = evaluated {
+            // The last step is done: going on evaluates again.
+            self.checkpoint()?;
+        }
+        let report = EpochReport {
+            epoch: self.progress.epoch + 1,
+            steps: self.progress.steps,
+            loss: self.mean_loss(),
+            learning_rate: self.rates.at(self.progress.steps.saturating_sub(1)),
+            dev: evaluated.transpose()?,
+        };
+        if let Some(dynamics) = &mut self.dynamics {
+            dynamics.write_epoch(&self.moments)?;
+        }
+        if let Some(folder) = &self.plan.epochs {
+            self.trainee.save(&folder.join(format!("epoch-{:03}", report.epoch)))?;
+        }
+        self.progress.history.push(report.clone());
+        self.progress.epoch += 1;
+        (self.progress.step, self.progress.sums) = (0, [0; 2]);
+        if self.options.patience.is_some() && self.best_epoch() == report.epoch {
+            self.best = Some(self.trainee.learner().state()?);
+        }
+        told(&report)?;
+        self.checkpoint()
+    }
+
+    fn checkpoint(&mut self) -> Result<()> {
+        let Some(folder) = &self.plan.checkpoints else { return Ok(()) };
+        let learner = self.trainee.learner().state()?;
+        let (progress, best, moments) = (self.progress.clone(), self.best.clone(), self.moments.clone());
+        State { progress, learner, best, moments }.write(folder)
+    }
+
+    fn finish(self) -> Result<TrainOutcome> {
+        let kept = if self.options.patience.is_some() { self.best_epoch() } else { self.progress.epoch };
+        if let Some(best) = &self.best {
+            self.trainee.learner().restore(best)?;
+        }
+        Ok(TrainOutcome { epochs: self.progress.history, kept, tokens: self.tokens })
+    }
+}
+
+/// Removes a training's state, once its outcome is safe.
+///
+/// # Errors
+/// What the file system says.
+pub fn forget(checkpoints: &Path) -> Result<()> {
+    let state = checkpoints.join(STATE);
+    if state.exists() {
+        std::fs::remove_file(&state).map_err(Error::io(&state))?;
+    }
+    // Whatever else somebody put there stays, and with it the folder.
+    let _ = std::fs::remove_dir(checkpoints);
+    Ok(())
+}
+
+/// What a training is of: first parameters, data, options.
+fn fingerprint(learner: &dyn Learn, examples: &[Example], dev: &[Example], options: &TrainOptions) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(format!("{options:?}").as_bytes());
+    for tensor in learner.parameters()? {
+        hasher.update(tensor.name.as_bytes()).update_rayon(bytemuck::cast_slice(&tensor.values));
+    }
+    for example in examples.iter().chain(dev) {
+        hasher
+            .update(bytemuck::cast_slice(&example.encoding.ids))
+            .update(bytemuck::cast_slice(&example.encoding.type_ids));
+        hasher.update(format!("{:?} {} {}", example.target, example.weight.to_bits(), example.index).as_bytes());
+    }
+    hasher.update(&(examples.len() as u64).to_le_bytes());
+    Ok(hasher.finalize().to_hex().to_string())
+}

@@ -1,0 +1,91 @@
+//! `wherefore train` as a script meets it.
+
+use crate::cli::Bench;
+
+use super::support::{json, separable};
+
+fn bench() -> Bench {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.write("train.jsonl", separable(40, |_| false));
+    bench.write("dev.jsonl", separable(12, |_| false));
+    bench
+}
+
+const TRAIN: &str =
+    "train --model bert-cls2 --data train.jsonl --epochs 16 --learning-rate 0.005 --batch-size 8 --quiet";
+
+#[test]
+fn a_trained_model_predicts_and_its_run_is_told() {
+    let bench = bench();
+    let ran =
+        bench.run(&format!("{TRAIN} --dropout 0 --dev dev.jsonl --dynamics dynamics --save-epochs epochs --out model"));
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), ""), "{}", ran.err);
+    let record = json(&bench.path("model.run.json"));
+    assert_eq!(record["epochs"].as_array().unwrap().len(), 16);
+    assert_eq!(record["epochs"][15]["dev"]["accuracy"], 1.0);
+    assert_eq!(record["labels"], serde_json::json!(["bad", "good"]));
+    let predicted = bench.run("predict --model model --data dev.jsonl --quiet");
+    assert_eq!(predicted.code, Some(0), "{}", predicted.err);
+    for line in predicted.out.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["label"], line["predicted"]);
+    }
+    assert!(!bench.path("model.training").exists(), "its state is no longer of use");
+    assert!(bench.path("dynamics/epoch-015.safetensors").exists());
+    let weights = |folder: &str| std::fs::read(bench.path(folder).join("model.safetensors")).unwrap();
+    assert!(weights("epochs/epoch-016") == weights("model") && weights("epochs/epoch-001") != weights("model"));
+}
+
+#[test]
+fn the_same_run_gives_the_same_bytes_whatever_the_threads() {
+    let bench = bench();
+    let bytes = |out: &str, more: &str| {
+        let ran = bench.run(&format!("{TRAIN} --epochs 2 --out {out} {more}"));
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        assert_eq!(
+            json(&bench.path(&format!("{out}.run.json")))["options"]["dropout"]["hidden"],
+            0.1,
+            "the model's own"
+        );
+        std::fs::read(bench.path(out).join("model.safetensors")).unwrap()
+    };
+    let first = bytes("a", "--threads 1");
+    assert!(first == bytes("b", "--threads 3 --batch-tokens 19"));
+    assert!(first != bytes("c", "--seed 1"));
+}
+
+#[test]
+fn what_cannot_be_trained_is_told_in_one_line() {
+    let bench = bench();
+    bench.write("mixed.jsonl", "{\"text\":\"a\",\"label\":\"x\"}\n{\"text\":\"b\",\"label\":3}\n");
+    bench.write("bare.jsonl", "{\"text\":\"a\"}\n");
+    bench.write("one.jsonl", "{\"text\":\"a\",\"label\":\"x\"}\n");
+    let refused = |arguments: &str, reason: &str| {
+        let ran = bench.run(&format!("train --model bert-cls2 --quiet {arguments}"));
+        assert_eq!(ran.code, Some(2), "{arguments}: {}", ran.err);
+        assert!(ran.err.lines().next().unwrap().contains(reason), "{arguments}: {}", ran.err);
+    };
+    refused("--data train.jsonl", "needs a place");
+    refused("--data mixed.jsonl --out m", "found both");
+    refused("--data bare.jsonl --out m", "found none");
+    refused("--data one.jsonl --out m", "at least two classes");
+    refused("--data train.jsonl --out bert-cls2", "is there already");
+    refused("--data train.jsonl --out m --batch-size 0", "--batch-size");
+    refused("--data train.jsonl --out m --dropout 1", "dropout");
+    refused("--data train.jsonl --out m --weight-column heft", "no field `heft`");
+    refused("--data train.jsonl --out m --device cuda", "GPU");
+    refused("--data train.jsonl --out m --labels a", "at least two classes");
+    refused("--data train.jsonl --out m --learning-rate 1e30 --clip 0", "no longer finite");
+    assert!(!bench.path("m").exists());
+}
+
+#[test]
+fn the_last_layer_alone() {
+    let bench = bench();
+    let ran = bench.run("train --model bert-cls2 --data train.jsonl --dev dev.jsonl --head-only --quiet --out head");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let record = json(&bench.path("head.run.json"));
+    assert_eq!(record["head"]["converged"], true);
+    assert!(record["head"]["dev"]["accuracy"].as_f64().unwrap() > 0.5);
+}

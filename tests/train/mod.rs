@@ -1,0 +1,11 @@
+//! Tests of `wherefore::train`, and of the models it trains.
+
+mod command;
+mod dynamics;
+mod golden;
+mod gradients;
+mod learning;
+mod operations;
+mod resume;
+mod saving;
+mod support;
