@@ -1,0 +1,314 @@
+//! Which training labels are likely wrong.
+//!
+//! Every signal is read off the store: no model is run again. Signals that come from the model's own features share its memory of the
+//! labels it was trained on; the text classifier has seen neither those nor the label it judges.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::judgement::{Judgement, judge};
+use super::labelled::Classes;
+use super::ngrams::Bags;
+use super::{folds, neighbours, text};
+use crate::error::{Error, Result};
+use crate::factors::{
+    CHOLESKY_LIMIT, Curvature, CurvatureOptions, HessianForm, KeepGoing, RefitOptions, RepresenterCompat, representer,
+};
+use crate::search::{self, Hit};
+use crate::store::Store;
+use crate::train::Dynamics;
+
+/// A reason to doubt a label. Greater is more suspect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Every other signal at hand, put together.
+    Combined,
+    /// What a linear classifier of n-grams, fitted without the record, says: the margin of confident learning.
+    Text,
+    /// The record's weight in a head refitted to the labels: `Σ_c max(α_i[c], 0)` (Yeh et al. 2018).
+    Representer,
+    /// The same of a head refitted to the model's own probabilities: `TrustAI`'s detector.
+    RepresenterSoft,
+    /// The influence of the record on its own loss, `g_iᵀ (H + λI)⁻¹ g_i` over the last layer.
+    SelfInfluence,
+    /// The share of its nearest records, by their similarity, that have another label.
+    Neighbours,
+    /// What a head refitted without the record says: the margin of confident learning.
+    Confident,
+    /// How far the label was behind during training: minus the area under the margin (Pleiss et al. 2020).
+    Margin,
+    /// How often the label was forgotten during training; most where it was never learnt (Toneva et al. 2019).
+    Forgetting,
+}
+
+impl Signal {
+    /// All, the combination first, and last those that need the training's dynamics.
+    pub const ALL: [Self; 9] = [
+        Self::Combined,
+        Self::Text,
+        Self::Representer,
+        Self::RepresenterSoft,
+        Self::SelfInfluence,
+        Self::Neighbours,
+        Self::Confident,
+        Self::Margin,
+        Self::Forgetting,
+    ];
+
+    /// As `--signal` has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Combined => "combined",
+            Self::Text => "text",
+            Self::Representer => "representer",
+            Self::RepresenterSoft => "representer-soft",
+            Self::SelfInfluence => "self-influence",
+            Self::Neighbours => "neighbours",
+            Self::Confident => "confident",
+            Self::Margin => "margin",
+            Self::Forgetting => "forgetting",
+        }
+    }
+}
+
+impl FromStr for Signal {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|signal| signal.name() == name)
+            .ok_or_else(|| format!("expected one of {}, found {name:?}", Self::ALL.map(Self::name).join(", ")))
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// How labels are judged.
+#[derive(Clone, Copy)]
+pub struct DirtyOptions<'a> {
+    /// What records are ranked by.
+    pub signal: Signal,
+    /// How many of its nearest records vote on a label, and are shown with it.
+    pub neighbours: usize,
+    /// What the training thought of each record, for the signals that ask.
+    pub dynamics: Option<&'a Dynamics>,
+    /// λ of the representer's refits.
+    pub penalty: f64,
+    /// λ of the self-influence.
+    pub damping: f64,
+    /// Of what is drawn: the order in which the text classifier learns.
+    pub seed: u64,
+    /// How the nearest records are searched for.
+    pub search: search::Options<'a>,
+    /// Asked between steps.
+    pub keep_going: KeepGoing<'a>,
+}
+
+/// The labelled records of a store, the most suspect first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dirty {
+    /// Rows of the store, by falling score, ties by ascending row.
+    pub ranking: Vec<usize>,
+    /// By row: what records are ranked by. NaN without a label.
+    pub scores: Vec<f32>,
+    /// The signals that were computed, by row. NaN without a label.
+    pub signals: Vec<(Signal, Vec<f32>)>,
+    /// By row: the class of the record's own label.
+    pub labels: Vec<Option<usize>>,
+    /// By row: the class that the record would rather have.
+    pub suggestions: Vec<usize>,
+    /// By row: its nearest other records. Empty where they were not looked for.
+    pub neighbours: Vec<Vec<Hit>>,
+}
+
+/// Ranks the labelled records of a store by how suspect their labels are.
+///
+/// # Errors
+/// [`Error::Usage`]: a store of another problem than single-label classification, one of predicted labels, or without a label;
+/// [`Error::Interrupted`]; what the store cannot be read for.
+pub fn dirty(store: &Store, options: &DirtyOptions<'_>) -> Result<Dirty> {
+    let classes = Classes::of(store)?;
+    let nearest = neighbours::nearest(store, options.neighbours, &options.search)?;
+    let mut evidence = Evidence { classes: &classes, signals: Vec::new(), judgements: Vec::new() };
+    if options.signal.needs_dynamics() && options.dynamics.is_none() {
+        return Err(Error::usage(format!("the signal {} needs the dynamics of a training", options.signal))
+            .with_hint("train with --dynamics DIR, and give that folder here"));
+    }
+    let at_hand = |signal: &Signal| options.dynamics.is_some() || !signal.needs_dynamics();
+    for signal in Signal::ALL.into_iter().filter(|signal| options.signal.is_made_of(*signal) && at_hand(signal)) {
+        match signal {
+            Signal::Combined => {}
+            Signal::Text => evidence.judge(signal, &text_probabilities(store, &classes, options)?),
+            Signal::Confident => evidence.judge(signal, &folds::out_of_fold(store, options.keep_going)?),
+            Signal::Neighbours => evidence.judge(signal, &votes(&nearest, &classes)),
+            Signal::Representer => evidence.add(signal, alphas(store, RepresenterCompat::Exact, options)?),
+            Signal::RepresenterSoft => evidence.add(signal, alphas(store, RepresenterCompat::TrustAi, options)?),
+            Signal::SelfInfluence => evidence.add(signal, self_influence(store, options)?),
+            Signal::Margin => evidence
+                .add(signal, over_training(store, options, |dynamics, row| -dynamics.area_under_margin(row) as f32)),
+            Signal::Forgetting => evidence.add(
+                signal,
+                over_training(store, options, |dynamics, row| {
+                    dynamics.forgetting_events(row).unwrap_or(dynamics.epochs()) as f32
+                }),
+            ),
+        }
+    }
+    Ok(evidence.rank(options.signal, nearest))
+}
+
+/// By row, what the training's dynamics say of the record; nothing of one that was not trained on.
+fn over_training(store: &Store, options: &DirtyOptions<'_>, value: impl Fn(&Dynamics, usize) -> f32) -> Vec<f32> {
+    let of = |index: &u64| {
+        let found = options.dynamics.and_then(|dynamics| dynamics.row_of(*index).map(|row| value(dynamics, row)));
+        found.unwrap_or(f32::NAN)
+    };
+    store.shards().iter().flat_map(|shard| shard.indices().iter().map(of)).collect()
+}
+
+impl Signal {
+    /// Whether it is read off a training's dynamics.
+    fn needs_dynamics(self) -> bool {
+        matches!(self, Self::Margin | Self::Forgetting)
+    }
+
+    /// Whether `other` must be computed for this one.
+    fn is_made_of(self, other: Self) -> bool {
+        self == other || self == Self::Combined
+    }
+}
+
+/// Signals on their way to a ranking.
+struct Evidence<'a> {
+    classes: &'a Classes,
+    signals: Vec<(Signal, Vec<f32>)>,
+    judgements: Vec<(Signal, Judgement)>,
+}
+
+impl Evidence<'_> {
+    /// A signal that is a number a record. Records without a label have none.
+    fn add(&mut self, signal: Signal, mut values: Vec<f32>) {
+        values
+            .iter_mut()
+            .zip(&self.classes.labels)
+            .filter(|(_, label)| label.is_none())
+            .for_each(|(x, _)| *x = f32::NAN);
+        self.signals.push((signal, values));
+    }
+
+    /// A signal that is probabilities `[N, K]`.
+    fn judge(&mut self, signal: Signal, probabilities: &[f32]) {
+        let judgement = judge(probabilities, &self.classes.labels, self.classes.count);
+        self.add(signal, judgement.margins.clone());
+        self.judgements.push((signal, judgement));
+    }
+
+    fn rank(self, by: Signal, neighbours: Vec<Vec<Hit>>) -> Dirty {
+        let scores = match self.signals.iter().find(|(signal, _)| *signal == by) {
+            Some((_, scores)) => scores.clone(),
+            None => self.combined(),
+        };
+        let mut ranking: Vec<usize> = (0..scores.len()).filter(|&row| !scores[row].is_nan()).collect();
+        ranking.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+        let (labels, suggestions) = (self.classes.labels.clone(), self.suggestions(by));
+        Dirty { ranking, scores, labels, suggestions, signals: self.signals, neighbours }
+    }
+
+    /// The text's verdict, the representer's and the training's, by their ranks. The text's counts five times: it has seen no label that it judges, while the
+    /// model's features may have been bent until its own labels fit.
+    fn combined(&self) -> Vec<f32> {
+        let mut sums = vec![0.0; self.classes.labels.len()];
+        for (signal, weight) in [(Signal::Text, 5.0), (Signal::Representer, 1.0), (Signal::Margin, 1.0)] {
+            let values = self.signals.iter().find(|(found, _)| *found == signal).map(|(_, values)| values);
+            for (sum, score) in sums.iter_mut().zip(values.map(|values| rank_scores(values)).unwrap_or_default()) {
+                *sum += if score.is_nan() && signal == Signal::Margin { 0.0 } else { weight * score };
+            }
+        }
+        sums
+    }
+
+    /// By the signal that records are ranked by, else by the text, which remembers no label; else what the model says.
+    fn suggestions(&self, by: Signal) -> Vec<usize> {
+        let of =
+            |wanted| self.judgements.iter().find(|(signal, _)| *signal == wanted).map(|(_, j)| j.suggestions.clone());
+        let predicted = || self.classes.predictions.iter().map(|class| class.unwrap_or(0)).collect();
+        of(by).or_else(|| of(Signal::Text)).unwrap_or_else(predicted)
+    }
+}
+
+/// Each value's rank r among the n that are numbers, as `ln(r / (n − r))`, ties in the middle of theirs: scores of any two signals compare.
+fn rank_scores(values: &[f32]) -> Vec<f32> {
+    let mut sorted: Vec<f32> = values.iter().copied().filter(|value| !value.is_nan()).collect();
+    sorted.sort_by(f32::total_cmp);
+    let rank = |value: f32| {
+        let below = sorted.partition_point(|other| *other < value);
+        let within = sorted.partition_point(|other| *other <= value);
+        (below + within) as f32 / 2.0
+    };
+    let score = |&value: &f32| {
+        let rank = rank(value);
+        (rank / (sorted.len() as f32 - rank)).ln()
+    };
+    values.iter().map(|value| if value.is_nan() { f32::NAN } else { score(value) }).collect()
+}
+
+/// `p [N, K]`: the classes of each record's nearest labelled records, weighted by similarity.
+fn votes(nearest: &[Vec<Hit>], classes: &Classes) -> Vec<f32> {
+    let mut p = vec![0.0; nearest.len() * classes.count];
+    for (p, hits) in p.chunks_exact_mut(classes.count).zip(nearest) {
+        for hit in hits {
+            if let Some(label) = classes.labels[hit.row as usize] {
+                p[label] += hit.score.max(f32::EPSILON);
+            }
+        }
+        let sum: f32 = p.iter().sum();
+        let even = 1.0 / classes.count as f32;
+        for p in p {
+            *p = if sum > 0.0 { *p / sum } else { even };
+        }
+    }
+    p
+}
+
+/// Weights of all text classifiers together, at most: 2²⁴ numbers each.
+const WEIGHT_BITS: u32 = 24;
+
+fn text_probabilities(store: &Store, classes: &Classes, options: &DirtyOptions<'_>) -> Result<Vec<f32>> {
+    let bits = (WEIGHT_BITS - classes.count.next_power_of_two().ilog2()).min(18);
+    let bags = Bags::read(store.rows(), bits, |row| store.record(row).map(|record| (record.text, record.pair)))?;
+    text::out_of_fold(&bags, &classes.labels, classes.count, options.seed, options.keep_going)
+}
+
+/// By row, `Σ_c max(α[c], 0)`.
+fn alphas(store: &Store, compat: RepresenterCompat, options: &DirtyOptions<'_>) -> Result<Vec<f32>> {
+    let refit = RefitOptions { penalty: options.penalty, ..RefitOptions::default() };
+    let alpha = representer(store, &refit, compat, options.keep_going)?.alpha;
+    let classes = store.settings().classes;
+    Ok(alpha.chunks_exact(classes).map(|alpha| alpha.iter().map(|a| a.max(0.0)).sum()).collect())
+}
+
+/// By the exact Hessian where it can be factored, else its Kronecker form.
+fn self_influence(store: &Store, options: &DirtyOptions<'_>) -> Result<Vec<f32>> {
+    let parameters = store.settings().classes * (store.settings().width + 1);
+    let form = if parameters <= CHOLESKY_LIMIT { HessianForm::Exact } else { HessianForm::Kronecker };
+    let curvature = CurvatureOptions { form, damping: options.damping, ..CurvatureOptions::default() };
+    Curvature::fit(store, curvature, options.keep_going)?.self_influence(options.keep_going)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_rise_with_values_and_are_even_about_the_middle() {
+        let scores = rank_scores(&[3.0, f32::NAN, -1.0, 2.0, 2.0]);
+        assert!(scores[1].is_nan() && scores[3] == scores[4]);
+        assert!(scores[2] < scores[3] && scores[3] < scores[0]);
+        assert!((scores[2] + scores[0]).abs() < 1e-6 && scores[3].abs() < 1e-6);
+    }
+}

@@ -1,0 +1,49 @@
+//! The data map: where each training record stands by how sure, and how steadily, the training was of its label (Swayamdipta et al. 2020,
+//! "Dataset cartography").
+
+use crate::train::Dynamics;
+
+/// What the training made of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Region {
+    /// Sure of its label, always: such records help to get going, and most can be spared.
+    Easy,
+    /// Now sure, now not: these teach the most.
+    Ambiguous,
+    /// Steadily unsure.
+    Hard,
+    /// Hard, and never once predicted as labelled: the label may be wrong.
+    Suspect,
+}
+
+impl Region {
+    /// As results have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Easy => "easy",
+            Self::Ambiguous => "ambiguous",
+            Self::Hard => "hard",
+            Self::Suspect => "suspect",
+        }
+    }
+}
+
+/// The share of records, those of the greatest variability, that are ambiguous.
+const AMBIGUOUS: usize = 3;
+/// Where a record is neither: confidence from which it is easy.
+const EASY: f64 = 0.5;
+
+/// Each record's region, by row of the dynamics.
+pub fn regions(dynamics: &Dynamics) -> Vec<Region> {
+    let variability: Vec<f64> = (0..dynamics.records()).map(|row| dynamics.variability(row)).collect();
+    let mut sorted = variability.clone();
+    sorted.sort_by(|a, b| b.total_cmp(a));
+    let from = sorted.get(sorted.len() / AMBIGUOUS).copied().unwrap_or(0.0);
+    let region = |row: usize| match () {
+        () if dynamics.correctness(row) == 0.0 => Region::Suspect,
+        () if variability[row] > from => Region::Ambiguous,
+        () if dynamics.confidence(row) >= EASY => Region::Easy,
+        () => Region::Hard,
+    };
+    (0..dynamics.records()).map(region).collect()
+}

@@ -1,0 +1,39 @@
+//! The nearest other training records of each record, by the cosine of their features.
+
+use crate::error::Result;
+use crate::search::{self, Form, Hit, Options, Query};
+use crate::store::Store;
+
+/// Queries taken at a time.
+const BATCH: usize = 4096;
+
+/// The `k` nearest of each row of a store, nearest first, itself left out.
+///
+/// # Errors
+/// Where the search is interrupted.
+pub(super) fn nearest(store: &Store, k: usize, options: &Options<'_>) -> Result<Vec<Vec<Hit>>> {
+    nearest_of(store, &(0..store.rows()).collect::<Vec<_>>(), k, options)
+}
+
+/// The same of some rows.
+pub(super) fn nearest_of(store: &Store, rows: &[usize], k: usize, options: &Options<'_>) -> Result<Vec<Vec<Hit>>> {
+    let mut all = Vec::with_capacity(rows.len());
+    for rows in rows.chunks(BATCH) {
+        let queries: Vec<Query> = rows.iter().map(|&row| Query::feature(features(store, row))).collect();
+        let hits = search::search(store, &Form::feature_cos(), &queries, k + 1, options)?;
+        all.extend(rows.iter().zip(hits).map(|(row, hits)| {
+            let mut others = hits.proponents;
+            others.retain(|hit| hit.row != *row as u64);
+            others.truncate(k);
+            others
+        }));
+    }
+    Ok(all)
+}
+
+/// `h` of a row.
+pub(super) fn features(store: &Store, row: usize) -> Vec<f32> {
+    let (shard, at) = store.locate(row);
+    let factors = store.shards()[shard].factors();
+    factors.features.slice(at * factors.width..(at + 1) * factors.width).to_f32()
+}

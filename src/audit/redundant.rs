@@ -1,0 +1,89 @@
+//! Texts that say the same twice: copies and near copies, among the training records and between them and a test set.
+
+use super::shingles::{jaccard, most_similar_earlier, shingles};
+use crate::error::Result;
+use rayon::prelude::*;
+
+/// What is known of a text whose copies are looked for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Copied {
+    /// The first segment.
+    pub text: String,
+    /// The second segment, where there is one.
+    pub pair: Option<String>,
+    /// Its label, as results show it.
+    pub label: Option<String>,
+}
+
+/// A text that an earlier one already says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Redundant {
+    /// The number of the text.
+    pub text: usize,
+    /// The number of the earlier one that is most like it.
+    pub of: usize,
+    /// The share of their shingles that they have in common: 1 for copies.
+    pub similarity: f64,
+    /// Whether all their characters are the same, case and white space aside.
+    pub exact: bool,
+    /// Whether both have labels and these differ.
+    pub conflict: bool,
+}
+
+/// Every text that has an earlier one of at least this similarity: contradicting labels first, then the most similar, then in their order.
+///
+/// # Errors
+/// Those of `read`.
+pub fn redundant(
+    texts: usize,
+    threshold: f64,
+    read: &(dyn Fn(usize) -> Result<Copied> + Sync),
+) -> Result<Vec<Redundant>> {
+    let sets: Vec<Vec<u64>> = (0..texts)
+        .into_par_iter()
+        .map(|i| read(i).map(|copied| shingles(&copied.text, copied.pair.as_deref())))
+        .collect::<Result<_>>()?;
+    let pairs = most_similar_earlier(&sets, threshold);
+    let pairs = pairs.into_iter().enumerate().filter_map(|(text, found)| found.map(|(of, _)| (text, of)));
+    let mut found = pairs
+        .map(|(text, of)| {
+            let (this, that) = (read(text)?, read(of)?);
+            let exact = normalised(&this) == normalised(&that);
+            let conflict = this.label.is_some() && that.label.is_some() && this.label != that.label;
+            Ok(Redundant { text, of, similarity: jaccard(&sets[text], &sets[of]), exact, conflict })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    found.sort_by(|a, b| {
+        (b.conflict.cmp(&a.conflict)).then(b.similarity.total_cmp(&a.similarity)).then(a.text.cmp(&b.text))
+    });
+    Ok(found)
+}
+
+/// Lower case, with one space for any white space.
+fn normalised(copied: &Copied) -> (String, Option<String>) {
+    let one = |text: &str| text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
+    (one(&copied.text), copied.pair.as_deref().map(one))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contradictions_come_first() {
+        let record = |text: &str, label: &str| Copied {
+            text: text.to_owned(),
+            label: Some(label.to_owned()),
+            ..Copied::default()
+        };
+        let texts = [
+            record("a text of some words that comes twice in here", "x"),
+            record("another text, of other words, that comes twice", "x"),
+            record("A text of some words that comes  twice in here", "x"),
+            record("another text, of other words, that comes twice", "y"),
+        ];
+        let found = redundant(4, 0.8, &|i| Ok(texts[i].clone())).unwrap();
+        let brief: Vec<_> = found.iter().map(|r| (r.text, r.of, r.exact, r.conflict)).collect();
+        assert_eq!(brief, [(3, 1, true, true), (2, 0, true, false)]);
+    }
+}

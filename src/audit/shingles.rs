@@ -1,0 +1,139 @@
+//! Texts as sets of shingles, and which sets are alike: MinHash (Broder 1997, "On the resemblance and containment of documents"), banded
+//! (Leskovec, Rajaraman & Ullman, "Mining of massive datasets", §3.4), every candidate verified by the sets themselves.
+
+use rayon::prelude::*;
+
+use crate::explain::Segmentation;
+
+/// Tokens in a shingle; a shorter text is one shingle.
+const TOKENS: usize = 3;
+/// Bands of a signature, and rows of a band: pairs of Jaccard similarity 0.8 share a band with probability 0.9999, of 0.5 with 0.4.
+const BANDS: usize = 24;
+const ROWS: usize = 5;
+/// Earlier texts of a bucket that a text is compared with.
+const COMPARED: usize = 16;
+
+/// The distinct shingles of a text, hashed, ascending. Case and white space do not count.
+pub(super) fn shingles(text: &str, pair: Option<&str>) -> Vec<u64> {
+    let mut all = Vec::new();
+    for (segment, text) in [Some(text), pair].into_iter().enumerate() {
+        let Some(text) = text else { continue };
+        let text = text.to_lowercase();
+        let tokens: Vec<u64> =
+            Segmentation::Characters.split(&text).iter().map(|token| hash(token.as_bytes())).collect();
+        let start = mix(segment as u64 + 1);
+        let join = |tokens: &[u64]| tokens.iter().fold(start, |all, &token| mix(all.rotate_left(23) ^ token));
+        match tokens.len() {
+            0..=TOKENS => all.push(join(&tokens)),
+            _ => all.extend(tokens.windows(TOKENS).map(join)),
+        }
+    }
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// `|a ∩ b| / |a ∪ b|` of ascending sets.
+pub(super) fn jaccard(a: &[u64], b: &[u64]) -> f64 {
+    let (mut i, mut j, mut shared) = (0, 0, 0);
+    while i < a.len() && j < b.len() {
+        shared += usize::from(a[i] == b[j]);
+        let (x, y) = (a[i], b[j]);
+        i += usize::from(x <= y);
+        j += usize::from(y <= x);
+    }
+    let union = a.len() + b.len() - shared;
+    if union == 0 { 1.0 } else { shared as f64 / union as f64 }
+}
+
+/// Of each set, the most similar earlier one (the earliest of the most similar), where its similarity is at least `threshold`.
+pub(super) fn most_similar_earlier(sets: &[Vec<u64>], threshold: f64) -> Vec<Option<(usize, f64)>> {
+    let signatures: Vec<[u64; BANDS]> = sets.par_iter().map(|set| signature(set)).collect();
+    let mut best: Vec<Option<(usize, f64)>> = vec![None; sets.len()];
+    for band in 0..BANDS {
+        let mut keyed: Vec<(u64, usize)> =
+            signatures.iter().enumerate().map(|(set, signature)| (signature[band], set)).collect();
+        keyed.par_sort_unstable();
+        let found: Vec<(usize, usize, f64)> =
+            keyed.par_chunk_by(|a, b| a.0 == b.0).flat_map_iter(|bucket| compare(bucket, sets, threshold)).collect();
+        for (set, earlier, similarity) in found {
+            let better = |(other, most): (usize, f64)| similarity > most || (similarity == most && earlier < other);
+            if best[set].is_none_or(better) {
+                best[set] = Some((earlier, similarity));
+            }
+        }
+    }
+    best
+}
+
+/// The pairs of a bucket that are alike: each with the bucket's first and its latest few.
+fn compare<'a>(
+    bucket: &'a [(u64, usize)],
+    sets: &'a [Vec<u64>],
+    threshold: f64,
+) -> impl Iterator<Item = (usize, usize, f64)> + 'a {
+    (1..bucket.len()).flat_map(move |at| {
+        let latest = at.saturating_sub(COMPARED).max(1)..at;
+        std::iter::once(0).chain(latest).filter_map(move |other| {
+            let (set, earlier) = (bucket[at].1, bucket[other].1);
+            let similarity = jaccard(&sets[set], &sets[earlier]);
+            (similarity >= threshold).then_some((set, earlier, similarity))
+        })
+    })
+}
+
+/// For each band, a key that two sets share with probability (their similarity)^rows.
+fn signature(set: &[u64]) -> [u64; BANDS] {
+    std::array::from_fn(|band| {
+        (0..ROWS).fold(0, |key: u64, row| {
+            let permutation = mix((band * ROWS + row) as u64 + 1);
+            let least = set.iter().map(|&shingle| mix(shingle ^ permutation)).min().unwrap_or_default();
+            mix(key.rotate_left(17) ^ least)
+        })
+    })
+}
+
+/// FNV-1a, mixed.
+fn hash(bytes: &[u8]) -> u64 {
+    mix(bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3)))
+}
+
+/// A bijection of 64 bits whose every output bit depends on every input bit (SplitMix64's, Steele, Lea & Flood 2014).
+fn mix(x: u64) -> u64 {
+    let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn case_and_spaces_do_not_count_and_segments_do() {
+        assert_eq!(shingles("The cat  sat down", None), shingles("the CAT sat\ndown", None));
+        assert_ne!(shingles("a b c", Some("d e f")), shingles("d e f", Some("a b c")));
+        assert_eq!(jaccard(&shingles("很好看的电影", None), &shingles("很好看的电影", None)), 1.0);
+    }
+
+    #[test]
+    fn similarity_is_the_share_of_shingles() {
+        assert_eq!(jaccard(&[1, 2, 3, 4], &[2, 3, 4, 5]), 0.6);
+        assert_eq!(jaccard(&[], &[]), 1.0);
+        assert_eq!(jaccard(&[1], &[]), 0.0);
+    }
+
+    #[test]
+    fn near_duplicates_are_found_among_others() {
+        let text =
+            |i: usize| (0..60).map(|j| ((i * 7919 + j * j * 31) % 5003).to_string()).collect::<Vec<_>>().join(" w");
+        let mut texts: Vec<String> = (0..500).map(text).collect();
+        texts.push(texts[17].replacen('w', "x", 1)); // one word of sixty
+        texts.push(texts[400].to_uppercase());
+        let sets: Vec<Vec<u64>> = texts.iter().map(|text| shingles(text, None)).collect();
+        let found = most_similar_earlier(&sets, 0.8);
+        assert!(found[..500].iter().all(Option::is_none));
+        assert_eq!(found[500].map(|(earlier, _)| earlier), Some(17));
+        assert_eq!(found[501], Some((400, 1.0)));
+    }
+}

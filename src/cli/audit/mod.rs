@@ -1,0 +1,72 @@
+//! `wherefore audit`.
+
+mod bias;
+mod dirty;
+mod map;
+mod redundant;
+mod sparse;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::{Args, Subcommand};
+use wherefore::Result;
+use wherefore::pipeline::Summary;
+use wherefore::store::Store;
+
+use super::Outcome;
+use super::arguments::Common;
+use super::output::Output;
+use super::run_record::RunRecord;
+
+/// What is wrong with the training data, ranked, with what to do about it.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    audit: Audit,
+}
+
+#[derive(Subcommand)]
+enum Audit {
+    /// Labels that are likely wrong, the most suspect first
+    Dirty(dirty::Dirty),
+    /// Copies and near copies: contradicting labels, leaks into a test set, dead weight
+    Redundant(redundant::Redundant),
+    /// Words that tell a label too well, the least likely by chance first
+    Bias(bias::Bias),
+    /// Test records that the training data do not cover, and what of a pool to label next
+    Sparse(sparse::Sparse),
+    /// Where each training record stands by what its training made of it
+    Map(map::Map),
+}
+
+/// The store that an audit reads.
+#[derive(Args)]
+struct Audited {
+    /// The store of the training data (repeatable: the parts that `index --shard` made)
+    #[arg(long, value_name = "DIR", required = true)]
+    store: Vec<PathBuf>,
+}
+
+impl Audited {
+    fn open(&self) -> Result<Store> {
+        Store::open_many(&self.store)
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
+    match &arguments.audit {
+        Audit::Dirty(arguments) => dirty::run(arguments, common),
+        Audit::Redundant(arguments) => redundant::run(arguments, common),
+        Audit::Bias(arguments) => bias::run(arguments, common),
+        Audit::Sparse(arguments) => sparse::run(arguments, common),
+        Audit::Map(arguments) => map::run(arguments, common),
+    }
+}
+
+/// Tells how many records were gone through, and leaves the run's record.
+fn finish(common: &Common, verb: &str, records: usize, started: Instant, run: RunRecord) -> anyhow::Result<Outcome> {
+    let output = Output::new(common, common.out.as_deref());
+    let summary = Summary { records: records as u64, seconds: started.elapsed().as_secs_f64(), ..Summary::default() };
+    output.finish(verb, &summary, output.rejections(), run)
+}

@@ -1,0 +1,271 @@
+//! What the other audits write: one record a finding.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::NearRecord;
+use super::schema::{Kind, columns};
+
+/// A record that an earlier one already says.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RedundantRecord {
+    /// From 1: contradicting labels first, then the most similar.
+    pub rank: u64,
+    /// Where it is from: `training` or `data`.
+    pub set: String,
+    /// Its number in that set's whole input.
+    pub index: u64,
+    /// Its id.
+    pub id: String,
+    /// The share of word triples that both texts have in common: 1 for copies.
+    pub score: f64,
+    /// Its label, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// What is wrong with it, in words.
+    pub reason: String,
+    /// Where the earlier record is from.
+    pub of_set: String,
+    /// The earlier record; its score is the same.
+    pub of: NearRecord,
+    /// Its first segment.
+    pub text: String,
+    /// Its second segment, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text_pair: Option<String>,
+}
+
+impl RedundantRecord {
+    /// The Parquet columns.
+    pub fn columns() -> Vec<(String, Kind)> {
+        columns([
+            ("rank", Kind::Integer),
+            ("set", Kind::Text),
+            ("index", Kind::Integer),
+            ("id", Kind::Text),
+            ("score", Kind::Number),
+            ("label", Kind::Text),
+            ("reason", Kind::Text),
+            ("of_set", Kind::Text),
+            ("of", NearRecord::kind()),
+            ("text", Kind::Text),
+            ("text_pair", Kind::Text),
+        ])
+    }
+}
+
+/// A word that tells a label too well.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BiasFinding {
+    /// From 1, the least likely by chance.
+    pub rank: u64,
+    /// In lower case.
+    pub word: String,
+    /// The label it tells.
+    pub label: String,
+    /// How many times likelier the label is with the word than without knowing it.
+    pub score: f64,
+    /// Labelled records with the word.
+    pub count: u64,
+    /// The share of them that have the label.
+    pub share: f64,
+    /// The label's share of all records.
+    pub expected: f64,
+    /// The probability of so many by chance.
+    pub p_value: f64,
+    /// The same in words.
+    pub reason: String,
+    /// Records with the word and the label, and records with the word and another.
+    pub examples: Vec<NearRecord>,
+}
+
+impl BiasFinding {
+    /// The Parquet columns.
+    pub fn columns() -> Vec<(String, Kind)> {
+        columns([
+            ("rank", Kind::Integer),
+            ("word", Kind::Text),
+            ("label", Kind::Text),
+            ("score", Kind::Number),
+            ("count", Kind::Integer),
+            ("share", Kind::Number),
+            ("expected", Kind::Number),
+            ("p_value", Kind::Number),
+            ("reason", Kind::Text),
+            ("examples", Kind::list(NearRecord::kind())),
+        ])
+    }
+}
+
+/// A training record with the weight it should have.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct WeightedRecord {
+    /// Its number in the whole input.
+    pub index: u64,
+    /// Its id.
+    pub id: String,
+    /// Its first segment.
+    pub text: String,
+    /// Its second segment, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text_pair: Option<String>,
+    /// Its label, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// From 0.85 to 1.
+    pub weight: f64,
+}
+
+impl WeightedRecord {
+    /// The Parquet columns.
+    pub fn columns() -> Vec<(String, Kind)> {
+        columns([
+            ("index", Kind::Integer),
+            ("id", Kind::Text),
+            ("text", Kind::Text),
+            ("text_pair", Kind::Text),
+            ("label", Kind::Text),
+            ("weight", Kind::Number),
+        ])
+    }
+}
+
+/// A record that the training data do not cover.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SparseRecord {
+    /// From 1, the least covered.
+    pub rank: u64,
+    /// Its number in its whole input.
+    pub index: u64,
+    /// Its id.
+    pub id: String,
+    /// 1 less its similarity.
+    pub score: f32,
+    /// The mean cosine to its nearest training records.
+    pub similarity: f32,
+    /// The share of training records that are less covered by the others.
+    pub percentile: f64,
+    /// Its label, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<Value>,
+    /// What the model predicts.
+    pub predicted: Value,
+    /// The same in words.
+    pub reason: String,
+    /// The nearest training records.
+    pub nearest: Vec<NearRecord>,
+    /// Its first segment.
+    pub text: String,
+    /// Its second segment, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text_pair: Option<String>,
+}
+
+impl SparseRecord {
+    /// The Parquet columns.
+    pub fn columns() -> Vec<(String, Kind)> {
+        columns([
+            ("rank", Kind::Integer),
+            ("index", Kind::Integer),
+            ("id", Kind::Text),
+            ("score", Kind::Number),
+            ("similarity", Kind::Number),
+            ("percentile", Kind::Number),
+            ("label", Kind::Text),
+            ("predicted", Kind::Text),
+            ("reason", Kind::Text),
+            ("nearest", Kind::list(NearRecord::kind())),
+            ("text", Kind::Text),
+            ("text_pair", Kind::Text),
+        ])
+    }
+}
+
+/// A record of a pool that is worth a label.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SelectedRecord {
+    /// From 1, in the order of selection.
+    pub rank: u64,
+    /// Its number in the pool's whole input.
+    pub index: u64,
+    /// Its id.
+    pub id: String,
+    /// The cosine to the record it was selected for.
+    pub score: f32,
+    /// The id of that record.
+    pub target: String,
+    /// Its first segment.
+    pub text: String,
+    /// Its second segment, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text_pair: Option<String>,
+}
+
+impl SelectedRecord {
+    /// The Parquet columns.
+    pub fn columns() -> Vec<(String, Kind)> {
+        columns([
+            ("rank", Kind::Integer),
+            ("index", Kind::Integer),
+            ("id", Kind::Text),
+            ("score", Kind::Number),
+            ("target", Kind::Text),
+            ("text", Kind::Text),
+            ("text_pair", Kind::Text),
+        ])
+    }
+}
+
+/// A training record on the data map.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MappedRecord {
+    /// From 1, the least learnt.
+    pub rank: u64,
+    /// Its number in the whole input.
+    pub index: u64,
+    /// Its id.
+    pub id: String,
+    /// 1 less its confidence.
+    pub score: f64,
+    /// Its label, where the store has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// easy, ambiguous, hard or suspect.
+    pub region: String,
+    /// The mean over epochs of its label's probability.
+    pub confidence: f64,
+    /// The standard deviation of that.
+    pub variability: f64,
+    /// The share of epochs in which it was predicted as labelled.
+    pub correctness: f64,
+    /// How often it was right and then wrong; null where it never was right.
+    pub forgotten: Option<u64>,
+    /// The first epoch, from 0, in which it was right; null where there was none.
+    pub learned_in: Option<u64>,
+    /// Its first segment.
+    pub text: String,
+    /// Its second segment, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text_pair: Option<String>,
+}
+
+impl MappedRecord {
+    /// The Parquet columns.
+    pub fn columns() -> Vec<(String, Kind)> {
+        columns([
+            ("rank", Kind::Integer),
+            ("index", Kind::Integer),
+            ("id", Kind::Text),
+            ("score", Kind::Number),
+            ("label", Kind::Text),
+            ("region", Kind::Text),
+            ("confidence", Kind::Number),
+            ("variability", Kind::Number),
+            ("correctness", Kind::Number),
+            ("forgotten", Kind::Integer),
+            ("learned_in", Kind::Integer),
+            ("text", Kind::Text),
+            ("text_pair", Kind::Text),
+        ])
+    }
+}

@@ -1,0 +1,227 @@
+//! Audits of a store, on the bundled mails with faults planted in them.
+
+use serde_json::{Value, json};
+
+use super::{Bench, lines};
+
+/// Records taken.
+const MAILS: usize = 600;
+
+/// The first of the bundled training mails.
+fn mails() -> Vec<Value> {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo/train.jsonl");
+    let text = std::fs::read_to_string(file).expect("the bundled mails");
+    text.lines().take(MAILS).map(|line| serde_json::from_str(line).expect("a mail")).collect()
+}
+
+fn jsonl(records: &[Value]) -> String {
+    records.iter().map(Value::to_string).collect::<Vec<_>>().join("\n")
+}
+
+fn records(bench: &Bench, name: &str) -> Vec<Value> {
+    lines(&std::fs::read_to_string(bench.path(name)).expect("a result"))
+}
+
+/// Labels turned: every tenth.
+fn turned(index: u64) -> bool {
+    index % 10 == 3
+}
+
+fn with_turned_labels() -> Bench {
+    let bench = Bench::new();
+    let mut mails = mails();
+    for (index, mail) in mails.iter_mut().enumerate().filter(|(index, _)| turned(*index as u64)) {
+        let other = if mail["label"] == "spam" { "ham" } else { "spam" };
+        mail["label"] = json!(other);
+        mail["text"] = json!(format!("{} {index}", mail["text"].as_str().unwrap_or_default()));
+    }
+    bench.write("train.jsonl", jsonl(&mails));
+    index(&bench, "train.jsonl");
+    bench
+}
+
+fn index(bench: &Bench, data: &str) {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo/model");
+    bench.ok(&format!("index --model {model} --data {data} --store store"));
+}
+
+/// The mean, over the turned labels, of the precision down to each.
+fn average_precision(ranking: &[Value]) -> f64 {
+    let (mut found, mut sum) = (0.0, 0.0);
+    for (rank, record) in ranking.iter().enumerate() {
+        if turned(record["index"].as_u64().unwrap()) {
+            found += 1.0;
+            sum += found / (rank + 1) as f64;
+        }
+    }
+    sum / found
+}
+
+#[test]
+fn turned_labels_come_first() {
+    let bench = with_turned_labels();
+    bench.ok("audit dirty --store store --out dirty.jsonl");
+    let ranking = records(&bench, "dirty.jsonl");
+    assert_eq!(ranking.len(), MAILS);
+    for (rank, record) in ranking.iter().enumerate() {
+        assert_eq!(record["rank"], rank + 1);
+        assert_eq!(record["neighbours"].as_array().unwrap().len(), 5);
+        assert!(record["neighbours"].as_array().unwrap().iter().all(|near| near["index"] != record["index"]));
+        assert_eq!(record["signals"].as_object().unwrap().len(), 6);
+    }
+    assert!(ranking.windows(2).all(|pair| pair[0]["score"].as_f64() >= pair[1]["score"].as_f64()));
+    let combined = average_precision(&ranking);
+    for signal in ["text", "representer", "representer-soft", "self-influence", "neighbours", "confident"] {
+        bench.ok(&format!("audit dirty --store store --signal {signal} --out {signal}.jsonl"));
+        let alone = records(&bench, &format!("{signal}.jsonl"));
+        assert_eq!(alone[0]["signals"].as_object().unwrap().len(), 1);
+        // Chance is 0.1. The soft representer looks at no label, and has no part in what is asked of the others.
+        let ap = average_precision(&alone);
+        assert!(signal == "representer-soft" || ap > 0.3, "{signal}: {ap}");
+        assert!(combined > ap || signal != "text", "combined {combined}, {signal} {ap}");
+    }
+    let first = &ranking[0];
+    assert_ne!(first["label"], first["suggested_label"]);
+    assert!(first["reason"].as_str().unwrap().contains("say"), "{first}");
+}
+
+#[test]
+fn threads_do_not_matter_to_an_audit() {
+    let bench = with_turned_labels();
+    bench.ok("audit dirty --store store --threads 1 --out one.jsonl");
+    bench.ok("audit dirty --store store --threads 3 --out three.jsonl");
+    assert!(records(&bench, "one.jsonl") == records(&bench, "three.jsonl"));
+}
+
+#[test]
+fn labels_that_cannot_be_judged_are_refused() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    bench.records("train.jsonl", 12);
+    bench.ok(&format!("index --model {model} --data train.jsonl --store predicted --target predicted"));
+    bench.fails("audit dirty --store predicted", "factors are of predicted labels");
+    bench.write("bare.jsonl", "{\"text\":\"no label\"}\n");
+    bench.ok(&format!("index --model {model} --data bare.jsonl --store bare"));
+    bench.fails("audit dirty --store bare", "no record of the store has a label");
+    bench.fails("audit dirty --store nowhere", "nowhere");
+    bench.fails("audit redundant --store bare --threshold 0", "--threshold");
+    let regression = bench.model("bert-regression");
+    bench.write("values.jsonl", "{\"text\":\"a\",\"label\":0.5}\n");
+    bench.ok(&format!("index --model {regression} --data values.jsonl --store values"));
+    bench.fails("audit dirty --store values", "one class");
+    bench.fails("audit bias --store values", "one class");
+}
+
+#[test]
+fn copies_contradictions_and_leaks_are_told_apart() {
+    let bench = Bench::new();
+    let mails = mails();
+    let mut training = mails[..40].to_vec();
+    let copy = |of: usize, id: &str| json!({"id": id, "text": mails[of]["text"], "label": mails[of]["label"]});
+    training.push(copy(5, "copy"));
+    let other = if mails[7]["label"] == "spam" { "ham" } else { "spam" };
+    training.push(json!({"id": "contradiction", "text": mails[7]["text"], "label": other}));
+    bench.write("train.jsonl", jsonl(&training));
+    bench.write("test.jsonl", jsonl(&[copy(9, "leak"), mails[50].clone()]));
+    index(&bench, "train.jsonl");
+    bench.ok("audit redundant --store store --data test.jsonl --out copies.jsonl");
+    let found = records(&bench, "copies.jsonl");
+    let brief: Vec<_> = found.iter().map(|f| (f["id"].as_str().unwrap(), f["reason"].as_str().unwrap())).collect();
+    assert_eq!(
+        brief,
+        [("contradiction", "a copy, with another label"), ("copy", "a copy"), ("leak", "a copy, of a training record")]
+    );
+    assert_eq!(
+        (&found[0]["of"]["index"], &found[2]["of_set"], &found[2]["set"]),
+        (&json!(7), &json!("training"), &json!("data"))
+    );
+}
+
+#[test]
+fn a_planted_word_is_found_and_weighs_its_records_down() {
+    let bench = Bench::new();
+    let mut mails = mails()[..200].to_vec();
+    for mail in mails.iter_mut().filter(|mail| mail["label"] == "spam") {
+        mail["text"] = json!(format!("zanzibar {}", mail["text"].as_str().unwrap_or_default()));
+    }
+    bench.write("train.jsonl", jsonl(&mails));
+    index(&bench, "train.jsonl");
+    bench.ok("audit bias --store store --out words.jsonl --weights weighted.jsonl");
+    let words = records(&bench, "words.jsonl");
+    assert_eq!(
+        (&words[0]["word"], &words[0]["label"], &words[0]["share"]),
+        (&json!("zanzibar"), &json!("spam"), &json!(1.0))
+    );
+    assert!(words.iter().all(|word| word["p_value"].as_f64().unwrap() <= 0.01));
+    let weights = records(&bench, "weighted.jsonl");
+    assert_eq!(weights.len(), mails.len());
+    let weight = |label: &str| {
+        let all: Vec<f64> =
+            weights.iter().filter(|r| r["label"] == label).filter_map(|r| r["weight"].as_f64()).collect();
+        all.iter().sum::<f64>() / all.len() as f64
+    };
+    assert!(weight("spam") < weight("ham"), "{} {}", weight("spam"), weight("ham"));
+}
+
+#[test]
+fn what_is_unlike_the_training_data_comes_first_and_a_pool_is_chosen_from() {
+    let bench = Bench::new();
+    let mails = mails();
+    bench.write("train.jsonl", jsonl(&mails[..120]));
+    index(&bench, "train.jsonl");
+    let mut data = mails[100..110].to_vec();
+    data.push(json!({"id": "strange", "text": "§§ ¤¤ 0x7f 0x7f 0x7f ¤¤ §§ @@ ##", "label": "ham"}));
+    bench.write("dev.jsonl", jsonl(&data));
+    bench.write("pool.jsonl", jsonl(&mails[200..260]));
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo/model");
+    bench.ok(&format!("index --model {model} --data pool.jsonl --store pool"));
+    bench.ok(
+        "audit sparse --store store --data dev.jsonl --out sparse.jsonl --targets 4 --pool pool --select 9 --threshold -1 \
+         --selected chosen.jsonl",
+    );
+    let sparse = records(&bench, "sparse.jsonl");
+    assert_eq!(sparse.len(), data.len());
+    assert!(sparse.windows(2).all(|pair| pair[0]["similarity"].as_f64() <= pair[1]["similarity"].as_f64()));
+    let place = sparse.iter().position(|record| record["id"] == "strange").unwrap();
+    assert!(place < 5, "{place}"); // the others are training records, their own nearest
+    let chosen = records(&bench, "chosen.jsonl");
+    let ids: std::collections::BTreeSet<_> = chosen.iter().map(|record| record["id"].to_string()).collect();
+    assert_eq!((chosen.len(), ids.len()), (9, 9));
+    let targets: Vec<_> = sparse[..4].iter().map(|record| &record["id"]).collect();
+    assert!(chosen.iter().all(|record| targets.contains(&&record["target"])));
+}
+
+#[test]
+fn a_training_s_dynamics_are_signals_and_a_map() {
+    use wherefore::train::{DynamicsHeader, DynamicsWriter, Moment};
+    let bench = Bench::new();
+    let mails = &mails()[..40];
+    bench.write("train.jsonl", jsonl(mails));
+    index(&bench, "train.jsonl");
+    bench.fails("audit dirty --store store --signal margin", "needs the dynamics of a training");
+    let header = DynamicsHeader {
+        problem: wherefore::model::Problem::SingleLabel,
+        classes: vec!["ham".to_owned(), "spam".to_owned()],
+    };
+    let numbered: Vec<(u64, String)> = (0..40).map(|i| (i, format!("{i}"))).collect();
+    let mut writer = DynamicsWriter::create(&bench.path("dynamics"), header, &numbered).unwrap();
+    // Record 3 is never learnt, record 5 is learnt and forgotten in turn, the others are learnt at once.
+    for epoch in 0..4 {
+        let moment = |i: u64| match i {
+            3 => Moment { probability: 0.1, margin: -2.0, correct: false },
+            5 if epoch % 2 == 1 => Moment { probability: 0.3, margin: -0.8, correct: false },
+            _ => Moment { probability: 0.9, margin: 2.0, correct: true },
+        };
+        writer.write_epoch(&(0..40).map(moment).collect::<Vec<_>>()).unwrap();
+    }
+    for (signal, first) in [("margin", [3, 5]), ("forgetting", [3, 5])] {
+        bench.ok(&format!("audit dirty --store store --dynamics dynamics --signal {signal} --out {signal}.jsonl"));
+        let ranking = records(&bench, &format!("{signal}.jsonl"));
+        assert_eq!([&ranking[0]["index"], &ranking[1]["index"]], [&json!(first[0]), &json!(first[1])], "{signal}");
+    }
+    bench.ok("audit map --store store --dynamics dynamics --out map.jsonl");
+    let map = records(&bench, "map.jsonl");
+    let regions: Vec<_> = map.iter().map(|record| record["region"].as_str().unwrap()).collect();
+    assert_eq!((regions.len(), regions[0], regions[1], regions[2]), (40, "suspect", "ambiguous", "easy"));
+    assert_eq!((&map[0]["forgotten"], &map[1]["forgotten"]), (&Value::Null, &json!(2)));
+}
