@@ -1,0 +1,216 @@
+//! A certified search gives the bits of a search by every score, whatever the data, and computes few of them.
+
+use std::sync::atomic::AtomicU64;
+
+use proptest::prelude::*;
+use wherefore::backend::cpu::dot;
+use wherefore::factors::{FactorRows, Floats, ScanCopy, ScanRows, ScanType};
+use wherefore::search::{FactorSet, Form, Options, Query, RowSet, Selected, Source, View, search};
+
+use super::data::{Data, Dtype, Random, Sizes, bits, sizes};
+
+const KINDS: [ScanType; 3] = [ScanType::F16, ScanType::Bf16, ScanType::Int8];
+
+/// Some shards with scan copies.
+struct Copied<'a> {
+    views: Vec<View<'a>>,
+    copies: Vec<ScanCopy>,
+}
+
+impl<'a> Copied<'a> {
+    fn new(views: Vec<View<'a>>, kind: ScanType) -> Self {
+        let copy = |view: &View<'_>| ScanCopy::new(kind, &view.factors.features.to_f32(), view.factors.width);
+        Self { copies: views.iter().map(copy).collect(), views }
+    }
+}
+
+impl Source for Copied<'_> {
+    fn shards(&self) -> usize {
+        self.views.len()
+    }
+
+    fn rows(&self, shard: usize) -> usize {
+        self.views[shard].factors.rows
+    }
+
+    fn factors(&self, shard: usize, set: FactorSet) -> Option<FactorRows<'_>> {
+        self.views.as_slice().factors(shard, set)
+    }
+
+    fn index(&self, shard: usize, row: usize) -> u64 {
+        self.views[shard].indices[row]
+    }
+
+    fn scan(&self, shard: usize) -> Option<ScanRows<'_>> {
+        Some(self.copies[shard].rows())
+    }
+}
+
+/// Compares both ends of each query with those of a scan of the features; gives the number of candidates.
+fn check<S: Source + ?Sized>(source: &S, form: &Form<'_>, queries: &[Query], k: usize, what: &str) -> u64 {
+    let candidates = AtomicU64::new(0);
+    let found = search(source, form, queries, k, &Options { candidates: Some(&candidates), ..Options::default() });
+    let expected = search(source, form, queries, k, &Options { uncertified: true, ..Options::default() });
+    for (found, expected) in found.expect("a search").iter().zip(&expected.expect("a search")) {
+        assert_eq!(bits(&found.proponents), bits(&expected.proponents), "{what}");
+        assert_eq!(bits(&found.opponents), bits(&expected.opponents), "{what}");
+    }
+    candidates.into_inner()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn any_data_by_any_rule(sizes in sizes(300, 1..=5), k in 1..20_usize, queries in 1..14_usize) {
+        let data = Data::new(&Sizes { dtype: Dtype::F32, ..sizes });
+        for kind in KINDS {
+            let source = Copied::new(data.views(), kind);
+            for (name, form) in data.forms() {
+                check(&source, &form, &data.queries(name, queries), k, &format!("{name} {kind:?}"));
+            }
+            let rows = RowSet::new(data.views().iter().map(|view| view.factors.rows).sum(), |row| row % 3 == 1);
+            let selected = Selected { source: &source, rows: &rows };
+            check(&selected, &Form::grad_cos(), &data.queries("grad-cos", 2), k, "selected");
+        }
+    }
+}
+
+#[test]
+fn few_scores_are_computed_where_bounds_tell_records_apart() {
+    let (rows, width, mut random) = (8_000, 64, Random(3));
+    let (features, deltas) = (random.numbers(rows * width, false), random.numbers(rows * 2, false));
+    let norms =
+        |values: &[f32], width| -> Vec<f32> { values.chunks_exact(width).map(|row| dot(row, row).sqrt()).collect() };
+    let factors = FactorRows {
+        rows,
+        width,
+        classes: 2,
+        features: Floats::F32(&features),
+        deltas: &deltas,
+        feature_norms: &norms(&features, width),
+        delta_norms: &norms(&deltas, 2),
+    };
+    let indices: Vec<u64> = (0..rows as u64).collect();
+    let (h, delta) = (random.numbers(width, false), random.numbers(2, false));
+    let v = random.numbers(2 * (width + 1), false);
+    // At least both ends themselves; int8's residuals are about 0.4 % of a row's length, which a dense tail of scores pays for.
+    for (kind, most) in [(ScanType::F16, 30), (ScanType::Bf16, 60), (ScanType::Int8, 200)] {
+        let source = Copied::new(vec![View { factors, checkpoints: vec![], indices: &indices }], kind);
+        let (feature, gradient) = (Query::feature(h.clone()), Query::gradient(h.clone(), delta.clone()));
+        for (form, query) in [
+            (Form::feature_dot(), &feature),
+            (Form::feature_cos(), &feature),
+            (Form::feature_euc(), &feature),
+            (Form::grad_dot(), &gradient),
+            (Form::grad_cos(), &gradient),
+            (Form::bilinear(2), &Query::bilinear(&v, width)),
+        ] {
+            let candidates = check(&source, &form, std::slice::from_ref(query), 10, "random rows");
+            assert!((20..=most).contains(&candidates), "{form:?} {kind:?}: {candidates} candidates");
+        }
+    }
+}
+
+/// Rows that rounding treats worst: sums that cancel, numbers beyond f16 and of the smallest kind, products that run over, ties, zeros.
+fn hard_rows(random: &mut Random, rows: usize, width: usize) -> Vec<f32> {
+    let row = |i: usize, random: &mut Random| -> Vec<f32> {
+        let plain = random.numbers(width, false);
+        let scaled = |scale: f32| plain.iter().map(|x| x * scale).collect::<Vec<f32>>();
+        match i % 9 {
+            0 => (0..width).map(|j| if j % 2 == 0 { 1e4 } else { -1e4 + (i % 5) as f32 * 1e-3 }).collect(),
+            1 => scaled(1e-41),
+            2 => scaled(1e30),
+            3 => scaled(70_000.0),
+            4 => scaled(2e38),
+            5 => vec![0.0; width],
+            6 => vec![0.5; width],
+            7 => scaled(1e-22),
+            _ => plain,
+        }
+    };
+    (0..rows).flat_map(|i| row(i, random)).collect()
+}
+
+#[test]
+fn rows_that_rounding_treats_worst() {
+    let (rows, width) = (270, 37);
+    let mut random = Random(5);
+    let features = hard_rows(&mut random, rows, width);
+    let deltas: Vec<f32> = (0..rows * 2).map(|i| [0.5, -0.5, 1e-30, 0.0, -3e5][i % 5]).collect();
+    let norm = |row: &[f32]| dot(row, row).sqrt();
+    let factors = FactorRows {
+        rows,
+        width,
+        classes: 2,
+        features: Floats::F32(&features),
+        deltas: &deltas,
+        feature_norms: &features.chunks_exact(width).map(norm).collect::<Vec<_>>(),
+        delta_norms: &deltas.chunks_exact(2).map(norm).collect::<Vec<_>>(),
+    };
+    let indices: Vec<u64> = (0..rows as u64).collect();
+    let asked = hard_rows(&mut random, 18, width);
+    let asked: Vec<&[f32]> = asked.chunks_exact(width).collect();
+    for kind in KINDS {
+        let source = Copied::new(vec![View { factors, checkpoints: vec![], indices: &indices }], kind);
+        for k in [1, 7, 60] {
+            let feature: Vec<Query> = asked.iter().map(|h| Query::feature(h.to_vec())).collect();
+            for form in [Form::feature_dot(), Form::feature_cos(), Form::feature_euc()] {
+                check(&source, &form, &feature, k, &format!("{kind:?} {k} {form:?}"));
+            }
+            for delta in [vec![1.0, -1.0], vec![-1e-20, 3.0], vec![0.0, 0.0], vec![2e38, 2e38]] {
+                let gradient: Vec<Query> = asked.iter().map(|h| Query::gradient(h.to_vec(), delta.clone())).collect();
+                for form in [Form::grad_dot(), Form::grad_cos()] {
+                    check(&source, &form, &gradient, k, &format!("{kind:?} {k} {form:?} {delta:?}"));
+                }
+            }
+            let v: Vec<f32> = [random.numbers(width + 1, false), random.numbers(width + 1, false)].concat();
+            check(&source, &Form::bilinear(2), &[Query::bilinear(&v, width)], k, "bilinear");
+        }
+    }
+}
+
+#[test]
+fn too_many_candidates_for_memory_are_no_candidates() {
+    let sizes = Sizes {
+        seed: 9,
+        rows: 600,
+        width: 20,
+        classes: 2,
+        shards: 2,
+        dtype: Dtype::F32,
+        coarse: true,
+        backwards: false,
+    };
+    let data = Data::new(&sizes);
+    let source = Copied::new(data.views(), ScanType::Int8);
+    let candidates = AtomicU64::new(0);
+    let options = Options { memory: 4_000, candidates: Some(&candidates), ..Options::default() };
+    let queries = data.queries("grad-dot", 3);
+    let found = search(&source, &Form::grad_dot(), &queries, 5, &options).expect("a search");
+    let expected =
+        search(&source, &Form::grad_dot(), &queries, 5, &Options { uncertified: true, ..options }).expect("one");
+    assert_eq!(found, expected);
+    assert_eq!(candidates.into_inner(), 0);
+}
+
+#[test]
+fn a_residual_is_never_below_the_distance() {
+    let mut random = Random(1);
+    for width in [1, 2, 15, 64] {
+        let features = hard_rows(&mut random, 90, width);
+        for kind in KINDS {
+            let copy = ScanCopy::new(kind, &features, width);
+            let mut decoded = vec![0.0; features.len()];
+            copy.rows().decode(0..90, width, &mut decoded);
+            for ((x, y), &residual) in features.chunks(width).zip(decoded.chunks(width)).zip(copy.rows().residuals) {
+                let square = |(x, y): (&f32, &f32)| (f64::from(*x) - f64::from(*y)).powi(2);
+                let distance = x.iter().zip(y).map(square).sum::<f64>().sqrt();
+                assert!(
+                    f64::from(residual) >= distance && y.iter().all(|y| y.is_finite()),
+                    "{kind:?} {residual} {distance}"
+                );
+            }
+        }
+    }
+}
