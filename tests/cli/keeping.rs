@@ -1,0 +1,172 @@
+//! A store that lives: data added, records taken out.
+
+use std::fs;
+
+use serde_json::json;
+
+use super::{Bench, lines};
+
+/// Records `from..to` with the ids of their numbers in the whole data.
+fn write(bench: &Bench, name: &str, from: usize, to: usize) {
+    let record =
+        |i: usize| json!({ "id": format!("r{i}"), "text": format!("the food was good {}", i % 23), "label": i % 2 });
+    bench.write(name, (from..to).map(|i| record(i).to_string() + "\n").collect::<String>());
+}
+
+#[test]
+fn data_added_are_indexed_as_if_they_had_been_there() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    let index = format!("index --model {model} --block-records 8 --quiet");
+    write(&bench, "all.jsonl", 0, 50);
+    bench.ok(&format!("{index} --data all.jsonl --store whole"));
+    write(&bench, "a.jsonl", 0, 21);
+    write(&bench, "b.jsonl", 21, 24);
+    write(&bench, "c.jsonl", 24, 50);
+    bench.ok(&format!("{index} --data a.jsonl --store grown"));
+    for more in ["b.jsonl", "c.jsonl"] {
+        bench.ok(&format!("{index} --data {more} --store grown --append"));
+    }
+    assert_eq!(bench.contents("grown"), bench.contents("whole"));
+    bench.fails(&format!("{index} --data c.jsonl --store grown --append"), "duplicate id \"r24\"");
+    assert_eq!(bench.contents("grown"), bench.contents("whole"), "a refusal changes nothing");
+    bench.fails(&format!("{index} --data c.jsonl --store nowhere --append"), "nowhere");
+    bench.fails(&format!("{index} --data c.jsonl --store grown --append --target predicted"), "target");
+}
+
+#[test]
+fn records_without_ids_go_on_being_numbered() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    let lines_of =
+        |n: usize| (0..n).map(|i| json!({ "text": format!("good {i}") }).to_string() + "\n").collect::<String>();
+    bench.write("a.jsonl", lines_of(5));
+    bench.write("b.jsonl", lines_of(3));
+    bench.ok(&format!("index --model {model} --data a.jsonl --store store --quiet"));
+    bench.ok(&format!("index --model {model} --data b.jsonl --store store --append --quiet"));
+    let found = lines(&bench.ok("search --store store --self --rule feature-cos -k 1 --quiet"));
+    let ids: Vec<String> = found.iter().map(|one| one["id"].as_str().unwrap_or_default().to_owned()).collect();
+    assert_eq!(ids, ["0", "1", "2", "3", "4", "5", "6", "7"]);
+    bench.write("c.jsonl", "{\"id\": 6, \"text\": \"again\"}\n");
+    bench.fails(&format!("index --model {model} --data c.jsonl --store store --append --quiet"), "duplicate id \"6\"");
+}
+
+#[test]
+fn a_record_taken_out_is_found_no_more_by_any_rule() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    let index = format!("index --model {model} --block-records 8 --quiet");
+    write(&bench, "all.jsonl", 0, 40);
+    bench.ok(&format!("{index} --data all.jsonl --store store"));
+    bench.write("ids.txt", "r7\nr8\n");
+    let told = bench.ok("store remove store --ids @ids.txt --indexes 30,31 --format jsonl");
+    assert_eq!(lines(&told)[0]["removed"], json!([7, 8, 30, 31]));
+    let text = fs::read(bench.path("store/shard-00000.jsonl")).expect("the shard is there");
+    assert!(!String::from_utf8_lossy(&text).contains("\"r7\""), "its text is gone");
+    for rule in ["grad-dot", "representer", "influence"] {
+        let all =
+            lines(&bench.ok(&format!("search --store store --text good --rule {rule} -k all --format jsonl --quiet")));
+        let ids: Vec<&str> =
+            all[0]["proponents"].as_array().expect("hits").iter().filter_map(|hit| hit["id"].as_str()).collect();
+        assert_eq!(ids.len(), 36);
+        assert!(["r7", "r8", "r30", "r31"].iter().all(|gone| !ids.contains(gone)), "{rule}");
+        assert!(
+            all[0]["proponents"].as_array().expect("hits").iter().any(|hit| hit["id"] == "r39" && hit["index"] == 39)
+        );
+    }
+    assert!(bench.ok("store info store --format text").contains("removed      4 records"));
+    assert!(bench.ok("store verify store --format text").contains("36 records (4 removed)"));
+    let again = bench.run("store remove store --ids r7,r1 --format text");
+    assert_eq!(again.code, Some(1));
+    assert!(
+        again.out.contains("removed 1 records in 1 blocks, 35 left") && again.out.contains("not in the store: id `r7`")
+    );
+    bench.fails("store remove store --indexes x", "expected record numbers");
+}
+
+#[test]
+fn a_plan_tells_what_the_run_then_takes() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    write(&bench, "all.jsonl", 0, 300);
+    let index = format!("index --model {model} --data all.jsonl --block-records 64 --quiet");
+    let plan = &lines(&bench.ok(&format!("{index} --store store --dry-run --format jsonl")))[0];
+    assert!(!bench.path("store").exists(), "nothing is written");
+    bench.ok(&format!("{index} --store store"));
+    let run: serde_json::Value =
+        serde_json::from_slice(&fs::read(bench.path("store.run.json")).expect("it is there")).expect("it is JSON");
+    let taken: u64 = bench.contents("store").iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    assert_eq!((&plan["records"], &plan["tokens"]), (&run["summary"]["records"], &run["summary"]["tokens"]));
+    assert_eq!((&plan["blocks"], &plan["sampled"]), (&json!(5), &json!(300)));
+    let told = plan["store_bytes"].as_u64().expect("a size");
+    assert!(told.abs_diff(taken) < 5 * 2_500, "{told} for {taken}");
+    assert!(plan["tokens_per_second"].as_f64() > Some(0.0) && plan["seconds"].as_f64() > Some(0.0));
+    assert!(plan["memory_bytes"].as_u64() > Some(0));
+    // A part, and data to be added, are planned for what they are.
+    let part = &lines(&bench.ok(&format!("{index} --store part --shard 1/2 --dry-run --format jsonl")))[0];
+    assert_eq!((&part["records"], &part["blocks"]), (&json!(128), &json!(2)));
+    bench.write("more.jsonl", "{\"id\":\"x\",\"text\":\"good\",\"label\":7}\n{\"id\":\"y\",\"text\":\"good\"}\n");
+    let more =
+        format!("index --model {model} --data more.jsonl --block-records 64 --quiet --store store --append --dry-run");
+    bench.fails(&more, "label 7");
+    let ran = bench.run(&format!("{more} --skip-invalid --format text"));
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.out.contains("1 in 1 blocks, 1 skipped") && ran.out.contains("it fits"), "{}", ran.out);
+}
+
+#[test]
+fn a_text_that_comes_again_is_computed_once_and_changes_nothing() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    write(&bench, "all.jsonl", 0, 300);
+    let run = |blocks: u64| -> serde_json::Value {
+        let ran =
+            bench.run(&format!("index --model {model} --data all.jsonl --store of-{blocks} --block-records {blocks}"));
+        assert_eq!(ran.code, Some(0));
+        assert!(ran.err.contains("busy: reading ") && ran.err.contains("held the others up"), "{}", ran.err);
+        let run = fs::read(bench.path(&format!("of-{blocks}.run.json"))).expect("it is there");
+        serde_json::from_slice(&run).expect("it is JSON")
+    };
+    let (alone, together) = (run(1), run(64));
+    assert_eq!((&alone["summary"]["repeated"], &alone["summary"]["records"]), (&json!(0), &json!(300)));
+    // 23 texts in each block of 64, and in the last of 44.
+    assert_eq!(together["summary"]["repeated"], json!(4 * (64 - 23) + 44 - 23));
+    assert!(together["summary"]["stages"]["running"].as_f64() > Some(0.0));
+    for rule in ["grad-dot", "feature-euc"] {
+        let found = |store: &str| {
+            bench.ok(&format!("search --store {store} --self --rule {rule} -k all --format jsonl --quiet"))
+        };
+        assert_eq!(found("of-1"), found("of-64"));
+    }
+}
+
+#[test]
+fn a_scan_copy_changes_no_bit_of_any_answer() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    write(&bench, "all.jsonl", 0, 150);
+    bench.records("test.jsonl", 4);
+    let index = format!("index --model {model} --data all.jsonl --block-records 64 --quiet");
+    bench.ok(&format!("{index} --store plain"));
+    for scan in ["f16", "bf16", "int8"] {
+        bench.ok(&format!("{index} --store {scan} --scan {scan}"));
+        bench.ok(&format!("store remove {scan} --indexes 5,70 --quiet"));
+        assert!(bench.ok(&format!("store verify {scan} --format text")).contains("sound"));
+        assert!(bench.ok(&format!("store info {scan} --format text")).contains("scan copy"));
+    }
+    bench.ok("store remove plain --indexes 5,70 --quiet");
+    for rule in
+        ["feature-dot", "feature-cos", "feature-euc", "grad-dot", "grad-cos", "representer", "influence", "relatif"]
+    {
+        let found =
+            |store: &str| bench.ok(&format!("search --store {store} --data test.jsonl --rule {rule} -k 5 --quiet"));
+        let expected = found("plain");
+        for scan in ["f16", "bf16", "int8"] {
+            assert_eq!(found(scan), expected, "{rule} {scan}");
+        }
+    }
+    bench.fails(
+        &format!("{index} --store halves --dtype f16 --scan int8"),
+        "a copy for scans is of features kept in f32",
+    );
+}
