@@ -1,0 +1,38 @@
+//! `wherefore export`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use wherefore::pipeline::{self, ExportFormat};
+use wherefore::store::Store;
+use wherefore::{Error, Result};
+
+use super::Outcome;
+use super::arguments::Common;
+
+/// A store's records and factors for other programs.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// The store (repeatable: the parts that `index --shard` made)
+    #[arg(long, value_name = "DIR", required = true)]
+    store: Vec<PathBuf>,
+    /// parquet or jsonl (a record a row), npy (a directory of arrays), or faiss (the features as an IndexFlatIP) [default: by --out's
+    /// extension]
+    #[arg(long, value_name = "FORMAT")]
+    to: Option<ExportFormat>,
+}
+
+pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
+    let out = common.out.as_deref().ok_or_else(|| Error::usage("where to? --out PATH"))?;
+    let format = arguments.to.map_or_else(|| by_extension(out), Ok)?;
+    pipeline::export(&Store::open_many(&arguments.store)?, format, out, common.quiet)?;
+    Ok(Outcome::Done)
+}
+
+fn by_extension(out: &std::path::Path) -> Result<ExportFormat> {
+    let extension = out.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    extension.parse().map_err(|_| {
+        Error::usage(format!("{}: its extension names no format", out.display()))
+            .with_hint("say which: --to parquet, jsonl, npy or faiss")
+    })
+}

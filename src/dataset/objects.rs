@@ -1,0 +1,60 @@
+//! Whole JSON objects, whatever their fields: the result files that other commands wrote.
+
+use serde_json::{Map, Value};
+
+use super::Place;
+use super::files::{Counter, Format, Input, expand};
+use super::jsonl::describe;
+use super::lines::{Found, Lines, as_text, too_long, without_end};
+#[cfg(feature = "parquet")]
+use super::parquet::each_row;
+use crate::error::{Error, Result};
+
+/// What takes an object and its place.
+pub(super) type Taker<'a> = dyn FnMut(&Place, Map<String, Value>) -> Result<()> + 'a;
+
+/// Hands each object of `files` (paths and globs of `.jsonl`, plain or compressed, and `.parquet`; `-` is standard input) to `each`,
+/// with its place, in order.
+///
+/// # Errors
+/// [`Error::Record`] at a line that is no JSON object; [`Error::Io`] and [`Error::Format`] where a file cannot be read or is of another
+/// kind; whatever `each` fails with.
+pub(crate) fn each_object(files: &[String], each: &mut Taker<'_>) -> Result<()> {
+    for input in expand(files)? {
+        match input.format {
+            Format::Jsonl => each_line(&input, each)?,
+            Format::Parquet => each_row(&input.path, each)?,
+            Format::Csv | Format::Tsv => {
+                return Err(Error::format(&input.path, "expected results as .jsonl or .parquet, found a table"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn each_line(input: &Input, each: &mut Taker<'_>) -> Result<()> {
+    let mut lines = Lines::new(input.bytes(&Counter::default())?, &input.path)?;
+    let mut line = Vec::new();
+    loop {
+        let found = lines.read(&mut line)?;
+        let place = Place::new(&input.path, lines.number());
+        match found {
+            Found::End => return Ok(()),
+            Found::TooLong => return Err(place.error(too_long("the line"))),
+            Found::Line if line.trim_ascii().is_empty() => {}
+            Found::Line => each(&place, parse(&line).map_err(|reason| place.error(reason))?)?,
+        }
+    }
+}
+
+fn parse(line: &[u8]) -> Result<Map<String, Value>, String> {
+    match serde_json::from_str(as_text(without_end(line))?).map_err(|error| describe(&error))? {
+        Value::Object(object) => Ok(object),
+        _ => Err("expected a JSON object".to_owned()),
+    }
+}
+
+#[cfg(not(feature = "parquet"))]
+fn each_row(path: &std::path::Path, _: &mut Taker<'_>) -> Result<()> {
+    Err(Error::format(path, "this binary was built without parquet"))
+}

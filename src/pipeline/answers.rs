@@ -1,0 +1,236 @@
+//! Queries in hand to results: the scan, and what the hits' records are.
+
+use serde_json::Value;
+
+use super::prepared::{Asking, Prepared};
+use super::queries::{ResultSink, SearchOptions, TopK};
+use super::scope::Scope;
+use crate::backend::gpu::Gpu;
+use crate::error::{Error, Result};
+use crate::factors::{Labels, Target};
+use crate::interrupt;
+use crate::model::Problem;
+use crate::report::{Neighbour, NeighbourGroup, NeighbourList, Neighbours, SearchResult, class_value};
+use crate::search::{self, End, Form, GroupHits, Hit, Hits, Options, Query, Selected};
+use crate::store::{Store, StoredRecord};
+
+/// One record that asks, and what is known of it before the search.
+pub(super) struct Asked {
+    pub(super) asking: Asking,
+    /// Everything but the neighbours.
+    pub(super) result: SearchResult,
+    /// Its row in the store, where it comes from there: it is not its own neighbour.
+    pub(super) own_row: Option<usize>,
+}
+
+/// What stays the same from query to query.
+pub(super) struct Answers<'a> {
+    store: &'a Store,
+    options: &'a SearchOptions,
+    prepared: &'a Prepared<'a>,
+    scope: Scope,
+    /// Searches on the CPU where there is none.
+    gpu: Option<&'a Gpu>,
+}
+
+/// Whom a query's own results are for.
+#[derive(Clone, Copy)]
+struct Asker<'a> {
+    id: &'a str,
+    own_row: Option<usize>,
+}
+
+impl<'a> Answers<'a> {
+    pub(super) fn new(store: &'a Store, options: &'a SearchOptions, prepared: &'a Prepared<'a>) -> Result<Self> {
+        if options.top_k == TopK::All && options.scope.group_by.is_some() {
+            return Err(Error::usage("--group-by gives each group's ends, not full rankings")
+                .with_hint("ask for a number of records: --top-k K"));
+        }
+        let scope = Scope::new(store, &options.scope)?;
+        Ok(Self { store, options, prepared, scope, gpu: None })
+    }
+
+    /// The same, searching on a GPU.
+    pub(super) fn on(self, gpu: Option<&'a Gpu>) -> Self {
+        Self { gpu, ..self }
+    }
+
+    /// Searches for some queries together and writes their results in order.
+    pub(super) fn write(&self, asked: Vec<Asked>, sink: &mut dyn ResultSink) -> Result<()> {
+        let mut results = Vec::with_capacity(asked.len());
+        let mut asking = Vec::with_capacity(asked.len());
+        for one in asked {
+            results.push((one.result, one.own_row));
+            asking.push(one.asking);
+        }
+        let batch = self.prepared.batch(asking)?;
+        let (form, queries) = (self.prepared.form(&batch), &batch.queries);
+        match (self.options.top_k, &self.scope.grouping) {
+            (TopK::All, _) => self.write_all(&form, queries, &results, sink),
+            (TopK::Count(k), None) => self.write_ends(k, &form, queries, results, sink),
+            (TopK::Count(k), Some(_)) => self.write_groups(k, &form, queries, results, sink),
+        }
+    }
+
+    fn write_ends(
+        &self,
+        k: usize,
+        form: &Form<'_>,
+        queries: &[Query],
+        results: Vec<(SearchResult, Option<usize>)>,
+        sink: &mut dyn ResultSink,
+    ) -> Result<()> {
+        let (fetched, go_on) = (self.fetched(k), |_, _| !interrupt::asked());
+        let options = self.search_options(&go_on);
+        let hits = match &self.scope.rows {
+            None => search::search(self.store, form, queries, fetched, &options)?,
+            Some(rows) => {
+                let source = Selected { source: self.store, rows };
+                search::search(&source, form, queries, fetched, &options)?
+            }
+        };
+        for ((mut result, own_row), hits) in results.into_iter().zip(hits) {
+            let ends = self.ends(hits, Asker { id: &result.id, own_row }, k)?;
+            (result.proponents, result.opponents) = ends;
+            sink.write(&result)?;
+        }
+        Ok(())
+    }
+
+    fn write_groups(
+        &self,
+        k: usize,
+        form: &Form<'_>,
+        queries: &[Query],
+        results: Vec<(SearchResult, Option<usize>)>,
+        sink: &mut dyn ResultSink,
+    ) -> Result<()> {
+        let Some(grouping) = &self.scope.grouping else { return Ok(()) };
+        let (fetched, go_on) = (self.fetched(k), |_, _| !interrupt::asked());
+        let options = self.search_options(&go_on);
+        // Rows that are not searched are in no group.
+        let found = search::search_groups(self.store, form, queries, fetched, &grouping.groups, &options)?;
+        for ((mut result, own_row), groups) in results.into_iter().zip(found) {
+            let asker = Asker { id: &result.id, own_row };
+            let (proponents, opponents) = self.ends(all_groups(&groups), asker, k)?;
+            let named = grouping.names.iter().zip(grouping.groups.counts()).zip(groups);
+            let groups: Result<Vec<_>> = named
+                .map(|((name, &records), found)| {
+                    let (proponents, opponents) = self.ends(found.hits, asker, k)?;
+                    Ok(NeighbourGroup { group: name.clone(), records, total: found.total, proponents, opponents })
+                })
+                .collect();
+            (result.proponents, result.opponents, result.groups) = (proponents, opponents, groups?);
+            sink.write(&result)?;
+        }
+        Ok(())
+    }
+
+    fn write_all(
+        &self,
+        form: &Form<'_>,
+        queries: &[Query],
+        results: &[(SearchResult, Option<usize>)],
+        sink: &mut dyn ResultSink,
+    ) -> Result<()> {
+        let go_on = |_, _| !interrupt::asked();
+        let options = self.search_options(&go_on);
+        let each = |query: usize, ranking: &search::Ranking<'_>| {
+            let (result, own_row) = results[query].clone();
+            let id = result.id.clone();
+            let asker = Asker { id: &id, own_row };
+            let list = |end| -> Result<_> { Ok(NeighbourList::new(self.lookup(Box::new(ranking.hits(end)?), asker))) };
+            let (proponents, opponents) = (list(End::Proponents)?, list(End::Opponents)?);
+            sink.write_all(&result.with_lists(proponents, opponents))
+        };
+        match &self.scope.rows {
+            None => search::rank(self.store, form, queries, &options, each),
+            Some(rows) => search::rank(&Selected { source: self.store, rows }, form, queries, &options, each),
+        }
+    }
+
+    /// The query's own record can take one place at each end.
+    fn fetched(&self, k: usize) -> usize {
+        k + usize::from(self.options.exclude_same_id || self.options.of_itself)
+    }
+
+    fn search_options<'o>(&'o self, progress: &'o (dyn Fn(u64, u64) -> bool + Sync)) -> Options<'o> {
+        Options { memory: self.options.memory, progress: Some(progress), device: self.gpu, ..Options::default() }
+    }
+
+    fn ends(&self, hits: Hits, asker: Asker<'_>, k: usize) -> Result<(Vec<Neighbour>, Vec<Neighbour>)> {
+        let end = |hits: Vec<Hit>| -> Result<Vec<_>> {
+            self.lookup(Box::new(hits.into_iter().map(Ok)), asker).take(k).collect()
+        };
+        Ok((end(hits.proponents)?, end(hits.opponents)?))
+    }
+
+    /// Hits with their texts and labels, the query's own record left out where that is asked for.
+    fn lookup<'s>(&'s self, hits: Box<dyn Iterator<Item = Result<Hit>> + 's>, asker: Asker<'s>) -> Neighbours<'s> {
+        let own = asker.own_row.map(|row| self.scope.stands_for(row));
+        let others = hits.filter(move |hit| !matches!(hit, Ok(hit) if Some(hit.row as usize) == own));
+        let found = others.map(|hit| hit.and_then(|hit| Ok((self.store.record(hit.row as usize)?, hit))));
+        let exclude = self.options.exclude_same_id;
+        let kept = found.filter(move |found| !matches!(found, Ok((record, _)) if exclude && record.id == asker.id));
+        Box::new(kept.zip(1..).map(|(found, rank)| found.map(|(record, hit)| self.neighbour(rank, hit, record))))
+    }
+
+    fn neighbour(&self, rank: u64, hit: Hit, record: StoredRecord) -> Neighbour {
+        let row = hit.row as usize;
+        let StoredRecord { id, text, pair, columns, .. } = record;
+        Neighbour {
+            rank,
+            index: hit.index,
+            id,
+            score: hit.score,
+            label: shown(self.store, row, Column::Labels),
+            predicted: shown(self.store, row, Column::Predictions),
+            text,
+            text_pair: pair,
+            columns,
+            copies: self.scope.copies(row),
+        }
+    }
+}
+
+/// Both ends of all groups together: the ends of each hold those of the whole.
+fn all_groups(groups: &[GroupHits]) -> Hits {
+    let end = |end: End, of: fn(&Hits) -> &Vec<Hit>| {
+        let mut hits: Vec<Hit> = groups.iter().flat_map(|group| of(&group.hits)).copied().collect();
+        hits.sort_unstable_by(|a, b| end.order(a, b));
+        hits
+    };
+    Hits {
+        proponents: end(End::Proponents, |hits| &hits.proponents),
+        opponents: end(End::Opponents, |hits| &hits.opponents),
+    }
+}
+
+/// Which of a record's two labels.
+#[derive(Clone, Copy)]
+pub(super) enum Column {
+    Labels,
+    Predictions,
+}
+
+/// A stored record's label or prediction, where it has one.
+pub(super) fn stored_target(store: &Store, row: usize, column: Column) -> Option<Target> {
+    let (settings, (shard, row)) = (store.settings(), store.locate(row));
+    let shard = &store.shards()[shard];
+    let labels: Labels<'_> = match column {
+        Column::Labels => shard.labels(),
+        Column::Predictions => shard.predictions(),
+    };
+    labels.target(row, settings.classes, settings.problem)
+}
+
+/// The same as results show it.
+pub(super) fn shown(store: &Store, row: usize, column: Column) -> Option<Value> {
+    let target = stored_target(store, row, column)?;
+    Some(class_value(&target, &store.settings().label_names))
+}
+
+/// A query's target or prediction as results show it: nothing without a head.
+pub(super) fn shown_target(problem: Problem, target: &Target, names: &[String]) -> Value {
+    if problem == Problem::Headless { Value::Null } else { class_value(target, names) }
+}

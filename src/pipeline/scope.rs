@@ -1,0 +1,135 @@
+//! What of a store is searched, and how it is grouped: made once, before the first query.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::condition::{Condition, check_column, class_words, each_row, select, written_label};
+use crate::error::Result;
+use crate::search::{Groups, RowSet};
+use crate::store::{Shard, Store, StoredRecord};
+
+/// Which training records a search is over.
+#[derive(Clone, Debug, Default)]
+pub struct ScopeOptions {
+    /// All of these must hold.
+    pub conditions: Vec<Condition>,
+    /// Of records with the same texts and the same label (whose factors, and so whose scores by any rule, are the same) only the first
+    /// takes part.
+    pub collapse_duplicates: bool,
+    /// Give each group's own ends and total too: `label`, `predicted`, or a column kept at indexing.
+    pub group_by: Option<String>,
+}
+
+/// The rows searched, and their groups.
+#[derive(Default)]
+pub(super) struct Scope {
+    /// `None` for all.
+    pub(super) rows: Option<RowSet>,
+    pub(super) grouping: Option<Grouping>,
+    duplicates: Option<Duplicates>,
+}
+
+/// The groups of the rows searched and their names, in alphabetical order; the last may be that of records without one.
+pub(super) struct Grouping {
+    pub(super) groups: Groups,
+    /// `None` for records that have no such value.
+    pub(super) names: Vec<Option<String>>,
+}
+
+/// Rows that are the same record again.
+#[derive(Default)]
+struct Duplicates {
+    /// The first of its kind, for each row that is another's copy.
+    first_of: HashMap<usize, usize>,
+    /// How many records there are of a kind, by the first of them.
+    copies: HashMap<usize, u64>,
+}
+
+impl Scope {
+    pub(super) fn new(store: &Store, options: &ScopeOptions) -> Result<Self> {
+        let mut scope = Self::default();
+        if !options.conditions.is_empty() {
+            scope.rows = Some(select(store, &options.conditions)?);
+        }
+        if options.collapse_duplicates {
+            scope.collapse(store)?;
+        }
+        if let Some(by) = &options.group_by {
+            scope.grouping = Some(Grouping::new(store, by, scope.rows.as_ref())?);
+        }
+        Ok(scope)
+    }
+
+    /// How many records the hit's row stands for, where duplicates were collapsed.
+    pub(super) fn copies(&self, row: usize) -> Option<u64> {
+        self.duplicates.as_ref().map(|duplicates| duplicates.copies.get(&row).copied().unwrap_or(1))
+    }
+
+    /// The row that stands for `row`: itself, or the first of its kind.
+    pub(super) fn stands_for(&self, row: usize) -> usize {
+        self.duplicates.as_ref().and_then(|duplicates| duplicates.first_of.get(&row)).copied().unwrap_or(row)
+    }
+
+    /// Leaves in only the first of each kind. Kinds are told apart by 128 bits of a hash.
+    fn collapse(&mut self, store: &Store) -> Result<()> {
+        let kinds = each_row(store, true, |_, _, record| record.map(kind))?;
+        let mut first: HashMap<[u8; 16], usize> = HashMap::new();
+        let mut duplicates = Duplicates::default();
+        for (row, kind) in kinds.into_iter().enumerate() {
+            let (Some(kind), true) = (kind, self.rows.as_ref().is_none_or(|rows| rows.contains(row))) else { continue };
+            let one = *first.entry(kind).or_insert(row);
+            if one != row {
+                duplicates.first_of.insert(row, one);
+                *duplicates.copies.entry(one).or_insert(1) += 1;
+            }
+        }
+        let selected = |row: usize| self.rows.as_ref().is_none_or(|rows| rows.contains(row));
+        let rows = RowSet::new(store.rows(), |row| selected(row) && !duplicates.first_of.contains_key(&row));
+        (self.rows, self.duplicates) = (Some(rows), Some(duplicates));
+        Ok(())
+    }
+}
+
+/// A hash of what a record's factors are made of.
+fn kind(record: &StoredRecord) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new();
+    let label = record.label.as_ref().map(written_label);
+    for part in [Some(&record.text), record.pair.as_ref(), label.as_ref()] {
+        hasher.update(&part.map_or(u64::MAX, |text| text.len() as u64).to_le_bytes());
+        hasher.update(part.map_or(b"".as_slice(), |text| text.as_bytes()));
+    }
+    let digest = hasher.finalize();
+    std::array::from_fn(|i| digest.as_bytes()[i])
+}
+
+impl Grouping {
+    fn new(store: &Store, by: &str, rows: Option<&RowSet>) -> Result<Self> {
+        let headless = store.settings().classes == 0;
+        let value = |shard: &Shard, row: usize, record: Option<&StoredRecord>| match by {
+            "label" if headless => record.and_then(|record| record.label.as_ref()).map(written_label),
+            "label" => class_words(store, shard.labels(), row),
+            "predicted" => class_words(store, shard.predictions(), row),
+            column => record.and_then(|record| record.columns.get(column)).cloned(),
+        };
+        let is_column = !matches!(by, "label" | "predicted");
+        if is_column {
+            check_column(store, by, &format!("--group-by {by}"))?;
+        }
+        let values = each_row(store, is_column || headless, value)?;
+        Ok(Self::of(&values, |row| rows.is_none_or(|rows| rows.contains(row))))
+    }
+
+    fn of(values: &[Option<String>], searched: impl Fn(usize) -> bool) -> Self {
+        let found = values.iter().enumerate().filter(|(row, _)| searched(*row)).flat_map(|(_, name)| name);
+        let mut numbers: BTreeMap<&str, u32> = found.map(|name| (name.as_str(), 0)).collect();
+        numbers.values_mut().zip(0..).for_each(|(number, next)| *number = next);
+        let mut names: Vec<Option<String>> = numbers.keys().map(|&name| Some(name.to_owned())).collect();
+        let without = names.len() as u32;
+        let number = |value: &Option<String>| value.as_ref().map_or(without, |name| numbers[name.as_str()]);
+        let of_row = |(row, value)| searched(row).then(|| number(value));
+        let of_rows: Vec<Option<u32>> = values.iter().enumerate().map(of_row).collect();
+        if of_rows.contains(&Some(without)) {
+            names.push(None);
+        }
+        Self { groups: Groups::new(names.len(), of_rows), names }
+    }
+}
