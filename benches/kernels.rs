@@ -10,8 +10,8 @@ use std::hint::black_box;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use wherefore::backend::Activation::{self, Gelu, GeluTanh, Identity, Silu, Tanh};
 use wherefore::backend::cpu::simd::{Isa, Kernel, LANES, Vector};
-use wherefore::backend::cpu::{Cpu, activate_on, dot_tile, squared_distance_tile};
-use wherefore::backend::{AttentionShape, Backend, Columns, Norm, Rows};
+use wherefore::backend::cpu::{Cpu, Lined, Stream, Tile, activate_on, dot_stream, dot_tile, squared_distance_tile};
+use wherefore::backend::{Attended, AttentionShape, Backend, Columns, Norm, Rows};
 use wherefore::tokens::PackedBatch;
 
 /// Tokens of a batch.
@@ -102,7 +102,8 @@ fn attention(criterion: &mut Criterion) {
             let batch = PackedBatch { cu_seqlens: starts, ..PackedBatch::default() };
             let shape = AttentionShape { heads, head_width, queries: Rows::All };
             row(&mut group, &format!("{heads}x{head_width}-length-{length}"), 4 * TOKENS * length * width, || {
-                cpu.attention(&mut out, view(0), view(1), view(2), &batch, shape).unwrap();
+                let attended = Attended { q: view(0), k: view(1), v: view(2), batch: &batch, shape };
+                cpu.attention(&mut out, &attended).unwrap();
             });
         }
     }
@@ -132,21 +133,33 @@ fn activation(criterion: &mut Criterion) {
 }
 
 fn tiles(criterion: &mut Criterion) {
-    const ROWS: usize = 256;
-    for (name, tile) in [
-        ("dot_tile", dot_tile as fn(&mut [f32], &[f32], &[f32], usize, usize, usize)),
-        ("squared_distance_tile", squared_distance_tile),
-    ] {
+    const ROWS: usize = 64;
+    for (name, score) in
+        [("dot_tile", dot_tile as fn(&mut [f32], Tile<'_>)), ("squared_distance_tile", squared_distance_tile)]
+    {
         let mut group = criterion.benchmark_group(name);
-        for (queries, width) in [(1, 384), (3, 384), (64, 384), (64, 768)] {
-            let (q, rows) = (numbers(queries * width), numbers(ROWS * width));
-            let mut out = vec![0.0; queries * ROWS];
-            row(&mut group, &format!("{queries}x{width}"), 2 * queries * ROWS * width, || {
-                tile(&mut out, &q, &rows, queries, ROWS, width);
+        for (queries, width) in [(8, 384), (96, 384), (96, 768)] {
+            let lined = |len: usize| Lined::from_rows(&numbers(len * width), len, width);
+            let (queries, rows) = (&lined(queries), &lined(ROWS));
+            let mut out = vec![0.0; queries.len() * ROWS];
+            row(&mut group, &format!("{}x{width}", queries.len()), 2 * queries.len() * ROWS * width, || {
+                score(&mut out, Tile { queries, asked: 0..queries.len(), rows, next: &[] });
             });
         }
     }
 }
 
-criterion_group!(benches, peak, linear, attention, layer_norm, activation, tiles);
+fn streams(criterion: &mut Criterion) {
+    const ROWS: usize = 16;
+    let mut group = criterion.benchmark_group("dot_stream");
+    for (queries, width) in [(1, 384), (3, 384), (3, 768)] {
+        let (q, rows) = (Lined::from_rows(&numbers(queries * width), queries, width), numbers(ROWS * width));
+        let mut out = vec![0.0; queries * ROWS];
+        row(&mut group, &format!("{queries}x{width}"), 2 * queries * ROWS * width, || {
+            dot_stream(&mut out, Stream { queries: &q, asked: 0..queries, rows: &rows });
+        });
+    }
+}
+
+criterion_group!(benches, peak, linear, attention, layer_norm, activation, tiles, streams);
 criterion_main!(benches);

@@ -46,6 +46,9 @@ pub enum Error {
     /// A device cannot be used, or failed.
     #[error("{0}")]
     Device(String, Option<String>),
+    /// A device has no room for what was asked of it at a time.
+    #[error("{0}")]
+    OutOfMemory(String, Option<String>),
     /// Ctrl-C: what was finished stays.
     #[error("interrupted")]
     Interrupted,
@@ -71,9 +74,11 @@ impl Error {
     #[must_use]
     pub fn with_hint(mut self, text: impl Into<String>) -> Self {
         match &mut self {
-            Self::Format { hint, .. } | Self::Mismatch(_, hint) | Self::Usage(_, hint) | Self::Device(_, hint) => {
-                *hint = Some(text.into());
-            }
+            Self::Format { hint, .. }
+            | Self::Mismatch(_, hint)
+            | Self::Usage(_, hint)
+            | Self::Device(_, hint)
+            | Self::OutOfMemory(_, hint) => *hint = Some(text.into()),
             Self::Io { .. } | Self::Record { .. } | Self::Interrupted => {}
         }
         self
@@ -82,9 +87,11 @@ impl Error {
     /// What to do about it, where there is something to do.
     pub fn hint(&self) -> Option<&str> {
         match self {
-            Self::Format { hint, .. } | Self::Mismatch(_, hint) | Self::Usage(_, hint) | Self::Device(_, hint) => {
-                hint.as_deref()
-            }
+            Self::Format { hint, .. }
+            | Self::Mismatch(_, hint)
+            | Self::Usage(_, hint)
+            | Self::Device(_, hint)
+            | Self::OutOfMemory(_, hint) => hint.as_deref(),
             Self::Io { .. } | Self::Record { .. } | Self::Interrupted => None,
         }
     }

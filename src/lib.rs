@@ -9,21 +9,28 @@
 //! # The way data flows
 //!
 //! ```text
-//! dataset ─► tokens ─► packed batches ─► model (forward) ─► factors ─► store ─► search ─► report
+//! dataset ─► tokens ─► packed batches ─► model (forward | backward) ─┬─► factors ─► store ─► search ─┬─► report
+//!                                                                    └─► explain ──────────────────┘
 //! ```
 //!
+//! [`explain`] goes back through the model to the embeddings, or forth through it without some tokens, and scores each token and word.
 //! A module uses those to its left and [`backend`] (the device) below it, never those to its right.
 
+pub mod audit;
 pub mod backend;
 pub mod dataset;
 pub mod error;
+pub mod explain;
 pub mod factors;
 pub mod interrupt;
+pub mod lexical;
 pub mod model;
 pub mod pipeline;
+pub mod random;
 pub mod report;
 pub mod search;
 pub mod store;
 pub mod tokens;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -1,11 +1,28 @@
 //! The binary as a script meets it: records, files, exit codes, and one clear line for everything that can go wrong.
 
+#[path = "cli/audit.rs"]
+mod audit;
+#[path = "cli/baselines.rs"]
+mod baselines;
+#[path = "cli/cuda.rs"]
+mod cuda;
 #[path = "cli/damage.rs"]
 mod damage;
+#[path = "cli/explain.rs"]
+mod explain;
+#[path = "cli/interchange.rs"]
+mod interchange;
 #[path = "cli/invariance.rs"]
 mod invariance;
+#[path = "cli/keeping.rs"]
+mod keeping;
+#[cfg(target_os = "linux")]
+#[path = "cli/memory.rs"]
+mod memory;
 #[path = "cli/results.rs"]
 mod results;
+#[path = "cli/scope.rs"]
+mod scope;
 
 use std::fs;
 use std::path::{Path, PathBuf};

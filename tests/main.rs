@@ -2,9 +2,13 @@
 
 mod cli;
 mod dataset;
+mod emulator;
+mod explain;
 mod factors;
 mod kernels;
 mod models;
+mod report;
 mod search;
 mod store;
 mod tokens;
+mod train;

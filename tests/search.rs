@@ -1,9 +1,11 @@
 //! Tests of `wherefore::search`.
 
 mod accuracy;
+mod certified;
 mod data;
 mod exact;
 mod golden;
+mod gpu;
 mod invariance;
 mod laws;
 mod reference;

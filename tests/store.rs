@@ -2,11 +2,13 @@
 
 mod damage;
 mod disk;
+mod keeping;
 mod lies;
 mod parts;
 mod refusals;
 mod resume;
 mod round_trip;
+mod torture;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,6 +40,8 @@ fn settings(problem: Problem, dtype: Dtype, checkpoints: usize) -> Settings {
         dtype,
         block_records: BLOCK_RECORDS,
         checkpoints: (0..checkpoints).map(checkpoint).collect(),
+        scan: None,
+        columns: vec![],
     }
 }
 
@@ -71,6 +75,7 @@ fn record(index: u64) -> Record {
         text: format!("第{index}条 \"record\"\nof many"),
         pair: index.is_multiple_of(3).then(|| format!("pair\u{2028}{index}")),
         label: (!index.is_multiple_of(5)).then_some(Label::Integer(index as i64 % CLASSES as i64)),
+        ..Record::default()
     }
 }
 

@@ -1,7 +1,10 @@
-//! Every operation of a device against [`Reference`], on drawn inputs: what `doctor` runs on the user's own machine.
+//! Every operation of a device against [`Reference`](type@Reference), on drawn inputs: what `doctor` runs on the user's own machine.
 
 use super::reference::Reference;
-use super::{Activation, AttentionShape, Backend, Columns, Embeddings, Norm, Pooling, Rows};
+use super::{
+    Activation, Attended, AttentionGradients, AttentionMap, AttentionShape, Backend, Columns, Embeddings, Fold, Norm,
+    Objective, Path, Pooling, Rows, Stage,
+};
 use crate::error::Result;
 use crate::tokens::PackedBatch;
 
@@ -25,12 +28,16 @@ impl Check {
 
 /// Sequence lengths: one token, odd, a multiple of everything, long.
 const LENGTHS: [usize; 4] = [1, 37, 64, 200];
+/// T
+const TOKENS: usize = LENGTHS[0] + LENGTHS[1] + LENGTHS[2] + LENGTHS[3];
 /// E: no multiple of a vector's width.
 const WIDTH: usize = 90;
 /// H
 const HEADS: usize = 6;
 /// F
 const INNER: usize = 200;
+/// K
+const CLASSES: usize = 3;
 
 /// Runs every operation on `backend` and on the reference.
 ///
@@ -57,49 +64,137 @@ fn compare(found: &Outcome, expected: &Outcome) -> Check {
     Check { operation: found.operation.clone(), error: error / scale, bound }
 }
 
-fn outcomes<B: Backend>(backend: &B) -> Result<Vec<Outcome>> {
-    let batch = drawn_batch();
-    let (tokens, sequences) = (batch.tokens(), batch.sequences());
-    let staged = backend.stage(batch)?;
-    let mut outcomes = Vec::new();
-    let mut keep = |operation: String, out: &B::Tensor, len: usize, depth: usize| -> Result<()> {
+/// What one backend made of every operation.
+struct Outcomes<'a, B> {
+    backend: &'a B,
+    done: Vec<Outcome>,
+}
+
+impl<B: Backend> Outcomes<'_, B> {
+    /// Keeps the first `len` numbers of `out`, the longest sum behind any of which has `depth` terms.
+    fn keep(&mut self, operation: impl Into<String>, out: &B::Tensor, len: usize, depth: usize) -> Result<()> {
         let mut values = vec![0.0; len];
-        backend.download(&mut values, out)?;
-        outcomes.push(Outcome { operation, values, depth });
+        self.backend.download(&mut values, out)?;
+        self.done.push(Outcome { operation: operation.into(), values, depth });
         Ok(())
-    };
+    }
+}
 
-    let mut out = backend.tensor(tokens * WIDTH)?;
-    backend.embed(&mut out, &embeddings(backend)?, &staged)?;
-    keep("embed".into(), &out, tokens * WIDTH, WIDTH)?;
+fn outcomes<B: Backend>(backend: &B) -> Result<Vec<Outcome>> {
+    let staged = backend.stage(drawn_batch())?;
+    let mut outcomes = Outcomes { backend, done: Vec::new() };
+    embedding(&mut outcomes, &staged)?;
+    rows(&mut outcomes)?;
+    attention(&mut outcomes, &staged)?;
+    heads(&mut outcomes, &staged)?;
+    Ok(outcomes.done)
+}
 
-    let x = drawn(backend, tokens * WIDTH, 1)?;
-    backend.layer_norm(&mut out, &x, &norm(backend)?, tokens)?;
-    keep("layer_norm".into(), &out, tokens * WIDTH, WIDTH)?;
+/// The embedding stage, on a path and off it.
+fn embedding<B: Backend>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch) -> Result<()> {
+    let backend = outcomes.backend;
+    let (embeddings, mut out) = (embeddings(backend)?, backend.tensor(TOKENS * WIDTH)?);
+    backend.embed(&mut out, &embeddings, staged)?;
+    outcomes.keep("embed", &out, TOKENS * WIDTH, WIDTH)?;
+    for stage in [Stage::Word, Stage::Output] {
+        let path = backend.stage_path(drawn_path(stage))?;
+        backend.embed_path(&mut out, &embeddings, staged, &path)?;
+        outcomes.keep(format!("embed_path ({stage:?})"), &out, TOKENS * WIDTH, WIDTH)?;
+        let mut gradient = drawn(backend, TOKENS * WIDTH, 12)?;
+        backend.embed_backward(&mut gradient, &embeddings, staged, &path)?;
+        outcomes.keep(format!("embed_backward ({stage:?})"), &gradient, TOKENS * WIDTH, 2 * WIDTH)?;
+        for (fold, len) in [(Fold::Step, TOKENS), (Fold::Norm, TOKENS), (Fold::Whole, TOKENS * WIDTH)] {
+            let (mut folded, gradient) = (backend.results(len)?, drawn(backend, TOKENS * WIDTH, 12)?);
+            backend.fold(&mut folded, &gradient, &embeddings, staged, &path, fold)?;
+            outcomes.keep(format!("fold ({fold:?}, {stage:?})"), &folded, len, 2 * WIDTH)?;
+        }
+    }
+    Ok(())
+}
+
+/// Normalisation and linear layers, forward and backward.
+fn rows<B: Backend>(outcomes: &mut Outcomes<'_, B>) -> Result<()> {
+    let backend = outcomes.backend;
+    let (x, dy, norm) = (drawn(backend, TOKENS * WIDTH, 1)?, drawn(backend, TOKENS * WIDTH, 13)?, norm(backend)?);
+    let mut out = backend.tensor(TOKENS * WIDTH)?;
+    backend.layer_norm(&mut out, &x, &norm, TOKENS)?;
+    outcomes.keep("layer_norm", &out, TOKENS * WIDTH, WIDTH)?;
+    backend.layer_norm_backward(&mut out, &dy, &x, &norm, TOKENS)?;
+    outcomes.keep("layer_norm_backward", &out, TOKENS * WIDTH, 2 * WIDTH)?;
 
     let weights = backend.pack_linear(&numbers(WIDTH * INNER, 2), &numbers(INNER, 3), WIDTH, INNER)?;
-    let residual = drawn(backend, tokens * INNER, 4)?;
+    let (residual, dy) = (drawn(backend, TOKENS * INNER, 4)?, drawn(backend, TOKENS * INNER, 14)?);
+    let (mut wide, mut slope) = (backend.tensor(TOKENS * INNER)?, backend.tensor(TOKENS * INNER)?);
     for activation in ACTIVATIONS {
-        let mut out = backend.tensor(tokens * INNER)?;
-        backend.linear(&mut out, &x, &weights, activation, Some(&residual), tokens)?;
-        keep(format!("linear ({activation:?})"), &out, tokens * INNER, WIDTH)?;
+        backend.linear(&mut wide, &x, &weights, activation, Some(&residual), TOKENS)?;
+        outcomes.keep(format!("linear ({activation:?})"), &wide, TOKENS * INNER, WIDTH)?;
+        backend.linear_with_slope(&mut wide, &mut slope, &x, &weights, activation, TOKENS)?;
+        outcomes.keep(format!("linear_with_slope ({activation:?})"), &wide, TOKENS * INNER, WIDTH)?;
+        outcomes.keep(format!("linear_with_slope ({activation:?}, slope)"), &slope, TOKENS * INNER, WIDTH)?;
     }
+    let dx = drawn(backend, TOKENS * WIDTH, 18)?;
+    for (name, slope, residual) in [("", None, None), (" past an activation", Some(&x), Some(&dx))] {
+        backend.linear_backward(&mut out, &dy, &weights, slope, residual, TOKENS)?;
+        outcomes.keep(format!("linear_backward{name}"), &out, TOKENS * WIDTH, INNER)?;
+    }
+    Ok(())
+}
 
-    let qkv = drawn(backend, tokens * 3 * WIDTH, 5)?;
+/// Attention, its backward and its maps.
+fn attention<B: Backend>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch) -> Result<()> {
+    let backend = outcomes.backend;
+    let qkv = drawn(backend, TOKENS * 3 * WIDTH, 5)?;
     let view = |part: usize| Columns { tensor: &qkv, stride: 3 * WIDTH, offset: part * WIDTH };
-    for (queries, rows) in [(Rows::All, tokens), (Rows::First, sequences)] {
-        let shape = AttentionShape { heads: HEADS, head_width: WIDTH / HEADS, queries };
+    let (sequences, head_width, longest) = (LENGTHS.len(), WIDTH / HEADS, LENGTHS[LENGTHS.len() - 1]);
+    for (queries, rows) in [(Rows::All, TOKENS), (Rows::First, sequences)] {
+        let shape = AttentionShape { heads: HEADS, head_width, queries };
+        let attended = Attended { q: view(0), k: view(1), v: view(2), batch: staged, shape };
         let mut out = backend.tensor(rows * WIDTH)?;
-        backend.attention(&mut out, view(0), view(1), view(2), &staged, shape)?;
-        keep(format!("attention ({queries:?})"), &out, rows * WIDTH, LENGTHS[LENGTHS.len() - 1] + WIDTH / HEADS)?;
-    }
+        backend.attention(&mut out, &attended)?;
+        outcomes.keep(format!("attention ({queries:?})"), &out, rows * WIDTH, longest + head_width)?;
 
+        let (d_out, parts) = (drawn(backend, rows * WIDTH, 15)?, if queries == Rows::All { 3 } else { 2 });
+        let (mut packed, mut query) = (backend.tensor(TOKENS * parts * WIDTH)?, backend.tensor(sequences * WIDTH)?);
+        let gradients =
+            AttentionGradients { packed: &mut packed, query: (queries == Rows::First).then_some(&mut query) };
+        backend.attention_backward(gradients, &d_out, &attended)?;
+        let depth = 2 * (longest + head_width);
+        outcomes.keep(format!("attention_backward ({queries:?})"), &packed, TOKENS * parts * WIDTH, depth)?;
+        if queries == Rows::First {
+            outcomes.keep("attention_backward (First, queries)", &query, sequences * WIDTH, depth)?;
+        }
+
+        let pairs = LENGTHS.iter().map(|length| length * if queries == Rows::All { *length } else { 1 }).sum();
+        for name in ["Weights", "Scores", "GradientWeights"] {
+            let map = match name {
+                "Weights" => AttentionMap::Weights,
+                "Scores" => AttentionMap::Scores,
+                _ => AttentionMap::GradientWeights(&d_out),
+            };
+            let mut out = backend.results(pairs)?;
+            backend.attention_map(&mut out, &attended, map)?;
+            outcomes.keep(format!("attention_map ({name}, {queries:?})"), &out, pairs, longest + head_width)?;
+        }
+    }
+    Ok(())
+}
+
+/// What stands on the encoder: pooling, its backward, and the gradient that starts a backward pass.
+fn heads<B: Backend>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch) -> Result<()> {
+    let backend = outcomes.backend;
+    let (x, sequences) = (drawn(backend, TOKENS * WIDTH, 1)?, LENGTHS.len());
     for pooling in [Pooling::First, Pooling::Mean, Pooling::Max, Pooling::MeanSqrtLength] {
         let mut out = backend.tensor(sequences * WIDTH)?;
-        backend.pool(&mut out, &x, &staged, pooling, WIDTH)?;
-        keep(format!("pool ({pooling:?})"), &out, sequences * WIDTH, LENGTHS[LENGTHS.len() - 1])?;
+        backend.pool(&mut out, &x, staged, pooling, WIDTH)?;
+        outcomes.keep(format!("pool ({pooling:?})"), &out, sequences * WIDTH, LENGTHS[LENGTHS.len() - 1])?;
     }
-    Ok(outcomes)
+    let (mut sum, rows) = (drawn(backend, TOKENS * WIDTH, 1)?, drawn(backend, sequences * WIDTH, 16)?);
+    backend.add_to_first(&mut sum, &rows, staged, WIDTH)?;
+    outcomes.keep("add_to_first", &sum, TOKENS * WIDTH, 1)?;
+    let objectives = [Objective::Softmax(2), Objective::Sigmoid(0), Objective::Logit(1), Objective::Difference(1, 2)];
+    let (z, mut dz) = (drawn(backend, sequences * CLASSES, 17)?, backend.tensor(sequences * CLASSES)?);
+    backend.objective_gradient(&mut dz, &z, &objectives, staged, CLASSES)?;
+    outcomes.keep("objective_gradient", &dz, sequences * CLASSES, CLASSES)
 }
 
 const ACTIVATIONS: [Activation; 7] = [
@@ -125,6 +220,19 @@ fn drawn_batch() -> PackedBatch {
         batch.cu_seqlens.push(batch.ids.len() as u32);
     }
     batch
+}
+
+/// Every sequence elsewhere on its path: from zero, from other tokens, with noise and without.
+fn drawn_path(stage: Stage) -> Path {
+    let baseline = |token: usize| if token < 60 { Path::ZERO } else { (token * 11 % VOCABULARY) as u32 };
+    Path {
+        stage,
+        baseline: (0..TOKENS).map(baseline).collect(),
+        alpha: vec![0.0, 0.375, 1.0, 0.8],
+        sigma: vec![0.0, 0.1, 0.0, 0.5],
+        draws: (0..4).map(|sequence| [sequence, 7 * sequence]).collect(),
+        seed: 5,
+    }
 }
 
 fn embeddings<B: Backend>(backend: &B) -> Result<Embeddings<B>> {

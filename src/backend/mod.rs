@@ -1,6 +1,6 @@
 //! The device: every operation the encoder is written in, as one trait, one method per operation.
 //!
-//! [`cpu`] is the CPU implementation; [`mod@reference`] is the slow and obvious one in f64 that judges every other.
+//! [`cpu`] and [`gpu`] are the devices; [`mod@reference`] is the slow and obvious one in f64 that judges every other.
 //! Letters: B sequences in a batch, T tokens in it, E width, H heads, D head width, F inner width.
 //!
 //! Buffers are flat and row-major. An operation is told its number of rows: a buffer may be larger than what is used of it, so that a
@@ -11,10 +11,16 @@
 
 pub mod check;
 pub mod cpu;
+pub mod gpu;
+pub mod path;
+mod precision;
 pub mod reference;
+pub mod training;
 
 use crate::error::{Error, Result};
 use crate::tokens::PackedBatch;
+pub use path::{Path, Stage};
+pub use precision::Precision;
 
 /// What a linear layer applies to its sums, element by element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +64,7 @@ pub enum Rows {
 }
 
 /// Some columns of a row-major matrix: row r starts at `r * stride + offset`.
-pub struct Columns<'a, T> {
+pub struct Columns<'a, T: ?Sized> {
     /// The matrix.
     pub tensor: &'a T,
     /// Elements from one row's start to the next's.
@@ -93,10 +99,112 @@ pub struct Embeddings<B: Backend> {
     pub norm: Norm<B>,
 }
 
+/// A view of queries, keys or values: [`Columns`] of a device's tensor.
+pub type Heads<'a, B> = Columns<'a, <B as Backend>::Tensor>;
+
+/// What an attention read: `q`, `k` and `v` of [`Backend::attention`].
+pub struct Attended<'a, B: Backend> {
+    /// One row a token, or a sequence ([`Rows::First`]).
+    pub q: Heads<'a, B>,
+    /// One row a token.
+    pub k: Heads<'a, B>,
+    /// One row a token.
+    pub v: Heads<'a, B>,
+    /// Which tokens go together.
+    pub batch: &'a B::Batch,
+    /// The sizes.
+    pub shape: AttentionShape,
+}
+
+/// Where the gradients of an attention's operands go.
+pub struct AttentionGradients<'a, T> {
+    /// [`Rows::All`]: `[T, 3E]`, gradients of q, k and v side by side; [`Rows::First`]: `[T, 2E]`, those of k and v.
+    pub packed: &'a mut T,
+    /// [`Rows::First`]: `[B, E]`, that of q.
+    pub query: Option<&'a mut T>,
+}
+
+/// What an attention map shows of each pair of tokens, over the H heads.
+pub enum AttentionMap<'a, B: Backend> {
+    /// The mean of the softmax's weights.
+    Weights,
+    /// The sum of the scaled scores `q·k/√D`, before any softmax.
+    Scores,
+    /// The mean of the positive part of weight × its gradient (Chefer et al. 2021, eq. 5), for the gradient of the attention's output.
+    GradientWeights(&'a B::Tensor),
+}
+
+/// The function of a sequence's logits whose gradient is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Objective {
+    /// `softmax(z)_c`
+    Softmax(usize),
+    /// `σ(z_c)`
+    Sigmoid(usize),
+    /// `z_c`
+    Logit(usize),
+    /// `z_c − z_a`
+    Difference(usize, usize),
+}
+
+impl Objective {
+    /// Its value at logits `z`.
+    pub fn value(self, z: &[f64]) -> f64 {
+        match self {
+            Self::Softmax(c) => softmax(z)[c],
+            Self::Sigmoid(c) => sigmoid(z[c]),
+            Self::Logit(c) => z[c],
+            Self::Difference(c, a) => z[c] - z[a],
+        }
+    }
+
+    /// Its gradient at logits `z`.
+    pub fn gradient(self, z: &[f64]) -> Vec<f64> {
+        let mut gradient = vec![0.0; z.len()];
+        match self {
+            Self::Softmax(c) => {
+                let p = softmax(z);
+                gradient.iter_mut().zip(&p).for_each(|(slope, other)| *slope = -p[c] * other);
+                // 1 − p_c as the sum of the others keeps its digits where p_c is nearly 1.
+                gradient[c] = p[c] * p.iter().enumerate().filter(|(k, _)| *k != c).map(|(_, p)| p).sum::<f64>();
+            }
+            Self::Sigmoid(c) => gradient[c] = sigmoid(z[c]) * sigmoid(-z[c]),
+            Self::Logit(c) => gradient[c] = 1.0,
+            Self::Difference(c, a) => {
+                gradient[c] += 1.0;
+                gradient[a] -= 1.0;
+            }
+        }
+        gradient
+    }
+}
+
+fn softmax(z: &[f64]) -> Vec<f64> {
+    let largest = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let exponentials: Vec<f64> = z.iter().map(|z| (z - largest).exp()).collect();
+    let sum: f64 = exponentials.iter().sum();
+    exponentials.iter().map(|e| e / sum).collect()
+}
+
+fn sigmoid(z: f64) -> f64 {
+    1.0 / (1.0 + (-z).exp())
+}
+
+/// How a gradient `g` at an embedding becomes numbers of its token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fold {
+    /// `g · (x + σn − x')`, the step from the path's start to its end: one number.
+    Step,
+    /// `‖g‖₂`: one number.
+    Norm,
+    /// `g` itself: as many numbers as the embedding is wide.
+    Whole,
+}
+
 /// A device and the operations on it. One method, one operation; no method knows a model family.
 ///
 /// # Errors
-/// [`Error::Device`] where the device has no room or fails, and from [`Backend::embed`] [`Error::Mismatch`] where a token is beyond
+/// [`Error::OutOfMemory`] where the device has no room, [`Error::Device`] where it fails, and from [`Backend::embed`] [`Error::Mismatch`] where a token is beyond
 /// a table. A buffer smaller than the sizes say is the caller's mistake, and panics.
 #[allow(clippy::missing_errors_doc)] // the same for every method: above
 pub trait Backend: Send + Sync + Sized + 'static {
@@ -106,7 +214,17 @@ pub trait Backend: Send + Sync + Sized + 'static {
     type Linear: Send + Sync;
     /// A packed batch on the device.
     type Batch: Send;
+    /// Where the sequences of a batch stand on their paths, on the device.
+    type Path: Send;
 
+    /// The device, as it is written beside results.
+    fn name(&self) -> String;
+    /// What matrix products are computed in, never [`Precision::Auto`].
+    fn precision(&self) -> Precision;
+    /// The same device in a precision that holds larger numbers, where this one's overflow at what models compute: for those records alone.
+    fn wider(&self) -> Option<Self> {
+        None
+    }
     /// How many batches run at the same time, each by one worker.
     fn workers(&self) -> usize;
     /// Tokens in a batch where the user has not said.
@@ -114,12 +232,18 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// A buffer of `len` numbers, contents unspecified.
     fn tensor(&self, len: usize) -> Result<Self::Tensor>;
+    /// A buffer for numbers that go back to the host, contents unspecified: f32, where the device stores what it works on in less.
+    fn results(&self, len: usize) -> Result<Self::Tensor> {
+        self.tensor(len)
+    }
     /// A buffer with these contents.
     fn upload(&self, values: &[f32]) -> Result<Self::Tensor>;
     /// The first `out.len()` numbers of a buffer.
     fn download(&self, out: &mut [f32], tensor: &Self::Tensor) -> Result<()>;
     /// A batch to the device.
     fn stage(&self, batch: PackedBatch) -> Result<Self::Batch>;
+    /// Paths to the device.
+    fn stage_path(&self, path: Path) -> Result<Self::Path>;
     /// Packs `weight [outputs, inputs]` and `bias [outputs]`.
     fn pack_linear(&self, weight: &[f32], bias: &[f32], inputs: usize, outputs: usize) -> Result<Self::Linear>;
 
@@ -141,16 +265,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     ) -> Result<()>;
 
     /// `out [T or B, H·D] = softmax(q kᵀ / √D) v` in each sequence and head; head h is columns `h·D .. (h+1)·D` of each view.
-    /// With [`Rows::First`], `q` and `out` hold one row a sequence; `k` and `v` always one a token.
-    fn attention(
-        &self,
-        out: &mut Self::Tensor,
-        q: Columns<'_, Self::Tensor>,
-        k: Columns<'_, Self::Tensor>,
-        v: Columns<'_, Self::Tensor>,
-        batch: &Self::Batch,
-        shape: AttentionShape,
-    ) -> Result<()>;
+    fn attention(&self, out: &mut Self::Tensor, attended: &Attended<'_, Self>) -> Result<()>;
 
     /// `out [B, width]` from `x [T, width]`.
     fn pool(
@@ -160,6 +275,103 @@ pub trait Backend: Send + Sync + Sized + 'static {
         batch: &Self::Batch,
         pooling: Pooling,
         width: usize,
+    ) -> Result<()>;
+
+    /// [`Backend::embed`] at a point of each sequence's path: see [`Path`].
+    fn embed_path(
+        &self,
+        out: &mut Self::Tensor,
+        embeddings: &Embeddings<Self>,
+        batch: &Self::Batch,
+        path: &Self::Path,
+    ) -> Result<()>;
+
+    /// [`Backend::linear`] without a residual, and what its backward needs: with sums `s = x · weightᵀ + bias`,
+    /// `out [rows, outputs] = activation(s)` and `slope [rows, outputs] = activation'(s)`.
+    fn linear_with_slope(
+        &self,
+        out: &mut Self::Tensor,
+        slope: &mut Self::Tensor,
+        x: &Self::Tensor,
+        weights: &Self::Linear,
+        activation: Activation,
+        rows: usize,
+    ) -> Result<()>;
+
+    /// From the gradient of a linear layer's sums to that of its inputs, past the activation that made them where its `slope` is given, and
+    /// added to the gradient that goes around both: `dx [rows, inputs] = (dy [rows, outputs] · weight) ∘ slope + residual`.
+    fn linear_backward(
+        &self,
+        dx: &mut Self::Tensor,
+        dy: &Self::Tensor,
+        weights: &Self::Linear,
+        slope: Option<&Self::Tensor>,
+        residual: Option<&Self::Tensor>,
+        rows: usize,
+    ) -> Result<()>;
+
+    /// `dx [rows, E]` from `dy [rows, E]`, for [`Backend::layer_norm`] of `x [rows, E]`.
+    fn layer_norm_backward(
+        &self,
+        dx: &mut Self::Tensor,
+        dy: &Self::Tensor,
+        x: &Self::Tensor,
+        norm: &Norm<Self>,
+        rows: usize,
+    ) -> Result<()>;
+
+    /// The gradients of an attention's operands, from that of its output `d_out [T or B, E]`. Its weights are computed again, never kept.
+    fn attention_backward(
+        &self,
+        gradients: AttentionGradients<'_, Self::Tensor>,
+        d_out: &Self::Tensor,
+        attended: &Attended<'_, Self>,
+    ) -> Result<()>;
+
+    /// `out`: for each sequence of L tokens in turn, `[L, L]` numbers (`[1, L]` where only first tokens ask): row i is what token i sees in
+    /// each other. A buffer of [`Backend::results`].
+    fn attention_map(
+        &self,
+        out: &mut Self::Tensor,
+        attended: &Attended<'_, Self>,
+        map: AttentionMap<'_, Self>,
+    ) -> Result<()>;
+
+    /// Adds row b of `rows [B, width]` to the first token of sequence b in `x [T, width]`: the backward of [`Pooling::First`].
+    fn add_to_first(&self, x: &mut Self::Tensor, rows: &Self::Tensor, batch: &Self::Batch, width: usize) -> Result<()>;
+
+    /// `dz [B, classes]`, the gradient of each sequence's objective at its logits `z [B, classes]`: where a backward pass starts.
+    ///
+    /// A device that stores gradients in few bits may multiply each sequence's by a power of two of its own, which it notes in the batch:
+    /// [`Backend::fold`] and [`AttentionMap::GradientWeights`] divide by it.
+    fn objective_gradient(
+        &self,
+        dz: &mut Self::Tensor,
+        z: &Self::Tensor,
+        objectives: &[Objective],
+        batch: &Self::Batch,
+        classes: usize,
+    ) -> Result<()>;
+
+    /// From the gradient of the embedding stage's output to that of what [`Path`] moves, in place: past the layer normalisation where that is
+    /// the word embeddings ([`Stage::Word`]), unchanged where it is the output itself. Without a path, as for its end.
+    fn embed_backward(
+        &self,
+        gradient: &mut Self::Tensor,
+        embeddings: &Embeddings<Self>,
+        batch: &Self::Batch,
+        path: &Self::Path,
+    ) -> Result<()>;
+
+    /// `out`: what `fold` makes of each token's gradient `[T, E]`, `[T]` or `[T, E]` numbers. A buffer of [`Backend::results`].
+    fn fold(
+        &self,
+        out: &mut Self::Tensor,
+        gradient: &Self::Tensor,
+        embeddings: &Embeddings<Self>,
+        batch: &Self::Batch,
+        path: &Self::Path,
+        fold: Fold,
     ) -> Result<()>;
 }
 
@@ -177,9 +389,11 @@ pub struct AttentionShape {
 /// Row `row` of an embedding table `[rows, width]`, or why there is none: a tokenizer that is not this model's.
 fn table_row<'a, N>(table: &'a [N], row: u32, width: usize, name: &str) -> Result<&'a [N]> {
     let start = row as usize * width;
-    table.get(start..start + width).ok_or_else(|| {
-        let rows = table.len() / width.max(1);
-        Error::Mismatch(format!("{name} {row} is beyond the model's table of {rows}"), None)
-            .with_hint("check that the tokenizer, the maximum length and the weights are of one model")
-    })
+    table.get(start..start + width).ok_or_else(|| beyond_table(name, row, table.len() / width.max(1)))
+}
+
+/// Of a row that an embedding table of `rows` does not have.
+fn beyond_table(name: &str, row: u32, rows: usize) -> Error {
+    Error::Mismatch(format!("{name} {row} is beyond the model's table of {rows}"), None)
+        .with_hint("check that the tokenizer, the maximum length and the weights are of one model")
 }

@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use wherefore::backend::Precision;
 use wherefore::dataset::{Dataset, DatasetOptions};
 use wherefore::model::{Device, LoadOptions, Model};
 use wherefore::pipeline::Settings;
 use wherefore::report::Format;
 use wherefore::{Error, Result};
+
+use super::run_record::RunRecord;
 
 /// What every command takes.
 #[derive(Args, Clone, Debug)]
@@ -16,8 +19,8 @@ pub(crate) struct Common {
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: Device,
     /// Arithmetic: auto, f32, bf16x3, f16 or bf16 (the CPU has f32)
-    #[arg(long, global = true, default_value = "auto")]
-    pub(crate) precision: String,
+    #[arg(long, global = true, default_value = "auto", value_name = "PRECISION")]
+    pub(crate) precision: Precision,
     /// Tokens in one packed batch [default: what suits the device]
     #[arg(long, global = true, value_name = "N")]
     pub(crate) batch_tokens: Option<usize>,
@@ -59,21 +62,7 @@ impl Common {
 
     /// Loads a model onto the chosen device.
     pub(crate) fn load(&self, model: &str) -> Result<Model> {
-        self.check_precision()?;
-        Model::load(model, self.device, &LoadOptions { max_length: self.max_length })
-    }
-
-    fn check_precision(&self) -> Result<()> {
-        match self.precision.as_str() {
-            "auto" | "f32" => Ok(()),
-            "bf16x3" | "f16" | "bf16" => {
-                Err(Error::usage(format!("--precision {}: the CPU computes in f32", self.precision))
-                    .with_hint("leave --precision out, or use --precision f32"))
-            }
-            other => {
-                Err(Error::usage(format!("--precision: expected auto, f32, bf16x3, f16 or bf16, found {other:?}")))
-            }
-        }
+        Model::load(model, self.device, &LoadOptions { max_length: self.max_length, precision: self.precision })
     }
 
     /// How the pipeline runs.
@@ -87,6 +76,23 @@ impl Common {
     /// The format of results.
     pub(crate) fn format(&self) -> Format {
         Format::choose(self.format, self.out.as_deref())
+    }
+}
+
+/// The model a command cannot do without.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ModelName {
+    /// Model directory, or org/name in the local Hugging Face cache
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: String,
+}
+
+impl ModelName {
+    /// Loads it, and notes which it is.
+    pub(crate) fn load(&self, common: &Common, run: &mut RunRecord) -> Result<Model> {
+        let model = common.load(&self.model)?;
+        run.model(&model);
+        Ok(model)
     }
 }
 
@@ -119,12 +125,23 @@ pub(crate) struct Data {
 impl Data {
     /// Opens the files.
     pub(crate) fn open(&self) -> Result<Dataset> {
+        self.open_keeping(&[])
+    }
+
+    /// Opens the files, where there are any.
+    pub(crate) fn open_if_any(&self) -> Result<Option<Dataset>> {
+        (!self.files.is_empty()).then(|| self.open()).transpose()
+    }
+
+    /// Opens the files, with further columns to keep.
+    pub(crate) fn open_keeping(&self, keep_columns: &[String]) -> Result<Dataset> {
         Dataset::open(DatasetOptions {
             files: self.files.clone(),
             text_column: self.text_column.clone(),
             pair_column: self.pair_column.clone(),
             label_column: self.label_column.clone(),
             id_column: self.id_column.clone(),
+            keep_columns: keep_columns.to_vec(),
             no_header: self.no_header,
             columns: self.columns.clone(),
             allow_duplicate_ids: false,

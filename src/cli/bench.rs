@@ -1,15 +1,19 @@
 //! `wherefore bench`.
 
 use std::fmt;
+use std::path::Path;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use rayon::prelude::*;
 use serde::Serialize;
+use wherefore::backend::Objective;
 use wherefore::backend::cpu::{self, Ceilings, Cpu};
 use wherefore::dataset::Record;
+use wherefore::explain::{self, Method, Subject, Words};
 use wherefore::factors::{FactorRows, Floats};
 use wherefore::interrupt;
+use wherefore::model::Model;
 use wherefore::search::{self, Form, Options, Query, Rule};
 use wherefore::tokens::Encoding;
 use wherefore::{Error, Result};
@@ -42,7 +46,7 @@ pub(crate) struct Arguments {
     /// Search: the rule (feature and gradient rules) [default: feature-dot and grad-dot]
     #[arg(long)]
     rule: Option<Rule>,
-    /// Forward: the model [default: the bundled one, on its own data]
+    /// Forward and explain: the model [default: the bundled one, on its own data]
     #[arg(long, value_name = "DIR", requires = "data")]
     model: Option<String>,
     #[command(flatten)]
@@ -56,6 +60,8 @@ pub(crate) struct Arguments {
 enum Job {
     /// Tokenizing and the model's forward pass
     Forward,
+    /// Integrated gradients: forward and back to the embeddings, 50 steps a record
+    Explain,
     /// Exact top-k over factors in memory
     Search,
 }
@@ -95,14 +101,30 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let threads = rayon::current_num_threads();
     let mut report =
         Report { vectors: isa.name(), threads, ceilings, rows: ceiling_rows(isa.name(), threads, &ceilings) };
-    if arguments.job != Some(Job::Search) {
-        report.rows.extend(forward(arguments, common, &ceilings)?);
+    let wanted = |job| arguments.job.is_none_or(|only| only == job);
+    if wanted(Job::Forward) || wanted(Job::Explain) {
+        let bundled = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
+        let (model, records) = model_and_records(arguments, common, bundled.path())?;
+        let ceilings = of_device(&model, ceilings)?;
+        if wanted(Job::Forward) {
+            report.rows.extend(forward(arguments, common, &ceilings, &model, &records)?);
+        }
+        if wanted(Job::Explain) {
+            report.rows.push(explain_row(arguments, common, &ceilings, &model, &records)?);
+        }
     }
-    if arguments.job != Some(Job::Forward) {
+    if wanted(Job::Search) {
         search_rows(arguments, &ceilings, &mut report.rows)?;
     }
     print(common, &report.rows, &report)?;
     Ok(Outcome::Done)
+}
+
+/// Those of the device that a model runs on: the CPU's, or a GPU's in the model's precision.
+fn of_device(model: &Model, cpu: Ceilings) -> Result<Ceilings> {
+    let Some(gpu) = model.gpu() else { return Ok(cpu) };
+    let ceilings = gpu.ceilings()?;
+    Ok(Ceilings { gflops: ceilings.of(model.device().1), read_gbs: ceilings.copy_gbs })
 }
 
 /// What the other rows are measured against, as rows.
@@ -128,14 +150,73 @@ fn median(samples: usize, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(seconds[seconds.len() / 2])
 }
 
-fn forward(arguments: &Arguments, common: &Common, ceilings: &Ceilings) -> Result<Vec<Row>> {
-    let bundled = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
+fn model_and_records(arguments: &Arguments, common: &Common, room: &Path) -> Result<(Model, Vec<Record>)> {
     let (name, dataset) = match &arguments.model {
         Some(model) => (model.clone(), arguments.data.open()?),
-        None => super::demo::bundled(bundled.path())?,
+        None => super::demo::bundled(room)?,
     };
-    let model = common.load(&name)?;
-    let records = dataset.take(4096).collect::<Result<Vec<Record>>>()?;
+    Ok((common.load(&name)?, dataset.take(4096).collect::<Result<_>>()?))
+}
+
+/// Records explained, spread over the data: a few, each takes a hundred forwards' work.
+const EXPLAINED: usize = 32;
+/// Gradients taken of each.
+const STEPS: usize = 50;
+
+fn explain_row(
+    arguments: &Arguments,
+    common: &Common,
+    ceilings: &Ceilings,
+    model: &Model,
+    records: &[Record],
+) -> Result<Row> {
+    let chosen = records.iter().step_by(records.len().div_ceil(EXPLAINED).max(1));
+    let encodings = chosen.map(|record| model.encode(record)).collect::<Result<Vec<Encoding>>>()?;
+    let batch_tokens = common.settings()?.batch_tokens;
+    let logits = model.run(&encodings, batch_tokens, &|_| true)?.logits;
+    let words = Words::default();
+    let subject = |(index, (encoding, logits)): (usize, (_, &[f32]))| Subject {
+        index: index as u64,
+        encoding,
+        words: &words,
+        objectives: vec![Objective::Logit(0)],
+        logits: logits.to_vec(),
+    };
+    let pairs = encodings.iter().zip(logits.chunks_exact(model.classes().max(1)));
+    let subjects: Vec<Subject<'_>> = pairs.enumerate().map(subject).collect();
+    let options = explain::Options { steps: STEPS, ..explain::Options::default() };
+    let method = Method::IntegratedGradients;
+    method.check(model, &options)?;
+    let seconds = median(arguments.samples, || {
+        explain::explain(model, &subjects, method, &options, batch_tokens, &|_| !interrupt::asked()).map(drop)
+    })?;
+    let tokens: usize = encodings.iter().map(|e| e.ids.len()).sum();
+    // As many operations back to the embeddings as forward, weights being left alone.
+    let flops: f64 = encodings.iter().map(|e| 2.0 * STEPS as f64 * model.config().forward_flops(e.ids.len())).sum();
+    let gflops = flops / seconds / 1e9;
+    Ok(Row {
+        job: "explain",
+        case: format!(
+            "integrated gradients, {STEPS} steps, {} records, {:.0} tokens each",
+            subjects.len(),
+            tokens as f64 / subjects.len() as f64
+        ),
+        seconds,
+        records_per_second: Some(subjects.len() as f64 / seconds),
+        tokens_per_second: Some((tokens * STEPS) as f64 / seconds),
+        gflops: Some(gflops),
+        fraction: gflops / ceilings.gflops,
+        ..Row::default()
+    })
+}
+
+fn forward(
+    arguments: &Arguments,
+    common: &Common,
+    ceilings: &Ceilings,
+    model: &Model,
+    records: &[Record],
+) -> Result<Vec<Row>> {
     let tokenize = || records.par_iter().map(|record| model.encode(record)).collect::<Result<Vec<Encoding>>>();
     let encodings = tokenize()?;
     let tokens: usize = encodings.iter().map(|e| e.ids.len()).sum();

@@ -4,9 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde_json::json;
 use wherefore::dataset::{Dataset, DatasetOptions};
-use wherefore::pipeline::{self, IndexOptions, Rejections, ResultSink, SearchJob, SearchOptions, TopK};
-use wherefore::report::{NeighbourList, Render, SearchResult};
+use wherefore::explain;
+use wherefore::model::Model;
+use wherefore::pipeline::{
+    self, ExplainOptions, IndexOptions, Output, Rejections, ResultSink, SearchJob, SearchOptions, Settings, TopK,
+};
+use wherefore::report::{
+    Destination, Explanation, NeighbourList, Page, PageOptions, Render, ResultRecord, SearchResult,
+};
 use wherefore::search::Rule;
 use wherefore::store::Store;
 use wherefore::{Error, Result};
@@ -14,7 +21,7 @@ use wherefore::{Error, Result};
 use super::Outcome;
 use super::arguments::Common;
 
-/// The whole job on the bundled model and data: index, search, and an answer to read.
+/// The whole job on the bundled model and data: index, search, explain, answers to read, and a page to look at.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// Keep the model, data and store here, to go on playing with
@@ -53,9 +60,55 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let mut mistakes = Mistakes::default();
     let job = SearchJob { model: &model, checkpoints: &[], store: &store, options: &options };
     let searched = job.run(open(folder, "test.jsonl")?, &settings, &mut none(), &mut mistakes)?;
-    mistakes.show(&searched)?;
+    mistakes.sort();
+    let explanations = explain(&model, folder, &mistakes, &settings)?;
+    mistakes.show(&explanations, &searched)?;
+    let page = arguments.keep.as_deref().map_or_else(|| std::env::temp_dir().join(PAGE), |kept| kept.join(PAGE));
+    write_page(&page, &mistakes, explanations)?;
+    say(&format!("The same as a page to look at: {}\n", page.display()))?;
     say(&next_steps(arguments.keep.as_deref()))?;
     Ok(Outcome::Done)
+}
+
+/// The page's file.
+const PAGE: &str = "wherefore-demo.html";
+
+/// Which words made the filter make the mistakes that are shown.
+fn explain(model: &Model, folder: &Path, mistakes: &Mistakes, settings: &Settings) -> Result<Vec<Explanation>> {
+    let name = "mistakes.jsonl";
+    let line = |m: &SearchResult| json!({ "id": m.id, "text": m.text, "text_pair": m.text_pair, "label": m.label });
+    let lines: Vec<String> = mistakes.shown().map(|mistake| line(mistake).to_string()).collect();
+    let path = folder.join(name);
+    fs::write(&path, lines.join("\n")).map_err(Error::io(&path))?;
+    let options = explain::Options { tolerance: Some(0.05), ..explain::Options::default() };
+    // Its probabilities are all but 0 or 1, and hardly move; its logits do.
+    let job = ExplainOptions { options, output: Output::Logit, ..ExplainOptions::default() };
+    let mut explanations = Vec::new();
+    let mut keep = |explanation: &Explanation| {
+        explanations.push(explanation.clone());
+        Ok(())
+    };
+    pipeline::explain(model, open(folder, name)?, &job, settings, &mut Rejections::new(false, None), &mut keep)?;
+    // Numbered as among all the mails they are from, so that they stand beside their training records.
+    for (explanation, mistake) in explanations.iter_mut().zip(mistakes.shown()) {
+        explanation.index = mistake.index;
+    }
+    Ok(explanations)
+}
+
+fn write_page(path: &Path, mistakes: &Mistakes, explanations: Vec<Explanation>) -> Result<()> {
+    let mut page = Page::new(PageOptions {
+        title: "Why the spam filter is wrong".into(),
+        sources: vec!["the bundled demo".into()],
+        ..PageOptions::default()
+    });
+    let explained = explanations.into_iter().map(ResultRecord::Explanation);
+    for result in explained.chain(mistakes.shown().cloned().map(ResultRecord::Search)) {
+        page.add(result);
+    }
+    let mut file = Destination::create(Some(path))?;
+    file.write(page.render()?.as_bytes())?;
+    file.finish()
 }
 
 /// The bundled model's directory and its training data, written under `folder`.
@@ -97,13 +150,22 @@ fn next_steps(kept: Option<&Path>) -> String {
 struct Mistakes(Vec<SearchResult>);
 
 impl Mistakes {
-    fn show(mut self, searched: &pipeline::Summary) -> Result<()> {
-        let wrong = self.0.len();
+    /// The surest first.
+    fn sort(&mut self) {
         self.0.sort_by(|a, b| b.probability.partial_cmp(&a.probability).unwrap_or(std::cmp::Ordering::Equal));
-        for result in self.0.iter().take(SHOWN) {
-            say(&result.render(console::colors_enabled()))?;
+    }
+
+    fn shown(&self) -> impl Iterator<Item = &SearchResult> {
+        self.0.iter().take(SHOWN)
+    }
+
+    fn show(&self, explanations: &[Explanation], searched: &pipeline::Summary) -> Result<()> {
+        let colours = console::colors_enabled();
+        for (result, explanation) in self.shown().zip(explanations) {
+            say(&result.render(colours))?;
+            say(&explanation.render(colours))?;
         }
-        let (asked, seconds) = (searched.records, searched.seconds);
+        let (asked, wrong, seconds) = (searched.records, self.0.len(), searched.seconds);
         let right = 100.0 * (asked as f64 - wrong as f64) / (asked as f64).max(1.0);
         say(&format!("{asked} new mails answered in {seconds:.1} s; the filter is right about {right:.1} % of them.\n"))
     }

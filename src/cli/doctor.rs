@@ -5,8 +5,10 @@ use std::fmt;
 use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
+use wherefore::backend::Precision;
 use wherefore::backend::check::{self, Check};
 use wherefore::backend::cpu::Cpu;
+use wherefore::backend::gpu::{self, Gpu};
 use wherefore::pipeline;
 
 use super::Outcome;
@@ -27,7 +29,7 @@ pub(crate) struct Arguments {
 struct Report {
     version: &'static str,
     cpu: Processor,
-    cuda: &'static str,
+    cuda: Cuda,
     operations: Vec<Check>,
     model: Vec<Check>,
 }
@@ -36,6 +38,46 @@ struct Report {
 struct Processor {
     vectors: &'static str,
     threads: usize,
+}
+
+/// What there is of CUDA on this machine and in this binary.
+#[derive(Serialize)]
+struct Cuda {
+    /// What compiled the kernels of this binary, and for which architectures.
+    kernels: Option<&'static str>,
+    devices: Vec<gpu::Info>,
+    /// Why there are none, or none that can be used.
+    reason: Option<String>,
+    /// Of the first device.
+    operations: Vec<Check>,
+}
+
+impl Cuda {
+    fn ask() -> anyhow::Result<Self> {
+        let (kernels, devices) = (gpu::compiler(), gpu::devices());
+        let (devices, mut reason) = match devices {
+            Ok(devices) => (devices, None),
+            Err(error) => (Vec::new(), Some(error.to_string())),
+        };
+        let mut operations = Vec::new();
+        if !devices.is_empty() {
+            match Gpu::open(0, Precision::F32) {
+                Ok(gpu) => operations = check::check(&gpu)?,
+                Err(error) => reason = Some(error.to_string()),
+            }
+        }
+        Ok(Self { kernels, devices, reason, operations })
+    }
+}
+
+impl fmt::Display for Cuda {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "cuda  {}", self.kernels.unwrap_or("this binary was built without GPU kernels"))?;
+        for device in &self.devices {
+            writeln!(f, "      {device}")?;
+        }
+        self.reason.iter().try_for_each(|reason| writeln!(f, "      {reason}"))
+    }
 }
 
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
@@ -50,12 +92,18 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         cpu: Processor { vectors: cpu.isa().name(), threads: rayon::current_num_threads() },
-        cuda: "this binary was built without GPU kernels",
+        cuda: Cuda::ask()?,
         operations: check::check(&cpu)?,
         model,
     };
     print(common, [&report], &report)?;
-    let failed = report.operations.iter().chain(&report.model).filter(|check| !check.passed()).count();
+    let failed = report
+        .operations
+        .iter()
+        .chain(&report.cuda.operations)
+        .chain(&report.model)
+        .filter(|check| !check.passed())
+        .count();
     if failed > 0 {
         bail!("{failed} checks failed");
     }
@@ -66,9 +114,13 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "wherefore {}", self.version)?;
         writeln!(f, "cpu   {} vectors, {} threads", self.cpu.vectors, self.cpu.threads)?;
-        writeln!(f, "cuda  {}", self.cuda)?;
+        write!(f, "{}", self.cuda)?;
         writeln!(f, "\noperations against the f64 reference (error ≤ what rounding explains)")?;
         list(f, &self.operations)?;
+        if !self.cuda.operations.is_empty() {
+            writeln!(f, "\nthe GPU's, in f32")?;
+            list(f, &self.cuda.operations)?;
+        }
         if !self.model.is_empty() {
             writeln!(f, "\nyour model on your records")?;
             list(f, &self.model)?;

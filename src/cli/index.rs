@@ -1,27 +1,29 @@
 //! `wherefore index`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use wherefore::factors::LabelUsed;
-use wherefore::pipeline::{self, Checkpoint, IndexOptions};
+use wherefore::dataset::Dataset;
+use wherefore::factors::{LabelUsed, ScanType};
+use wherefore::model::Model;
+use wherefore::pipeline::{self, Checkpoint, GivenFactors, GivenFile, IndexOptions, Rejections, Summary};
 use wherefore::store::{DEFAULT_BLOCK_RECORDS, Dtype, Part};
 use wherefore::{Error, Result};
 
 use super::Outcome;
-use super::arguments::{Common, Data};
-use super::output::Output;
+use super::arguments::{Common, Data, ModelName};
+use super::output::{Output, print};
 use super::run_record::RunRecord;
 
 /// One pass over the training data into a store of factors.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// Model directory, or org/name in the local Hugging Face cache
-    #[arg(long, value_name = "DIR")]
-    model: String,
+    #[arg(long, value_name = "DIR", required_unless_present = "from_factors")]
+    model: Option<String>,
     #[command(flatten)]
     data: Data,
-    /// The store to make
+    /// The store to make, or to add to
     #[arg(long, value_name = "DIR")]
     store: PathBuf,
     /// The label whose loss is explained; gold is the predicted one where a record has none
@@ -30,15 +32,35 @@ pub(crate) struct Arguments {
     /// How features are stored and scored
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     dtype: Precision,
+    /// Also keep a copy of the features in fewer bits: searches scan that, certify what may belong to the answer, and compute those from
+    /// the features themselves; results are the same to the bit
+    #[arg(long, value_enum, value_name = "TYPE")]
+    scan: Option<Scan>,
     /// Job I of N, I from 0: takes every N-th block of the data (put together by `merge`)
     #[arg(long, value_name = "I/N")]
     shard: Option<Part>,
     /// Go on where an interrupted job stopped
     #[arg(long)]
     resume: bool,
+    /// Add the data to the finished store that is there; their numbers go on where those of the store end
+    #[arg(long, conflicts_with = "resume")]
+    append: bool,
+    /// Only tell what the run would take: records, tokens, disk, memory and time, measured on a sample (exit code 2 where it would not fit)
+    #[arg(long)]
+    dry_run: bool,
+    /// Factors that another program made, of any model, instead of a model's own: .safetensors with features [N, E], logits [N, K] and
+    /// labels [N], a directory of such .npy files, or .parquet or .jsonl with a record a row; --data gives arrays their texts
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "append", "dry_run", "checkpoint", "keep_column"])]
+    from_factors: Option<PathBuf>,
+    /// The classes' names, in order, for --from-factors
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "from_factors")]
+    label_names: Option<Vec<String>>,
     /// For rule tracin: an earlier checkpoint of the training, and the learning rate there (repeatable)
     #[arg(long, value_name = "DIR[:RATE]")]
     checkpoint: Vec<String>,
+    /// A further column to keep beside each record, to filter and group searches by (repeatable)
+    #[arg(long, value_name = "NAME")]
+    keep_column: Vec<String>,
     /// Records in a block: what a job can lose, and what --shard deals out
     #[arg(long, value_name = "N", default_value_t = DEFAULT_BLOCK_RECORDS)]
     block_records: u64,
@@ -48,6 +70,13 @@ pub(crate) struct Arguments {
 enum Target {
     Gold,
     Predicted,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Scan {
+    F16,
+    Bf16,
+    Int8,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -72,8 +101,23 @@ impl Arguments {
             return Err(Error::usage("--block-records: expected at least 1, found 0"));
         }
         let checkpoints = self.checkpoint.iter().map(|text| checkpoint(text, common)).collect::<Result<_>>()?;
+        let scan = self.scan.map(|scan| match scan {
+            Scan::F16 => ScanType::F16,
+            Scan::Bf16 => ScanType::Bf16,
+            Scan::Int8 => ScanType::Int8,
+        });
         let part = self.shard.unwrap_or(Part::WHOLE);
-        Ok(IndexOptions { target, dtype, part, resume: self.resume, block_records: self.block_records, checkpoints })
+        Ok(IndexOptions {
+            target,
+            dtype,
+            part,
+            scan,
+            resume: self.resume,
+            append: self.append,
+            block_records: self.block_records,
+            checkpoints,
+            columns: self.keep_column.clone(),
+        })
     }
 }
 
@@ -86,14 +130,58 @@ fn checkpoint(text: &str, common: &Common) -> Result<Checkpoint> {
 
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
     let mut run = RunRecord::begin("index");
-    let dataset = arguments.data.open()?;
-    let model = common.load(&arguments.model)?;
+    if let Some(file) = &arguments.from_factors {
+        return index_given(arguments, file, common, run);
+    }
+    let dataset = arguments.data.open_keeping(&arguments.keep_column)?;
+    let model = ModelName { model: arguments.model.clone().unwrap_or_default() }.load(common, &mut run)?;
     let options = arguments.options(common)?;
-    run.model(&model);
     run.set("part", options.part.to_string());
+    if arguments.dry_run {
+        return dry_run(arguments, &model, dataset, &options, common);
+    }
     let output = Output::new(common, Some(&arguments.store));
     let mut rejections = output.rejections();
     let settings = common.settings()?;
     let summary = pipeline::index(&model, dataset, &arguments.store, &options, &settings, &mut rejections)?;
-    output.finish("indexed", &summary, rejections, run)
+    run.overflows(&model);
+    let outcome = output.finish("indexed", &summary, rejections, run)?;
+    if !common.quiet && summary.records > 0 {
+        tell_stages(&summary);
+    }
+    Ok(outcome)
+}
+
+/// Stores factors that were made elsewhere.
+fn index_given(arguments: &Arguments, file: &Path, common: &Common, mut run: RunRecord) -> anyhow::Result<Outcome> {
+    let options = arguments.options(common)?;
+    run.set("part", options.part.to_string());
+    let output = Output::new(common, Some(&arguments.store));
+    let mut rejections = output.rejections();
+    let given = GivenFactors {
+        file: &GivenFile(file.to_owned()),
+        texts: arguments.data.open_if_any()?,
+        label_names: arguments.label_names.clone(),
+    };
+    let summary = pipeline::index_given(given, &arguments.store, &options, common.quiet, &mut rejections)?;
+    output.finish("stored", &summary, rejections, run)
+}
+
+#[expect(clippy::print_stderr, reason = "messages go to standard error")]
+fn tell_stages(summary: &Summary) {
+    eprintln!("{}", summary.stages.occupancy(summary.seconds));
+}
+
+fn dry_run(
+    arguments: &Arguments,
+    model: &Model,
+    dataset: Dataset,
+    options: &IndexOptions,
+    common: &Common,
+) -> anyhow::Result<Outcome> {
+    let mut rejections = Rejections::new(common.skip_invalid, None);
+    let plan = pipeline::plan(model, dataset, &arguments.store, options, &common.settings()?, &mut rejections)?;
+    print(common, [&plan], &plan)?;
+    plan.check()?;
+    Ok(if rejections.finish()? == 0 { Outcome::Done } else { Outcome::Skipped })
 }

@@ -4,17 +4,22 @@
 //! 2 failed with nothing half-written, 130 interrupted.
 
 mod arguments;
+mod audit;
 mod bench;
 mod config_file;
 mod demo;
 mod doctor;
+mod explain;
+mod export;
 mod index;
 mod merge;
 mod output;
 mod predict;
+mod report;
 mod run_record;
 mod search;
 mod store;
+mod train;
 
 use std::process::ExitCode;
 
@@ -34,7 +39,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// The whole job on the bundled model and data: index, search, and an answer to read
+    /// The whole job on the bundled model and data: index, search, explain, and a page to look at
     Demo(demo::Arguments),
     /// Logits, probabilities and predicted label of each record
     Predict(predict::Arguments),
@@ -42,10 +47,20 @@ enum Command {
     Index(index::Arguments),
     /// The training records that most support and most oppose each prediction
     Search(search::Arguments),
+    /// A score for each token and word of each record: what made the model say this
+    Explain(Box<explain::Arguments>),
+    /// What is wrong with the training data, ranked
+    Audit(audit::Arguments),
+    /// Fine-tune a model, or refit its last layer
+    Train(Box<train::Arguments>),
     /// Many stores of one data set, made by `index --shard I/N`, into one
     Merge(merge::Arguments),
-    /// Look at a store, or check every byte of it
+    /// Look at a store, check every byte of it, or take records out of it
     Store(store::Arguments),
+    /// A store's records and factors for other programs: Parquet, JSON lines, NumPy, FAISS
+    Export(export::Arguments),
+    /// Result files as one page to look at: texts in colours, and the training records behind them
+    Report(report::Arguments),
     /// Throughput of this machine on each job, against its own measured ceilings
     Bench(bench::Arguments),
     /// What this machine offers, a self-check of every operation, and a proof of your own model
@@ -63,7 +78,7 @@ enum Outcome {
 pub(crate) fn main() -> ExitCode {
     let arguments = match config_file::expand(std::env::args_os().collect()) {
         Ok(arguments) => arguments,
-        Err(error) => return report(&error),
+        Err(error) => return tell(&error),
     };
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
@@ -76,7 +91,7 @@ pub(crate) fn main() -> ExitCode {
     match run(cli) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Skipped) => ExitCode::from(1),
-        Err(error) => report(&error),
+        Err(error) => tell(&error),
     }
 }
 
@@ -89,8 +104,13 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Predict(arguments) => predict::run(&arguments, &common),
         Command::Index(arguments) => index::run(&arguments, &common),
         Command::Search(arguments) => search::run(&arguments, &common),
+        Command::Explain(arguments) => explain::run(&arguments, &common),
+        Command::Audit(arguments) => audit::run(&arguments, &common),
+        Command::Train(arguments) => train::run(&arguments, &common),
         Command::Merge(arguments) => merge::run(&arguments),
         Command::Store(arguments) => store::run(&arguments, &common),
+        Command::Export(arguments) => export::run(&arguments, &common),
+        Command::Report(arguments) => report::run(&arguments, &common),
         Command::Bench(arguments) => bench::run(&arguments, &common),
         Command::Doctor(arguments) => doctor::run(&arguments, &common),
     }
@@ -98,7 +118,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
 
 /// One line, then a hint where there is one.
 #[expect(clippy::print_stderr, reason = "this is where errors are told")]
-fn report(error: &anyhow::Error) -> ExitCode {
+fn tell(error: &anyhow::Error) -> ExitCode {
     let known = error.downcast_ref::<Error>();
     match known {
         Some(Error::Interrupted) => {

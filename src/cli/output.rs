@@ -55,11 +55,14 @@ impl Output {
         }
         let seconds = summary.seconds.max(1e-3);
         let rate = |n: u64| HumanCount((n as f64 / seconds).round() as u64);
-        let Summary { records, skipped, tokens, truncated, .. } = *summary;
+        let Summary { records, skipped, tokens, truncated, repeated, .. } = *summary;
         let mut line = format!("{verb} {} records in {seconds:.1} s", HumanCount(records));
         let _ = write!(line, " ({}/s, {} tokens/s)", rate(records), rate(tokens));
         if truncated > 0 {
             let _ = write!(line, ", {} cut to the maximum length", HumanCount(truncated));
+        }
+        if repeated > 0 {
+            let _ = write!(line, ", {} had been computed", HumanCount(repeated));
         }
         if skipped > 0 {
             let _ = write!(line, ", {} skipped", HumanCount(skipped));
@@ -69,7 +72,7 @@ impl Output {
 }
 
 /// `FILE.extension` beside `FILE`, whatever FILE's own extension.
-fn sibling(path: &Path, extension: &str) -> PathBuf {
+pub(crate) fn sibling(path: &Path, extension: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".");
     name.push(extension);

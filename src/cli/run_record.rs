@@ -35,16 +35,24 @@ impl RunRecord {
 
     /// Notes which model it was.
     pub(crate) fn model(&mut self, model: &Model) {
+        let (device, precision) = model.device();
         let fields = json!({
             "path": model.name(),
             "fingerprint": model.fingerprint(),
             "head_fingerprint": model.head_fingerprint(),
             "tokenizer_fingerprint": model.tokenizer().fingerprint(),
             "max_length": model.max_length(),
-            "device": "cpu",
-            "precision": "f32",
+            "device": device,
+            "precision": precision,
         });
         self.set("model", fields);
+    }
+
+    /// Notes how many sequences overflowed the precision and were run again in one that holds more, where any did.
+    pub(crate) fn overflows(&mut self, model: &Model) {
+        if model.run_again() > 0 {
+            self.set("run_again_in_bf16", model.run_again());
+        }
     }
 
     /// Notes which store it was.
@@ -57,9 +65,12 @@ impl RunRecord {
         self.set("store", fields);
     }
 
-    /// Writes the record with the job's counts and times.
+    /// Writes the record with the job's counts, times and memory.
     pub(crate) fn write(mut self, path: &Path, summary: &Summary) -> Result<()> {
         self.set("summary", serde_json::to_value(summary).unwrap_or_default());
+        if let Some(bytes) = peak_memory() {
+            self.set("peak_memory_bytes", bytes);
+        }
         let mut file = Destination::create(Some(path))?;
         file.write(format!("{:#}\n", Value::Object(self.fields)).as_bytes())?;
         file.finish()
@@ -68,4 +79,12 @@ impl RunRecord {
 
 fn seconds_since_epoch() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// The most memory this process has had resident, mapped files included, where the system tells (Linux does).
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
 }

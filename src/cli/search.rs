@@ -1,12 +1,15 @@
 //! `wherefore search`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use wherefore::factors::{HessianForm, RepresenterCompat};
 use wherefore::model::Model;
-use wherefore::pipeline::{self, QueryTarget, ResultSink, RuleOptions, SearchOptions, TopK};
+use wherefore::pipeline::{
+    self, Condition, GivenFactors, GivenFile, GivenSearch, QueryTarget, Rejections, ResultSink, RuleOptions,
+    ScopeOptions, SearchOptions, SelfSearch, Summary, TopK,
+};
 use wherefore::report::{Format, NeighbourList, RecordWriter, SearchResult};
 use wherefore::search::Rule;
 use wherefore::store::Store;
@@ -30,7 +33,8 @@ pub(crate) struct Arguments {
     data: Data,
     #[command(flatten)]
     text: Typed,
-    /// feature-dot, feature-cos, feature-euc, grad-dot, grad-cos, representer, tracin, influence or relatif
+    /// feature-dot, feature-cos, feature-euc, grad-dot, grad-cos, representer, tracin, influence, relatif, bm25 (shared words) or
+    /// loss (the records' own, whatever the query)
     /// [default: grad-cos; feature-cos for a model without a head]
     #[arg(long)]
     rule: Option<Rule>,
@@ -49,6 +53,22 @@ pub(crate) struct Arguments {
     /// Representer values as another tool defines them
     #[arg(long, value_enum)]
     representer_compat: Option<Compat>,
+    /// Search only records for which this holds (repeatable; all must): label=NAME, predicted=NAME, wrong, right, id=ID, id=@FILE, or
+    /// COLUMN=VALUE of a column kept by `index --keep-column`; != for = turns it around
+    #[arg(long = "where", value_name = "CONDITION")]
+    conditions: Vec<Condition>,
+    /// Also each group's own ends and the sum of its scores: label, predicted, or a column kept at indexing
+    #[arg(long, value_name = "COLUMN")]
+    group_by: Option<String>,
+    /// Of records with the same texts and label, only the first (it says how many copies there are)
+    #[arg(long)]
+    collapse_duplicates: bool,
+    /// Ask about the store's own records, as they were indexed; none is its own neighbour
+    #[arg(long = "self", conflicts_with_all = ["data", "text", "text_pair", "model"])]
+    of_itself: bool,
+    /// Queries whose factors another program made, by the model that made the store's: as for `index`, with their texts by --data
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "model", "of_itself"])]
+    from_factors: Option<PathBuf>,
     /// Leave out the training record that has the query's own id
     #[arg(long)]
     exclude_same_id: bool,
@@ -103,26 +123,32 @@ impl Arguments {
             rule_options,
             top_k: self.top_k,
             target,
+            scope: ScopeOptions {
+                conditions: self.conditions.clone(),
+                collapse_duplicates: self.collapse_duplicates,
+                group_by: self.group_by.clone(),
+            },
             exclude_same_id: self.exclude_same_id,
+            of_itself: self.of_itself,
             memory: self.memory << 20,
         }
     }
+}
 
-    /// The model the store was made with, from where it was or is said to be.
-    fn load_model(&self, store: &Store, common: &Common) -> Result<Model> {
-        let mut common = common.clone();
-        common.max_length = common.max_length.or(Some(store.settings().max_length));
-        let recorded = &store.settings().model;
-        match &self.model {
-            Some(model) => common.load(model),
-            None => common.load(recorded).map_err(|error| match error {
-                Error::Io { .. } | Error::Usage(..) => Error::Usage(
-                    format!("the store's model is not where it was: {error}"),
-                    Some("say where it is now with --model DIR".into()),
-                ),
-                other => other,
-            }),
-        }
+/// The model a store was made with, from where it was or is said to be.
+pub(super) fn load_model(store: &Store, model: Option<&str>, common: &Common) -> Result<Model> {
+    let mut common = common.clone();
+    common.max_length = common.max_length.or(Some(store.settings().max_length));
+    let recorded = &store.settings().model;
+    match model {
+        Some(model) => common.load(model),
+        None => common.load(recorded).map_err(|error| match error {
+            Error::Io { .. } | Error::Usage(..) => Error::Usage(
+                format!("the store's model is not where it was: {error}"),
+                Some("say where it is now with --model DIR".into()),
+            ),
+            other => other,
+        }),
     }
 }
 
@@ -133,21 +159,75 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let options = arguments.options(headless);
     options.rule.check(store.settings().problem, store.settings().checkpoints.len())?;
     let format = check_format(common, options.top_k)?;
-    let dataset = arguments.text.or(&arguments.data)?;
-    let model = arguments.load_model(&store, common)?;
-    let checkpoints = load_checkpoints(&store, options.rule, common)?;
-    run.model(&model);
     run.store(&store);
     run.set("rule", options.rule.name());
-    let columns = SearchResult::columns(model.problem(), model.class_names().names());
-    let mut writer = Writer(RecordWriter::create(common.out.as_deref(), format, columns)?);
+    let kept = store.settings();
+    let columns = SearchResult::columns(kept.problem, &kept.label_names, &kept.columns);
     let output = Output::new(common, common.out.as_deref());
     let mut rejections = output.rejections();
-    let settings = common.settings()?;
-    let job = pipeline::SearchJob { model: &model, checkpoints: &checkpoints, store: &store, options: &options };
-    let summary = job.run(dataset, &settings, &mut rejections, &mut writer)?;
-    writer.0.finish()?;
+    let search = Search { arguments, common, store: &store, options: &options };
+    let write = || RecordWriter::create(common.out.as_deref(), format, columns).map(Writer);
+    let summary = match &arguments.from_factors {
+        _ if arguments.of_itself => {
+            let mut writer = write()?;
+            let summary = SelfSearch { store: &store, options: &options }.run(common.quiet, &mut writer)?;
+            writer.0.finish()?;
+            summary
+        }
+        Some(file) => search.given(file, &mut rejections, write)?,
+        None => search.asked(&mut run, &mut rejections, write)?,
+    };
     output.finish("searched for", &summary, rejections, run)
+}
+
+/// One search, whoever asks.
+struct Search<'a> {
+    arguments: &'a Arguments,
+    common: &'a Common,
+    store: &'a Store,
+    options: &'a SearchOptions,
+}
+
+impl Search<'_> {
+    /// For queries whose factors were made elsewhere.
+    fn given(
+        &self,
+        file: &Path,
+        rejections: &mut Rejections,
+        write: impl FnOnce() -> Result<Writer>,
+    ) -> Result<Summary> {
+        let texts = self.arguments.data.open_if_any()?;
+        let given = GivenFactors { file: &GivenFile(file.to_owned()), texts, label_names: None };
+        let mut writer = write()?;
+        let job = GivenSearch { store: self.store, options: self.options };
+        let summary = job.run(given, self.common.quiet, rejections, &mut writer)?;
+        writer.0.finish()?;
+        Ok(summary)
+    }
+
+    /// For queries that run through the model.
+    fn asked(
+        &self,
+        run: &mut RunRecord,
+        rejections: &mut Rejections,
+        write: impl FnOnce() -> Result<Writer>,
+    ) -> Result<Summary> {
+        let Self { arguments, common, store, options } = *self;
+        if store.settings().is_given() {
+            return Err(Error::usage("the store's factors were made elsewhere: there is no model to ask with")
+                .with_hint("give the queries' factors with --from-factors FILE, or ask with --self"));
+        }
+        let dataset = arguments.text.or(&arguments.data)?;
+        let model = load_model(store, arguments.model.as_deref(), common)?;
+        let checkpoints = load_checkpoints(store, options.rule, common)?;
+        run.model(&model);
+        let mut writer = write()?;
+        let job = pipeline::SearchJob { model: &model, checkpoints: &checkpoints, store, options };
+        let summary = job.run(dataset, &common.settings()?, rejections, &mut writer)?;
+        writer.0.finish()?;
+        run.overflows(&model);
+        Ok(summary)
+    }
 }
 
 /// Full rankings stream, which only JSONL can.

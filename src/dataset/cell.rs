@@ -1,5 +1,6 @@
 //! One value of a data file, whatever the format, and what a record makes of it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
@@ -31,6 +32,8 @@ pub(super) struct Row {
     pub(super) text: Cell,
     pub(super) pair: Cell,
     pub(super) label: Cell,
+    /// The columns kept, with their names.
+    pub(super) kept: Vec<(String, Cell)>,
 }
 
 impl Row {
@@ -44,9 +47,19 @@ impl Row {
             text: self.text.into_text("text")?.ok_or("text: expected a string, found null")?,
             pair: self.pair.into_text("pair")?,
             label: self.label.into_label()?,
+            columns: kept(self.kept)?,
         };
         Ok((record, has_own))
     }
+}
+
+/// The values of the columns kept; what is null is not there.
+fn kept(cells: Vec<(String, Cell)>) -> Result<BTreeMap<String, String>, String> {
+    let column = |(name, cell): (String, Cell)| match cell.into_plain(&name) {
+        Ok(value) => value.map(|value| Ok((name, value))),
+        Err(reason) => Some(Err(reason)),
+    };
+    cells.into_iter().filter_map(column).collect()
 }
 
 impl Cell {
@@ -68,6 +81,18 @@ impl Cell {
             Self::Null => Ok(None),
             Self::Text(text) => Ok(Some(text)),
             other => Err(format!("{field}: expected a string, found {}", other.kind())),
+        }
+    }
+
+    /// A value as it is written; `None` for null.
+    fn into_plain(self, column: &str) -> Result<Option<String>, String> {
+        match self {
+            Self::Null => Ok(None),
+            Self::Bool(value) => Ok(Some(value.to_string())),
+            Self::Integer(value) => Ok(Some(value.to_string())),
+            Self::Number(value) => Ok(Some(value.to_string())),
+            Self::Text(text) => Ok(Some(text)),
+            other => Err(format!("{column}: expected a string, a number or a boolean, found {}", other.kind())),
         }
     }
 

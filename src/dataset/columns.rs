@@ -21,6 +21,8 @@ pub struct DatasetOptions {
     pub label_column: Option<String>,
     /// The id's column.
     pub id_column: Option<String>,
+    /// Further columns to keep beside each record, by name; see [`super::Record::columns`].
+    pub keep_columns: Vec<String>,
     /// CSV and TSV files start with their first record; `columns` names their fields.
     pub no_header: bool,
     /// The names of the fields where there is no header.
@@ -36,6 +38,8 @@ pub(super) struct Wanted {
     pub(super) pair: Names,
     pub(super) label: Names,
     pub(super) id: Names,
+    /// Kept as they are, each of one name.
+    pub(super) kept: Vec<Names>,
 }
 
 /// A field's possible names: the user's one, or the usual ones.
@@ -47,12 +51,14 @@ pub(super) struct Names {
 }
 
 /// Where in a row each field is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Layout {
     pub(super) text: usize,
     pub(super) pair: Option<usize>,
     pub(super) label: Option<usize>,
     pub(super) id: Option<usize>,
+    /// The columns kept, in the order asked for.
+    pub(super) kept: Vec<usize>,
 }
 
 impl Names {
@@ -99,12 +105,14 @@ impl Wanted {
             pair: Names::new(options.pair_column.as_ref(), pairs),
             label: Names::new(options.label_column.as_ref(), &LABEL),
             id: Names::new(options.id_column.as_ref(), &ID),
+            kept: options.keep_columns.iter().map(|name| Names::new(Some(name), &[])).collect(),
         }
     }
 
     /// Whether a column of this name is of use.
     pub(super) fn contains(&self, name: &str) -> bool {
-        [&self.text, &self.pair, &self.label, &self.id].iter().any(|field| field.names.iter().any(|n| n == name))
+        let fields = [&self.text, &self.pair, &self.label, &self.id];
+        fields.into_iter().chain(&self.kept).any(|field| field.names.iter().any(|n| n == name))
     }
 
     /// Finds the fields among a file's columns.
@@ -120,6 +128,8 @@ impl Wanted {
             pair: find(&self.pair, taken)?,
             label: find(&self.label, taken)?,
             id: find(&self.id, taken)?,
+            // Their names are the user's, so what is not there is an error.
+            kept: self.kept.iter().filter_map(|names| find(names, taken).transpose()).collect::<Result<_>>()?,
         })
     }
 

@@ -24,6 +24,8 @@ pub(super) struct Delimited {
     lines: Lines,
     dialect: Dialect,
     layout: Layout,
+    /// The names of the columns kept.
+    kept: Vec<String>,
     /// Fields in a record.
     width: usize,
     line: Vec<u8>,
@@ -60,8 +62,8 @@ impl Delimited {
         wanted: &Wanted,
         options: &DatasetOptions,
     ) -> Result<Option<Self>> {
-        let layout = Layout { text: 0, pair: None, label: None, id: None };
-        let mut file = Self { lines, dialect, layout, width: 0, line: Vec::new(), fields: Fields::default() };
+        let (layout, fields) = (Layout::default(), Fields::default());
+        let mut file = Self { lines, dialect, layout, kept: Vec::new(), width: 0, line: Vec::new(), fields };
         let names = match (&options.columns, options.no_header) {
             (Some(names), true) => names.clone(),
             (None, true) => {
@@ -76,6 +78,7 @@ impl Delimited {
             },
         };
         file.layout = wanted.resolve(&names, file.lines.path())?;
+        file.kept = file.layout.kept.iter().map(|&at| names[at].clone()).collect();
         file.width = names.len();
         Ok(Some(file))
     }
@@ -161,8 +164,9 @@ impl Delimited {
         let cell = |at: usize| Cell::Text(self.fields.get(at).to_owned());
         // An empty field is all that these formats have for "nothing"; only a text may be empty.
         let optional = |at: Option<usize>| at.filter(|&at| !self.fields.get(at).is_empty()).map_or(Cell::Null, cell);
-        let Layout { text, pair, label, id } = self.layout;
-        Ok(Row { line, text: cell(text), pair: optional(pair), label: optional(label), id: optional(id) })
+        let Layout { text, pair, label, id, ref kept } = self.layout;
+        let kept = self.kept.iter().zip(kept).map(|(name, &at)| (name.clone(), optional(Some(at)))).collect();
+        Ok(Row { line, text: cell(text), pair: optional(pair), label: optional(label), id: optional(id), kept })
     }
 
     fn refuse(&self, line: u64, reason: String) -> Error {

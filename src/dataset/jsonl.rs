@@ -37,6 +37,7 @@ impl Jsonl {
     }
 
     fn row(&self, mut object: Object) -> Result<Row, String> {
+        let kept = self.wanted.kept.iter().map(|names| object.get(names)).collect::<Result<_, _>>()?;
         let text = object.take(&self.wanted.text).ok_or_else(|| missing(&self.wanted.text))?;
         let mut optional = |names: &Names| match object.take(names) {
             None if names.explicit => Err(missing(names)),
@@ -48,6 +49,7 @@ impl Jsonl {
             pair: optional(&self.wanted.pair)?,
             label: optional(&self.wanted.label)?,
             id: optional(&self.wanted.id)?,
+            kept,
         })
     }
 
@@ -94,6 +96,12 @@ impl Object {
         names.names.iter().any(|name| self.0.iter().any(|(key, _)| key == name))
     }
 
+    /// The field of a name that the user gave, with the name.
+    fn get(&self, names: &Names) -> Result<(String, Cell), String> {
+        let field = self.0.iter().find(|(key, _)| names.names.contains(key));
+        field.cloned().ok_or_else(|| missing(names))
+    }
+
     /// The first of the names that is there and not null, or null where one is there; taken out, so that no two fields share it.
     fn take(&mut self, names: &Names) -> Option<Cell> {
         let place = |name: &String| self.0.iter().position(|(key, _)| key == name);
@@ -112,7 +120,7 @@ fn parse_object(text: &str, wanted: &Wanted) -> Result<Object, String> {
 }
 
 /// serde_json counts lines too, which here is always the first.
-fn describe(error: &serde_json::Error) -> String {
+pub(super) fn describe(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let what = text.split(" at line ").next().unwrap_or(&text);
     format!("invalid JSON at column {}: {what}", error.column())

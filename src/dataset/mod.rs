@@ -12,16 +12,22 @@
 mod cell;
 mod columns;
 mod delimited;
+mod digest;
 mod files;
 mod ids;
 mod jsonl;
 mod lines;
+mod objects;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod reader;
 
+use std::collections::BTreeMap;
+
 pub use columns::DatasetOptions;
+pub use digest::Digest;
 pub use ids::IdCheck;
+pub(crate) use objects::each_object;
 pub use reader::{Dataset, Place};
 
 /// One record of the user's data.
@@ -37,6 +43,8 @@ pub struct Record {
     pub pair: Option<String>,
     /// As written; the model's configuration gives it a meaning.
     pub label: Option<Label>,
+    /// The values of [`DatasetOptions::keep_columns`] by name, as written; those that are null are not there.
+    pub columns: BTreeMap<String, String>,
 }
 
 /// A label as the data file has it.
@@ -50,47 +58,4 @@ pub enum Label {
     Name(String),
     /// Several classes (ids, names or a 0/1 row), for multi-label models.
     Many(Vec<Label>),
-}
-
-impl Record {
-    /// Feeds the record's canonical form to a hash: every field, each with its kind and length before it, so that no two different
-    /// sequences of records feed the same bytes.
-    pub fn digest_into(&self, hasher: &mut blake3::Hasher) {
-        hasher.update(&self.index.to_le_bytes());
-        digest_text(hasher, &self.id);
-        digest_text(hasher, &self.text);
-        hasher.update(&[u8::from(self.pair.is_some())]);
-        if let Some(pair) = &self.pair {
-            digest_text(hasher, pair);
-        }
-        hasher.update(&[u8::from(self.label.is_some())]);
-        if let Some(label) = &self.label {
-            label.digest_into(hasher);
-        }
-    }
-}
-
-impl Label {
-    fn digest_into(&self, hasher: &mut blake3::Hasher) {
-        match self {
-            Self::Integer(value) => hasher.update(b"i").update(&value.to_le_bytes()),
-            Self::Number(value) => hasher.update(b"n").update(&value.to_bits().to_le_bytes()),
-            Self::Name(name) => {
-                hasher.update(b"s");
-                digest_text(hasher, name);
-                hasher
-            }
-            Self::Many(labels) => {
-                hasher.update(b"m").update(&(labels.len() as u64).to_le_bytes());
-                for label in labels {
-                    label.digest_into(hasher);
-                }
-                hasher
-            }
-        };
-    }
-}
-
-fn digest_text(hasher: &mut blake3::Hasher, text: &str) {
-    hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
 }

@@ -45,6 +45,7 @@ pub struct Dataset {
     /// The first of the inputs not opened yet.
     upcoming: usize,
     source: Option<Box<dyn Source>>,
+    first_index: u64,
     next_index: u64,
     ids: Option<IdCheck>,
     read: Counter,
@@ -61,6 +62,16 @@ pub struct Place {
 }
 
 impl Place {
+    /// The `line`th line (for Parquet, row) of `path`, from 1.
+    pub(super) fn new(path: &Path, line: u64) -> Self {
+        Self { path: path.into(), line }
+    }
+
+    /// The `row`th row of a file that is read by other means, from 1.
+    pub(crate) fn at(path: &Path, row: u64) -> Self {
+        Self::new(path, row)
+    }
+
     /// What is wrong with the record there.
     pub fn error(&self, reason: String) -> Error {
         Error::Record { path: self.path.to_path_buf(), line: self.line, reason }
@@ -87,9 +98,10 @@ impl Dataset {
         let wanted = Wanted::new(&options);
         let ids = (!options.allow_duplicate_ids).then(IdCheck::new);
         let read = Counter::default();
-        let (upcoming, next_index) = (0, 0);
-        let (source, last_line) = (None, 0);
-        let dataset = Self { options, wanted, inputs, upcoming, source, next_index, ids, read, last_line, done: false };
+        let (upcoming, first_index, next_index) = (0, 0, 0);
+        let (source, last_line, done) = (None, 0, false);
+        let dataset =
+            Self { options, wanted, inputs, upcoming, source, first_index, next_index, ids, read, last_line, done };
         for input in dataset.inputs.iter().filter(|input| input.format != Format::Jsonl) {
             dataset.source(input, &Counter::default())?;
         }
@@ -104,12 +116,30 @@ impl Dataset {
             text: Cell::Text(text),
             pair: pair.map_or(Cell::Null, Cell::Text),
             label: Cell::Null,
+            kept: Vec::new(),
         };
         let options = DatasetOptions::default();
         let (wanted, inputs) = (Wanted::new(&options), vec![Input::typed()]);
         let source: Option<Box<dyn Source>> = Some(Box::new(Typed(Some(row))));
         let (ids, read, last_line) = (None, Counter::default(), 0);
-        Self { options, wanted, inputs, upcoming: 1, source, next_index: 0, ids, read, last_line, done: false }
+        let (upcoming, first_index, next_index, done) = (1, 0, 0, false);
+        Self { options, wanted, inputs, upcoming, source, first_index, next_index, ids, read, last_line, done }
+    }
+
+    /// Numbers the records from `index` on, as those of a later part of one input.
+    pub fn number_from(&mut self, index: u64) {
+        (self.first_index, self.next_index) = (index, index);
+    }
+
+    /// Notes the id of an earlier record of the same input, which no other may have; by rising numbers.
+    pub fn know_id(&mut self, index: u64, id: &str) {
+        let Some(ids) = &mut self.ids else { return };
+        // Which of the two a record was that has its number for an id makes no difference to those that follow.
+        if id.parse() == Ok(index) && id == index.to_string() {
+            ids.insert_number(index)
+        } else {
+            ids.insert(id)
+        };
     }
 
     /// Where the latest record was.
@@ -227,7 +257,7 @@ impl Iterator for Dataset {
             Some(Err(error)) => Err(error),
             None => {
                 self.done = true;
-                return (self.next_index == 0).then(|| Err(self.no_records()));
+                return (self.next_index == self.first_index).then(|| Err(self.no_records()));
             }
         };
         match &item {

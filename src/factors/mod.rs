@@ -15,6 +15,7 @@ mod loss;
 mod objective;
 mod refit;
 mod representer;
+mod scan_copy;
 mod source;
 mod target;
 
@@ -25,9 +26,13 @@ pub use loss::{loss_and_delta, predict, probabilities};
 pub use objective::RefitTargets;
 pub use refit::{CHOLESKY_LIMIT, Refit, RefitOptions, refit};
 pub use representer::{Representer, RepresenterCompat, representer};
+pub use scan_copy::{ScanCopy, ScanRows, ScanType, ScanValues};
 pub use source::{FactorSource, InMemory, LabelUsed, LabelVec, LabelledRows, Labels};
 pub use target::Target;
 
+use std::ops::Range;
+
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 /// Stored numbers, as stored.
@@ -42,6 +47,16 @@ pub enum Floats<'a> {
 }
 
 impl Floats<'_> {
+    /// Some of them.
+    #[must_use]
+    pub fn slice(self, range: Range<usize>) -> Self {
+        match self {
+            Self::F32(values) => Self::F32(&values[range]),
+            Self::F16(values) => Self::F16(&values[range]),
+            Self::Bf16(values) => Self::Bf16(&values[range]),
+        }
+    }
+
     /// How many numbers there are.
     pub fn len(&self) -> usize {
         match self {
@@ -54,6 +69,15 @@ impl Floats<'_> {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// All of them, as f32 (exact).
+    pub fn to_f32(&self) -> Vec<f32> {
+        match self {
+            Self::F32(values) => values.to_vec(),
+            Self::F16(values) => values.to_f32_vec(),
+            Self::Bf16(values) => values.to_f32_vec(),
+        }
     }
 
     /// The `out.len()` numbers from number `start` on, as f64 (exact).

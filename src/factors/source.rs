@@ -1,5 +1,7 @@
 //! Where refits and curvature read training factors from: a store, or vectors in memory.
 
+use std::ops::Range;
+
 use super::{Floats, Target};
 use crate::model::Problem;
 
@@ -13,6 +15,15 @@ pub enum Labels<'a> {
 }
 
 impl Labels<'_> {
+    /// Those of some of the records, of `classes` outputs each.
+    #[must_use]
+    pub fn rows(self, rows: Range<usize>, classes: usize) -> Self {
+        match self {
+            Self::Classes(ids) => Self::Classes(&ids[rows]),
+            Self::Rows(values) => Self::Rows(&values[rows.start * classes..rows.end * classes]),
+        }
+    }
+
     /// The label of record `row` of a model of `classes` outputs; `None` where it has none.
     pub fn target(&self, row: usize, classes: usize, problem: Problem) -> Option<Target> {
         match self {
@@ -51,6 +62,20 @@ pub struct LabelledRows<'a> {
     pub predictions: Labels<'a>,
     /// Which of the two δ was taken against.
     pub used: LabelUsed,
+}
+
+impl LabelledRows<'_> {
+    /// Some of the rows, of a model of E = `width` and K = `classes`.
+    #[must_use]
+    pub fn rows(self, rows: Range<usize>, width: usize, classes: usize) -> Self {
+        Self {
+            features: self.features.slice(rows.start * width..rows.end * width),
+            deltas: &self.deltas[rows.start * classes..rows.end * classes],
+            labels: self.labels.rows(rows.clone(), classes),
+            predictions: self.predictions.rows(rows, classes),
+            used: self.used,
+        }
+    }
 }
 
 /// Training factors in a fixed order, in pieces of any size. How the rows are cut into pieces changes no bit of any result.

@@ -16,7 +16,7 @@ impl ClassNames {
     ///
     /// # Errors
     /// Where `id2label` names another number of classes than the last layer has.
-    pub(super) fn new(id2label: Option<Vec<String>>, problem: Problem, classes: usize) -> Result<Self, String> {
+    pub(crate) fn new(id2label: Option<Vec<String>>, problem: Problem, classes: usize) -> Result<Self, String> {
         let names = id2label.filter(|_| problem != Problem::Headless);
         let names = names.unwrap_or_else(|| (0..classes).map(|class| format!("LABEL_{class}")).collect());
         if names.len() == classes {
@@ -26,6 +26,11 @@ impl ClassNames {
             "\"id2label\": expected {classes} names, one for each row of the last layer, found {}",
             names.len()
         ))
+    }
+
+    /// What the model was trained to do.
+    pub fn problem(&self) -> Problem {
+        self.problem
     }
 
     /// In class order; empty for a headless model.

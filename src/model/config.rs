@@ -12,6 +12,7 @@ use super::Problem;
 use super::families::Family;
 use crate::backend::Activation;
 use crate::error::{Error, Result};
+use crate::tokens::Positions;
 
 /// What the checkpoint was saved as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +146,15 @@ impl Config {
     /// The row of the position table that a sequence's first token takes.
     pub fn position_offset(&self) -> usize {
         if self.family.positions_start_after_pad() { self.pad_id as usize + 1 } else { 0 }
+    }
+
+    /// How positions are numbered.
+    pub fn token_positions(&self) -> Positions {
+        if self.family.positions_start_after_pad() {
+            Positions::AfterPadding { pad: self.pad_id }
+        } else {
+            Positions::FromZero
+        }
     }
 
     /// The longest sequence the position table has room for, special tokens included.

@@ -7,29 +7,13 @@ use crate::error::{Error, Result};
 /// A device, as asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Device {
-    /// The best there is.
+    /// The CPU: a GPU is used where it is asked for.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
     /// A CUDA device, by number.
     Cuda(usize),
-}
-
-impl Device {
-    /// Refuses devices this binary has no kernels for.
-    ///
-    /// # Errors
-    /// [`Error::Device`]
-    pub(super) fn check(self) -> Result<()> {
-        match self {
-            Self::Auto | Self::Cpu => Ok(()),
-            Self::Cuda(_) => Err(Error::Device(
-                "this binary was built without GPU kernels".to_owned(),
-                Some("run with --device cpu".to_owned()),
-            )),
-        }
-    }
 }
 
 impl FromStr for Device {

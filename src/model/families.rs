@@ -4,6 +4,7 @@
 //! residual and a layer normalisation ("post-LN", Vaswani et al. 2017). They differ in names, in which embedding tables there are, in
 //! whether layers share weights, and in the head.
 
+use super::config::LayerId;
 use crate::backend::Activation;
 
 /// A family of encoders, by `model_type`.
@@ -58,6 +59,13 @@ pub(super) struct TensorNames {
     pub(super) inner: &'static str,
     pub(super) outer: &'static str,
     pub(super) outer_norm: &'static str,
+}
+
+impl TensorNames {
+    /// What a layer's parts' names begin with, after the prefix.
+    pub(super) fn layer_name(&self, id: LayerId) -> String {
+        self.layer.replace("{group}", &id.group.to_string()).replace("{layer}", &id.layer.to_string())
+    }
 }
 
 /// A family's head: `h = activation(dense(x₀))`, `z = last(h)`, x₀ the first token's hidden state.
@@ -169,6 +177,20 @@ impl Family {
             Self::Distilbert => "distilbert",
             Self::Electra => "electra",
             Self::Albert => "albert",
+        }
+    }
+
+    /// The class of `transformers` that is its encoder under a classification head, as `architectures` names it.
+    pub(super) const fn classifier_class(self) -> &'static str {
+        match self {
+            Self::Bert => "BertForSequenceClassification",
+            Self::Ernie => "ErnieForSequenceClassification",
+            Self::Roberta => "RobertaForSequenceClassification",
+            Self::XlmRoberta => "XLMRobertaForSequenceClassification",
+            Self::Camembert => "CamembertForSequenceClassification",
+            Self::Distilbert => "DistilBertForSequenceClassification",
+            Self::Electra => "ElectraForSequenceClassification",
+            Self::Albert => "AlbertForSequenceClassification",
         }
     }
 

@@ -2,11 +2,11 @@
 
 use super::Outputs;
 use super::config::Config;
-use super::encoder::{Pass, Workspace};
+use super::encoder::{Back, Pass, Workspace};
 use super::sentence::SentenceModel;
 use super::weights::{Linear, Weights};
-use crate::backend::{Activation, Backend, Pooling, Rows};
-use crate::error::Result;
+use crate::backend::{Activation, Backend, Objective, Pooling, Rows};
+use crate::error::{Error, Result};
 use crate::factors;
 
 /// What stands on the encoder.
@@ -63,6 +63,19 @@ impl<B: Backend> Head<B> {
         }
     }
 
+    /// From the gradient of each sequence's objective at its logits to that of the hidden states the head read, in `hidden`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a model without logits.
+    pub(super) fn backward(&self, pass: &mut Pass<'_, B>, objectives: &[Objective]) -> Result<()> {
+        match self {
+            Self::Classifier(classifier) => classifier.backward(pass, objectives),
+            Self::Sentence(_) => {
+                Err(Error::usage("this model has no classification head: there are no logits to explain"))
+            }
+        }
+    }
+
     /// Features and logits, from the hidden states the encoder left.
     pub(super) fn forward(&self, pass: &mut Pass<'_, B>, width: usize) -> Result<Outputs> {
         match self {
@@ -74,15 +87,34 @@ impl<B: Backend> Head<B> {
 
 impl<B: Backend> Classifier<B> {
     fn forward(&self, pass: &mut Pass<'_, B>, width: usize) -> Result<Outputs> {
-        let Pass { backend, sequences, .. } = *pass;
-        let Workspace { hidden, sum, logits, .. } = pass.space;
+        let Pass { backend, sequences, keep, .. } = *pass;
+        let Workspace { hidden, sum, logits, back, .. } = pass.space;
         let mut outputs =
             Outputs { features: vec![0.0; sequences * width], logits: vec![0.0; sequences * self.classes] };
-        backend.linear(sum, hidden, &self.dense, self.activation, None, sequences)?;
+        match back {
+            Some(back) if keep => {
+                backend.linear_with_slope(sum, &mut back.head, hidden, &self.dense, self.activation, sequences)?;
+            }
+            _ => backend.linear(sum, hidden, &self.dense, self.activation, None, sequences)?,
+        }
         backend.linear(logits, sum, &self.last, Activation::Identity, None, sequences)?;
         backend.download(&mut outputs.features, sum)?;
         backend.download(&mut outputs.logits, logits)?;
         Ok(outputs)
+    }
+}
+
+impl<B: Backend> Classifier<B> {
+    /// The gradient of each sequence's objective, from the logits to the hidden states the head read: `[B, E]`, in `hidden`.
+    fn backward(&self, pass: &mut Pass<'_, B>, objectives: &[Objective]) -> Result<()> {
+        let Pass { backend, batch, sequences, .. } = *pass;
+        let Workspace { hidden, sum, logits, back, .. } = pass.space;
+        let Some(Back { head, logits: gradient, .. }) = back else {
+            return Err(Error::usage("a way back needs a forward pass that kept what it computed"));
+        };
+        backend.objective_gradient(gradient, logits, objectives, batch, self.classes)?;
+        backend.linear_backward(sum, gradient, &self.last, Some(head), None, sequences)?;
+        backend.linear_backward(hidden, sum, &self.dense, None, None, sequences)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The encoder and its heads, written once over [`crate::backend::Backend`], and loaded from Hugging Face directories.
 //!
 //! [`Model`] is what the rest of the library holds: a network on some device behind [`Forward`], its tokenizer, its classes, and what
-//! identifies it. Inference only: no dropout, no gradients. Families are told by `model_type` ([`Family`]); whatever would change a
+//! identifies it: no dropout, and gradients of the embeddings alone. A [`Trainee`] has dropout and the gradients of every parameter. Families are told by `model_type` ([`Family`]); whatever would change a
 //! result and is not implemented is refused when the model is loaded, not met half-way.
 
 mod class_names;
@@ -13,9 +13,12 @@ mod fingerprint;
 mod head;
 mod hub;
 mod network;
+mod parts;
 mod pretrained;
 mod sentence;
+mod training;
 mod weights;
+mod widening;
 
 pub use class_names::ClassNames;
 pub use config::{Architecture, Config, LayerId};
@@ -24,7 +27,12 @@ pub use families::Family;
 pub use hub::{find, find_with};
 pub use pretrained::{LoadOptions, Model};
 pub use sentence::SentenceModel;
+pub use training::{
+    Blueprint, DropoutPass, DropoutRates, HeadPlan, Learn, Learner, Lesson, NamedTensor, Studied, Trainee,
+};
 
+use crate::backend::gpu::Gpu;
+use crate::backend::{Fold, Objective, Path, Precision, Rows};
 use crate::error::Result;
 use crate::tokens::PackedBatch;
 
@@ -51,8 +59,69 @@ pub struct Outputs {
     pub logits: Vec<f32>,
 }
 
+/// A batch of questions to a network: sequences, where each stands, and what is asked of them.
+#[derive(Clone, Debug)]
+pub struct Probes {
+    /// The sequences.
+    pub batch: PackedBatch,
+    /// Where each stands between a baseline and its own embeddings; at its own where there is none.
+    pub path: Option<Path>,
+    /// What is asked.
+    pub ask: Ask,
+}
+
+impl Probes {
+    /// Sequences of which nothing but features and logits is asked.
+    fn plain(batch: PackedBatch) -> Self {
+        Self { batch, path: None, ask: Ask::Outputs }
+    }
+}
+
+/// What is asked of a batch, beside its features and logits.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ask {
+    /// Nothing more.
+    Outputs,
+    /// Attention maps of the layers from this one on.
+    Maps(MapKind, usize),
+    /// The gradient of objectives at what the path moves, folded: B objectives a target, and each target in turn.
+    Gradient(Vec<Objective>, Fold),
+    /// Attention maps weighted by the gradient of B objectives, of the layers from this one on.
+    GradientMaps(Vec<Objective>, usize),
+}
+
+/// Which attention maps: see [`crate::backend::AttentionMap`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapKind {
+    /// The heads' mean softmax weights.
+    Weights,
+    /// The heads' summed scores before the softmax.
+    Scores,
+    /// The heads' mean positive part of weight × gradient.
+    GradientWeights,
+}
+
+/// What a network answers to [`Probes`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answers {
+    /// Features and logits.
+    pub outputs: Outputs,
+    /// [`Ask::Gradient`]: for each target, the folded gradients of all tokens.
+    pub folded: Vec<f32>,
+    /// Maps: for each layer, each sequence's in turn, as [`crate::backend::Backend::attention_map`] lays them out.
+    pub maps: Vec<Vec<f32>>,
+}
+
 /// A network on some device.
 pub trait Forward: Send + Sync {
+    /// The device it runs on, and what its matrix products are computed in.
+    fn device(&self) -> (String, Precision);
+    /// The GPU it runs on, where it does: what else is to be computed can be computed there.
+    fn gpu(&self) -> Option<&Gpu>;
+    /// Sequences so far that overflowed the device's precision and were run again in one that holds more.
+    fn run_again(&self) -> u64 {
+        0
+    }
     /// E: the width of the features.
     fn width(&self) -> usize;
     /// K: the number of logits; 0 where there is no head.
@@ -67,4 +136,15 @@ pub trait Forward: Send + Sync {
     /// # Errors
     /// [`crate::Error::Interrupted`]; a batch with ids the model has no rows for; what the device fails at.
     fn forward(&self, batches: Vec<PackedBatch>, done: &(dyn Fn(usize) -> bool + Sync)) -> Result<Vec<Outputs>>;
+    /// The same for batches of which more is asked.
+    ///
+    /// # Errors
+    /// As [`Forward::forward`]; [`crate::Error::Usage`] where gradients are asked of a model without logits.
+    fn probe(&self, batches: Vec<Probes>, done: &(dyn Fn(usize) -> bool + Sync)) -> Result<Vec<Answers>>;
+    /// How many layers a sequence goes through.
+    fn depth(&self) -> usize;
+    /// The width of the embeddings a path moves.
+    fn embedding_width(&self) -> usize;
+    /// Whether its last layer's maps have one row, of the first token alone, or one for each.
+    fn last_rows(&self) -> Rows;
 }

@@ -1,14 +1,17 @@
-//! An encoder and its head on a device: batches in, features and logits out, as many at a time as the device has workers.
+//! An encoder and its head on a device: batches in, answers out, as many at a time as the device has workers.
 
+use std::any::Any;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 
 use super::config::Config;
-use super::encoder::{Encoder, Pass, Workspace};
+use super::encoder::{Encoder, Maps, Pass, Workspace};
 use super::head::Head;
-use super::{Forward, Outputs};
-use crate::backend::Backend;
+use super::{Answers, Ask, Forward, MapKind, Outputs, Probes};
+use crate::backend::gpu::Gpu;
+use crate::backend::{Backend, Fold, Objective, Path, Precision, Rows};
 use crate::error::{Error, Result};
 use crate::tokens::PackedBatch;
 
@@ -18,6 +21,8 @@ pub(super) struct Network<B: Backend> {
     encoder: Encoder<B>,
     head: Head<B>,
     limits: Limits,
+    /// Tokens the device has had room for: fewer than any batch it had none for.
+    room: AtomicUsize,
     /// Workspaces nobody is using; there come to be as many as there were ever passes at the same time.
     idle: Mutex<Vec<Workspace<B>>>,
 }
@@ -34,35 +39,90 @@ struct Limits {
 impl<B: Backend> Network<B> {
     pub(super) fn new(backend: B, encoder: Encoder<B>, head: Head<B>, config: &Config) -> Self {
         let Config { vocabulary, positions, token_types, .. } = *config;
-        Self { backend, encoder, head, limits: Limits { vocabulary, positions, token_types }, idle: Mutex::default() }
+        let limits = Limits { vocabulary, positions, token_types };
+        Self { backend, encoder, head, limits, room: AtomicUsize::new(usize::MAX), idle: Mutex::default() }
+    }
+
+    /// One batch; in halves where the device has no room for it whole.
+    fn run(&self, probes: &Probes) -> Result<Answers> {
+        self.limits.check(probes)?;
+        let tokens = probes.batch.tokens();
+        if tokens <= self.room.load(Ordering::Relaxed) {
+            match self.run_whole(probes.clone()) {
+                Err(Error::OutOfMemory(..)) if probes.batch.sequences() > 1 => self.make_room(tokens),
+                answer => return answer,
+            }
+        }
+        match probes.halves() {
+            Some([first, second]) => Ok(probes.joined([self.run(&first)?, self.run(&second)?])),
+            None => self.run_whole(probes.clone()),
+        }
+    }
+
+    /// Lets go of workspaces, and notes that there was no room for so many tokens.
+    fn make_room(&self, tokens: usize) {
+        self.room.fetch_min(tokens - 1, Ordering::Relaxed);
+        lock(&self.idle).clear();
     }
 
     /// One batch, in a workspace of its own while it runs.
-    fn run(&self, batch: PackedBatch) -> Result<Outputs> {
-        self.limits.check(&batch)?;
-        let (tokens, sequences) = (batch.tokens(), batch.sequences());
-        if sequences == 0 {
-            return Ok(Outputs::default());
+    fn run_whole(&self, probes: Probes) -> Result<Answers> {
+        if probes.batch.sequences() == 0 {
+            return Ok(Answers::default());
         }
+        let keep = matches!(probes.ask, Ask::Gradient(..) | Ask::GradientMaps(..));
         let idle = lock(&self.idle).pop();
         let mut space = match idle {
             Some(space) => space,
-            None => Workspace::new(&self.backend, &self.encoder, self.head.classes(), tokens)?,
+            None => Workspace::new(&self.backend, &self.encoder, self.head.classes(), probes.batch.tokens(), keep)?,
         };
-        let batch = self.backend.stage(batch)?;
-        let mut pass = Pass { backend: &self.backend, space: &mut space, batch: &batch, tokens, sequences };
-        self.encoder.forward(&mut pass)?;
-        let outputs = self.head.forward(&mut pass, self.encoder.width());
+        let answers = self.run_in(&mut space, probes, keep)?;
         lock(&self.idle).push(space);
-        outputs
+        Ok(answers)
+    }
+
+    fn run_in(&self, space: &mut Workspace<B>, probes: Probes, keep: bool) -> Result<Answers> {
+        let Probes { batch, path, ask } = probes;
+        let (backend, tokens, sequences) = (&self.backend, batch.tokens(), batch.sequences());
+        let mut maps = match ask {
+            Ask::Maps(kind, from) => Maps::new(kind, from, &batch),
+            Ask::GradientMaps(_, from) => Maps::new(MapKind::GradientWeights, from, &batch),
+            Ask::Outputs | Ask::Gradient(..) => Maps::none(),
+        };
+        let batch = backend.stage(batch)?;
+        let path = path.map(|path| backend.stage_path(path)).transpose()?;
+        let mut pass = Pass { backend, space, batch: &batch, path: path.as_ref(), tokens, sequences, keep };
+        self.encoder.forward(&mut pass, &mut maps)?;
+        let outputs = self.head.forward(&mut pass, self.encoder.width())?;
+        let folded = match &ask {
+            Ask::Gradient(objectives, fold) => self.gradients(&mut pass, objectives, *fold)?,
+            Ask::GradientMaps(objectives, _) => {
+                self.head.backward(&mut pass, objectives)?;
+                self.encoder.backward(&mut pass, &mut maps)?;
+                Vec::new()
+            }
+            Ask::Outputs | Ask::Maps(..) => Vec::new(),
+        };
+        Ok(Answers { outputs, folded, maps: maps.into_layers() })
+    }
+
+    /// One way back for each target.
+    fn gradients(&self, pass: &mut Pass<'_, B>, objectives: &[Objective], fold: Fold) -> Result<Vec<f32>> {
+        let mut folded = Vec::new();
+        for target in objectives.chunks_exact(pass.sequences) {
+            self.head.backward(pass, target)?;
+            self.encoder.backward(pass, &mut Maps::none())?;
+            folded.extend(self.encoder.fold(pass, fold)?);
+        }
+        Ok(folded)
     }
 
     /// Takes batches from the queue until it is empty. What stops one worker empties the queue for all.
-    fn work(&self, queue: &Queue, done: &(dyn Fn(usize) -> bool + Sync)) -> Result<Vec<(usize, Outputs)>> {
+    fn work(&self, queue: &Queue, done: &(dyn Fn(usize) -> bool + Sync)) -> Result<Vec<(usize, Answers)>> {
         let mut finished = Vec::new();
-        while let Some((place, batch)) = queue.next() {
-            match self.run(batch) {
-                Ok(outputs) => finished.push((place, outputs)),
+        while let Some((place, probes)) = queue.next() {
+            match self.run(&probes) {
+                Ok(answers) => finished.push((place, answers)),
                 Err(error) => {
                     queue.close();
                     return Err(error);
@@ -78,6 +138,14 @@ impl<B: Backend> Network<B> {
 }
 
 impl<B: Backend> Forward for Network<B> {
+    fn device(&self) -> (String, Precision) {
+        (self.backend.name(), self.backend.precision())
+    }
+
+    fn gpu(&self) -> Option<&Gpu> {
+        (&self.backend as &dyn Any).downcast_ref()
+    }
+
     fn width(&self) -> usize {
         self.encoder.width()
     }
@@ -94,8 +162,25 @@ impl<B: Backend> Forward for Network<B> {
         self.backend.batch_tokens()
     }
 
+    fn depth(&self) -> usize {
+        self.encoder.depth()
+    }
+
+    fn embedding_width(&self) -> usize {
+        self.encoder.embedding_width()
+    }
+
+    fn last_rows(&self) -> Rows {
+        self.head.rows()
+    }
+
     fn forward(&self, batches: Vec<PackedBatch>, done: &(dyn Fn(usize) -> bool + Sync)) -> Result<Vec<Outputs>> {
-        let mut outputs = vec![Outputs::default(); batches.len()];
+        let plain = batches.into_iter().map(Probes::plain).collect();
+        Ok(self.probe(plain, done)?.into_iter().map(|answers| answers.outputs).collect())
+    }
+
+    fn probe(&self, batches: Vec<Probes>, done: &(dyn Fn(usize) -> bool + Sync)) -> Result<Vec<Answers>> {
+        let mut answers = vec![Answers::default(); batches.len()];
         let workers = self.workers().clamp(1, batches.len().max(1));
         let queue = Queue::new(batches);
         let finished: Vec<_> = if workers == 1 {
@@ -104,17 +189,18 @@ impl<B: Backend> Forward for Network<B> {
             (0..workers).into_par_iter().with_max_len(1).map(|_| self.work(&queue, done)).collect()
         };
         for worker in finished {
-            for (place, output) in worker? {
-                outputs[place] = output;
+            for (place, answer) in worker? {
+                answers[place] = answer;
             }
         }
-        Ok(outputs)
+        Ok(answers)
     }
 }
 
 impl Limits {
     /// Refuses what would look outside a table. Batches of this crate's own tokenizer and packer pass; others' may not.
-    fn check(self, batch: &PackedBatch) -> Result<()> {
+    fn check(self, probes: &Probes) -> Result<()> {
+        let batch = &probes.batch;
         let tokens = batch.tokens();
         let lengths =
             [batch.type_ids.len(), batch.positions.len(), batch.cu_seqlens.last().map_or(0, |end| *end as usize)];
@@ -124,6 +210,11 @@ impl Limits {
         }
         below("token id", &batch.ids, self.vocabulary)?;
         below("position", &batch.positions, self.positions)?;
+        if let Some(path) = &probes.path {
+            path.check(tokens, batch.sequences())?;
+            let baseline = path.baseline.iter().copied().filter(|id| *id != Path::ZERO);
+            below("baseline token id", &baseline.collect::<Vec<_>>(), self.vocabulary)?;
+        }
         if self.token_types == 0 { Ok(()) } else { below("segment", &batch.type_ids, self.token_types) }
     }
 }
@@ -139,14 +230,14 @@ fn below(what: &str, values: &[u32], limit: usize) -> Result<()> {
 }
 
 /// Batches not begun, with their places.
-struct Queue(Mutex<std::iter::Enumerate<std::vec::IntoIter<PackedBatch>>>);
+struct Queue(Mutex<std::iter::Enumerate<std::vec::IntoIter<Probes>>>);
 
 impl Queue {
-    fn new(batches: Vec<PackedBatch>) -> Self {
+    fn new(batches: Vec<Probes>) -> Self {
         Self(Mutex::new(batches.into_iter().enumerate()))
     }
 
-    fn next(&self) -> Option<(usize, PackedBatch)> {
+    fn next(&self) -> Option<(usize, Probes)> {
         lock(&self.0).next()
     }
 

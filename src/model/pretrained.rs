@@ -1,5 +1,6 @@
 //! A model as it is used: loaded from its directory, with its tokenizer and its classes.
 
+use std::borrow::Borrow;
 use std::path::{Path, PathBuf};
 
 use super::class_names::ClassNames;
@@ -9,9 +10,11 @@ use super::head::Head;
 use super::network::Network;
 use super::sentence::SentenceModel;
 use super::weights::Weights;
+use super::widening::Widening;
 use super::{Device, Forward, Outputs, Problem, fingerprint, hub};
-use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
+use crate::backend::gpu::Gpu;
+use crate::backend::{Backend, Precision};
 use crate::dataset::{Label, Record};
 use crate::error::{Error, Result};
 use crate::factors::{self, Target};
@@ -22,6 +25,8 @@ use crate::tokens::{self, Encoding, MicroBatch, Positions, Tokenizer, TokenizerO
 pub struct LoadOptions {
     /// The longest sequence in tokens; by default as long as the model's files allow.
     pub max_length: Option<usize>,
+    /// What matrix products are computed in.
+    pub precision: Precision,
 }
 
 /// A model ready to run.
@@ -37,6 +42,7 @@ pub struct Model {
     head: Option<factors::Head>,
     fingerprint: String,
     head_fingerprint: Option<String>,
+    embedding_deviation: f32,
 }
 
 /// A network, and what stays of it on the host.
@@ -55,8 +61,14 @@ impl Model {
     /// [`Error::Usage`] where there is no such model, [`Error::Device`] where the device cannot be used, and [`Error::Io`],
     /// [`Error::Format`] or [`Error::Mismatch`] for what is wrong with its files.
     pub fn load(path_or_name: &str, device: Device, options: &LoadOptions) -> Result<Self> {
-        device.check()?;
-        let model = Self::open_with(Cpu::new(), &hub::find(path_or_name)?, options)?;
+        let directory = hub::find(path_or_name)?;
+        let model = match device {
+            Device::Cuda(ordinal) => Self::open_with(Gpu::open(ordinal, options.precision)?, &directory, options)?,
+            Device::Auto | Device::Cpu => {
+                Cpu::check(options.precision)?;
+                Self::open_with(Cpu::new(), &directory, options)?
+            }
+        };
         Ok(Self { name: path_or_name.to_owned(), ..model })
     }
 
@@ -73,9 +85,10 @@ impl Model {
         let segments = TokenizerOptions { segments: config.token_types > 1, vocabulary: config.vocabulary };
         Ok(Self {
             tokenizer: Tokenizer::load(dir, &segments)?,
-            max_length: max_length(dir, &config, options)?,
+            max_length: max_length(dir, &config, options.max_length)?,
             name: dir.to_string_lossy().into_owned(),
             directory: dir.to_owned(),
+            embedding_deviation: embedding_deviation(&weights, &config)?,
             config,
             problem,
             class_names,
@@ -89,6 +102,21 @@ impl Model {
     /// What it was asked for by: a directory, or `org/name`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The device it runs on, and what its matrix products are computed in.
+    pub fn device(&self) -> (String, Precision) {
+        self.network.device()
+    }
+
+    /// Sequences so far that overflowed the device's precision and were run again in one that holds more.
+    pub fn run_again(&self) -> u64 {
+        self.network.run_again()
+    }
+
+    /// The GPU it runs on, where it does.
+    pub fn gpu(&self) -> Option<&Gpu> {
+        self.network.gpu()
     }
 
     /// Where it was loaded from.
@@ -154,6 +182,11 @@ impl Model {
         self.head_fingerprint.as_deref()
     }
 
+    /// The standard deviation of the numbers in its word embeddings: the scale of noise on them.
+    pub fn embedding_deviation(&self) -> f32 {
+        self.embedding_deviation
+    }
+
     /// The network on its device.
     pub fn network(&self) -> &dyn Forward {
         &*self.network
@@ -161,11 +194,7 @@ impl Model {
 
     /// How its family numbers positions.
     pub fn positions(&self) -> Positions {
-        if self.config.family.positions_start_after_pad() {
-            Positions::AfterPadding { pad: self.config.pad_id }
-        } else {
-            Positions::FromZero
-        }
+        self.config.token_positions()
     }
 
     /// A record's text (and pair) as this model reads it.
@@ -182,9 +211,9 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Interrupted`] where `done` said so; what the device fails at.
-    pub fn run(
+    pub fn run<E: Borrow<Encoding>>(
         &self,
-        window: &[Encoding],
+        window: &[E],
         batch_tokens: Option<usize>,
         done: &(dyn Fn(usize) -> bool + Sync),
     ) -> Result<Outputs> {
@@ -214,9 +243,23 @@ fn scatter(to: &mut [f32], from: &[f32], rows: &[usize], width: usize) {
     }
 }
 
-fn max_length(dir: &Path, config: &Config, options: &LoadOptions) -> Result<usize> {
+/// Over at most so many rows of the table, evenly spread: more would tell no more.
+const DEVIATION_ROWS: usize = 4096;
+
+fn embedding_deviation(weights: &Weights, config: &Config) -> Result<f32> {
+    let Config { vocabulary, embedding_width, family, .. } = *config;
+    let table = weights.tensor(family.tensor_names().word, &[vocabulary, embedding_width])?;
+    let step = vocabulary.div_ceil(DEVIATION_ROWS).max(1);
+    let values = || table.chunks_exact(embedding_width.max(1)).step_by(step).flatten().map(|&x| f64::from(x));
+    let n = values().count().max(1) as f64;
+    let mean = values().sum::<f64>() / n;
+    Ok((values().map(|x| (x - mean) * (x - mean)).sum::<f64>() / n).sqrt() as f32)
+}
+
+/// The longest sequence: as asked for, where the positions suffice, else as the model's files have it.
+pub(super) fn max_length(dir: &Path, config: &Config, asked: Option<usize>) -> Result<usize> {
     let positions = config.max_length();
-    match options.max_length {
+    match asked {
         None => tokens::max_length(dir, positions),
         Some(length) if (1..=positions).contains(&length) => Ok(length),
         Some(length) => Err(Error::usage(format!(
@@ -236,11 +279,25 @@ fn has_head(config: &Config, weights: &Weights) -> bool {
 }
 
 fn load<B: Backend>(backend: B, weights: &Weights, config: &Config, dir: &Path) -> Result<Loaded> {
-    if has_head(config, weights) {
-        load_classifier(backend, weights, config)
+    let wider = backend.wider();
+    let mut loaded = if has_head(config, weights) {
+        load_classifier(backend, weights, config)?
     } else {
-        load_sentence(backend, weights, config, dir)
+        load_sentence(backend, weights, config, dir)?
+    };
+    if let Some(backend) = wider {
+        let dir = dir.to_owned();
+        let open = move || open_network(backend, &dir);
+        loaded.network = Box::new(Widening::new(loaded.network, Box::new(open)));
     }
+    Ok(loaded)
+}
+
+/// The network of a model directory alone.
+fn open_network<B: Backend>(backend: B, dir: &Path) -> Result<Box<dyn Forward>> {
+    let config = Config::load(dir)?;
+    let weights = Weights::open(dir, config.family.tensor_names().prefix)?;
+    Ok(load(backend, &weights, &config, dir)?.network)
 }
 
 fn load_classifier<B: Backend>(backend: B, weights: &Weights, config: &Config) -> Result<Loaded> {

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Chunk, Chunking, Pass, Progress, Rejections, Settings, Summary, stream};
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, Digest};
 use crate::error::{Error, Result};
-use crate::factors::{self, LabelUsed, LabelVec, Target};
+use crate::factors::{self, LabelUsed, LabelVec, ScanType, Target};
 use crate::model::{Model, Problem};
 use crate::store::{self, Block, Dtype, Part, StoreWriter};
 
@@ -24,14 +24,20 @@ pub struct IndexOptions {
     pub target: LabelUsed,
     /// How features are stored.
     pub dtype: Dtype,
+    /// In what form a copy of the features for certified scans is kept beside them.
+    pub scan: Option<ScanType>,
     /// Which blocks of the data this job takes.
     pub part: Part,
     /// Go on with a store that an earlier, interrupted job began.
     pub resume: bool,
+    /// Add the data to the finished store that is there, or go on with that where an earlier such job was interrupted.
+    pub append: bool,
     /// Record numbers in a block.
     pub block_records: u64,
     /// For TracIn, in the order of training.
     pub checkpoints: Vec<Checkpoint>,
+    /// The columns that the dataset keeps: its [`crate::dataset::DatasetOptions::keep_columns`].
+    pub columns: Vec<String>,
 }
 
 impl Default for IndexOptions {
@@ -39,10 +45,13 @@ impl Default for IndexOptions {
         Self {
             target: LabelUsed::Gold,
             dtype: Dtype::F32,
+            scan: None,
             part: Part::WHOLE,
             resume: false,
+            append: false,
             block_records: store::DEFAULT_BLOCK_RECORDS,
             checkpoints: Vec::new(),
+            columns: Vec::new(),
         }
     }
 }
@@ -54,20 +63,27 @@ impl Default for IndexOptions {
 /// As [`stream`], and where a checkpoint does not belong to the model, or the folder holds a store already.
 pub fn index(
     model: &Model,
-    dataset: Dataset,
+    mut dataset: Dataset,
     dir: &Path,
     options: &IndexOptions,
     settings: &Settings,
     rejections: &mut Rejections,
 ) -> Result<Summary> {
     options.checkpoints.iter().try_for_each(|checkpoint| check_checkpoint(model, &checkpoint.model))?;
-    let writer = StoreWriter::create(dir, store_settings(model, options), options.part, model.head(), options.resume)?;
+    let settings_of_store = store_settings(model, options);
+    let writer = if options.append {
+        StoreWriter::append(dir, &settings_of_store, options.part)?
+    } else {
+        StoreWriter::create(dir, settings_of_store, options.part, model.head(), options.resume)?
+    };
+    let (first, before) = writer.begins_at()?;
+    dataset.number_from(first);
+    writer.each_id(|index, id| dataset.know_id(index, id))?;
     let writer = Mutex::new(writer);
     let models: Vec<&Model> = std::iter::once(model).chain(options.checkpoints.iter().map(|c| &c.model)).collect();
-    let keep = |number, digest: &blake3::Hash| {
-        Ok(options.part.owns(number) && !lock(&writer).has(number, digest.to_hex().as_str())?)
-    };
-    let chunking = Chunking { records: options.block_records, keep: &keep };
+    let keep =
+        |number, digest: &Digest| Ok(options.part.owns(number) && !lock(&writer).has(number, &digest.to_string())?);
+    let chunking = Chunking { records: options.block_records, before, keep: &keep };
     let progress = Progress::new("indexing", dataset.bytes_total(), settings.quiet);
     let mut sink = |chunk: Chunk| lock(&writer).write(&block(model.problem(), options.target, chunk));
     let summary = stream(&models, dataset, &chunking, settings, rejections, &progress, &mut sink)?;
@@ -96,7 +112,8 @@ fn check_checkpoint(model: &Model, checkpoint: &Model) -> Result<()> {
     Ok(())
 }
 
-fn store_settings(model: &Model, options: &IndexOptions) -> store::Settings {
+/// What such a run writes into its store's manifest.
+pub(super) fn store_settings(model: &Model, options: &IndexOptions) -> store::Settings {
     let checkpoint = |c: &Checkpoint| store::Checkpoint {
         path: c.model.name().to_owned(),
         fingerprint: c.model.fingerprint().to_owned(),
@@ -116,11 +133,13 @@ fn store_settings(model: &Model, options: &IndexOptions) -> store::Settings {
         dtype: options.dtype,
         block_records: options.block_records,
         checkpoints: options.checkpoints.iter().map(checkpoint).collect(),
+        scan: options.scan,
+        columns: options.columns.clone(),
     }
 }
 
 /// A scored chunk as a block of the store.
-fn block(problem: Problem, used: LabelUsed, chunk: Chunk) -> Block {
+pub(super) fn block(problem: Problem, used: LabelUsed, chunk: Chunk) -> Block {
     let n = chunk.records.len();
     let predicted: Vec<Target> = (0..n).map(|i| factors::predict(problem, chunk.passes[0].logits(i))).collect();
     let explained: Vec<&Target> = (0..n)
@@ -144,7 +163,7 @@ fn block(problem: Problem, used: LabelUsed, chunk: Chunk) -> Block {
         losses,
         checkpoints: passes.map(|(features, deltas, _)| (features, deltas)).collect(),
         records: chunk.records.into_iter().map(Into::into).collect(),
-        data_fingerprint: chunk.digest.to_hex().to_string(),
+        data_fingerprint: chunk.digest.to_string(),
     }
 }
 

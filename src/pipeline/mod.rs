@@ -26,24 +26,43 @@
 //! # Ok::<(), wherefore::Error>(())
 //! ```
 
+mod answers;
+mod asker;
+mod condition;
+mod explain;
+mod export;
+mod given;
 mod index;
+mod of_itself;
+mod plan;
 mod predict;
 mod prepared;
 mod progress;
 mod proof;
 mod queries;
 mod rejections;
+mod repeats;
+mod scope;
 mod score;
+mod stages;
 mod stream;
 
+pub use condition::Condition;
+pub use explain::{Convergence, ExplainOptions, ExplainTarget, Output, explain, norm_lime};
+pub use export::{ExportFormat, export};
+pub use given::{GivenFactors, GivenFile, GivenSearch, index_given};
 pub use index::{Checkpoint, IndexOptions, index};
+pub use of_itself::SelfSearch;
+pub use plan::{Plan, plan};
 pub use predict::predict;
 pub use prepared::RuleOptions;
 pub use progress::Progress;
 pub use proof::prove;
 pub use queries::{QueryTarget, ResultSink, SearchJob, SearchOptions, TopK};
 pub use rejections::Rejections;
+pub use scope::ScopeOptions;
 pub use score::{Chunk, Pass};
+pub use stages::Stages;
 pub use stream::{Chunking, stream};
 
 /// How a job runs: none of it changes a number in the results.
@@ -66,10 +85,14 @@ pub struct Summary {
     pub records: u64,
     /// Records skipped as invalid.
     pub skipped: u64,
-    /// Tokens run through the model, special tokens included.
+    /// Tokens of the records, special tokens included.
     pub tokens: u64,
+    /// Records that were not run, as an earlier one of their chunk (of a store: of their block) has the same input.
+    pub repeated: u64,
     /// Records cut to the maximum length.
     pub truncated: u64,
     /// Wall time.
     pub seconds: f64,
+    /// How much of it each stage worked.
+    pub stages: Stages,
 }

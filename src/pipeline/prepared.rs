@@ -6,8 +6,9 @@ use crate::factors::{
     RepresenterCompat, Target,
 };
 use crate::interrupt;
+use crate::lexical::{Bm25, Bm25Queries};
 use crate::model::Problem;
-use crate::search::{Form, Query, Rule};
+use crate::search::{Form, Losses, Query, Rule};
 use crate::store::Store;
 
 /// What decides a rule's numbers, besides the store.
@@ -32,6 +33,8 @@ pub(super) struct Prepared<'a> {
 enum Means<'a> {
     Factors,
     Rates(Vec<f32>),
+    Losses(Losses<'a>),
+    Words(Bm25<'a>),
     Alphas(Representer),
     Curvature { inverse: Curvature<'a>, norms: Option<Vec<f32>>, rank_one: bool },
 }
@@ -42,6 +45,14 @@ pub(super) struct Asking {
     pub(super) delta: Vec<f32>,
     pub(super) target: Target,
     pub(super) checkpoints: Vec<(Vec<f32>, Vec<f32>)>,
+    /// Both segments, for a rule that reads words.
+    pub(super) text: String,
+}
+
+/// Some queries, and what scores records for them where that is made for these queries.
+pub(super) struct Batch<'a> {
+    pub(super) queries: Vec<Query>,
+    words: Option<Bm25Queries<'a>>,
 }
 
 impl<'a> Prepared<'a> {
@@ -52,6 +63,8 @@ impl<'a> Prepared<'a> {
         let keep_going = &|| !interrupt::asked();
         let means = match rule {
             _ if store.rows() == 0 => Means::Factors,
+            Rule::Bm25 => Means::Words(Bm25::new(store)?),
+            Rule::Loss => Means::Losses(Losses(store)),
             Rule::TracIn => Means::Rates(settings.checkpoints.iter().map(|c| c.learning_rate as f32).collect()),
             Rule::Representer => {
                 let default = RefitOptions::default();
@@ -64,9 +77,13 @@ impl<'a> Prepared<'a> {
         Ok(Self { rule, problem: settings.problem, store, means })
     }
 
-    /// The form that training records are scored with.
-    pub(super) fn form(&self) -> Form<'_> {
+    /// The form that training records are scored with for the queries of `batch`.
+    pub(super) fn form<'b>(&'b self, batch: &'b Batch<'b>) -> Form<'b> {
+        if let Some(words) = &batch.words {
+            return Form::scored(words);
+        }
         match (&self.means, self.rule) {
+            (Means::Losses(losses), _) => Form::scored(losses),
             (Means::Rates(rates), _) => Form::tracin(rates),
             (Means::Alphas(representer), _) => Form::representer(&representer.alpha),
             (Means::Curvature { norms, rank_one, .. }, _) => {
@@ -78,12 +95,19 @@ impl<'a> Prepared<'a> {
             (Means::Factors, Rule::FeatureCos) => Form::feature_cos(),
             (Means::Factors, Rule::FeatureEuc) => Form::feature_euc(),
             (Means::Factors, Rule::GradCos) => Form::grad_cos(),
-            (Means::Factors, _) => Form::grad_dot(),
+            (Means::Factors | Means::Words(_), _) => Form::grad_dot(),
         }
     }
 
-    /// The queries of some records that ask, in their order.
-    pub(super) fn queries(&self, asking: Vec<Asking>) -> Result<Vec<Query>> {
+    /// Some records that ask, in their order, as queries.
+    pub(super) fn batch(&self, asking: Vec<Asking>) -> Result<Batch<'_>> {
+        let Means::Words(texts) = &self.means else { return Ok(Batch { queries: self.queries(asking)?, words: None }) };
+        let asked: Vec<String> = asking.into_iter().map(|a| a.text).collect();
+        let queries = (0..asked.len()).map(Query::numbered).collect();
+        Ok(Batch { queries, words: Some(texts.queries(&asked)) })
+    }
+
+    fn queries(&self, asking: Vec<Asking>) -> Result<Vec<Query>> {
         match &self.means {
             Means::Curvature { inverse, .. } => {
                 let gradients: Vec<_> =
@@ -95,6 +119,7 @@ impl<'a> Prepared<'a> {
             Means::Alphas(representer) => {
                 asking.into_iter().map(|a| self.class_query(a, representer.bias_coordinate)).collect()
             }
+            Means::Losses(_) | Means::Words(_) => Ok(vec![Query::numbered(0); asking.len()]),
             Means::Rates(_) => Ok(asking.into_iter().map(|a| Query::checkpoints(a.checkpoints)).collect()),
             Means::Factors if self.rule.needs_head() => {
                 Ok(asking.into_iter().map(|a| Query::gradient(a.features, a.delta)).collect())
@@ -118,6 +143,11 @@ impl<'a> Prepared<'a> {
         };
         Ok(Query::class(asking.features, bias, class))
     }
+}
+
+/// Both segments as one text; no word goes on from one into the other.
+pub(super) fn joined(text: &str, pair: Option<&str>) -> String {
+    pair.map_or_else(|| text.to_owned(), |pair| format!("{text}\n{pair}"))
 }
 
 fn curvature<'a>(rule: Rule, store: &'a Store, options: &RuleOptions) -> Result<Means<'a>> {

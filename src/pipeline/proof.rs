@@ -85,7 +85,7 @@ fn itself(model: &Model, outputs: &Outputs) -> Result<Check> {
 /// How far f32 is from f64 through the whole model.
 fn drift(model: &Model, encodings: &[Encoding], outputs: &Outputs) -> Result<Vec<Check>> {
     let some = &encodings[..encodings.len().min(REFERENCE_RECORDS)];
-    let options = LoadOptions { max_length: Some(model.max_length()) };
+    let options = LoadOptions { max_length: Some(model.max_length()), ..LoadOptions::default() };
     let exact = Model::open_with(Reference, Path::new(model.directory()), &options)?.run(some, None, &|_| true)?;
     let depth = some.iter().map(|e| e.ids.len()).max().unwrap_or(1) + model.width();
     let bound = f64::from(f32::EPSILON) * depth as f64;

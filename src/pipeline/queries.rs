@@ -1,15 +1,16 @@
 //! `search`: queries through the model, and for each the training records at both ends of the rule's ranking.
 
-use super::prepared::{Asking, Prepared};
+use super::answers::Answers;
+use super::asker::Asker;
+use super::prepared::Prepared;
+use super::scope::ScopeOptions;
 use super::{Chunk, Chunking, Progress, Rejections, RuleOptions, Settings, Summary, stream};
-use crate::dataset::{Dataset, Label, Record};
+use crate::dataset::Dataset;
 use crate::error::{Error, Result};
-use crate::factors::{self, Labels, Target};
-use crate::interrupt;
-use crate::model::{Model, Problem};
-use crate::report::{Neighbour, NeighbourList, Neighbours, SearchResult, class_value};
-use crate::search::{self, End, Form, Hit, Options, Query, Rule};
-use crate::store::{Store, StoredRecord};
+use crate::model::Model;
+use crate::report::{NeighbourList, SearchResult};
+use crate::search::Rule;
+use crate::store::Store;
 
 /// Which label a query is explained for.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,8 +44,12 @@ pub struct SearchOptions {
     pub top_k: TopK,
     /// Which label is explained.
     pub target: QueryTarget,
+    /// Which training records are searched, and in what groups.
+    pub scope: ScopeOptions,
     /// Leave out the training record that has the query's id.
     pub exclude_same_id: bool,
+    /// The queries are the store's own records ([`super::SelfSearch`]), none of which is its own neighbour.
+    pub of_itself: bool,
     /// Bytes that the search itself may take.
     pub memory: usize,
 }
@@ -56,7 +61,9 @@ impl Default for SearchOptions {
             rule_options: RuleOptions::default(),
             top_k: TopK::Count(10),
             target: QueryTarget::Predicted,
+            scope: ScopeOptions::default(),
             exclude_same_id: false,
+            of_itself: false,
             memory: 1 << 30,
         }
     }
@@ -115,12 +122,12 @@ impl SearchJob<'_> {
     ) -> Result<Summary> {
         let Self { model, store, options, .. } = *self;
         self.check()?;
-        let target = target_for_all(model, &options.target)?;
         let prepared = Prepared::new(options.rule, store, &options.rule_options)?;
-        let answers = Answers { model, store, options, form: prepared.form(), prepared: &prepared, target };
+        let answers = Answers::new(store, options, &prepared)?.on(model.gpu());
+        let asker = Asker::new(model.class_names(), options)?;
         let models: Vec<&Model> = std::iter::once(model).chain(self.checkpoints).collect();
         let progress = Progress::new("searching", dataset.bytes_total(), settings.quiet);
-        let mut answer = |chunk: Chunk| answers.write(&chunk, sink);
+        let mut answer = |chunk: Chunk| answers.write(asker.asked(&chunk)?, sink);
         stream(&models, dataset, &Chunking::any(), settings, rejections, &progress, &mut answer)
     }
 
@@ -146,164 +153,5 @@ impl SearchJob<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// The target that every query shares, where it is one label.
-fn target_for_all(model: &Model, target: &QueryTarget) -> Result<Option<Target>> {
-    let QueryTarget::Label(name) = target else { return Ok(None) };
-    let label = match model.problem() {
-        Problem::MultiLabel => Label::Many(vec![Label::Name(name.clone())]),
-        Problem::SingleLabel | Problem::Regression | Problem::Headless => Label::Name(name.clone()),
-    };
-    model.resolve_label(&label).map(Some).map_err(|reason| Error::usage(format!("--target: {reason}")))
-}
-
-/// What stays the same from query to query.
-struct Answers<'a> {
-    model: &'a Model,
-    store: &'a Store,
-    options: &'a SearchOptions,
-    prepared: &'a Prepared<'a>,
-    form: Form<'a>,
-    target: Option<Target>,
-}
-
-impl Answers<'_> {
-    /// Searches for a chunk of queries together and writes their results in order.
-    fn write(&self, chunk: &Chunk, sink: &mut dyn ResultSink) -> Result<()> {
-        let asking = (0..chunk.records.len()).map(|i| self.asking(chunk, i)).collect::<Result<Vec<_>>>()?;
-        let results: Vec<_> =
-            asking.iter().enumerate().map(|(i, asking)| self.result(chunk, i, &asking.target)).collect();
-        let queries = self.prepared.queries(asking)?;
-        match self.options.top_k {
-            TopK::Count(k) => self.write_ends(k, &queries, results, sink),
-            TopK::All => self.write_all(&queries, &results, sink),
-        }
-    }
-
-    fn write_ends(
-        &self,
-        k: usize,
-        queries: &[Query],
-        results: Vec<SearchResult>,
-        sink: &mut dyn ResultSink,
-    ) -> Result<()> {
-        // The query's own record can take one place at each end.
-        let fetched = k + usize::from(self.options.exclude_same_id);
-        let hits = search::search(
-            self.store,
-            &self.form,
-            queries,
-            fetched,
-            &self.search_options(&|_, _| !interrupt::asked()),
-        )?;
-        for (mut result, hits) in results.into_iter().zip(hits) {
-            result.proponents = self.neighbours(hits.proponents, &result.id, k)?;
-            result.opponents = self.neighbours(hits.opponents, &result.id, k)?;
-            sink.write(&result)?;
-        }
-        Ok(())
-    }
-
-    fn write_all(&self, queries: &[Query], results: &[SearchResult], sink: &mut dyn ResultSink) -> Result<()> {
-        let options = self.search_options(&|_, _| !interrupt::asked());
-        search::rank(self.store, &self.form, queries, &options, |query, ranking| {
-            let result = results[query].clone();
-            let id = result.id.clone();
-            let list = |end| -> Result<_> { Ok(NeighbourList::new(self.lookup(Box::new(ranking.hits(end)?), &id))) };
-            let (proponents, opponents) = (list(End::Proponents)?, list(End::Opponents)?);
-            sink.write_all(&result.with_lists(proponents, opponents))
-        })
-    }
-
-    fn search_options<'a>(&self, progress: &'a (dyn Fn(u64, u64) -> bool + Sync)) -> Options<'a> {
-        Options { memory: self.options.memory, progress: Some(progress), ..Options::default() }
-    }
-
-    /// Record i of the chunk with its factors: δ is the gradient of its loss against its target.
-    fn asking(&self, chunk: &Chunk, i: usize) -> Result<Asking> {
-        let problem = self.model.problem();
-        let target = self.target_of(chunk, i)?;
-        let factors = |pass: &super::Pass| {
-            let mut delta = vec![0.0; pass.classes];
-            factors::loss_and_delta(problem, pass.logits(i), &target, &mut delta);
-            (pass.features(i).to_vec(), delta)
-        };
-        let (features, delta) = factors(&chunk.passes[0]);
-        let checkpoints = chunk.passes[1..].iter().map(factors).collect();
-        Ok(Asking { features, delta, target, checkpoints })
-    }
-
-    fn target_of(&self, chunk: &Chunk, i: usize) -> Result<Target> {
-        match (&self.options.target, &self.target, &chunk.gold[i]) {
-            (_, Some(target), _) | (QueryTarget::Gold, None, Some(target)) => Ok(target.clone()),
-            (QueryTarget::Gold, None, None) if self.options.rule.needs_target() => {
-                let id = &chunk.records[i].id;
-                Err(Error::usage(format!("query {id}: no label, and --target gold explains labels"))
-                    .with_hint("use --target predicted"))
-            }
-            _ => Ok(factors::predict(self.model.problem(), chunk.passes[0].logits(i))),
-        }
-    }
-
-    /// A result with everything but its neighbours.
-    fn result(&self, chunk: &Chunk, i: usize, target: &Target) -> SearchResult {
-        let (problem, names) = (self.model.problem(), self.model.class_names().names());
-        let Record { id, index, text, pair, .. } = chunk.records[i].clone();
-        let logits = chunk.passes[0].logits(i);
-        let predicted = factors::predict(problem, logits);
-        let probability = match &predicted {
-            Target::Class(class) => factors::probabilities(problem, logits).get(*class).copied(),
-            Target::Classes(_) | Target::Values(_) => None,
-        };
-        let headless = problem == Problem::Headless;
-        let shown = |target: &Target| if headless { serde_json::Value::Null } else { class_value(target, names) };
-        SearchResult {
-            id,
-            index,
-            text,
-            text_pair: pair,
-            label: chunk.gold[i].as_ref().map(|gold| class_value(gold, names)),
-            predicted: shown(&predicted),
-            probability,
-            target: shown(target),
-            rule: self.options.rule.name().to_owned(),
-            proponents: Vec::new(),
-            opponents: Vec::new(),
-        }
-    }
-
-    fn neighbours(&self, hits: Vec<Hit>, query: &str, k: usize) -> Result<Vec<Neighbour>> {
-        self.lookup(Box::new(hits.into_iter().map(Ok)), query).take(k).collect()
-    }
-
-    /// Hits with their texts and labels, the query's own record left out where that is asked for.
-    fn lookup<'a>(&'a self, hits: Box<dyn Iterator<Item = Result<Hit>> + 'a>, query: &'a str) -> Neighbours<'a> {
-        let found = hits.map(|hit| hit.and_then(|hit| Ok((self.store.record(hit.row as usize)?, hit))));
-        let exclude = self.options.exclude_same_id;
-        let kept = found.filter(move |found| !matches!(found, Ok((record, _)) if exclude && record.id == query));
-        Box::new(kept.zip(1..).map(|(found, rank)| found.map(|(record, hit)| self.neighbour(rank, hit, record))))
-    }
-
-    fn neighbour(&self, rank: u64, hit: Hit, record: StoredRecord) -> Neighbour {
-        let settings = self.store.settings();
-        let (shard, row) = self.store.locate(hit.row as usize);
-        let shard = &self.store.shards()[shard];
-        let shown = |labels: Labels<'_>| {
-            labels
-                .target(row, settings.classes, settings.problem)
-                .map(|target| class_value(&target, &settings.label_names))
-        };
-        Neighbour {
-            rank,
-            index: hit.index,
-            id: record.id,
-            score: hit.score,
-            label: shown(shard.labels()),
-            predicted: shown(shard.predictions()),
-            text: record.text,
-            text_pair: record.pair,
-        }
     }
 }

@@ -2,9 +2,11 @@
 
 use rayon::prelude::*;
 
+use super::repeats::{Repeats, append};
+use super::stages::Stopwatch;
 use super::stream::Read;
 use super::{Rejections, Settings};
-use crate::dataset::{Place, Record};
+use crate::dataset::{Digest, Place, Record};
 use crate::error::Result;
 use crate::factors::Target;
 use crate::interrupt;
@@ -24,12 +26,21 @@ pub struct Chunk {
     pub gold: Vec<Option<Target>>,
     /// One a model, in the order the models were given.
     pub passes: Vec<Pass>,
-    /// blake3 of the records as read.
-    pub digest: blake3::Hash,
-    /// Tokens run, special tokens included.
+    /// Of the records as read.
+    pub digest: Digest,
+    /// Tokens of the records, special tokens included.
     pub tokens: u64,
     /// Records cut to the maximum length.
     pub truncated: u64,
+    /// Records whose input an earlier one of the chunk had: they were not run again.
+    pub repeated: u64,
+}
+
+/// How long a chunk's two steps took.
+#[derive(Default)]
+pub(super) struct Steps {
+    pub(super) tokenizing: Stopwatch,
+    pub(super) running: Stopwatch,
 }
 
 /// One model's outputs over a chunk.
@@ -58,13 +69,21 @@ impl Pass {
     }
 }
 
-pub(super) fn score(models: &[&Model], read: Read, settings: &Settings, rejections: &mut Rejections) -> Result<Chunk> {
+pub(super) fn score(
+    models: &[&Model],
+    read: Read,
+    settings: &Settings,
+    rejections: &mut Rejections,
+    steps: &mut Steps,
+) -> Result<Chunk> {
     let (records, gold) = resolve_labels(models[0], read.records, &read.places, rejections)?;
     let passes = models.iter().map(|model| Pass::new(model)).collect();
-    let mut chunk = Chunk { number: read.number, records, gold, passes, digest: read.digest, tokens: 0, truncated: 0 };
+    let (number, digest) = (read.number, read.digest);
+    let mut chunk = Chunk { number, records, gold, passes, digest, tokens: 0, truncated: 0, repeated: 0 };
+    let mut repeats = Repeats::default();
     for start in (0..chunk.records.len()).step_by(WINDOW) {
         let end = (start + WINDOW).min(chunk.records.len());
-        run_window(models, &mut chunk, start..end, settings)?;
+        run_window(models, &mut chunk, start..end, settings, &mut repeats, steps)?;
     }
     Ok(chunk)
 }
@@ -94,15 +113,28 @@ fn resolve_labels(
     Ok((kept, gold))
 }
 
-fn run_window(models: &[&Model], chunk: &mut Chunk, rows: std::ops::Range<usize>, settings: &Settings) -> Result<()> {
-    let encodings: Vec<Encoding> =
-        chunk.records[rows.clone()].par_iter().map(|record| models[0].encode(record)).collect::<Result<_>>()?;
+fn run_window(
+    models: &[&Model],
+    chunk: &mut Chunk,
+    rows: std::ops::Range<usize>,
+    settings: &Settings,
+    repeats: &mut Repeats,
+    steps: &mut Steps,
+) -> Result<()> {
+    let records = &chunk.records[rows.clone()];
+    let encode = || records.par_iter().map(|record| models[0].encode(record)).collect::<Result<Vec<Encoding>>>();
+    let encodings = steps.tokenizing.time(encode)?;
     chunk.tokens += encodings.iter().map(|e| e.ids.len() as u64).sum::<u64>();
     chunk.truncated += encodings.iter().filter(|e| e.truncated).count() as u64;
+    let first_rows = repeats.first_rows(rows.start, &encodings);
+    let is_new = |(row, first): &(usize, &usize)| row == *first;
+    let new = rows.clone().zip(&first_rows).filter(is_new).map(|(row, _)| &encodings[row - rows.start]);
+    let new: Vec<&Encoding> = new.collect();
+    chunk.repeated += (encodings.len() - new.len()) as u64;
     for (model, pass) in models.iter().zip(&mut chunk.passes) {
-        let outputs = model.run(&encodings, settings.batch_tokens, &|_| !interrupt::asked())?;
-        pass.outputs.features.extend(outputs.features);
-        pass.outputs.logits.extend(outputs.logits);
+        let outputs = steps.running.time(|| model.run(&new, settings.batch_tokens, &|_| !interrupt::asked()))?;
+        append(&mut pass.outputs.features, &outputs.features, pass.width, rows.start, &first_rows);
+        append(&mut pass.outputs.logits, &outputs.logits, pass.classes, rows.start, &first_rows);
     }
     Ok(())
 }

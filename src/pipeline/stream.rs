@@ -2,9 +2,12 @@
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
+use std::time::Instant;
 
-use super::{Chunk, Progress, Rejections, Settings, Summary, score};
-use crate::dataset::{Dataset, Place, Record};
+use super::score::{self, Steps};
+use super::stages::Stopwatch;
+use super::{Chunk, Progress, Rejections, Settings, Summary};
+use crate::dataset::{Dataset, Digest, Place, Record};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::Model;
@@ -13,14 +16,16 @@ use crate::model::Model;
 pub struct Chunking<'a> {
     /// Chunk c holds the records numbered `[c · records, (c + 1) · records)`.
     pub records: u64,
+    /// The digest of the records of the first chunk that were there before the data: not empty where the data's numbers begin inside it.
+    pub before: Digest,
     /// Whether a chunk is wanted, told its number and a digest of its records; others are read (to be counted) and dropped.
-    pub keep: &'a (dyn Fn(u64, &blake3::Hash) -> Result<bool> + Sync),
+    pub keep: &'a (dyn Fn(u64, &Digest) -> Result<bool> + Sync),
 }
 
 impl Chunking<'_> {
     /// Chunks for jobs that care for no particular cut.
     pub fn any() -> Self {
-        Self { records: 4096, keep: &|_, _| Ok(true) }
+        Self { records: 4096, before: Digest::default(), keep: &|_, _| Ok(true) }
     }
 }
 
@@ -30,7 +35,7 @@ pub(super) struct Read {
     pub(super) records: Vec<Record>,
     /// Where each record was.
     pub(super) places: Vec<Place>,
-    pub(super) digest: blake3::Hash,
+    pub(super) digest: Digest,
     bytes: u64,
 }
 
@@ -56,12 +61,18 @@ pub fn stream(
     thread::scope(|scope| {
         let (read_to, read) = sync_channel::<Message>(2);
         let (write_to, written) = sync_channel::<Chunk>(2);
-        let reader = scope.spawn(move || read_chunks(dataset, chunking, &read_to));
-        let writer = scope.spawn(move || written.iter().try_for_each(sink));
+        let reader = scope.spawn(move || read_chunks(dataset, chunking, read_to));
+        let writer = scope.spawn(move || {
+            let mut busy = Stopwatch::default();
+            let wrote = written.iter().try_for_each(|chunk| busy.time(|| sink(chunk)));
+            (wrote, busy.seconds())
+        });
         let ran = run_chunks(models, read, settings, rejections, progress, &write_to, &mut summary);
         drop(write_to);
-        let wrote = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        summary.numbered = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let (wrote, writing) = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let (numbered, reading) = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        summary.numbered = numbered;
+        (summary.stages.reading, summary.stages.writing) = (reading, writing);
         // A writer that failed hung up on the runner: its error is the cause.
         wrote.and(ran)
     })?;
@@ -70,16 +81,31 @@ pub fn stream(
     Ok(summary)
 }
 
-/// Parses records into chunks until the data ends or nobody listens; says how many record numbers there were.
-fn read_chunks(mut dataset: Dataset, chunking: &Chunking<'_>, to: &SyncSender<Message>) -> u64 {
-    let mut chunk = Building::new(0);
+/// Where chunks go, and how long they waited to.
+struct Outlet {
+    to: SyncSender<Message>,
+    waited: Stopwatch,
+}
+
+impl Outlet {
+    /// Whether anybody listened.
+    fn send(&mut self, message: Message) -> bool {
+        self.waited.time(|| self.to.send(message)).is_ok()
+    }
+}
+
+/// Parses records into chunks until the data ends or nobody listens; says how many record numbers there were, and how many seconds it
+/// worked.
+fn read_chunks(mut dataset: Dataset, chunking: &Chunking<'_>, to: SyncSender<Message>) -> (u64, f64) {
+    let (began, mut to) = (Instant::now(), Outlet { to, waited: Stopwatch::default() });
+    let mut chunk = Building { digest: chunking.before, ..Building::new(dataset.next_index() / chunking.records) };
     loop {
         // A record that cannot be read has a number too, so a chunk may come out short, or empty.
         let number = dataset.next_index() / chunking.records;
         let next = dataset.next();
         if (next.is_none() || number != chunk.number) && dataset.next_index() > 0 {
             let full = std::mem::replace(&mut chunk, Building::new(number));
-            if !full.send(chunking, dataset.bytes_read(), to) {
+            if !full.send(chunking, dataset.bytes_read(), &mut to) {
                 break;
             }
         }
@@ -87,13 +113,13 @@ fn read_chunks(mut dataset: Dataset, chunking: &Chunking<'_>, to: &SyncSender<Me
             None => break,
             Some(Ok(record)) => chunk.push(record, dataset.place()),
             Some(Err(error)) => {
-                if to.send(Err(error)).is_err() {
+                if !to.send(Err(error)) {
                     break;
                 }
             }
         }
     }
-    dataset.next_index()
+    (dataset.next_index(), began.elapsed().as_secs_f64() - to.waited.seconds())
 }
 
 /// A chunk being read.
@@ -101,28 +127,27 @@ struct Building {
     number: u64,
     records: Vec<Record>,
     places: Vec<Place>,
-    hasher: blake3::Hasher,
+    digest: Digest,
 }
 
 impl Building {
     fn new(number: u64) -> Self {
-        Self { number, records: Vec::new(), places: Vec::new(), hasher: blake3::Hasher::new() }
+        Self { number, records: Vec::new(), places: Vec::new(), digest: Digest::default() }
     }
 
     fn push(&mut self, record: Record, place: Place) {
-        record.digest_into(&mut self.hasher);
+        self.digest.push(&record);
         self.records.push(record);
         self.places.push(place);
     }
 
     /// Hands the chunk over if it is wanted. Whether anybody still listens.
-    fn send(self, chunking: &Chunking<'_>, bytes: u64, to: &SyncSender<Message>) -> bool {
-        let Self { number, records, places, hasher } = self;
-        let digest = hasher.finalize();
+    fn send(self, chunking: &Chunking<'_>, bytes: u64, to: &mut Outlet) -> bool {
+        let Self { number, records, places, digest } = self;
         match (chunking.keep)(number, &digest) {
-            Ok(true) => to.send(Ok(Read { number, records, places, digest, bytes })).is_ok(),
+            Ok(true) => to.send(Ok(Read { number, records, places, digest, bytes })),
             Ok(false) => true,
-            Err(error) => to.send(Err(error)).is_ok(),
+            Err(error) => to.send(Err(error)),
         }
     }
 }
@@ -136,16 +161,20 @@ fn run_chunks(
     write_to: &SyncSender<Chunk>,
     summary: &mut Summary,
 ) -> Result<()> {
+    let mut steps = Steps::default();
     for message in read {
         interrupt::check()?;
         match message {
             Err(error) => rejections.take(error)?,
             Ok(read) => {
                 let bytes = read.bytes;
-                let chunk = score::score(models, read, settings, rejections)?;
+                let chunk = score::score(models, read, settings, rejections, &mut steps)?;
                 summary.records += chunk.records.len() as u64;
                 summary.tokens += chunk.tokens;
                 summary.truncated += chunk.truncated;
+                summary.repeated += chunk.repeated;
+                summary.stages.tokenizing = steps.tokenizing.seconds();
+                summary.stages.running = steps.running.seconds();
                 if write_to.send(chunk).is_err() {
                     return Err(Error::Interrupted);
                 }

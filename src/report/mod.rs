@@ -1,11 +1,17 @@
-//! Results on the way out: JSONL, Parquet, or text for a person at a terminal.
+//! Results on the way out: JSONL, Parquet, or text for a person at a terminal; and back in, to make a page to look at.
 //!
 //! A result file appears whole or not at all: it is written beside its place and renamed when finished.
 
 mod destination;
+mod dirty_label;
+mod explanation;
+mod finding;
+mod global_importance;
+mod html;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod records;
+mod results;
 mod schema;
 mod text;
 
@@ -15,7 +21,16 @@ use std::str::FromStr;
 use serde::Serialize;
 
 pub use destination::Destination;
-pub use records::{Neighbour, NeighbourList, Neighbours, Prediction, Probabilities, SearchResult, class_value};
+pub use dirty_label::{DirtyLabel, NearRecord};
+pub use explanation::{Explanation, WordScore};
+pub use finding::{BiasFinding, MappedRecord, RedundantRecord, SelectedRecord, SparseRecord, WeightedRecord};
+pub use global_importance::GlobalImportance;
+pub use html::{DEFAULT_LIMIT, Page, PageOptions};
+pub(crate) use records::class_kind;
+pub use records::{
+    Neighbour, NeighbourGroup, NeighbourList, Neighbours, Prediction, Probabilities, SearchResult, class_value,
+};
+pub use results::{ResultRecord, read_results};
 pub use schema::Kind;
 pub use text::Render;
 
@@ -107,7 +122,7 @@ impl RecordWriter {
             #[cfg(feature = "parquet")]
             Encoder::Parquet(groups) => {
                 let value = serde_json::to_value(record).map_err(|e| self.destination.error(e.into()))?;
-                groups.push(value, &mut self.destination)
+                groups.push(&value, &mut self.destination)
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use parquet::basic::{Compression, LogicalType, Repetition, Type as Physical};
-use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};
+use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DoubleType, FloatType, Int64Type};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::{Type, TypePtr};
@@ -13,25 +13,32 @@ use serde_json::Value;
 use super::{Destination, Kind};
 use crate::error::Result;
 
-/// Records buffered into one row group.
+/// Records in one row group, at most.
 const ROWS_PER_GROUP: usize = 10_000;
 
-/// Buffers records and writes them a row group at a time.
+/// Values in one row group, over all its columns: a group is full with the record that reaches this.
+const VALUES_PER_GROUP: usize = 4 << 20;
+
+/// Buffers records, striped into columns, and writes them a row group at a time.
 pub(super) struct RowGroups {
     fields: Vec<(String, Kind)>,
-    rows: Vec<Value>,
+    leaves: Vec<Leaf>,
+    rows: usize,
     writer: Option<SerializedFileWriter<Vec<u8>>>,
 }
 
 impl RowGroups {
     pub(super) fn new(fields: Vec<(String, Kind)>) -> Self {
-        Self { fields, rows: Vec::new(), writer: None }
+        let leaves = fields.iter().flat_map(|(_, kind)| leaves_of(kind)).collect();
+        Self { fields, leaves, rows: 0, writer: None }
     }
 
     /// Takes one record; a full row group goes to `destination`.
-    pub(super) fn push(&mut self, row: Value, destination: &mut Destination) -> Result<()> {
-        self.rows.push(row);
-        if self.rows.len() < ROWS_PER_GROUP {
+    pub(super) fn push(&mut self, row: &Value, destination: &mut Destination) -> Result<()> {
+        stripe_fields(&self.fields, row, Level::default(), &mut self.leaves);
+        self.rows += 1;
+        let values: usize = self.leaves.iter().map(|leaf| leaf.definition.len()).sum();
+        if self.rows < ROWS_PER_GROUP && values < VALUES_PER_GROUP {
             return Ok(());
         }
         self.write_group()?;
@@ -61,15 +68,13 @@ impl RowGroups {
             let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
             self.writer = Some(SerializedFileWriter::new(Vec::new(), message(&self.fields)?, Arc::new(properties))?);
         }
-        let (Some(writer), false) = (&mut self.writer, self.rows.is_empty()) else { return Ok(()) };
-        let mut leaves: Vec<Leaf> = self.fields.iter().flat_map(|(_, kind)| leaves_of(kind)).collect();
-        for row in self.rows.drain(..) {
-            stripe_fields(&self.fields, &row, Level::default(), &mut leaves);
-        }
+        let (Some(writer), 1..) = (&mut self.writer, self.rows) else { return Ok(()) };
         let mut group = writer.next_row_group()?;
-        for leaf in &leaves {
+        for leaf in &mut self.leaves {
             leaf.write(&mut group)?;
+            leaf.clear();
         }
+        self.rows = 0;
         group.close()?;
         writer.flush().map_err(parquet::errors::ParquetError::from)?;
         Ok(())
@@ -87,6 +92,8 @@ enum Values {
     Text(Vec<ByteArray>),
     Integer(Vec<i64>),
     Number(Vec<f64>),
+    Single(Vec<f32>),
+    Boolean(Vec<bool>),
 }
 
 impl Leaf {
@@ -109,6 +116,14 @@ impl Leaf {
                 column.push(number.as_f64().unwrap_or(f64::NAN));
                 true
             }
+            (Values::Single(column), Some(Value::Number(number))) => {
+                column.push(number.as_f64().unwrap_or(f64::NAN) as f32);
+                true
+            }
+            (Values::Boolean(column), Some(&Value::Bool(value))) => {
+                column.push(value);
+                true
+            }
             _ => false,
         };
         self.definition.push(level.definition + i16::from(there));
@@ -122,9 +137,23 @@ impl Leaf {
             Values::Text(v) => column.typed::<ByteArrayType>().write_batch(v, definition, repetition)?,
             Values::Integer(v) => column.typed::<Int64Type>().write_batch(v, definition, repetition)?,
             Values::Number(v) => column.typed::<DoubleType>().write_batch(v, definition, repetition)?,
+            Values::Single(v) => column.typed::<FloatType>().write_batch(v, definition, repetition)?,
+            Values::Boolean(v) => column.typed::<BoolType>().write_batch(v, definition, repetition)?,
         };
         column.close()?;
         Ok(())
+    }
+
+    fn clear(&mut self) {
+        match &mut self.values {
+            Values::Text(v) => v.clear(),
+            Values::Integer(v) => v.clear(),
+            Values::Number(v) => v.clear(),
+            Values::Single(v) => v.clear(),
+            Values::Boolean(v) => v.clear(),
+        }
+        self.definition.clear();
+        self.repetition.clear();
     }
 }
 
@@ -145,6 +174,8 @@ fn leaves_of(kind: &Kind) -> Vec<Leaf> {
         Kind::Text => vec![Leaf::new(Values::Text(Vec::new()))],
         Kind::Integer => vec![Leaf::new(Values::Integer(Vec::new()))],
         Kind::Number => vec![Leaf::new(Values::Number(Vec::new()))],
+        Kind::Single => vec![Leaf::new(Values::Single(Vec::new()))],
+        Kind::Boolean => vec![Leaf::new(Values::Boolean(Vec::new()))],
         Kind::List(element) => leaves_of(element),
         Kind::Struct(fields) => fields.iter().flat_map(|(_, kind)| leaves_of(kind)).collect(),
     }
@@ -152,7 +183,7 @@ fn leaves_of(kind: &Kind) -> Vec<Leaf> {
 
 fn leaf_count(kind: &Kind) -> usize {
     match kind {
-        Kind::Text | Kind::Integer | Kind::Number => 1,
+        Kind::Text | Kind::Integer | Kind::Number | Kind::Single | Kind::Boolean => 1,
         Kind::List(element) => leaf_count(element),
         Kind::Struct(fields) => fields.iter().map(|(_, kind)| leaf_count(kind)).sum(),
     }
@@ -169,7 +200,9 @@ fn stripe_fields(fields: &[(String, Kind)], value: &Value, level: Level, mut lea
 fn stripe(kind: &Kind, value: Option<&Value>, level: Level, leaves: &mut [Leaf]) {
     let inside = Level { definition: level.definition + 1, ..level };
     match (kind, value) {
-        (Kind::Text | Kind::Integer | Kind::Number, value) => leaves[0].push(value, level),
+        (Kind::Text | Kind::Integer | Kind::Number | Kind::Single | Kind::Boolean, value) => {
+            leaves[0].push(value, level);
+        }
         (Kind::Struct(fields), Some(value @ Value::Object(_))) => stripe_fields(fields, value, inside, leaves),
         (Kind::List(_), Some(Value::Array(items))) if items.is_empty() => absent(leaves, inside),
         (Kind::List(element), Some(Value::Array(items))) => {
@@ -203,6 +236,8 @@ fn node(name: &str, kind: &Kind) -> Result<TypePtr> {
         Kind::Text => leaf(Physical::BYTE_ARRAY).with_logical_type(Some(LogicalType::String)).build()?,
         Kind::Integer => leaf(Physical::INT64).build()?,
         Kind::Number => leaf(Physical::DOUBLE).build()?,
+        Kind::Single => leaf(Physical::FLOAT).build()?,
+        Kind::Boolean => leaf(Physical::BOOLEAN).build()?,
         Kind::Struct(fields) => {
             group(fields.iter().map(|(name, kind)| node(name, kind)).collect::<Result<_>>()?).build()?
         }

@@ -1,12 +1,13 @@
 //! The records of INTERFACE: what each command writes, one a line.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
-use serde::{Serialize, Serializer};
-use serde_json::Value;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
 
 use super::Kind;
-use super::schema::columns;
+use super::schema::{self, columns};
 use crate::error::Result;
 use crate::factors::Target;
 use crate::model::Problem;
@@ -23,7 +24,7 @@ pub fn class_value(target: &Target, labels: &[String]) -> Value {
 }
 
 /// The type of a column of [`class_value`]s.
-fn class_kind(problem: Problem, labels: usize) -> Kind {
+pub(crate) fn class_kind(problem: Problem, labels: usize) -> Kind {
     match problem {
         Problem::SingleLabel | Problem::Headless => Kind::Text,
         Problem::MultiLabel => Kind::list(Kind::Text),
@@ -42,8 +43,16 @@ impl Serialize for Probabilities {
     }
 }
 
+impl<'de> Deserialize<'de> for Probabilities {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let by_name: Map<String, Value> = Option::deserialize(deserializer)?.unwrap_or_default();
+        let number = |(name, value): (String, Value)| (name, value.as_f64().unwrap_or(f64::NAN) as f32);
+        Ok(Self(by_name.into_iter().map(number).collect()))
+    }
+}
+
 /// What `predict` says of a record.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
     /// The record's id.
     pub id: String,
@@ -55,6 +64,7 @@ pub struct Prediction {
     /// The predicted class, classes or values.
     pub predicted: Value,
     /// By class (empty for regression, which has none).
+    #[serde(default)]
     pub probabilities: Probabilities,
     /// In class order.
     pub logits: Vec<f32>,
@@ -83,7 +93,7 @@ impl Prediction {
 }
 
 /// One training record at one end of a ranking.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Neighbour {
     /// 1-based, from that end.
     pub rank: u64,
@@ -104,10 +114,42 @@ pub struct Neighbour {
     /// Its second segment, where it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text_pair: Option<String>,
+    /// The further columns that the store keeps of it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "present")]
+    pub columns: BTreeMap<String, String>,
+    /// How many records with these texts and this label there are, where they were collapsed into the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<u64>,
+}
+
+/// What is there of named values; a table has a null where there is none.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let all: BTreeMap<String, Option<String>> = or_default(deserializer)?;
+    Ok(all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
+}
+
+/// Nothing where there is a null.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// What `search` says of one group of the training records for a query.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NeighbourGroup {
+    /// Its label, prediction or column value (null for records that have none).
+    pub group: Option<String>,
+    /// How many records it has.
+    pub records: u64,
+    /// The sum of all their scores, the query's own record's included where it is one of them.
+    pub total: f64,
+    /// Greatest score first.
+    pub proponents: Vec<Neighbour>,
+    /// Smallest score first.
+    pub opponents: Vec<Neighbour>,
 }
 
 /// What `search` says of a query. `N` is how the neighbours are held: a `Vec`, or a stream where there are too many for one.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SearchResult<N = Vec<Neighbour>> {
     /// The query's id.
     pub id: String,
@@ -133,13 +175,16 @@ pub struct SearchResult<N = Vec<Neighbour>> {
     pub proponents: N,
     /// Smallest score first.
     pub opponents: N,
+    /// The same within each group, where groups were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
+    pub groups: Vec<NeighbourGroup>,
 }
 
 impl SearchResult {
-    /// The Parquet columns.
-    pub fn columns(problem: Problem, labels: &[String]) -> Vec<(String, Kind)> {
+    /// The Parquet columns, of a store that keeps `kept` columns.
+    pub fn columns(problem: Problem, labels: &[String], kept: &[String]) -> Vec<(String, Kind)> {
         let class = class_kind(problem, labels.len());
-        let neighbours = Kind::list(Kind::fields([
+        let mut fields = schema::columns([
             ("rank", Kind::Integer),
             ("index", Kind::Integer),
             ("id", Kind::Text),
@@ -148,7 +193,20 @@ impl SearchResult {
             ("predicted", class.clone()),
             ("text", Kind::Text),
             ("text_pair", Kind::Text),
-        ]));
+            ("copies", Kind::Integer),
+        ]);
+        if !kept.is_empty() {
+            let kept = kept.iter().map(|name| (name.clone(), Kind::Text)).collect();
+            fields.push(("columns".to_owned(), Kind::Struct(kept)));
+        }
+        let neighbours = Kind::list(Kind::Struct(fields));
+        let group = Kind::fields([
+            ("group", Kind::Text),
+            ("records", Kind::Integer),
+            ("total", Kind::Number),
+            ("proponents", neighbours.clone()),
+            ("opponents", neighbours.clone()),
+        ]);
         columns([
             ("id", Kind::Text),
             ("index", Kind::Integer),
@@ -161,6 +219,7 @@ impl SearchResult {
             ("rule", Kind::Text),
             ("proponents", neighbours.clone()),
             ("opponents", neighbours),
+            ("groups", Kind::list(group)),
         ])
     }
 }
@@ -172,8 +231,21 @@ impl SearchResult {
         proponents: NeighbourList<'a>,
         opponents: NeighbourList<'a>,
     ) -> SearchResult<NeighbourList<'a>> {
-        let Self { id, index, text, text_pair, label, predicted, probability, target, rule, .. } = self;
-        SearchResult { id, index, text, text_pair, label, predicted, probability, target, rule, proponents, opponents }
+        let Self { id, index, text, text_pair, label, predicted, probability, target, rule, groups, .. } = self;
+        SearchResult {
+            id,
+            index,
+            text,
+            text_pair,
+            label,
+            predicted,
+            probability,
+            target,
+            rule,
+            proponents,
+            opponents,
+            groups,
+        }
     }
 }
 

@@ -9,6 +9,10 @@ pub enum Kind {
     Integer,
     /// A number, 64 bits.
     Number,
+    /// A number, 32 bits.
+    Single,
+    /// True or false.
+    Boolean,
     /// Several of the same.
     List(Box<Kind>),
     /// Named fields, in order.

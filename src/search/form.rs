@@ -9,6 +9,7 @@
 
 use super::pair::{gradient_norm, unit_columns};
 use super::query::{Query, Term, Weight};
+use super::scorer::Scorer;
 use super::source::FactorSet;
 use crate::backend::cpu::dot;
 
@@ -21,6 +22,8 @@ pub struct Form<'a> {
     pub(super) passes: Vec<Pass>,
     pub(super) deltas: Deltas<'a>,
     pub(super) norm: RowNorm<'a>,
+    /// What gives the scores, where they are not made of factors.
+    pub(super) scorer: Option<&'a dyn Scorer>,
 }
 
 /// What compares two feature vectors.
@@ -67,7 +70,8 @@ pub(super) enum RowNorm<'a> {
 
 impl<'a> Form<'a> {
     fn single(measure: Measure, deltas: Deltas<'a>, norm: RowNorm<'a>) -> Self {
-        Self { measure, sets: vec![FactorSet::Final], passes: vec![Pass { set: 0, rate: 1.0 }], deltas, norm }
+        let passes = vec![Pass { set: 0, rate: 1.0 }];
+        Self { measure, sets: vec![FactorSet::Final], passes, deltas, norm, scorer: None }
     }
 
     /// `h_q·h_i`, of [`Query::feature`].
@@ -114,6 +118,12 @@ impl<'a> Form<'a> {
         Self { passes: vec![Pass { set: 0, rate: 1.0 }; classes], ..Self::grad_dot() }
     }
 
+    /// What `scorer` says, of [`Query::numbered`]: no factors are read.
+    pub fn scored(scorer: &'a dyn Scorer) -> Self {
+        let (sets, passes) = (Vec::new(), Vec::new());
+        Self { scorer: Some(scorer), sets, passes, ..Self::feature_dot() }
+    }
+
     /// This form over each record's own `norms [N]`, in the source's order; a record whose norm is 0 scores 0.
     #[must_use]
     pub fn over(self, norms: &'a [f32]) -> Self {
@@ -135,7 +145,7 @@ impl<'a> Form<'a> {
             RowNorm::Feature => norm(&terms[0].features),
             RowNorm::Gradient => gradient_norm(norm(&terms[0].features)),
         };
-        Prepared { terms, norm }
+        Prepared { terms, norm, number: query.number }
     }
 }
 
@@ -143,6 +153,7 @@ impl<'a> Form<'a> {
 pub(super) struct Prepared {
     pub(super) terms: Vec<Term>,
     pub(super) norm: f32,
+    pub(super) number: usize,
 }
 
 /// `‖h‖`, as stores hold it.

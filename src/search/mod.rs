@@ -8,6 +8,9 @@
 //! **Same bits**: a pair's score is [`score`], f32 operations of a stated order. It doesn't depend on which records or queries are scored
 //! with it, on the shards' cuts, on threads, or on the machine's vector width; ties go to the lower index.
 //!
+//! **Certified scans**: where a source has a copy of its features in fewer bits ([`Source::scan`]), the scan reads that, keeps what may belong
+//! to either end by proven bounds, and computes those scores from the features: the same results, to the bit, from fewer bytes.
+//!
 //! # Rules
 //!
 //! | [`Rule`] | [`Form`] | [`Query`] | needs |
@@ -18,6 +21,7 @@
 //! | tracin | [`Form::tracin`] | [`Query::checkpoints`] | h and δ under each checkpoint |
 //! | influence | [`Form::bilinear`] | [`Query::bilinear`] | V = (H + λI)⁻¹ g_q |
 //! | influence, Kronecker | [`Form::grad_dot`] | [`Query::transformed`] | both sides of g_q transformed |
+//! | loss, bm25 | [`Form::scored`] | [`Query::numbered`] | a [`Scorer`] |
 //! | relatif | either, [`Form::over`] norms | as influence | √(g_iᵀ (H + λI)⁻¹ g_i) |
 //!
 //! # Example
@@ -43,31 +47,44 @@
 //! # Ok::<(), wherefore::Error>(())
 //! ```
 
+mod bounds;
+mod certified;
+mod device;
+mod finish;
 mod form;
+mod groups;
 mod merge;
 mod pair;
 mod query;
 mod ranking;
+mod rows;
 mod rule;
 mod runs;
 mod scan;
+mod scorer;
 mod shape;
 mod source;
+mod sum;
 mod term;
 mod tile;
 mod topk;
 
 pub use form::Form;
+pub use groups::{GroupHits, search_groups};
 pub use pair::score;
 pub use query::Query;
 pub use ranking::{Ranking, rank};
+pub use rows::{Groups, RowSet};
 pub use rule::Rule;
-pub use source::{FactorSet, Source, View};
+pub use scorer::{Losses, Scorer};
+pub use source::{FactorSet, Selected, Source, View};
 pub use topk::{End, Hit, Hits, TopK, TwoEnded};
 
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 
-use crate::error::{Error, Result};
+use crate::backend::gpu::Gpu;
+use crate::error::Result;
 use scan::{Progress, Sink, scan};
 use shape::Shape;
 use tile::{PackedQueries, Span};
@@ -81,15 +98,29 @@ pub struct Options<'a> {
     /// Records scored together; by default as many as fit the cache.
     pub tile_rows: Option<usize>,
     /// Told from any thread how many records have been passed over, and how many will be over all passes; `false` stops the search
-    /// with [`Error::Interrupted`].
+    /// with [`crate::Error::Interrupted`].
     pub progress: Option<&'a (dyn Fn(u64, u64) -> bool + Sync)>,
+    /// A GPU to search on, where it can; by default the CPU.
+    pub device: Option<&'a Gpu>,
     /// Where full rankings spill what does not fit into memory; by default the system's folder for temporary files.
     pub temporary: Option<&'a Path>,
+    /// Look at no scan copies: every score is computed from the features.
+    pub uncertified: bool,
+    /// Counts the candidates whose scores a certified search computed from the features.
+    pub candidates: Option<&'a AtomicU64>,
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { memory: 1 << 30, tile_rows: None, progress: None, temporary: None }
+        Self {
+            memory: 1 << 30,
+            tile_rows: None,
+            progress: None,
+            device: None,
+            temporary: None,
+            uncertified: false,
+            candidates: None,
+        }
     }
 }
 
@@ -98,7 +129,7 @@ impl Default for Options<'_> {
 /// The work is shared by the current thread pool. For a full ranking, or ends too long for memory, see [`rank`].
 ///
 /// # Errors
-/// A `k` of 0, or queries, form and source that do not belong together; [`Error::Interrupted`].
+/// A `k` of 0, or queries, form and source that do not belong together; [`crate::Error::Interrupted`].
 pub fn search<S: Source + ?Sized>(
     source: &S,
     form: &Form<'_>,
@@ -106,20 +137,26 @@ pub fn search<S: Source + ?Sized>(
     k: usize,
     options: &Options<'_>,
 ) -> Result<Vec<Hits>> {
-    if k == 0 {
-        return Err(Error::usage("a top-k of 0").with_hint("ask for at least one record"));
-    }
     let shape = Shape::of(source, form, queries)?;
-    if shape.rows == 0 {
+    let k = shape.top_k(k)?;
+    if shape.selected == 0 {
         return Ok(vec![Hits::default(); queries.len()]);
     }
-    let k = k.min(shape.rows);
+    if let Some(gpu) = options.device.filter(|_| device::can(source, form, shape, k)) {
+        return device::search(gpu, source, form, queries, shape, k, options);
+    }
     let workers = rayon::current_num_threads();
-    let batch = batch_size(options.memory, workers * TwoEnded::bytes(k) + query_bytes(form, shape));
+    let certify = !options.uncertified && certified::applies_to(source, form, shape, k);
+    let candidates = if certify { certified::query_bytes(k) } else { 0 };
+    let batch = batch_size(options.memory, workers * TwoEnded::bytes(k) + query_bytes(form, shape) + candidates);
     let progress = Progress::new(options, shape.rows, queries.len().div_ceil(batch));
     let mut hits = Vec::with_capacity(queries.len());
     for queries in queries.chunks(batch) {
         let packed = pack(form, queries, shape);
+        if certify && let Some(found) = certified::search(source, form, shape, (queries, &packed), k, &progress)? {
+            hits.extend(found);
+            continue;
+        }
         let collectors = scan(source, form, shape, &packed, &progress, || Collectors::new(packed.len(), k))?;
         hits.extend(merge(collectors));
     }
@@ -151,7 +188,11 @@ impl Collectors {
 
 impl Sink for Collectors {
     fn take<S: Source + ?Sized>(&mut self, source: &S, query: usize, span: Span, scores: &[f32]) -> Result<()> {
-        self.0[query].offer_all(scores, |i| span.hit(source, i, scores[i]));
+        let selection = source.selection();
+        self.0[query].offer_all(scores, |i| {
+            let wanted = selection.is_none_or(|rows| rows.contains(span.global + i));
+            wanted.then(|| span.hit(source, i, scores[i]))
+        });
         Ok(())
     }
 }

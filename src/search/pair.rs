@@ -16,15 +16,33 @@ use crate::factors::{FactorRows, Floats};
 /// 2. Unless the form divides by nothing, `sum ← sum / (norm_q · norm_i)`, and 0 where that divisor is 0.
 /// 3. A NaN (an overflow of both signs, or times 0) becomes 0, and −0 becomes 0: scores have a total order.
 ///
+/// A form that is [`Form::scored`] gives what its scorer says, 0 where that fails.
+///
 /// # Panics
 /// Where query, form and source do not belong together, which [`super::search`] refuses with an error.
 pub fn score<S: Source + ?Sized>(source: &S, form: &Form<'_>, query: &Query, shard: usize, row: usize) -> f32 {
+    if let Some(scorer) = form.scorer {
+        let mut score = [0.0];
+        let told = scorer.score(shard, row..row + 1, &[query.number], &mut score);
+        return told.map_or(0.0, |()| score[0]);
+    }
     let prepared = form.prepare(query);
     let global = (0..shard).map(|s| source.rows(s)).sum::<usize>() + row;
+    score_prepared(source, form, &prepared, (shard, row), global)
+}
+
+/// [`score`] of the `global`th row of the source, for a query made ready.
+pub(super) fn score_prepared<S: Source + ?Sized>(
+    source: &S,
+    form: &Form<'_>,
+    prepared: &Prepared,
+    (shard, row): (usize, usize),
+    global: usize,
+) -> f32 {
     let sets = form.sets.iter().map(|&set| source.factors(shard, set).expect("the form's factors"));
     let rows: Vec<Row> = sets.map(|factors| Row::new(form, &factors, row, global)).collect();
     let sum = match form.measure {
-        Measure::Product => sum_of_terms(form, &prepared, &rows),
+        Measure::Product => sum_of_terms(form, prepared, &rows),
         Measure::Distance => -squared_distance(&prepared.terms[0].features, &rows[0].features).sqrt(),
     };
     match form.norm {

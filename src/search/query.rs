@@ -26,6 +26,8 @@ pub(super) struct Term {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Query {
     pub(super) terms: Vec<Term>,
+    /// Which of a scorer's queries it is.
+    pub(super) number: usize,
 }
 
 impl Query {
@@ -52,7 +54,7 @@ impl Query {
     /// The query's `(h [E], δ [K])` under each checkpoint, in their order, for [`super::Form::tracin`].
     pub fn checkpoints(factors: Vec<(Vec<f32>, Vec<f32>)>) -> Self {
         let term = |(features, delta)| Term { features, bias: 1.0, weight: Weight::Delta(delta) };
-        Self { terms: factors.into_iter().map(term).collect() }
+        Self { terms: factors.into_iter().map(term).collect(), number: 0 }
     }
 
     /// A whole matrix `V [K, E + 1]`, row-major, the bias's column last, such as `(H + λI)⁻¹ g_q`: for [`super::Form::bilinear`].
@@ -63,10 +65,15 @@ impl Query {
             bias: row[width],
             weight: Weight::Class(class),
         };
-        Self { terms: v.chunks_exact(width + 1).enumerate().map(term).collect() }
+        Self { terms: v.chunks_exact(width + 1).enumerate().map(term).collect(), number: 0 }
+    }
+
+    /// Query number `number` of the scorer of a [`super::Form::scored`].
+    pub fn numbered(number: usize) -> Self {
+        Self { terms: Vec::new(), number }
     }
 
     fn one(features: Vec<f32>, bias: f32, weight: Weight) -> Self {
-        Self { terms: vec![Term { features, bias, weight }] }
+        Self { terms: vec![Term { features, bias, weight }], number: 0 }
     }
 }

@@ -39,6 +39,10 @@ pub fn rank<S: Source + ?Sized>(
     // One third for what workers collect, one for a query's hits sorted again, one for buffers of its runs.
     let third = options.memory / 3;
     let share = third / rayon::current_num_threads();
+    if shape.selected == 0 {
+        // There is nothing to scan, nor a width to pack queries by.
+        return (0..queries.len()).try_for_each(|query| each(query, &Ranking { parts: &[], query, memory: third }));
+    }
     let batch = batch_size(share, RUN_BYTES.min(shape.rows * size_of::<Hit>()) + query_bytes(form, shape));
     let progress = Progress::new(options, shape.rows, queries.len().div_ceil(batch));
     let folder = options.temporary.map_or_else(std::env::temp_dir, Path::to_owned);
@@ -83,11 +87,13 @@ impl Part {
 
 impl Sink for Part {
     fn take<S: Source + ?Sized>(&mut self, source: &S, query: usize, span: Span, scores: &[f32]) -> Result<()> {
+        let selection = source.selection();
         if self.held + scores.len() > self.share {
             self.spill()?;
         }
         self.held += scores.len();
-        self.latest[query].extend((0..).zip(scores).map(|(i, &score)| span.hit(source, i, score)));
+        let wanted = |i: &usize| selection.is_none_or(|rows| rows.contains(span.global + i));
+        self.latest[query].extend((0..scores.len()).filter(wanted).map(|i| span.hit(source, i, scores[i])));
         Ok(())
     }
 }

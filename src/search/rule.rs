@@ -29,11 +29,15 @@ pub enum Rule {
     Influence,
     /// Influence over `√(g_iᵀ (H + λI)⁻¹ g_i)` (Barshan et al. 2020).
     RelatIf,
+    /// BM25 between the texts ([`crate::lexical`]): no factors are read.
+    Bm25,
+    /// The record's own loss, whatever the query: a ranking, not an attribution (a baseline).
+    Loss,
 }
 
 impl Rule {
     /// Every rule, in the order they are listed to a user.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::FeatureDot,
         Self::FeatureCos,
         Self::FeatureEuc,
@@ -43,6 +47,8 @@ impl Rule {
         Self::TracIn,
         Self::Influence,
         Self::RelatIf,
+        Self::Bm25,
+        Self::Loss,
     ];
 
     /// The name on the command line and in results.
@@ -57,17 +63,19 @@ impl Rule {
             Self::TracIn => "tracin",
             Self::Influence => "influence",
             Self::RelatIf => "relatif",
+            Self::Bm25 => "bm25",
+            Self::Loss => "loss",
         }
     }
 
-    /// Whether it reads δ, which a headless model has none of.
+    /// Whether it reads δ or a loss, which a headless model has none of.
     pub fn needs_head(self) -> bool {
-        !matches!(self, Self::FeatureDot | Self::FeatureCos | Self::FeatureEuc)
+        !matches!(self, Self::FeatureDot | Self::FeatureCos | Self::FeatureEuc | Self::Bm25)
     }
 
     /// Whether its scores depend on which label the query is explained for.
     pub fn needs_target(self) -> bool {
-        self.needs_head()
+        self.needs_head() && self != Self::Loss
     }
 
     /// Whether it reads the factors of training's checkpoints.
@@ -89,7 +97,7 @@ impl Rule {
     pub fn check(self, problem: Problem, checkpoints: usize) -> Result<()> {
         if self.needs_head() && problem == Problem::Headless {
             return Err(Error::usage(format!("rule {self}: the model has no head, so its records have no δ"))
-                .with_hint("use feature-dot, feature-cos or feature-euc"));
+                .with_hint("use feature-dot, feature-cos, feature-euc or bm25"));
         }
         if self.needs_checkpoints() && checkpoints == 0 {
             return Err(Error::usage(format!("rule {self}: the store holds no checkpoints"))

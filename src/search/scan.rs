@@ -18,14 +18,25 @@ use crate::error::{Error, Result};
 /// end.
 const CHUNK_ROWS: usize = 1024;
 
-/// Bytes of a tile's features, and of a block's queries: both stay in a core's second-level cache with the scores.
+/// Bytes of a tile's features, and of a block's queries: both stay in a core's second-level cache with the scores and the next tile.
 const TILE_BYTES: usize = 96 * 1024;
 const BLOCK_BYTES: usize = 160 * 1024;
 
+/// Up to so many queries, reading records takes longer than scoring them: they are scored where they lie, in tiles bounded by what else
+/// there is to do for each.
+const FEW_QUERIES: usize = 6;
+const STREAMED_ROWS: usize = 256;
+
 /// What becomes of the scores.
 pub(super) trait Sink: Send {
+    /// Whether it takes bounds on scores, from scan copies, in place of the scores.
+    const BOUNDS: bool = false;
+
     /// The scores of query `query` of the batch for consecutive records.
     fn take<S: Source + ?Sized>(&mut self, source: &S, query: usize, span: Span, scores: &[f32]) -> Result<()>;
+
+    /// The least and the greatest that the scores can be, where it takes those.
+    fn take_bounds<S: Source + ?Sized>(&mut self, _: &S, _query: usize, _: Span, _low: &[f32], _high: &[f32]) {}
 }
 
 /// How far all passes of a search have come.
@@ -41,7 +52,7 @@ impl<'a> Progress<'a> {
         Self { options, done: AtomicU64::new(0), total: rows as u64 * passes as u64 }
     }
 
-    fn advance(&self, rows: usize) -> Result<()> {
+    pub(super) fn advance(&self, rows: usize) -> Result<()> {
         let done = self.done.fetch_add(rows as u64, Ordering::Relaxed) + rows as u64;
         match self.options.progress {
             Some(go_on) if !go_on(done, self.total) => Err(Error::Interrupted),
@@ -60,12 +71,16 @@ pub(super) fn scan<S: Source + ?Sized, K: Sink>(
     new_sink: impl Fn() -> K + Sync,
 ) -> Result<Vec<K>> {
     let chunks = chunks(source);
+    let few = queries.len() <= FEW_QUERIES;
+    let tile_rows = if few { STREAMED_ROWS } else { fitting(TILE_BYTES, shape.width, 16, 256) };
     let work = Work {
         source,
         form,
         queries,
         progress,
-        tile_rows: progress.options.tile_rows.unwrap_or_else(|| fitting(TILE_BYTES, shape.width, 16, 256)).max(1),
+        width: shape.width,
+        few,
+        tile_rows: progress.options.tile_rows.unwrap_or(tile_rows).max(1),
         block: fitting(BLOCK_BYTES, shape.width, 12, 252),
         releasing: (shape.bytes > progress.options.memory).then(|| Releasing::new(source, &chunks)),
         chunks,
@@ -80,18 +95,21 @@ fn fitting(bytes: usize, width: usize, least: usize, most: usize) -> usize {
     (bytes / (width.max(1) * size_of::<f32>()) / least * least).clamp(least, most)
 }
 
-/// Every row of the source, in order, a shard's own at a time.
+/// Every row of the source, in order, a shard's own at a time; those parts that nothing is selected from are never read.
 fn chunks<S: Source + ?Sized>(source: &S) -> Vec<Span> {
+    let selection = source.selection();
+    let is_wanted = |span: Span| selection.is_none_or(|rows| rows.count_in(span.global..span.global + span.rows) > 0);
     let mut chunks = Vec::new();
     let mut first = 0;
     for shard in 0..source.shards() {
         let rows = source.rows(shard);
-        chunks.extend((0..rows).step_by(CHUNK_ROWS).map(|start| Span {
+        let spans = (0..rows).step_by(CHUNK_ROWS).map(|start| Span {
             shard,
             start,
             global: first + start,
             rows: CHUNK_ROWS.min(rows - start),
-        }));
+        });
+        chunks.extend(spans.filter(|span| is_wanted(*span)));
         first += rows;
     }
     chunks
@@ -103,6 +121,9 @@ struct Work<'a, S: ?Sized> {
     form: &'a Form<'a>,
     queries: &'a PackedQueries,
     progress: &'a Progress<'a>,
+    /// E.
+    width: usize,
+    few: bool,
     tile_rows: usize,
     /// Queries scored together.
     block: usize,
@@ -114,7 +135,7 @@ struct Work<'a, S: ?Sized> {
 
 impl<S: Source + ?Sized> Work<'_, S> {
     fn run<K: Sink>(&self, mut sink: K) -> Result<K> {
-        let mut tile = RowTile::new(self.form);
+        let mut tile = RowTile::new(self.form, self.width, self.few);
         while let Some(chunk) = self.next_chunk() {
             let done = self.chunk(chunk, &mut tile, &mut sink).and_then(|()| self.progress.advance(chunk.rows));
             if let Err(error) = done {
@@ -138,7 +159,12 @@ impl<S: Source + ?Sized> Work<'_, S> {
                 rows: self.tile_rows.min(chunk.rows - offset),
                 ..chunk
             };
-            tile.load(self.source, span);
+            let left = chunk.rows - offset - span.rows;
+            if K::BOUNDS {
+                tile.load_copy(self.source, span);
+            } else {
+                tile.load(self.source, span, left.min(self.tile_rows));
+            }
             self.blocks(span, tile, sink)?;
         }
         if let Some(releasing) = &self.releasing {
@@ -150,7 +176,15 @@ impl<S: Source + ?Sized> Work<'_, S> {
     fn blocks<K: Sink>(&self, span: Span, tile: &mut RowTile<'_>, sink: &mut K) -> Result<()> {
         for first in (0..self.queries.len()).step_by(self.block) {
             let count = self.block.min(self.queries.len() - first);
-            let scores = tile.score(self.queries, first, count);
+            if K::BOUNDS {
+                let (low, high) = tile.bounds(self.queries, first..first + count);
+                let bounds = low.chunks_exact(span.rows).zip(high.chunks_exact(span.rows));
+                for (i, (low, high)) in bounds.enumerate() {
+                    sink.take_bounds(self.source, first + i, span, low, high);
+                }
+                continue;
+            }
+            let scores = tile.score(self.queries, first..first + count)?;
             for (i, scores) in scores.chunks_exact(span.rows).enumerate() {
                 sink.take(self.source, first + i, span, scores)?;
             }

@@ -2,6 +2,7 @@
 
 use super::form::{Deltas, Form, RowNorm};
 use super::query::{Query, Weight};
+use super::scorer::Scorer;
 use super::source::{FactorSet, Source};
 use crate::error::{Error, Result};
 use crate::factors::FactorRows;
@@ -9,8 +10,10 @@ use crate::factors::FactorRows;
 /// The sizes of a source.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Shape {
-    /// N.
+    /// Rows of the source, searched or not.
     pub(super) rows: usize,
+    /// N: those that are searched.
+    pub(super) selected: usize,
     /// E.
     pub(super) width: usize,
     /// K.
@@ -26,6 +29,12 @@ impl Shape {
         for shard in 0..source.shards() {
             shape.add_shard(source, form, shard)?;
         }
+        shape.bytes += form.scorer.map_or(0, Scorer::bytes);
+        shape.selected = shape.rows;
+        if let Some(selection) = source.selection() {
+            expect("rows selected from", shape.rows, selection.rows())?;
+            shape.selected = selection.count();
+        }
         if let Deltas::Given(given) = form.deltas {
             expect("numbers in place of δ", shape.rows * shape.classes, given.len())?;
         }
@@ -36,6 +45,14 @@ impl Shape {
             shape.check_query(form, query, &format!("of query {number}"))?;
         }
         Ok(shape)
+    }
+
+    /// The length of both ends: no longer than there are records.
+    pub(super) fn top_k(&self, k: usize) -> Result<usize> {
+        if k == 0 {
+            return Err(Error::usage("a top-k of 0").with_hint("ask for at least one record"));
+        }
+        Ok(k.min(self.selected.max(1)))
     }
 
     fn add_shard<S: Source + ?Sized>(&mut self, source: &S, form: &Form<'_>, shard: usize) -> Result<()> {
@@ -103,7 +120,7 @@ fn of_another_rule(place: &str) -> Error {
     Error::usage(format!("factors {place}: made for another rule"))
 }
 
-fn expect(what: &str, expected: usize, found: usize) -> Result<()> {
+pub(super) fn expect(what: &str, expected: usize, found: usize) -> Result<()> {
     if found == expected {
         return Ok(());
     }

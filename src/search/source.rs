@@ -1,6 +1,7 @@
 //! Where the scan reads training factors from: a store's mapped shards, or slices in memory.
 
-use crate::factors::FactorRows;
+use super::rows::RowSet;
+use crate::factors::{FactorRows, ScanRows};
 use crate::store::Store;
 
 /// Which model's factors: the one explained, or a checkpoint of its training.
@@ -20,8 +21,17 @@ pub trait Source: Sync {
     fn rows(&self, shard: usize) -> usize;
     /// The factors of shard `shard`, the same at every call; `None` where it does not hold this set.
     fn factors(&self, shard: usize, set: FactorSet) -> Option<FactorRows<'_>>;
+    /// A copy of the model's own features for scans, of every row of shard `shard`, where there is one.
+    fn scan(&self, _shard: usize) -> Option<ScanRows<'_>> {
+        None
+    }
     /// The number in the whole input of the record in row `row` of shard `shard`: what ties are ordered by.
     fn index(&self, shard: usize, row: usize) -> u64;
+    /// The rows that are searched, over all shards; `None` for all of them. The others are passed over as if they were not there, but for
+    /// the numbers a form is given for each row.
+    fn selection(&self) -> Option<&RowSet> {
+        None
+    }
     /// Told when a scan is through with a shard of a source larger than the memory budget: mapped pages may be given back.
     fn release(&self, _shard: usize) {}
 }
@@ -42,6 +52,45 @@ impl Source for FactorRows<'_> {
 
     fn index(&self, _shard: usize, row: usize) -> u64 {
         row as u64
+    }
+}
+
+/// A source of which only some rows are searched.
+#[derive(Clone, Copy, Debug)]
+pub struct Selected<'a, S: ?Sized> {
+    /// Where the rows are.
+    pub source: &'a S,
+    /// The rows searched.
+    pub rows: &'a RowSet,
+}
+
+impl<S: Source + ?Sized> Source for Selected<'_, S> {
+    fn shards(&self) -> usize {
+        self.source.shards()
+    }
+
+    fn rows(&self, shard: usize) -> usize {
+        self.source.rows(shard)
+    }
+
+    fn factors(&self, shard: usize, set: FactorSet) -> Option<FactorRows<'_>> {
+        self.source.factors(shard, set)
+    }
+
+    fn index(&self, shard: usize, row: usize) -> u64 {
+        self.source.index(shard, row)
+    }
+
+    fn scan(&self, shard: usize) -> Option<ScanRows<'_>> {
+        self.source.scan(shard)
+    }
+
+    fn selection(&self) -> Option<&RowSet> {
+        Some(self.rows)
+    }
+
+    fn release(&self, shard: usize) {
+        self.source.release(shard);
     }
 }
 
@@ -97,6 +146,10 @@ impl Source for Store {
 
     fn index(&self, shard: usize, row: usize) -> u64 {
         Store::shards(self)[shard].indices()[row]
+    }
+
+    fn scan(&self, shard: usize) -> Option<ScanRows<'_>> {
+        Store::shards(self)[shard].scan()
     }
 
     fn release(&self, shard: usize) {

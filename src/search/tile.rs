@@ -1,44 +1,55 @@
 //! Many pairs together: some consecutive records of a shard against a block of queries, with the bits of [`super::score`].
 
-use super::form::{Deltas, Form, Measure, Prepared, RowNorm};
-use super::pair::{decode, finish, gradient_norm, quotient, unit_columns};
+use super::bounds::{Radii, widen};
+use super::finish::Finish;
+use super::form::{Deltas, Form, Measure, Pass, Prepared, RowNorm};
+use super::pair::{decode, gradient_norm, unit_columns};
 use super::query::Weight;
 use super::source::Source;
 use super::term::AddTerm;
 use super::topk::Hit;
+use crate::backend::cpu::dot;
 use crate::backend::cpu::simd::Isa;
-use crate::backend::cpu::{dot_tile, squared_distance_tile};
-use crate::factors::{FactorRows, Floats};
+use crate::backend::cpu::{Lined, Stream, Tile, dot_stream, dot_tile, squared_distance_stream, squared_distance_tile};
+use crate::error::Result;
+use crate::factors::{FactorRows, Floats, ScanRows};
+use std::ops::Range;
 
 /// Queries laid out for the scan: pass by pass, so that those of one pass are the rows of one matrix.
 pub(super) struct PackedQueries {
     passes: Vec<PackedPass>,
     norms: Vec<f32>,
-    width: usize,
+    /// Which of a scorer's queries they are.
+    numbers: Vec<usize>,
 }
 
 struct PackedPass {
     /// `[Q, E]`
-    features: Vec<f32>,
+    features: Lined,
     biases: Vec<f32>,
     weights: Vec<Weight>,
+    /// `‖h_q‖`
+    lengths: Vec<f32>,
 }
 
 impl PackedQueries {
     /// Queries that belong to `form`, of features of `width`.
     pub(super) fn new(form: &Form<'_>, queries: Vec<Prepared>, width: usize) -> Self {
-        let empty = || PackedPass { features: Vec::new(), biases: Vec::new(), weights: Vec::new() };
+        let empty =
+            || PackedPass { features: Lined::new(width), biases: Vec::new(), weights: Vec::new(), lengths: Vec::new() };
         let mut passes: Vec<PackedPass> = form.passes.iter().map(|_| empty()).collect();
         let mut norms = Vec::with_capacity(queries.len());
+        let numbers = queries.iter().map(|query| query.number).collect();
         for query in queries {
             norms.push(query.norm);
             for (pass, term) in passes.iter_mut().zip(query.terms) {
-                pass.features.extend_from_slice(&term.features);
+                pass.features.push(&term.features);
+                pass.lengths.push(dot(&term.features, &term.features).sqrt());
                 pass.biases.push(term.bias);
                 pass.weights.push(term.weight);
             }
         }
-        Self { passes, norms, width }
+        Self { passes, norms, numbers }
     }
 
     /// Q.
@@ -50,31 +61,38 @@ impl PackedQueries {
 /// Some consecutive records of a shard, and room for their scores. One a worker, used again for each tile.
 pub(super) struct RowTile<'a> {
     form: &'a Form<'a>,
+    /// The shard, and where in it.
+    place: (usize, usize),
     rows: usize,
     sets: Vec<SetTile<'a>>,
     /// `norm_i [rows]`
     norms: Vec<f32>,
     /// Products of a block's queries with the rows, `[queries, rows]`.
     products: Vec<f32>,
-    /// Their scores, `[queries, rows]`.
+    /// Their scores, `[queries, rows]`; where the rows are a scan copy's, the least they can be.
     scores: Vec<f32>,
+    /// The greatest they can be, and how far products are off.
+    most: Vec<f32>,
+    radii: Radii,
 }
 
 /// One factor set's part of a tile.
-#[derive(Default)]
 struct SetTile<'a> {
-    /// Where the features are f32 in the source.
-    mapped: &'a [f32],
-    /// Where they are not.
+    features: Features<'a>,
+    /// Features that are not f32 in the source, on their way.
     decoded: Vec<f32>,
+    /// What is wanted after this tile, in the source's own numbers.
+    next: &'a [f32],
     /// δ transposed, `[K, rows]`, so that a vector holds one class of many records.
     deltas: Vec<f32>,
 }
 
-impl SetTile<'_> {
-    fn features(&self) -> &[f32] {
-        if self.decoded.is_empty() { self.mapped } else { &self.decoded }
-    }
+/// A tile's features.
+enum Features<'a> {
+    /// Where they lie in the source: few queries pass only once.
+    Mapped(&'a [f32]),
+    /// Laid out for many queries.
+    Lined(Lined),
 }
 
 /// Where a tile lies.
@@ -96,21 +114,42 @@ impl Span {
 }
 
 impl<'a> RowTile<'a> {
-    pub(super) fn new(form: &'a Form<'a>) -> Self {
-        let sets = form.sets.iter().map(|_| SetTile::default()).collect();
-        Self { form, rows: 0, sets, norms: Vec::new(), products: Vec::new(), scores: Vec::new() }
+    /// Room for features of `width`, to be scored against few queries or many.
+    pub(super) fn new(form: &'a Form<'a>, width: usize, few: bool) -> Self {
+        let sets = form.sets.iter().map(|_| SetTile::new(width, few)).collect();
+        Self {
+            form,
+            place: (0, 0),
+            rows: 0,
+            sets,
+            norms: Vec::new(),
+            products: Vec::new(),
+            scores: Vec::new(),
+            most: Vec::new(),
+            radii: Radii::default(),
+        }
     }
 
-    /// Makes the records of `span` ready.
-    pub(super) fn load<S: Source + ?Sized>(&mut self, source: &'a S, span: Span) {
-        self.rows = span.rows;
+    /// Makes the records of `span` ready; this worker will go on with the `then` records after them.
+    pub(super) fn load<S: Source + ?Sized>(&mut self, source: &'a S, span: Span, then: usize) {
+        (self.place, self.rows) = ((span.shard, span.start), span.rows);
         for i in 0..self.sets.len() {
             let factors = source.factors(span.shard, self.form.sets[i]).expect("checked before the scan");
-            self.sets[i].load(self.form, &factors, span);
+            self.sets[i].load(self.form, &factors, span, then);
             if i == 0 {
                 self.load_norms(&factors, span);
             }
         }
+    }
+
+    /// Makes the records of `span` ready from their scan copy, for [`RowTile::bounds`].
+    pub(super) fn load_copy<S: Source + ?Sized>(&mut self, source: &'a S, span: Span) {
+        (self.place, self.rows) = ((span.shard, span.start), span.rows);
+        let factors = source.factors(span.shard, self.form.sets[0]).expect("checked before the scan");
+        let copy = source.scan(span.shard).expect("checked before the scan");
+        self.sets[0].load_copy(self.form, &factors, &copy, span);
+        self.load_norms(&factors, span);
+        self.radii.load(self.form, &factors, span.start, &copy.residuals[span.start..][..span.rows]);
     }
 
     fn load_norms(&mut self, factors: &FactorRows<'_>, span: Span) {
@@ -124,65 +163,172 @@ impl<'a> RowTile<'a> {
         }
     }
 
-    /// Scores of queries `start .. start + count`: `[count, rows]`.
-    pub(super) fn score(&mut self, queries: &PackedQueries, start: usize, count: usize) -> &[f32] {
-        let pairs = count * self.rows;
-        self.scores.clear();
+    /// Scores of the queries `asked`: `[asked, rows]`.
+    ///
+    /// # Errors
+    /// Those of a form's scorer.
+    pub(super) fn score(&mut self, queries: &PackedQueries, asked: Range<usize>) -> Result<&[f32]> {
+        let pairs = asked.len() * self.rows;
         self.scores.resize(pairs, 0.0);
-        self.products.resize(pairs.max(self.products.len()), 0.0);
-        match self.form.measure {
-            Measure::Product => {
+        if let Some(scorer) = self.form.scorer {
+            let (shard, start) = self.place;
+            scorer.score(shard, start..start + self.rows, &queries.numbers[asked], &mut self.scores)?;
+            return Ok(&self.scores);
+        }
+        match (self.form.measure, self.form.deltas) {
+            (Measure::Distance, _) => self.distances(queries, asked.clone()),
+            // Every weight and rate is 1, every bias 0, and there is one pass: the products are the sums.
+            (Measure::Product, Deltas::Unread) => {
+                self.sets[0].products(&mut self.scores, &queries.passes[0], asked.clone());
+            }
+            (Measure::Product, _) => {
+                self.scores.fill(0.0);
+                self.products.resize(pairs, 0.0);
                 for pass in 0..queries.passes.len() {
-                    self.add_pass(queries, pass, start, count);
+                    self.add_pass(queries, pass, asked.clone());
                 }
             }
-            Measure::Distance => self.distances(queries, start, count),
         }
-        self.finish(&queries.norms[start..start + count]);
-        &self.scores
+        for (sums, &query) in self.scores.chunks_exact_mut(self.rows).zip(&queries.norms[asked]) {
+            let norms = (self.form.norm != RowNorm::One).then_some((query, self.norms.as_slice()));
+            Isa::best().run(Finish { sums, norms });
+        }
+        Ok(&self.scores)
     }
 
-    fn add_pass(&mut self, queries: &PackedQueries, number: usize, start: usize, count: usize) {
+    /// The least and the greatest that scores of the queries `asked` can be: `[asked, rows]` each.
+    pub(super) fn bounds(&mut self, queries: &PackedQueries, asked: Range<usize>) -> (&[f32], &[f32]) {
+        let pairs = asked.len() * self.rows;
+        for buffer in [&mut self.scores, &mut self.most, &mut self.products] {
+            buffer.clear();
+            buffer.resize(pairs, 0.0);
+        }
+        match self.form.measure {
+            Measure::Distance => self.bound_distances(queries, asked.clone()),
+            Measure::Product => {
+                for pass in 0..queries.passes.len() {
+                    self.bound_pass(queries, pass, asked.clone());
+                }
+            }
+        }
+        widen(&mut self.scores, &mut self.most);
+        for (q, query) in asked.enumerate() {
+            let norms = (self.form.norm != RowNorm::One).then_some((queries.norms[query], self.norms.as_slice()));
+            for bounds in [&mut self.scores, &mut self.most] {
+                Isa::best().run(Finish { sums: &mut bounds[q * self.rows..][..self.rows], norms });
+            }
+        }
+        (&self.scores, &self.most)
+    }
+
+    /// Adds the interval of one pass's terms: each end goes through the operations of the score itself.
+    fn bound_pass(&mut self, queries: &PackedQueries, number: usize, asked: Range<usize>) {
         let (pass, rows) = (&queries.passes[number], self.rows);
-        let set = &self.sets[self.form.passes[number].set];
-        let products = &mut self.products[..count * rows];
-        let features = &pass.features[start * queries.width..(start + count) * queries.width];
-        dot_tile(products, features, set.features(), count, rows, queries.width);
-        for (q, (sums, products)) in self.scores.chunks_exact_mut(rows).zip(products.chunks_exact(rows)).enumerate() {
-            let (bias, rate) = (pass.biases[start + q], self.form.passes[number].rate);
-            let weight = &pass.weights[start + q];
+        let set = &mut self.sets[self.form.passes[number].set];
+        set.products(&mut self.products, pass, asked.clone());
+        let (mut low, mut high) = (vec![0.0; rows], vec![0.0; rows]);
+        let mut terms = [vec![0.0; rows], vec![0.0; rows]];
+        for (q, query) in asked.enumerate() {
+            let place = q * rows..(q + 1) * rows;
+            self.radii.products(pass.lengths[query], &self.products[place.clone()], &mut low, &mut high);
+            for (sums, products) in terms.iter_mut().zip([&low, &high]) {
+                sums.fill(0.0);
+                let (deltas, weight, bias) = (&set.deltas[..], &pass.weights[query], pass.biases[query]);
+                Isa::best().run(AddTerm { sums, products, deltas, weight, bias, rate: 1.0 });
+            }
+            let [one, other] = &terms;
+            let (least, most) = (&mut self.scores[place.clone()], &mut self.most[place]);
+            for row in 0..rows {
+                // A weight below zero turns the interval around. Where one end is no number, neither is the sum.
+                let (one, other) = (one[row], other[row]);
+                least[row] += if other < one { other } else { one };
+                most[row] += if other < one { one } else { other };
+            }
+        }
+    }
+
+    fn bound_distances(&mut self, queries: &PackedQueries, asked: Range<usize>) {
+        self.sets[0].squared_distances(&mut self.products, &queries.passes[0], asked.clone());
+        self.products.iter_mut().for_each(|square| *square = square.sqrt());
+        for q in 0..asked.len() {
+            let place = q * self.rows..(q + 1) * self.rows;
+            let (least, most) = (&mut self.scores[place.clone()], &mut self.most[place.clone()]);
+            self.radii.distances(&self.products[place], least, most);
+        }
+    }
+
+    fn add_pass(&mut self, queries: &PackedQueries, number: usize, asked: Range<usize>) {
+        let (pass, rows) = (&queries.passes[number], self.rows);
+        let Pass { set, rate } = self.form.passes[number];
+        let set = &mut self.sets[set];
+        set.products(&mut self.products, pass, asked.clone());
+        for (q, (sums, products)) in asked.zip(self.scores.chunks_exact_mut(rows).zip(self.products.chunks_exact(rows)))
+        {
+            let (bias, weight) = (pass.biases[q], &pass.weights[q]);
             Isa::best().run(AddTerm { sums, products, deltas: &set.deltas, weight, bias, rate });
         }
     }
 
-    fn distances(&mut self, queries: &PackedQueries, start: usize, count: usize) {
-        let features = &queries.passes[0].features[start * queries.width..(start + count) * queries.width];
-        squared_distance_tile(&mut self.scores, features, self.sets[0].features(), count, self.rows, queries.width);
+    fn distances(&mut self, queries: &PackedQueries, asked: Range<usize>) {
+        self.sets[0].squared_distances(&mut self.scores, &queries.passes[0], asked);
         self.scores.iter_mut().for_each(|square| *square = -square.sqrt());
     }
+}
 
-    fn finish(&mut self, query_norms: &[f32]) {
-        if self.form.norm == RowNorm::One {
-            self.scores.iter_mut().for_each(|sum| *sum = finish(*sum));
-            return;
+impl SetTile<'_> {
+    /// `h_q·h_i`: `[asked, rows]`.
+    fn products(&mut self, out: &mut [f32], pass: &PackedPass, asked: Range<usize>) {
+        let (queries, next) = (&pass.features, std::mem::take(&mut self.next));
+        match &self.features {
+            Features::Mapped(rows) => dot_stream(out, Stream { queries, asked, rows }),
+            Features::Lined(rows) => dot_tile(out, Tile { queries, asked, rows, next }),
         }
-        for (sums, &query) in self.scores.chunks_exact_mut(self.rows).zip(query_norms) {
-            sums.iter_mut().zip(&self.norms).for_each(|(sum, &row)| *sum = finish(quotient(*sum, query * row)));
+    }
+
+    /// `‖h_q − h_i‖²`: `[asked, rows]`.
+    fn squared_distances(&mut self, out: &mut [f32], pass: &PackedPass, asked: Range<usize>) {
+        let (queries, next) = (&pass.features, std::mem::take(&mut self.next));
+        match &self.features {
+            Features::Mapped(rows) => squared_distance_stream(out, Stream { queries, asked, rows }),
+            Features::Lined(rows) => squared_distance_tile(out, Tile { queries, asked, rows, next }),
         }
     }
 }
 
 impl<'a> SetTile<'a> {
-    fn load(&mut self, form: &Form<'_>, factors: &FactorRows<'a>, span: Span) {
+    fn new(width: usize, few: bool) -> Self {
+        let features = if few { Features::Mapped(&[]) } else { Features::Lined(Lined::new(width)) };
+        Self { features, decoded: Vec::new(), next: &[], deltas: Vec::new() }
+    }
+
+    fn load(&mut self, form: &Form<'_>, factors: &FactorRows<'a>, span: Span, then: usize) {
         let (start, width) = (span.start, factors.width);
-        self.decoded.clear();
-        if let Floats::F32(features) = factors.features {
-            self.mapped = &features[start * width..(start + span.rows) * width];
-        } else {
-            self.decoded.resize(span.rows * width, 0.0);
-            decode(factors.features, start * width, &mut self.decoded);
+        let (here, after) = (start * width..(start + span.rows) * width, (start + span.rows) * width);
+        self.next = numbers(factors.features, after..after + then * width);
+        match (&mut self.features, factors.features) {
+            (Features::Mapped(rows), Floats::F32(features)) => *rows = &features[here],
+            (Features::Lined(rows), Floats::F32(features)) => rows.refill(&features[here], span.rows),
+            (features, stored) => {
+                self.decoded.resize(here.len(), 0.0);
+                decode(stored, here.start, &mut self.decoded);
+                features.lined(width).refill(&self.decoded, span.rows);
+            }
         }
-        let classes = factors.classes;
+        self.load_deltas(form, factors, span);
+    }
+
+    /// The features of a scan copy in place of the record's own.
+    fn load_copy(&mut self, form: &Form<'_>, factors: &FactorRows<'a>, copy: &ScanRows<'_>, span: Span) {
+        let (start, width) = (span.start, factors.width);
+        self.next = &[];
+        self.decoded.resize(span.rows * width, 0.0);
+        copy.decode(start..start + span.rows, width, &mut self.decoded);
+        self.features.lined(width).refill(&self.decoded, span.rows);
+        self.load_deltas(form, factors, span);
+    }
+
+    fn load_deltas(&mut self, form: &Form<'_>, factors: &FactorRows<'a>, span: Span) {
+        let (start, classes) = (span.start, factors.classes);
         match form.deltas {
             Deltas::Unread => {}
             Deltas::Stored => self.transpose(&factors.deltas[start * classes..], classes, span.rows),
@@ -200,5 +346,25 @@ impl<'a> SetTile<'a> {
         for class in 0..classes {
             self.deltas.extend((0..rows).map(|row| deltas[row * classes + class]));
         }
+    }
+}
+
+impl Features<'_> {
+    /// Room for rows that are not to be found in the source as they are needed.
+    fn lined(&mut self, width: usize) -> &mut Lined {
+        if let Self::Mapped(_) = self {
+            *self = Self::Lined(Lined::new(width));
+        }
+        let Self::Lined(rows) = self else { unreachable!("just put there") };
+        rows
+    }
+}
+
+/// Some stored numbers as whole f32, whatever they are: to be fetched, not to be read.
+fn numbers(stored: Floats<'_>, range: Range<usize>) -> &[f32] {
+    match stored {
+        Floats::F32(values) => &values[range],
+        Floats::F16(values) => bytemuck::pod_align_to(&values[range]).1,
+        Floats::Bf16(values) => bytemuck::pod_align_to(&values[range]).1,
     }
 }

@@ -3,8 +3,10 @@
 use std::cmp::Ordering;
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::str::FromStr;
 
+use crate::backend::cpu::simd::{Isa, Kernel, Vector};
 use crate::error::{Error, Result};
 
 /// A training record and its score.
@@ -158,30 +160,29 @@ impl TwoEnded {
         self.opponents.offer(hit);
     }
 
-    /// The scores of consecutive records; `hit(i)` is asked about those alone that reach either end.
-    pub fn offer_all(&mut self, scores: &[f32], hit: impl Fn(usize) -> Hit) {
-        /// Scores looked at together: long enough to be compared as vectors, short enough that most are passed over whole.
-        const GROUP: usize = 32;
-        for (group, scores) in scores.chunks(GROUP).enumerate() {
-            if self.reaches(scores) {
-                self.offer_reaching(scores, |i| hit(group * GROUP + i));
+    /// The scores of consecutive records; `hit(i)` is asked about those alone that reach either end, and may say that one is none.
+    pub fn offer_all(&mut self, scores: &[f32], hit: impl Fn(usize) -> Option<Hit>) {
+        let mut seen = 0;
+        while let Some(group) = self.next_reaching(&scores[seen..]) {
+            let group = seen + group.start..seen + group.end;
+            seen = group.end;
+            for i in group {
+                if let Some(hit) = self.reaches(scores[i]).then(|| hit(i)).flatten() {
+                    self.offer(hit);
+                }
             }
         }
     }
 
-    fn offer_reaching(&mut self, scores: &[f32], hit: impl Fn(usize) -> Hit) {
-        for (i, score) in scores.iter().enumerate() {
-            if self.reaches(std::slice::from_ref(score)) {
-                self.offer(hit(i));
-            }
-        }
+    /// Whether a record of this score might be kept.
+    #[inline]
+    pub(super) fn reaches(&self, score: f32) -> bool {
+        score >= self.proponents.threshold() || score <= self.opponents.threshold()
     }
 
-    /// Whether any of these scores might be kept. `|`, not `||`: no branch, so that the loop compiles to vector compares.
-    #[allow(clippy::needless_bitwise_bool)]
-    fn reaches(&self, scores: &[f32]) -> bool {
-        let (high, low) = (self.proponents.threshold(), self.opponents.threshold());
-        scores.iter().fold(false, |any, &score| any | (score >= high) | (score <= low))
+    /// The first few scores of which one might be kept.
+    fn next_reaching(&self, scores: &[f32]) -> Option<Range<usize>> {
+        Isa::best().run(Reaching { scores, high: self.proponents.threshold(), low: self.opponents.threshold() })
     }
 
     /// Takes in what another collector of the same k kept.
@@ -193,5 +194,28 @@ impl TwoEnded {
     /// Both ends, in order.
     pub fn into_hits(self) -> Hits {
         Hits { proponents: self.proponents.into_sorted(), opponents: self.opponents.into_sorted() }
+    }
+}
+
+/// Looks for scores of `high` and above, or `low` and below.
+struct Reaching<'a> {
+    scores: &'a [f32],
+    high: f32,
+    low: f32,
+}
+
+impl Kernel for Reaching<'_> {
+    type Output = Option<Range<usize>>;
+
+    /// `|`, not `||`: no branch, so that the loop compiles to vector compares.
+    #[allow(clippy::inline_always, clippy::needless_bitwise_bool)]
+    #[inline(always)]
+    fn run<V: Vector>(self) -> Self::Output {
+        /// Scores looked at together: long enough to be compared as vectors, short enough that most are passed over whole.
+        const GROUP: usize = 32;
+        let Self { scores, high, low } = self;
+        let reaches = |group: &[f32]| group.iter().fold(false, |any, &score| any | (score >= high) | (score <= low));
+        let group = scores.chunks(GROUP).position(reaches)?;
+        Some(group * GROUP..scores.len().min((group + 1) * GROUP))
     }
 }

@@ -38,6 +38,49 @@ impl Block {
         self.indices.len()
     }
 
+    /// Keeps the records whose number `keep` holds for.
+    pub(super) fn retain(&mut self, keep: impl Fn(u64) -> bool) {
+        let n = self.rows();
+        let kept: Vec<bool> = self.indices.iter().map(|&index| keep(index)).collect();
+        retain(&mut self.features, n, &kept);
+        retain(&mut self.deltas, n, &kept);
+        retain(&mut self.losses, n, &kept);
+        for labels in [&mut self.labels, &mut self.predictions] {
+            match labels {
+                LabelVec::Classes(classes) => retain(classes, n, &kept),
+                LabelVec::Rows(values) => retain(values, n, &kept),
+            }
+        }
+        for (features, deltas) in &mut self.checkpoints {
+            retain(features, n, &kept);
+            retain(deltas, n, &kept);
+        }
+        retain(&mut self.records, n, &kept);
+        retain(&mut self.indices, n, &kept);
+    }
+
+    /// Puts the records of `later` after this block's; the fingerprint is then that of `later`, which went on from this block's.
+    pub(super) fn extend(&mut self, later: Self) {
+        self.indices.extend(later.indices);
+        self.features.extend(later.features);
+        self.deltas.extend(later.deltas);
+        self.losses.extend(later.losses);
+        for (labels, later) in [(&mut self.labels, later.labels), (&mut self.predictions, later.predictions)] {
+            match (labels, later) {
+                (LabelVec::Classes(labels), LabelVec::Classes(later)) => labels.extend(later),
+                (LabelVec::Rows(labels), LabelVec::Rows(later)) => labels.extend(later),
+                // Of another kind, which the check of the whole block will tell.
+                (labels, later) => *labels = later,
+            }
+        }
+        for ((features, deltas), later) in self.checkpoints.iter_mut().zip(later.checkpoints) {
+            features.extend(later.0);
+            deltas.extend(later.1);
+        }
+        self.records.extend(later.records);
+        self.data_fingerprint = later.data_fingerprint;
+    }
+
     /// Whether everything has the shape the settings say, and every number is one that can be searched.
     pub(super) fn check(&self, settings: &Settings) -> Result<()> {
         self.check_shapes(settings)?;
@@ -112,6 +155,16 @@ impl Block {
             Some("check the model's weights and this record; features, losses and labels must be finite".into()),
         )
     }
+}
+
+/// Keeps some rows of `values [n, any]`.
+fn retain<T>(values: &mut Vec<T>, n: usize, kept: &[bool]) {
+    let width = values.len() / n.max(1);
+    let mut at = 0;
+    values.retain(|_| {
+        at += 1;
+        kept[(at - 1) / width]
+    });
 }
 
 /// What is wrong with a column of labels.

@@ -73,6 +73,7 @@ fn is_ours(name: &str) -> bool {
 fn is_shard(name: &str) -> bool {
     let numbered = finished_name(name).strip_prefix("shard-");
     let number = numbered.and_then(|rest| rest.strip_suffix(".safetensors").or_else(|| rest.strip_suffix(".jsonl")));
+    let number = number.map(|number| number.strip_suffix(".next").unwrap_or(number));
     number.is_some_and(|number| number.parse::<u64>().is_ok())
 }
 

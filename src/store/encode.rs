@@ -11,19 +11,23 @@ use safetensors::Dtype as TensorType;
 
 use super::atomic::{AtomicFile, FileEntry};
 use super::block::Block;
-use super::manifest::{BlockEntry, factors_name, records_name};
+use super::manifest::{BlockEntry, Naming};
 use super::settings::{Dtype, Settings};
 use super::tensors::{TensorSource, write_tensors};
 use crate::backend::cpu::dot;
 use crate::error::Result;
-use crate::factors::LabelVec;
+use crate::factors::{LabelVec, ScanCopy, ScanRows, ScanValues};
 
 /// Writes a checked block's files under their names (not yet durable: see [`super::atomic::sync_directory`]).
-pub(super) fn write_block(directory: &Path, settings: &Settings, block: &Block) -> Result<BlockEntry> {
+pub(super) fn write_block(directory: &Path, settings: &Settings, block: &Block, naming: Naming) -> Result<BlockEntry> {
     let (lines, offsets) = lines(block)?;
-    let tensors = tensors(settings, block, &offsets)?;
-    let records = directory.join(records_name(block.number));
-    let factors = directory.join(factors_name(block.number));
+    let scan = settings.scan.map(|kind| ScanCopy::new(kind, &block.features, settings.width));
+    let mut tensors = tensors(settings, block, &offsets)?;
+    if let Some(copy) = &scan {
+        tensors.extend(scan_tensors(copy, block.rows(), settings.width));
+    }
+    let records = directory.join(naming.records(block.number));
+    let factors = directory.join(naming.factors(block.number));
     let written = write_files(&records, &lines, &factors, tensors);
     if written.is_err() {
         // No manifest names them; what cannot be removed now is removed by a resume.
@@ -31,7 +35,7 @@ pub(super) fn write_block(directory: &Path, settings: &Settings, block: &Block) 
     }
     let (records, factors) = written?;
     let (rows, data_fingerprint) = (block.rows() as u64, block.data_fingerprint.clone());
-    Ok(BlockEntry { number: block.number, rows, data_fingerprint, factors, records })
+    Ok(BlockEntry { number: block.number, rows, data_fingerprint, factors, records, removed: Vec::new() })
 }
 
 fn write_files(
@@ -72,6 +76,21 @@ fn tensors<'a>(settings: &Settings, block: &'a Block, offsets: &'a [i64]) -> Res
         tensors.extend(factor_tensors(&format!("checkpoint.{c}."), settings, block, features, deltas)?);
     }
     Ok(tensors)
+}
+
+/// A scan copy's tensors, which the search takes for what they are: the residuals are bounds.
+fn scan_tensors(copy: &ScanCopy, n: usize, e: usize) -> Vec<TensorSource<'_>> {
+    let ScanRows { values, residuals } = copy.rows();
+    let mut tensors = vec![source("scan.residuals", TensorType::F32, vec![n], residuals)];
+    match values {
+        ScanValues::F16(values) => tensors.push(source("scan.features", TensorType::F16, vec![n, e], values)),
+        ScanValues::Bf16(values) => tensors.push(source("scan.features", TensorType::BF16, vec![n, e], values)),
+        ScanValues::Int8(values, scales) => {
+            tensors.push(source("scan.scales", TensorType::F32, vec![n], scales));
+            tensors.push(source("scan.features", TensorType::I8, vec![n, e], values));
+        }
+    }
+    tensors
 }
 
 fn label_tensor<'a>(name: &str, labels: &'a LabelVec, n: usize, k: usize) -> TensorSource<'a> {

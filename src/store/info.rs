@@ -22,6 +22,8 @@ pub struct Info {
     pub blocks: usize,
     /// Records in them.
     pub rows: u64,
+    /// Records that were there once and have been removed.
+    pub removed: u64,
     /// Records of the whole input, where known.
     pub records: Option<u64>,
     /// Of the data of the blocks, where the job is finished.
@@ -45,6 +47,7 @@ pub fn info(directory: impl AsRef<Path>) -> Result<Info> {
         part: manifest.part,
         blocks: manifest.blocks.len(),
         rows: manifest.blocks.iter().map(|block| block.rows).sum(),
+        removed: manifest.removed(),
         records: manifest.records,
         bytes: manifest.files().map(|file| file.bytes).sum(),
         data_fingerprint: manifest.data_fingerprint,
@@ -58,6 +61,9 @@ impl fmt::Display for Info {
         let state = if self.complete { "finished" } else { "not finished" };
         writeln!(f, "store        {} ({state}, part {})", self.directory.display(), self.part)?;
         writeln!(f, "records      {} in {} blocks of {}", self.rows, self.blocks, settings.block_records)?;
+        if self.removed > 0 {
+            writeln!(f, "removed      {} records", self.removed)?;
+        }
         writeln!(f, "size         {} bytes", self.bytes)?;
         writeln!(f, "model        {} ({})", settings.model, settings.model_fingerprint)?;
         writeln!(f, "head         {}", settings.head_fingerprint)?;
@@ -71,6 +77,12 @@ impl fmt::Display for Info {
             settings.label_names.join(", ")
         )?;
         write!(f, "features     {} numbers each, {:?}; target {:?}", settings.width, settings.dtype, settings.target)?;
+        if let Some(scan) = settings.scan {
+            write!(f, "\nscan copy    {scan:?}")?;
+        }
+        if !settings.columns.is_empty() {
+            write!(f, "\ncolumns      {}", settings.columns.join(", "))?;
+        }
         for checkpoint in &settings.checkpoints {
             write!(f, "\ncheckpoint   {} (learning rate {})", checkpoint.path, checkpoint.learning_rate)?;
         }

@@ -34,6 +34,9 @@ pub(super) struct Manifest {
     pub(super) part: Part,
     pub(super) settings: Settings,
     pub(super) head: Option<FileEntry>,
+    /// What it was before, while data are being added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) base: Option<Base>,
     /// Finished blocks, ascending by number.
     pub(super) blocks: Vec<BlockEntry>,
 }
@@ -47,22 +50,62 @@ pub(super) struct BlockEntry {
     pub(super) data_fingerprint: String,
     pub(super) factors: FileEntry,
     pub(super) records: FileEntry,
+    /// Numbers of the records that were there once and have been removed, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) removed: Vec<u64>,
 }
 
-/// `shard-00000.safetensors`
-pub(super) fn factors_name(number: u64) -> String {
-    format!("shard-{number:05}.safetensors")
+/// How a block's files are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Naming {
+    /// `shard-00000.safetensors` and `shard-00000.jsonl`.
+    Plain,
+    /// `shard-00000.next.safetensors` and `shard-00000.next.jsonl`: in the place of another pair until that is gone (see
+    /// [`super::replace`]).
+    Next,
 }
 
-/// `shard-00000.jsonl`
-pub(super) fn records_name(number: u64) -> String {
-    format!("shard-{number:05}.jsonl")
+impl Naming {
+    pub(super) fn factors(self, number: u64) -> String {
+        format!("shard-{number:05}{}.safetensors", self.infix())
+    }
+
+    pub(super) fn records(self, number: u64) -> String {
+        format!("shard-{number:05}{}.jsonl", self.infix())
+    }
+
+    fn infix(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Next => ".next",
+        }
+    }
+}
+
+/// What a store was before the data that are being added to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Base {
+    /// Records of its whole input: the number of the first record added.
+    pub(super) records: u64,
+    /// The fingerprint of its last block, where that was not full and is this part's.
+    pub(super) last_fingerprint: Option<String>,
 }
 
 impl BlockEntry {
     /// The block's two files.
     pub(super) fn files(&self) -> [&FileEntry; 2] {
         [&self.factors, &self.records]
+    }
+
+    /// The same files under their plain names.
+    pub(super) fn settled(&self) -> Self {
+        let named = |file: &FileEntry, name| FileEntry { name, ..file.clone() };
+        Self {
+            factors: named(&self.factors, Naming::Plain.factors(self.number)),
+            records: named(&self.records, Naming::Plain.records(self.number)),
+            ..self.clone()
+        }
     }
 }
 
@@ -78,6 +121,7 @@ impl Manifest {
             part,
             settings,
             head,
+            base: None,
             blocks: Vec::new(),
         }
     }
@@ -105,6 +149,11 @@ impl Manifest {
     /// Every file the manifest names.
     pub(super) fn files(&self) -> impl Iterator<Item = &FileEntry> {
         self.head.iter().chain(self.blocks.iter().flat_map(BlockEntry::files))
+    }
+
+    /// How many records have been removed.
+    pub(super) fn removed(&self) -> u64 {
+        self.blocks.iter().map(|block| block.removed.len() as u64).sum()
     }
 
     /// The fingerprint of the blocks listed.
@@ -142,10 +191,15 @@ impl Manifest {
 
     fn check_block(&self, block: &BlockEntry) -> Result<(), String> {
         let (number, rows, most) = (block.number, block.rows, self.settings.block_records);
-        check_name(&block.factors, &factors_name(number))?;
-        check_name(&block.records, &records_name(number))?;
-        if rows > most {
+        let naming = if block.factors.name == Naming::Next.factors(number) { Naming::Next } else { Naming::Plain };
+        check_name(&block.factors, &naming.factors(number))?;
+        check_name(&block.records, &naming.records(number))?;
+        if rows.saturating_add(block.removed.len() as u64) > most {
             return Err(format!("block {number}: expected at most {most} rows, found {rows}"));
+        }
+        let inside = block.removed.iter().all(|index| index / most == number);
+        if !inside || !block.removed.is_sorted_by(|a, b| a < b) {
+            return Err(format!("block {number}: the numbers removed do not ascend inside it"));
         }
         if !self.part.owns(number) {
             return Err(format!("block {number} does not belong to part {}", self.part));
@@ -154,6 +208,9 @@ impl Manifest {
     }
 
     fn check_complete(&self) -> Result<(), String> {
+        if self.base.is_some() {
+            return Err("complete, but data are being added".into());
+        }
         let records = self.records.ok_or("complete, but the number of input records is missing")?;
         let expected = self.part.blocks(records, self.settings.block_records);
         if !self.blocks.iter().map(|block| block.number).eq(expected) {

@@ -38,9 +38,13 @@ pub fn merge<P: AsRef<Path>>(directory: impl AsRef<Path>, parts: &[P]) -> Result
     let mut writer =
         StoreWriter::create(directory, first.1.settings.clone(), Part::WHOLE, head.transpose()?.as_ref(), true)?;
     let missing = missing(&writer, blocks)?;
-    let files: Vec<_> = missing.iter().flat_map(|(source, block)| block.files().map(|file| (*source, file))).collect();
-    files.par_iter().try_for_each(|(source, file)| take(source, directory, file))?;
-    missing.into_iter().try_for_each(|(_, block)| writer.adopt(block.clone()))?;
+    let settled: Vec<_> = missing.iter().map(|(_, block)| block.settled()).collect();
+    let files = missing.iter().zip(&settled).flat_map(|((source, block), settled)| {
+        block.files().into_iter().zip(settled.files()).map(|(file, to)| (*source, file, to.name.as_str()))
+    });
+    let files: Vec<_> = files.collect();
+    files.par_iter().try_for_each(|(source, file, name)| take(source, directory, file, name))?;
+    settled.into_iter().try_for_each(|block| writer.adopt(block))?;
     sync_directory(directory)?;
     writer.finish(records)
 }
@@ -75,15 +79,15 @@ fn missing<'a>(writer: &StoreWriter, blocks: Vec<Located<'a>>) -> Result<Vec<Loc
 }
 
 /// Links or copies a file into the store, and verifies what is there then.
-fn take(source: &Path, directory: &Path, file: &FileEntry) -> Result<()> {
-    let (from, to) = (source.join(&file.name), directory.join(&file.name));
+fn take(source: &Path, directory: &Path, file: &FileEntry, name: &str) -> Result<()> {
+    let (from, to) = (source.join(&file.name), directory.join(name));
     file.check_contents(source)?;
     if fs::hard_link(&from, &to).is_ok() {
         return Ok(());
     }
     let mut input = File::open(&from).map_err(Error::io(&from))?;
     let written = AtomicFile::write(&to, |output| io::copy(&mut input, output).map(drop))?;
-    if &written == file {
+    if written.checksum == file.checksum {
         return Ok(());
     }
     Err(Error::format(&from, "it changed while it was copied"))

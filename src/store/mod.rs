@@ -6,10 +6,12 @@
 //! | file | holds |
 //! |---|---|
 //! | `shard-00000.safetensors` | `features [n,E]`, `deltas [n,K]`, their norms, `indices`, `labels`, `predictions`, `losses`, `record_offsets [n+1]`, and `checkpoint.{c}.…` |
-//! | `shard-00000.jsonl` | `{"id","text","text_pair"?,"label"?}` a line; `record_offsets` are the lines' first bytes |
+//! | `shard-00000.jsonl` | `{"id","text","text_pair"?,"label"?,"columns"?}` a line; `record_offsets` are the lines' first bytes |
 //! | `head.safetensors` | `weight [K,E]`, `bias [K]` of the model's last layer (headless models have none) |
 //! | `manifest.json` | what made the store, and every finished shard with sizes and checksums; replaced atomically |
 //! | `.lock` | empty; held (by the operating system) while a process writes |
+//!
+//! Afterwards data can be added ([`StoreWriter::append`]) and records taken out ([`remove`]); numbers never change.
 //!
 //! Job I of N takes the blocks with `b mod N == I` ([`Part`]), and [`merge`] puts the parts together. Nothing in a store depends on time,
 //! host, thread count or the order of the work: equal work gives equal bytes, after a kill and a resume too.
@@ -41,6 +43,8 @@
 //!     dtype: Dtype::F32,
 //!     block_records: 16_384,
 //!     checkpoints: vec![],
+//!     scan: None,
+//!     columns: vec![],
 //! };
 //! let head = Head { weight: vec![1.0, 0.0, 0.0, 1.0], bias: vec![0.0, 0.0] };
 //! let record = Record { index: 0, id: "a".into(), text: "not bad at all".into(), ..Record::default() };
@@ -72,6 +76,7 @@
 //!
 //! **What this module refuses to do**: compute factors (that is [`crate::factors`]), or decide what is similar ([`crate::search`]).
 
+mod append;
 mod atomic;
 mod block;
 mod directory;
@@ -85,6 +90,8 @@ mod map;
 mod merge;
 mod reader;
 mod record;
+mod remove;
+mod replace;
 mod settings;
 mod shard;
 mod tensors;
@@ -96,7 +103,8 @@ pub use fingerprint::data_fingerprint;
 pub use info::{Info, info};
 pub use merge::merge;
 pub use reader::Store;
-pub use record::StoredRecord;
+pub use record::{StoredRecord, line_bytes};
+pub use remove::{Removal, Removed, remove};
 pub use settings::{Checkpoint, DEFAULT_BLOCK_RECORDS, Dtype, Part, Settings};
 pub use shard::Shard;
 pub use verify::{Verification, verify};

@@ -187,9 +187,15 @@ pub(super) fn open_part(directory: &Path) -> Result<Opened<'_>> {
     if manifest.complete {
         return Ok((directory, manifest));
     }
-    let reason = format!("the store is not finished: {} blocks so far", manifest.blocks.len());
-    Err(Error::format(directory, reason)
-        .with_hint("finish it: the `wherefore index` command that began it, with `--resume`"))
+    let (reason, hint) = match manifest.base {
+        None => {
+            ("the store is not finished", "finish it: the `wherefore index` command that began it, with `--resume`")
+        }
+        Some(_) => {
+            ("data are being added to the store", "finish it: the `wherefore index --append` command that began it")
+        }
+    };
+    Err(Error::format(directory, format!("{reason}: {} blocks so far", manifest.blocks.len())).with_hint(hint))
 }
 
 /// Whether two parts are of one data set.

@@ -1,5 +1,7 @@
 //! A record's words beside its factors: one line of a shard's `.jsonl`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -16,23 +18,33 @@ pub struct StoredRecord {
     pub pair: Option<String>,
     /// As the data file has it.
     pub label: Option<Label>,
+    /// Further columns of the data file, by name: those of [`super::Settings::columns`] that the record has.
+    pub columns: BTreeMap<String, String>,
 }
 
 impl From<Record> for StoredRecord {
     fn from(record: Record) -> Self {
-        Self { id: record.id, text: record.text, pair: record.pair, label: record.label }
+        let Record { id, text, pair, label, columns, .. } = record;
+        Self { id, text, pair, label, columns }
     }
+}
+
+/// How many bytes of text a store keeps of a record.
+pub fn line_bytes(record: &StoredRecord) -> u64 {
+    record.to_line().map_or(0, |line| line.len() as u64)
 }
 
 /// The line's fields, in their order.
 #[derive(Serialize, Deserialize)]
-struct Line<T> {
+struct Line<T: Ord> {
     id: T,
     text: T,
     #[serde(skip_serializing_if = "Option::is_none")]
     text_pair: Option<T>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     label: Option<Value>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    columns: BTreeMap<T, T>,
 }
 
 impl StoredRecord {
@@ -42,7 +54,8 @@ impl StoredRecord {
             Some(label) => Some(label_to_json(label)?),
             None => None,
         };
-        let line = Line { id: self.id.as_str(), text: &self.text, text_pair: self.pair.as_deref(), label };
+        let columns = self.columns.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let line = Line { id: self.id.as_str(), text: &self.text, text_pair: self.pair.as_deref(), label, columns };
         let mut text = serde_json::to_string(&line).expect("strings and finite numbers are JSON");
         text.push('\n');
         Some(text)
@@ -55,7 +68,7 @@ impl StoredRecord {
             Some(value) => Some(label_from_json(value).ok_or_else(|| format!("{value} is not a label"))?),
             None => None,
         };
-        Ok(Self { id: line.id, text: line.text, pair: line.text_pair, label })
+        Ok(Self { id: line.id, text: line.text, pair: line.text_pair, label, columns: line.columns })
     }
 }
 

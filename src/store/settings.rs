@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::factors::LabelUsed;
+use crate::factors::{LabelUsed, ScanType};
 use crate::model::Problem;
 
 /// Input record numbers in a block where nothing else is asked for.
@@ -42,6 +42,12 @@ pub struct Settings {
     pub block_records: u64,
     /// Earlier checkpoints whose factors are stored too, for TracIn.
     pub checkpoints: Vec<Checkpoint>,
+    /// In what form a copy of the features is kept for scans, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scan: Option<ScanType>,
+    /// Names of the further columns of the data that are kept beside the texts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
 }
 
 /// How features are stored. Values are rounded once, to nearest even, and norms are those of the rounded values.
@@ -69,6 +75,30 @@ pub struct Checkpoint {
 }
 
 impl Settings {
+    /// About how large a store of `records` records is, whose lines of text ([`super::line_bytes`]) take `text_bytes`, in `blocks` blocks.
+    pub fn store_bytes(&self, records: u64, text_bytes: u64, blocks: u64) -> u64 {
+        /// Of a block's header, and its entry in the manifest.
+        const BLOCK: u64 = 2_500;
+        let (e, k) = (self.width as u64, self.classes as u64);
+        let feature = if self.dtype == Dtype::F32 { 4 } else { 2 };
+        // Features, δ, and the norms of both.
+        let factors = e * feature + 4 * k + 4 + 4;
+        let labels = if self.problem == Problem::SingleLabel { 8 } else { 4 * k };
+        // Index and offset, label and prediction, loss.
+        let scan = match self.scan {
+            None => 0,
+            Some(ScanType::F16 | ScanType::Bf16) => 2 * e + 4,
+            Some(ScanType::Int8) => e + 8,
+        };
+        let row = 8 + 8 + 2 * labels + 4 + scan + factors * (1 + self.checkpoints.len() as u64);
+        records * row + text_bytes + blocks * BLOCK + 4 * k * (e + 1)
+    }
+
+    /// Whether the factors were made elsewhere, by a model that is not ours to run.
+    pub fn is_given(&self) -> bool {
+        self.model_fingerprint.is_empty()
+    }
+
     /// Whether the settings make sense by themselves; `Err` holds what does not.
     pub(super) fn check(&self) -> Result<(), String> {
         let headless = self.problem == Problem::Headless;
@@ -84,6 +114,9 @@ impl Settings {
         }
         if self.block_records == 0 || self.block_records > u64::from(u32::MAX) {
             return Err(format!("block_records: expected 1 to {}, found {}", u32::MAX, self.block_records));
+        }
+        if self.scan.is_some() && self.dtype != Dtype::F32 {
+            return Err("scan: a copy for scans is of features kept in f32".into());
         }
         match self.checkpoints.iter().find(|checkpoint| !checkpoint.learning_rate.is_finite()) {
             Some(checkpoint) => Err(format!("checkpoint {}: the learning rate is not finite", checkpoint.path)),

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use safetensors::Dtype as TensorType;
 
+use super::block::Block;
 use super::manifest::BlockEntry;
 use super::map::FileMap;
 use super::record::StoredRecord;
 use super::settings::{Dtype, Settings};
 use super::tensors::{Column, TensorFile};
 use crate::error::{Error, Result};
-use crate::factors::{FactorRows, Floats, Labels};
+use crate::factors::{FactorRows, Floats, LabelVec, Labels, ScanRows, ScanType, ScanValues};
 use crate::model::Problem;
 
 /// A finished block of a store. Nothing is read before it is touched.
@@ -36,6 +37,20 @@ struct Columns {
     losses: Column<f32>,
     factors: FactorColumns,
     checkpoints: Vec<FactorColumns>,
+    scan: Option<ScanColumns>,
+}
+
+#[derive(Debug)]
+struct ScanColumns {
+    values: ScanValuesColumn,
+    residuals: Column<f32>,
+}
+
+#[derive(Debug)]
+enum ScanValuesColumn {
+    F16(Column<f16>),
+    Bf16(Column<bf16>),
+    Int8(Column<i8>, Column<f32>),
 }
 
 #[derive(Debug)]
@@ -104,6 +119,19 @@ impl Shard {
         self.factor_rows(&self.columns.checkpoints[c])
     }
 
+    /// The copy of the features for scans, where the store keeps one.
+    pub fn scan(&self) -> Option<ScanRows<'_>> {
+        let columns = self.columns.scan.as_ref()?;
+        let values = match &columns.values {
+            ScanValuesColumn::F16(values) => ScanValues::F16(self.tensors.values(values)),
+            ScanValuesColumn::Bf16(values) => ScanValues::Bf16(self.tensors.values(values)),
+            ScanValuesColumn::Int8(values, scales) => {
+                ScanValues::Int8(self.tensors.values(values), self.tensors.values(scales))
+            }
+        };
+        Some(ScanRows { values, residuals: self.tensors.values(&columns.residuals) })
+    }
+
     /// Input record numbers, ascending, `[n]`.
     pub fn indices(&self) -> &[u64] {
         self.tensors.values(&self.columns.indices)
@@ -141,6 +169,33 @@ impl Shard {
             Error::format(&self.records_path, format!("row {row}: {reason}"))
                 .with_hint("`wherefore store verify` tells what of the store is damaged")
         })
+    }
+
+    /// All of it, to be changed and written again: what was rounded once is rounded to itself.
+    pub(super) fn to_block(&self, data_fingerprint: String) -> Result<Block> {
+        let owned = |labels: Labels<'_>| match labels {
+            Labels::Classes(classes) => LabelVec::Classes(classes.to_vec()),
+            Labels::Rows(values) => LabelVec::Rows(values.to_vec()),
+        };
+        let factors = |rows: FactorRows<'_>| (rows.features.to_f32(), rows.deltas.to_vec());
+        let (features, deltas) = factors(self.factors());
+        Ok(Block {
+            number: self.number,
+            indices: self.indices().to_vec(),
+            features,
+            deltas,
+            labels: owned(self.labels()),
+            predictions: owned(self.predictions()),
+            losses: self.losses().to_vec(),
+            checkpoints: (0..self.columns.checkpoints.len()).map(|c| factors(self.checkpoint(c))).collect(),
+            records: (0..self.rows).map(|row| self.record(row)).collect::<Result<_>>()?,
+            data_fingerprint,
+        })
+    }
+
+    /// The size of its texts.
+    pub fn text_bytes(&self) -> usize {
+        self.records.bytes().len()
     }
 
     /// Tells the system that this shard's numbers will be needed soon (call it for the next shard while one is scanned).
@@ -207,7 +262,23 @@ impl Columns {
             checkpoints: checkpoints
                 .map(|c| FactorColumns::open(tensors, &format!("checkpoint.{c}."), n, settings))
                 .collect::<Result<_>>()?,
+            scan: settings.scan.map(|kind| ScanColumns::open(tensors, kind, n, settings.width)).transpose()?,
         })
+    }
+}
+
+impl ScanColumns {
+    fn open(tensors: &TensorFile, kind: ScanType, n: usize, e: usize) -> Result<Self> {
+        let (name, shape) = ("scan.features", [n, e]);
+        let values = match kind {
+            ScanType::F16 => ScanValuesColumn::F16(tensors.column(name, TensorType::F16, &shape)?),
+            ScanType::Bf16 => ScanValuesColumn::Bf16(tensors.column(name, TensorType::BF16, &shape)?),
+            ScanType::Int8 => {
+                let scales = tensors.column("scan.scales", TensorType::F32, &[n])?;
+                ScanValuesColumn::Int8(tensors.column(name, TensorType::I8, &shape)?, scales)
+            }
+        };
+        Ok(Self { values, residuals: tensors.column("scan.residuals", TensorType::F32, &[n])? })
     }
 }
 

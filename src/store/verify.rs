@@ -11,7 +11,7 @@ use super::manifest::{BlockEntry, Manifest};
 use super::settings::Settings;
 use super::shard::Shard;
 use crate::error::{Error, Result};
-use crate::factors::{FactorRows, Floats};
+use crate::factors::{FactorRows, Floats, ScanCopy, ScanRows};
 
 /// What [`verify`] found. Its `Display` is a report for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -24,6 +24,8 @@ pub struct Verification {
     pub blocks: usize,
     /// Records in them.
     pub rows: u64,
+    /// Records that were there once and have been removed.
+    pub removed: u64,
     /// Bytes read.
     pub bytes: u64,
     /// What is wrong, one line each.
@@ -41,7 +43,11 @@ impl fmt::Display for Verification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = if self.complete { "finished" } else { "not finished" };
         let (blocks, rows, bytes) = (self.blocks, self.rows, self.bytes);
-        writeln!(f, "{}: {state}, {blocks} blocks, {rows} records, {bytes} bytes", self.directory.display())?;
+        write!(f, "{}: {state}, {blocks} blocks, {rows} records", self.directory.display())?;
+        if self.removed > 0 {
+            write!(f, " ({} removed)", self.removed)?;
+        }
+        writeln!(f, ", {bytes} bytes")?;
         for problem in &self.problems {
             writeln!(f, "{problem}")?;
         }
@@ -69,6 +75,7 @@ pub fn verify(directory: impl AsRef<Path>) -> Result<Verification> {
         complete: manifest.complete,
         blocks: manifest.blocks.len(),
         rows: manifest.blocks.iter().map(|block| block.rows).sum(),
+        removed: manifest.removed(),
         bytes: manifest.files().map(|file| file.bytes).sum(),
         problems: problems.collect(),
     })
@@ -77,7 +84,9 @@ pub fn verify(directory: impl AsRef<Path>) -> Result<Verification> {
 fn verify_block(directory: &Path, block: &BlockEntry, manifest: &Manifest) -> Result<()> {
     block.files().iter().try_for_each(|file| file.check_contents(directory))?;
     let shard = Shard::open(directory, block, &manifest.settings)?;
-    check_contents(&shard, manifest).map_err(|reason| Error::format(directory.join(&block.factors.name), reason))?;
+    check_removed(&shard, &block.removed)
+        .and_then(|()| check_contents(&shard, manifest))
+        .map_err(|reason| Error::format(directory.join(&block.factors.name), reason))?;
     (0..shard.rows()).try_for_each(|row| shard.record(row).map(drop))?;
     shard.release();
     Ok(())
@@ -90,6 +99,7 @@ fn check_contents(shard: &Shard, manifest: &Manifest) -> Result<(), String> {
     check_labels(shard, settings)?;
     check_finite("loss", shard.losses())?;
     check_factors(&shard.factors())?;
+    check_scan(shard, settings)?;
     (0..settings.checkpoints.len()).try_for_each(|c| check_factors(&shard.checkpoint(c)))
 }
 
@@ -101,6 +111,13 @@ fn check_indices(shard: &Shard, block_records: u64, records: Option<u64>) -> Res
         return Ok(());
     }
     Err("record numbers do not ascend inside the block".into())
+}
+
+fn check_removed(shard: &Shard, removed: &[u64]) -> Result<(), String> {
+    match removed.iter().find(|index| shard.indices().binary_search(index).is_ok()) {
+        None => Ok(()),
+        Some(index) => Err(format!("record {index} was removed, and is there")),
+    }
 }
 
 fn check_labels(shard: &Shard, settings: &Settings) -> Result<(), String> {
@@ -123,6 +140,22 @@ fn check_factors(factors: &FactorRows<'_>) -> Result<(), String> {
     check_finite("delta", factors.deltas)?;
     check_norms("feature norm", factors.feature_norms)?;
     check_norms("delta norm", factors.delta_norms)
+}
+
+/// Whether a scan copy is the one that is made of the features: a search trusts its bounds.
+fn check_scan(shard: &Shard, settings: &Settings) -> Result<(), String> {
+    let (Some(kind), Some(stored)) = (settings.scan, shard.scan()) else { return Ok(()) };
+    let (width, n) = (settings.width, shard.rows());
+    let made = ScanCopy::new(kind, &shard.factors().features.to_f32(), width);
+    let decoded = |rows: ScanRows<'_>| {
+        let mut values = vec![0.0; n * width];
+        rows.decode(0..n, width, &mut values);
+        values
+    };
+    if decoded(stored) == decoded(made.rows()) && stored.residuals == made.rows().residuals {
+        return Ok(());
+    }
+    Err("the copy for scans is not one of the features".into())
 }
 
 fn check_norms(what: &str, norms: &[f32]) -> Result<(), String> {

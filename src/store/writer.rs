@@ -11,7 +11,8 @@ use super::directory::{Found, remove_leftovers};
 use super::encode::write_block;
 use super::head::{check_head, write_head};
 use super::lock::Lock;
-use super::manifest::{BlockEntry, Manifest};
+use super::manifest::{Base, BlockEntry, Manifest, Naming};
+use super::replace::settle;
 use super::settings::{Part, Settings};
 use crate::error::{Error, Result};
 use crate::factors::Head;
@@ -20,8 +21,10 @@ use crate::model::Problem;
 /// A store being written. It holds the store's lock until dropped.
 #[derive(Debug)]
 pub struct StoreWriter {
-    directory: PathBuf,
-    manifest: Manifest,
+    pub(super) directory: PathBuf,
+    pub(super) manifest: Manifest,
+    /// What the store was before, where data are added to it.
+    pub(super) base: Option<Base>,
     _lock: Lock,
 }
 
@@ -52,7 +55,11 @@ impl StoreWriter {
         } else {
             begin(directory, settings, part, head)?
         };
-        Ok(Self { directory: directory.to_owned(), manifest, _lock: lock })
+        Ok(Self::new(directory, manifest, None, lock))
+    }
+
+    pub(super) fn new(directory: &Path, manifest: Manifest, base: Option<Base>, lock: Lock) -> Self {
+        Self { directory: directory.to_owned(), manifest, base, _lock: lock }
     }
 
     /// Whether block `number` is finished, of these data.
@@ -62,8 +69,8 @@ impl StoreWriter {
     pub fn has(&self, number: u64, data_fingerprint: &str) -> Result<bool> {
         let Ok(at) = self.manifest.position(number) else { return Ok(false) };
         let stored = &self.manifest.blocks[at].data_fingerprint;
-        if stored == data_fingerprint {
-            return Ok(true);
+        if stored == data_fingerprint || self.is_to_be_extended(&self.manifest.blocks[at]) {
+            return Ok(stored == data_fingerprint);
         }
         let (first, name) = (number.saturating_mul(self.manifest.settings.block_records), self.directory.display());
         Err(Error::Mismatch(
@@ -75,15 +82,20 @@ impl StoreWriter {
         ))
     }
 
-    /// Adds a block, in any order. When this returns the block is on the disk and in the manifest.
+    /// Adds a block, in any order; where data are added, records to the last block. When this returns the block is on the disk and in the manifest.
     ///
     /// # Errors
     /// [`Error::Usage`] if a record's numbers cannot be stored (it is named), [`Error::Io`] if the disk is full; the store stays as
     /// it was.
     pub fn write(&mut self, block: &Block) -> Result<()> {
+        if let Ok(at) = self.manifest.position(block.number)
+            && self.is_to_be_extended(&self.manifest.blocks[at])
+        {
+            return self.extend(at, block);
+        }
         let at = self.vacancy(block.number)?;
         block.check(&self.manifest.settings)?;
-        let entry = write_block(&self.directory, &self.manifest.settings, block)?;
+        let entry = write_block(&self.directory, &self.manifest.settings, block, Naming::Plain)?;
         sync_directory(&self.directory)?;
         self.insert(at, entry)
     }
@@ -97,10 +109,10 @@ impl StoreWriter {
         if self.manifest.complete && self.manifest.records == Some(records) {
             return Ok(());
         }
-        if self.manifest.complete {
+        if self.manifest.complete && self.base.is_none() {
             return Err(self.grown(&format!("{records} records")));
         }
-        self.manifest.complete = true;
+        (self.manifest.complete, self.manifest.base) = (true, None);
         self.manifest.records = Some(records);
         self.manifest.data_fingerprint = Some(self.manifest.combined_fingerprint());
         self.manifest.write(&self.directory)
@@ -132,19 +144,18 @@ impl StoreWriter {
         }
         match self.manifest.position(number) {
             Ok(_) => Err(Error::usage(format!("block {number} is in the store already"))),
-            Err(_) if self.manifest.complete => Err(self.grown(&format!("a block {number}"))),
+            Err(_) if self.manifest.complete && self.base.is_none() => Err(self.grown(&format!("a block {number}"))),
             Err(at) => Ok(at),
         }
     }
 
     /// The manifest in memory stays that on the disk, also where the disk is full.
     fn insert(&mut self, at: usize, entry: BlockEntry) -> Result<()> {
-        self.manifest.blocks.insert(at, entry);
-        let written = self.manifest.write(&self.directory);
-        if written.is_err() {
-            self.manifest.blocks.remove(at);
-        }
-        written
+        let mut changed = self.under_way();
+        changed.blocks.insert(at, entry);
+        changed.write(&self.directory)?;
+        self.manifest = changed;
+        Ok(())
     }
 
     fn check_blocks(&self, records: u64) -> Result<()> {
@@ -171,7 +182,10 @@ impl StoreWriter {
         let (name, records) = (self.directory.display(), self.manifest.records.unwrap_or_default());
         Error::Mismatch(
             format!("{name}: the store was finished with {records} records, and the data now have {found}"),
-            Some("the data file has changed: index it into a new directory".into()),
+            Some(
+                "add data that are in another file with `--append`; index a file that has changed into a new directory"
+                    .into(),
+            ),
         )
     }
 }
@@ -185,7 +199,7 @@ fn check_request(settings: &Settings, part: Part, head: Option<&Head>) -> Result
     }
 }
 
-fn check_same_job(directory: &Path, manifest: &Manifest, settings: &Settings, part: Part) -> Result<()> {
+pub(super) fn check_same_job(directory: &Path, manifest: &Manifest, settings: &Settings, part: Part) -> Result<()> {
     let difference = manifest
         .settings
         .difference(settings)
@@ -212,8 +226,17 @@ fn begin(directory: &Path, settings: Settings, part: Part, head: Option<&Head>) 
 fn go_on(directory: &Path, settings: &Settings, part: Part) -> Result<Manifest> {
     let manifest = Manifest::read(directory)?;
     check_same_job(directory, &manifest, settings, part)?;
-    let files: Vec<_> = manifest.files().collect();
-    files.par_iter().try_for_each(|file| file.check_contents(directory))?;
+    if manifest.base.is_some() {
+        return Err(Error::usage(format!("{}: data are being added to this store", directory.display()))
+            .with_hint("go on with `--append` and the data that are being added"));
+    }
+    verify_files(directory, &manifest)?;
     remove_leftovers(directory, Some(&manifest))?;
-    Ok(manifest)
+    settle(directory, manifest)
+}
+
+/// Whether every file is what it was written as.
+pub(super) fn verify_files(directory: &Path, manifest: &Manifest) -> Result<()> {
+    let files: Vec<_> = manifest.files().collect();
+    files.par_iter().try_for_each(|file| file.check_contents(directory))
 }

@@ -20,6 +20,13 @@ pub enum Positions {
 }
 
 impl Positions {
+    /// The positions of one sequence.
+    pub fn of(self, ids: &[u32]) -> Vec<u32> {
+        let mut positions = Vec::with_capacity(ids.len());
+        self.extend(&mut positions, ids);
+        positions
+    }
+
     /// Appends the positions of one sequence.
     fn extend(self, positions: &mut Vec<u32>, ids: &[u32]) {
         match self {

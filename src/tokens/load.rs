@@ -23,9 +23,11 @@ pub(super) fn read_pipeline(dir: &Path, settings: &Settings) -> Result<(Pipeline
 }
 
 fn read_tokenizer_json(path: &Path, settings: &Settings) -> Result<Pipeline> {
+    let not_one = |error: &dyn std::fmt::Display| Error::format(path, format!("not a tokenizer: {error}"));
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    let mut pipeline: Pipeline =
-        serde_json::from_slice(&bytes).map_err(|error| Error::format(path, format!("not a tokenizer: {error}")))?;
+    let text = std::str::from_utf8(&bytes).map_err(|error| not_one(&error))?;
+    // By `FromStr`, which was compiled with the tokenizers: reading by serde would compile all of their formats again, here.
+    let mut pipeline: Pipeline = text.parse().map_err(|error| not_one(&error))?;
     let is_bert = matches!(pipeline.get_normalizer(), Some(NormalizerWrapper::BertNormalizer(_)));
     if is_bert && settings.is_bert_class() {
         let normalizer = wordpiece::normalizer(settings);

@@ -173,11 +173,21 @@ fn requests_that_cannot_be_met() {
     bench.fails(&format!("{search} --target nonsense"), "--target");
     bench.fails(&format!("{search} --lambda 0 --rule influence"), "λ");
     bench.fails(&format!("{search} --top-k all --format parquet --out r.parquet"), "full rankings");
-    bench.fails("predict --model bert-cls2 --data train.jsonl --device cuda", "built without GPU kernels");
+    let gpu = bench.run("predict --model bert-cls2 --data train.jsonl --device cuda:99");
+    let reasons = ["built without GPU kernels", "NVIDIA driver", "cuda:99: expected one of"];
+    gpu.failed(reasons.into_iter().find(|reason| gpu.err.contains(reason)).unwrap_or("a reason"));
     bench.fails("predict --model bert-cls2 --data train.jsonl --precision f16", "--precision f16");
     bench.fails("predict --model bert-cls2 --data train.jsonl --max-length 100000", "100000");
     for wrong in ["search --rule nonsense", "search --top-k 0", "index --shard 2/2", "nonsense"] {
         let ran = bench.run(wrong);
         assert_eq!(ran.code, Some(2), "{wrong}");
     }
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn a_page_that_the_decoder_panics_at_is_one_error_line() {
+    let bench = Bench::new();
+    bench.write("d.parquet", crate::dataset::parquet::damaged_page());
+    bench.fails(&predicting(&bench, "d.parquet"), "d.parquet: not readable as Parquet: damaged page: ");
 }

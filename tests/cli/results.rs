@@ -64,6 +64,8 @@ fn every_rule_answers_with_two_ends_in_order() {
         "tracin",
         "influence",
         "relatif",
+        "bm25",
+        "loss",
     ] {
         let results = lines(&bench.ok(&format!("search --store store --data golden.jsonl --rule {rule} -k 4")));
         for result in &results {

@@ -2,7 +2,8 @@
 
     pip install -r requirements.txt && python generate.py [CASE...]
 
-With names of cases only those are written again. README.md describes the files.
+With names of cases only those are written again, without their explain.json: run explain.py after this.
+README.md describes the files.
 """
 
 import json
@@ -40,9 +41,7 @@ WITH_REFITS = ["bert-cls2", "bert-cls5"]
 
 
 def main(names):
-    for package, module in (("torch", torch), ("transformers", transformers)):
-        if module.__version__.split("+")[0] != PINNED[package]:
-            sys.exit(f"{package} is {module.__version__}, these files were made with {PINNED[package]}")
+    refuse_other_versions(torch, transformers)
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
     cases = {case.name: case for case in CASES if not names or case.name in names}
@@ -53,6 +52,13 @@ def main(names):
         print(case.name)
     if not names:
         write_lines(HERE / "tokens.json", {name: token_records(name) for name in TOKENIZERS})
+
+
+def refuse_other_versions(*modules):
+    for module in modules:
+        version, pinned = module.__version__.split("+")[0], PINNED[module.__name__]
+        if version != pinned:
+            sys.exit(f"{module.__name__} is {version}, these files were made with {pinned}")
 
 
 # --- one model ---------------------------------------------------------------------------------------------------

@@ -21,6 +21,15 @@ RECORDS = [
 ]
 TRAIN = 12
 
+# What is explained token by token: 8 to 30 tokens with each tokenizer, and one text of at most 8 for exact Shapley values.
+EXPLAINED = [
+    ("The service was not good.", None),
+    ("房间很好,也不贵。", None),
+    ("Is the hotel good?", "服务很差。"),
+]
+EXPLAINED_SHORT = ("The food was bad.", None)
+EXPLAINED_LONGER = ("The movie was great, and I loved the acting!", None)
+
 # For the tokenizers alone. Each text is encoded by itself, and as the first of a pair with its successor.
 TOKEN_TEXTS = [
     "Hello, World!",

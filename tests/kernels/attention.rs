@@ -3,13 +3,13 @@
 use super::support::{Numbers, assert_accurate, batch, bits, cpus};
 use wherefore::backend::cpu::Cpu;
 use wherefore::backend::reference::Reference;
-use wherefore::backend::{AttentionShape, Backend, Columns, Rows};
+use wherefore::backend::{Attended, AttentionShape, Backend, Columns, Rows};
 use wherefore::tokens::PackedBatch;
 
 /// Queries, keys and values side by side in one matrix, as a fused projection leaves them.
-struct Case {
+pub(super) struct Case {
     qkv: Vec<f32>,
-    batch: PackedBatch,
+    pub(super) batch: PackedBatch,
     heads: usize,
     head_width: usize,
 }
@@ -21,12 +21,17 @@ impl Case {
         Self { qkv: numbers.vector(batch.tokens() * 3 * heads * head_width, scale), batch, heads, head_width }
     }
 
-    fn width(&self) -> usize {
+    /// With operands rounded, as a device stores them.
+    pub(super) fn rounded(&self, round: impl Fn(f32) -> f32) -> Self {
+        Self { qkv: self.qkv.iter().map(|&x| round(x)).collect(), batch: self.batch.clone(), ..*self }
+    }
+
+    pub(super) fn width(&self) -> usize {
         self.heads * self.head_width
     }
 
     /// For [`Rows::First`] the queries are the first rows of the same matrix, copied together.
-    fn run<B: Backend>(&self, backend: &B, queries: Rows) -> B::Tensor {
+    pub(super) fn run<B: Backend>(&self, backend: &B, queries: Rows) -> B::Tensor {
         let (width, stride) = (self.width(), 3 * self.width());
         let qkv = backend.upload(&self.qkv).unwrap();
         let first = self.batch.cu_seqlens[..self.batch.sequences()].iter();
@@ -40,12 +45,13 @@ impl Case {
         let staged = backend.stage(self.batch.clone()).unwrap();
         let shape = AttentionShape { heads: self.heads, head_width: self.head_width, queries };
         let mut out = backend.tensor(rows * width).unwrap();
-        backend.attention(&mut out, q, view(width), view(2 * width), &staged, shape).unwrap();
+        let attended = Attended { q, k: view(width), v: view(2 * width), batch: &staged, shape };
+        backend.attention(&mut out, &attended).unwrap();
         out
     }
 
     /// Plain f32 loops.
-    fn plain(&self) -> Vec<f32> {
+    pub(super) fn plain(&self) -> Vec<f32> {
         let (width, stride) = (self.width(), 3 * self.width());
         let mut out = vec![0.0; self.batch.tokens() * width];
         for sequence in 0..self.batch.sequences() {
@@ -71,7 +77,7 @@ impl Case {
     }
 
     /// One sequence of the batch by itself.
-    fn alone(&self, sequence: usize) -> Self {
+    pub(super) fn alone(&self, sequence: usize) -> Self {
         let range = self.batch.range(sequence);
         let stride = 3 * self.width();
         let mut batch = PackedBatch { cu_seqlens: vec![0, range.len() as u32], ..PackedBatch::default() };
@@ -85,11 +91,11 @@ impl Case {
 const LENGTHS: [&[u32]; 4] = [&[1], &[5, 1, 16, 17, 2], &[33, 64, 15], &[300, 1, 7]];
 const HEADS: [(usize, usize); 7] = [(1, 1), (3, 8), (2, 16), (12, 32), (2, 33), (1, 64), (2, 100)];
 
-fn cases(scale: f32) -> impl Iterator<Item = Case> {
+pub(super) fn cases(scale: f32) -> impl Iterator<Item = Case> {
     LENGTHS.into_iter().flat_map(move |lengths| HEADS.map(|(heads, width)| Case::new(lengths, heads, width, scale)))
 }
 
-fn name(case: &Case) -> String {
+pub(super) fn name(case: &Case) -> String {
     format!("{:?}, {} heads of {}", case.batch.cu_seqlens, case.heads, case.head_width)
 }
 

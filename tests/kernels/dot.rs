@@ -2,8 +2,10 @@
 
 use super::support::{Numbers, bits};
 use proptest::prelude::*;
+use std::ops::Range;
 use wherefore::backend::cpu::{
-    Isa, Tile, dot, dot_on, dot_tile, dot_tile_on, squared_distance, squared_distance_on, squared_distance_tile_on,
+    Isa, Lined, Stream, Tile, dot, dot_on, dot_stream_on, dot_tile, dot_tile_on, squared_distance, squared_distance_on,
+    squared_distance_stream_on, squared_distance_tile_on,
 };
 
 const WIDTHS: [usize; 12] = [0, 1, 7, 15, 16, 17, 31, 33, 48, 100, 384, 1027];
@@ -66,39 +68,88 @@ fn infinities_and_nan_come_through() {
     assert_eq!(squared_distance(&[f32::MAX], &[-f32::MAX]), f32::INFINITY);
 }
 
+/// Queries and rows as numbers, and every pair's value by its definition.
+struct Pairs {
+    queries: Vec<f32>,
+    rows: Vec<f32>,
+    sizes: Sizes,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    queries: usize,
+    rows: usize,
+    width: usize,
+}
+
+impl Pairs {
+    fn new(numbers: &mut Numbers, sizes: Sizes) -> Self {
+        let Sizes { queries, rows, width } = sizes;
+        Self { queries: numbers.vector(queries * width, 2.0), rows: numbers.vector(rows * width, 2.0), sizes }
+    }
+
+    /// Of the queries asked, row by row.
+    fn alone(&self, asked: Range<usize>, of: impl Fn(&[f32], &[f32]) -> f32) -> Vec<u32> {
+        let Sizes { rows, width, .. } = self.sizes;
+        let vector = |values: &[f32], i: usize| values[i * width..][..width].to_vec();
+        let pair = |(q, r)| of(&vector(&self.queries, q), &vector(&self.rows, r)).to_bits();
+        asked.flat_map(|q| (0..rows).map(move |r| (q, r))).map(pair).collect()
+    }
+
+    /// Every way to compute many pairs together.
+    fn assert_same_bits(&self, isa: Isa, asked: Range<usize>) {
+        let Sizes { queries, rows, width } = self.sizes;
+        let (dots, distances) = (self.alone(asked.clone(), dot), self.alone(asked.clone(), squared_distance));
+        let (queries, lined) =
+            (Lined::from_rows(&self.queries, queries, width), Lined::from_rows(&self.rows, rows, width));
+        let tile = Tile { queries: &queries, asked: asked.clone(), rows: &lined, next: &self.rows };
+        let stream = Stream { queries: &queries, asked, rows: &self.rows };
+        let mut out = vec![f32::NAN; dots.len()];
+        dot_tile_on(isa, &mut out, tile.clone());
+        assert_eq!(bits(&out), dots, "{} tile {:?}", isa.name(), self.sizes);
+        squared_distance_tile_on(isa, &mut out, tile);
+        assert_eq!(bits(&out), distances, "{} distances of a tile {:?}", isa.name(), self.sizes);
+        dot_stream_on(isa, &mut out, stream.clone());
+        assert_eq!(bits(&out), dots, "{} stream {:?}", isa.name(), self.sizes);
+        squared_distance_stream_on(isa, &mut out, stream);
+        assert_eq!(bits(&out), distances, "{} distances of a stream {:?}", isa.name(), self.sizes);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
-    fn a_tile_gives_each_pair_the_bits_of_the_pair_alone(
-        n_queries in 0usize..14, n_rows in 0usize..21, width in 0usize..80, seed: u64,
+    fn many_pairs_together_have_the_bits_of_each_alone(
+        queries in 0usize..14, rows in 0usize..21, width in 0usize..80, skipped in 0usize..5, seed: u64,
     ) {
-        let mut numbers = Numbers::new(seed);
-        let queries = numbers.vector(n_queries * width, 2.0);
-        let rows = numbers.vector(n_rows * width, 2.0);
-        let tile = Tile { n_queries, n_rows, width };
+        let pairs = Pairs::new(&mut Numbers::new(seed), Sizes { queries, rows, width });
         for isa in Isa::all() {
-            let mut dots = vec![f32::NAN; n_queries * n_rows];
-            let mut distances = dots.clone();
-            dot_tile_on(isa, &mut dots, &queries, &rows, tile);
-            squared_distance_tile_on(isa, &mut distances, &queries, &rows, tile);
-            for q in 0..n_queries {
-                for r in 0..n_rows {
-                    let (query, row) = (&queries[q * width..][..width], &rows[r * width..][..width]);
-                    prop_assert_eq!(dots[q * n_rows + r].to_bits(), dot(query, row).to_bits());
-                    prop_assert_eq!(distances[q * n_rows + r].to_bits(), squared_distance(query, row).to_bits());
-                }
-            }
+            pairs.assert_same_bits(isa, skipped.min(queries)..queries);
         }
     }
 }
 
 #[test]
-fn a_tile_of_many_rows_is_split_without_a_seam() {
-    let mut numbers = Numbers::new(5);
-    let (queries, rows) = (numbers.vector(5 * 700, 1.0), numbers.vector(53 * 700, 1.0));
-    let mut scores = vec![0.0; 5 * 53];
-    dot_tile(&mut scores, &queries, &rows, 5, 53, 700);
-    let pairs = queries.chunks(700).flat_map(|q| rows.chunks(700).map(move |r| dot(q, r)));
-    assert_eq!(bits(&scores), bits(&pairs.collect::<Vec<_>>()));
+fn vectors_too_long_for_the_cache_are_summed_in_parts_without_a_seam() {
+    for width in [512, 513, 700, 1024, 1600] {
+        let pairs = Pairs::new(&mut Numbers::new(5), Sizes { queries: 7, rows: 19, width });
+        for isa in Isa::all() {
+            pairs.assert_same_bits(isa, 0..7);
+        }
+    }
+}
+
+#[test]
+fn rows_lined_up_anew_leave_nothing_of_those_before() {
+    let mut numbers = Numbers::new(6);
+    let queries = numbers.vector(3 * 21, 1.0);
+    let mut lined = Lined::from_rows(&numbers.vector(13 * 21, f32::INFINITY), 13, 21);
+    let rows = numbers.vector(5 * 21, 1.0);
+    lined.refill(&rows, 5);
+    let mut out = vec![0.0; 15];
+    let tile = Tile { queries: &Lined::from_rows(&queries, 3, 21), asked: 0..3, rows: &lined, next: &[] };
+    dot_tile(&mut out, tile);
+    let alone = queries.chunks(21).flat_map(|q| rows.chunks(21).map(move |r| dot(q, r)));
+    assert_eq!(bits(&out), bits(&alone.collect::<Vec<_>>()));
 }

@@ -7,10 +7,10 @@ use wherefore::backend::reference::Reference;
 use wherefore::backend::{Backend, Embeddings, Norm};
 use wherefore::tokens::PackedBatch;
 
-const VOCABULARY: usize = 50;
+pub(super) const VOCABULARY: usize = 50;
 const POSITIONS: usize = 64;
 
-struct Tables {
+pub(super) struct Tables {
     word: Vec<f32>,
     position: Option<Vec<f32>>,
     token_type: Option<Vec<f32>>,
@@ -21,7 +21,7 @@ struct Tables {
 }
 
 impl Tables {
-    fn new(width: usize, optional: [bool; 3]) -> Self {
+    pub(super) fn new(width: usize, optional: [bool; 3]) -> Self {
         let mut numbers = Numbers::new(width as u64);
         let mut table = |there: bool, rows: usize| there.then(|| numbers.vector(rows * width, 0.5));
         Self {
@@ -35,7 +35,7 @@ impl Tables {
         }
     }
 
-    fn run<B: Backend>(&self, backend: &B, batch: &PackedBatch) -> wherefore::Result<B::Tensor> {
+    pub(super) fn run<B: Backend>(&self, backend: &B, batch: &PackedBatch) -> wherefore::Result<B::Tensor> {
         let upload = |table: &Option<Vec<f32>>| table.as_deref().map(|t| backend.upload(t).unwrap());
         let norm = Norm {
             weight: backend.upload(&self.weight)?,
@@ -56,7 +56,7 @@ impl Tables {
     }
 
     /// Plain f32 loops.
-    fn plain(&self, batch: &PackedBatch) -> Vec<f32> {
+    pub(super) fn plain(&self, batch: &PackedBatch) -> Vec<f32> {
         let entry = |table: &Option<Vec<f32>>, row: u32, i: usize| {
             table.as_ref().map_or(0.0, |table| table[row as usize * self.width + i])
         };

@@ -5,9 +5,9 @@ use wherefore::backend::cpu::Cpu;
 use wherefore::backend::reference::Reference;
 use wherefore::backend::{Backend, Norm};
 
-const WIDTHS: [usize; 9] = [1, 2, 7, 16, 17, 33, 48, 384, 1000];
+pub(super) const WIDTHS: [usize; 9] = [1, 2, 7, 16, 17, 33, 48, 384, 1000];
 
-struct Case {
+pub(super) struct Case {
     x: Vec<f32>,
     weight: Vec<f32>,
     bias: Vec<f32>,
@@ -17,13 +17,13 @@ struct Case {
 
 impl Case {
     /// Rows around `offset`, spread over `scale`.
-    fn new(rows: usize, width: usize, offset: f32, scale: f32) -> Self {
+    pub(super) fn new(rows: usize, width: usize, offset: f32, scale: f32) -> Self {
         let mut numbers = Numbers::new(width as u64);
         let x = numbers.vector(rows * width, scale).iter().map(|x| x + offset).collect();
         Self { x, weight: numbers.vector(width, 2.0), bias: numbers.vector(width, 1.0), width, rows }
     }
 
-    fn run<B: Backend>(&self, backend: &B) -> B::Tensor {
+    pub(super) fn run<B: Backend>(&self, backend: &B) -> B::Tensor {
         let norm = Norm {
             weight: backend.upload(&self.weight).unwrap(),
             bias: backend.upload(&self.bias).unwrap(),
@@ -35,7 +35,7 @@ impl Case {
         out
     }
 
-    fn plain(&self) -> Vec<f32> {
+    pub(super) fn plain(&self) -> Vec<f32> {
         self.x.chunks(self.width).flat_map(|row| self.plain_row(row)).collect()
     }
 

@@ -7,7 +7,7 @@ use wherefore::backend::reference::Reference;
 use wherefore::backend::{Activation, Backend};
 
 /// A layer and what goes through it.
-struct Case {
+pub(super) struct Case {
     x: Vec<f32>,
     weight: Vec<f32>,
     bias: Vec<f32>,
@@ -18,7 +18,7 @@ struct Case {
 }
 
 impl Case {
-    fn new([rows, inputs, outputs]: [usize; 3], scale: f32, seed: u64) -> Self {
+    pub(super) fn new([rows, inputs, outputs]: [usize; 3], scale: f32, seed: u64) -> Self {
         let mut numbers = Numbers::new(seed);
         Self {
             x: numbers.vector(rows * inputs, scale),
@@ -31,8 +31,27 @@ impl Case {
         }
     }
 
+    /// With operands rounded, as a device stores them.
+    pub(super) fn rounded(&self, round: impl Fn(f32) -> f32) -> Self {
+        let all = |values: &[f32]| values.iter().map(|&x| round(x)).collect();
+        let (x, weight, residual) = (all(&self.x), all(&self.weight), all(&self.residual));
+        Self { x, weight, residual, bias: self.bias.clone(), ..*self }
+    }
+
+    /// Some of its rows by themselves.
+    pub(super) fn part(&self, rows: std::ops::Range<usize>) -> Self {
+        Self {
+            x: self.x[rows.start * self.inputs..rows.end * self.inputs].to_vec(),
+            residual: self.residual[rows.start * self.outputs..rows.end * self.outputs].to_vec(),
+            weight: self.weight.clone(),
+            bias: self.bias.clone(),
+            rows: rows.len(),
+            ..*self
+        }
+    }
+
     /// On some backend, into a buffer larger than it need be.
-    fn run<B: Backend>(&self, backend: &B, activation: Activation, with_residual: bool) -> B::Tensor {
+    pub(super) fn run<B: Backend>(&self, backend: &B, activation: Activation, with_residual: bool) -> B::Tensor {
         let layer = backend.pack_linear(&self.weight, &self.bias, self.inputs, self.outputs).unwrap();
         let (x, residual) = (backend.upload(&self.x).unwrap(), backend.upload(&self.residual).unwrap());
         let mut out = backend.tensor(self.rows * self.outputs + 5).unwrap();
@@ -48,7 +67,7 @@ impl Case {
     }
 
     /// Plain f32 loops.
-    fn plain(&self, activation: Activation, with_residual: bool) -> Vec<f32> {
+    pub(super) fn plain(&self, activation: Activation, with_residual: bool) -> Vec<f32> {
         let element = |i: usize| {
             let (row, output) = (i / self.outputs, i % self.outputs);
             let x = &self.x[row * self.inputs..][..self.inputs];
@@ -62,7 +81,7 @@ impl Case {
 }
 
 /// Rows, inputs, outputs: around the edges of every tile (6, 14 rows; 16, 32 columns; 256 inputs; 240 rows).
-const SHAPES: [[usize; 3]; 16] = [
+pub(super) const SHAPES: [[usize; 3]; 16] = [
     [1, 1, 1],
     [1, 384, 2],
     [2, 7, 3],
@@ -122,16 +141,7 @@ fn a_row_has_the_same_bits_in_any_company() {
     let case = Case::new([260, 400, 21], 1.0, 3);
     let whole = case.cpu(Cpu::new(), Activation::Gelu, true);
     for (start, rows) in [(0, 1), (0, 259), (259, 1), (17, 5), (100, 33), (1, 240)] {
-        let part = Case {
-            x: case.x[start * 400..(start + rows) * 400].to_vec(),
-            residual: case.residual[start * 21..(start + rows) * 21].to_vec(),
-            weight: case.weight.clone(),
-            bias: case.bias.clone(),
-            rows,
-            inputs: 400,
-            outputs: 21,
-        };
-        let alone = part.cpu(Cpu::new(), Activation::Gelu, true);
+        let alone = case.part(start..start + rows).cpu(Cpu::new(), Activation::Gelu, true);
         assert_eq!(bits(&alone), bits(&whole[start * 21..(start + rows) * 21]), "rows {start} to {}", start + rows);
     }
 }

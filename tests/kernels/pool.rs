@@ -7,7 +7,7 @@ use wherefore::backend::reference::Reference;
 use wherefore::backend::{Backend, Pooling as P};
 use wherefore::tokens::PackedBatch;
 
-fn run<B: Backend>(backend: &B, x: &[f32], batch: &PackedBatch, pooling: P, width: usize) -> B::Tensor {
+pub(super) fn run<B: Backend>(backend: &B, x: &[f32], batch: &PackedBatch, pooling: P, width: usize) -> B::Tensor {
     let mut out = backend.tensor(batch.sequences() * width).unwrap();
     let staged = backend.stage(batch.clone()).unwrap();
     backend.pool(&mut out, &backend.upload(x).unwrap(), &staged, pooling, width).unwrap();
@@ -15,7 +15,7 @@ fn run<B: Backend>(backend: &B, x: &[f32], batch: &PackedBatch, pooling: P, widt
 }
 
 /// Plain f32 loops.
-fn plain(x: &[f32], batch: &PackedBatch, pooling: Pooling, width: usize) -> Vec<f32> {
+pub(super) fn plain(x: &[f32], batch: &PackedBatch, pooling: Pooling, width: usize) -> Vec<f32> {
     let element = |i: usize| {
         let column = batch.range(i / width).map(|token| x[token * width + i % width]);
         let n = column.len() as f32;

@@ -1,7 +1,7 @@
 //! The judge judged: its error function against values from elsewhere, its softmax by hand.
 
 use wherefore::backend::reference::{Reference, activate, erf, erfc};
-use wherefore::backend::{Activation, AttentionShape, Backend, Columns, Rows};
+use wherefore::backend::{Activation, Attended, AttentionShape, Backend, Columns, Rows};
 use wherefore::tokens::PackedBatch;
 
 /// From mpmath 1.3.0 with 40 digits: x, erf(x), erfc(x).
@@ -49,7 +49,8 @@ fn attention_of_two_tokens_by_hand() {
     let view = |tensor| Columns { tensor, stride: 1, offset: 0 };
     let shape = AttentionShape { heads: 1, head_width: 1, queries: Rows::All };
     let mut out = vec![0.0; 2];
-    Reference.attention(&mut out, view(&query), view(&keys), view(&values), &batch, shape).unwrap();
+    let attended = Attended { q: view(&query), k: view(&keys), v: view(&values), batch: &batch, shape };
+    Reference.attention(&mut out, &attended).unwrap();
     // The first asks with weights 3 : 1, the second with 1 : 1.
     assert!((out[0] - 5.0).abs() < 1e-14 && (out[1] - 6.0).abs() < 1e-14, "{out:?}");
 }

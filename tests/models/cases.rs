@@ -43,6 +43,7 @@ pub(super) fn records(expected: &[Value]) -> Vec<Record> {
         text: text(&record["text"]).unwrap(),
         pair: text(&record["pair"]),
         label: label(&record["label"]),
+        ..Record::default()
     };
     expected.iter().enumerate().map(record).collect()
 }
@@ -59,7 +60,7 @@ fn label(value: &Value) -> Option<Label> {
 /// A model with the lengths its golden records were made with.
 pub(super) fn open<B: Backend>(backend: B, name: &str) -> Model {
     let max_length = json(&path(name).join("golden.json"))["max_length"].as_u64().map(|length| length as usize);
-    Model::open_with(backend, &path(name), &LoadOptions { max_length }).unwrap()
+    Model::open_with(backend, &path(name), &LoadOptions { max_length, ..LoadOptions::default() }).unwrap()
 }
 
 /// A copy of a case's directory, to be changed.

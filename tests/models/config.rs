@@ -142,7 +142,9 @@ fn modules_and_poolings_without_an_implementation_are_refused() {
 
 #[test]
 fn max_length_fits_the_positions() {
-    let open = |name: &str, max_length| Model::open_with(Reference, &path(name), &LoadOptions { max_length });
+    let open = |name: &str, max_length| {
+        Model::open_with(Reference, &path(name), &LoadOptions { max_length, ..LoadOptions::default() })
+    };
     assert_eq!(open("bert-cls2", Some(20)).unwrap().max_length(), 20);
     for (name, max_length) in [("bert-cls2", 49), ("bert-cls2", 0), ("roberta-cls2", 1000)] {
         let Err(error) = open(name, Some(max_length)) else { panic!("{max_length} was accepted") };

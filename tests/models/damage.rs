@@ -27,7 +27,7 @@ fn with_bytes(change: impl Fn(Vec<u8>) -> Vec<u8>) -> TempDir {
 }
 
 /// A copy of `bert-cls2` with its weights taken apart, changed and put together.
-fn with_parts(change: impl Fn(&mut Parts)) -> TempDir {
+pub(super) fn with_parts(change: impl Fn(&mut Parts)) -> TempDir {
     let dir = copy("bert-cls2");
     let mut parts = Parts::read(&weights(&dir));
     change(&mut parts);

@@ -8,7 +8,7 @@ use wherefore::model::{LoadOptions, Model, Outputs, Problem};
 use wherefore::tokens::Encoding;
 
 use super::cases;
-use super::plain::Plain;
+use wherefore::backend::reference::Plain;
 
 fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().map_or(Vec::new(), |row| row.iter().map(|x| x.as_f64().unwrap()).collect())
@@ -26,19 +26,19 @@ fn run(model: &Model, expected: &[Value]) -> Outputs {
     model.run(&window, Some(64), &|_| true).unwrap()
 }
 
-fn outputs<B: Backend>(backend: B, name: &str, expected: &[Value]) -> Outputs {
+pub(super) fn outputs<B: Backend>(backend: B, name: &str, expected: &[Value]) -> Outputs {
     run(&cases::open(backend, name), expected)
 }
 
-fn wanted(expected: &[Value]) -> [Vec<f64>; 2] {
+pub(super) fn wanted(expected: &[Value]) -> [Vec<f64>; 2] {
     ["features", "logits"].map(|field| expected.iter().flat_map(|record| numbers(&record[field])).collect())
 }
 
-fn largest(values: impl IntoIterator<Item = f64>) -> f64 {
+pub(super) fn largest(values: impl IntoIterator<Item = f64>) -> f64 {
     values.into_iter().map(f64::abs).fold(0.0, f64::max)
 }
 
-fn error(found: &[f32], wanted: &[f64]) -> f64 {
+pub(super) fn error(found: &[f32], wanted: &[f64]) -> f64 {
     assert_eq!(found.len(), wanted.len());
     largest(found.iter().zip(wanted).map(|(found, wanted)| f64::from(*found) - wanted))
 }

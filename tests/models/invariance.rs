@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use wherefore::Error;
+use wherefore::backend::Backend;
 use wherefore::backend::cpu::Cpu;
 use wherefore::model::{Model, Outputs};
 use wherefore::tokens::{Encoding, PackedBatch};
@@ -10,10 +11,15 @@ use wherefore::tokens::{Encoding, PackedBatch};
 use super::cases;
 
 /// One model for each way through the encoder and heads.
-const CASES: [&str; 5] = ["bert-cls2", "roberta-cls2", "albert-groups-cls3", "electra-cls3", "minilm-mean"];
+pub(super) const CASES: [&str; 5] = ["bert-cls2", "roberta-cls2", "albert-groups-cls3", "electra-cls3", "minilm-mean"];
 
 fn case(name: &str) -> (Model, Vec<Encoding>) {
-    let model = cases::open(Cpu::new(), name);
+    case_on(Cpu::new(), name)
+}
+
+/// A model on a device, and the records of its golden.
+pub(super) fn case_on<B: Backend>(backend: B, name: &str) -> (Model, Vec<Encoding>) {
+    let model = cases::open(backend, name);
     let records = cases::records(&cases::expected(name));
     let encodings = records.iter().map(|record| model.encode(record).unwrap()).collect();
     (model, encodings)
@@ -23,12 +29,12 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-fn assert_same(found: &Outputs, wanted: &Outputs, what: &str) {
+pub(super) fn assert_same(found: &Outputs, wanted: &Outputs, what: &str) {
     assert_eq!(bits(&found.features), bits(&wanted.features), "{what}: features");
     assert_eq!(bits(&found.logits), bits(&wanted.logits), "{what}: logits");
 }
 
-fn run(model: &Model, window: &[Encoding], budget: usize) -> Outputs {
+pub(super) fn run(model: &Model, window: &[Encoding], budget: usize) -> Outputs {
     model.run(window, Some(budget), &|_| true).unwrap()
 }
 

@@ -32,6 +32,8 @@ fn settings(sizes: &Sizes) -> Settings {
         dtype: Stored::F16,
         block_records: BLOCK as u64,
         checkpoints: RATES.iter().map(checkpoint).collect(),
+        scan: None,
+        columns: vec![],
     }
 }
 

@@ -66,11 +66,24 @@ fn with_sign_of<V: Vector>(x: V, size: V) -> V {
 }
 
 /// `x Φ(x)` to `1e-7 |x|` (of normal numbers), as `max(x, 0) − |x|/2 erfc(|x|/√2)`: nothing cancels, so negative x keep their digits too.
-///
-/// The complement is `exp(|x| p(|x|))`; beyond 5.7 what it takes away is below half a unit in the last place of x.
 #[inline(always)]
 pub(super) fn gelu<V: Vector>(x: V) -> V {
-    const END: f32 = 5.7;
+    gelu_of(x, magnitude(x), complement(magnitude(x)))
+}
+
+/// [`gelu`] of x with its magnitude and the [`complement`] of that.
+#[inline(always)]
+fn gelu_of<V: Vector>(x: V, size: V, tail: V) -> V {
+    let taken = size.mul(V::splat(0.5)).mul(tail);
+    V::zero().max(x).sub(V::select_lt(size, V::splat(COMPLEMENT_END), taken, V::zero()))
+}
+
+/// Where [`complement`] has become less than half a unit in the last place of 1.
+const COMPLEMENT_END: f32 = 5.7;
+
+/// `erfc(x/√2)` for x from 0 to [`COMPLEMENT_END`], as `exp(x p(x))`.
+#[inline(always)]
+fn complement<V: Vector>(x: V) -> V {
     const P: [f32; 10] = [
         -0.797_884_9,
         -0.318_306_12,
@@ -83,10 +96,28 @@ pub(super) fn gelu<V: Vector>(x: V) -> V {
         7.022_845e-7,
         -2.519_711_8e-8,
     ];
-    let size = magnitude(x);
-    let complement = exp(split_polynomial(size, P).mul(size));
-    let taken = V::select_lt(size, V::splat(END), size.mul(V::splat(0.5)).mul(complement), V::zero());
-    V::zero().max(x).sub(taken)
+    exp(split_polynomial(x, P).mul(x))
+}
+
+/// [`gelu`], and its derivative `Φ(x) + x φ(x)` to `2e-7`.
+#[inline(always)]
+fn gelu_with_slope<V: Vector>(x: V) -> (V, V) {
+    const DENSITY: f32 = 0.398_942_3; // φ(0) = 1/√(2π)
+    let (size, tail) = (magnitude(x), complement(magnitude(x)));
+    let below = V::select_lt(size, V::splat(COMPLEMENT_END), V::splat(0.5).mul(tail), V::zero());
+    let distribution = V::select_lt(x, V::zero(), below, V::splat(1.0).sub(below));
+    let density = exp(x.mul(x).mul(V::splat(-0.5))).mul(V::splat(DENSITY));
+    (gelu_of(x, size, tail), x.fma(density, distribution))
+}
+
+/// `x σ(u)` for `u' = slope`, and its derivative `σ(u) + x σ(u) (1 − σ(u)) slope`.
+#[inline(always)]
+fn gated_with_slope<V: Vector>(x: V, u: V, slope: V) -> (V, V) {
+    let one = V::splat(1.0);
+    let denominator = one.add(exp(V::zero().sub(u)));
+    let gate = one.div(denominator);
+    let inner = x.mul(slope).mul(one.sub(gate));
+    (x.div(denominator), gate.mul(one.add(inner)))
 }
 
 /// `x σ(u) = x / (1 + exp(−u))`
@@ -99,6 +130,8 @@ fn gated<V: Vector>(x: V, u: V) -> V {
 pub(super) trait Pointwise {
     /// The function.
     fn apply<V: Vector>(x: V) -> V;
+    /// The same, and its derivative.
+    fn with_slope<V: Vector>(x: V) -> (V, V);
 }
 
 pub(super) struct Identity;
@@ -107,6 +140,11 @@ impl Pointwise for Identity {
     fn apply<V: Vector>(x: V) -> V {
         x
     }
+
+    #[inline(always)]
+    fn with_slope<V: Vector>(x: V) -> (V, V) {
+        (x, V::splat(1.0))
+    }
 }
 
 pub(super) struct Gelu;
@@ -114,6 +152,11 @@ impl Pointwise for Gelu {
     #[inline(always)]
     fn apply<V: Vector>(x: V) -> V {
         gelu(x)
+    }
+
+    #[inline(always)]
+    fn with_slope<V: Vector>(x: V) -> (V, V) {
+        gelu_with_slope(x)
     }
 }
 
@@ -126,6 +169,16 @@ impl Pointwise for GeluTanh {
         let inner = x.mul(x).fma(V::splat(0.044_715 * C), V::splat(C));
         gated(x, x.mul(inner))
     }
+
+    #[inline(always)]
+    fn with_slope<V: Vector>(x: V) -> (V, V) {
+        // u = 2 √(2/π) (x + 0.044715 x³), as above.
+        const C: f32 = 1.595_769;
+        let square = x.mul(x);
+        let u = x.mul(square.fma(V::splat(0.044_715 * C), V::splat(C)));
+        let slope = square.fma(V::splat(3.0 * 0.044_715 * C), V::splat(C));
+        gated_with_slope(x, u, slope)
+    }
 }
 
 pub(super) struct QuickGelu;
@@ -133,6 +186,11 @@ impl Pointwise for QuickGelu {
     #[inline(always)]
     fn apply<V: Vector>(x: V) -> V {
         gated(x, x.mul(V::splat(1.702)))
+    }
+
+    #[inline(always)]
+    fn with_slope<V: Vector>(x: V) -> (V, V) {
+        gated_with_slope(x, x.mul(V::splat(1.702)), V::splat(1.702))
     }
 }
 
@@ -142,6 +200,11 @@ impl Pointwise for Relu {
     fn apply<V: Vector>(x: V) -> V {
         V::zero().max(x) // NaN passes
     }
+
+    #[inline(always)]
+    fn with_slope<V: Vector>(x: V) -> (V, V) {
+        (Self::apply(x), V::select_lt(V::zero(), x, V::splat(1.0), V::zero()))
+    }
 }
 
 pub(super) struct Silu;
@@ -150,6 +213,11 @@ impl Pointwise for Silu {
     fn apply<V: Vector>(x: V) -> V {
         gated(x, x)
     }
+
+    #[inline(always)]
+    fn with_slope<V: Vector>(x: V) -> (V, V) {
+        gated_with_slope(x, x, V::splat(1.0))
+    }
 }
 
 pub(super) struct Tanh;
@@ -157,6 +225,12 @@ impl Pointwise for Tanh {
     #[inline(always)]
     fn apply<V: Vector>(x: V) -> V {
         tanh(x)
+    }
+
+    #[inline(always)]
+    fn with_slope<V: Vector>(x: V) -> (V, V) {
+        let y = tanh(x);
+        (y, V::zero().sub(y).fma(y, V::splat(1.0)))
     }
 }
 

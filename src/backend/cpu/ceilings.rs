@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use super::simd::{Isa, Kernel, Vector};
+use super::simd::{ByRegisters, Isa, Kernel, LANES, Vector};
 
 /// The largest rates of this machine, all threads of the current pool together.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
@@ -21,10 +21,8 @@ pub fn measure(isa: Isa) -> Ceilings {
     Ceilings { gflops: arithmetic(isa), read_gbs: read(isa) }
 }
 
-/// Rounds of [`Chains`]: a tenth of a second or so.
-const ROUNDS: usize = 10_000_000;
-/// Independent chains: more than latency × units of any core.
-const CHAINS: usize = 6;
+/// Multiply-adds of vectors that [`Chains`] does: a tenth of a second or so.
+const STEPS: usize = 60_000_000;
 
 fn arithmetic(isa: Isa) -> f64 {
     let threads = rayon::current_num_threads();
@@ -34,10 +32,11 @@ fn arithmetic(isa: Isa) -> f64 {
                 black_box(isa.run(Chains));
             });
         });
-        (threads * ROUNDS * CHAINS * 16 * 2) as f64 / spent / 1e9
+        (threads * STEPS * LANES * 2) as f64 / spent / 1e9
     })
 }
 
+/// Independent chains of multiply-adds, more than latency × units of any core: eight registers at the least, and all in registers.
 struct Chains;
 
 impl Kernel for Chains {
@@ -45,15 +44,34 @@ impl Kernel for Chains {
 
     #[inline(always)]
     fn run<V: Vector>(self) -> f32 {
-        let (factor, term) = (V::splat(black_box(0.999)), V::splat(black_box(1e-3)));
-        let mut chains = [V::zero(); CHAINS];
-        for _ in 0..ROUNDS {
-            for chain in &mut chains {
-                *chain = chain.fma(factor, term);
-            }
-        }
-        chains.iter().fold(V::zero(), |all, chain| all.add(*chain)).sum()
+        V::by_registers(self)
     }
+}
+
+impl ByRegisters for Chains {
+    type Output = f32;
+
+    #[inline(always)]
+    fn with_sixteen<V: Vector>(self) -> f32 {
+        chains::<V, 6>()
+    }
+
+    #[inline(always)]
+    fn with_thirty_two<V: Vector>(self) -> f32 {
+        chains::<V, 12>()
+    }
+}
+
+#[inline(always)]
+fn chains<V: Vector, const N: usize>() -> f32 {
+    let (factor, term) = (V::splat(black_box(0.999)), V::splat(black_box(1e-3)));
+    let mut chains = [V::zero(); N];
+    for _ in 0..STEPS / N {
+        for chain in &mut chains {
+            *chain = chain.fma(factor, term);
+        }
+    }
+    chains.iter().fold(V::zero(), |all, chain| all.add(*chain)).sum()
 }
 
 fn read(isa: Isa) -> f64 {

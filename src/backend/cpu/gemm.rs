@@ -7,16 +7,8 @@
 //! Panels are [`panel_lines`] vectors wide and lie k-major, so the micro-kernel reads them straight through; the left matrix is read where
 //! it is, a broadcast number at a time.
 
-use super::simd::{Isa, Kernel, LANES, Vector};
-
-/// One vector in memory, on a cache line of its own.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-pub(super) struct Line(pub(super) [f32; LANES]);
-
-impl Line {
-    pub(super) const ZERO: Self = Self([0.0; LANES]);
-}
+pub(super) use super::lined::Line;
+use super::simd::{ByRegisters, Isa, Kernel, LANES, Vector};
 
 /// Vectors side by side in a panel: as many as the register tile of [`strip`] is wide.
 pub(super) fn panel_lines(isa: Isa) -> usize {
@@ -99,26 +91,42 @@ pub(super) fn strip<V: Vector>(target: &mut Target<'_>, left: Left<'_>, panel: P
         for line in next.next().unwrap_or_default() {
             V::prefetch(&line.0);
         }
-        tile_of::<V>(target, left, row, rows, panel);
+        V::by_registers(OfHeight { target, left, row, rows, panel });
         row += rows;
     }
 }
 
-/// Picks the micro-kernel of a height.
-#[inline(always)]
-fn tile_of<V: Vector>(target: &mut Target<'_>, left: Left<'_>, row: usize, rows: usize, panel: Panel<'_>) {
-    macro_rules! pick {
-        ($lines:literal: $($height:literal)*) => {
-            match rows {
-                $($height => V::call(Tile::<'_, '_, $height, $lines> { target, left, row, panel }),)*
-                _ => unreachable!("no tile of {rows} rows"),
-            }
-        };
+/// The micro-kernel of a height.
+struct OfHeight<'a, 't> {
+    target: &'a mut Target<'t>,
+    left: Left<'a>,
+    row: usize,
+    rows: usize,
+    panel: Panel<'a>,
+}
+
+/// Calls the [`Tile`] of a height of those listed, so many vectors wide.
+macro_rules! call_tile {
+    ($V:ident, $kernel:ident, $lines:literal: $($height:literal)*) => {{
+        let OfHeight { target, left, row, rows, panel } = $kernel;
+        match rows {
+            $($height => $V::call(Tile::<'_, '_, $height, $lines> { target, left, row, panel }),)*
+            _ => unreachable!("no tile of {rows} rows"),
+        }
+    }};
+}
+
+impl ByRegisters for OfHeight<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_sixteen<V: Vector>(self) {
+        call_tile!(V, self, 1: 1 2 3 4 5 6);
     }
-    if V::REGISTERS >= 32 {
-        pick!(2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
-    } else {
-        pick!(1: 1 2 3 4 5 6);
+
+    #[inline(always)]
+    fn with_thirty_two<V: Vector>(self) {
+        call_tile!(V, self, 2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
     }
 }
 

@@ -5,6 +5,7 @@ use super::gemm::{Left, Line, Panel, Target, lines, panel_lines, strip};
 use super::simd::{Isa, Kernel, LANES, Vector};
 use crate::backend::Activation;
 use std::ops::{Range, RangeInclusive};
+use std::sync::OnceLock;
 
 /// A packed linear layer.
 pub struct Linear {
@@ -16,6 +17,18 @@ pub struct Linear {
     outputs: usize,
     /// The panels' layout is the instruction set's.
     isa: Isa,
+    /// The weights the other way round, for the backward pass; made when first wanted.
+    transposed: OnceLock<Box<Linear>>,
+}
+
+/// What becomes of the sums of a linear layer.
+pub(super) enum Finish<'a> {
+    /// `activation(sum)`
+    Activate(Activation),
+    /// `activation(sum)`, and `activation'(sum)` to a place of its own.
+    ActivateWithSlope(Activation, &'a mut [f32]),
+    /// `sum · slope`
+    Scale(&'a [f32]),
 }
 
 impl Linear {
@@ -27,36 +40,101 @@ impl Linear {
         assert_eq!(weight.len(), inputs * outputs, "a weight matrix that is not outputs × inputs");
         assert_eq!(bias.len(), outputs, "a bias that is not one number an output");
         let lines = panel_lines(isa);
+        let panel_count = outputs.div_ceil(lines * LANES);
+        let mut packed = Self {
+            panels: vec![Line::ZERO; panel_count * inputs * lines],
+            bias: vec![Line::ZERO; panel_count * lines],
+            inputs,
+            outputs,
+            isa,
+            transposed: OnceLock::new(),
+        };
+        packed.refill(weight, bias);
+        packed
+    }
+
+    /// Other weights of the same widths, in the same memory.
+    ///
+    /// # Panics
+    /// If they are not of those widths.
+    pub(super) fn repack(&mut self, weight: &[f32], bias: &[f32]) {
+        assert_eq!((weight.len(), bias.len()), (self.inputs * self.outputs, self.outputs), "weights of other widths");
+        self.refill(weight, bias);
+        if let Some(transposed) = self.transposed.get_mut() {
+            transposed.refill_transposed(weight);
+        }
+    }
+
+    fn refill(&mut self, weight: &[f32], bias: &[f32]) {
+        let (lines, inputs) = (panel_lines(self.isa), self.inputs);
         let width = lines * LANES;
-        let panel_count = outputs.div_ceil(width);
-        let mut panels = vec![Line::ZERO; panel_count * inputs * lines];
         for (output, row) in weight.chunks_exact(inputs.max(1)).enumerate() {
             let (panel, column) = (output / width, output % width);
             let (line, lane) = (column / LANES, column % LANES);
             for (k, &x) in row.iter().enumerate() {
-                panels[(panel * inputs + k) * lines + line].0[lane] = x;
+                self.panels[(panel * inputs + k) * lines + line].0[lane] = x;
             }
         }
-        let mut padded = vec![Line::ZERO; panel_count * lines];
         for (output, &x) in bias.iter().enumerate() {
-            padded[output / LANES].0[output % LANES] = x;
+            self.bias[output / LANES].0[output % LANES] = x;
         }
-        Self { panels, bias: padded, inputs, outputs, isa }
     }
 
-    /// `out [rows, outputs] = activation(x [rows, inputs] · weightᵀ + bias) + residual`.
+    /// [`Self::refill`] from the weights the other way round, `[inputs, outputs]`, and no bias.
+    fn refill_transposed(&mut self, weight: &[f32]) {
+        let (lines, inputs) = (panel_lines(self.isa), self.inputs);
+        for (k, row) in weight.chunks_exact(self.outputs.max(1)).enumerate() {
+            for (vector, part) in row.chunks(LANES).enumerate() {
+                let (panel, line) = (vector / lines, vector % lines);
+                self.panels[(panel * inputs + k) * lines + line].0[..part.len()].copy_from_slice(part);
+            }
+        }
+    }
+
+    /// Numbers in a row on the way in, and out.
+    pub(super) fn widths(&self) -> (usize, usize) {
+        (self.inputs, self.outputs)
+    }
+
+    /// `dx [rows, inputs] = dy [rows, outputs] · weight`, finished as told, plus the residual.
+    pub(super) fn backward(
+        &self,
+        dx: &mut [f32],
+        dy: &[f32],
+        finish: Finish<'_>,
+        residual: Option<&[f32]>,
+        rows: usize,
+    ) {
+        self.transposed.get_or_init(|| Box::new(self.transpose())).forward(dx, dy, finish, residual, rows);
+    }
+
+    /// The layer whose weights are the transpose of this one's, without a bias.
+    fn transpose(&self) -> Self {
+        let (lines, inputs) = (panel_lines(self.isa), self.inputs);
+        let width = lines * LANES;
+        let mut weight = vec![0.0; inputs * self.outputs];
+        for (input, row) in weight.chunks_exact_mut(self.outputs.max(1)).enumerate() {
+            for (output, x) in row.iter_mut().enumerate() {
+                let (panel, column) = (output / width, output % width);
+                *x = self.panels[(panel * inputs + input) * lines + column / LANES].0[column % LANES];
+            }
+        }
+        Self::pack(self.isa, &weight, &vec![0.0; inputs], self.outputs, inputs)
+    }
+
+    /// `out [rows, outputs] = finish(x [rows, inputs] · weightᵀ + bias) + residual`.
     pub(super) fn forward(
         &self,
         out: &mut [f32],
         x: &[f32],
-        activation: Activation,
+        finish: Finish<'_>,
         residual: Option<&[f32]>,
         rows: usize,
     ) {
         let out = &mut out[..rows * self.outputs];
         let x = &x[..rows * self.inputs];
         let residual = residual.map(|r| &r[..rows * self.outputs]);
-        self.isa.run(Forward { layer: self, out, x, activation, residual, rows });
+        self.isa.run(Forward { layer: self, out, x, finish: finish.of(rows * self.outputs), residual, rows });
     }
 }
 
@@ -73,9 +151,30 @@ struct Forward<'a> {
     layer: &'a Linear,
     out: &'a mut [f32],
     x: &'a [f32],
-    activation: Activation,
+    finish: Finish<'a>,
     residual: Option<&'a [f32]>,
     rows: usize,
+}
+
+impl Finish<'_> {
+    /// With buffers of exactly `len` numbers.
+    fn of(self, len: usize) -> Self {
+        match self {
+            Self::Activate(activation) => Self::Activate(activation),
+            Self::ActivateWithSlope(activation, slope) => Self::ActivateWithSlope(activation, &mut slope[..len]),
+            Self::Scale(slope) => Self::Scale(&slope[..len]),
+        }
+    }
+
+    /// The same from number `start` on.
+    #[inline(always)]
+    fn from(&mut self, start: usize) -> Finish<'_> {
+        match self {
+            Self::Activate(activation) => Finish::Activate(*activation),
+            Self::ActivateWithSlope(activation, slope) => Finish::ActivateWithSlope(*activation, &mut slope[start..]),
+            Self::Scale(slope) => Finish::Scale(&slope[start..]),
+        }
+    }
 }
 
 impl Kernel for Forward<'_> {
@@ -101,7 +200,12 @@ impl Forward<'_> {
     fn fetch<V: Vector>(&self, rows: Range<usize>, panel: usize) {
         for row in rows {
             let start = row * self.layer.outputs + panel * lines::<V>() * LANES;
-            for matrix in [Some(&*self.out), self.residual].into_iter().flatten() {
+            let beside = match &self.finish {
+                Finish::Activate(_) => None,
+                Finish::ActivateWithSlope(_, slope) => Some(&**slope),
+                Finish::Scale(slope) => Some(*slope),
+            };
+            for matrix in [Some(&*self.out), self.residual, beside].into_iter().flatten() {
                 for line in matrix[start..].as_chunks().0.iter().take(lines::<V>()) {
                     V::prefetch(line);
                 }
@@ -124,7 +228,7 @@ impl Forward<'_> {
         }
     }
 
-    /// `out [rows, panel] = activation(sums + bias) + residual`
+    /// `out [rows, panel] = finish(sums + bias) + residual`
     #[inline(always)]
     fn finish<V: Vector>(&mut self, sums: &[f32], rows: Range<usize>, panel: usize) {
         let (outputs, lines) = (self.layer.outputs, lines::<V>());
@@ -137,7 +241,7 @@ impl Forward<'_> {
                     sums: &sums[line * LANES..],
                     bias: &self.layer.bias[panel * lines + line],
                     residual: self.residual.map(|residual| &residual[start..]),
-                    activation: self.activation,
+                    finish: self.finish.from(start),
                     rows: rows.len(),
                     stride: outputs,
                     columns: LANES.min(outputs - column),
@@ -160,7 +264,7 @@ struct Epilogue<'a> {
     sums: &'a [f32],
     bias: &'a Line,
     residual: Option<&'a [f32]>,
-    activation: Activation,
+    finish: Finish<'a>,
     rows: usize,
     /// From one row of `out` and `residual` to the next.
     stride: usize,
@@ -173,7 +277,13 @@ impl Kernel for Epilogue<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        for_activation!(self.activation, P => self.apply::<V, P>());
+        match self.finish {
+            Finish::Activate(activation) => for_activation!(activation, P => self.apply::<V, P>()),
+            Finish::ActivateWithSlope(activation, _) => {
+                for_activation!(activation, P => self.apply_with_slope::<V, P>());
+            }
+            Finish::Scale(_) => self.scale::<V>(),
+        }
     }
 }
 
@@ -184,10 +294,32 @@ impl Epilogue<'_> {
         let bias = V::load(&self.bias.0);
         for row in (0..self.rows.next_multiple_of(2)).step_by(2) {
             let other = (row + 1).min(self.rows - 1);
-            let (first, second) = (self.sum::<V>(row).add(bias), self.sum::<V>(other).add(bias));
-            let (first, second) = (P::apply(first), P::apply(second));
+            let (first, second) = (P::apply(self.sum::<V>(row).add(bias)), P::apply(self.sum::<V>(other).add(bias)));
             self.write(row, first);
             self.write(other, second);
+        }
+    }
+
+    /// The same, with the derivatives to their own place: two chains already.
+    #[inline(always)]
+    fn apply_with_slope<V: Vector, P: Pointwise>(mut self) {
+        let bias = V::load(&self.bias.0);
+        for row in 0..self.rows {
+            let (value, slope) = P::with_slope(self.sum::<V>(row).add(bias));
+            let here = row * self.stride..row * self.stride + self.columns;
+            if let Finish::ActivateWithSlope(_, slopes) = &mut self.finish {
+                store(slope, &mut slopes[here]);
+            }
+            self.write(row, value);
+        }
+    }
+
+    #[inline(always)]
+    fn scale<V: Vector>(mut self) {
+        let Finish::Scale(slope) = self.finish else { return };
+        for row in 0..self.rows {
+            let slope: V = load(&slope[row * self.stride..][..self.columns]);
+            self.write(row, self.sum::<V>(row).mul(slope));
         }
     }
 

@@ -15,26 +15,43 @@ mod embed;
 mod gemm;
 mod layer_norm;
 mod linear;
+mod lined;
+mod objective;
 mod pool;
+mod share;
 pub mod simd;
+mod training;
 
 pub use activation::activate_on;
 pub use ceilings::{Ceilings, measure};
 pub use dot::{
-    Tile, dot, dot_on, dot_tile, dot_tile_on, squared_distance, squared_distance_on, squared_distance_tile,
-    squared_distance_tile_on,
+    Stream, Tile, dot, dot_on, dot_stream, dot_stream_on, dot_tile, dot_tile_on, squared_distance, squared_distance_on,
+    squared_distance_stream, squared_distance_stream_on, squared_distance_tile, squared_distance_tile_on,
 };
 pub use linear::Linear;
+pub use lined::Lined;
 pub use simd::Isa;
 
-use super::{Activation, AttentionShape, Backend, Columns, Embeddings, Norm, Pooling};
-use crate::error::Result;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use self::embed::OnPath;
+use self::linear::Finish;
+use self::share::split;
+use super::{
+    Activation, Attended, AttentionGradients, AttentionMap, Backend, Embeddings, Fold, Norm, Objective, Path, Pooling,
+    Precision,
+};
+use crate::error::{Error, Result};
 use crate::tokens::PackedBatch;
 
 /// The CPU backend.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cpu {
     isa: Isa,
+    /// Whether each operation is shared out among the pool's threads, rather than each thread running a batch of its own.
+    shared: bool,
 }
 
 impl Cpu {
@@ -45,12 +62,46 @@ impl Cpu {
 
     /// On this instruction set; the results are the same.
     pub fn with_isa(isa: Isa) -> Self {
-        Self { isa }
+        Self { isa, shared: false }
+    }
+
+    /// With each operation shared out among the threads of the current pool: for one large batch at a time, as in training.
+    #[must_use]
+    pub fn shared_out(self) -> Self {
+        Self { shared: true, ..self }
+    }
+
+    /// Refuses what the CPU does not compute in.
+    ///
+    /// # Errors
+    /// [`Error::Usage`]
+    pub fn check(precision: Precision) -> Result<()> {
+        match precision {
+            Precision::Auto | Precision::F32 => Ok(()),
+            other => Err(Error::usage(format!("--precision {other}: the CPU computes in f32"))
+                .with_hint("leave --precision out, use --precision f32, or --device cuda")),
+        }
     }
 
     /// The instruction set in use.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// Runs `work` on each share of `rows` rows, with its part of `out [rows, width]`.
+    fn each_share(
+        self,
+        out: &mut [f32],
+        width: usize,
+        rows: usize,
+        work: impl Fn(Range<usize>, &mut [f32]) + Send + Sync,
+    ) {
+        let shares = self.row_shares(rows);
+        let parts = split(out, shares.iter().map(|share| share.len() * width));
+        match shares.len() {
+            1 => shares.into_iter().zip(parts).for_each(|(share, out)| work(share, out)),
+            _ => shares.into_par_iter().zip(parts).for_each(|(share, out)| work(share, out)),
+        }
     }
 }
 
@@ -58,8 +109,17 @@ impl Backend for Cpu {
     type Tensor = Vec<f32>;
     type Linear = Linear;
     type Batch = PackedBatch;
+    type Path = Path;
 
     /// The threads of the current rayon pool.
+    fn name(&self) -> String {
+        "cpu".to_owned()
+    }
+
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
+
     fn workers(&self) -> usize {
         rayon::current_num_threads()
     }
@@ -86,6 +146,10 @@ impl Backend for Cpu {
         Ok(batch)
     }
 
+    fn stage_path(&self, path: Path) -> Result<Path> {
+        Ok(path)
+    }
+
     fn pack_linear(&self, weight: &[f32], bias: &[f32], inputs: usize, outputs: usize) -> Result<Linear> {
         Ok(Linear::pack(self.isa, weight, bias, inputs, outputs))
     }
@@ -95,9 +159,10 @@ impl Backend for Cpu {
     }
 
     fn layer_norm(&self, out: &mut Vec<f32>, x: &Vec<f32>, norm: &Norm<Self>, rows: usize) -> Result<()> {
-        let out = &mut out[..rows * norm.width];
-        out.copy_from_slice(&x[..rows * norm.width]);
-        layer_norm::layer_norm(self.isa, out, norm.into());
+        self.each_share(out, norm.width, rows, |share, out| {
+            out.copy_from_slice(&x[share.start * norm.width..share.end * norm.width]);
+            layer_norm::layer_norm(self.isa, out, norm.into());
+        });
         Ok(())
     }
 
@@ -110,20 +175,16 @@ impl Backend for Cpu {
         residual: Option<&Vec<f32>>,
         rows: usize,
     ) -> Result<()> {
-        weights.forward(out, x, activation, residual.map(Vec::as_slice), rows);
+        let (inputs, outputs) = weights.widths();
+        self.each_share(out, outputs, rows, |share, out| {
+            let residual = residual.map(|residual| &residual[share.start * outputs..]);
+            weights.forward(out, &x[share.start * inputs..], Finish::Activate(activation), residual, share.len());
+        });
         Ok(())
     }
 
-    fn attention(
-        &self,
-        out: &mut Vec<f32>,
-        q: Columns<'_, Vec<f32>>,
-        k: Columns<'_, Vec<f32>>,
-        v: Columns<'_, Vec<f32>>,
-        batch: &PackedBatch,
-        shape: AttentionShape,
-    ) -> Result<()> {
-        attention::attention(self.isa, out, &attention::Inputs { q, k, v, batch, shape });
+    fn attention(&self, out: &mut Vec<f32>, attended: &Attended<'_, Self>) -> Result<()> {
+        attention::attention(*self, out, attended, None);
         Ok(())
     }
 
@@ -137,6 +198,134 @@ impl Backend for Cpu {
     ) -> Result<()> {
         pool::pool(out, x, batch, pooling, width);
         Ok(())
+    }
+
+    fn embed_path(
+        &self,
+        out: &mut Vec<f32>,
+        embeddings: &Embeddings<Self>,
+        batch: &PackedBatch,
+        path: &Path,
+    ) -> Result<()> {
+        OnPath { cpu: *self, embeddings, batch, path }.embed(out)
+    }
+
+    fn linear_with_slope(
+        &self,
+        out: &mut Vec<f32>,
+        slope: &mut Vec<f32>,
+        x: &Vec<f32>,
+        weights: &Linear,
+        activation: Activation,
+        rows: usize,
+    ) -> Result<()> {
+        let (inputs, outputs) = weights.widths();
+        let shares = self.row_shares(rows);
+        let lengths = || shares.iter().map(|share| share.len() * outputs);
+        let parts: Vec<_> = split(out, lengths()).into_iter().zip(split(slope, lengths())).collect();
+        let run = |(share, (out, slope)): (&Range<usize>, (&mut [f32], &mut [f32]))| {
+            let finish = Finish::ActivateWithSlope(activation, slope);
+            weights.forward(out, &x[share.start * inputs..], finish, None, share.len());
+        };
+        match shares.len() {
+            1 => shares.iter().zip(parts).for_each(run),
+            _ => shares.par_iter().zip(parts).for_each(run),
+        }
+        Ok(())
+    }
+
+    fn linear_backward(
+        &self,
+        dx: &mut Vec<f32>,
+        dy: &Vec<f32>,
+        weights: &Linear,
+        slope: Option<&Vec<f32>>,
+        residual: Option<&Vec<f32>>,
+        rows: usize,
+    ) -> Result<()> {
+        let (inputs, outputs) = weights.widths();
+        self.each_share(dx, inputs, rows, |share, dx| {
+            let from = share.start * inputs;
+            let finish = slope.map_or(Finish::Activate(Activation::Identity), |slope| Finish::Scale(&slope[from..]));
+            let residual = residual.map(|residual| &residual[from..]);
+            weights.backward(dx, &dy[share.start * outputs..], finish, residual, share.len());
+        });
+        Ok(())
+    }
+
+    fn layer_norm_backward(
+        &self,
+        dx: &mut Vec<f32>,
+        dy: &Vec<f32>,
+        x: &Vec<f32>,
+        norm: &Norm<Self>,
+        rows: usize,
+    ) -> Result<()> {
+        self.each_share(dx, norm.width, rows, |share, dx| {
+            let here = share.start * norm.width..share.end * norm.width;
+            dx.copy_from_slice(&dy[here.clone()]);
+            layer_norm::backward(self.isa, dx, &x[here], norm.into());
+        });
+        Ok(())
+    }
+
+    fn attention_backward(
+        &self,
+        gradients: AttentionGradients<'_, Vec<f32>>,
+        d_out: &Vec<f32>,
+        attended: &Attended<'_, Self>,
+    ) -> Result<()> {
+        attention::backward(*self, gradients, d_out, attended, None);
+        Ok(())
+    }
+
+    fn attention_map(
+        &self,
+        out: &mut Vec<f32>,
+        attended: &Attended<'_, Self>,
+        map: AttentionMap<'_, Self>,
+    ) -> Result<()> {
+        attention::map(self.isa, out, attended, &map);
+        Ok(())
+    }
+
+    fn add_to_first(&self, x: &mut Vec<f32>, rows: &Vec<f32>, batch: &PackedBatch, width: usize) -> Result<()> {
+        pool::add_to_first(x, rows, batch, width);
+        Ok(())
+    }
+
+    fn objective_gradient(
+        &self,
+        dz: &mut Vec<f32>,
+        z: &Vec<f32>,
+        objectives: &[Objective],
+        _: &PackedBatch,
+        classes: usize,
+    ) -> Result<()> {
+        objective::gradient(dz, z, objectives, classes);
+        Ok(())
+    }
+
+    fn embed_backward(
+        &self,
+        gradient: &mut Vec<f32>,
+        embeddings: &Embeddings<Self>,
+        batch: &PackedBatch,
+        path: &Path,
+    ) -> Result<()> {
+        OnPath { cpu: *self, embeddings, batch, path }.backward(gradient)
+    }
+
+    fn fold(
+        &self,
+        out: &mut Vec<f32>,
+        gradient: &Vec<f32>,
+        embeddings: &Embeddings<Self>,
+        batch: &PackedBatch,
+        path: &Path,
+        fold: Fold,
+    ) -> Result<()> {
+        OnPath { cpu: *self, embeddings, batch, path }.fold(out, gradient, fold)
     }
 }
 

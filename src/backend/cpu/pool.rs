@@ -24,6 +24,14 @@ pub(super) fn pool(out: &mut [f32], x: &[f32], batch: &PackedBatch, pooling: Poo
     }
 }
 
+/// Adds row b of `rows [B, width]` to the first token of sequence b.
+pub(super) fn add_to_first(x: &mut [f32], rows: &[f32], batch: &PackedBatch, width: usize) {
+    for (sequence, row) in rows.chunks_exact(width.max(1)).take(batch.sequences()).enumerate() {
+        let first = &mut x[batch.range(sequence).start * width..][..width];
+        first.iter_mut().zip(row).for_each(|(x, y)| *x += y);
+    }
+}
+
 /// Folds rows into `out`, column by column.
 fn fold<'a>(out: &mut [f32], rows: impl Iterator<Item = &'a [f32]>, start: f32, step: impl Fn(f32, f32) -> f32) {
     out.fill(start);

@@ -4,9 +4,10 @@
 //! incomplete and which stops for good at a string that is not UTF-8. Nested structures other than a list of values are refused.
 
 mod column;
+mod guard;
+mod objects;
 
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -16,6 +17,8 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::SchemaDescriptor;
 
 use self::column::Column;
+use self::guard::guarded;
+pub(super) use self::objects::each_row;
 use super::cell::{Cell, Row};
 use super::columns::{Layout, Wanted};
 use super::files::Counter;
@@ -30,6 +33,8 @@ pub(super) struct ParquetRows {
     path: PathBuf,
     file: SerializedFileReader<File>,
     layout: Layout,
+    /// The names of the columns kept.
+    kept: Vec<String>,
     /// The first row group not opened yet.
     upcoming: usize,
     /// Rows left of the current group.
@@ -45,6 +50,7 @@ struct Group {
     pair: Option<Column>,
     label: Option<Column>,
     id: Option<Column>,
+    kept: Vec<(String, Column)>,
 }
 
 impl ParquetRows {
@@ -52,10 +58,7 @@ impl ParquetRows {
     /// [`Error::Io`] where the file cannot be opened; [`Error::Format`] where it is not Parquet, or has no text column, or one of
     /// the wanted columns is a structure.
     pub(super) fn open(path: &Path, wanted: &Wanted, counter: &Counter) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path))?;
-        let bytes = file.metadata().map_err(Error::io(path))?.len();
-        let file = guarded(|| SerializedFileReader::new(file)).map_err(|error| damaged(path, &error))?;
-        check_chunks(file.metadata(), bytes).map_err(|reason| damaged(path, &ParquetError::General(reason)))?;
+        let (file, bytes) = open(path)?;
         let metadata = file.metadata().file_metadata();
         let schema = metadata.schema_descr();
         let names: Vec<String> =
@@ -68,10 +71,12 @@ impl ParquetRows {
             pair: optional(found.pair)?,
             label: optional(found.label)?,
             id: optional(found.id)?,
+            kept: found.kept.iter().map(|&at| leaf(at)).collect::<Result<_>>()?,
         };
+        let kept = found.kept.iter().map(|&at| names[at].clone()).collect();
         let rows = u64::try_from(metadata.num_rows()).unwrap_or(0);
         let progress = Progress { counter: counter.clone(), bytes, rows, counted: 0 };
-        Ok(Self { path: path.to_owned(), file, layout, upcoming: 0, left: 0, group: None, row: 0, progress })
+        Ok(Self { path: path.to_owned(), file, layout, kept, upcoming: 0, left: 0, group: None, row: 0, progress })
     }
 
     /// Moves to the next group that has rows; `false` after the last.
@@ -96,9 +101,12 @@ impl ParquetRows {
         let column =
             |leaf: usize| group.get_column_reader(leaf).map(|reader| Column::new(reader, &schema.column(leaf)));
         let optional = |leaf: Option<usize>| leaf.map(column).transpose();
-        let Layout { text, pair, label, id } = self.layout;
+        let Layout { text, pair, label, id, ref kept } = self.layout;
+        let kept = self.kept.iter().zip(kept).map(|(name, &leaf)| Ok((name.clone(), column(leaf)?)));
+        let kept = kept.collect::<Result<_, ParquetError>>()?;
         let rows = u64::try_from(group.metadata().num_rows()).unwrap_or(0);
-        Ok((Group { text: column(text)?, pair: optional(pair)?, label: optional(label)?, id: optional(id)? }, rows))
+        let (pair, label, id) = (optional(pair)?, optional(label)?, optional(id)?);
+        Ok((Group { text: column(text)?, pair, label, id, kept }, rows))
     }
 
     fn read_row(&mut self) -> Result<Option<Row>> {
@@ -125,14 +133,25 @@ impl Source for ParquetRows {
 impl Group {
     fn row(&mut self, line: u64) -> Result<Row, ParquetError> {
         let optional = |column: &mut Option<Column>| column.as_mut().map_or(Ok(Cell::Null), Column::next);
+        let kept = self.kept.iter_mut().map(|(name, column)| Ok((name.clone(), column.next()?)));
         Ok(Row {
             line,
             text: self.text.next()?,
             pair: optional(&mut self.pair)?,
             label: optional(&mut self.label)?,
             id: optional(&mut self.id)?,
+            kept: kept.collect::<Result<_, ParquetError>>()?,
         })
     }
+}
+
+/// A file whose footer makes sense, and its length in bytes.
+fn open(path: &Path) -> Result<(SerializedFileReader<File>, u64)> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    let bytes = file.metadata().map_err(Error::io(path))?.len();
+    let file = guarded(|| SerializedFileReader::new(file)).map_err(|error| damaged(path, &error))?;
+    check_chunks(file.metadata(), bytes).map_err(|reason| damaged(path, &ParquetError::General(reason)))?;
+    Ok((file, bytes))
 }
 
 /// The one leaf of a root column.
@@ -162,16 +181,6 @@ fn check_chunks(metadata: &ParquetMetaData, bytes: u64) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// The crate's decoders assert what damaged pages break. Such a panic ends this file like any other error; nothing it was
-/// working on is used again.
-fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|&text| text.to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Err(ParquetError::General(format!("damaged page: {text}")))
-    })
 }
 
 fn damaged(path: &Path, error: &ParquetError) -> Error {

@@ -36,7 +36,7 @@ impl<B: Backend> Encoder<B> {
 }
 
 /// The layers a schedule uses, each once, and the schedule as places in that list.
-fn distinct(schedule: &[LayerId]) -> (Vec<LayerId>, Vec<usize>) {
+pub(in crate::model) fn distinct(schedule: &[LayerId]) -> (Vec<LayerId>, Vec<usize>) {
     let mut ids = schedule.to_vec();
     ids.sort_unstable();
     ids.dedup();
@@ -133,7 +133,6 @@ impl<B: Backend> Source<'_, B> {
 
     /// The full name of a layer's part.
     fn part(&self, id: LayerId, part: &str) -> String {
-        let layer = self.names.layer.replace("{group}", &id.group.to_string());
-        format!("{}.{part}", layer.replace("{layer}", &id.layer.to_string()))
+        format!("{}.{part}", self.names.layer_name(id))
     }
 }

@@ -56,6 +56,11 @@ impl Weights {
         &self.fingerprint
     }
 
+    /// A name without the family's prefix, as it is asked for here.
+    pub(super) fn bare<'a>(&self, name: &'a str) -> &'a str {
+        name.strip_prefix(&self.prefix).unwrap_or(name)
+    }
+
     /// Whether there is a tensor of this name.
     pub(super) fn contains(&self, name: &str) -> bool {
         self.find(name).is_ok()

@@ -3,15 +3,16 @@
 //! Safety: every method needs AVX2 and FMA. The type is private to [`super`], whose only use of it is [`run`], reached only
 //! through an [`super::Isa`] that detection made. Loads and stores go through arrays and slices, so lengths are checked.
 
-use super::{Kernel, LANES, Vector};
+use super::{ByRegisters, Kernel, LANES, Lanes, Register, Vector};
 #[allow(clippy::wildcard_imports)] // thirty names of one family
 use std::arch::x86_64::*;
 
 /// Runs a kernel with AVX2 and FMA switched on.
-#[inline]
+///
+/// A function of its own, always: that is said here, as the compiler does not hear it beside `target_feature`.
+#[inline(never)]
 pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
     #[target_feature(enable = "avx2,fma")]
-    #[inline(never)]
     fn inner<K: Kernel>(kernel: K) -> K::Output {
         kernel.run::<Avx2>()
     }
@@ -100,12 +101,73 @@ pub(super) fn sum8(x: [__m256; 8]) -> [f32; 8] {
     }
 }
 
+impl Lanes for Avx2 {
+    #[inline(always)]
+    fn zero() -> Self {
+        Self::splat(0.0)
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        halves!(_mm256_sub_ps, self, other)
+    }
+
+    #[inline(always)]
+    fn fma(self, factor: Self, term: Self) -> Self {
+        halves!(_mm256_fmadd_ps, self, factor, term)
+    }
+}
+
+/// One register.
+#[derive(Clone, Copy)]
+pub(super) struct Half(__m256);
+
+impl Lanes for Half {
+    #[inline(always)]
+    fn zero() -> Self {
+        // SAFETY: the module's, here and below.
+        Self(unsafe { _mm256_setzero_ps() })
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        Self(unsafe { _mm256_sub_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn fma(self, factor: Self, term: Self) -> Self {
+        Self(unsafe { _mm256_fmadd_ps(self.0, factor.0, term.0) })
+    }
+}
+
+impl Register for Half {
+    const PER_VECTOR: usize = 2;
+
+    #[inline(always)]
+    fn load(from: &[f32; LANES], i: usize) -> Self {
+        // SAFETY: eight numbers are there.
+        Self(unsafe { _mm256_loadu_ps(from.as_chunks::<8>().0[i].as_ptr()) })
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32; LANES], i: usize) {
+        // SAFETY: there is room for eight numbers.
+        unsafe { _mm256_storeu_ps(to.as_chunks_mut::<8>().0[i].as_mut_ptr(), self.0) }
+    }
+}
+
 impl Vector for Avx2 {
     const REGISTERS: usize = 8;
+    type Register = Half;
 
     #[inline(always)]
     fn call<K: Kernel>(kernel: K) -> K::Output {
         run(kernel)
+    }
+
+    #[inline(always)]
+    fn by_registers<K: ByRegisters>(kernel: K) -> K::Output {
+        kernel.with_sixteen::<Self>()
     }
 
     #[inline(always)]
@@ -115,8 +177,9 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    fn zero() -> Self {
-        Self::splat(0.0)
+    fn prefetch_near(soon: *const f32) {
+        // SAFETY: a hint, which reads nothing, wherever it points.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(soon.cast()) }
     }
 
     #[inline(always)]
@@ -163,11 +226,6 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    fn sub(self, other: Self) -> Self {
-        halves!(_mm256_sub_ps, self, other)
-    }
-
-    #[inline(always)]
     fn mul(self, other: Self) -> Self {
         halves!(_mm256_mul_ps, self, other)
     }
@@ -175,11 +233,6 @@ impl Vector for Avx2 {
     #[inline(always)]
     fn div(self, other: Self) -> Self {
         halves!(_mm256_div_ps, self, other)
-    }
-
-    #[inline(always)]
-    fn fma(self, factor: Self, term: Self) -> Self {
-        halves!(_mm256_fmadd_ps, self, factor, term)
     }
 
     #[inline(always)]

@@ -3,15 +3,16 @@
 //! Safety: every method needs AVX-512F (and so AVX2 and FMA). The type is private to [`super`], whose only use of it is [`run`],
 //! reached only through an [`super::Isa`] that detection made.
 
-use super::{Kernel, LANES, Vector, avx2};
+use super::{ByRegisters, Kernel, LANES, Lanes, Register, Vector, avx2};
 #[allow(clippy::wildcard_imports)] // thirty names of one family
 use std::arch::x86_64::*;
 
 /// Runs a kernel with AVX-512 switched on.
-#[inline]
+///
+/// A function of its own, always: that is said here, as the compiler does not hear it beside `target_feature`.
+#[inline(never)]
 pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
     #[target_feature(enable = "avx512f,avx2,fma")]
-    #[inline(never)]
     fn inner<K: Kernel>(kernel: K) -> K::Output {
         kernel.run::<Avx512>()
     }
@@ -47,12 +48,51 @@ fn halve(x: __m512) -> __m256 {
     unsafe { _mm256_add_ps(low, high) }
 }
 
+impl Lanes for Avx512 {
+    #[inline(always)]
+    fn zero() -> Self {
+        Self::splat(0.0)
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        // SAFETY: the module's, here and below.
+        Self(unsafe { _mm512_sub_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn fma(self, factor: Self, term: Self) -> Self {
+        Self(unsafe { _mm512_fmadd_ps(self.0, factor.0, term.0) })
+    }
+}
+
+/// A vector is one register.
+impl Register for Avx512 {
+    const PER_VECTOR: usize = 1;
+
+    #[inline(always)]
+    fn load(from: &[f32; LANES], _: usize) -> Self {
+        Vector::load(from)
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32; LANES], _: usize) {
+        Vector::store(self, to);
+    }
+}
+
 impl Vector for Avx512 {
     const REGISTERS: usize = 32;
+    type Register = Self;
 
     #[inline(always)]
     fn call<K: Kernel>(kernel: K) -> K::Output {
         run(kernel)
+    }
+
+    #[inline(always)]
+    fn by_registers<K: ByRegisters>(kernel: K) -> K::Output {
+        kernel.with_thirty_two::<Self>()
     }
 
     #[inline(always)]
@@ -62,8 +102,9 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    fn zero() -> Self {
-        Self::splat(0.0)
+    fn prefetch_near(soon: *const f32) {
+        // SAFETY: a hint, which reads nothing, wherever it points.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(soon.cast()) }
     }
 
     #[inline(always)]
@@ -103,11 +144,6 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    fn sub(self, other: Self) -> Self {
-        Self(unsafe { _mm512_sub_ps(self.0, other.0) })
-    }
-
-    #[inline(always)]
     fn mul(self, other: Self) -> Self {
         Self(unsafe { _mm512_mul_ps(self.0, other.0) })
     }
@@ -115,11 +151,6 @@ impl Vector for Avx512 {
     #[inline(always)]
     fn div(self, other: Self) -> Self {
         Self(unsafe { _mm512_div_ps(self.0, other.0) })
-    }
-
-    #[inline(always)]
-    fn fma(self, factor: Self, term: Self) -> Self {
-        Self(unsafe { _mm512_fmadd_ps(self.0, factor.0, term.0) })
     }
 
     #[inline(always)]

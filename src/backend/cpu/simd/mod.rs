@@ -21,24 +21,51 @@ use std::sync::OnceLock;
 /// Lanes of a [`Vector`].
 pub const LANES: usize = 16;
 
+/// Some f32 beside each other: what the sums of innermost loops need.
+#[allow(clippy::return_self_not_must_use)] // arithmetic, all of it
+pub trait Lanes: Copy {
+    /// All lanes zero.
+    fn zero() -> Self;
+    /// `self − other`
+    fn sub(self, other: Self) -> Self;
+    /// `self · factor + term`, rounded once.
+    fn fma(self, factor: Self, term: Self) -> Self;
+}
+
+/// The lanes of a [`Vector`] that one register holds: loops over these have every register for sums, however many make a vector.
+pub trait Register: Lanes {
+    /// Registers a vector.
+    const PER_VECTOR: usize;
+    /// Register `i` of a vector in memory.
+    fn load(from: &[f32; LANES], i: usize) -> Self;
+    /// To register `i` of a vector in memory.
+    fn store(self, to: &mut [f32; LANES], i: usize);
+}
+
 /// Sixteen f32 and what can be done with them.
 ///
 /// Comparisons follow x86: `a.max(b)` is `a > b ? a : b`, so a NaN in `a` gives `b` and a NaN in `b` gives `b`. Kernels that
 /// must let NaN through put the possibly-NaN operand second.
 #[allow(clippy::return_self_not_must_use)] // arithmetic, all of it
-pub trait Vector: Copy {
+pub trait Vector: Lanes {
     /// How many vectors the register file holds: chooses register tiles, never the order of a sum.
     const REGISTERS: usize;
+    /// One register's part.
+    type Register: Register;
 
     /// Runs a kernel as a function of its own, with a register file of its own: for innermost loops, whose accumulators must
     /// not compete with what surrounds them.
     fn call<K: Kernel>(kernel: K) -> K::Output;
 
+    /// The way that suits this register file.
+    fn by_registers<K: ByRegisters>(kernel: K) -> K::Output;
+
     /// Says that these lanes will be wanted soon, in the second-level cache.
     fn prefetch(_soon: &[f32; LANES]) {}
 
-    /// All lanes zero.
-    fn zero() -> Self;
+    /// Says that what is at this address, if anything, will be wanted in a moment, in the first-level cache.
+    fn prefetch_near(_soon: *const f32) {}
+
     /// All lanes `x`.
     fn splat(x: f32) -> Self;
     /// Sixteen consecutive numbers.
@@ -52,14 +79,10 @@ pub trait Vector: Copy {
 
     /// `self + other`
     fn add(self, other: Self) -> Self;
-    /// `self − other`
-    fn sub(self, other: Self) -> Self;
     /// `self · other`
     fn mul(self, other: Self) -> Self;
     /// `self / other`, correctly rounded.
     fn div(self, other: Self) -> Self;
-    /// `self · factor + term`, rounded once.
-    fn fma(self, factor: Self, term: Self) -> Self;
     /// `self > other ? self : other`
     fn max(self, other: Self) -> Self;
     /// `self < other ? self : other`
@@ -93,6 +116,17 @@ pub trait Kernel {
     type Output;
     /// The computation.
     fn run<V: Vector>(self) -> Self::Output;
+}
+
+/// A computation that has a way for each size of register file: another register tile, never another order of a sum. Only the way
+/// that is taken is compiled.
+pub trait ByRegisters {
+    /// What it gives back.
+    type Output;
+    /// Where there are sixteen, or they are shorter than a [`Vector`].
+    fn with_sixteen<V: Vector>(self) -> Self::Output;
+    /// Where there are thirty-two, each a whole [`Vector`].
+    fn with_thirty_two<V: Vector>(self) -> Self::Output;
 }
 
 /// An instruction set that this machine has.

@@ -1,14 +1,22 @@
 //! Sixteen lanes as an array: what the others must equal, and what compilers turn into NEON.
+//!
+//! On x86-64 without AVX2 a fused multiply-add or a rounding is a call of the C library for each lane. Sixteen such calls, inlined wherever
+//! a kernel has one, are more than a tenth of the machine code and of the time to compile it: there they are functions.
 
-use super::{Kernel, LANES, Vector};
+use super::{ByRegisters, Kernel, LANES, Lanes, Register, Vector};
 
 #[derive(Clone, Copy)]
 pub(super) struct Portable([f32; LANES]);
 
 impl Portable {
+    /// By a loop: `array::from_fn` would be four functions for each closure.
     #[inline(always)]
-    fn lanes(f: impl FnMut(usize) -> f32) -> Self {
-        Self(std::array::from_fn(f))
+    fn lanes(mut f: impl FnMut(usize) -> f32) -> Self {
+        let mut lanes = [0.0; LANES];
+        for i in 0..LANES {
+            lanes[i] = f(i);
+        }
+        Self(lanes)
     }
 
     /// Folds lane i with i + 8, i + 4, i + 2, i + 1.
@@ -24,8 +32,71 @@ impl Portable {
     }
 }
 
+impl Lanes for Portable {
+    #[inline(always)]
+    fn zero() -> Self {
+        Self([0.0; LANES])
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        Self::lanes(|i| self.0[i] - other.0[i])
+    }
+
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
+    fn fma(self, factor: Self, term: Self) -> Self {
+        Self::lanes(|i| self.0[i].mul_add(factor.0[i], term.0[i]))
+    }
+}
+
+/// What one NEON or SSE register holds.
+#[derive(Clone, Copy)]
+pub(super) struct Quarter([f32; 4]);
+
+impl Lanes for Quarter {
+    #[inline(always)]
+    fn zero() -> Self {
+        Self([0.0; 4])
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        let mut lanes = self.0;
+        for i in 0..4 {
+            lanes[i] -= other.0[i];
+        }
+        Self(lanes)
+    }
+
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
+    fn fma(self, factor: Self, term: Self) -> Self {
+        let mut lanes = self.0;
+        for i in 0..4 {
+            lanes[i] = lanes[i].mul_add(factor.0[i], term.0[i]);
+        }
+        Self(lanes)
+    }
+}
+
+impl Register for Quarter {
+    const PER_VECTOR: usize = 4;
+
+    #[inline(always)]
+    fn load(from: &[f32; LANES], i: usize) -> Self {
+        Self(from.as_chunks().0[i])
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32; LANES], i: usize) {
+        to.as_chunks_mut().0[i] = self.0;
+    }
+}
+
 impl Vector for Portable {
     const REGISTERS: usize = 8;
+    type Register = Quarter;
 
     #[inline(never)]
     fn call<K: Kernel>(kernel: K) -> K::Output {
@@ -33,8 +104,8 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    fn zero() -> Self {
-        Self([0.0; LANES])
+    fn by_registers<K: ByRegisters>(kernel: K) -> K::Output {
+        kernel.with_sixteen::<Self>()
     }
 
     #[inline(always)]
@@ -70,11 +141,6 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    fn sub(self, other: Self) -> Self {
-        Self::lanes(|i| self.0[i] - other.0[i])
-    }
-
-    #[inline(always)]
     fn mul(self, other: Self) -> Self {
         Self::lanes(|i| self.0[i] * other.0[i])
     }
@@ -82,11 +148,6 @@ impl Vector for Portable {
     #[inline(always)]
     fn div(self, other: Self) -> Self {
         Self::lanes(|i| self.0[i] / other.0[i])
-    }
-
-    #[inline(always)]
-    fn fma(self, factor: Self, term: Self) -> Self {
-        Self::lanes(|i| self.0[i].mul_add(factor.0[i], term.0[i]))
     }
 
     #[inline(always)]
@@ -99,12 +160,14 @@ impl Vector for Portable {
         Self::lanes(|i| if self.0[i] < other.0[i] { self.0[i] } else { other.0[i] })
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn round(self) -> Self {
         Self::lanes(|i| self.0[i].round_ties_even())
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn scale(self, n: Self) -> Self {
         let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
         Self::lanes(|i| {
