@@ -1,93 +1,234 @@
-//! What a score can be, from a scan copy of the record's features.
+//! What a score can be, from a product computed faster than the score's own, or on a copy of the record's features.
 //!
-//! With x̂ for x, a dot product as computed on x lies within `ε = ‖q‖ (r + γ(‖x‖ + ‖x̂‖))` of the one computed on x̂, for r ≥ ‖x − x̂‖ and γ the
-//! bound of the dot product's own rounding on either side (Cauchy-Schwarz; Higham, *Accuracy and Stability*, §3.1). All that follows in a
-//! score (adding s, a weight, sums of terms, the divisor) is f32 operations that are monotone, rounding included: the same operations
-//! on both ends of the interval give an interval that holds the score itself, to the bit.
+//! With x̂ for x, the dot product of a score lies within `ε = ‖q‖ (r + γ(‖x‖ + r))` of [`panel_products`]' of q and x̂, for r ≥ ‖x − x̂‖ and γ the bounds
+//! of both products' own roundings together (Cauchy-Schwarz; Higham, *Accuracy and Stability*, §3.1). A distance lies within r of
+//! `√(‖q‖² + ‖x̂‖² − 2 q·x̂)`, which the same γ bounds. All that follows in a score (adding s, a weight, sums of terms, the divisor) is f32 operations that
+//! are monotone, rounding included: the same operations on both ends of the interval give an interval that holds the score itself, to the bit.
+//!
+//! [`panel_products`]: crate::backend::cpu::panel_products
+
+#![allow(clippy::inline_always)] // what runs on vectors must be inlined where the instruction set is switched on
 
 use super::form::{Form, Measure};
 use super::source::FactorSet;
-use crate::factors::FactorRows;
+use crate::backend::cpu::dot;
+use crate::backend::cpu::simd::{Isa, Kernel, LANES, Vector};
 
 /// Half the distance between 1 and the next f32.
 const U: f64 = 1.0 / (1 << 24) as f64;
+/// More than a few roundings on the way to a bound, relative to 1: bounds are widened by this.
+const SPARE: f32 = 16.0 / (1 << 24) as f32;
+/// More than what underflow takes from a length.
+const TINY_LENGTH: f64 = 1e-18;
 
-/// What a dot product's underflow can add, and a distance's (its square), for any width.
-const TINY: f32 = 1e-37;
-const TINY_DISTANCE: f64 = 1e-18;
-
-/// Whether this form's scores can be bounded from scan copies: those of the model's own features.
+/// Whether this form's scores can be bounded: those of the model's own features.
 pub(super) fn applies(form: &Form<'_>) -> bool {
     form.scorer.is_none() && form.sets == [FactorSet::Final] && form.passes.iter().all(|pass| pass.rate == 1.0)
 }
 
-/// The roundings on the way from a pair's numbers to its dot product or squared distance, and some to spare, relative to 1.
-fn gamma(width: usize) -> f64 {
-    let roundings = (width.div_ceil(16) + 8) as f64;
-    1.01 * roundings * U
-}
-
-/// How far scores are off, for one tile.
+/// How far what is computed from the products of a tile's rows is off.
 #[derive(Debug, Default)]
 pub(super) struct Radii {
-    /// By row: ε over ‖q‖ (for distances: r itself).
+    /// By row: ε over ‖q‖ (of distances, without r).
     rows: Vec<f32>,
-    gamma: f64,
+    /// By row, of distances: `‖x̂‖²` and r.
+    squares: Vec<f32>,
+    residuals: Vec<f32>,
+    gamma: f32,
+    /// What underflow can add.
+    tiny: f32,
 }
 
 impl Radii {
-    /// For some rows of `factors` with the residuals of their copies.
-    pub(super) fn load(&mut self, form: &Form<'_>, factors: &FactorRows<'_>, start: usize, residuals: &[f32]) {
-        self.gamma = gamma(factors.width);
-        let gamma = self.gamma;
-        let norms = &factors.feature_norms[start..][..residuals.len()];
-        let radius = |(&r, &norm): (&f32, &f32)| match form.measure {
-            Measure::Distance => r,
-            Measure::Product => {
-                // The stored norm is itself rounded.
-                let (r, norm) = (f64::from(r), f64::from(norm) * (1.0 + gamma));
-                up(r + gamma * (2.0 * norm + r))
-            }
-        };
+    /// For rows `features [rows, E]` of these `norms`; where they are copies, each within its own of `residuals` of what it stands for.
+    pub(super) fn load(
+        &mut self,
+        measure: Measure,
+        features: &[f32],
+        width: usize,
+        norms: &[f32],
+        residuals: Option<&[f32]>,
+    ) {
+        // The panel's chain, and the lane sums and tree of a score's own product.
+        let gamma = 1.01 * (width + width.div_ceil(LANES) + 16) as f64 * U;
+        (self.gamma, self.tiny) = (gamma as f32, (width + 16) as f32 * 1e-37);
         self.rows.clear();
-        self.rows.extend(residuals.iter().zip(norms).map(radius));
-    }
-
-    /// The least and greatest dot products with a query of norm `query` whose products with the copies are `products`.
-    pub(super) fn products(&self, query: f32, products: &[f32], low: &mut [f32], high: &mut [f32]) {
-        let query = query * (1.0 + 2.0 * self.gamma as f32);
-        for (((&radius, &product), low), high) in self.rows.iter().zip(products).zip(low).zip(high) {
-            // The product and the sum are each rounded: by less than the factor allows for.
-            let epsilon = query * radius * (1.0 + 8.0 * f32::EPSILON) + TINY;
-            *low = (product - epsilon).next_down();
-            *high = (product + epsilon).next_up();
+        self.squares.clear();
+        self.residuals.clear();
+        for (row, &norm) in norms.iter().enumerate() {
+            let residual = residuals.map_or(0.0, |residuals| residuals[row]);
+            let (r, length) = (f64::from(residual), f64::from(norm) * (1.0 + gamma) + TINY_LENGTH);
+            let rounding = gamma * (length + r);
+            if measure == Measure::Product {
+                self.rows.push(up(r + rounding));
+                continue;
+            }
+            let own = || {
+                let copy = &features[row * width..(row + 1) * width];
+                dot(copy, copy)
+            };
+            self.rows.push(up(rounding));
+            self.squares.push(residuals.map_or(norm * norm, |_| own()));
+            self.residuals.push(up(r + TINY_LENGTH));
         }
     }
 
-    /// The least and greatest scores `−‖q − x‖`, from the distances to the copies.
-    pub(super) fn distances(&self, distances: &[f32], low: &mut [f32], high: &mut [f32]) {
-        let gamma = self.gamma;
-        for (((&r, &distance), low), high) in self.rows.iter().zip(distances).zip(low).zip(high) {
-            let (r, distance) = (f64::from(r) + TINY_DISTANCE, f64::from(distance));
-            *low = -up((distance * (1.0 + gamma) + r) * (1.0 + gamma));
-            *high = -down((distance * (1.0 - gamma) - r) * (1.0 - gamma)).max(0.0);
+    /// The least and greatest dot products with a query of norm `query`, from their `products` with the rows.
+    pub(super) fn products(&self, query: f32, products: &[f32], low: &mut [f32], high: &mut [f32]) {
+        let query = query * (1.0 + 2.0 * self.gamma) + TINY_LENGTH as f32;
+        Isa::best().run(AroundProducts { query, radii: self, products, low, high });
+    }
+
+    /// The least and greatest scores `−‖q − x‖`.
+    pub(super) fn distances(&self, query: f32, products: &[f32], low: &mut [f32], high: &mut [f32]) {
+        Isa::best().run(AroundDistances { query, radii: self, products, low, high });
+    }
+}
+
+/// `product ∓ ε`
+struct AroundProducts<'t> {
+    query: f32,
+    radii: &'t Radii,
+    products: &'t [f32],
+    low: &'t mut [f32],
+    high: &'t mut [f32],
+}
+
+impl Kernel for AroundProducts<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let (query, tiny) = (V::splat(self.query * (1.0 + SPARE)), V::splat(self.radii.tiny));
+        for at in vectors(self.products.len()) {
+            let product: V = at.load(self.products);
+            let epsilon = query.fma(at.load(&self.radii.rows), tiny);
+            let (low, high) = around(product, epsilon);
+            at.store(low, self.low);
+            at.store(high, self.high);
+        }
+    }
+}
+
+/// `−√(‖q‖² + ‖x̂‖² − 2 product ± …) ∓ r`
+struct AroundDistances<'t> {
+    query: f32,
+    radii: &'t Radii,
+    products: &'t [f32],
+    low: &'t mut [f32],
+    high: &'t mut [f32],
+}
+
+impl Kernel for AroundDistances<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Radii { rows, squares, residuals, gamma, tiny } = self.radii;
+        let (query, square) = (V::splat(2.0 * self.query * (1.0 + SPARE)), V::splat(self.query * self.query));
+        let (relative, tiny) = (V::splat(5.0 * gamma), V::splat(*tiny));
+        let (shorter, longer) = (V::splat(1.0 - gamma - SPARE), V::splat(1.0 + gamma + SPARE));
+        for at in vectors(self.products.len()) {
+            let squares = square.add(at.load(squares));
+            let distance = V::splat(-2.0).fma(at.load(self.products), squares);
+            let epsilon = relative.fma(squares, query.fma(at.load(rows), tiny));
+            let (least, most) = around(distance, epsilon);
+            let residual: V = at.load(residuals);
+            // The first operand of a maximum is what a NaN in the second gets past.
+            let least = V::zero().max(V::zero().max(least).sqrt().mul(shorter).sub(residual.mul(longer)));
+            let most = V::zero().max(most).sqrt().mul(longer).add(residual.mul(longer));
+            at.store(V::zero().sub(most.mul(longer)), self.low);
+            at.store(V::zero().sub(least.mul(shorter)), self.high);
+        }
+    }
+}
+
+/// `value ∓ epsilon`, and some roundings to spare.
+#[inline(always)]
+fn around<V: Vector>(value: V, epsilon: V) -> (V, V) {
+    let size = value.max(V::zero().sub(value));
+    let epsilon = V::splat(SPARE).fma(size, epsilon);
+    (value.sub(epsilon), value.add(epsilon))
+}
+
+/// `least += min(one, other)` and `most += max(one, other)`: a weight below zero turns an interval around. Where an end is no number, neither is a
+/// sum.
+pub(super) struct AddInterval<'t> {
+    pub(super) least: &'t mut [f32],
+    pub(super) most: &'t mut [f32],
+    pub(super) one: &'t [f32],
+    pub(super) other: &'t [f32],
+}
+
+impl Kernel for AddInterval<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        for at in vectors(self.one.len()) {
+            let (one, other): (V, V) = (at.load(self.one), at.load(self.other));
+            let least = V::select_lt(other, one, other, one).add(at.load(self.least));
+            let most = V::select_lt(other, one, one, other).add(at.load(self.most));
+            at.store(least, self.least);
+            at.store(most, self.most);
         }
     }
 }
 
 /// Where a bound is not one (infinities met), everything is possible.
-pub(super) fn widen(low: &mut [f32], high: &mut [f32]) {
-    for (low, high) in low.iter_mut().zip(high) {
-        if !(low.is_finite() && high.is_finite()) {
-            (*low, *high) = (f32::NEG_INFINITY, f32::INFINITY);
+pub(super) struct Widen<'t> {
+    pub(super) low: &'t mut [f32],
+    pub(super) high: &'t mut [f32],
+}
+
+impl Kernel for Widen<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let (one, infinity) = (V::splat(1.0), V::splat(f32::INFINITY));
+        for at in vectors(self.low.len()) {
+            let (low, high): (V, V) = (at.load(self.low), at.load(self.high));
+            // 0 of two numbers, NaN of anything else.
+            let check = low.sub(low).add(high.sub(high));
+            at.store(V::select_lt(check, one, low, V::zero().sub(infinity)), self.low);
+            at.store(V::select_lt(check, one, high, infinity), self.high);
         }
     }
 }
 
-fn up(x: f64) -> f32 {
-    (x as f32).next_up()
+/// Up to sixteen consecutive numbers of some slices.
+#[derive(Clone, Copy)]
+struct At {
+    start: usize,
+    len: usize,
 }
 
-fn down(x: f64) -> f32 {
-    (x as f32).next_down()
+impl At {
+    #[inline(always)]
+    fn load<V: Vector>(self, from: &[f32]) -> V {
+        let from = &from[self.start..self.start + self.len];
+        match from.first_chunk() {
+            Some(whole) => V::load(whole),
+            None => V::load_partial(from),
+        }
+    }
+
+    #[inline(always)]
+    fn store<V: Vector>(self, value: V, to: &mut [f32]) {
+        let to = &mut to[self.start..self.start + self.len];
+        match to.first_chunk_mut() {
+            Some(whole) => value.store(whole),
+            None => value.store_partial(to),
+        }
+    }
+}
+
+#[inline(always)]
+fn vectors(len: usize) -> impl Iterator<Item = At> {
+    (0..len).step_by(LANES).map(move |start| At { start, len: LANES.min(len - start) })
+}
+
+fn up(x: f64) -> f32 {
+    (x as f32).next_up()
 }

@@ -1,16 +1,16 @@
-//! Exact answers from scan copies: one pass over the copies keeps every record that might belong to either end, by bounds on its score;
-//! the scores of those few are then computed as [`super::score`] defines them, from the features themselves.
+//! Exact answers from bounds: one pass keeps every record that might belong to either end, by bounds on its score from faster products, or from
+//! scan copies; the scores of those few are then computed as [`super::score`] defines them, from the features themselves.
 //!
-//! A record is left out only where k others are sure to come before it, so what is found is what a scan of all features finds, ties and
-//! bits included. Where bounds tell too little (more candidates than fit the memory given), that scan is made instead.
+//! A record is left out only where k others are sure to come before it, so what is found is what a scan by every score finds, ties and
+//! bits included. Where bounds tell too little (candidates take more memory than is given, or more time than they save), that scan is made instead.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering as Atomic};
 
 use rayon::prelude::*;
 
-use super::Options;
 use super::bounds::applies;
 use super::form::Form;
 use super::pair::score_prepared;
@@ -18,13 +18,47 @@ use super::query::Query;
 use super::scan::{Progress, Sink, scan};
 use super::shape::Shape;
 use super::source::Source;
-use super::tile::{PackedQueries, Span};
+use super::tile::{PANEL_QUERIES, Purpose, Span};
 use super::topk::{Hits, TwoEnded};
+use super::{Options, pack};
+use crate::backend::cpu::simd::{Isa, Kernel, Vector};
 use crate::error::Result;
 
-/// Whether every shard has a scan copy that this form can be bounded by, and k is small enough for bounds to leave anything out.
-pub(super) fn applies_to<S: Source + ?Sized>(source: &S, form: &Form<'_>, shape: Shape, k: usize) -> bool {
-    applies(form) && k <= shape.selected / 4 && (0..source.shards()).all(|shard| source.scan(shard).is_some())
+/// What bounds are computed from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Basis {
+    /// Scan copies: there are fewer bytes to read.
+    Copies,
+    /// The features themselves: products of many queries are faster in another order of sums.
+    Features,
+}
+
+impl Basis {
+    /// What there is to gain for so many queries, if anything: where k is small enough for bounds to leave anything out.
+    pub(super) fn of<S: Source + ?Sized>(
+        source: &S,
+        form: &Form<'_>,
+        shape: Shape,
+        k: usize,
+        queries: usize,
+    ) -> Option<Self> {
+        let copies = || (0..source.shards()).all(|shard| source.scan(shard).is_some());
+        let none = || (0..source.shards()).all(|shard| source.scan(shard).is_none());
+        match applies(form) {
+            true if k <= shape.selected / 4 && copies() => Some(Self::Copies),
+            true if k <= shape.selected / 64 && queries >= PANEL_QUERIES && none() => Some(Self::Features),
+            _ => None,
+        }
+    }
+
+    /// How many pairs must be looked at for each candidate held, beyond those that every search begins with.
+    fn pairs_a_candidate(self) -> usize {
+        match self {
+            Self::Copies => 0,
+            // The scores of that many pairs take about the time of one candidate's, far away in memory.
+            Self::Features => 128,
+        }
+    }
 }
 
 /// About what one query's candidates take in all workers' memory.
@@ -42,20 +76,29 @@ pub(super) fn search<S: Source + ?Sized>(
     source: &S,
     form: &Form<'_>,
     shape: Shape,
-    (queries, packed): (&[Query], &PackedQueries),
+    queries: &[Query],
     k: usize,
+    basis: Basis,
     progress: &Progress<'_>,
 ) -> Result<Option<Vec<Hits>>> {
-    let limit = progress.options.memory / size_of::<Candidate>() / rayon::current_num_threads() / 2;
+    let packed = pack(form, queries, shape, Purpose::Bounds);
+    let limits = Limits {
+        held: progress.options.memory / size_of::<Candidate>() / rayon::current_num_threads() / 2,
+        begun_with: queries.len() * 2 * prune_at(k, 0),
+        pairs_a_candidate: basis.pairs_a_candidate(),
+    };
     let too_many = AtomicBool::new(false);
     let new_sink = || Candidates {
         of: (0..queries.len()).map(|_| [End::new(k), End::new(k)]).collect(),
         held: 0,
-        limit,
+        pairs: 0,
+        limits,
         too_many: &too_many,
     };
-    let workers = scan(source, form, shape, packed, progress, new_sink)?;
+    let before = progress.done();
+    let workers = scan(source, form, shape, &packed, progress, new_sink)?;
     if too_many.load(Atomic::Relaxed) {
+        progress.go_back(before);
         return Ok(None);
     }
     let ends = merge(workers, queries.len());
@@ -145,11 +188,27 @@ impl End {
     }
 }
 
+/// How many candidates a worker holds at most.
+#[derive(Clone, Copy)]
+struct Limits {
+    held: usize,
+    begun_with: usize,
+    pairs_a_candidate: usize,
+}
+
+impl Limits {
+    fn are_exceeded(self, held: usize, pairs: usize) -> bool {
+        held > self.held || held.saturating_sub(self.begun_with) * self.pairs_a_candidate > pairs
+    }
+}
+
 /// One worker's candidates of each query: proponents and opponents.
 struct Candidates<'a> {
     of: Vec<[End; 2]>,
     held: usize,
-    limit: usize,
+    /// Pairs looked at.
+    pairs: usize,
+    limits: Limits,
     too_many: &'a AtomicBool,
 }
 
@@ -162,30 +221,74 @@ impl Sink for Candidates<'_> {
     }
 
     fn take_bounds<S: Source + ?Sized>(&mut self, source: &S, query: usize, span: Span, low: &[f32], high: &[f32]) {
-        if self.too_many.load(Atomic::Relaxed) {
-            return;
-        }
         let selection = source.selection();
         let [proponents, opponents] = &mut self.of[query];
         let before = proponents.candidates.len() + opponents.candidates.len();
         let (mut best, mut worst) = (proponents.threshold(), opponents.threshold());
-        for (row, (&low, &high)) in low.iter().zip(high).enumerate() {
-            if high < best && -low < worst || selection.is_some_and(|rows| !rows.contains(span.global + row)) {
-                continue;
-            }
-            if high >= best {
-                proponents.offer(low, Candidate { span, row, most: high });
-                best = proponents.threshold();
-            }
-            if -low >= worst {
-                opponents.offer(-high, Candidate { span, row, most: -low });
-                worst = opponents.threshold();
+        let mut seen = 0;
+        while let Some(group) = next_reaching(&low[seen..], &high[seen..], best, worst) {
+            let group = seen + group.start..seen + group.end;
+            seen = group.end;
+            for row in group {
+                let (low, high) = (low[row], high[row]);
+                if high < best && -low < worst || selection.is_some_and(|rows| !rows.contains(span.global + row)) {
+                    continue;
+                }
+                if high >= best {
+                    proponents.offer(low, Candidate { span, row, most: high });
+                    best = proponents.threshold();
+                }
+                if -low >= worst {
+                    opponents.offer(-high, Candidate { span, row, most: -low });
+                    worst = opponents.threshold();
+                }
             }
         }
         self.held = self.held + proponents.candidates.len() + opponents.candidates.len() - before;
-        if self.held > self.limit {
+        self.pairs += span.rows;
+        if self.limits.are_exceeded(self.held, self.pairs) {
             self.too_many.store(true, Atomic::Relaxed);
         }
+    }
+
+    fn has_given_up(&self) -> bool {
+        self.too_many.load(Atomic::Relaxed)
+    }
+}
+
+/// The first few records of which one may belong to an end.
+fn next_reaching(low: &[f32], high: &[f32], best: f32, worst: f32) -> Option<Range<usize>> {
+    Isa::best().run(Reaching { low, high, best, worst })
+}
+
+/// Looks for upper bounds of `best` and above, or lower ones whose negation is `worst` and above.
+struct Reaching<'a> {
+    low: &'a [f32],
+    high: &'a [f32],
+    best: f32,
+    worst: f32,
+}
+
+impl Kernel for Reaching<'_> {
+    type Output = Option<Range<usize>>;
+
+    /// `|`, not `||`: no branch, so that the loop compiles to vector compares.
+    #[allow(clippy::inline_always, clippy::needless_bitwise_bool)]
+    #[inline(always)]
+    fn run<V: Vector>(self) -> Self::Output {
+        /// Looked at together: long enough to be compared as vectors, short enough that most are passed over whole.
+        const GROUP: usize = 32;
+        let Self { low, high, best, worst } = self;
+        for (group, (low, high)) in low.chunks(GROUP).zip(high.chunks(GROUP)).enumerate() {
+            let mut any = false;
+            for i in 0..low.len() {
+                any |= (high[i] >= best) | (-low[i] >= worst);
+            }
+            if any {
+                return Some(group * GROUP..group * GROUP + low.len());
+            }
+        }
+        None
     }
 }
 

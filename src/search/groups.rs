@@ -7,7 +7,7 @@ use super::scan::{Progress, Sink, scan};
 use super::shape::{Shape, expect};
 use super::source::Source;
 use super::sum::ExactSum;
-use super::tile::Span;
+use super::tile::{Purpose, Span};
 use super::topk::{Hits, TwoEnded};
 use super::{Options, batch_size, pack, query_bytes};
 use crate::error::{Error, Result};
@@ -49,7 +49,7 @@ pub fn search_groups<S: Source + ?Sized>(
     let progress = Progress::new(options, shape.rows, queries.len().div_ceil(batch));
     let mut found = Vec::with_capacity(queries.len());
     for queries in queries.chunks(batch) {
-        let packed = pack(form, queries, shape);
+        let packed = pack(form, queries, shape, Purpose::Scores);
         let new_sink = || Collectors { groups, of: vec![Group::new(k); packed.len() * groups.len()] };
         let workers = scan(source, form, shape, &packed, &progress, new_sink)?;
         found.extend(merge(workers, groups.len()));

@@ -8,8 +8,9 @@
 //! **Same bits**: a pair's score is [`score`], f32 operations of a stated order. It doesn't depend on which records or queries are scored
 //! with it, on the shards' cuts, on threads, or on the machine's vector width; ties go to the lower index.
 //!
-//! **Certified scans**: where a source has a copy of its features in fewer bits ([`Source::scan`]), the scan reads that, keeps what may belong
-//! to either end by proven bounds, and computes those scores from the features: the same results, to the bit, from fewer bytes.
+//! **Certified scans**: many queries are multiplied with the records as one matrix product, in an order of sums that is faster than a score's own; the
+//! scan keeps what may belong to either end by proven bounds, and computes those scores alone: the same results, to the bit. Where a source has a
+//! copy of its features in fewer bits ([`Source::scan`]), the scan reads that in their place.
 //!
 //! # Rules
 //!
@@ -85,9 +86,10 @@ use std::sync::atomic::AtomicU64;
 
 use crate::backend::gpu::Gpu;
 use crate::error::Result;
+use certified::Basis;
 use scan::{Progress, Sink, scan};
 use shape::Shape;
-use tile::{PackedQueries, Span};
+use tile::{PackedQueries, Purpose, Span};
 
 /// How to run a search; nothing here changes a result.
 #[derive(Clone, Copy)]
@@ -104,7 +106,7 @@ pub struct Options<'a> {
     pub device: Option<&'a Gpu>,
     /// Where full rankings spill what does not fit into memory; by default the system's folder for temporary files.
     pub temporary: Option<&'a Path>,
-    /// Look at no scan copies: every score is computed from the features.
+    /// Compute every score from the features, and no bounds.
     pub uncertified: bool,
     /// Counts the candidates whose scores a certified search computed from the features.
     pub candidates: Option<&'a AtomicU64>,
@@ -146,25 +148,26 @@ pub fn search<S: Source + ?Sized>(
         return device::search(gpu, source, form, queries, shape, k, options);
     }
     let workers = rayon::current_num_threads();
-    let certify = !options.uncertified && certified::applies_to(source, form, shape, k);
-    let candidates = if certify { certified::query_bytes(k) } else { 0 };
+    let basis = Basis::of(source, form, shape, k, queries.len()).filter(|_| !options.uncertified);
+    let candidates = basis.map_or(0, |_| certified::query_bytes(k));
     let batch = batch_size(options.memory, workers * TwoEnded::bytes(k) + query_bytes(form, shape) + candidates);
     let progress = Progress::new(options, shape.rows, queries.len().div_ceil(batch));
     let mut hits = Vec::with_capacity(queries.len());
     for queries in queries.chunks(batch) {
-        let packed = pack(form, queries, shape);
-        if certify && let Some(found) = certified::search(source, form, shape, (queries, &packed), k, &progress)? {
+        let bounded = basis.map(|basis| certified::search(source, form, shape, queries, k, basis, &progress));
+        if let Some(found) = bounded.transpose()?.flatten() {
             hits.extend(found);
             continue;
         }
+        let packed = pack(form, queries, shape, Purpose::Scores);
         let collectors = scan(source, form, shape, &packed, &progress, || Collectors::new(packed.len(), k))?;
         hits.extend(merge(collectors));
     }
     Ok(hits)
 }
 
-fn pack(form: &Form<'_>, queries: &[Query], shape: Shape) -> PackedQueries {
-    PackedQueries::new(form, queries.iter().map(|query| form.prepare(query)).collect(), shape.width)
+fn pack(form: &Form<'_>, queries: &[Query], shape: Shape, purpose: Purpose) -> PackedQueries {
+    PackedQueries::new(form, queries.iter().map(|query| form.prepare(query)).collect(), shape.width, purpose)
 }
 
 /// Bytes of one packed query.

@@ -13,7 +13,7 @@ use super::runs::Runs;
 use super::scan::{Progress, Sink, scan};
 use super::shape::Shape;
 use super::source::Source;
-use super::tile::Span;
+use super::tile::{Purpose, Span};
 use super::topk::{End, Hit};
 use super::{Options, batch_size, pack, query_bytes};
 use crate::error::Result;
@@ -47,7 +47,7 @@ pub fn rank<S: Source + ?Sized>(
     let progress = Progress::new(options, shape.rows, queries.len().div_ceil(batch));
     let folder = options.temporary.map_or_else(std::env::temp_dir, Path::to_owned);
     for (number, queries) in queries.chunks(batch).enumerate() {
-        let packed = pack(form, queries, shape);
+        let packed = pack(form, queries, shape, Purpose::Scores);
         let parts =
             scan(source, form, shape, &packed, &progress, || Part::new(packed.len(), shape.rows, share, &folder))?;
         for query in 0..queries.len() {

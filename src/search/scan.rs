@@ -12,6 +12,7 @@ use super::form::Form;
 use super::shape::Shape;
 use super::source::Source;
 use super::tile::{PackedQueries, RowTile, Span};
+use crate::backend::cpu::Panels;
 use crate::error::{Error, Result};
 
 /// Rows that a worker takes at a time: a few milliseconds' work for a block of queries, and small enough that no worker waits long at the
@@ -27,10 +28,20 @@ const BLOCK_BYTES: usize = 160 * 1024;
 const FEW_QUERIES: usize = 6;
 const STREAMED_ROWS: usize = 256;
 
+/// Records bounded together: what is computed for a tile beside its products is little to a panel of queries.
+const BOUNDED_ROWS: usize = 168;
+/// Queries that records are bounded for together: whole panels.
+const BOUNDED_QUERIES: usize = 2 * Panels::QUERIES;
+
 /// What becomes of the scores.
 pub(super) trait Sink: Send {
-    /// Whether it takes bounds on scores, from scan copies, in place of the scores.
+    /// Whether it takes bounds on scores in place of the scores.
     const BOUNDS: bool = false;
+
+    /// Whether it wants no more.
+    fn has_given_up(&self) -> bool {
+        false
+    }
 
     /// The scores of query `query` of the batch for consecutive records.
     fn take<S: Source + ?Sized>(&mut self, source: &S, query: usize, span: Span, scores: &[f32]) -> Result<()>;
@@ -50,6 +61,16 @@ impl<'a> Progress<'a> {
     /// For `passes` over `rows` records.
     pub(super) fn new(options: &'a Options<'a>, rows: usize, passes: usize) -> Self {
         Self { options, done: AtomicU64::new(0), total: rows as u64 * passes as u64 }
+    }
+
+    /// How many records have been passed over.
+    pub(super) fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// Goes back to where it was, for a pass that is begun again.
+    pub(super) fn go_back(&self, done: u64) {
+        self.done.store(done, Ordering::Relaxed);
     }
 
     pub(super) fn advance(&self, rows: usize) -> Result<()> {
@@ -72,7 +93,11 @@ pub(super) fn scan<S: Source + ?Sized, K: Sink>(
 ) -> Result<Vec<K>> {
     let chunks = chunks(source);
     let few = queries.len() <= FEW_QUERIES;
-    let tile_rows = if few { STREAMED_ROWS } else { fitting(TILE_BYTES, shape.width, 16, 256) };
+    let tile_rows = match K::BOUNDS {
+        true => BOUNDED_ROWS,
+        false if few => STREAMED_ROWS,
+        false => fitting(TILE_BYTES, shape.width, 16, 256),
+    };
     let work = Work {
         source,
         form,
@@ -81,7 +106,7 @@ pub(super) fn scan<S: Source + ?Sized, K: Sink>(
         width: shape.width,
         few,
         tile_rows: progress.options.tile_rows.unwrap_or(tile_rows).max(1),
-        block: fitting(BLOCK_BYTES, shape.width, 12, 252),
+        block: if K::BOUNDS { BOUNDED_QUERIES } else { fitting(BLOCK_BYTES, shape.width, 12, 252) },
         releasing: (shape.bytes > progress.options.memory).then(|| Releasing::new(source, &chunks)),
         chunks,
         next: AtomicUsize::new(0),
@@ -142,6 +167,9 @@ impl<S: Source + ?Sized> Work<'_, S> {
                 self.stopped.store(true, Ordering::Relaxed);
                 return Err(error);
             }
+            if sink.has_given_up() {
+                break;
+            }
         }
         Ok(sink)
     }
@@ -161,7 +189,7 @@ impl<S: Source + ?Sized> Work<'_, S> {
             };
             let left = chunk.rows - offset - span.rows;
             if K::BOUNDS {
-                tile.load_copy(self.source, span);
+                tile.load_bounded(self.source, span);
             } else {
                 tile.load(self.source, span, left.min(self.tile_rows));
             }

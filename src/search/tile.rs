@@ -1,6 +1,6 @@
 //! Many pairs together: some consecutive records of a shard against a block of queries, with the bits of [`super::score`].
 
-use super::bounds::{Radii, widen};
+use super::bounds::{AddInterval, Radii, Widen};
 use super::finish::Finish;
 use super::form::{Deltas, Form, Measure, Pass, Prepared, RowNorm};
 use super::pair::{decode, gradient_norm, unit_columns};
@@ -10,7 +10,9 @@ use super::term::AddTerm;
 use super::topk::Hit;
 use crate::backend::cpu::dot;
 use crate::backend::cpu::simd::Isa;
-use crate::backend::cpu::{Lined, Stream, Tile, dot_stream, dot_tile, squared_distance_stream, squared_distance_tile};
+use crate::backend::cpu::{
+    Lined, Panels, Stream, Tile, dot_stream, dot_tile, panel_products, squared_distance_stream, squared_distance_tile,
+};
 use crate::error::Result;
 use crate::factors::{FactorRows, Floats, ScanRows};
 use std::ops::Range;
@@ -25,25 +27,55 @@ pub(super) struct PackedQueries {
 
 struct PackedPass {
     /// `[Q, E]`
-    features: Lined,
+    features: Operand,
     biases: Vec<f32>,
     weights: Vec<Weight>,
     /// `‖h_q‖`
     lengths: Vec<f32>,
 }
 
+/// What queries are packed for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// [`RowTile::score`]
+    Scores,
+    /// [`RowTile::bounds`]
+    Bounds,
+}
+
+/// So many queries fill most of a panel.
+pub(super) const PANEL_QUERIES: usize = 24;
+
+/// The queries' features, laid out for what they are multiplied by.
+enum Operand {
+    /// For the bits of a score, and for few.
+    Lined(Lined),
+    /// For speed.
+    Panels(Panels),
+}
+
 impl PackedQueries {
     /// Queries that belong to `form`, of features of `width`.
-    pub(super) fn new(form: &Form<'_>, queries: Vec<Prepared>, width: usize) -> Self {
-        let empty =
-            || PackedPass { features: Lined::new(width), biases: Vec::new(), weights: Vec::new(), lengths: Vec::new() };
+    pub(super) fn new(form: &Form<'_>, queries: Vec<Prepared>, width: usize, purpose: Purpose) -> Self {
+        let empty = || PackedPass {
+            features: match purpose {
+                Purpose::Bounds if queries.len() >= PANEL_QUERIES => Operand::Panels(Panels::new(width)),
+                _ => Operand::Lined(Lined::new(width)),
+            },
+            biases: Vec::new(),
+            weights: Vec::new(),
+            lengths: Vec::new(),
+        };
         let mut passes: Vec<PackedPass> = form.passes.iter().map(|_| empty()).collect();
         let mut norms = Vec::with_capacity(queries.len());
         let numbers = queries.iter().map(|query| query.number).collect();
         for query in queries {
             norms.push(query.norm);
             for (pass, term) in passes.iter_mut().zip(query.terms) {
-                pass.features.push(&term.features);
+                match &mut pass.features {
+                    Operand::Lined(queries) => queries.push(&term.features),
+                    Operand::Panels(queries) => queries.push(&term.features),
+                }
                 pass.lengths.push(dot(&term.features, &term.features).sqrt());
                 pass.biases.push(term.bias);
                 pass.weights.push(term.weight);
@@ -89,8 +121,10 @@ struct SetTile<'a> {
 
 /// A tile's features.
 enum Features<'a> {
-    /// Where they lie in the source: few queries pass only once.
+    /// Where they lie in the source: few queries pass only once, and panels read them as they are.
     Mapped(&'a [f32]),
+    /// In [`SetTile::decoded`]: for panels.
+    Decoded,
     /// Laid out for many queries.
     Lined(Lined),
 }
@@ -142,14 +176,17 @@ impl<'a> RowTile<'a> {
         }
     }
 
-    /// Makes the records of `span` ready from their scan copy, for [`RowTile::bounds`].
-    pub(super) fn load_copy<S: Source + ?Sized>(&mut self, source: &'a S, span: Span) {
+    /// Makes the records of `span` ready for [`RowTile::bounds`], from their scan copy where the source has one.
+    pub(super) fn load_bounded<S: Source + ?Sized>(&mut self, source: &'a S, span: Span) {
         (self.place, self.rows) = ((span.shard, span.start), span.rows);
         let factors = source.factors(span.shard, self.form.sets[0]).expect("checked before the scan");
-        let copy = source.scan(span.shard).expect("checked before the scan");
-        self.sets[0].load_copy(self.form, &factors, &copy, span);
+        let copy = source.scan(span.shard);
+        let rows = span.start..span.start + span.rows;
+        self.sets[0].load_bounded(self.form, &factors, copy.as_ref(), span);
         self.load_norms(&factors, span);
-        self.radii.load(self.form, &factors, span.start, &copy.residuals[span.start..][..span.rows]);
+        let residuals = copy.map(|copy| &copy.residuals[rows.clone()]);
+        let features = self.sets[0].as_they_are();
+        self.radii.load(self.form.measure, features, factors.width, &factors.feature_norms[rows], residuals);
     }
 
     fn load_norms(&mut self, factors: &FactorRows<'_>, span: Span) {
@@ -203,15 +240,16 @@ impl<'a> RowTile<'a> {
             buffer.clear();
             buffer.resize(pairs, 0.0);
         }
-        match self.form.measure {
-            Measure::Distance => self.bound_distances(queries, asked.clone()),
-            Measure::Product => {
+        match (self.form.measure, self.form.deltas) {
+            (Measure::Distance, _) => self.bound_products(queries, asked.clone(), Radii::distances),
+            (Measure::Product, Deltas::Unread) => self.bound_products(queries, asked.clone(), Radii::products),
+            (Measure::Product, _) => {
                 for pass in 0..queries.passes.len() {
                     self.bound_pass(queries, pass, asked.clone());
                 }
             }
         }
-        widen(&mut self.scores, &mut self.most);
+        Isa::best().run(Widen { low: &mut self.scores, high: &mut self.most });
         for (q, query) in asked.enumerate() {
             let norms = (self.form.norm != RowNorm::One).then_some((queries.norms[query], self.norms.as_slice()));
             for bounds in [&mut self.scores, &mut self.most] {
@@ -219,6 +257,22 @@ impl<'a> RowTile<'a> {
             }
         }
         (&self.scores, &self.most)
+    }
+
+    /// Where nothing but the divisor follows the products: their intervals, by `bound`.
+    fn bound_products(
+        &mut self,
+        queries: &PackedQueries,
+        asked: Range<usize>,
+        bound: impl Fn(&Radii, f32, &[f32], &mut [f32], &mut [f32]),
+    ) {
+        let (pass, rows) = (&queries.passes[0], self.rows);
+        self.sets[0].products(&mut self.products, pass, asked.clone());
+        for (q, query) in asked.enumerate() {
+            let place = q * rows..(q + 1) * rows;
+            let (least, most) = (&mut self.scores[place.clone()], &mut self.most[place.clone()]);
+            bound(&self.radii, pass.lengths[query], &self.products[place], least, most);
+        }
     }
 
     /// Adds the interval of one pass's terms: each end goes through the operations of the score itself.
@@ -238,22 +292,7 @@ impl<'a> RowTile<'a> {
             }
             let [one, other] = &terms;
             let (least, most) = (&mut self.scores[place.clone()], &mut self.most[place]);
-            for row in 0..rows {
-                // A weight below zero turns the interval around. Where one end is no number, neither is the sum.
-                let (one, other) = (one[row], other[row]);
-                least[row] += if other < one { other } else { one };
-                most[row] += if other < one { one } else { other };
-            }
-        }
-    }
-
-    fn bound_distances(&mut self, queries: &PackedQueries, asked: Range<usize>) {
-        self.sets[0].squared_distances(&mut self.products, &queries.passes[0], asked.clone());
-        self.products.iter_mut().for_each(|square| *square = square.sqrt());
-        for q in 0..asked.len() {
-            let place = q * self.rows..(q + 1) * self.rows;
-            let (least, most) = (&mut self.scores[place.clone()], &mut self.most[place.clone()]);
-            self.radii.distances(&self.products[place], least, most);
+            Isa::best().run(AddInterval { least, most, one, other });
         }
     }
 
@@ -278,19 +317,21 @@ impl<'a> RowTile<'a> {
 impl SetTile<'_> {
     /// `h_q·h_i`: `[asked, rows]`.
     fn products(&mut self, out: &mut [f32], pass: &PackedPass, asked: Range<usize>) {
-        let (queries, next) = (&pass.features, std::mem::take(&mut self.next));
-        match &self.features {
-            Features::Mapped(rows) => dot_stream(out, Stream { queries, asked, rows }),
-            Features::Lined(rows) => dot_tile(out, Tile { queries, asked, rows, next }),
+        let next = std::mem::take(&mut self.next);
+        match (&pass.features, &self.features) {
+            (Operand::Lined(queries), Features::Lined(rows)) => dot_tile(out, Tile { queries, asked, rows, next }),
+            (Operand::Lined(queries), _) => dot_stream(out, Stream { queries, asked, rows: self.as_they_are() }),
+            (Operand::Panels(queries), _) => panel_products(out, queries, asked, self.as_they_are()),
         }
     }
 
     /// `‖h_q − h_i‖²`: `[asked, rows]`.
     fn squared_distances(&mut self, out: &mut [f32], pass: &PackedPass, asked: Range<usize>) {
-        let (queries, next) = (&pass.features, std::mem::take(&mut self.next));
+        let next = std::mem::take(&mut self.next);
+        let Operand::Lined(queries) = &pass.features else { unreachable!("distances are scores") };
         match &self.features {
-            Features::Mapped(rows) => squared_distance_stream(out, Stream { queries, asked, rows }),
             Features::Lined(rows) => squared_distance_tile(out, Tile { queries, asked, rows, next }),
+            _ => squared_distance_stream(out, Stream { queries, asked, rows: self.as_they_are() }),
         }
     }
 }
@@ -317,14 +358,30 @@ impl<'a> SetTile<'a> {
         self.load_deltas(form, factors, span);
     }
 
-    /// The features of a scan copy in place of the record's own.
-    fn load_copy(&mut self, form: &Form<'_>, factors: &FactorRows<'a>, copy: &ScanRows<'_>, span: Span) {
+    /// The features as panels read them: where they lie, those of a scan copy in place of the record's own.
+    fn load_bounded(&mut self, form: &Form<'_>, factors: &FactorRows<'a>, copy: Option<&ScanRows<'_>>, span: Span) {
         let (start, width) = (span.start, factors.width);
         self.next = &[];
-        self.decoded.resize(span.rows * width, 0.0);
-        copy.decode(start..start + span.rows, width, &mut self.decoded);
-        self.features.lined(width).refill(&self.decoded, span.rows);
+        self.features = if let (None, Floats::F32(features)) = (copy, factors.features) {
+            Features::Mapped(&features[start * width..(start + span.rows) * width])
+        } else {
+            self.decoded.resize(span.rows * width, 0.0);
+            match copy {
+                Some(copy) => copy.decode(start..start + span.rows, width, &mut self.decoded),
+                None => decode(factors.features, start * width, &mut self.decoded),
+            }
+            Features::Decoded
+        };
         self.load_deltas(form, factors, span);
+    }
+
+    /// `[rows, E]`, where they are not laid out otherwise.
+    fn as_they_are(&self) -> &[f32] {
+        match &self.features {
+            Features::Mapped(rows) => rows,
+            Features::Decoded => &self.decoded,
+            Features::Lined(_) => unreachable!("laid out for tiles"),
+        }
     }
 
     fn load_deltas(&mut self, form: &Form<'_>, factors: &FactorRows<'a>, span: Span) {
@@ -352,7 +409,7 @@ impl<'a> SetTile<'a> {
 impl Features<'_> {
     /// Room for rows that are not to be found in the source as they are needed.
     fn lined(&mut self, width: usize) -> &mut Lined {
-        if let Self::Mapped(_) = self {
+        if !matches!(self, Self::Lined(_)) {
             *self = Self::Lined(Lined::new(width));
         }
         let Self::Lined(rows) = self else { unreachable!("just put there") };

@@ -4,8 +4,8 @@ use super::support::{Numbers, bits};
 use proptest::prelude::*;
 use std::ops::Range;
 use wherefore::backend::cpu::{
-    Isa, Lined, Stream, Tile, dot, dot_on, dot_stream_on, dot_tile, dot_tile_on, squared_distance, squared_distance_on,
-    squared_distance_stream_on, squared_distance_tile_on,
+    Isa, Lined, Panels, Stream, Tile, dot, dot_on, dot_stream_on, dot_tile, dot_tile_on, panel_products,
+    squared_distance, squared_distance_on, squared_distance_stream_on, squared_distance_tile_on,
 };
 
 const WIDTHS: [usize; 12] = [0, 1, 7, 15, 16, 17, 31, 33, 48, 100, 384, 1027];
@@ -152,4 +152,35 @@ fn rows_lined_up_anew_leave_nothing_of_those_before() {
     dot_tile(&mut out, tile);
     let alone = queries.chunks(21).flat_map(|q| rows.chunks(21).map(move |r| dot(q, r)));
     assert_eq!(bits(&out), bits(&alone.collect::<Vec<_>>()));
+}
+
+#[test]
+fn panel_products_are_within_their_stated_bound_and_the_same_on_every_instruction_set() {
+    let mut numbers = Numbers::new(9);
+    for width in WIDTHS {
+        for (queries, rows) in [(1, 1), (31, 3), (32, 84), (33, 85), (70, 200)] {
+            let (q, x) = (numbers.vector(queries * width, 3.0), numbers.vector(rows * width, 3.0));
+            let asked = if queries > 64 { 64..queries } else { 0..queries };
+            let found: Vec<Vec<f32>> = Isa::all()
+                .into_iter()
+                .map(|isa| {
+                    let mut panels = Panels::new_on(isa, width);
+                    (0..queries).for_each(|i| panels.push(&q[i * width..(i + 1) * width]));
+                    let mut out = vec![f32::NAN; asked.len() * rows];
+                    panel_products(&mut out, &panels, asked.clone(), &x);
+                    out
+                })
+                .collect();
+            for other in &found[1..] {
+                assert_eq!(bits(other), bits(&found[0]), "{queries} × {rows} × {width}");
+            }
+            for (place, product) in found[0].iter().enumerate() {
+                let (i, row) = (asked.start + place / rows, place % rows);
+                let pair = || wide(&q[i * width..(i + 1) * width]).zip(wide(&x[row * width..(row + 1) * width]));
+                let (exact, size): (f64, f64) =
+                    (pair().map(|(a, b)| a * b).sum(), pair().map(|(a, b)| (a * b).abs()).sum());
+                assert!((f64::from(*product) - exact).abs() <= gamma(width) * size, "{queries} × {rows} × {width}");
+            }
+        }
+    }
 }

@@ -149,25 +149,81 @@ fn rows_that_rounding_treats_worst() {
         delta_norms: &deltas.chunks_exact(2).map(norm).collect::<Vec<_>>(),
     };
     let indices: Vec<u64> = (0..rows as u64).collect();
-    let asked = hard_rows(&mut random, 18, width);
-    let asked: Vec<&[f32]> = asked.chunks_exact(width).collect();
-    for kind in KINDS {
-        let source = Copied::new(vec![View { factors, checkpoints: vec![], indices: &indices }], kind);
-        for k in [1, 7, 60] {
-            let feature: Vec<Query> = asked.iter().map(|h| Query::feature(h.to_vec())).collect();
-            for form in [Form::feature_dot(), Form::feature_cos(), Form::feature_euc()] {
-                check(&source, &form, &feature, k, &format!("{kind:?} {k} {form:?}"));
+    // Fewer queries than a panel, and a panel and some more.
+    for queries in [9, 36] {
+        let asked = hard_rows(&mut random, queries, width);
+        let view = || vec![View { factors, checkpoints: vec![], indices: &indices }];
+        for kind in KINDS {
+            for k in [1, 7, 60] {
+                check_hard(&Copied::new(view(), kind), &asked, width, k, &format!("{kind:?}"));
             }
-            for delta in [vec![1.0, -1.0], vec![-1e-20, 3.0], vec![0.0, 0.0], vec![2e38, 2e38]] {
-                let gradient: Vec<Query> = asked.iter().map(|h| Query::gradient(h.to_vec(), delta.clone())).collect();
-                for form in [Form::grad_dot(), Form::grad_cos()] {
-                    check(&source, &form, &gradient, k, &format!("{kind:?} {k} {form:?} {delta:?}"));
-                }
-            }
-            let v: Vec<f32> = [random.numbers(width + 1, false), random.numbers(width + 1, false)].concat();
-            check(&source, &Form::bilinear(2), &[Query::bilinear(&v, width)], k, "bilinear");
+        }
+        for k in [1, 4] {
+            check_hard(view().as_slice(), &asked, width, k, "no copies");
         }
     }
+}
+
+/// Every form, of these queries' features, and some of the worst weights.
+fn check_hard<S: Source + ?Sized>(source: &S, asked: &[f32], width: usize, k: usize, what: &str) {
+    let asked: Vec<&[f32]> = asked.chunks_exact(width).collect();
+    let feature: Vec<Query> = asked.iter().map(|h| Query::feature(h.to_vec())).collect();
+    for form in [Form::feature_dot(), Form::feature_cos(), Form::feature_euc()] {
+        check(source, &form, &feature, k, &format!("{what} {k} {form:?}"));
+    }
+    for delta in [vec![1.0, -1.0], vec![-1e-20, 3.0], vec![0.0, 0.0], vec![2e38, 2e38]] {
+        let gradient: Vec<Query> = asked.iter().map(|h| Query::gradient(h.to_vec(), delta.clone())).collect();
+        for form in [Form::grad_dot(), Form::grad_cos()] {
+            check(source, &form, &gradient, k, &format!("{what} {k} {form:?} {delta:?}"));
+        }
+    }
+    let v = Random(6).numbers(2 * (width + 1), false);
+    check(source, &Form::bilinear(2), &vec![Query::bilinear(&v, width); asked.len()], k, "bilinear");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20))]
+
+    #[test]
+    fn many_queries_by_any_rule(sizes in sizes(600, 1..=5), k in 1..9_usize, queries in 24..70_usize) {
+        let data = Data::new(&sizes);
+        let views = data.views();
+        let source = views.as_slice();
+        for (name, form) in data.forms() {
+            check(source, &form, &data.queries(name, queries), k, name);
+        }
+        let rows = RowSet::new(views.iter().map(|view| view.factors.rows).sum(), |row| row % 3 == 1);
+        let selected = Selected { source, rows: &rows };
+        check(&selected, &Form::grad_cos(), &data.queries("grad-cos", queries), k, "selected");
+    }
+}
+
+#[test]
+fn many_queries_compute_few_scores_one_by_one() {
+    let (rows, width, queries, mut random) = (20_000, 48, 40, Random(3));
+    let features = random.numbers(rows * width, false);
+    let norms: Vec<f32> = features.chunks_exact(width).map(|row| dot(row, row).sqrt()).collect();
+    let factors = FactorRows {
+        rows,
+        width,
+        classes: 0,
+        features: Floats::F32(&features),
+        deltas: &[],
+        feature_norms: &norms,
+        delta_norms: &[],
+    };
+    let indices: Vec<u64> = (0..rows as u64).collect();
+    let views = [View { factors, checkpoints: vec![], indices: &indices }];
+    let asked: Vec<Query> = (0..queries).map(|_| Query::feature(random.numbers(width, false))).collect();
+    for form in [Form::feature_dot(), Form::feature_cos(), Form::feature_euc()] {
+        let candidates = check(views.as_slice(), &form, &asked, 10, "random rows");
+        assert!((20 * queries as u64..=21 * queries as u64).contains(&candidates), "{form:?}: {candidates}");
+    }
+    // Copies of one row: no bound tells them apart, and every score is computed after all.
+    let same = features[..width].repeat(rows);
+    let factors = FactorRows { features: Floats::F32(&same), feature_norms: &vec![norms[0]; rows], ..factors };
+    let views = [View { factors, checkpoints: vec![], indices: &indices }];
+    assert_eq!(check(views.as_slice(), &Form::feature_dot(), &asked, 10, "copies"), 0);
 }
 
 #[test]

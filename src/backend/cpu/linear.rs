@@ -1,7 +1,7 @@
 //! Linear layers: weights packed once, products in register tiles, bias, activation and residual on the tile while it is hot.
 
 use super::activation::{Pointwise, for_activation};
-use super::gemm::{Left, Line, Panel, Target, lines, panel_lines, strip};
+use super::gemm::{Left, Line, Target, lines, panel_lines, product, shares};
 use super::simd::{Isa, Kernel, LANES, Vector};
 use crate::backend::Activation;
 use std::ops::{Range, RangeInclusive};
@@ -142,8 +142,6 @@ impl Linear {
 const RESIDENT_BYTES: usize = 384 * 1024;
 /// Rows of them: enough that a panel's way from memory is little to its use, and that their sums stay in the first-level cache.
 const ROW_BLOCK: RangeInclusive<usize> = 24..=120;
-/// Inputs of a panel taken at a time: with a tile's rows (16 and 6 KiB with AVX2) they stay in the first-level cache.
-const INNER_BLOCK: usize = 256;
 /// Numbers in a row of the widest panel.
 const WIDEST: usize = 2 * LANES;
 
@@ -217,15 +215,9 @@ impl Forward<'_> {
     #[inline(always)]
     fn multiply<V: Vector>(&mut self, sums: &mut [f32], rows: Range<usize>, panel: usize) {
         let (inputs, lines) = (self.layer.inputs, lines::<V>());
-        let packed = &self.layer.panels[panel * inputs * lines..];
-        for part in shares(inputs, INNER_BLOCK) {
-            let (here, after) = packed[part.start * lines..].split_at(part.len() * lines);
-            let next = &after[..here.len().min(after.len())];
-            let values = &self.x[rows.start * inputs + part.start..];
-            let left = Left { values, stride: inputs, rows: rows.len() };
-            let target = &mut Target { values: &mut *sums, stride: lines * LANES };
-            strip::<V>(target, left, Panel { lines: here, resume: part.start > 0, next });
-        }
+        let left = Left { values: &self.x[rows.start * inputs..], stride: inputs, rows: rows.len() };
+        let target = &mut Target { values: sums, stride: lines * LANES };
+        product::<V>(target, left, &self.layer.panels[panel * inputs * lines..], inputs);
     }
 
     /// `out [rows, panel] = finish(sums + bias) + residual`
@@ -249,13 +241,6 @@ impl Forward<'_> {
             }
         }
     }
-}
-
-/// Splits `0..len` into nearly equal parts of at most `largest`: 384 by 256 is 192 + 192. Nothing is one empty part.
-#[inline(always)]
-fn shares(len: usize, largest: usize) -> impl Iterator<Item = Range<usize>> {
-    let count = len.div_ceil(largest).max(1);
-    (0..count).map(move |i| i * len / count..(i + 1) * len / count)
 }
 
 /// What follows the sums, over one vector of columns of some rows.

@@ -25,8 +25,9 @@ mod training;
 pub use activation::activate_on;
 pub use ceilings::{Ceilings, measure};
 pub use dot::{
-    Stream, Tile, dot, dot_on, dot_stream, dot_stream_on, dot_tile, dot_tile_on, squared_distance, squared_distance_on,
-    squared_distance_stream, squared_distance_stream_on, squared_distance_tile, squared_distance_tile_on,
+    Panels, Stream, Tile, dot, dot_on, dot_stream, dot_stream_on, dot_tile, dot_tile_on, panel_products,
+    squared_distance, squared_distance_on, squared_distance_stream, squared_distance_stream_on, squared_distance_tile,
+    squared_distance_tile_on,
 };
 pub use linear::Linear;
 pub use lined::Lined;

@@ -6,11 +6,14 @@
 //! (Higham, *Accuracy and Stability of Numerical Algorithms*, §3.1).
 //!
 //! Many pairs together have those same bits; they only go through memory in a better order. [`dot_tile`] is for many queries, bound by
-//! arithmetic; [`dot_stream`] for few, bound by memory. Both are single-threaded: callers split rows over threads.
+//! arithmetic; [`dot_stream`] for few, bound by memory. [`panel_products`] is faster than either, and has other bits: for scans that only ask what
+//! might matter. All are single-threaded: callers split rows over threads.
 
+mod panels;
 mod stream;
 mod tile;
 
+pub use panels::{Panels, panel_products};
 pub use stream::{Stream, dot_stream, dot_stream_on, squared_distance_stream, squared_distance_stream_on};
 pub use tile::{Tile, dot_tile, dot_tile_on, squared_distance_tile, squared_distance_tile_on};
 

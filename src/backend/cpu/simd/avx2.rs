@@ -236,6 +236,11 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    fn sqrt(self) -> Self {
+        halves!(_mm256_sqrt_ps, self)
+    }
+
+    #[inline(always)]
     fn max(self, other: Self) -> Self {
         halves!(_mm256_max_ps, self, other)
     }

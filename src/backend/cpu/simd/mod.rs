@@ -83,6 +83,8 @@ pub trait Vector: Lanes {
     fn mul(self, other: Self) -> Self;
     /// `self / other`, correctly rounded.
     fn div(self, other: Self) -> Self;
+    /// The square root, correctly rounded.
+    fn sqrt(self) -> Self;
     /// `self > other ? self : other`
     fn max(self, other: Self) -> Self;
     /// `self < other ? self : other`

@@ -151,6 +151,11 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    fn sqrt(self) -> Self {
+        Self::lanes(|i| self.0[i].sqrt())
+    }
+
+    #[inline(always)]
     fn max(self, other: Self) -> Self {
         Self::lanes(|i| if self.0[i] > other.0[i] { self.0[i] } else { other.0[i] })
     }
