@@ -189,7 +189,7 @@ fn searching(bench: &Bench) -> Result<()> {
         feature_norms: &zeros,
         delta_norms: &zeros,
     };
-    let options = Options { device: Some(&bench.gpu), ..Options::default() };
+    let options = Options { devices: &[&bench.gpu], ..Options::default() };
     for queries in [1, 64, 1024] {
         let asked: Vec<_> = (0..queries).map(|q| Query::feature(features[q * WIDTH..][..WIDTH].to_vec())).collect();
         let began = Instant::now();

@@ -28,6 +28,8 @@ DEVICE float shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xffffffffu
 
 // What was there, before one was added to it. Who comes first is chance.
 DEVICE int atomic_increment(int* p) { return atomicAdd(p, 1); }
+// Whole numbers, which wrap: their sum has no order.
+DEVICE void atomic_add(uint64_t* p, uint64_t x) { atomicAdd(reinterpret_cast<unsigned long long*>(p), static_cast<unsigned long long>(x)); }
 
 // 2^x to 2 ulp, 0 where that is subnormal.
 DEVICE float exp2_fast(float x) {
@@ -97,6 +99,7 @@ inline float shuffle_xor(float x, int mask, emulator::Place place = HERE) {
 }
 
 inline int atomic_increment(int* p) { return __atomic_fetch_add(p, 1, __ATOMIC_RELAXED); }
+inline void atomic_add(uint64_t* p, uint64_t x) { __atomic_fetch_add(p, x, __ATOMIC_RELAXED); }
 
 inline float exp2_fast(float x) { return x < -126.0f ? 0.0f : exp2f(x); }
 

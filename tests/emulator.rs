@@ -27,6 +27,16 @@ pub(crate) fn gpu(precision: Precision) -> Gpu {
     Gpu::open_with(0, precision, &Gpu::stems().map(|stem| (stem, PLACEHOLDER))).unwrap()
 }
 
+/// So many emulated devices, before the first is opened in this process.
+pub(crate) fn gpus(count: usize, precision: Precision) -> Vec<Gpu> {
+    load();
+    let images = Gpu::stems().map(|stem| (stem, PLACEHOLDER));
+    let open = |ordinal| {
+        if compiler().is_some() { Gpu::open(ordinal, precision) } else { Gpu::open_with(ordinal, precision, &images) }
+    };
+    (0..count).map(|ordinal| open(ordinal).unwrap()).collect()
+}
+
 fn real() -> bool {
     env::var("WHEREFORE_TEST_DEVICE").is_ok_and(|device| device == "real")
 }

@@ -230,6 +230,11 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// Tokens in a batch where the user has not said.
     fn batch_tokens(&self) -> usize;
 
+    /// Tokens of a batch that there is memory for, where each worker keeps so many numbers of a token.
+    fn room(&self, _numbers: usize) -> usize {
+        usize::MAX
+    }
+
     /// A buffer of `len` numbers, contents unspecified.
     fn tensor(&self, len: usize) -> Result<Self::Tensor>;
     /// A buffer for numbers that go back to the host, contents unspecified: f32, where the device stores what it works on in less.

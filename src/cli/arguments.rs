@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use wherefore::backend::Precision;
+use wherefore::backend::gpu::Gpu;
 use wherefore::dataset::{Dataset, DatasetOptions};
 use wherefore::model::{Device, LoadOptions, Model};
 use wherefore::pipeline::Settings;
@@ -15,7 +16,7 @@ use super::run_record::RunRecord;
 /// What every command takes.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Common {
-    /// Where to compute: auto, cpu, cuda or cuda:N
+    /// Where to compute: auto, cpu, cuda, cuda:N, or GPUs together: cuda:0,1 or cuda:all
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: Device,
     /// Arithmetic: auto, f32, bf16x3, f16 or bf16 (the CPU has f32)
@@ -60,9 +61,14 @@ impl Common {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|e| Error::usage(e.to_string()))
     }
 
+    /// The GPUs chosen, for work without a model; none where the CPU is.
+    pub(crate) fn gpus(&self) -> Result<Vec<Gpu>> {
+        self.device.gpus(self.precision)
+    }
+
     /// Loads a model onto the chosen device.
     pub(crate) fn load(&self, model: &str) -> Result<Model> {
-        Model::load(model, self.device, &LoadOptions { max_length: self.max_length, precision: self.precision })
+        Model::load(model, self.device.clone(), &LoadOptions { max_length: self.max_length, precision: self.precision })
     }
 
     /// How the pipeline runs.

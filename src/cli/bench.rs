@@ -120,11 +120,12 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     Ok(Outcome::Done)
 }
 
-/// Those of the device that a model runs on: the CPU's, or a GPU's in the model's precision.
+/// Those of what a model runs on: the CPU's, or its GPUs' together, in the model's precision.
 fn of_device(model: &Model, cpu: Ceilings) -> Result<Ceilings> {
-    let Some(gpu) = model.gpu() else { return Ok(cpu) };
-    let ceilings = gpu.ceilings()?;
-    Ok(Ceilings { gflops: ceilings.of(model.device().1), read_gbs: ceilings.copy_gbs })
+    let gpus = model.gpus();
+    let Some(gpu) = gpus.first() else { return Ok(cpu) };
+    let (ceilings, devices) = (gpu.ceilings()?, gpus.len() as f64);
+    Ok(Ceilings { gflops: devices * ceilings.of(model.device().1), read_gbs: devices * ceilings.copy_gbs })
 }
 
 /// What the other rows are measured against, as rows.

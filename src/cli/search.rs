@@ -170,7 +170,8 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let summary = match &arguments.from_factors {
         _ if arguments.of_itself => {
             let mut writer = write()?;
-            let summary = SelfSearch { store: &store, options: &options }.run(common.quiet, &mut writer)?;
+            let summary = SelfSearch { store: &store, options: &options, devices: &common.gpus()? }
+                .run(common.quiet, &mut writer)?;
             writer.0.finish()?;
             summary
         }
@@ -199,7 +200,8 @@ impl Search<'_> {
         let texts = self.arguments.data.open_if_any()?;
         let given = GivenFactors { file: &GivenFile(file.to_owned()), texts, label_names: None };
         let mut writer = write()?;
-        let job = GivenSearch { store: self.store, options: self.options };
+        let devices = self.common.gpus()?;
+        let job = GivenSearch { store: self.store, options: self.options, devices: &devices };
         let summary = job.run(given, self.common.quiet, rejections, &mut writer)?;
         writer.0.finish()?;
         Ok(summary)

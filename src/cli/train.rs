@@ -186,7 +186,8 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let blueprint = Blueprint::read(&arguments.model.model, arguments.scratch)?;
     let labelled = arguments.read(&arguments.data.files, &mut rejections)?;
     let head = train::plan_head(&labelled, arguments.labels.as_deref(), arguments.problem, blueprint.head())?;
-    let mut trainee = blueprint.build_on(common.device, common.precision, head, common.seed, common.max_length)?;
+    let mut trainee =
+        blueprint.build_on(common.device.clone(), common.precision, head, common.seed, common.max_length)?;
     let examples = labelled.examples(&trainee, &mut rejections)?;
     let dev = arguments.dev(&trainee, &mut rejections)?;
 

@@ -15,7 +15,9 @@ mod hub;
 mod network;
 mod parts;
 mod pretrained;
+mod queue;
 mod sentence;
+mod spread;
 mod training;
 mod weights;
 mod widening;
@@ -116,8 +118,8 @@ pub struct Answers {
 pub trait Forward: Send + Sync {
     /// The device it runs on, and what its matrix products are computed in.
     fn device(&self) -> (String, Precision);
-    /// The GPU it runs on, where it does: what else is to be computed can be computed there.
-    fn gpu(&self) -> Option<&Gpu>;
+    /// The GPUs it runs on, where it does: what else is to be computed can be computed there.
+    fn gpus(&self) -> Vec<&Gpu>;
     /// Sequences so far that overflowed the device's precision and were run again in one that holds more.
     fn run_again(&self) -> u64 {
         0

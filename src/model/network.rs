@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::config::Config;
 use super::encoder::{Encoder, Maps, Pass, Workspace};
 use super::head::Head;
+use super::queue::Queue;
 use super::{Answers, Ask, Forward, MapKind, Outputs, Probes};
 use crate::backend::gpu::Gpu;
 use crate::backend::{Backend, Fold, Objective, Path, Precision, Rows};
@@ -21,7 +22,7 @@ pub(super) struct Network<B: Backend> {
     encoder: Encoder<B>,
     head: Head<B>,
     limits: Limits,
-    /// Tokens the device has had room for: fewer than any batch it had none for.
+    /// Tokens the device has room for, from what is free when the model is loaded; fewer than any batch it had none for.
     room: AtomicUsize,
     /// Workspaces nobody is using; there come to be as many as there were ever passes at the same time.
     idle: Mutex<Vec<Workspace<B>>>,
@@ -40,7 +41,8 @@ impl<B: Backend> Network<B> {
     pub(super) fn new(backend: B, encoder: Encoder<B>, head: Head<B>, config: &Config) -> Self {
         let Config { vocabulary, positions, token_types, .. } = *config;
         let limits = Limits { vocabulary, positions, token_types };
-        Self { backend, encoder, head, limits, room: AtomicUsize::new(usize::MAX), idle: Mutex::default() }
+        let room = backend.room(Workspace::numbers_a_token(&encoder, head.classes()));
+        Self { backend, encoder, head, limits, room: AtomicUsize::new(room), idle: Mutex::default() }
     }
 
     /// One batch; in halves where the device has no room for it whole.
@@ -116,25 +118,6 @@ impl<B: Backend> Network<B> {
         }
         Ok(folded)
     }
-
-    /// Takes batches from the queue until it is empty. What stops one worker empties the queue for all.
-    fn work(&self, queue: &Queue, done: &(dyn Fn(usize) -> bool + Sync)) -> Result<Vec<(usize, Answers)>> {
-        let mut finished = Vec::new();
-        while let Some((place, probes)) = queue.next() {
-            match self.run(&probes) {
-                Ok(answers) => finished.push((place, answers)),
-                Err(error) => {
-                    queue.close();
-                    return Err(error);
-                }
-            }
-            if !done(place) {
-                queue.close();
-                return Err(Error::Interrupted);
-            }
-        }
-        Ok(finished)
-    }
 }
 
 impl<B: Backend> Forward for Network<B> {
@@ -142,8 +125,8 @@ impl<B: Backend> Forward for Network<B> {
         (self.backend.name(), self.backend.precision())
     }
 
-    fn gpu(&self) -> Option<&Gpu> {
-        (&self.backend as &dyn Any).downcast_ref()
+    fn gpus(&self) -> Vec<&Gpu> {
+        (&self.backend as &dyn Any).downcast_ref().into_iter().collect()
     }
 
     fn width(&self) -> usize {
@@ -159,7 +142,7 @@ impl<B: Backend> Forward for Network<B> {
     }
 
     fn batch_tokens(&self) -> usize {
-        self.backend.batch_tokens()
+        self.backend.batch_tokens().min(self.room.load(Ordering::Relaxed)).max(1)
     }
 
     fn depth(&self) -> usize {
@@ -180,20 +163,15 @@ impl<B: Backend> Forward for Network<B> {
     }
 
     fn probe(&self, batches: Vec<Probes>, done: &(dyn Fn(usize) -> bool + Sync)) -> Result<Vec<Answers>> {
-        let mut answers = vec![Answers::default(); batches.len()];
         let workers = self.workers().clamp(1, batches.len().max(1));
-        let queue = Queue::new(batches);
+        let queue = Queue::new(batches, done);
+        let work = || queue.work(|probes| self.run(&probes));
         let finished: Vec<_> = if workers == 1 {
-            vec![self.work(&queue, done)]
+            vec![work()]
         } else {
-            (0..workers).into_par_iter().with_max_len(1).map(|_| self.work(&queue, done)).collect()
+            (0..workers).into_par_iter().with_max_len(1).map(|_| work()).collect()
         };
-        for worker in finished {
-            for (place, answer) in worker? {
-                answers[place] = answer;
-            }
-        }
-        Ok(answers)
+        queue.answers(finished)
     }
 }
 
@@ -226,24 +204,6 @@ fn below(what: &str, values: &[u32], limit: usize) -> Result<()> {
             format!("{what} {value}: expected below {limit}, the model's own"),
             Some("the tokenizer is of another model than the weights".to_owned()),
         )),
-    }
-}
-
-/// Batches not begun, with their places.
-struct Queue(Mutex<std::iter::Enumerate<std::vec::IntoIter<Probes>>>);
-
-impl Queue {
-    fn new(batches: Vec<Probes>) -> Self {
-        Self(Mutex::new(batches.into_iter().enumerate()))
-    }
-
-    fn next(&self) -> Option<(usize, Probes)> {
-        lock(&self.0).next()
-    }
-
-    /// Gives up what is left.
-    fn close(&self) {
-        lock(&self.0).by_ref().for_each(drop);
     }
 }
 

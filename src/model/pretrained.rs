@@ -9,6 +9,7 @@ use super::encoder::Encoder;
 use super::head::Head;
 use super::network::Network;
 use super::sentence::SentenceModel;
+use super::spread::Spread;
 use super::weights::Weights;
 use super::widening::Widening;
 use super::{Device, Forward, Outputs, Problem, fingerprint, hub};
@@ -60,10 +61,13 @@ impl Model {
     /// # Errors
     /// [`Error::Usage`] where there is no such model, [`Error::Device`] where the device cannot be used, and [`Error::Io`],
     /// [`Error::Format`] or [`Error::Mismatch`] for what is wrong with its files.
+    #[allow(clippy::needless_pass_by_value)] // a device is named where it is passed
     pub fn load(path_or_name: &str, device: Device, options: &LoadOptions) -> Result<Self> {
         let directory = hub::find(path_or_name)?;
         let model = match device {
-            Device::Cuda(ordinal) => Self::open_with(Gpu::open(ordinal, options.precision)?, &directory, options)?,
+            Device::Cuda(_) | Device::EveryCuda => {
+                Self::open_on_all(device.gpus(options.precision)?, &directory, options)?
+            }
             Device::Auto | Device::Cpu => {
                 Cpu::check(options.precision)?;
                 Self::open_with(Cpu::new(), &directory, options)?
@@ -99,6 +103,23 @@ impl Model {
         })
     }
 
+    /// [`Model::open_with`] on several devices that share the work. They must be of a kind: a batch's answers are the same on each.
+    ///
+    /// # Errors
+    /// As [`Model::load`]; where there is no device.
+    pub fn open_on_all<B: Backend>(backends: Vec<B>, dir: &Path, options: &LoadOptions) -> Result<Self> {
+        let mut backends = backends.into_iter();
+        let Some(first) = backends.next() else {
+            return Err(Error::Device("there are no devices".to_owned(), None));
+        };
+        let mut model = Self::open_with(first, dir, options)?;
+        let others: Vec<_> = backends.map(|backend| open_network(backend, dir)).collect::<Result<_>>()?;
+        if !others.is_empty() {
+            model.network = Box::new(Spread::new(std::iter::once(model.network).chain(others).collect()));
+        }
+        Ok(model)
+    }
+
     /// What it was asked for by: a directory, or `org/name`.
     pub fn name(&self) -> &str {
         &self.name
@@ -114,9 +135,9 @@ impl Model {
         self.network.run_again()
     }
 
-    /// The GPU it runs on, where it does.
-    pub fn gpu(&self) -> Option<&Gpu> {
-        self.network.gpu()
+    /// The GPUs it runs on, where it does.
+    pub fn gpus(&self) -> Vec<&Gpu> {
+        self.network.gpus()
     }
 
     /// Where it was loaded from.

@@ -83,8 +83,8 @@ impl Forward for Widening {
         self.narrow.device()
     }
 
-    fn gpu(&self) -> Option<&Gpu> {
-        self.narrow.gpu()
+    fn gpus(&self) -> Vec<&Gpu> {
+        self.narrow.gpus()
     }
 
     fn run_again(&self) -> u64 {

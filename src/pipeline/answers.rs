@@ -29,8 +29,8 @@ pub(super) struct Answers<'a> {
     options: &'a SearchOptions,
     prepared: &'a Prepared<'a>,
     scope: Scope,
-    /// Searches on the CPU where there is none.
-    gpu: Option<&'a Gpu>,
+    /// Searches on the CPU where there are none.
+    gpus: Vec<&'a Gpu>,
 }
 
 /// Whom a query's own results are for.
@@ -47,12 +47,12 @@ impl<'a> Answers<'a> {
                 .with_hint("ask for a number of records: --top-k K"));
         }
         let scope = Scope::new(store, &options.scope)?;
-        Ok(Self { store, options, prepared, scope, gpu: None })
+        Ok(Self { store, options, prepared, scope, gpus: Vec::new() })
     }
 
-    /// The same, searching on a GPU.
-    pub(super) fn on(self, gpu: Option<&'a Gpu>) -> Self {
-        Self { gpu, ..self }
+    /// The same, searching on GPUs.
+    pub(super) fn on(self, gpus: Vec<&'a Gpu>) -> Self {
+        Self { gpus, ..self }
     }
 
     /// Searches for some queries together and writes their results in order.
@@ -155,7 +155,7 @@ impl<'a> Answers<'a> {
     }
 
     fn search_options<'o>(&'o self, progress: &'o (dyn Fn(u64, u64) -> bool + Sync)) -> Options<'o> {
-        Options { memory: self.options.memory, progress: Some(progress), device: self.gpu, ..Options::default() }
+        Options { memory: self.options.memory, progress: Some(progress), devices: &self.gpus, ..Options::default() }
     }
 
     fn ends(&self, hits: Hits, asker: Asker<'_>, k: usize) -> Result<(Vec<Neighbour>, Vec<Neighbour>)> {

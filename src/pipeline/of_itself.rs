@@ -4,6 +4,7 @@ use super::answers::{Answers, Asked, Column, shown, shown_target, stored_target}
 use super::prepared::{Asking, Prepared, joined};
 use super::queries::{QueryTarget, ResultSink, SearchOptions};
 use super::{Progress, Summary};
+use crate::backend::gpu::Gpu;
 use crate::error::{Error, Result};
 use crate::factors::{LabelUsed, Target};
 use crate::interrupt;
@@ -21,6 +22,8 @@ pub struct SelfSearch<'a> {
     pub store: &'a Store,
     /// What is asked; [`SearchOptions::of_itself`] must be set, and [`SearchOptions::target`] is not read.
     pub options: &'a SearchOptions,
+    /// Where to search; the CPU where there are none.
+    pub devices: &'a [Gpu],
 }
 
 impl SelfSearch<'_> {
@@ -29,13 +32,13 @@ impl SelfSearch<'_> {
     /// # Errors
     /// Where store and rule do not belong together, the store is damaged, or the sink fails.
     pub fn run(&self, quiet: bool, sink: &mut dyn ResultSink) -> Result<Summary> {
-        let Self { store, options } = *self;
+        let Self { store, options, devices } = *self;
         if !options.of_itself || options.target != QueryTarget::default() {
             return Err(Error::usage("a store's own records ask as they were indexed")
                 .with_hint("leave --target out; `index --target` decides"));
         }
         let prepared = Prepared::new(options.rule, store, &options.rule_options)?;
-        let answers = Answers::new(store, options, &prepared)?;
+        let answers = Answers::new(store, options, &prepared)?.on(devices.iter().collect());
         let progress = Progress::new("searching", Some(store.rows() as u64), quiet);
         for first in (0..store.rows()).step_by(QUERIES) {
             interrupt::check()?;

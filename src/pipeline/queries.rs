@@ -123,7 +123,7 @@ impl SearchJob<'_> {
         let Self { model, store, options, .. } = *self;
         self.check()?;
         let prepared = Prepared::new(options.rule, store, &options.rule_options)?;
-        let answers = Answers::new(store, options, &prepared)?.on(model.gpu());
+        let answers = Answers::new(store, options, &prepared)?.on(model.gpus());
         let asker = Asker::new(model.class_names(), options)?;
         let models: Vec<&Model> = std::iter::once(model).chain(self.checkpoints).collect();
         let progress = Progress::new("searching", dataset.bytes_total(), settings.quiet);

@@ -1,118 +1,317 @@
-//! The same search on a GPU: rows stream to the device, which scores them and keeps both ends of each query's ranking.
+//! The same search on GPUs: rows stream to each device, a chunk on its way while the one before it is scored, and both ends of each query's
+//! ranking in each group of rows are kept there. What there is room for stays on the device, for the queries and searches to come.
 //!
-//! The device computes [`super::score`] operation by operation, so results are the CPU's, bit for bit. Longer ends than it keeps, selections of
-//! rows, scores that are not made of factors, and factor sets of several types are left to the CPU.
+//! A device computes [`super::score`] operation by operation, so results are the CPU's, bit for bit, however many devices share the rows. Ends
+//! longer than a device keeps are found in passes, each after the last of the one before it. Scores that are not made of factors, factor sets of
+//! several types, and ends of which passes would be many are left to the CPU.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use super::Options;
 use super::form::{Deltas, Form, Measure, Prepared, RowNorm};
 use super::pair::{gradient_norm, unit_columns};
 use super::query::{Query, Weight};
+use super::rows::Groups;
 use super::scan::Progress;
 use super::shape::Shape;
 use super::source::Source;
-use super::topk::{Hit, Hits};
-use super::{Options, batch_size};
-use crate::backend::gpu::{Asked, Chunk, Entry, Gpu, MOST_KEPT, Weights};
-use crate::error::Result;
+use super::sum::ExactSum;
+use super::topk::{End, Hit, Hits, TwoEnded};
+use crate::backend::gpu::{Asked, Chunk, Entry, Found, Gpu, Key, MOST_KEPT, Weights};
+use crate::error::{Error, Result};
 use crate::factors::{FactorRows, Floats};
 
-/// Bytes of features that are copied to the device at a time.
+/// Bytes of features that are copied to a device at a time, and the fewest that are tried where it has no room.
 const CHUNK_BYTES: usize = 64 << 20;
-/// Bytes on the device for each query, beside its features: two ends of entries.
-const QUERY_BYTES: usize = 2 * 4096 * 16;
-/// Queries of one pass: what their kept records take of the device.
+const FEWEST_CHUNK_BYTES: usize = 1 << 20;
+/// Queries of one pass.
 const MOST_QUERIES: usize = 2048;
+/// Passes over the rows that are made for long ends; the CPU needs but one.
+const MOST_PASSES: usize = 16;
+/// Rows whose scores an exact sum takes without carrying.
+const MOST_ROWS: usize = 1 << 30;
 
-/// Whether the device can search this source for the `k` best.
-pub(super) fn can<S: Source + ?Sized>(source: &S, form: &Form<'_>, shape: Shape, k: usize) -> bool {
-    let mut kinds = (0..source.shards()).flat_map(|shard| {
-        form.sets.iter().filter_map(move |&set| source.factors(shard, set)).map(|factors| kind(factors.features))
-    });
-    let first = kinds.next();
-    form.scorer.is_none()
-        && source.selection().is_none()
-        && k <= MOST_KEPT
-        && u32::try_from(shape.rows).is_ok_and(|rows| rows < u32::MAX)
-        && kinds.all(|kind| Some(kind) == first)
+/// What a query found in one group of rows.
+#[derive(Clone)]
+pub(super) struct InGroup {
+    pub(super) hits: Hits,
+    pub(super) total: ExactSum,
 }
 
-fn kind(features: Floats<'_>) -> u8 {
-    match features {
-        Floats::F32(_) => 0,
-        Floats::F16(_) => 1,
-        Floats::Bf16(_) => 2,
+/// What is searched for, checked already.
+pub(super) struct Job<'a, S: ?Sized> {
+    pub(super) source: &'a S,
+    pub(super) form: &'a Form<'a>,
+    pub(super) shape: Shape,
+    pub(super) k: usize,
+    /// All rows are one group where there are none.
+    pub(super) groups: Option<&'a Groups>,
+    pub(super) options: &'a Options<'a>,
+}
+
+impl<S: Source + ?Sized> Job<'_, S> {
+    /// Whether devices can do this.
+    pub(super) fn is_possible(&self) -> bool {
+        let Self { source, form, shape, .. } = *self;
+        let mut kinds = (0..source.shards()).flat_map(|shard| {
+            form.sets.iter().filter_map(move |&set| source.factors(shard, set)).map(|factors| kind(factors.features))
+        });
+        let first = kinds.next();
+        form.scorer.is_none()
+            && self.group_count() > 0
+            && self.k <= MOST_PASSES * MOST_KEPT
+            && shape.rows <= MOST_ROWS
+            && kinds.all(|kind| Some(kind) == first)
+            && self.options.devices.iter().all(|gpu| self.query_bytes() <= gpu.search_memory())
     }
-}
 
-/// [`super::search`] on a device, of what was checked already.
-pub(super) fn search<S: Source + ?Sized>(
-    gpu: &Gpu,
-    source: &S,
-    form: &Form<'_>,
-    queries: &[Query],
-    shape: Shape,
-    k: usize,
-    options: &Options<'_>,
-) -> Result<Vec<Hits>> {
-    let batch = batch_size(options.memory, QUERY_BYTES).min(MOST_QUERIES);
-    let progress = Progress::new(options, shape.rows, queries.len().div_ceil(batch));
-    let mut hits = Vec::with_capacity(queries.len());
-    for queries in queries.chunks(batch) {
-        let prepared: Vec<Prepared> = queries.iter().map(|query| form.prepare(query)).collect();
-        let mut running = gpu.search(asked(form, &prepared, shape), k)?;
-        let mut first = 0;
-        for shard in 0..source.shards() {
-            let (rows, mut start) = (source.rows(shard), 0);
-            while start < rows {
-                let most = CHUNK_BYTES / (shape.width.max(1) * form.sets.len() * size_of::<f32>());
-                let span = Span { shard, start, rows: running.next_rows().min(most.max(1)).min(rows - start), first };
-                running.take(&chunk(source, form, span))?;
-                progress.advance(span.rows)?;
-                start += span.rows;
-                first += span.rows;
+    /// What each query found in each group, `[Q][G]`.
+    pub(super) fn run(&self, queries: &[Query]) -> Result<Vec<Vec<InGroup>>> {
+        let options = self.options;
+        let memory = options.devices.iter().map(|gpu| gpu.search_memory()).min().unwrap_or_default();
+        let mut batch = (memory / self.query_bytes().max(1)).clamp(1, MOST_QUERIES);
+        let passes = queries.len().div_ceil(batch) * self.k.div_ceil(MOST_KEPT);
+        let progress = Progress::new(options, self.shape.rows, passes);
+        let mut chunk_bytes = CHUNK_BYTES;
+        let mut found = Vec::with_capacity(queries.len());
+        let search = Number(NEXT_SEARCH.fetch_add(1, Ordering::Relaxed));
+        options.devices.iter().for_each(|gpu| gpu.begin_search());
+        while found.len() < queries.len() {
+            let some = &queries[found.len()..queries.len().min(found.len() + batch)];
+            let pieces = self.pieces(search, chunk_bytes);
+            let answers = self.on_devices(&pieces, some, &progress);
+            if some.len() + found.len() == queries.len() || answers.is_err() {
+                let passing: Vec<&Key> = pieces.iter().filter(|piece| piece.passing).map(|piece| &piece.key).collect();
+                options.devices.iter().for_each(|gpu| gpu.forget(passing.iter().copied()));
             }
-            if shape.bytes > options.memory {
-                source.release(shard);
+            match answers {
+                Ok(answers) => found.extend(answers),
+                // With less at a time there may be room.
+                Err(Error::OutOfMemory(..)) if chunk_bytes > FEWEST_CHUNK_BYTES => {
+                    (batch, chunk_bytes) = (batch.div_ceil(2), chunk_bytes / 2);
+                }
+                Err(error) => return Err(error),
             }
         }
-        hits.extend(running.finish()?.into_iter().map(hits_of));
+        Ok(found)
     }
-    Ok(hits)
-}
 
-fn hits_of([proponents, opponents]: [Vec<Entry>; 2]) -> Hits {
-    let hit = |entry: Entry| Hit { row: u64::from(entry.row), index: entry.index, score: entry.score };
-    let all = |entries: Vec<Entry>| entries.into_iter().map(hit).collect();
-    Hits { proponents: all(proponents), opponents: all(opponents) }
-}
+    fn query_bytes(&self) -> usize {
+        let Shape { width, classes, .. } = self.shape;
+        self.group_count() * Gpu::search_bytes(self.k) + self.form.passes.len() * (width + classes + 8) * 4
+    }
 
-/// Queries side by side, pass by pass.
-fn asked(form: &Form<'_>, queries: &[Prepared], shape: Shape) -> Asked {
-    let terms = || (0..form.passes.len()).flat_map(|pass| queries.iter().map(move |query| &query.terms[pass]));
-    let weights = match terms().next().map(|term| &term.weight) {
-        None | Some(Weight::One) => Weights::One,
-        Some(Weight::Delta(_)) => Weights::Deltas(terms().flat_map(|term| delta(&term.weight)).copied().collect()),
-        Some(Weight::Class(_)) => Weights::Classes(terms().map(|term| class(&term.weight)).collect()),
-    };
-    Asked {
-        queries: queries.len(),
-        width: shape.width,
-        classes: shape.classes,
-        features: terms().flat_map(|term| &term.features).copied().collect(),
-        biases: terms().map(|term| term.bias).collect(),
-        weights,
-        norms: queries.iter().map(|query| query.norm).collect(),
-        sets: form.passes.iter().map(|pass| pass.set as i32).collect(),
-        rates: form.passes.iter().map(|pass| pass.rate).collect(),
-        distance: form.measure == Measure::Distance,
+    fn group_count(&self) -> usize {
+        self.groups.map_or(1, Groups::len)
+    }
+
+    /// The rows in pieces that are copied at a time; those that nothing is selected from are left out.
+    fn pieces(&self, search: Number, chunk_bytes: usize) -> Vec<Piece> {
+        let Self { source, form, shape, .. } = *self;
+        let row_bytes = (shape.width + shape.classes).max(1) * form.sets.len().max(1) * size_of::<f32>();
+        let most = (chunk_bytes / row_bytes).max(1);
+        let selection = source.selection();
+        let mut pieces = Vec::new();
+        let mut first = 0;
+        for shard in 0..source.shards() {
+            let rows = source.rows(shard);
+            for start in (0..rows).step_by(most) {
+                let piece =
+                    Piece::new(source, form, search, Span { shard, start, rows: most.min(rows - start), first });
+                first += piece.span.rows;
+                if selection.is_none_or(|rows| rows.count_in(piece.span.first..first) > 0) {
+                    pieces.push(piece);
+                }
+            }
+        }
+        pieces
+    }
+
+    /// Deals the pieces to the devices, and puts together what each finds.
+    fn on_devices(&self, pieces: &[Piece], queries: &[Query], progress: &Progress<'_>) -> Result<Vec<Vec<InGroup>>> {
+        let devices = self.options.devices;
+        let stopped = AtomicBool::new(false);
+        let run = |(number, gpu): (usize, &Gpu)| {
+            let own: Vec<&Piece> = pieces.iter().skip(number).step_by(devices.len()).collect();
+            let found = self.on_device(gpu, &own, queries, progress, &stopped);
+            stopped.fetch_or(found.is_err(), Ordering::Relaxed);
+            found
+        };
+        let found: Vec<_> = if let [gpu] = devices {
+            vec![run((0, gpu))]
+        } else {
+            thread::scope(|scope| {
+                let threads: Vec<_> =
+                    devices.iter().enumerate().map(|(number, gpu)| scope.spawn(move || run((number, gpu)))).collect();
+                threads.into_iter().map(|thread| thread.join().expect("a search does not panic")).collect()
+            })
+        };
+        let found = all(found)?;
+        let mut kept = vec![vec![(TwoEnded::new(self.k), ExactSum::default()); self.group_count()]; queries.len()];
+        for found in found {
+            for (kept, found) in kept.iter_mut().flatten().zip(found) {
+                for (end, entries) in [End::Proponents, End::Opponents].into_iter().zip(found.ends) {
+                    for entry in entries {
+                        kept.0.offer_at(end, hit(entry));
+                    }
+                }
+                kept.1.merge(ExactSum::from_limbs(found.total));
+            }
+        }
+        let in_group = |(ends, total): (TwoEnded, ExactSum)| InGroup { hits: ends.into_hits(), total };
+        Ok(kept.into_iter().map(|groups| groups.into_iter().map(in_group).collect()).collect())
+    }
+
+    /// What there is in some pieces, `[Q · G]`, in as many passes over them as k needs.
+    fn on_device(
+        &self,
+        gpu: &Gpu,
+        pieces: &[&Piece],
+        queries: &[Query],
+        progress: &Progress<'_>,
+        stopped: &AtomicBool,
+    ) -> Result<Vec<Found>> {
+        let mut found: Vec<Found> = Vec::new();
+        for begin in (0..self.k).step_by(MOST_KEPT) {
+            let asked = self.asked(queries, &found);
+            let k = MOST_KEPT.min(self.k - begin);
+            let next = self.pass(gpu, asked, k, pieces, progress, stopped)?;
+            if found.is_empty() {
+                found = next;
+                continue;
+            }
+            for (found, next) in found.iter_mut().zip(next) {
+                found.ends.iter_mut().zip(next.ends).for_each(|(end, next)| end.extend(next));
+            }
+        }
+        Ok(found)
+    }
+
+    /// One pass: a piece is on its way while the one before it is scored.
+    fn pass(
+        &self,
+        gpu: &Gpu,
+        asked: Asked,
+        k: usize,
+        pieces: &[&Piece],
+        progress: &Progress<'_>,
+        stopped: &AtomicBool,
+    ) -> Result<Vec<Found>> {
+        let mut running = gpu.search(asked, k)?;
+        let send = |piece: &&&Piece| gpu.send(&self.chunk(piece));
+        let mut pieces = pieces.iter();
+        let mut next = pieces.next();
+        let mut sent = next.as_ref().map(send).transpose()?;
+        while let (Some(piece), Some(rows)) = (next, sent.take()) {
+            if stopped.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            let scanning = running.begin(rows)?;
+            next = pieces.next();
+            sent = next.as_ref().map(send).transpose()?;
+            running.complete(scanning)?;
+            progress.advance(piece.span.rows)?;
+            if self.shape.bytes > self.options.memory {
+                self.source.release(piece.span.shard);
+            }
+        }
+        running.finish()
+    }
+
+    /// Queries side by side, pass by pass; what was found is not to be found again.
+    fn asked(&self, queries: &[Query], found: &[Found]) -> Asked {
+        let Self { form, shape, .. } = *self;
+        let queries: Vec<Prepared> = queries.iter().map(|query| form.prepare(query)).collect();
+        let terms = || (0..form.passes.len()).flat_map(|pass| queries.iter().map(move |query| &query.terms[pass]));
+        let weights = match terms().next().map(|term| &term.weight) {
+            None | Some(Weight::One) => Weights::One,
+            Some(Weight::Delta(_)) => Weights::Deltas(terms().flat_map(|term| delta(&term.weight)).copied().collect()),
+            Some(Weight::Class(_)) => Weights::Classes(terms().map(|term| class(&term.weight)).collect()),
+        };
+        Asked {
+            queries: queries.len(),
+            width: shape.width,
+            classes: shape.classes,
+            features: terms().flat_map(|term| &term.features).copied().collect(),
+            biases: terms().map(|term| term.bias).collect(),
+            weights,
+            norms: queries.iter().map(|query| query.norm).collect(),
+            sets: form.passes.iter().map(|pass| pass.set as i32).collect(),
+            rates: form.passes.iter().map(|pass| pass.rate).collect(),
+            distance: form.measure == Measure::Distance,
+            groups: self.group_count(),
+            totals: self.groups.is_some() && found.is_empty(),
+            after: found.iter().flat_map(|found| [last(&found.ends[0], false), last(&found.ends[1], true)]).collect(),
+        }
+    }
+
+    fn chunk(&self, piece: &Piece) -> Chunk<'_> {
+        let Self { source, form, .. } = *self;
+        let Span { shard, start, rows, first } = piece.span;
+        let sets: Vec<FactorRows<'_>> =
+            form.sets.iter().map(|&set| source.factors(shard, set).expect("checked before the search")).collect();
+        let features =
+            sets.iter().map(|set| part(set.features, start * set.width..(start + rows) * set.width)).collect();
+        Chunk {
+            rows,
+            first,
+            features,
+            deltas: sets.iter().flat_map(|set| deltas(form, set, piece.span)).collect(),
+            norms: sets.first().and_then(|set| norms(form, set, piece.span)),
+            indices: (start..start + rows).map(|row| source.index(shard, row)).collect(),
+            groups: self.groups_of(first..first + rows),
+            key: Some(piece.key),
+        }
+    }
+
+    /// The group of each row, −1 for those that are not searched.
+    fn groups_of(&self, rows: std::ops::Range<usize>) -> Option<Vec<i32>> {
+        let selection = self.source.selection();
+        if self.groups.is_none() && selection.is_none() {
+            return None;
+        }
+        let group = |row: usize| {
+            let searched = selection.is_none_or(|rows| rows.contains(row));
+            let group = self.groups.map_or(Some(0), |groups| groups.of(row));
+            group.filter(|_| searched).map_or(-1, |group| group as i32)
+        };
+        Some(rows.map(group).collect())
     }
 }
 
-fn delta(weight: &Weight) -> &[f32] {
-    if let Weight::Delta(delta) = weight { delta } else { &[] }
+/// What every device found; else why one failed, rather than that the others then stopped.
+fn all(found: Vec<Result<Vec<Found>>>) -> Result<Vec<Vec<Found>>> {
+    let (found, mut errors): (Vec<_>, Vec<_>) = found.into_iter().partition(Result::is_ok);
+    errors.sort_by_key(|error| matches!(error, Err(Error::Interrupted)));
+    errors.into_iter().next().into_iter().chain(found).collect()
 }
 
-fn class(weight: &Weight) -> i32 {
-    if let Weight::Class(class) = weight { *class as i32 } else { 0 }
+/// A search of this process: what it leaves on a device of a source without a name is its own.
+#[derive(Clone, Copy)]
+struct Number(u64);
+
+static NEXT_SEARCH: AtomicU64 = AtomicU64::new(0);
+
+/// Consecutive rows of a shard that are copied together.
+struct Piece {
+    span: Span,
+    /// What their features are.
+    key: Key,
+    /// Whether only this search knows them by it.
+    passing: bool,
+}
+
+impl Piece {
+    fn new<S: Source + ?Sized>(source: &S, form: &Form<'_>, search: Number, span: Span) -> Self {
+        let contents = source.contents(span.shard);
+        let what = match contents {
+            Some(contents) => format!("{contents} {:?}", form.sets),
+            None => format!("search {}, shard {}, {:?}", search.0, span.shard, form.sets),
+        };
+        let key = blake3::hash(format!("{what} {} {}", span.start, span.rows).as_bytes());
+        Self { span, key: key.into(), passing: contents.is_none() }
+    }
 }
 
 /// Consecutive rows of a shard.
@@ -125,18 +324,31 @@ struct Span {
     first: usize,
 }
 
-fn chunk<'a, S: Source + ?Sized>(source: &'a S, form: &Form<'_>, span: Span) -> Chunk<'a> {
-    let Span { shard, start, rows, first } = span;
-    let sets: Vec<FactorRows<'a>> =
-        form.sets.iter().map(|&set| source.factors(shard, set).expect("checked before the search")).collect();
-    Chunk {
-        rows,
-        first,
-        features: sets.iter().map(|set| part(set.features, start * set.width..(start + rows) * set.width)).collect(),
-        deltas: sets.iter().flat_map(|set| deltas(form, set, span)).collect(),
-        norms: sets.first().and_then(|set| norms(form, set, span)),
-        indices: (start..start + rows).map(|row| source.index(shard, row)).collect(),
+fn kind(features: Floats<'_>) -> u8 {
+    match features {
+        Floats::F32(_) => 0,
+        Floats::F16(_) => 1,
+        Floats::Bf16(_) => 2,
     }
+}
+
+fn hit(entry: Entry) -> Hit {
+    Hit { row: u64::from(entry.row), index: entry.index, score: entry.score }
+}
+
+/// The last of an end, or what comes after everything where there is nothing more.
+fn last(end: &[Entry], lowest: bool) -> Entry {
+    let beyond =
+        Entry { score: if lowest { f32::INFINITY } else { f32::NEG_INFINITY }, row: u32::MAX, index: u64::MAX };
+    if end.len().is_multiple_of(MOST_KEPT) { end.last().copied().unwrap_or(beyond) } else { beyond }
+}
+
+fn delta(weight: &Weight) -> &[f32] {
+    if let Weight::Delta(delta) = weight { delta } else { &[] }
+}
+
+fn class(weight: &Weight) -> i32 {
+    if let Weight::Class(class) = weight { *class as i32 } else { 0 }
 }
 
 fn part(features: Floats<'_>, range: std::ops::Range<usize>) -> Floats<'_> {

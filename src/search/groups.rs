@@ -9,7 +9,7 @@ use super::source::Source;
 use super::sum::ExactSum;
 use super::tile::{Purpose, Span};
 use super::topk::{Hits, TwoEnded};
-use super::{Options, batch_size, pack, query_bytes};
+use super::{Options, batch_size, device, pack, query_bytes};
 use crate::error::{Error, Result};
 
 /// What a query found in one group.
@@ -39,6 +39,12 @@ pub fn search_groups<S: Source + ?Sized>(
     let k = shape.top_k(k)?;
     if shape.selected == 0 {
         return Ok(vec![vec![GroupHits::default(); groups.len()]; queries.len()]);
+    }
+    let on_devices = device::Job { source, form, shape, k, groups: Some(groups), options };
+    if !options.devices.is_empty() && on_devices.is_possible() {
+        let found = on_devices.run(queries)?.into_iter();
+        let in_group = |found: device::InGroup| GroupHits { hits: found.hits, total: found.total.value() };
+        return Ok(found.map(|groups| groups.into_iter().map(in_group).collect()).collect());
     }
     let bytes = rayon::current_num_threads() * groups.len() * group_bytes(k) + query_bytes(form, shape);
     if bytes > options.memory.max(1 << 20) {

@@ -102,8 +102,8 @@ pub struct Options<'a> {
     /// Told from any thread how many records have been passed over, and how many will be over all passes; `false` stops the search
     /// with [`crate::Error::Interrupted`].
     pub progress: Option<&'a (dyn Fn(u64, u64) -> bool + Sync)>,
-    /// A GPU to search on, where it can; by default the CPU.
-    pub device: Option<&'a Gpu>,
+    /// GPUs to search on together, where they can; by default the CPU.
+    pub devices: &'a [&'a Gpu],
     /// Where full rankings spill what does not fit into memory; by default the system's folder for temporary files.
     pub temporary: Option<&'a Path>,
     /// Compute every score from the features, and no bounds.
@@ -118,7 +118,7 @@ impl Default for Options<'_> {
             memory: 1 << 30,
             tile_rows: None,
             progress: None,
-            device: None,
+            devices: &[],
             temporary: None,
             uncertified: false,
             candidates: None,
@@ -144,8 +144,9 @@ pub fn search<S: Source + ?Sized>(
     if shape.selected == 0 {
         return Ok(vec![Hits::default(); queries.len()]);
     }
-    if let Some(gpu) = options.device.filter(|_| device::can(source, form, shape, k)) {
-        return device::search(gpu, source, form, queries, shape, k, options);
+    let on_devices = device::Job { source, form, shape, k, groups: None, options };
+    if !options.devices.is_empty() && on_devices.is_possible() {
+        return Ok(on_devices.run(queries)?.into_iter().flatten().map(|all| all.hits).collect());
     }
     let workers = rayon::current_num_threads();
     let basis = Basis::of(source, form, shape, k, queries.len()).filter(|_| !options.uncertified);

@@ -27,6 +27,10 @@ pub trait Source: Sync {
     }
     /// The number in the whole input of the record in row `row` of shard `shard`: what ties are ordered by.
     fn index(&self, shard: usize, row: usize) -> u64;
+    /// A name for what shard `shard` holds that no other has: a device may keep it for searches to come. `None` where there is none.
+    fn contents(&self, _shard: usize) -> Option<&str> {
+        None
+    }
     /// The rows that are searched, over all shards; `None` for all of them. The others are passed over as if they were not there, but for
     /// the numbers a form is given for each row.
     fn selection(&self) -> Option<&RowSet> {
@@ -83,6 +87,10 @@ impl<S: Source + ?Sized> Source for Selected<'_, S> {
 
     fn scan(&self, shard: usize) -> Option<ScanRows<'_>> {
         self.source.scan(shard)
+    }
+
+    fn contents(&self, shard: usize) -> Option<&str> {
+        self.source.contents(shard)
     }
 
     fn selection(&self) -> Option<&RowSet> {
@@ -150,6 +158,10 @@ impl Source for Store {
 
     fn scan(&self, shard: usize) -> Option<ScanRows<'_>> {
         Store::shards(self)[shard].scan()
+    }
+
+    fn contents(&self, shard: usize) -> Option<&str> {
+        Some(Store::shards(self)[shard].checksum())
     }
 
     fn release(&self, shard: usize) {

@@ -36,6 +36,11 @@ impl ExactSum {
         }
     }
 
+    /// One that was added up elsewhere, of fewer than 2³¹ scores: signed limbs, no carries passed on yet.
+    pub(super) fn from_limbs(limbs: [i64; LIMBS]) -> Self {
+        Self { limbs, since_carry: PATIENCE - 1 }
+    }
+
     /// Adds all of another sum.
     pub(super) fn merge(&mut self, mut other: Self) {
         self.carry();

@@ -160,6 +160,14 @@ impl TwoEnded {
         self.opponents.offer(hit);
     }
 
+    /// One record, at one end.
+    pub(super) fn offer_at(&mut self, end: End, hit: Hit) {
+        match end {
+            End::Proponents => self.proponents.offer(hit),
+            End::Opponents => self.opponents.offer(hit),
+        }
+    }
+
     /// The scores of consecutive records; `hit(i)` is asked about those alone that reach either end, and may say that one is none.
     pub fn offer_all(&mut self, scores: &[f32], hit: impl Fn(usize) -> Option<Hit>) {
         let mut seen = 0;

@@ -19,6 +19,7 @@ use crate::model::Problem;
 #[derive(Debug)]
 pub struct Shard {
     number: u64,
+    checksum: String,
     rows: usize,
     width: usize,
     classes: usize,
@@ -84,6 +85,7 @@ impl Shard {
         let columns = Columns::open(&tensors, rows, settings)?;
         let shard = Self {
             number: entry.number,
+            checksum: entry.factors.checksum.clone(),
             rows,
             width: settings.width,
             classes: settings.classes,
@@ -99,6 +101,11 @@ impl Shard {
     /// b: the shard holds the records numbered `b·R .. (b+1)·R`.
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    /// That of the file its factors are in.
+    pub fn checksum(&self) -> &str {
+        &self.checksum
     }
 
     /// n.

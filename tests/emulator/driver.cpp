@@ -4,11 +4,13 @@
 // * streams are lazy: work is done when something waits for it, so a missing wait reads what was there before; page-locked memory is read
 //   and written at that moment, other memory when the call is made (as the driver's documentation allows)
 // * device memory is NaN when it is allocated and freed, each allocation stands between walls whose damage fails the launch that did it
+// * a device reads and writes its own memory alone: a copy or a launch on a stream of another is refused
 // * an error of a launch is sticky, as on a device: every later call of its context says so
 //
-// Environment: EMULATOR_DEVICES (1), EMULATOR_CAPABILITY (90), EMULATOR_DRIVER (13000), EMULATOR_MEMORY (bytes, 8 GiB),
+// Environment: EMULATOR_DEVICES (2), EMULATOR_CAPABILITY (90; one for each device, as in 90,80), EMULATOR_DRIVER (13000), EMULATOR_MEMORY (bytes, 8 GiB),
 // EMULATOR_FAULT=FUNCTION:N (the N-th call of a function fails; cuMemAllocAsync for lack of memory, others as a lost device would), EMULATOR_LOG.
 #include <chrono>
+#include <cstdarg>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -42,7 +44,7 @@ enum Status {
 struct Stream;
 struct Event { Stream* stream = nullptr; uint64_t number = 0; double time = 0; };
 struct Task { std::function<std::string()> work; Stream* after = nullptr; uint64_t after_number = 0; Event* event = nullptr; };
-struct Stream { std::deque<Task> tasks; uint64_t issued = 0, done = 0; bool busy = false; };
+struct Stream { std::deque<Task> tasks; uint64_t issued = 0, done = 0; bool busy = false; int device = 0, number = 0; };
 struct Function { const Kernel* kernel; size_t shared_asked = SHARED_BYTES_UNASKED; };
 struct Module { std::map<std::string, Function> functions; };
 struct Context { int device; int references = 0; };
@@ -65,13 +67,32 @@ long setting(const char* name, long otherwise) {
     return text ? atol(text) : otherwise;
 }
 
-int device_count() { return int(setting("EMULATOR_DEVICES", 1)); }
+int device_count() { return int(setting("EMULATOR_DEVICES", 2)); }
 size_t capacity() { return size_t(setting("EMULATOR_MEMORY", 8L << 30)); }
+
+// That of the device's place in the list, the last for those beyond it.
+int capability_of(int device) {
+    const char* text = getenv("EMULATOR_CAPABILITY");
+    if (!text) return 90;
+    for (; device > 0 && strchr(text, ','); --device) text = strchr(text, ',') + 1;
+    return atoi(text);
+}
 
 Context& context(int device) {
     static Context contexts[16];
     contexts[device].device = device;
     return contexts[device];
+}
+
+// To who reads along.
+__attribute__((format(printf, 1, 2))) void say(const char* format, ...) {
+    if (!getenv("EMULATOR_LOG")) return;
+    char line[256];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    fprintf(stderr, "[emulator] %s\n", line);
 }
 
 // Whether this call is the one to fail.
@@ -125,12 +146,18 @@ void issue(Stream& stream, std::function<std::string()> work) {
     issue(stream, std::move(task));
 }
 
-bool on_device(Pointer at, size_t bytes) {
+// The allocation an address lies in.
+const Allocation* allocation_of(Pointer at, size_t bytes) {
     auto after = allocations.upper_bound(at);
-    if (bytes == 0) return true;
-    if (after == allocations.begin()) return false;
+    if (after == allocations.begin()) return nullptr;
     --after;
-    return at + bytes <= after->first + after->second.bytes;
+    return at + bytes <= after->first + after->second.bytes ? &after->second : nullptr;
+}
+
+// Whether memory is the stream's own device's.
+bool on_device(Pointer at, size_t bytes, const Stream& stream) {
+    const Allocation* allocation = allocation_of(at, bytes);
+    return bytes == 0 || (allocation && allocation->device == stream.device);
 }
 
 bool is_page_locked(const void* at, size_t bytes) {
@@ -221,8 +248,8 @@ API cuDeviceTotalMem_v2(size_t* bytes, int) {
     *bytes = capacity();
     return SUCCESS;
 }
-API cuDeviceGetAttribute(int* value, int attribute, int) {
-    const int capability = int(setting("EMULATOR_CAPABILITY", 90));
+API cuDeviceGetAttribute(int* value, int attribute, int device) {
+    const int capability = capability_of(device);
     static const std::map<int, int> fixed = {
         {1, 1024},                     // MAX_THREADS_PER_BLOCK
         {8, 48 * 1024},                // MAX_SHARED_MEMORY_PER_BLOCK
@@ -308,6 +335,18 @@ API cuMemGetInfo_v2(size_t* free, size_t* total) {
     *free = capacity() - used[bound ? bound->device : 0];
     return SUCCESS;
 }
+// One pool a device. What is freed is free at once, so nothing is kept of it.
+API cuDeviceGetDefaultMemPool(void** handle, int device) {
+    *handle = &context(device);
+    return SUCCESS;
+}
+API cuMemPoolSetAttribute(void*, int, void*) { return SUCCESS; }
+API cuMemPoolGetAttribute(void* handle, int attribute, void* value) {
+    if (attribute < 5 || attribute > 8) return INVALID_VALUE;  // reserved and used, now and at most
+    const uint64_t bytes = used[static_cast<Context*>(handle)->device];
+    memcpy(value, &bytes, sizeof bytes);
+    return SUCCESS;
+}
 API cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
     ENTER
     *pointer = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
@@ -324,7 +363,7 @@ API cuMemFreeHost(void* pointer) {
 API cuMemsetD8Async(Pointer to, unsigned char value, size_t bytes, void* stream) {
     ENTER
     if (failure_code) return failure_code;
-    if (!on_device(to, bytes)) return INVALID_VALUE;
+    if (!on_device(to, bytes, stream_of(stream))) return INVALID_VALUE;
     issue(stream_of(stream), [=] {
         memset(reinterpret_cast<void*>(to), value, bytes);
         return std::string();
@@ -333,8 +372,9 @@ API cuMemsetD8Async(Pointer to, unsigned char value, size_t bytes, void* stream)
 }
 API cuMemcpyHtoDAsync_v2(Pointer to, const void* from, size_t bytes, void* stream) {
     ENTER
+    say("sent %zu bytes down stream %d", bytes, stream_of(stream).number);
     if (failure_code) return failure_code;
-    if (!on_device(to, bytes)) return INVALID_VALUE;
+    if (!on_device(to, bytes, stream_of(stream))) return INVALID_VALUE;
     std::shared_ptr<std::vector<char>> taken;
     if (!is_page_locked(from, bytes)) taken = std::make_shared<std::vector<char>>(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
     issue(stream_of(stream), [=] {
@@ -346,7 +386,7 @@ API cuMemcpyHtoDAsync_v2(Pointer to, const void* from, size_t bytes, void* strea
 API cuMemcpyDtoHAsync_v2(void* to, Pointer from, size_t bytes, void* stream) {
     ENTER
     if (failure_code) return failure_code;
-    if (!on_device(from, bytes)) return INVALID_VALUE;
+    if (!on_device(from, bytes, stream_of(stream))) return INVALID_VALUE;
     issue(stream_of(stream), [=] {
         memcpy(to, reinterpret_cast<void*>(from), bytes);
         return std::string();
@@ -357,7 +397,7 @@ API cuMemcpyDtoHAsync_v2(void* to, Pointer from, size_t bytes, void* stream) {
 API cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, void* stream) {
     ENTER
     if (failure_code) return failure_code;
-    if (!on_device(to, bytes) || !on_device(from, bytes)) return INVALID_VALUE;
+    if (!on_device(to, bytes, stream_of(stream)) || !on_device(from, bytes, stream_of(stream))) return INVALID_VALUE;
     issue(stream_of(stream), [=] {
         memmove(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes);
         return std::string();
@@ -369,7 +409,10 @@ API cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, void* stream) {
 
 API cuStreamCreate(void** handle, unsigned) {
     ENTER
+    if (!bound) return INVALID_VALUE;
     streams.push_back(new Stream);
+    streams.back()->device = bound->device;
+    streams.back()->number = int(streams.size());
     *handle = streams.back();
     return SUCCESS;
 }
@@ -487,9 +530,19 @@ API cuLaunchKernel(void* handle, unsigned gx, unsigned gy, unsigned gz, unsigned
     const auto* function = static_cast<Function*>(handle);
     const Kernel* kernel = function->kernel;
     const dim3 grid{gx, gy, gz}, block{bx, by, bz};
+    say("launched %s down stream %d", kernel->name, stream_of(stream).number);
     const std::string wrong = misfit(*kernel, grid, block, shared_bytes, function->shared_asked);
     if (!wrong.empty()) {
         fprintf(stderr, "[emulator] %s: %s\n", kernel->name, wrong.c_str());
+        return INVALID_VALUE;
+    }
+    for (size_t i = 0; i < kernel->argument_bytes.size(); ++i) {
+        Pointer pointer;
+        if (kernel->argument_bytes[i] != sizeof pointer) continue;
+        memcpy(&pointer, arguments[i], sizeof pointer);
+        const Allocation* allocation = allocation_of(pointer, 1);
+        if (!allocation || allocation->device == stream_of(stream).device) continue;
+        fprintf(stderr, "[emulator] %s: argument %zu is memory of another device\n", kernel->name, i);
         return INVALID_VALUE;
     }
     auto copies = std::make_shared<std::vector<std::vector<char>>>();

@@ -77,9 +77,12 @@ fn paths_that_are_not_there_are_not_names() {
 
 #[test]
 fn devices_by_name() {
-    for (text, device) in
-        [("auto", Device::Auto), ("cpu", Device::Cpu), ("cuda", Device::Cuda(0)), ("cuda:3", Device::Cuda(3))]
-    {
+    for (text, device) in [
+        ("auto", Device::Auto),
+        ("cpu", Device::Cpu),
+        ("cuda", Device::Cuda(vec![0])),
+        ("cuda:3", Device::Cuda(vec![3])),
+    ] {
         assert_eq!(text.parse::<Device>().unwrap(), device);
     }
     for text in ["gpu", "cuda:", "cuda:x", ""] {

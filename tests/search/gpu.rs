@@ -3,28 +3,36 @@
 use wherefore::backend::Precision;
 use wherefore::backend::gpu::Gpu;
 use wherefore::factors::{FactorRows, Floats};
-use wherefore::search::{Form, Options, Query, search};
+use wherefore::search::{Form, Groups, Options, Query, RowSet, Selected, Source, search, search_groups};
 
-use super::data::{Data, Dtype, Sizes, bits};
+use super::data::{Data, Dtype, Random, Sizes, bits};
 use crate::emulator;
 
 fn sizes(seed: u64, [rows, width, classes, shards]: [usize; 4], dtype: Dtype, coarse: bool) -> Sizes {
     Sizes { seed, rows, width, classes, shards, dtype, coarse, backwards: seed.is_multiple_of(2) }
 }
 
-/// Compares a search on the device with that on the CPU.
-fn check(gpu: &Gpu, data: &Data, queries: usize, k: usize) {
-    let views = data.views();
+/// Compares a search on devices with that on the CPU.
+fn check_on<S: Source + ?Sized>(devices: &[&Gpu], source: &S, data: &Data, queries: usize, k: usize) {
     for (name, form) in data.forms() {
         let queries = data.queries(name, queries);
-        let expected = search(views.as_slice(), &form, &queries, k, &Options::default()).unwrap();
-        let options = Options { device: Some(gpu), ..Options::default() };
-        let found = search(views.as_slice(), &form, &queries, k, &options).unwrap();
+        let expected = search(source, &form, &queries, k, &Options::default()).unwrap();
+        let options = Options { devices, ..Options::default() };
+        let found = search(source, &form, &queries, k, &options).unwrap();
         for (found, expected) in found.iter().zip(&expected) {
             assert_eq!(bits(&found.proponents), bits(&expected.proponents), "{name}, {:?}, k {k}", data.sizes);
             assert_eq!(bits(&found.opponents), bits(&expected.opponents), "{name}, {:?}, k {k}", data.sizes);
         }
     }
+}
+
+fn check(gpu: &Gpu, data: &Data, queries: usize, k: usize) {
+    check_on(&[gpu], data.views().as_slice(), data, queries, k);
+}
+
+/// A third of the rows, none of those in a run.
+fn some_rows(data: &Data) -> RowSet {
+    RowSet::new(data.sizes.rows, |row| Random(row as u64).below(3) == 0 && !(40..90).contains(&row))
 }
 
 #[test]
@@ -70,7 +78,7 @@ fn scores_that_rise_to_the_end() {
     let query = [Query::feature(vec![0.5])];
     let form = Form::feature_dot();
     let expected = search(&source, &form, &query, 300, &Options::default()).unwrap();
-    let found = search(&source, &form, &query, 300, &Options { device: Some(&gpu), ..Options::default() }).unwrap();
+    let found = search(&source, &form, &query, 300, &Options { devices: &[&gpu], ..Options::default() }).unwrap();
     assert_eq!(found, expected);
 }
 
@@ -101,8 +109,86 @@ fn extreme_values() {
     ] {
         let query = [query];
         let expected = search(&source, &form, &query, 6, &Options::default()).unwrap();
-        let found = search(&source, &form, &query, 6, &Options { device: Some(&gpu), ..Options::default() }).unwrap();
+        let found = search(&source, &form, &query, 6, &Options { devices: &[&gpu], ..Options::default() }).unwrap();
         assert_eq!(bits(&found[0].proponents), bits(&expected[0].proponents), "{form:?}");
         assert_eq!(bits(&found[0].opponents), bits(&expected[0].opponents), "{form:?}");
+    }
+}
+
+#[test]
+fn two_devices_find_what_one_does() {
+    let gpus = emulator::gpus(2, Precision::F32);
+    let devices: Vec<&Gpu> = gpus.iter().collect();
+    for (seed, shape) in [(11, [130, 33, 3, 5]), (12, [3, 4, 2, 2]), (13, [1, 8, 1, 4])] {
+        let data = Data::new(&sizes(seed, shape, Dtype::F16, seed == 11));
+        check_on(&devices, data.views().as_slice(), &data, 9, 20);
+    }
+}
+
+#[test]
+fn rows_that_are_not_selected_are_passed_over() {
+    let gpus = emulator::gpus(2, Precision::F32);
+    for (devices, coarse) in [(&gpus[..1], false), (&gpus[..], true)] {
+        let data = Data::new(&sizes(21, [300, 20, 3, 3], Dtype::F32, coarse));
+        let (views, rows) = (data.views(), some_rows(&data));
+        let source = Selected { source: views.as_slice(), rows: &rows };
+        check_on(&devices.iter().collect::<Vec<_>>(), &source, &data, 5, 40);
+    }
+}
+
+/// Few groups are added up in shared memory, many in global memory; a group may be empty, and a row in none.
+#[test]
+fn groups_have_ends_and_totals_of_their_own() {
+    let gpus = emulator::gpus(2, Precision::F32);
+    for (devices, groups, coarse) in [(&gpus[..1], 3, true), (&gpus[..], 2, false), (&gpus[..1], 70, false)] {
+        let data = Data::new(&sizes(31, [1_400, 12, 2, 3], Dtype::Bf16, coarse));
+        let of_rows = (0..1_400).map(|row| Some(Random(row).below(groups) as u32).filter(|group| *group != 1));
+        let (views, rows) = (data.views(), some_rows(&data));
+        let (groups, all) = (Groups::new(groups, of_rows), views.as_slice());
+        let some = Selected { source: all, rows: &rows };
+        let devices: Vec<&Gpu> = devices.iter().collect();
+        let options = Options { devices: &devices, ..Options::default() };
+        for (name, form) in data.forms() {
+            let queries = data.queries(name, 9);
+            let (k, cpu) = (5, Options::default());
+            let expected = search_groups(all, &form, &queries, k, &groups, &cpu).unwrap();
+            let found = search_groups(all, &form, &queries, k, &groups, &options).unwrap();
+            assert!(found == expected, "{name}, {} groups", groups.len());
+            let expected = search_groups(&some, &form, &queries, k, &groups, &cpu).unwrap();
+            let found = search_groups(&some, &form, &queries, k, &groups, &options).unwrap();
+            assert!(found == expected, "{name}, {} groups, some rows", groups.len());
+        }
+    }
+}
+
+/// Sums of a group are exact: what cancels is gone, and an infinite score counts as the largest finite one.
+#[test]
+fn totals_of_extreme_scores_are_exact() {
+    let gpu = emulator::gpu(Precision::F32);
+    let features = [f32::MAX, 1e-45, -f32::MAX, -3e-39, f32::INFINITY, 1.0, -1e-20, f32::MAX];
+    let norms = [1.0; 8];
+    let source = FactorRows {
+        rows: 8,
+        width: 1,
+        classes: 0,
+        features: Floats::F32(&features),
+        deltas: &[],
+        feature_norms: &norms,
+        delta_norms: &norms,
+    };
+    let groups = Groups::new(2, (0..8).map(|row| Some(u32::from(row >= 4))));
+    let (form, query) = (Form::feature_dot(), [Query::feature(vec![1.0]), Query::feature(vec![-1.0])]);
+    let expected = search_groups(&source, &form, &query, 4, &groups, &Options::default()).unwrap();
+    let options = Options { devices: &[&gpu], ..Options::default() };
+    assert_eq!(search_groups(&source, &form, &query, 4, &groups, &options).unwrap(), expected);
+}
+
+/// Ends longer than a device keeps are found in passes, each after the last of the one before it.
+#[test]
+fn ends_of_any_length_in_passes() {
+    let gpus = emulator::gpus(2, Precision::F32);
+    for (devices, coarse, k) in [(&gpus[..1], true, 2_500), (&gpus[..], false, 1_025), (&gpus[..1], false, 2_048)] {
+        let data = Data::new(&sizes(41, [2_300, 3, 1, 2], Dtype::F32, coarse));
+        check_on(&devices.iter().collect::<Vec<_>>(), data.views().as_slice(), &data, 2, k);
     }
 }

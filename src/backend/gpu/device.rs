@@ -1,8 +1,9 @@
 //! A CUDA device: whether there is one, its context and stream, the kernels it was given, and launching them.
 //!
-//! Everything is asked for in an order in which nothing panics: the driver's library first, then the driver, then devices. All work goes down
+//! Everything is asked for in an order in which nothing panics: the driver's library first, then the driver, then devices. Kernels go down
 //! one stream, so that buffers are safe to use again as soon as they are let go of; a second worker's batch keeps the device busy while the
-//! first one waits for its results.
+//! first one waits for its results. Copies go down two more, one a direction, beside the kernels: what is copied to the device lives in its
+//! stream's order, and is waited for by the kernels launched after [`Device::await_sent`].
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,13 +12,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUfunction_attribute, CUresult};
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg, result,
+    CudaContext, CudaEvent, CudaFunction, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg, result,
 };
 use cudarc::nvrtc::Ptx;
 
 use super::images::{self, Image};
+use super::resident::Resident;
 use super::staging::Staging;
-use super::tensor::{Number, Tensor};
+use super::tensor::{Number, Order, Tensor};
 use crate::error::{Error, Result};
 
 /// The oldest driver that runs what CUDA 12 compiles.
@@ -134,9 +136,19 @@ pub(super) struct Device {
     info: Info,
     multiprocessors: usize,
     context: Arc<CudaContext>,
-    stream: Arc<CudaStream>,
+    streams: Streams,
     kernels: HashMap<&'static str, Kernel>,
     staging: Staging,
+    resident: Resident,
+}
+
+/// What runs one after another; between streams only events tell before from after.
+struct Streams {
+    kernels: Arc<CudaStream>,
+    /// Copies to the device.
+    sending: Arc<CudaStream>,
+    /// Copies from it.
+    fetching: Arc<CudaStream>,
 }
 
 /// A kernel on the device.
@@ -196,7 +208,9 @@ impl Device {
     fn start(info: Info, images: &[Image], list: &[(&str, &[&'static str])]) -> Result<Self, DriverError> {
         let context = CudaContext::new(info.ordinal)?;
         ignore_events(&context);
-        let stream = context.new_stream()?;
+        keep_freed_memory(&context)?;
+        let stream = || context.new_stream();
+        let streams = Streams { kernels: stream()?, sending: stream()?, fetching: stream()? };
         let multiprocessors = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
         let mut kernels = HashMap::new();
         for (stem, names) in list {
@@ -208,7 +222,7 @@ impl Device {
             }
         }
         let staging = Staging::new(context.clone());
-        Ok(Self { info, multiprocessors, context, stream, kernels, staging })
+        Ok(Self { info, multiprocessors, context, streams, kernels, staging, resident: Resident::default() })
     }
 
     pub(super) fn info(&self) -> &Info {
@@ -220,47 +234,79 @@ impl Device {
         self.multiprocessors
     }
 
-    /// Bytes nobody has asked for; 0 where the driver does not say.
+    /// Bytes nobody has asked for, those freed and kept for the next that asks included; 0 where the driver does not say.
     pub(super) fn free_memory(&self) -> usize {
-        self.context.mem_get_info().map_or(0, |(free, _)| free)
+        self.context.mem_get_info().map_or(0, |(free, _)| free) + kept_memory(&self.context).unwrap_or(0)
+    }
+
+    /// What stays on the device between searches.
+    pub(super) fn resident(&self) -> &Resident {
+        &self.resident
     }
 
     /// Room for `len` numbers; nothing is written to it.
     pub(super) fn allocate(&self, number: Number, len: usize) -> Result<Tensor> {
-        let memory = self.bytes(len.max(1) * number.bytes())?;
-        Ok(Tensor { memory, number, len })
+        let memory = self.bytes(&self.streams.kernels, len.max(1) * number.bytes())?;
+        Ok(Tensor { order: None, memory, number, len })
     }
 
-    fn bytes(&self, bytes: usize) -> Result<CudaSlice<u8>> {
-        allocate(&self.stream, bytes).map_err(|error| match error.0 {
-            CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                let free = self.free_memory();
-                let found =
-                    format!("{}: out of memory: {bytes} bytes were asked for, {free} are free", self.info.title());
-                Error::OutOfMemory(found, Some("take fewer tokens at a time with --batch-tokens".to_owned()))
+    /// Where there is no room, what was only kept for later searches makes it.
+    fn bytes(&self, stream: &Arc<CudaStream>, bytes: usize) -> Result<CudaSlice<u8>> {
+        let out_of_memory = |error: &DriverError| error.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+        let mut allocated = allocate(stream, bytes);
+        if allocated.as_ref().is_err_and(out_of_memory) && self.resident.forget() {
+            allocated = self.context.synchronize().and_then(|()| allocate(stream, bytes));
+        }
+        allocated.map_err(|error| {
+            if !out_of_memory(&error) {
+                return self.failed("allocate", error);
             }
-            _ => self.failed("allocate", error),
+            let (device, free) = (self.info.title(), self.free_memory());
+            let found = format!("{device}: out of memory: {bytes} bytes were asked for, {free} are free");
+            Error::OutOfMemory(found, Some("take fewer tokens at a time with --batch-tokens".to_owned()))
         })
     }
 
-    /// A buffer with these bytes.
+    /// A buffer with these bytes, for the kernels launched from now on.
     pub(super) fn upload(&self, number: Number, bytes: &[u8]) -> Result<Tensor> {
-        let mut tensor = self.allocate(number, bytes.len() / number.bytes())?;
-        let copied = self.staging.upload(&self.stream, &mut tensor.memory, bytes);
-        copied.map_err(|error| self.failed("copy to the device", error))?;
+        let tensor = self.send(number, &[bytes])?;
+        self.await_sent(&self.sent()?)?;
         Ok(tensor)
     }
 
-    /// The first bytes of a buffer, to `read`.
+    /// A buffer with these bytes, one part behind the other, on their way beside the kernels: [`Device::await_sent`] comes before its first use.
+    pub(super) fn send(&self, number: Number, parts: &[&[u8]]) -> Result<Tensor> {
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        let (len, stream) = (bytes / number.bytes(), &self.streams.sending);
+        let mut memory = self.bytes(stream, bytes.max(1))?;
+        let copied = self.staging.upload(stream, &mut memory, parts);
+        copied.map_err(|error| self.failed("copy to the device", error))?;
+        let order = Some(Order { used: Arc::clone(&self.streams.kernels), freed: Arc::clone(stream) });
+        Ok(Tensor { order, memory, number, len })
+    }
+
+    /// The end of everything sent so far.
+    pub(super) fn sent(&self) -> Result<CudaEvent> {
+        self.streams.sending.record_event(None).map_err(|error| self.failed("copy to the device", error))
+    }
+
+    /// Lets kernels launched from now on wait for what was sent.
+    pub(super) fn await_sent(&self, sent: &CudaEvent) -> Result<()> {
+        self.streams.kernels.wait(sent).map_err(|error| self.failed("copy to the device", error))
+    }
+
+    /// The first bytes of a buffer, to `read`, when the kernels launched until now have run.
     pub(super) fn download<R>(&self, tensor: &Tensor, bytes: usize, read: impl FnOnce(&[u8]) -> R) -> Result<R> {
-        let copied = self.staging.download(&self.stream, &tensor.memory.slice(..bytes), read);
-        copied.map_err(|error| self.failed("copy from the device", error))
+        let Streams { kernels, fetching, .. } = &self.streams;
+        let fetched =
+            fetching.join(kernels).and_then(|()| self.staging.download(fetching, &tensor.memory.slice(..bytes), read));
+        fetched.map_err(|error| self.failed("copy from the device", error))
     }
 
     /// Where a buffer lies, from an element on.
     pub(super) fn address(&self, tensor: &Tensor, element: usize) -> Argument {
         use cudarc::driver::DevicePtr;
-        let (address, _) = tensor.memory.device_ptr(&self.stream);
+        let (address, _) = tensor.memory.device_ptr(&self.streams.kernels);
         Argument::Address(address + (element * tensor.number.bytes()) as u64)
     }
 
@@ -275,7 +321,7 @@ impl Device {
         let shared_bytes = shape.shared_bytes as u32;
         kernel.ask_for(shared_bytes)?;
         debug_assert!(kernel.takes(arguments), "other arguments than the kernel's parameters: {arguments:?}");
-        let mut launch = self.stream.launch_builder(&kernel.function);
+        let mut launch = self.streams.kernels.launch_builder(&kernel.function);
         for argument in arguments {
             match argument {
                 Argument::Address(address) => launch.arg(address),
@@ -289,7 +335,7 @@ impl Device {
             shared_mem_bytes: shared_bytes,
         };
         // SAFETY: the launcher passes what the kernel's file says of its parameters, over buffers it has checked to be large enough. They are
-        // freed, if at all, in this stream's order.
+        // freed, if at all, when this stream has come past what was launched on them.
         unsafe { launch.launch(config) }.map(drop)
     }
 
@@ -324,11 +370,49 @@ impl Kernel {
     }
 }
 
-/// One stream orders everything: cudarc need keep no events for each buffer.
+/// [`Device`] orders its streams itself: cudarc need keep no events for each buffer.
 #[allow(unsafe_code)]
 fn ignore_events(context: &CudaContext) {
-    // SAFETY: nothing has been allocated yet, and there will be one stream.
+    // SAFETY: nothing has been allocated yet. Buffers are freed on the stream of the kernels that use them, or as their [`Order`] has it.
     unsafe { context.disable_event_tracking() };
+}
+
+/// The pool that buffers come from.
+#[allow(unsafe_code)]
+fn pool(context: &CudaContext) -> Result<sys::CUmemoryPool, DriverError> {
+    let mut pool = std::ptr::null_mut();
+    // SAFETY: the driver writes a handle.
+    unsafe { sys::cuDeviceGetDefaultMemPool(&raw mut pool, context.cu_device()) }.result()?;
+    Ok(pool)
+}
+
+/// Keeps what is freed for the next that asks: else every wait for a stream would give it back to the driver, which takes long to give again.
+#[allow(unsafe_code)]
+fn keep_freed_memory(context: &CudaContext) -> Result<(), DriverError> {
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    let mut all = u64::MAX;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the attribute is a u64, which the driver reads.
+    unsafe { sys::cuMemPoolSetAttribute(pool(context)?, attribute, (&raw mut all).cast()) }.result()
+}
+
+/// Bytes that are freed and kept.
+#[allow(unsafe_code)]
+fn kept_memory(context: &CudaContext) -> Result<usize, DriverError> {
+    use sys::CUmemPool_attribute::{CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, CU_MEMPOOL_ATTR_USED_MEM_CURRENT};
+    if !context.has_async_alloc() {
+        return Ok(0);
+    }
+    context.bind_to_thread()?;
+    let pool = pool(context)?;
+    let ask = |attribute| {
+        let mut bytes = 0_u64;
+        // SAFETY: the attribute is a u64, which the driver writes.
+        unsafe { sys::cuMemPoolGetAttribute(pool, attribute, (&raw mut bytes).cast()) }.result().map(|()| bytes)
+    };
+    Ok(ask(CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?.saturating_sub(ask(CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?) as usize)
 }
 
 #[allow(unsafe_code)]

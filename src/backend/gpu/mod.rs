@@ -19,6 +19,7 @@ mod linear;
 mod objective;
 mod pack;
 mod pool;
+mod resident;
 mod search;
 mod staging;
 mod tensor;
@@ -29,7 +30,8 @@ pub use device::{Info, devices};
 pub use embed_path::Path;
 pub use images::compiler;
 pub use linear::Linear;
-pub(crate) use search::{Asked, Chunk, Entry, MOST_KEPT, Weights};
+pub(crate) use resident::Key;
+pub(crate) use search::{Asked, Chunk, Entry, Found, MOST_KEPT, Weights};
 pub use tensor::Tensor;
 
 use std::sync::Arc;
@@ -43,7 +45,7 @@ use super::{
     Activation, Attended, AttentionGradients, AttentionMap, Backend, Embeddings, Fold, Norm, Objective, Pooling,
     Precision,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tokens::PackedBatch;
 
 /// Every kernel, by the stem of its file.
@@ -92,6 +94,22 @@ impl Gpu {
     pub fn open_with(ordinal: usize, precision: Precision, images: &[Image]) -> Result<Self> {
         let precision = if precision == Precision::Auto { DEFAULT } else { precision };
         Ok(Self { device: Arc::new(Device::open(ordinal, images, &KERNELS)?), precision })
+    }
+
+    /// Opens devices that share work, by their numbers.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`]; devices whose kernels differ, and with them results.
+    pub fn open_all(ordinals: &[usize], precision: Precision) -> Result<Vec<Self>> {
+        let opened: Vec<Self> =
+            ordinals.iter().map(|&ordinal| Self::open(ordinal, precision)).collect::<Result<_>>()?;
+        let unlike = opened.windows(2).find(|two| two[0].info().capability != two[1].info().capability);
+        if let Some([one, other]) = unlike {
+            let found = format!("{} beside {}: expected devices of one compute capability", other.name(), one.name());
+            let hint = "devices share work whose results are the same on each: name those of one kind, as in --device cuda:0,1";
+            return Err(Error::Device(found, Some(hint.to_owned())));
+        }
+        Ok(opened)
     }
 
     /// The stems of the kernel files an image is needed for.
@@ -143,6 +161,12 @@ impl Backend for Gpu {
     /// Tiles of 128 tokens on the multiprocessors a third at a time: a layer of width 768 then is a whole wave, 5632 on an H100.
     fn batch_tokens(&self) -> usize {
         self.device.multiprocessors().div_ceil(3).max(8) * 128
+    }
+
+    /// Of what is free an eighth is left for results, for batches on their way, and to others.
+    fn room(&self, numbers: usize) -> usize {
+        let free = self.device.free_memory();
+        free / 8 * 7 / self.workers() / (numbers * self.number().bytes()).max(1)
     }
 
     fn tensor(&self, len: usize) -> Result<Tensor> {

@@ -1,7 +1,13 @@
-//! Launches `kernels/search.cu`: rows that stream past queries, and both ends of each query's ranking.
+//! Launches `kernels/search.cu`: rows that stream past queries, and both ends of each query's ranking in each group of rows.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use cudarc::driver::CudaEvent;
 
 use super::Gpu;
 use super::device::{Argument, Device, Shape};
+use super::resident::Key;
 use super::tensor::{Number, Tensor};
 use crate::error::Result;
 use crate::factors::Floats;
@@ -19,6 +25,12 @@ const BLOCK: [usize; 2] = [64, 8];
 const MOST_ENTRIES: usize = 4096;
 const FEWEST_ENTRIES: usize = 1024;
 const ENTRY_BYTES: usize = 16;
+/// Of an exact sum, 64 bits each.
+const LIMBS: usize = 10;
+/// Groups whose totals a block adds up in shared memory.
+const SHARED_GROUPS: usize = 16;
+/// Of memory, a part is left to a model at work and to the next store.
+const KEPT_FREE: usize = 8;
 
 /// The longest ends that are kept.
 pub(crate) const MOST_KEPT: usize = MOST_ENTRIES / 4;
@@ -44,6 +56,12 @@ pub(crate) struct Asked {
     pub(crate) rates: Vec<f32>,
     /// Whether a score is minus a distance.
     pub(crate) distance: bool,
+    /// G.
+    pub(crate) groups: usize,
+    /// Whether each group's scores are added up.
+    pub(crate) totals: bool,
+    /// What each end, `[Q, G, 2]`, comes after; empty for ends that begin with the best.
+    pub(crate) after: Vec<Entry>,
 }
 
 /// What a record weighs in a pass.
@@ -69,6 +87,10 @@ pub(crate) struct Chunk<'a> {
     pub(crate) norms: Option<Vec<f32>>,
     /// `[n]`: what ties are ordered by.
     pub(crate) indices: Vec<u64>,
+    /// `[n]`, −1 for rows that are not searched; `None` where all are, in one group.
+    pub(crate) groups: Option<Vec<i32>>,
+    /// What the features are, where they may be asked for again.
+    pub(crate) key: Option<Key>,
 }
 
 /// A kept record.
@@ -80,6 +102,13 @@ pub(crate) struct Entry {
     pub(crate) index: u64,
 }
 
+/// What a query found in a group: the best first, at both ends.
+pub(crate) struct Found {
+    pub(crate) ends: [Vec<Entry>; 2],
+    /// The exact sum of all scores, where it was asked for: signed, in units of 2⁻¹⁴⁹ · 2³²ⁱ.
+    pub(crate) total: [i64; LIMBS],
+}
+
 /// A search under way.
 pub(crate) struct Search<'a> {
     device: &'a Device,
@@ -88,7 +117,7 @@ pub(crate) struct Search<'a> {
     k: usize,
     /// Entries there is room for at each end.
     capacity: usize,
-    /// How many each end has kept, `[Q, 2]`.
+    /// How many each end has kept, `[Q, G, 2]`.
     kept: Vec<i32>,
     /// Rows that have passed.
     seen: usize,
@@ -102,17 +131,40 @@ struct OnDevice {
     norms: Tensor,
     sets: Tensor,
     rates: Tensor,
+    after: Option<Tensor>,
     kept: Tensor,
     counts: Tensor,
     limits: Tensor,
+    /// Of what is being scanned, and of what was kept.
+    totals: Option<[Tensor; 2]>,
 }
 
 impl Gpu {
+    /// Lets the next chunks be kept on the device in place of those that other searches left.
+    pub(crate) fn begin_search(&self) {
+        self.device.resident().begin();
+    }
+
+    /// Lets go of chunks that will not be asked for again.
+    pub(crate) fn forget<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) {
+        self.device.resident().forget_those(keys);
+    }
+
+    /// Bytes a search may have for what it keeps of its queries.
+    pub(crate) fn search_memory(&self) -> usize {
+        self.device.free_memory() / 4
+    }
+
+    /// Bytes of each query of each group, for ends of k.
+    pub(crate) fn search_bytes(k: usize) -> usize {
+        2 * capacity(k) * ENTRY_BYTES + 2 * LIMBS * size_of::<u64>()
+    }
+
     /// Begins a search for the `k` ≤ [`MOST_KEPT`] best records at each end.
     pub(crate) fn search(&self, asked: Asked, k: usize) -> Result<Search<'_>> {
         assert!((1..=MOST_KEPT).contains(&k), "more records than are kept");
-        let (device, ends) = (&self.device, 2 * asked.queries);
-        let capacity = (4 * k).next_power_of_two().clamp(FEWEST_ENTRIES, MOST_ENTRIES);
+        let (device, groups) = (&self.device, asked.queries * asked.groups);
+        let (ends, capacity) = (2 * groups, capacity(k));
         let words = |values: &[f32]| device.upload(Number::F32, bytemuck::cast_slice(values));
         let limits: Vec<f32> = (0..ends).map(|end| [f32::NEG_INFINITY, f32::INFINITY][end % 2]).collect();
         let weights = match &asked.weights {
@@ -120,6 +172,9 @@ impl Gpu {
             Weights::Deltas(deltas) => Some(words(deltas)?),
             Weights::Classes(classes) => Some(words(bytemuck::cast_slice(classes))?),
         };
+        assert!(asked.after.is_empty() || asked.after.len() == ends, "an entry for each end");
+        let after: Vec<u8> = asked.after.iter().flat_map(Entry::bytes).collect();
+        let sums = || words(&vec![0.0; groups * LIMBS * 2]);
         let on_device = OnDevice {
             features: words(&asked.features)?,
             biases: words(&asked.biases)?,
@@ -127,42 +182,118 @@ impl Gpu {
             norms: words(&asked.norms)?,
             sets: words(bytemuck::cast_slice(&asked.sets))?,
             rates: words(&asked.rates)?,
+            after: (!after.is_empty()).then(|| device.upload(Number::F32, &after)).transpose()?,
             kept: device.allocate(Number::F32, ends * capacity * ENTRY_BYTES / 4)?,
             counts: words(&vec![0.0; ends])?,
             limits: words(&limits)?,
+            totals: if asked.totals { Some([sums()?, sums()?]) } else { None },
         };
         Ok(Search { device, asked, on_device, k, capacity, kept: vec![0; ends], seen: 0 })
     }
+
+    /// Begins to copy a chunk to the device, beside what is computed there; of features that are there already there is nothing to copy.
+    pub(crate) fn send(&self, chunk: &Chunk<'_>) -> Result<Sent> {
+        let device = &self.device;
+        let words = |values: &[f32]| device.send(Number::F32, &[bytemuck::cast_slice(values)]);
+        Ok(Sent {
+            rows: chunk.rows,
+            first: chunk.first,
+            features: self.features(chunk)?,
+            deltas: (!chunk.deltas.is_empty()).then(|| words(&chunk.deltas)).transpose()?,
+            norms: chunk.norms.as_deref().map(words).transpose()?,
+            indices: device.send(Number::F32, &[bytemuck::cast_slice(&chunk.indices)])?,
+            groups: chunk.groups.as_deref().map(|groups| words(bytemuck::cast_slice(groups))).transpose()?,
+            arrived: device.sent()?,
+        })
+    }
+
+    /// The sets one behind the other, as they are stored: those on the device, or sent, and kept there where there is room.
+    fn features(&self, chunk: &Chunk<'_>) -> Result<Arc<Tensor>> {
+        let (device, resident) = (&self.device, self.device.resident());
+        if let Some(features) = chunk.key.as_ref().and_then(|key| resident.get(key)) {
+            return Ok(features);
+        }
+        let parts: Vec<(Number, &[u8])> = chunk.features.iter().map(stored).collect();
+        let number = parts.first().map_or(Number::F32, |part| part.0);
+        assert!(
+            chunk.features.iter().all(|set| i32::try_from(set.len()).is_ok()),
+            "kernels count a chunk's numbers in 31 bits"
+        );
+        assert!(parts.iter().all(|part| part.0 == number), "factor sets of several types");
+        let parts: Vec<&[u8]> = parts.into_iter().map(|part| part.1).collect();
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        let has_room = || device.free_memory().saturating_sub(bytes) > device.info().memory / KEPT_FREE;
+        let keep = chunk.key.filter(|_| has_room() || (resident.forget_unread() && has_room()));
+        let features = Arc::new(device.send(number, &parts)?);
+        if let Some(key) = keep {
+            resident.keep(key, &features);
+        }
+        Ok(features)
+    }
+}
+
+/// A chunk's rows on the device, or on their way to it.
+pub(crate) struct Sent {
+    rows: usize,
+    first: usize,
+    features: Arc<Tensor>,
+    deltas: Option<Tensor>,
+    norms: Option<Tensor>,
+    indices: Tensor,
+    groups: Option<Tensor>,
+    /// When all of it is there.
+    arrived: CudaEvent,
+}
+
+/// A chunk that is being scanned.
+pub(crate) struct Scanning {
+    rows: Sent,
+    /// What is being scanned, and what is to be scanned after it, the last first.
+    range: Range<usize>,
+    left: Vec<Range<usize>>,
 }
 
 impl Search<'_> {
-    /// How many rows are best taken next: at first as many as there is room to keep, then as many again as there were, since few of them will be
+    /// Begins to score a chunk's rows: at first as many as there is room to keep, then as many again as there were, since few of them will be
     /// among the best.
-    pub(crate) fn next_rows(&self) -> usize {
-        self.seen.max(self.capacity)
+    pub(crate) fn begin(&self, rows: Sent) -> Result<Scanning> {
+        self.device.await_sent(&rows.arrived)?;
+        let mut scanning = Scanning { left: std::iter::once(0..rows.rows).collect(), range: 0..0, rows };
+        self.next(&mut scanning)?;
+        Ok(scanning)
     }
 
-    /// Scores a chunk's rows, and keeps the best.
-    pub(crate) fn take(&mut self, chunk: &Chunk<'_>) -> Result<()> {
-        let on_device = ChunkOnDevice::upload(self.device, chunk)?;
-        let mut ranges = Vec::from([(0, chunk.rows)]);
-        while let Some((start, end)) = ranges.pop() {
-            let rows = start..end;
-            self.launch_scan(chunk, &on_device, &rows)?;
+    /// Scores what is left of a chunk, and keeps the best.
+    pub(crate) fn complete(&mut self, mut scanning: Scanning) -> Result<()> {
+        while !scanning.range.is_empty() {
+            let Range { start, end } = scanning.range;
             if self.all_fit()? {
                 self.launch_select()?;
-                self.seen += rows.len();
+                self.seen += end - start;
             } else {
                 // Nothing has been kept of them yet. Half of them, and half again: `capacity − k` rows always fit.
-                self.restore_counts()?;
+                self.restore()?;
                 let middle = usize::midpoint(start, end);
-                ranges.extend([(middle, end), (start, middle)]);
+                scanning.left.extend([middle..end, start..middle]);
             }
+            self.next(&mut scanning)?;
         }
         Ok(())
     }
 
-    fn launch_scan(&self, chunk: &Chunk<'_>, rows: &ChunkOnDevice, range: &std::ops::Range<usize>) -> Result<()> {
+    /// Begins to scan the next rows there are, none where there are none.
+    fn next(&self, scanning: &mut Scanning) -> Result<()> {
+        scanning.range = 0..0;
+        let Some(Range { start, end }) = scanning.left.pop() else { return Ok(()) };
+        let middle = end.min(start + self.seen.max(self.capacity));
+        if middle < end {
+            scanning.left.push(middle..end);
+        }
+        scanning.range = start..middle;
+        if scanning.range.is_empty() { Ok(()) } else { self.launch_scan(&scanning.rows, &scanning.range) }
+    }
+
+    fn launch_scan(&self, rows: &Sent, range: &Range<usize>) -> Result<()> {
         let (device, asked, queries) = (self.device, &self.asked, &self.on_device);
         let optional = |tensor: Option<&Tensor>, element| match tensor {
             Some(tensor) => device.address(tensor, element),
@@ -177,9 +308,10 @@ impl Search<'_> {
             optional(rows.deltas.as_ref(), range.start * asked.classes),
             optional(rows.norms.as_ref(), range.start),
             device.address(&rows.indices, 2 * range.start),
-            (chunk.first + range.start).into(),
+            optional(rows.groups.as_ref(), range.start),
+            (rows.first + range.start).into(),
             range.len().into(),
-            chunk.rows.into(),
+            rows.rows.into(),
             own(&queries.features),
             own(&queries.biases),
             optional(deltas, 0),
@@ -193,20 +325,29 @@ impl Search<'_> {
             own(&queries.counts),
             own(&queries.limits),
             self.capacity.into(),
+            asked.groups.into(),
+            optional(queries.after.as_ref(), 0),
+            optional(queries.totals.as_ref().map(|totals| &totals[0]), 0),
             asked.width.into(),
             asked.classes.into(),
             Argument::Integer(i32::from(asked.distance)),
         ];
+        let in_shared = asked.totals && asked.groups <= SHARED_GROUPS;
+        let shared_bytes = if in_shared { BLOCK[1] * asked.groups * LIMBS * size_of::<u64>() } else { 0 };
         let grid = [range.len().div_ceil(BLOCK[0]), asked.queries.div_ceil(BLOCK[1])];
-        device.launch(rows.features.number.pick(SCAN), Shape { grid, threads: 256, shared_bytes: 0 }, &arguments)
+        device.launch(rows.features.number.pick(SCAN), Shape { grid, threads: 256, shared_bytes }, &arguments)
     }
 
     fn launch_select(&mut self) -> Result<()> {
         let own = |tensor| self.device.address(tensor, 0);
-        let OnDevice { kept, counts, limits, .. } = &self.on_device;
-        let arguments = [own(kept), own(counts), own(limits), self.k.into(), self.capacity.into()];
+        let OnDevice { kept, counts, limits, totals, .. } = &self.on_device;
+        let [pending, totals] = match totals {
+            Some([pending, totals]) => [own(pending), own(totals)],
+            None => [Argument::Address(0); 2],
+        };
+        let arguments = [own(kept), own(counts), own(limits), pending, totals, self.k.into(), self.capacity.into()];
         let shared_bytes = self.capacity * ENTRY_BYTES;
-        let shape = Shape { grid: [self.asked.queries, 2], threads: 512, shared_bytes };
+        let shape = Shape { grid: [self.kept.len() / 2, 2], threads: 512, shared_bytes };
         self.device.launch(SELECT, shape, &arguments)
     }
 
@@ -221,23 +362,40 @@ impl Search<'_> {
         Ok(true)
     }
 
-    fn restore_counts(&mut self) -> Result<()> {
+    /// As if what was scanned last had not been.
+    fn restore(&mut self) -> Result<()> {
         self.on_device.counts = self.device.upload(Number::F32, bytemuck::cast_slice(&self.kept))?;
+        if let Some([pending, _]) = &mut self.on_device.totals {
+            *pending = self.device.upload(Number::F32, &vec![0; pending.len * 4])?;
+        }
         Ok(())
     }
 
-    /// The best of each query, the highest first and the lowest first.
-    pub(crate) fn finish(self) -> Result<Vec<[Vec<Entry>; 2]>> {
-        let bytes = self.kept.len() * self.capacity * ENTRY_BYTES;
+    /// What each query found in each group, `[Q, G]`.
+    pub(crate) fn finish(self) -> Result<Vec<Found>> {
+        let groups = self.kept.len() / 2;
+        let totals = match &self.on_device.totals {
+            None => vec![[0; LIMBS]; groups],
+            Some([_, totals]) => self.device.download(totals, groups * LIMBS * 8, |bytes| {
+                let limbs: Vec<i64> = bytes.as_chunks().0.iter().map(|&limb| i64::from_le_bytes(limb)).collect();
+                limbs.as_chunks().0.to_vec()
+            })?,
+        };
         let end_bytes = self.capacity * ENTRY_BYTES;
-        self.device.download(&self.on_device.kept, bytes, |bytes| {
+        self.device.download(&self.on_device.kept, self.kept.len() * end_bytes, |bytes| {
             let end = |number: usize| {
                 let (entries, _) = bytes[number * end_bytes..].as_chunks();
                 entries[..self.kept[number] as usize].iter().map(Entry::read).collect()
             };
-            (0..self.asked.queries).map(|query| [end(2 * query), end(2 * query + 1)]).collect()
+            let found = |(group, total)| Found { ends: [end(2 * group), end(2 * group + 1)], total };
+            totals.into_iter().enumerate().map(found).collect()
         })
     }
+}
+
+/// Entries there is room for at each end of k.
+fn capacity(k: usize) -> usize {
+    (4 * k).next_power_of_two().clamp(FEWEST_ENTRIES, MOST_ENTRIES)
 }
 
 impl Entry {
@@ -246,40 +404,18 @@ impl Entry {
         let [score, row, low, high] = [0, 1, 2, 3].map(|word: usize| u32::from_le_bytes(words[word]));
         Self { score: f32::from_bits(score), row, index: u64::from(high) << 32 | u64::from(low) }
     }
-}
 
-/// A chunk's rows on the device.
-struct ChunkOnDevice {
-    features: Tensor,
-    deltas: Option<Tensor>,
-    norms: Option<Tensor>,
-    indices: Tensor,
-}
-
-impl ChunkOnDevice {
-    fn upload(device: &Device, chunk: &Chunk<'_>) -> Result<Self> {
-        let words = |values: &[f32]| device.upload(Number::F32, bytemuck::cast_slice(values));
-        Ok(Self {
-            features: upload_features(device, &chunk.features)?,
-            deltas: (!chunk.deltas.is_empty()).then(|| words(&chunk.deltas)).transpose()?,
-            norms: chunk.norms.as_deref().map(words).transpose()?,
-            indices: device.upload(Number::F32, bytemuck::cast_slice(&chunk.indices))?,
-        })
+    fn bytes(&self) -> [u8; ENTRY_BYTES] {
+        let words = [self.score.to_bits(), self.row, self.index as u32, (self.index >> 32) as u32];
+        bytemuck::cast(words.map(u32::to_le))
     }
 }
 
-/// The sets one behind the other, as they are stored.
-fn upload_features(device: &Device, sets: &[Floats<'_>]) -> Result<Tensor> {
-    let bytes = |set: &Floats<'_>| -> (Number, Vec<u8>) {
-        match set {
-            Floats::F32(values) => (Number::F32, bytemuck::cast_slice(values).to_vec()),
-            Floats::F16(values) => (Number::F16, bytemuck::cast_slice(values).to_vec()),
-            Floats::Bf16(values) => (Number::Bf16, bytemuck::cast_slice(values).to_vec()),
-        }
-    };
-    let parts: Vec<_> = sets.iter().map(bytes).collect();
-    let number = parts.first().map_or(Number::F32, |part| part.0);
-    assert!(parts.iter().all(|part| part.0 == number), "factor sets of several types");
-    let all: Vec<u8> = parts.into_iter().flat_map(|part| part.1).collect();
-    device.upload(number, &all)
+/// Numbers as they are stored.
+fn stored<'a>(set: &Floats<'a>) -> (Number, &'a [u8]) {
+    match *set {
+        Floats::F32(values) => (Number::F32, bytemuck::cast_slice(values)),
+        Floats::F16(values) => (Number::F16, bytemuck::cast_slice(values)),
+        Floats::Bf16(values) => (Number::Bf16, bytemuck::cast_slice(values)),
+    }
 }

@@ -1,22 +1,29 @@
 //! Page-locked memory between host and device: copies from and to it need not wait for one another. Buffers are used again, because
 //! locking pages is slow.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys::{CU_MEMHOSTALLOC_PORTABLE, CUevent_flags};
 use cudarc::driver::{
     CudaContext, CudaEvent, CudaSlice, CudaStream, CudaView, DriverError, HostSlice, PinnedHostSlice, SyncOnDrop,
 };
+use rayon::prelude::*;
 
 /// The smallest buffer: a batch's ids and a result fit most of the time.
 const SMALLEST_BYTES: usize = 1 << 16;
-/// Larger copies (weights, while a model is loaded) go from ordinary memory.
+/// The largest: more is copied buffer by buffer, one filled while the one before it is on its way.
 const LARGEST_BYTES: usize = 1 << 24;
+/// Above this a buffer is filled by several cores: one alone is slower than the bus.
+const SHARED_BYTES: usize = 1 << 21;
+/// How many buffers of a size may be on their way before the first is waited for.
+const MOST_ON_THEIR_WAY: usize = 3;
 
 /// Buffers nobody is using.
 pub(super) struct Staging {
     context: Arc<CudaContext>,
-    idle: Mutex<Vec<Buffer>>,
+    /// The one that was given back first comes first.
+    idle: Mutex<VecDeque<Buffer>>,
 }
 
 /// Page-locked memory, and the end of the copy it last took part in. cudarc's own event of it is not kept up where its tracking is off.
@@ -30,22 +37,24 @@ impl Staging {
         Self { context, idle: Mutex::default() }
     }
 
-    /// `bytes` to the device, in the stream's order. They may change as soon as this returns.
+    /// Parts, one behind the other, to the device, in the stream's order. They may change as soon as this returns.
     pub(super) fn upload(
         &self,
         stream: &Arc<CudaStream>,
         to: &mut CudaSlice<u8>,
-        bytes: &[u8],
+        parts: &[&[u8]],
     ) -> Result<(), DriverError> {
-        if bytes.len() > LARGEST_BYTES {
-            return stream.memcpy_htod(bytes, to);
+        let mut start = 0;
+        for pieces in pieces(parts, LARGEST_BYTES) {
+            let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+            let mut buffer = self.take(bytes)?;
+            buffer.copied.synchronize()?;
+            fill(&mut buffer.memory.as_mut_slice()?[..bytes], &pieces);
+            stream.memcpy_htod(&buffer.head(bytes), &mut to.slice_mut(start..start + bytes))?;
+            buffer.copied.record(stream)?;
+            self.give(buffer);
+            start += bytes;
         }
-        let mut buffer = self.take(bytes.len())?;
-        buffer.copied.synchronize()?;
-        buffer.memory.as_mut_slice()?[..bytes.len()].copy_from_slice(bytes);
-        stream.memcpy_htod(&buffer.head(bytes.len()), to)?;
-        buffer.copied.record(stream)?;
-        self.give(buffer);
         Ok(())
     }
 
@@ -65,17 +74,54 @@ impl Staging {
         Ok(seen)
     }
 
-    /// A buffer of at least `bytes`.
+    /// A buffer of at least `bytes`: one whose copy is done; else a new one, until there are enough of that size to wait for the first.
     fn take(&self, bytes: usize) -> Result<Buffer, DriverError> {
+        let size = bytes.next_power_of_two().max(SMALLEST_BYTES);
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        match idle.iter().position(|buffer| buffer.memory.len() >= bytes) {
-            Some(place) => Ok(idle.swap_remove(place)),
-            None => Buffer::new(&self.context, bytes.next_power_of_two().max(SMALLEST_BYTES)),
+        let fits = |buffer: &Buffer| buffer.memory.len() >= bytes;
+        let ready = idle.iter().position(|buffer| fits(buffer) && buffer.copied.is_complete());
+        let on_their_way = idle.iter().filter(|buffer| buffer.memory.len() == size).count();
+        let oldest = || idle.iter().position(fits).filter(|_| on_their_way >= MOST_ON_THEIR_WAY);
+        match ready.or_else(oldest).and_then(|place| idle.remove(place)) {
+            Some(buffer) => Ok(buffer),
+            None => Buffer::new(&self.context, size),
         }
     }
 
     fn give(&self, buffer: Buffer) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push_back(buffer);
+    }
+}
+
+/// Parts cut and put together to at most `most` bytes each.
+fn pieces<'a>(parts: &[&'a [u8]], most: usize) -> Vec<Vec<&'a [u8]>> {
+    let mut pieces: Vec<Vec<&[u8]>> = Vec::new();
+    let mut room = 0;
+    for &part in parts {
+        let mut left = part;
+        while !left.is_empty() {
+            if room == 0 {
+                pieces.push(Vec::new());
+                room = most;
+            }
+            let (piece, rest) = left.split_at(left.len().min(room));
+            pieces.last_mut().expect("one was just put there").push(piece);
+            (left, room) = (rest, room - piece.len());
+        }
+    }
+    pieces
+}
+
+fn fill(mut buffer: &mut [u8], pieces: &[&[u8]]) {
+    for piece in pieces {
+        let (own, rest) = buffer.split_at_mut(piece.len());
+        if piece.len() <= SHARED_BYTES {
+            own.copy_from_slice(piece);
+        } else {
+            let chunks = own.par_chunks_mut(SHARED_BYTES / 4).zip(piece.par_chunks(SHARED_BYTES / 4));
+            chunks.for_each(|(own, piece)| own.copy_from_slice(piece));
+        }
+        buffer = rest;
     }
 }
 

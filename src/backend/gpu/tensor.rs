@@ -1,6 +1,8 @@
 //! Numbers on the device, and what they are stored as.
 
-use cudarc::driver::CudaSlice;
+use std::sync::Arc;
+
+use cudarc::driver::{CudaSlice, CudaStream};
 use half::{bf16, f16};
 
 /// What a number is stored as.
@@ -41,8 +43,24 @@ impl Number {
 
 /// A flat buffer of numbers on the device.
 pub struct Tensor {
+    /// Of one that was sent: dropped before its memory is.
+    #[expect(dead_code, reason = "it works by being dropped")]
+    pub(super) order: Option<Order>,
     pub(super) memory: CudaSlice<u8>,
     pub(super) number: Number,
     /// Numbers in it.
     pub(super) len: usize,
+}
+
+/// Memory of one stream that the kernels of another use: it is freed when they have run.
+pub(super) struct Order {
+    pub(super) used: Arc<CudaStream>,
+    pub(super) freed: Arc<CudaStream>,
+}
+
+impl Drop for Order {
+    /// A device that has failed uses nothing any more.
+    fn drop(&mut self) {
+        self.freed.join(&self.used).unwrap_or_default();
+    }
 }

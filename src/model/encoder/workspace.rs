@@ -94,6 +94,15 @@ impl<B: Backend> Workspace<B> {
         })
     }
 
+    /// How many numbers there are of a token, with room for a way back.
+    pub(in crate::model) fn numbers_a_token(encoder: &Encoder<B>, classes: usize) -> usize {
+        let (width, inner) = (encoder.width, encoder.inner_width);
+        let steps = (encoder.steps.len() + 1) * (5 * width + inner);
+        let there = encoder.projection.as_ref().map_or(0, |_| encoder.embedding_width()) + 4 * width + inner + classes;
+        let back = 5 * width + classes;
+        steps + there + back
+    }
+
     /// Whether there is room for a way back.
     pub(super) fn goes_back(&self) -> bool {
         self.back.is_some()

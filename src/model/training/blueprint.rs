@@ -58,6 +58,7 @@ impl Blueprint {
     ///
     /// # Errors
     /// [`Error::Device`] for a GPU; as [`Blueprint::build`].
+    #[allow(clippy::needless_pass_by_value)] // a device is named where it is passed
     pub fn build_on(
         self,
         device: Device,
@@ -66,7 +67,7 @@ impl Blueprint {
         seed: u64,
         max_length: Option<usize>,
     ) -> Result<Trainee> {
-        if let Device::Cuda(_) = device {
+        if matches!(device, Device::Cuda(_) | Device::EveryCuda) {
             return Err(Error::Device("the GPU computes forward passes only: this trains".to_owned(), None)
                 .with_hint("run with --device cpu"));
         }

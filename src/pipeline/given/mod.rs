@@ -14,6 +14,7 @@ use super::index::block;
 use super::prepared::Prepared;
 use super::queries::{ResultSink, SearchOptions};
 use super::{Chunk, IndexOptions, Pass, Progress, Rejections, Summary};
+use crate::backend::gpu::Gpu;
 use crate::dataset::{Dataset, Digest, IdCheck, Record};
 use crate::error::{Error, Result};
 use crate::factors::Target;
@@ -76,6 +77,8 @@ pub struct GivenSearch<'a> {
     pub store: &'a Store,
     /// What is asked.
     pub options: &'a SearchOptions,
+    /// Where to search; the CPU where there are none.
+    pub devices: &'a [Gpu],
 }
 
 impl GivenSearch<'_> {
@@ -90,14 +93,14 @@ impl GivenSearch<'_> {
         rejections: &mut Rejections,
         sink: &mut dyn ResultSink,
     ) -> Result<Summary> {
-        let Self { store, options } = *self;
+        let Self { store, options, devices } = *self;
         let settings = store.settings();
         if options.rule.needs_checkpoints() {
             return Err(Error::usage("rule tracin: given queries have no checkpoints' factors"));
         }
         given.label_names = Some(settings.label_names.clone()).filter(|names| !names.is_empty());
         let prepared = Prepared::new(options.rule, store, &options.rule_options)?;
-        let answers = Answers::new(store, options, &prepared)?;
+        let answers = Answers::new(store, options, &prepared)?.on(devices.iter().collect());
         let classes =
             ClassNames::new(given.label_names.clone(), settings.problem, settings.classes).map_err(Error::usage)?;
         let asker = Asker::new(&classes, options)?;
