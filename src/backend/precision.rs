@@ -23,6 +23,17 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// From 1 to the next number: what an operand is rounded to twice over.
+    pub fn unit(self) -> f64 {
+        match self {
+            Self::Auto | Self::F32 => f64::from(f32::EPSILON),
+            // What is left of a number after eight bits, in eight more.
+            Self::Bf16x3 => f64::from(half::bf16::EPSILON) * f64::from(half::bf16::EPSILON) / 2.0,
+            Self::F16 => f64::from(half::f16::EPSILON),
+            Self::Bf16 => f64::from(half::bf16::EPSILON),
+        }
+    }
+
     /// As it is typed.
     pub fn name(self) -> &'static str {
         match self {

@@ -51,6 +51,10 @@ pub(crate) struct Arguments {
     model: Option<String>,
     #[command(flatten)]
     data: Data,
+    /// What each precision of the device costs instead: errors and rank agreement of factors, integrated gradients and searches, against
+    /// f64 and f32
+    #[arg(long, conflicts_with = "job")]
+    accuracy: bool,
     /// Samples of each; the median is reported
     #[arg(long, default_value_t = 5, value_name = "N")]
     samples: usize,
@@ -96,6 +100,11 @@ struct Row {
 }
 
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
+    if arguments.accuracy {
+        let bundled = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
+        let (name, records) = name_and_records(arguments, bundled.path())?;
+        return super::accuracy::run(common, &name, &records);
+    }
     let isa = Cpu::new().isa();
     let ceilings = cpu::measure(isa);
     let threads = rayon::current_num_threads();
@@ -152,11 +161,16 @@ fn median(samples: usize, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
 }
 
 fn model_and_records(arguments: &Arguments, common: &Common, room: &Path) -> Result<(Model, Vec<Record>)> {
+    let (name, records) = name_and_records(arguments, room)?;
+    Ok((common.load(&name)?, records))
+}
+
+fn name_and_records(arguments: &Arguments, room: &Path) -> Result<(String, Vec<Record>)> {
     let (name, dataset) = match &arguments.model {
         Some(model) => (model.clone(), arguments.data.open()?),
         None => super::demo::bundled(room)?,
     };
-    Ok((common.load(&name)?, dataset.take(4096).collect::<Result<_>>()?))
+    Ok((name, dataset.take(4096).collect::<Result<_>>()?))
 }
 
 /// Records explained, spread over the data: a few, each takes a hundred forwards' work.

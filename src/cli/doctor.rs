@@ -5,10 +5,10 @@ use std::fmt;
 use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
-use wherefore::backend::Precision;
 use wherefore::backend::check::{self, Check};
 use wherefore::backend::cpu::Cpu;
 use wherefore::backend::gpu::{self, Gpu};
+use wherefore::backend::{Backend, Precision};
 use wherefore::pipeline;
 
 use super::Outcome;
@@ -48,9 +48,19 @@ struct Cuda {
     devices: Vec<gpu::Info>,
     /// Why there are none, or none that can be used.
     reason: Option<String>,
-    /// Of the first device.
-    operations: Vec<Check>,
+    /// Of every device, in every precision.
+    operations: Vec<OfDevice>,
 }
+
+/// What a device makes of every operation in one precision.
+#[derive(Serialize)]
+struct OfDevice {
+    device: String,
+    precision: Precision,
+    checks: Vec<Check>,
+}
+
+const PRECISIONS: [Precision; 4] = [Precision::F32, Precision::Bf16x3, Precision::F16, Precision::Bf16];
 
 impl Cuda {
     fn ask() -> anyhow::Result<Self> {
@@ -60,9 +70,9 @@ impl Cuda {
             Err(error) => (Vec::new(), Some(error.to_string())),
         };
         let mut operations = Vec::new();
-        if !devices.is_empty() {
-            match Gpu::open(0, Precision::F32) {
-                Ok(gpu) => operations = check::check(&gpu)?,
+        for (device, precision) in devices.iter().flat_map(|device| PRECISIONS.map(|precision| (device, precision))) {
+            match Gpu::open(device.ordinal, precision) {
+                Ok(gpu) => operations.push(OfDevice { device: gpu.name(), precision, checks: check::check(&gpu)? }),
                 Err(error) => reason = Some(error.to_string()),
             }
         }
@@ -100,7 +110,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let failed = report
         .operations
         .iter()
-        .chain(&report.cuda.operations)
+        .chain(report.cuda.operations.iter().flat_map(|of| &of.checks))
         .chain(&report.model)
         .filter(|check| !check.passed())
         .count();
@@ -117,9 +127,9 @@ impl fmt::Display for Report {
         write!(f, "{}", self.cuda)?;
         writeln!(f, "\noperations against the f64 reference (error ≤ what rounding explains)")?;
         list(f, &self.operations)?;
-        if !self.cuda.operations.is_empty() {
-            writeln!(f, "\nthe GPU's, in f32")?;
-            list(f, &self.cuda.operations)?;
+        for OfDevice { device, precision, checks } in &self.cuda.operations {
+            writeln!(f, "\nthose of {device} in {precision}")?;
+            list(f, checks)?;
         }
         if !self.model.is_empty() {
             writeln!(f, "\nyour model on your records")?;

@@ -3,6 +3,7 @@
 //! Data goes to standard output, progress and messages to standard error. Exit codes: 0 done, 1 done but some records were skipped,
 //! 2 failed with nothing half-written, 130 interrupted.
 
+mod accuracy;
 mod arguments;
 mod audit;
 mod bench;

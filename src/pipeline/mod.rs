@@ -26,6 +26,7 @@
 //! # Ok::<(), wherefore::Error>(())
 //! ```
 
+mod accuracy;
 mod answers;
 mod asker;
 mod condition;
@@ -47,6 +48,7 @@ mod score;
 mod stages;
 mod stream;
 
+pub use accuracy::{AccuracyOptions, Apart, Measured, measure};
 pub use condition::Condition;
 pub use explain::{Convergence, ExplainOptions, ExplainTarget, Output, explain, norm_lime};
 pub use export::{ExportFormat, export};

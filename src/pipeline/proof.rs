@@ -6,12 +6,13 @@ use super::{Rejections, Settings};
 use crate::backend::check::Check;
 use crate::backend::cpu::dot;
 use crate::backend::reference::Reference;
+use crate::backend::{self, Fold, Objective};
 use crate::dataset::{Dataset, Record};
 use crate::error::{Error, Result};
 use crate::factors::{self, FactorRows, Floats, Target};
-use crate::model::{LoadOptions, Model, Outputs, Problem};
+use crate::model::{Answers, Ask, LoadOptions, Model, Outputs, Probes, Problem};
 use crate::search::{self, Form, Options, Query};
-use crate::tokens::Encoding;
+use crate::tokens::{Encoding, PackedBatch};
 
 /// Records looked at: enough to meet every length, few enough for the f64 reference.
 const RECORDS: usize = 48;
@@ -30,6 +31,7 @@ pub fn prove(model: &Model, dataset: Dataset, settings: &Settings) -> Result<Vec
     checks.extend(drift(model, &encodings, &outputs)?);
     if model.problem() != Problem::Headless {
         checks.push(slope(model, &outputs));
+        checks.push(gradients(model, &encodings)?);
     }
     Ok(checks)
 }
@@ -82,13 +84,13 @@ fn itself(model: &Model, outputs: &Outputs) -> Result<Check> {
     Ok(Check { operation: "records that do not find themselves first".into(), error: lost as f64, bound: 0.0 })
 }
 
-/// How far f32 is from f64 through the whole model.
+/// How far the model's precision is from f64 through all of it.
 fn drift(model: &Model, encodings: &[Encoding], outputs: &Outputs) -> Result<Vec<Check>> {
     let some = &encodings[..encodings.len().min(REFERENCE_RECORDS)];
     let options = LoadOptions { max_length: Some(model.max_length()), ..LoadOptions::default() };
     let exact = Model::open_with(Reference, Path::new(model.directory()), &options)?.run(some, None, &|_| true)?;
     let depth = some.iter().map(|e| e.ids.len()).max().unwrap_or(1) + model.width();
-    let bound = f64::from(f32::EPSILON) * depth as f64;
+    let bound = model.device().1.unit() * depth as f64;
     let check = |name: &str, found: &[f32], exact: &[f32]| {
         let scale = exact.iter().fold(f64::MIN_POSITIVE, |most, &e| most.max(f64::from(e).abs()));
         let error = found.iter().zip(exact).map(|(&f, &e)| (f64::from(f) - f64::from(e)).abs()).fold(0.0, f64::max);
@@ -119,6 +121,49 @@ fn slope(model: &Model, outputs: &Outputs) -> Check {
     // A third derivative of at most 1 over 6 times step², and the losses' own rounding over 2 steps.
     let bound = (1.0 / 64.0_f64).powi(2) / 6.0 + 64.0 * f64::from(f32::EPSILON) * 16.0;
     Check { operation: "δ against the slope of the loss".into(), error: worst, bound }
+}
+
+/// Gradients against finite differences: how the first logit grows half-way from zero embeddings to a record's own, as the way back has it and
+/// as two central differences extrapolate it. What these differ by bounds how far they are from the truth.
+fn gradients(model: &Model, encodings: &[Encoding]) -> Result<Check> {
+    const STEP: f32 = 1.0 / 32.0;
+    let (mut error, mut bound): (f64, f64) = (0.0, 0.0);
+    for encoding in encodings.iter().take(REFERENCE_RECORDS) {
+        let alpha = [0.0, -STEP, STEP, -2.0 * STEP, 2.0 * STEP].map(|step| 0.5 + step);
+        let (z, slope) = along_path(model, encoding, &alpha)?;
+        let differences =
+            [(1, 2, 2.0), (3, 4, 4.0)].map(|(low, high, steps)| (z[high] - z[low]) / (steps * f64::from(STEP)));
+        let extrapolated = (4.0 * differences[0] - differences[1]) / 3.0;
+        let scale = z.iter().fold(f64::MIN_POSITIVE, |most, z| most.max(z.abs()));
+        let depth = (encoding.ids.len() + model.width()) as f64;
+        let rounding = model.device().1.unit() * depth / f64::from(STEP);
+        error = error.max((slope - extrapolated).abs() / scale);
+        bound = bound.max((differences[0] - differences[1]).abs() / scale + rounding);
+    }
+    Ok(Check { operation: "gradients against finite differences".into(), error, bound })
+}
+
+/// The first logit at points between zero embeddings and a record's own, and its slope at the first of them.
+fn along_path(model: &Model, encoding: &Encoding, alpha: &[f32]) -> Result<(Vec<f64>, f64)> {
+    let (points, length) = (alpha.len(), encoding.ids.len());
+    let batch = PackedBatch {
+        ids: encoding.ids.repeat(points),
+        type_ids: encoding.type_ids.repeat(points),
+        positions: model.positions().of(&encoding.ids).repeat(points),
+        cu_seqlens: (0..=points).map(|point| (point * length) as u32).collect(),
+    };
+    let path = backend::Path {
+        baseline: vec![backend::Path::ZERO; points * length],
+        alpha: alpha.to_vec(),
+        sigma: vec![0.0; points],
+        draws: vec![[0, 0]; points],
+        ..backend::Path::default()
+    };
+    let ask = Ask::Gradient(vec![Objective::Logit(0); points], Fold::Step);
+    let answers = model.network().probe(vec![Probes { batch, path: Some(path), ask }], &|_| true)?;
+    let Answers { outputs, folded, .. } = &answers[0];
+    let logits = outputs.logits.chunks_exact(model.classes()).map(|z| f64::from(z[0])).collect();
+    Ok((logits, folded[..length].iter().map(|&slope| f64::from(slope)).sum()))
 }
 
 /// A target the model does not predict: at the prediction a regression's slope is 0, which would prove nothing.

@@ -24,7 +24,8 @@ fn bench() -> (Bench, String) {
 /// The binary where the emulated library is the machine's driver.
 fn command(bench: &Bench, arguments: &str) -> Command {
     let folder = emulator::library().parent().map(PathBuf::from).unwrap();
-    let mut command = bench.command(&format!("{arguments} --device cuda --quiet"));
+    let device = if arguments.contains("--device") { "" } else { "--device cuda" };
+    let mut command = bench.command(&format!("{arguments} {device} --quiet"));
     command.env("LD_LIBRARY_PATH", folder).env("EMULATOR_THREADS", "1");
     command
 }
@@ -41,11 +42,16 @@ fn ok(bench: &Bench, arguments: &str, fault: Option<&str>) -> String {
     ran.out
 }
 
-/// How often a job calls a function of the driver.
-fn calls(bench: &Bench, arguments: &str, function: &str) -> usize {
+/// What a job calls of the driver, line by line.
+fn log(bench: &Bench, arguments: &str) -> Vec<String> {
     let output = command(bench, arguments).env("EMULATOR_LOG", "1").output().unwrap();
     let log = String::from_utf8(output.stderr).unwrap();
-    log.lines().filter(|line| line.strip_prefix("[emulator] ") == Some(function)).count()
+    log.lines().filter_map(|line| line.strip_prefix("[emulator] ").map(str::to_owned)).collect()
+}
+
+/// How often a job calls a function of the driver.
+fn calls(bench: &Bench, arguments: &str, function: &str) -> usize {
+    log(bench, arguments).iter().filter(|line| *line == function).count()
 }
 
 #[test]
@@ -127,4 +133,120 @@ fn a_failed_copy_or_allocation_is_one_line() {
         let fault = format!("{function}:{}", calls(&bench, &explain, function) / 2);
         run(&bench, &explain, Some(&fault)).failed("cuda:0 (emulated device, 9.0): ");
     }
+}
+
+/// Two devices give the bytes of one, in every command that computes.
+#[test]
+fn several_devices_give_the_bytes_of_one() {
+    if gpu::compiler().is_none() {
+        return;
+    }
+    let (bench, model) = bench();
+    for job in [
+        format!("predict --model {model} --data train.jsonl --batch-tokens 64"),
+        format!("explain --model {model} --data few.jsonl --steps 3 --batch-tokens 32"),
+        format!("explain --model {model} --data few.jsonl --method lime --samples 20 --batch-tokens 64"),
+    ] {
+        let one = ok(&bench, &format!("{job} --device cuda:1"), None);
+        for several in ["cuda:all", "cuda:0,1", "cuda:1,0"] {
+            assert!(ok(&bench, &format!("{job} --device {several}"), None) == one, "{job}, {several}");
+        }
+    }
+    let index = format!("index --model {model} --data train.jsonl --block-records 8 --batch-tokens 64");
+    ok(&bench, &format!("{index} --store one"), None);
+    ok(&bench, &format!("{index} --store all --device cuda:all"), None);
+    assert!(bench.contents("all") == bench.contents("one"), "a store of two devices is not that of one");
+    let search = format!("search --model {model} --data few.jsonl --store one --rule grad-dot --top-k 4");
+    for scope in ["", "--where label=LABEL_1", "--group-by label"] {
+        let one = ok(&bench, &format!("{search} {scope}"), None);
+        assert!(ok(&bench, &format!("{search} {scope} --device cuda:all"), None) == one, "{scope}");
+    }
+    // No model runs: the CPU finds the same to the bit.
+    let itself = "search --self --store one --rule grad-cos --top-k 3";
+    let expected = bench.ok(&format!("{itself} --quiet"));
+    assert!(ok(&bench, &format!("{itself} --device cuda:all"), None) == expected);
+}
+
+/// `doctor` finds nothing wrong with any device or precision, nor with a model on one.
+#[test]
+fn doctor_checks_every_kernel_and_a_model_on_a_device() {
+    if gpu::compiler().is_none() {
+        return;
+    }
+    let (bench, model) = bench();
+    let job = format!("doctor --model {model} --data few.jsonl --precision f16 --format jsonl");
+    let output = command(&bench, &job).env("EMULATOR_DEVICES", "1").output().unwrap();
+    let ran = Ran::from(output);
+    assert_eq!(ran.code, Some(0), "{}{}", ran.out, ran.err);
+    let report = &lines(&ran.out)[0];
+    let precisions: Vec<&str> =
+        report["cuda"]["operations"].as_array().unwrap().iter().filter_map(|of| of["precision"].as_str()).collect();
+    assert_eq!(precisions, ["f32", "bf16x3", "f16", "bf16"]);
+    let checks = report["model"].as_array().unwrap();
+    assert!(checks.iter().any(|check| check["operation"] == "gradients against finite differences"), "{report}");
+}
+
+/// What a precision costs, in digits: f16 keeps three bits more than bf16, and rankings hardly move.
+#[test]
+fn accuracy_is_told_of_every_precision() {
+    if gpu::compiler().is_none() {
+        return;
+    }
+    let (bench, model) = bench();
+    let rows = lines(&ok(&bench, &format!("bench --accuracy --model {model} --data train.jsonl --format jsonl"), None));
+    let error = |precision: &str, what: &str, against: &str| {
+        let is = |row: &&Value| row["precision"] == precision && row["what"] == what && row["against"] == against;
+        let row = rows.iter().filter(|row| row["device"] != "cpu").find(is).unwrap_or_else(|| panic!("{rows:#?}"));
+        row["error"][0].as_f64().unwrap()
+    };
+    for what in ["features", "deltas", "integrated-gradients", "search feature-cos", "search grad-dot"] {
+        let [exact, split, half, brain] =
+            ["f32", "bf16x3", "f16", "bf16"].map(|precision| error(precision, what, "f64"));
+        assert!(exact < split && split < half && half < brain && brain < 0.2, "{what}: {exact} {split} {half} {brain}");
+        assert!((error("f16", what, "f32") / half - 1.0).abs() < 0.1, "{what}");
+    }
+}
+
+#[test]
+fn devices_that_are_not_there_or_differ_are_one_line() {
+    if gpu::compiler().is_none() {
+        return;
+    }
+    let (bench, model) = bench();
+    let predict = format!("predict --model {model} --data few.jsonl --device");
+    run(&bench, &format!("{predict} cuda:0,7"), None).failed("cuda:7: expected one of the machine's 2 devices");
+    let ran = bench.run(&format!("{predict} cuda:0,0"));
+    assert!(ran.err.contains("expected auto, cpu, cuda, cuda:N, cuda:N,M (each once) or cuda:all"), "{}", ran.err);
+    let unlike = command(&bench, &format!("{predict} cuda:all")).env("EMULATOR_CAPABILITY", "90,80").output().unwrap();
+    Ran::from(unlike).failed("expected devices of one compute capability");
+    let mut none = command(&bench, &format!("{predict} cuda:all"));
+    Ran::from(none.env("EMULATOR_DEVICES", "0").output().unwrap()).failed("the NVIDIA driver: ");
+    let mut lost = command(&bench, &format!("{predict} cuda:all --batch-tokens 32"));
+    Ran::from(lost.env("EMULATOR_FAULT", "cuLaunchKernel:5").output().unwrap()).failed("(emulated device, 9.0): ");
+}
+
+/// The next rows are on their way before those that are being scored are waited for, and what is kept on the device is sent once.
+#[test]
+fn a_search_copies_beside_its_scans_and_keeps_what_it_copied() {
+    if gpu::compiler().is_none() {
+        return;
+    }
+    let (bench, model) = bench();
+    bench.records("many.jsonl", 1_200);
+    bench.ok(&format!("index --model {model} --data many.jsonl --block-records 300 --store many --quiet"));
+    bench.records("one.jsonl", 1);
+    let search = format!("search --model {model} --data one.jsonl --store many --rule feature-dot --precision f32");
+    let log = log(&bench, &format!("{search} --top-k 1100"));
+    let scan = |line: &&String| line.starts_with("launched search_scan");
+    let scans: Vec<usize> = log.iter().enumerate().filter(|(_, line)| scan(line)).map(|(place, _)| place).collect();
+    let stream = |place: usize| log[place].rsplit(' ').next().unwrap().to_owned();
+    let sent_before_waiting = |place: usize| {
+        let after = log[place..].iter().take_while(|line| *line != "cuMemcpyDtoHAsync_v2");
+        after.filter(|line| line.starts_with("sent") && !line.ends_with(&stream(place))).count() > 0
+    };
+    // Four pieces in each of two passes: during the scan of all but the last of a pass the next one is sent.
+    assert_eq!(scans.iter().filter(|place| sent_before_waiting(**place)).count(), 6, "{log:#?}");
+    let features = 300 * 24 * 4;
+    let sent = log.iter().filter(|line| line.starts_with(&format!("sent {features} bytes"))).count();
+    assert_eq!(sent, 4, "features were sent again: {log:#?}");
 }

@@ -58,8 +58,22 @@ pub(super) fn read(gpu: &Gpu, tensor: &<Gpu as Backend>::Tensor, len: usize) -> 
 
 #[test]
 fn every_operation_passes_its_check() {
-    for check in check::check(&gpu()).unwrap() {
-        assert!(check.passed(), "{check:?}");
+    for precision in [Precision::F32, Precision::Bf16x3, Precision::F16, Precision::Bf16] {
+        for check in check::check(&emulator::gpu(precision)).unwrap() {
+            assert!(check.passed(), "{precision}: {check:?}");
+        }
+    }
+}
+
+/// What a batch may have, all workers have at once, and something is left.
+#[test]
+fn the_room_there_is_fits_into_memory() {
+    for precision in [Precision::F32, Precision::F16] {
+        let gpu = emulator::gpu(precision);
+        let (bytes, memory) = (if precision == Precision::F32 { 4 } else { 2 }, gpu.info().memory);
+        let room = gpu.room(1000);
+        assert!(room > 0 && room * 1000 * bytes * gpu.workers() < memory / 8 * 7 + 1000 * bytes, "{room}");
+        assert!(gpu.room(1_000_000) <= room / 999);
     }
 }
 
@@ -69,7 +83,7 @@ fn ceilings_are_rates() {
     for rate in [ceilings.copy_gbs, ceilings.fma_gflops, ceilings.mma_gflops] {
         assert!(rate.is_finite() && rate > 0.0, "{ceilings:?}");
     }
-    assert!(ceilings.of(Precision::Bf16x3) * 3.0 == ceilings.of(Precision::F16));
+    assert_eq!(ceilings.of(Precision::Bf16x3), ceilings.of(Precision::F16) / 3.0);
 }
 
 #[test]

@@ -348,6 +348,16 @@ fn attention_of_a_long_sequence() {
     judge(&gpu, &ROUNDINGS[0], &case.name(), &case);
 }
 
+/// The longest there are: what a first token sees of 8192, and what comes back to them.
+#[test]
+fn attention_of_the_longest_sequence() {
+    for rounding in [&F32, &ROUNDINGS[0]] {
+        let gpu = emulator::gpu(rounding.precision);
+        let case = Attention::new(&[8192], 1, 8, Rows::First);
+        judge(&gpu, rounding, &case.name(), &case);
+    }
+}
+
 #[test]
 fn attention_depends_on_its_sequence_alone() {
     for precision in [Precision::F32, Precision::F16] {
