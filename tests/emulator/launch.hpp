@@ -14,7 +14,7 @@
 namespace emulator {
 
 constexpr size_t SHARED_BYTES_UNASKED = 48 * 1024;  // more is to be asked for with cuFuncSetAttribute
-constexpr size_t SHARED_BYTES_LIMIT = 227 * 1024;   // of compute capability 9.0
+constexpr size_t SHARED_BYTES_LIMIT = 99 * 1024;    // of compute capability 8.6 and 8.9: what every device has
 
 // A kernel as the driver knows it: by name, its arguments by address.
 struct Kernel {
