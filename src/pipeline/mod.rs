@@ -26,6 +26,7 @@
 //! # Ok::<(), wherefore::Error>(())
 //! ```
 
+mod aims;
 mod answers;
 mod asker;
 mod condition;
@@ -36,6 +37,7 @@ mod index;
 mod of_itself;
 mod plan;
 mod predict;
+mod predict_tokens;
 mod prepared;
 mod progress;
 mod proof;
@@ -44,8 +46,10 @@ mod rejections;
 mod repeats;
 mod scope;
 mod score;
+mod select;
 mod stages;
 mod stream;
+mod windows;
 
 pub use condition::Condition;
 pub use explain::{Convergence, ExplainOptions, ExplainTarget, Output, explain, norm_lime};
@@ -55,6 +59,7 @@ pub use index::{Checkpoint, IndexOptions, index};
 pub use of_itself::SelfSearch;
 pub use plan::{Plan, plan};
 pub use predict::predict;
+pub use predict_tokens::{SpanOptions, SpanScores, predict_masks, predict_spans, predict_tags};
 pub use prepared::RuleOptions;
 pub use progress::Progress;
 pub use proof::prove;
@@ -62,6 +67,7 @@ pub use queries::{QueryTarget, ResultSink, SearchJob, SearchOptions, TopK};
 pub use rejections::Rejections;
 pub use scope::ScopeOptions;
 pub use score::{Chunk, Pass};
+pub use select::{SelectOptions, SelectScores, select};
 pub use stages::Stages;
 pub use stream::{Chunking, stream};
 
