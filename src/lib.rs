@@ -30,6 +30,7 @@ pub mod random;
 pub mod report;
 pub mod search;
 pub mod store;
+pub mod task;
 pub mod tokens;
 pub mod train;
 

@@ -5,6 +5,7 @@ mod dataset;
 mod emulator;
 mod explain;
 mod factors;
+mod heads;
 mod kernels;
 mod models;
 mod report;

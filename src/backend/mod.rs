@@ -17,6 +17,8 @@ mod precision;
 pub mod reference;
 pub mod training;
 
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
 use crate::tokens::PackedBatch;
 pub use path::{Path, Stage};
@@ -135,7 +137,7 @@ pub enum AttentionMap<'a, B: Backend> {
 }
 
 /// The function of a sequence's logits whose gradient is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Objective {
     /// `softmax(z)_c`
     Softmax(usize),
@@ -145,23 +147,63 @@ pub enum Objective {
     Logit(usize),
     /// `z_c − z_a`
     Difference(usize, usize),
+    /// A sum over parts of the logits, for heads that give several rows of them a sequence.
+    Sum(Arc<[Term]>),
+}
+
+/// An objective over some of a sequence's logits, and what it counts in a sum.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Term {
+    /// What it is multiplied by.
+    pub weight: f64,
+    /// Which logits it is of.
+    pub part: Part,
+    /// What it is of them.
+    pub objective: Objective,
+}
+
+/// Some of a sequence's logits `[R, K]`: a row of them, or a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The K logits of row r, of rows this wide.
+    Row(usize, usize),
+    /// Logit k of every row, of rows this wide.
+    Column(usize, usize),
+}
+
+impl Part {
+    /// The places of its logits among `len`.
+    fn places(self, len: usize) -> impl Iterator<Item = usize> {
+        let (places, step) = match self {
+            Self::Row(row, width) => (row * width..(row + 1) * width, 1),
+            Self::Column(column, width) => (column..len, width),
+        };
+        places.step_by(step)
+    }
+}
+
+impl Term {
+    fn logits(&self, z: &[f64]) -> Vec<f64> {
+        self.part.places(z.len()).map(|place| z[place]).collect()
+    }
 }
 
 impl Objective {
     /// Its value at logits `z`.
-    pub fn value(self, z: &[f64]) -> f64 {
-        match self {
+    pub fn value(&self, z: &[f64]) -> f64 {
+        match *self {
             Self::Softmax(c) => softmax(z)[c],
             Self::Sigmoid(c) => sigmoid(z[c]),
             Self::Logit(c) => z[c],
             Self::Difference(c, a) => z[c] - z[a],
+            Self::Sum(ref terms) => terms.iter().map(|term| term.weight * term.objective.value(&term.logits(z))).sum(),
         }
     }
 
     /// Its gradient at logits `z`.
-    pub fn gradient(self, z: &[f64]) -> Vec<f64> {
+    pub fn gradient(&self, z: &[f64]) -> Vec<f64> {
         let mut gradient = vec![0.0; z.len()];
-        match self {
+        match *self {
             Self::Softmax(c) => {
                 let p = softmax(z);
                 gradient.iter_mut().zip(&p).for_each(|(slope, other)| *slope = -p[c] * other);
@@ -173,6 +215,12 @@ impl Objective {
             Self::Difference(c, a) => {
                 gradient[c] += 1.0;
                 gradient[a] -= 1.0;
+            }
+            Self::Sum(ref terms) => {
+                for term in terms.iter() {
+                    let slopes = term.objective.gradient(&term.logits(z));
+                    term.part.places(z.len()).zip(slopes).for_each(|(at, slope)| gradient[at] += term.weight * slope);
+                }
             }
         }
         gradient

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use wherefore::backend::Precision;
 use wherefore::backend::gpu::Gpu;
-use wherefore::dataset::{Dataset, DatasetOptions};
-use wherefore::model::{Device, LoadOptions, Model};
+use wherefore::dataset::{Dataset, DatasetOptions, Shape};
+use wherefore::model::{Device, LoadOptions, Model, Task};
 use wherefore::pipeline::Settings;
 use wherefore::report::Format;
 use wherefore::{Error, Result};
@@ -68,7 +68,13 @@ impl Common {
 
     /// Loads a model onto the chosen device.
     pub(crate) fn load(&self, model: &str) -> Result<Model> {
-        Model::load(model, self.device.clone(), &LoadOptions { max_length: self.max_length, precision: self.precision })
+        self.load_as(model, false)
+    }
+
+    /// Loads a model, with a masked-language model's head where it has one.
+    fn load_as(&self, model: &str, masks: bool) -> Result<Model> {
+        let options = LoadOptions { max_length: self.max_length, precision: self.precision, masks };
+        Model::load(model, self.device.clone(), &options)
     }
 
     /// How the pipeline runs.
@@ -102,20 +108,38 @@ impl ModelName {
     }
 }
 
+impl ModelName {
+    /// Loads it with whatever head it has, and notes which it is.
+    pub(crate) fn load_any(&self, common: &Common, run: &mut RunRecord) -> Result<Model> {
+        let model = common.load_as(&self.model, true)?;
+        run.model(&model);
+        Ok(model)
+    }
+}
+
+/// What records a model is asked about.
+pub(crate) fn shape_of(model: &Model) -> Shape {
+    match model.task() {
+        Task::Record | Task::Masks => Shape::Texts,
+        Task::Spans => Shape::Questions,
+        Task::Tags => Shape::Words,
+    }
+}
+
 /// The user's data files and their columns.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Data {
     /// Data files or globs: .jsonl, .csv, .tsv, .parquet, each optionally .gz or .zst; `-` is JSONL on standard input
     #[arg(id = "data", long, value_name = "FILE", num_args = 1..)]
     pub(crate) files: Vec<String>,
-    /// Column of the first segment [default: text, sentence, text_a, …]
-    #[arg(long, value_name = "NAME")]
+    /// Column of the first segment [default: text, sentence, text_a, …; question; tokens for models that tag words]
+    #[arg(long, value_name = "NAME", visible_aliases = ["question-column", "tokens-column"])]
     pub(crate) text_column: Option<String>,
-    /// Column of the second segment [default: text_pair, text_b, …]
-    #[arg(long, value_name = "NAME")]
+    /// Column of the second segment [default: text_pair, text_b, …; context]
+    #[arg(long, value_name = "NAME", visible_alias = "context-column")]
     pub(crate) pair_column: Option<String>,
-    /// Column of the label [default: label, labels]
-    #[arg(long, value_name = "NAME")]
+    /// Column of the label [default: label, labels; answers; ner_tags, tags]
+    #[arg(long, value_name = "NAME", visible_aliases = ["answers-column", "tags-column"])]
     pub(crate) label_column: Option<String>,
     /// Column of the id [default: id, guid, idx]
     #[arg(long, value_name = "NAME")]
@@ -141,6 +165,11 @@ impl Data {
 
     /// Opens the files, with further columns to keep.
     pub(crate) fn open_keeping(&self, keep_columns: &[String]) -> Result<Dataset> {
+        self.open_as(Shape::Texts, keep_columns)
+    }
+
+    /// Opens the files, of records of a shape.
+    pub(crate) fn open_as(&self, shape: Shape, keep_columns: &[String]) -> Result<Dataset> {
         Dataset::open(DatasetOptions {
             files: self.files.clone(),
             text_column: self.text_column.clone(),
@@ -151,6 +180,7 @@ impl Data {
             no_header: self.no_header,
             columns: self.columns.clone(),
             allow_duplicate_ids: false,
+            shape,
         })
     }
 }
@@ -169,12 +199,17 @@ pub(crate) struct Typed {
 impl Typed {
     /// The typed record, or the files.
     pub(crate) fn or(&self, data: &Data) -> Result<Dataset> {
+        self.or_as(Shape::Texts, data)
+    }
+
+    /// The same, of records of a shape: a typed question has its context as second segment.
+    pub(crate) fn or_as(&self, shape: Shape, data: &Data) -> Result<Dataset> {
         match &self.text {
-            Some(text) => Ok(Dataset::typed(text.clone(), self.text_pair.clone())),
+            Some(text) => Ok(Dataset::typed_as(shape, text.clone(), self.text_pair.clone())),
             None if data.files.is_empty() => {
                 Err(Error::usage("no data was given").with_hint("name files with --data, or type a text with --text"))
             }
-            None => data.open(),
+            None => data.open_as(shape, &[]),
         }
     }
 }

@@ -196,6 +196,7 @@ fn explain_row(
         words: &words,
         objectives: vec![Objective::Logit(0)],
         logits: logits.to_vec(),
+        reads: None,
     };
     let pairs = encodings.iter().zip(logits.chunks_exact(model.classes().max(1)));
     let subjects: Vec<Subject<'_>> = pairs.enumerate().map(subject).collect();

@@ -15,7 +15,7 @@ use wherefore::tokens::Encoding;
 use wherefore::{Error, Result};
 
 use super::Outcome;
-use super::arguments::{Common, Data, ModelName, Typed};
+use super::arguments::{Common, Data, ModelName, Typed, shape_of};
 use super::output::Output;
 use super::run_record::RunRecord;
 
@@ -35,6 +35,15 @@ pub(crate) struct Arguments {
     /// The label explained: predicted, gold, all, or classes by name (repeatable: one result each)
     #[arg(long, default_value = "predicted", value_name = "predicted|gold|all|LABEL")]
     target: Vec<String>,
+    /// The token, by its number from 0 ([CLS] is one), whose tag or mask is explained [default: every entity found, every mask]
+    #[arg(long, value_name = "N")]
+    token: Option<usize>,
+    /// Question answering: tokens of the context that neighbouring windows share
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    stride: usize,
+    /// Question answering: tokens of an answer, at most
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    max_answer_tokens: usize,
     /// Explain what speaks for the target against this label: the difference of their logits
     #[arg(long, value_name = "LABEL")]
     against: Option<String>,
@@ -238,6 +247,9 @@ impl Arguments {
             against: self.against.clone(),
             words: self.words,
             rationale: self.rationale,
+            token: self.token,
+            stride: self.stride,
+            max_answer_tokens: self.max_answer_tokens.max(1),
         })
     }
 
@@ -272,8 +284,8 @@ impl PathArguments {
 
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
     let mut run = RunRecord::begin("explain");
-    let dataset = arguments.text.or(&arguments.data)?;
-    let model = arguments.model.load(common, &mut run)?;
+    let model = arguments.model.load_any(common, &mut run)?;
+    let dataset = arguments.text.or_as(shape_of(&model), &arguments.data)?;
     let job = arguments.job(&model, common)?;
     run.set("method", arguments.method.name());
     let output = Output::new(common, common.out.as_deref());
@@ -287,7 +299,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         writer.finish()?;
         summary
     } else {
-        let mut writer = create(Explanation::columns(model.problem(), model.class_names().names()))?;
+        let mut writer = create(Explanation::columns(model.task(), model.problem(), model.class_names().names()))?;
         let mut write = |explanation: &Explanation| writer.write(explanation);
         let (summary, convergence) = pipeline::explain(&model, dataset, &job, &settings, &mut rejections, &mut write)?;
         writer.finish()?;

@@ -19,6 +19,7 @@ mod predict;
 mod report;
 mod run_record;
 mod search;
+mod select;
 mod store;
 mod train;
 
@@ -50,6 +51,8 @@ enum Command {
     Search(search::Arguments),
     /// A score for each token and word of each record: what made the model say this
     Explain(Box<explain::Arguments>),
+    /// Evidence sentences of a long context, then the answer from them
+    Select(Box<select::Arguments>),
     /// What is wrong with the training data, ranked
     Audit(audit::Arguments),
     /// Fine-tune a model, or refit its last layer
@@ -105,6 +108,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Predict(arguments) => predict::run(&arguments, &common),
         Command::Index(arguments) => index::run(&arguments, &common),
         Command::Search(arguments) => search::run(&arguments, &common),
+        Command::Select(arguments) => select::run(&arguments, &common),
         Command::Explain(arguments) => explain::run(&arguments, &common),
         Command::Audit(arguments) => audit::run(&arguments, &common),
         Command::Train(arguments) => train::run(&arguments, &common),

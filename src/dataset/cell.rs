@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{MapAccess, SeqAccess, Visitor};
 
-use super::{Label, Record};
+use super::{Answer, Label, Record, Shape};
 
 /// A value as its file has it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,6 +19,7 @@ pub(super) enum Cell {
     Number(f64),
     Text(String),
     List(Vec<Cell>),
+    Object(Vec<(String, Cell)>),
     /// Nothing a record can use: what it is, in words.
     Other(&'static str),
 }
@@ -38,19 +39,49 @@ pub(super) struct Row {
 
 impl Row {
     /// The record, or why there is none. The flag tells whether the id is the file's own.
-    pub(super) fn into_record(self, index: u64) -> Result<(Record, bool), String> {
+    pub(super) fn into_record(self, index: u64, shape: Shape) -> Result<(Record, bool), String> {
         let own = self.id.into_id()?;
         let has_own = own.is_some();
+        let (text, words) = match (shape, self.text) {
+            (Shape::Words, Cell::List(words)) => joined(words).map(|(text, words)| (text, Some(words)))?,
+            (_, text) => (text.into_text("text")?.ok_or("text: expected a string, found null")?, None),
+        };
         let record = Record {
             index,
             id: own.unwrap_or_else(|| index.to_string()),
-            text: self.text.into_text("text")?.ok_or("text: expected a string, found null")?,
+            text,
             pair: self.pair.into_text("pair")?,
-            label: self.label.into_label()?,
+            label: if shape == Shape::Questions { self.label.into_answers()? } else { self.label.into_label()? },
+            words,
             columns: kept(self.kept)?,
         };
+        if shape == Shape::Questions && record.pair.as_deref().is_none_or(|context| context.trim().is_empty()) {
+            return Err("context: expected a text to find the answer in, found none".to_owned());
+        }
         Ok((record, has_own))
     }
+}
+
+/// Words as one text, and where each is in it: a space between them, but none between ideographs, which are written without.
+fn joined(words: Vec<Cell>) -> Result<(String, Vec<(usize, usize)>), String> {
+    let (mut text, mut places, mut end) = (String::new(), Vec::with_capacity(words.len()), 0);
+    for word in words {
+        let word = word.into_text("tokens")?.ok_or("tokens: expected a list of strings, found null in it")?;
+        let close = text.chars().next_back().is_none_or(is_ideograph) && word.chars().next().is_none_or(is_ideograph);
+        if !(text.is_empty() || close) {
+            text.push(' ');
+            end += 1;
+        }
+        let start = end;
+        end += word.chars().count();
+        text.push_str(&word);
+        places.push((start, end));
+    }
+    Ok((text, places))
+}
+
+fn is_ideograph(c: char) -> bool {
+    matches!(c, '\u{2E80}'..='\u{9FFF}' | '\u{F900}'..='\u{FAFF}' | '\u{FF00}'..='\u{FFEF}' | '\u{20000}'..='\u{3FFFF}')
 }
 
 /// The values of the columns kept; what is null is not there.
@@ -72,6 +103,7 @@ impl Cell {
             Self::Number(_) => "a number",
             Self::Text(_) => "a string",
             Self::List(_) => "a list",
+            Self::Object(_) => "an object",
             Self::Other(kind) => kind,
         }
     }
@@ -115,6 +147,65 @@ impl Cell {
                 .map(|labels| Some(Label::Many(labels))),
             one => one.into_one_label().map(Some),
         }
+    }
+
+    /// `{"text": [..], "answer_start": [..]}`, `[{"text": .., "answer_start": ..}, ..]`, one such object, a text or a list of texts; a string
+    /// that holds one of these as JSON.
+    fn into_answers(self) -> Result<Option<Label>, String> {
+        let answers = match self {
+            Self::Null => return Ok(None),
+            Self::Text(text) if text.starts_with(['{', '[']) => {
+                let cell: Self =
+                    serde_json::from_str(&text).map_err(|error| format!("answers: not valid JSON: {error}"))?;
+                return cell.into_answers();
+            }
+            Self::List(items) => items.into_iter().map(Self::into_one_answer).collect::<Result<_, _>>()?,
+            Self::Object(mut fields) => {
+                let mut take = |name: &str| {
+                    let place = fields.iter().position(|(key, _)| key == name);
+                    place.map_or(Self::Null, |place| fields.swap_remove(place).1)
+                };
+                match (take("text"), take("answer_start")) {
+                    (Self::List(texts), starts) => Self::answer_lists(texts, starts)?,
+                    (text, start) => vec![Self::answer(text, start)?],
+                }
+            }
+            one => vec![one.into_one_answer()?],
+        };
+        Ok(Some(Label::Answers(answers)))
+    }
+
+    fn answer_lists(texts: Vec<Self>, starts: Self) -> Result<Vec<Answer>, String> {
+        let starts = match starts {
+            Self::Null => vec![Self::Null; texts.len()],
+            Self::List(starts) if starts.len() == texts.len() => starts,
+            other => {
+                let found =
+                    if let Self::List(starts) = &other { starts.len().to_string() } else { other.kind().to_owned() };
+                return Err(format!("answers: expected {} numbers in answer_start, found {found}", texts.len()));
+            }
+        };
+        texts.into_iter().zip(starts).map(|(text, start)| Self::answer(text, start)).collect()
+    }
+
+    fn into_one_answer(self) -> Result<Answer, String> {
+        let Self::Object(fields) = self else { return Self::answer(self, Self::Null) };
+        let field =
+            |name: &str| fields.iter().find(|(key, _)| key == name).map_or(Self::Null, |(_, cell)| cell.clone());
+        Self::answer(field("text"), field("answer_start"))
+    }
+
+    fn answer(text: Self, start: Self) -> Result<Answer, String> {
+        let start = match start {
+            // DuReader writes −1 where an answer's place is not known.
+            Self::Null | Self::Integer(-1) => None,
+            Self::Integer(start) => {
+                Some(usize::try_from(start).map_err(|_| format!("answer_start: expected a place, found {start}"))?)
+            }
+            other => return Err(format!("answer_start: expected a whole number, found {}", other.kind())),
+        };
+        let text = text.into_text("answers")?.ok_or("answers: expected a text, found null")?;
+        Ok(Answer { text, start })
     }
 
     fn into_one_label(self) -> Result<Label, String> {
@@ -183,7 +274,10 @@ impl<'de> Visitor<'de> for CellVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Cell, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Cell::Other("an object"))
+        let mut fields = Vec::new();
+        while let Some(field) = map.next_entry()? {
+            fields.push(field);
+        }
+        Ok(Cell::Object(fields))
     }
 }

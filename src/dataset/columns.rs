@@ -6,7 +6,24 @@ const TEXT: [&str; 8] = ["text", "sentence", "text_a", "sentence1", "premise", "
 /// The first only where there is no header.
 const PAIR: [&str; 7] = ["pair", "text_pair", "text_b", "sentence2", "hypothesis", "title", "question2"];
 const LABEL: [&str; 2] = ["label", "labels"];
+const QUESTION: [&str; 1] = ["question"];
+const CONTEXT: [&str; 1] = ["context"];
+const ANSWERS: [&str; 2] = ["answers", "answer"];
+const WORDS: [&str; 2] = ["tokens", "words"];
+const TAGS: [&str; 3] = ["ner_tags", "tags", "labels"];
 const ID: [&str; 3] = ["id", "guid", "idx"];
+
+/// What a record is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shape {
+    /// A text, or two, and a label.
+    #[default]
+    Texts,
+    /// A question about a context, and its answers: nested as SQuAD has them, or one a row.
+    Questions,
+    /// Words, and a tag for each; or a text.
+    Words,
+}
 
 /// What to read, and which columns to read it from.
 #[derive(Clone, Debug, Default)]
@@ -29,11 +46,14 @@ pub struct DatasetOptions {
     pub columns: Option<Vec<String>>,
     /// Let several records have the same id.
     pub allow_duplicate_ids: bool,
+    /// What a record is made of: which names columns usually have, and what their values mean.
+    pub shape: Shape,
 }
 
 /// The names wanted for each field, best first.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
+    pub(super) shape: Shape,
     pub(super) text: Names,
     pub(super) pair: Names,
     pub(super) label: Names,
@@ -100,10 +120,17 @@ impl Wanted {
     pub(super) fn new(options: &DatasetOptions) -> Self {
         // Whoever names the columns of a file with no header may name a pair by what it is.
         let pairs = if options.no_header { &PAIR[..] } else { &PAIR[1..] };
+        let words = [&WORDS[..], &TEXT].concat();
+        let (texts, pairs, labels): (&[&str], &[&str], &[&str]) = match options.shape {
+            Shape::Texts => (&TEXT, pairs, &LABEL),
+            Shape::Questions => (&QUESTION, &CONTEXT, &ANSWERS),
+            Shape::Words => (&words, &[], &TAGS),
+        };
         Self {
-            text: Names::new(options.text_column.as_ref(), &TEXT),
+            shape: options.shape,
+            text: Names::new(options.text_column.as_ref(), texts),
             pair: Names::new(options.pair_column.as_ref(), pairs),
-            label: Names::new(options.label_column.as_ref(), &LABEL),
+            label: Names::new(options.label_column.as_ref(), labels),
             id: Names::new(options.id_column.as_ref(), &ID),
             kept: options.keep_columns.iter().map(|name| Names::new(Some(name), &[])).collect(),
         }

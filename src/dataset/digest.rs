@@ -88,5 +88,12 @@ fn update_label(hasher: &mut blake3::Hasher, label: &Label) {
                 update_label(hasher, label);
             }
         }
+        Label::Answers(answers) => {
+            hasher.update(b"a").update(&(answers.len() as u64).to_le_bytes());
+            for answer in answers {
+                update_text(hasher, &answer.text);
+                hasher.update(&answer.start.map_or(u64::MAX, |start| start as u64).to_le_bytes());
+            }
+        }
     }
 }

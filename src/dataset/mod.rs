@@ -21,10 +21,11 @@ mod objects;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod reader;
+mod squad;
 
 use std::collections::BTreeMap;
 
-pub use columns::DatasetOptions;
+pub use columns::{DatasetOptions, Shape};
 pub use digest::Digest;
 pub use ids::IdCheck;
 pub(crate) use objects::each_object;
@@ -43,6 +44,8 @@ pub struct Record {
     pub pair: Option<String>,
     /// As written; the model's configuration gives it a meaning.
     pub label: Option<Label>,
+    /// Where each word of the text is, in Unicode characters, for records that were given as words ([`Shape::Words`]).
+    pub words: Option<Vec<(usize, usize)>>,
     /// The values of [`DatasetOptions::keep_columns`] by name, as written; those that are null are not there.
     pub columns: BTreeMap<String, String>,
 }
@@ -56,6 +59,17 @@ pub enum Label {
     Number(f64),
     /// A class name, or a number in a column of strings.
     Name(String),
-    /// Several classes (ids, names or a 0/1 row), for multi-label models.
+    /// Several classes (ids, names or a 0/1 row), for multi-label models; one a word, for models that tag them.
     Many(Vec<Label>),
+    /// The right answers to a question; none where the context has none.
+    Answers(Vec<Answer>),
+}
+
+/// An answer in a context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// As the context has it.
+    pub text: String,
+    /// Its first Unicode character in the context, where that is said.
+    pub start: Option<usize>,
 }

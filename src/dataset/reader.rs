@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Record;
 use super::cell::{Cell, Row};
-use super::columns::{DatasetOptions, Wanted};
+use super::columns::{DatasetOptions, Shape, Wanted};
 use super::delimited::{Delimited, Dialect};
 use super::files::{Counter, Format, Input, expand};
 use super::ids::IdCheck;
 use super::jsonl::Jsonl;
 use super::lines::Lines;
+use super::squad;
 use crate::error::{Error, Result};
 
 /// One file's rows. After an [`Error::Record`] it goes on with the next row; after any other error it is done.
@@ -110,6 +111,11 @@ impl Dataset {
 
     /// One record that was typed, not read.
     pub fn typed(text: String, pair: Option<String>) -> Self {
+        Self::typed_as(Shape::Texts, text, pair)
+    }
+
+    /// [`Dataset::typed`], of another shape: a question and its context, or a text to be tagged.
+    pub fn typed_as(shape: Shape, text: String, pair: Option<String>) -> Self {
         let row = Row {
             line: 1,
             id: Cell::Null,
@@ -118,7 +124,7 @@ impl Dataset {
             label: Cell::Null,
             kept: Vec::new(),
         };
-        let options = DatasetOptions::default();
+        let options = DatasetOptions { shape, ..DatasetOptions::default() };
         let (wanted, inputs) = (Wanted::new(&options), vec![Input::typed()]);
         let source: Option<Box<dyn Source>> = Some(Box::new(Typed(Some(row))));
         let (ids, read, last_line) = (None, Counter::default(), 0);
@@ -175,6 +181,9 @@ impl Dataset {
 
     fn source(&self, input: &Input, counter: &Counter) -> Result<Option<Box<dyn Source>>> {
         let dialect = match input.format {
+            Format::Jsonl if self.wanted.shape == Shape::Questions && squad::is_nested(input)? => {
+                return squad::open(input, counter).map(|rows| Some(Box::new(rows) as Box<dyn Source>));
+            }
             Format::Jsonl => {
                 let lines = Lines::new(input.bytes(counter)?, &input.path)?;
                 return Ok(Some(Box::new(Jsonl::new(lines, self.wanted.clone()))));
@@ -220,7 +229,7 @@ impl Dataset {
         let line = row.line;
         self.last_line = line;
         let index = self.next_index;
-        let made = row.into_record(index).and_then(|(record, has_own_id)| match &mut self.ids {
+        let made = row.into_record(index, self.wanted.shape).and_then(|(record, has_own_id)| match &mut self.ids {
             Some(ids) => check_id(ids, record, has_own_id),
             None => Ok(record),
         });

@@ -1,6 +1,7 @@
 //! Methods that read attention maps: the last layer's, or all of them followed from the top down.
 //!
-//! Only the first token's row is asked for, so maps are never multiplied with each other: a row vector goes down through the layers.
+//! Only the rows of the tokens that a head reads are asked for (the first token's, or those the explained objective is about, each an equal
+//! part), so maps are never multiplied with each other: a row vector goes down through the layers.
 
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ pub(super) struct OfMaps {
     sequence: Arc<Sequence>,
     maps: Maps,
     wants: Vec<Want>,
+    /// For each objective, the tokens that maps are followed from.
+    roots: Vec<Vec<usize>>,
     outputs: Vec<f64>,
     /// Once for all objectives, or once for each.
     answers: Vec<Answer>,
@@ -45,28 +48,31 @@ impl OfMaps {
             }
         };
         let (sequence, outputs) = (subject.sequence(model), subject.outputs());
-        Self { sequence, maps, wants, outputs, answers: Vec::new() }
+        let roots = subject.objectives.iter().map(|objective| subject.roots(objective)).collect();
+        Self { sequence, maps, wants, roots, outputs, answers: Vec::new() }
     }
 
-    fn scores(&self, maps: &[Vec<f32>]) -> Vec<f64> {
+    fn scores(&self, maps: &[Vec<f32>], roots: &[usize]) -> Vec<f64> {
         let length = self.sequence.ids.len();
         match self.maps {
-            Maps::Last => first_row(&maps[0], length),
-            Maps::Rollout => through(maps, length, |row, below| {
+            Maps::Last => through(maps, length, roots, |_, below| below.to_vec()),
+            Maps::Rollout => through(maps, length, roots, |row, below| {
                 row.iter().zip(below).map(|(own, below)| (own + below) / 2.0).collect()
             }),
             Maps::Flow => Flow::new(maps, length).to_each_token(),
-            Maps::Generic => {
-                through(maps, length, |row, below| row.iter().zip(below).map(|(own, below)| own + below).collect())
-            }
+            Maps::Generic => through(maps, length, roots, |row, below| {
+                row.iter().zip(below).map(|(own, below)| own + below).collect()
+            }),
         }
     }
 }
 
-/// A row vector from the first token at the top down through the layers: `next(r, r A)` at each.
-fn through(maps: &[Vec<f32>], length: usize, next: impl Fn(&[f64], &[f64]) -> Vec<f64>) -> Vec<f64> {
+/// A row vector from the roots at the top down through the layers: `next(r, r A)` at each.
+fn through(maps: &[Vec<f32>], length: usize, roots: &[usize], next: impl Fn(&[f64], &[f64]) -> Vec<f64>) -> Vec<f64> {
     let mut row = vec![0.0; length];
-    row[0] = 1.0;
+    for &root in roots {
+        row[root] = 1.0 / roots.len() as f64;
+    }
     for map in maps.iter().rev() {
         let mut below = vec![0.0; length];
         // A map of one row is the first token's, which is all there is of `row` at the top.
@@ -76,10 +82,6 @@ fn through(maps: &[Vec<f32>], length: usize, next: impl Fn(&[f64], &[f64]) -> Ve
         row = next(&row, &below);
     }
     row
-}
-
-fn first_row(map: &[f32], length: usize) -> Vec<f64> {
-    map[..length].iter().map(|&a| f64::from(a)).collect()
 }
 
 impl Course for OfMaps {
@@ -93,13 +95,10 @@ impl Course for OfMaps {
     }
 
     fn finish(&mut self) -> Vec<Scores> {
-        let scores: Vec<Vec<f32>> = self
-            .answers
-            .iter()
-            .map(|answer| self.scores(&answer.maps).into_iter().map(|score| score as f32).collect())
-            .collect();
         let own = |(target, &output): (usize, &f64)| {
-            let tokens = scores[target.min(scores.len() - 1)].clone();
+            // Once for all objectives, or once for each.
+            let maps = &self.answers[target.min(self.answers.len() - 1)].maps;
+            let tokens = self.scores(maps, &self.roots[target]).into_iter().map(|score| score as f32).collect();
             Scores { tokens, output, ..Scores::default() }
         };
         self.outputs.iter().enumerate().map(own).collect()

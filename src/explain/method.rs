@@ -15,7 +15,7 @@ use super::subject::Subject;
 use super::{Baseline, Features, LimeVariant, Masks, Quadrature, Replacement};
 use crate::backend::{Fold, Stage};
 use crate::error::{Error, Result};
-use crate::model::{Model, Problem};
+use crate::model::{Model, Problem, Task};
 
 /// A token-level method.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -204,6 +204,19 @@ impl Method {
         if model.problem() == Problem::Headless {
             return Err(Error::usage(format!("{self}: {} has no classification head to explain", model.name()))
                 .with_hint("use a fine-tuned classifier or regressor"));
+        }
+        if model.task() != Task::Record {
+            if self == Self::AttentionFlow {
+                return Err(Error::usage(format!(
+                    "{self}: flows from the first token, and {} reads others",
+                    model.name()
+                ))
+                .with_hint("use attention-rollout or generic-attention"));
+            }
+            if options.replacement == Replacement::Delete {
+                return Err(Error::usage(format!("{self}: a deleted token would move the tokens that are explained"))
+                    .with_hint("use --occlude mask, pad or unk"));
+            }
         }
         if options.steps == 0 || options.samples == Some(0) {
             return Err(Error::usage(format!("{self}: expected at least one step and one sample")));

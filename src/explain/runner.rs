@@ -136,7 +136,8 @@ impl Runner<'_> {
             packed.positions.extend_from_slice(positions);
             packed.cu_seqlens.push(packed.ids.len() as u32);
         }
-        Probes { batch: packed, path: self.path(round, batch), ask: self.ask(round, batch) }
+        let reads = batch.iter().filter_map(|&i| self.subjects[round[i].subject].reads.clone()).collect();
+        Probes { batch: packed, path: self.path(round, batch), ask: self.ask(round, batch), reads }
     }
 
     /// The paths of a batch, where any of its probes stands on one.
@@ -163,12 +164,12 @@ impl Runner<'_> {
             Want::Maps(kind, from) => Ask::Maps(kind, from),
             Want::Gradient(fold) => {
                 let targets = 0..objectives(&batch[0]).len();
-                let objectives = targets.flat_map(|target| batch.iter().map(move |i| objectives(i)[target]));
+                let objectives = targets.flat_map(|target| batch.iter().map(move |i| objectives(i)[target].clone()));
                 Ask::Gradient(objectives.collect(), fold)
             }
             Want::GradientMaps(_, from) => {
                 let own = |i: &usize| match round[*i].probe.want {
-                    Want::GradientMaps(target, _) => objectives(i)[target],
+                    Want::GradientMaps(target, _) => objectives(i)[target].clone(),
                     _ => Objective::Logit(0),
                 };
                 Ask::GradientMaps(batch.iter().map(own).collect(), from)
@@ -180,20 +181,22 @@ impl Runner<'_> {
     fn unpack(&self, round: &[Asked], batch: &[usize], found: &Answers, answers: &mut [Answer]) {
         let lengths: Vec<usize> = batch.iter().map(|&i| round[i].probe.sequence.ids.len()).collect();
         let tokens: usize = lengths.iter().sum();
-        let classes = found.outputs.logits.len() / batch.len().max(1);
+        let rows = |i: usize| self.subjects[round[i].subject].rows();
+        let classes = found.outputs.logits.len() / batch.iter().map(|&i| rows(i)).sum::<usize>().max(1);
         let width = match round[batch[0]].probe.want {
             Want::Gradient(Fold::Whole) => self.network.embedding_width(),
             _ => 1,
         };
-        let (mut token, mut pairs) = (0, 0);
-        for (b, (&i, &length)) in batch.iter().zip(&lengths).enumerate() {
+        let (mut token, mut pairs, mut row) = (0, 0, 0);
+        for (&i, &length) in batch.iter().zip(&lengths) {
             let own = |target: &[f32]| target[token * width..(token + length) * width].to_vec();
             answers[i] = Answer {
-                logits: found.outputs.logits[b * classes..(b + 1) * classes].to_vec(),
+                logits: found.outputs.logits[row * classes..(row + rows(i)) * classes].to_vec(),
                 folded: found.folded.chunks_exact((tokens * width).max(1)).map(own).collect(),
                 maps: self.maps(found, token..token + length, pairs),
             };
             token += length;
+            row += rows(i);
             pairs += length * length;
         }
     }

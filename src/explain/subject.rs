@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::Words;
-use crate::backend::Objective;
-use crate::model::Model;
+use crate::backend::{Objective, Part, Term};
+use crate::model::{Model, Reads};
 use crate::tokens::Encoding;
 
 /// One record, and the functions of its logits that are to be explained.
@@ -18,8 +18,10 @@ pub struct Subject<'a> {
     pub words: &'a Words,
     /// What is explained; each gets scores of its own.
     pub objectives: Vec<Objective>,
-    /// z of the record itself.
+    /// z of the record itself: a row, or one for each token that is read.
     pub logits: Vec<f32>,
+    /// The tokens that are read, for models that say something of tokens.
+    pub reads: Option<Reads>,
 }
 
 /// What a method says of one record and objective.
@@ -48,6 +50,25 @@ impl Subject<'_> {
         Arc::new(Sequence { ids: ids.clone(), type_ids: type_ids.clone(), positions: model.positions().of(ids) })
     }
 
+    /// How many rows of logits it has.
+    pub(super) fn rows(&self) -> usize {
+        self.reads.as_ref().map_or(1, |reads| reads.len())
+    }
+
+    /// The tokens whose last hidden states an objective is about: those it names, each counted once; the first where a head reads that.
+    pub(super) fn roots(&self, objective: &Objective) -> Vec<usize> {
+        let (Objective::Sum(terms), Some(reads)) = (objective, &self.reads) else { return vec![0] };
+        let row = |term: &Term| match (term.part, &term.objective) {
+            (Part::Row(row, _), _) => row,
+            (Part::Column(..), Objective::Softmax(row) | Objective::Logit(row)) => *row,
+            (Part::Column(..), _) => 0,
+        };
+        let mut roots: Vec<usize> = terms.iter().map(|term| reads[row(term)] as usize).collect();
+        roots.sort_unstable();
+        roots.dedup();
+        roots
+    }
+
     /// How many tokens it has.
     pub(super) fn len(&self) -> usize {
         self.encoding.ids.len()
@@ -55,7 +76,7 @@ impl Subject<'_> {
 
     /// The places of its tokens that are not special.
     pub(super) fn own_tokens(&self) -> impl Iterator<Item = usize> + '_ {
-        self.encoding.segments.iter().enumerate().filter(|(_, segment)| segment.is_some()).map(|(token, _)| token)
+        self.encoding.own_tokens()
     }
 
     /// Its number as draws count it.

@@ -63,6 +63,7 @@ impl ClassNames {
             Label::Number(number) => Err(format!("label {number}: expected a class id or name")),
             Label::Name(name) => self.class_named(name),
             Label::Many(_) => Err("label: expected one class, found a list".to_owned()),
+            Label::Answers(_) => Err("label: expected one class, found answers".to_owned()),
         }
     }
 
@@ -142,7 +143,7 @@ fn number(label: &Label) -> Result<f64, String> {
         Label::Integer(integer) => Some(*integer as f64),
         Label::Number(number) => Some(*number),
         Label::Name(name) => name.trim().parse().ok(),
-        Label::Many(_) => None,
+        Label::Many(_) | Label::Answers(_) => None,
     };
     // What does not fit f32 would be an infinite target.
     let number = number.filter(|number| (*number as f32).is_finite());

@@ -19,7 +19,13 @@ use crate::tokens::Positions;
 pub enum Architecture {
     /// An encoder with its family's sequence classification head.
     SequenceClassification,
-    /// An encoder alone (or under a pre-training head, which is left unread).
+    /// An encoder with two logits a token: where an answer starts, and where it ends.
+    QuestionAnswering,
+    /// An encoder with a logit for each kind of token.
+    TokenClassification,
+    /// An encoder with its family's masked-language-model head, which is read where masks are to be filled in.
+    MaskedLanguageModel,
+    /// An encoder alone (or under another pre-training head, which is left unread).
     Encoder,
     /// Not said: the weights tell, by whether the head's are among them.
     Unstated,
@@ -62,6 +68,8 @@ pub struct Config {
     pub epsilon: f32,
     /// As written in `problem_type`.
     pub problem_type: Option<Problem>,
+    /// Whether a masked-language model's last layer is its word embeddings.
+    pub tied: bool,
     /// The names of the classes in order, as `id2label` has them.
     pub labels: Option<Vec<String>>,
 }
@@ -88,7 +96,7 @@ impl Config {
         let width = fields.size(names.width)?;
         let config = Self {
             family,
-            architecture: architecture(fields)?,
+            architecture: architecture(fields, family)?,
             vocabulary: fields.size("vocab_size")?,
             width,
             embedding_width: if family.has_narrow_embeddings() {
@@ -108,6 +116,7 @@ impl Config {
             activation: activation(fields, names.activation, family)?,
             epsilon: if family == Family::Distilbert { 1e-12 } else { fields.epsilon()? },
             problem_type: problem_type(fields)?,
+            tied: fields.flag_or("tie_word_embeddings", true)?,
             labels: labels(fields)?,
         };
         config.check(fields)?;
@@ -242,8 +251,12 @@ impl Fields {
     }
 
     fn flag(&self, name: &str) -> Result<bool> {
+        self.flag_or(name, false)
+    }
+
+    fn flag_or(&self, name: &str, default: bool) -> Result<bool> {
         match self.get(name) {
-            None => Ok(false),
+            None => Ok(default),
             Some(Value::Bool(flag)) => Ok(*flag),
             Some(other) => Err(self.wrong(name, "true or false", other)),
         }
@@ -293,23 +306,29 @@ fn family(fields: &Fields) -> Result<Family> {
     })
 }
 
-fn architecture(fields: &Fields) -> Result<Architecture> {
+fn architecture(fields: &Fields, family: Family) -> Result<Architecture> {
     if fields.flag("is_decoder")? {
         return Err(fields.refuse("\"is_decoder\": decoders are not supported"));
     }
     let Some(value) = fields.get("architectures") else { return Ok(Architecture::Unstated) };
     let name = value.as_array().and_then(|names| names.first()).and_then(Value::as_str);
     let Some(name) = name else { return Err(fields.wrong("architectures", "a list of names", value)) };
-    if name.ends_with("ForSequenceClassification") {
-        return Ok(Architecture::SequenceClassification);
-    }
-    let encoder = ["Model", "ForMaskedLM", "ForPreTraining"].iter().any(|end| name.ends_with(end));
-    if encoder {
-        return Ok(Architecture::Encoder);
-    }
-    Err(fields.refuse(format!(
-        "\"architectures\": expected a …ForSequenceClassification or an encoder without a head, found \"{name}\", which is not supported"
-    )))
+    // ELECTRA is pre-trained to tell which tokens were replaced, the others with masks as well.
+    let pretraining = if family == Family::Electra { Architecture::Encoder } else { Architecture::MaskedLanguageModel };
+    let known = [
+        ("ForSequenceClassification", Architecture::SequenceClassification),
+        ("ForQuestionAnswering", Architecture::QuestionAnswering),
+        ("ForTokenClassification", Architecture::TokenClassification),
+        ("ForMaskedLM", Architecture::MaskedLanguageModel),
+        ("ForPreTraining", pretraining),
+        ("Model", Architecture::Encoder),
+    ];
+    known.into_iter().find(|(end, _)| name.ends_with(end)).map(|(_, architecture)| architecture).ok_or_else(|| {
+        fields.refuse(format!(
+            "\"architectures\": expected a {} or an encoder without a head, found \"{name}\", which is not supported",
+            known[..4].iter().map(|(end, _)| format!("…{end}")).collect::<Vec<_>>().join(", ")
+        ))
+    })
 }
 
 fn task_types(fields: &Fields, family: Family) -> Result<Option<usize>> {

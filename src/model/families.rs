@@ -76,6 +76,19 @@ pub(super) struct HeadNames {
     pub(super) last: &'static str,
 }
 
+/// A family's masked-language-model head: `z = decoder(norm(activation(dense(x))))`, the decoder's weight the word embeddings'.
+#[derive(Debug)]
+pub(super) struct MaskHeadNames {
+    pub(super) dense: &'static str,
+    /// The encoder's where the family's code says nothing else.
+    pub(super) activation: Option<Activation>,
+    pub(super) norm: &'static str,
+    /// Where its weight is its own.
+    pub(super) decoder: &'static str,
+    /// With its last word.
+    pub(super) bias: &'static str,
+}
+
 const CONFIG: ConfigNames = ConfigNames {
     width: "hidden_size",
     inner_width: "intermediate_size",
@@ -153,6 +166,42 @@ const HEAD_ROBERTA: HeadNames =
     HeadNames { dense: "classifier.dense", activation: Activation::Tanh, last: "classifier.out_proj" };
 const HEAD_ELECTRA: HeadNames = HeadNames { activation: Activation::Gelu, ..HEAD_ROBERTA };
 
+const MASKS_BERT: MaskHeadNames = MaskHeadNames {
+    dense: "cls.predictions.transform.dense",
+    activation: None,
+    norm: "cls.predictions.transform.LayerNorm",
+    decoder: "cls.predictions.decoder",
+    bias: "cls.predictions.bias",
+};
+const MASKS_ROBERTA: MaskHeadNames = MaskHeadNames {
+    dense: "lm_head.dense",
+    activation: Some(Activation::Gelu),
+    norm: "lm_head.layer_norm",
+    decoder: "lm_head.decoder",
+    bias: "lm_head.bias",
+};
+const MASKS_DISTILBERT: MaskHeadNames = MaskHeadNames {
+    dense: "vocab_transform",
+    activation: None,
+    norm: "vocab_layer_norm",
+    decoder: "vocab_projector",
+    bias: "vocab_projector.bias",
+};
+const MASKS_ELECTRA: MaskHeadNames = MaskHeadNames {
+    dense: "generator_predictions.dense",
+    activation: Some(Activation::Gelu),
+    norm: "generator_predictions.LayerNorm",
+    decoder: "generator_lm_head",
+    bias: "generator_lm_head.bias",
+};
+const MASKS_ALBERT: MaskHeadNames = MaskHeadNames {
+    dense: "predictions.dense",
+    activation: None,
+    norm: "predictions.LayerNorm",
+    decoder: "predictions.decoder",
+    bias: "predictions.bias",
+};
+
 impl Family {
     /// All of them.
     pub const ALL: [Self; 8] = [
@@ -225,6 +274,16 @@ impl Family {
             Self::Distilbert => &HEAD_DISTILBERT,
             Self::Electra => &HEAD_ELECTRA,
             Self::Albert => &HEAD_ALBERT,
+        }
+    }
+
+    pub(super) const fn mask_head_names(self) -> &'static MaskHeadNames {
+        match self {
+            Self::Bert | Self::Ernie => &MASKS_BERT,
+            Self::Roberta | Self::XlmRoberta | Self::Camembert => &MASKS_ROBERTA,
+            Self::Distilbert => &MASKS_DISTILBERT,
+            Self::Electra => &MASKS_ELECTRA,
+            Self::Albert => &MASKS_ALBERT,
         }
     }
 

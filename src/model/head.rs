@@ -1,13 +1,15 @@
-//! From hidden states to features and logits: a family's classification head, or a sentence model's pooling.
+//! From hidden states to features and logits: a family's classification head, a sentence model's pooling, or a head over tokens.
 
-use super::Outputs;
 use super::config::Config;
 use super::encoder::{Back, Pass, Workspace};
 use super::sentence::SentenceModel;
+use super::token_head::{Picks, Said, Seeds, TokenHead};
 use super::weights::{Linear, Weights};
+use super::{Outputs, Reads};
 use crate::backend::{Activation, Backend, Objective, Pooling, Rows};
 use crate::error::{Error, Result};
 use crate::factors;
+use crate::tokens::PackedBatch;
 
 /// What stands on the encoder.
 pub(super) enum Head<B: Backend> {
@@ -15,6 +17,8 @@ pub(super) enum Head<B: Backend> {
     Classifier(Classifier<B>),
     /// `h = pooling(x)`, its length made 1 where asked.
     Sentence(SentenceModel),
+    /// One row of logits for each token that is read.
+    Tokens(TokenHead<B>),
 }
 
 /// A classification head on a device.
@@ -51,7 +55,7 @@ impl<B: Backend> Head<B> {
     pub(super) fn rows(&self) -> Rows {
         match self {
             Self::Classifier(_) | Self::Sentence(SentenceModel { pooling: Pooling::First, .. }) => Rows::First,
-            Self::Sentence(_) => Rows::All,
+            Self::Sentence(_) | Self::Tokens(_) => Rows::All,
         }
     }
 
@@ -60,16 +64,44 @@ impl<B: Backend> Head<B> {
         match self {
             Self::Classifier(classifier) => classifier.classes,
             Self::Sentence(_) => 0,
+            Self::Tokens(head) => head.classes(),
         }
+    }
+
+    /// K of the logits that a workspace keeps: a row a sequence. A head over tokens has its own, as many rows as are read.
+    pub(super) fn kept_classes(&self) -> usize {
+        if matches!(self, Self::Tokens(_)) { 0 } else { self.classes() }
+    }
+
+    /// The width of its features, where that is not the encoder's.
+    pub(super) fn width(&self) -> Option<usize> {
+        if let Self::Tokens(head) = self { Some(head.width()) } else { None }
+    }
+
+    /// Which tokens of a batch are read; none for heads that have one row a sequence.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where a head is asked for what it does not say.
+    pub(super) fn picks(&self, batch: &PackedBatch, reads: &[Reads]) -> Result<Picks> {
+        let expected = if matches!(self, Self::Tokens(_)) { batch.sequences() } else { 0 };
+        if reads.len() == expected {
+            return Ok(Picks::new(batch, reads));
+        }
+        Err(Error::usage(if expected == 0 {
+            "this model says something of a text as a whole, and was asked about its tokens"
+        } else {
+            "this model says something of tokens (answers, tags or masks), and was asked about a text as a whole"
+        }))
     }
 
     /// From the gradient of each sequence's objective at its logits to that of the hidden states the head read, in `hidden`.
     ///
     /// # Errors
     /// [`Error::Usage`] for a model without logits.
-    pub(super) fn backward(&self, pass: &mut Pass<'_, B>, objectives: &[Objective]) -> Result<()> {
+    pub(super) fn backward(&self, pass: &mut Pass<'_, B>, said: &Said<B>, objectives: &[Objective]) -> Result<Seeds> {
         match self {
-            Self::Classifier(classifier) => classifier.backward(pass, objectives),
+            Self::Classifier(classifier) => classifier.backward(pass, objectives).map(|()| Seeds::default()),
+            Self::Tokens(head) => head.backward(pass, said, objectives),
             Self::Sentence(_) => {
                 Err(Error::usage("this model has no classification head: there are no logits to explain"))
             }
@@ -77,11 +109,13 @@ impl<B: Backend> Head<B> {
     }
 
     /// Features and logits, from the hidden states the encoder left.
-    pub(super) fn forward(&self, pass: &mut Pass<'_, B>, width: usize) -> Result<Outputs> {
-        match self {
-            Self::Classifier(classifier) => classifier.forward(pass, width),
-            Self::Sentence(model) => sentence(*model, pass, width),
-        }
+    pub(super) fn forward(&self, pass: &mut Pass<'_, B>, width: usize, picks: Picks) -> Result<Said<B>> {
+        let outputs = match self {
+            Self::Classifier(classifier) => classifier.forward(pass, width)?,
+            Self::Sentence(model) => sentence(*model, pass, width)?,
+            Self::Tokens(head) => return head.forward(pass, picks),
+        };
+        Ok(Said { outputs, picks, kept: None })
     }
 }
 

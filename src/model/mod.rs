@@ -18,6 +18,7 @@ mod pretrained;
 mod queue;
 mod sentence;
 mod spread;
+mod token_head;
 mod training;
 mod weights;
 mod widening;
@@ -32,6 +33,8 @@ pub use sentence::SentenceModel;
 pub use training::{
     Blueprint, DropoutPass, DropoutRates, HeadPlan, Learn, Learner, Lesson, NamedTensor, Studied, Trainee,
 };
+
+use std::sync::Arc;
 
 use crate::backend::gpu::Gpu;
 use crate::backend::{Fold, Objective, Path, Precision, Rows};
@@ -52,7 +55,21 @@ pub enum Problem {
     Headless,
 }
 
-/// What one forward pass gives for each sequence of a batch.
+/// What a model says something of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Task {
+    /// A record as a whole: a class, some classes, numbers, or a vector.
+    #[default]
+    Record,
+    /// The tokens of a context, as the start and the end of an answer: `…ForQuestionAnswering`, two logits a token.
+    Spans,
+    /// Each token: `…ForTokenClassification`, K logits a token.
+    Tags,
+    /// Masked tokens: `…ForMaskedLM`, a logit for each piece of the vocabulary.
+    Masks,
+}
+
+/// What one forward pass gives for each sequence of a batch: one row a sequence, or one for each token that is read ([`Reads`]).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outputs {
     /// `h [B, E]`, the input of the last linear layer (headless: the pooled vector).
@@ -60,6 +77,10 @@ pub struct Outputs {
     /// `z [B, K]` (headless: empty).
     pub logits: Vec<f32>,
 }
+
+/// Which tokens a head reads, counted from each sequence's first and ascending. Heads that say something of a record as a whole read what
+/// they always do.
+pub type Reads = Arc<[u32]>;
 
 /// A batch of questions to a network: sequences, where each stands, and what is asked of them.
 #[derive(Clone, Debug)]
@@ -70,12 +91,19 @@ pub struct Probes {
     pub path: Option<Path>,
     /// What is asked.
     pub ask: Ask,
+    /// Which tokens of each sequence are read, `[B]`; empty for heads that have one row a sequence.
+    pub reads: Vec<Reads>,
 }
 
 impl Probes {
     /// Sequences of which nothing but features and logits is asked.
     fn plain(batch: PackedBatch) -> Self {
-        Self { batch, path: None, ask: Ask::Outputs }
+        Self { batch, path: None, ask: Ask::Outputs, reads: Vec::new() }
+    }
+
+    /// How many rows of outputs a sequence has.
+    fn rows(&self, sequence: usize) -> usize {
+        self.reads.get(sequence).map_or(1, |reads| reads.len())
     }
 }
 

@@ -10,6 +10,7 @@ use super::config::Config;
 use super::encoder::{Encoder, Maps, Pass, Workspace};
 use super::head::Head;
 use super::queue::Queue;
+use super::token_head::Said;
 use super::{Answers, Ask, Forward, MapKind, Outputs, Probes};
 use crate::backend::gpu::Gpu;
 use crate::backend::{Backend, Fold, Objective, Path, Precision, Rows};
@@ -76,7 +77,9 @@ impl<B: Backend> Network<B> {
         let idle = lock(&self.idle).pop();
         let mut space = match idle {
             Some(space) => space,
-            None => Workspace::new(&self.backend, &self.encoder, self.head.classes(), probes.batch.tokens(), keep)?,
+            None => {
+                Workspace::new(&self.backend, &self.encoder, self.head.kept_classes(), probes.batch.tokens(), keep)?
+            }
         };
         let answers = self.run_in(&mut space, probes, keep)?;
         lock(&self.idle).push(space);
@@ -84,37 +87,47 @@ impl<B: Backend> Network<B> {
     }
 
     fn run_in(&self, space: &mut Workspace<B>, probes: Probes, keep: bool) -> Result<Answers> {
-        let Probes { batch, path, ask } = probes;
+        let Probes { batch, path, ask, reads } = probes;
         let (backend, tokens, sequences) = (&self.backend, batch.tokens(), batch.sequences());
         let mut maps = match ask {
             Ask::Maps(kind, from) => Maps::new(kind, from, &batch),
             Ask::GradientMaps(_, from) => Maps::new(MapKind::GradientWeights, from, &batch),
             Ask::Outputs | Ask::Gradient(..) => Maps::none(),
         };
+        let picks = self.head.picks(&batch, &reads)?;
         let batch = backend.stage(batch)?;
         let path = path.map(|path| backend.stage_path(path)).transpose()?;
         let mut pass = Pass { backend, space, batch: &batch, path: path.as_ref(), tokens, sequences, keep };
         self.encoder.forward(&mut pass, &mut maps)?;
-        let outputs = self.head.forward(&mut pass, self.encoder.width())?;
+        let said = self.head.forward(&mut pass, self.encoder.width(), picks)?;
         let folded = match &ask {
-            Ask::Gradient(objectives, fold) => self.gradients(&mut pass, objectives, *fold)?,
+            Ask::Gradient(objectives, fold) => self.gradients(&mut pass, &said, objectives, *fold)?,
             Ask::GradientMaps(objectives, _) => {
-                self.head.backward(&mut pass, objectives)?;
+                let seeds = self.head.backward(&mut pass, &said, objectives)?;
                 self.encoder.backward(&mut pass, &mut maps)?;
+                maps.divide(&seeds);
                 Vec::new()
             }
             Ask::Outputs | Ask::Maps(..) => Vec::new(),
         };
-        Ok(Answers { outputs, folded, maps: maps.into_layers() })
+        Ok(Answers { outputs: said.outputs, folded, maps: maps.into_layers() })
     }
 
     /// One way back for each target.
-    fn gradients(&self, pass: &mut Pass<'_, B>, objectives: &[Objective], fold: Fold) -> Result<Vec<f32>> {
+    fn gradients(
+        &self,
+        pass: &mut Pass<'_, B>,
+        said: &Said<B>,
+        objectives: &[Objective],
+        fold: Fold,
+    ) -> Result<Vec<f32>> {
         let mut folded = Vec::new();
         for target in objectives.chunks_exact(pass.sequences) {
-            self.head.backward(pass, target)?;
+            let seeds = self.head.backward(pass, said, target)?;
             self.encoder.backward(pass, &mut Maps::none())?;
-            folded.extend(self.encoder.fold(pass, fold)?);
+            let mut values = self.encoder.fold(pass, fold)?;
+            seeds.divide(&mut values);
+            folded.extend(values);
         }
         Ok(folded)
     }
@@ -130,7 +143,7 @@ impl<B: Backend> Forward for Network<B> {
     }
 
     fn width(&self) -> usize {
-        self.encoder.width()
+        self.head.width().unwrap_or_else(|| self.encoder.width())
     }
 
     fn classes(&self) -> usize {
@@ -188,6 +201,9 @@ impl Limits {
         }
         below("token id", &batch.ids, self.vocabulary)?;
         below("position", &batch.positions, self.positions)?;
+        if probes.reads.iter().enumerate().any(|(b, reads)| !reads_within(reads, batch, b)) {
+            return Err(Error::usage("reads: expected tokens of the sequence, ascending"));
+        }
         if let Some(path) = &probes.path {
             path.check(tokens, batch.sequences())?;
             let baseline = path.baseline.iter().copied().filter(|id| *id != Path::ZERO);
@@ -195,6 +211,12 @@ impl Limits {
         }
         if self.token_types == 0 { Ok(()) } else { below("segment", &batch.type_ids, self.token_types) }
     }
+}
+
+fn reads_within(reads: &[u32], batch: &PackedBatch, sequence: usize) -> bool {
+    sequence < batch.sequences()
+        && reads.is_sorted_by(|a, b| a < b)
+        && reads.last().is_none_or(|last| (*last as usize) < batch.range(sequence).len())
 }
 
 fn below(what: &str, values: &[u32], limit: usize) -> Result<()> {

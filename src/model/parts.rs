@@ -37,7 +37,8 @@ impl Probes {
             draws: path.draws[begin..end].to_vec(),
             ..*path
         });
-        Self { batch: part_of(&self.batch, begin, end), path, ask }
+        let reads = self.reads.get(begin..end).unwrap_or_default().to_vec();
+        Self { batch: part_of(&self.batch, begin, end), path, ask, reads }
     }
 
     /// How many targets are gone back from.
@@ -66,9 +67,11 @@ impl Answers {
         let (batch, targets) = (&probes.batch, probes.targets());
         let sequences = batch.sequences();
         let mut pieces = Vec::new();
+        let before: usize = (0..sequence).map(|before| probes.rows(before)).sum();
+        let rows = (0..sequences).map(|sequence| probes.rows(sequence)).sum::<usize>().max(1);
         for values in [&mut self.outputs.features, &mut self.outputs.logits] {
-            let width = values.len() / sequences;
-            pieces.push(&mut values[sequence * width..(sequence + 1) * width]);
+            let width = values.len() / rows;
+            pieces.push(&mut values[before * width..(before + probes.rows(sequence)) * width]);
         }
         let tokens = batch.range(sequence);
         let of_target = (self.folded.len() / targets.max(1)).max(1);

@@ -10,9 +10,10 @@ use super::head::Head;
 use super::network::Network;
 use super::sentence::SentenceModel;
 use super::spread::Spread;
+use super::token_head::{TokenHead, last_layer};
 use super::weights::Weights;
 use super::widening::Widening;
-use super::{Device, Forward, Outputs, Problem, fingerprint, hub};
+use super::{Ask, Device, Forward, Outputs, Probes, Problem, Reads, Task, fingerprint, hub};
 use crate::backend::cpu::Cpu;
 use crate::backend::gpu::Gpu;
 use crate::backend::{Backend, Precision};
@@ -28,6 +29,8 @@ pub struct LoadOptions {
     pub max_length: Option<usize>,
     /// What matrix products are computed in.
     pub precision: Precision,
+    /// Read the masked-language-model head of a checkpoint that has one; else it is an encoder without a head.
+    pub masks: bool,
 }
 
 /// A model ready to run.
@@ -35,6 +38,7 @@ pub struct Model {
     name: String,
     directory: PathBuf,
     config: Config,
+    task: Task,
     problem: Problem,
     class_names: ClassNames,
     tokenizer: Tokenizer,
@@ -50,6 +54,7 @@ pub struct Model {
 struct Loaded {
     network: Box<dyn Forward>,
     head: Option<factors::Head>,
+    task: Task,
     problem: Problem,
     fingerprint: String,
     head_fingerprint: Option<String>,
@@ -83,8 +88,15 @@ impl Model {
     pub fn open_with<B: Backend>(backend: B, dir: &Path, options: &LoadOptions) -> Result<Self> {
         let config = Config::load(dir)?;
         let weights = Weights::open(dir, config.family.tensor_names().prefix)?;
-        let Loaded { network, head, problem, fingerprint, head_fingerprint } = load(backend, &weights, &config, dir)?;
-        let class_names = ClassNames::new(config.labels.clone(), problem, network.classes())
+        let Loaded { network, head, task, problem, fingerprint, head_fingerprint } =
+            load(backend, &weights, &config, dir, options.masks)?;
+        let (names, classes) = match task {
+            Task::Record | Task::Tags => (config.labels.clone(), network.classes()),
+            Task::Spans => (Some(vec!["start".to_owned(), "end".to_owned()]), 2),
+            // Pieces of the vocabulary are the tokenizer's to name.
+            Task::Masks => (None, 0),
+        };
+        let class_names = ClassNames::new(names, problem, classes)
             .map_err(|reason| Error::format(dir.join("config.json"), reason))?;
         let segments = TokenizerOptions { segments: config.token_types > 1, vocabulary: config.vocabulary };
         Ok(Self {
@@ -94,6 +106,7 @@ impl Model {
             directory: dir.to_owned(),
             embedding_deviation: embedding_deviation(&weights, &config)?,
             config,
+            task,
             problem,
             class_names,
             network,
@@ -150,7 +163,27 @@ impl Model {
         &self.config
     }
 
-    /// What its head was trained to do.
+    /// What it says something of.
+    pub fn task(&self) -> Task {
+        self.task
+    }
+
+    /// Refuses a model that says something of tokens, for jobs that need one thing said of a record.
+    ///
+    /// # Errors
+    /// [`Error::Usage`], naming the job.
+    pub fn expect_record_task(&self, job: &str) -> Result<()> {
+        let says = match self.task {
+            Task::Record => return Ok(()),
+            Task::Spans => "answer spans",
+            Task::Tags => "tags of tokens",
+            Task::Masks => "masked tokens",
+        };
+        Err(Error::usage(format!("{job}: {} gives {says}, and this is not supported for those yet", self.name))
+            .with_hint("predict and explain take such models"))
+    }
+
+    /// What its head was trained to do, of a record or of each row of logits.
     pub fn problem(&self) -> Problem {
         self.problem
     }
@@ -246,6 +279,42 @@ impl Model {
         Ok(self.in_window_order(window.len(), &rows, &outputs))
     }
 
+    /// Outputs of each sequence of a window at the tokens that are read of it, in its order. The rest as [`Model::run`].
+    ///
+    /// # Errors
+    /// As [`Model::run`]; [`Error::Usage`] where the model says nothing of tokens.
+    pub fn read(
+        &self,
+        window: &[(&Encoding, Reads)],
+        batch_tokens: Option<usize>,
+        done: &(dyn Fn(usize) -> bool + Sync),
+    ) -> Result<Vec<Outputs>> {
+        let budget = batch_tokens.unwrap_or_else(|| self.network.batch_tokens());
+        let encodings: Vec<&Encoding> = window.iter().map(|(encoding, _)| *encoding).collect();
+        let packed = tokens::pack(&encodings, self.positions(), budget);
+        let mut probes = Vec::with_capacity(packed.len());
+        let mut places = Vec::with_capacity(packed.len());
+        for MicroBatch { rows, batch } in packed {
+            let reads = rows.iter().map(|&row| Reads::clone(&window[row].1)).collect();
+            probes.push(Probes { batch, path: None, ask: Ask::Outputs, reads });
+            places.push(rows);
+        }
+        let answers = self.network.probe(probes, &|place| done(places[place].len()))?;
+        let mut outputs = vec![Outputs::default(); window.len()];
+        for (rows, answers) in places.iter().zip(answers) {
+            let Outputs { mut features, mut logits } = answers.outputs;
+            let read: usize = rows.iter().map(|&row| window[row].1.len()).sum();
+            let widths = (features.len() / read.max(1), logits.len() / read.max(1));
+            for &row in rows {
+                let own = window[row].1.len();
+                let rest = (features.split_off(own * widths.0), logits.split_off(own * widths.1));
+                outputs[row] = Outputs { features, logits };
+                (features, logits) = rest;
+            }
+        }
+        Ok(outputs)
+    }
+
     fn in_window_order(&self, records: usize, rows: &[Vec<usize>], outputs: &[Outputs]) -> Outputs {
         let (width, classes) = (self.width(), self.classes());
         let mut ordered = Outputs { features: vec![0.0; records * width], logits: vec![0.0; records * classes] };
@@ -290,35 +359,64 @@ pub(super) fn max_length(dir: &Path, config: &Config, asked: Option<usize>) -> R
     }
 }
 
-/// Whether the model is used with its family's head.
-fn has_head(config: &Config, weights: &Weights) -> bool {
+/// What the model is used for: what its architecture says, or where that is silent, its weights.
+fn task(config: &Config, weights: &Weights, masks: bool) -> Task {
     match config.architecture {
-        Architecture::SequenceClassification => true,
-        Architecture::Encoder => false,
-        Architecture::Unstated => weights.contains(&format!("{}.weight", config.family.head_names().last)),
+        Architecture::QuestionAnswering => Task::Spans,
+        Architecture::TokenClassification => Task::Tags,
+        Architecture::MaskedLanguageModel if masks => Task::Masks,
+        Architecture::Unstated if weights.contains(&format!("{}.weight", last_layer(Task::Spans))) => Task::Spans,
+        _ => Task::Record,
     }
 }
 
-fn load<B: Backend>(backend: B, weights: &Weights, config: &Config, dir: &Path) -> Result<Loaded> {
+/// Whether the model is used with its family's classification head.
+fn has_head(config: &Config, weights: &Weights) -> bool {
+    match config.architecture {
+        Architecture::SequenceClassification => true,
+        Architecture::Unstated => weights.contains(&format!("{}.weight", config.family.head_names().last)),
+        _ => false,
+    }
+}
+
+fn load<B: Backend>(backend: B, weights: &Weights, config: &Config, dir: &Path, masks: bool) -> Result<Loaded> {
     let wider = backend.wider();
-    let mut loaded = if has_head(config, weights) {
-        load_classifier(backend, weights, config)?
-    } else {
-        load_sentence(backend, weights, config, dir)?
+    let mut loaded = match task(config, weights, masks) {
+        Task::Record if has_head(config, weights) => load_classifier(backend, weights, config)?,
+        Task::Record => load_sentence(backend, weights, config, dir)?,
+        task => load_token_head(backend, weights, config, task)?,
     };
     if let Some(backend) = wider {
         let dir = dir.to_owned();
-        let open = move || open_network(backend, &dir);
+        let open = move || open_network(backend, &dir, masks);
         loaded.network = Box::new(Widening::new(loaded.network, Box::new(open)));
     }
     Ok(loaded)
 }
 
 /// The network of a model directory alone.
-fn open_network<B: Backend>(backend: B, dir: &Path) -> Result<Box<dyn Forward>> {
+fn open_network<B: Backend>(backend: B, dir: &Path, masks: bool) -> Result<Box<dyn Forward>> {
     let config = Config::load(dir)?;
     let weights = Weights::open(dir, config.family.tensor_names().prefix)?;
-    Ok(load(backend, &weights, &config, dir)?.network)
+    Ok(load(backend, &weights, &config, dir, masks)?.network)
+}
+
+fn load_token_head<B: Backend>(backend: B, weights: &Weights, config: &Config, task: Task) -> Result<Loaded> {
+    let (head, host) = TokenHead::load(&backend, weights, config, task)?;
+    let head = Head::Tokens(head);
+    let encoder = Encoder::load(&backend, weights, config, head.rows())?;
+    // Each row of logits is a distribution: over tags, over pieces, and for answers over the tokens of a column.
+    let problem = Problem::SingleLabel;
+    let settings = format!("{} {task:?}", fingerprint::settings(config, problem, None));
+    let own = host.is_some().then(|| weights.fingerprint().hex_of(&format!("{}.", last_layer(task))));
+    Ok(Loaded {
+        network: Box::new(Network::new(backend, encoder, head, config)),
+        head: host,
+        task,
+        problem,
+        fingerprint: weights.fingerprint().hex(&settings),
+        head_fingerprint: own,
+    })
 }
 
 fn load_classifier<B: Backend>(backend: B, weights: &Weights, config: &Config) -> Result<Loaded> {
@@ -328,6 +426,7 @@ fn load_classifier<B: Backend>(backend: B, weights: &Weights, config: &Config) -
     Ok(Loaded {
         network: Box::new(Network::new(backend, encoder, head, config)),
         head: Some(host),
+        task: Task::Record,
         problem,
         fingerprint: weights.fingerprint().hex(&fingerprint::settings(config, problem, None)),
         head_fingerprint: Some(weights.fingerprint().hex_of(&format!("{}.", config.family.head_names().last))),
@@ -342,6 +441,7 @@ fn load_sentence<B: Backend>(backend: B, weights: &Weights, config: &Config, dir
     Ok(Loaded {
         network: Box::new(Network::new(backend, encoder, head, config)),
         head: None,
+        task: Task::Record,
         problem: Problem::Headless,
         fingerprint: weights.fingerprint().hex(&settings),
         head_fingerprint: None,

@@ -207,5 +207,6 @@ pub(super) fn written_label(label: &Label) -> String {
         Label::Number(value) => value.to_string(),
         Label::Name(name) => name.clone(),
         Label::Many(labels) => labels.iter().map(written_label).collect::<Vec<_>>().join("+"),
+        Label::Answers(answers) => answers.iter().map(|answer| answer.text.as_str()).collect::<Vec<_>>().join("+"),
     }
 }

@@ -1,20 +1,20 @@
 //! `explain`: records in, a score for each token and word out.
 
-use super::{Progress, Rejections, Settings, Summary};
-use crate::backend::Objective;
-use crate::dataset::{Dataset, Label, Record};
+use super::aims::{Aim, Aimed, Aims};
+use super::windows::Encoded;
+use super::{Progress, Rejections, Settings, SpanOptions, Summary};
+use crate::dataset::{Dataset, Place};
 use crate::error::{Error, Result};
 use crate::explain::{self, Features, Method, NormLime, Rationale, Scores, Segmentation, Subject, Words};
-use crate::factors::{self, Target};
 use crate::interrupt;
-use crate::model::{Model, Problem};
-use crate::report::{Explanation, GlobalImportance, WordScore, class_value};
+use crate::model::{Model, Outputs, Task};
+use crate::report::{Explanation, GlobalImportance, WordScore};
 use crate::tokens::Encoding;
 
 /// Which label a record is explained for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum ExplainTarget {
-    /// The one the model finds most likely (every output of a regression).
+    /// The one the model finds most likely (every output of a regression; the best answer; every entity found; each mask's likeliest piece).
     #[default]
     Predicted,
     /// The record's own (each of them, where it has several); a record without one is rejected.
@@ -36,7 +36,7 @@ pub enum Output {
 }
 
 /// What is asked of each record.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ExplainOptions {
     /// The method.
     pub method: Method,
@@ -52,6 +52,30 @@ pub struct ExplainOptions {
     pub words: Segmentation,
     /// How many words make a rationale.
     pub rationale: Rationale,
+    /// The token whose tag, or what it masks, is explained; every entity, or mask, where none is named.
+    pub token: Option<usize>,
+    /// Tokens of a context that neighbouring windows share, for models that answer questions.
+    pub stride: usize,
+    /// Tokens of an answer, at most.
+    pub max_answer_tokens: usize,
+}
+
+impl Default for ExplainOptions {
+    fn default() -> Self {
+        let SpanOptions { stride, answers, .. } = SpanOptions::default();
+        Self {
+            method: Method::default(),
+            options: explain::Options::default(),
+            target: ExplainTarget::default(),
+            output: Output::default(),
+            against: None,
+            words: Segmentation::default(),
+            rationale: Rationale::default(),
+            token: None,
+            stride,
+            max_answer_tokens: answers.max_tokens,
+        }
+    }
 }
 
 /// What came of a run.
@@ -96,58 +120,15 @@ pub fn norm_lime(
     settings: &Settings,
     rejections: &mut Rejections,
 ) -> Result<(Summary, Vec<GlobalImportance>)> {
+    model.expect_record_task("norm-lime")?;
     let job = Job::new(model, options, settings)?;
     let mut sums = NormLime::new(options.method.features(&options.options).unwrap_or_default());
-    let names = model.class_names().names();
     let summary = job.run(dataset, rejections, &mut |asked, scores| {
-        let subject = job.subject(asked);
-        asked.targets.iter().zip(&scores).for_each(|(&target, scores)| sums.add(&subject, &names[target], scores));
+        let subject = asked.subject();
+        asked.aimed.aims.iter().zip(&scores).for_each(|(aim, scores)| sums.add(&subject, &aim.name, scores));
         Ok(())
     })?;
     Ok((summary, GlobalImportance::list(sums.finish())))
-}
-
-/// The labels that every record shares.
-struct Named {
-    targets: Vec<usize>,
-    against: Option<usize>,
-}
-
-impl Named {
-    fn resolve(model: &Model, options: &ExplainOptions) -> Result<Self> {
-        let targets = match &options.target {
-            ExplainTarget::Labels(labels) => labels.iter().map(|label| class(model, "--target", label)).collect(),
-            ExplainTarget::All => Ok((0..model.classes()).collect()),
-            ExplainTarget::Predicted | ExplainTarget::Gold => Ok(Vec::new()),
-        };
-        let against = options.against.as_ref().map(|label| class(model, "--against", label)).transpose()?;
-        Ok(Self { targets: targets?, against })
-    }
-}
-
-/// The class that a label names.
-fn class(model: &Model, flag: &str, name: &str) -> Result<usize> {
-    let label = match model.problem() {
-        Problem::MultiLabel => Label::Many(vec![Label::Name(name.to_owned())]),
-        _ => Label::Name(name.to_owned()),
-    };
-    if model.problem() == Problem::Regression {
-        let names = model.class_names().names();
-        return names.iter().position(|n| n == name).ok_or_else(|| {
-            Error::usage(format!("{flag}: expected one of the outputs {}, found {name:?}", names.join(", ")))
-        });
-    }
-    let target = model.resolve_label(&label).map_err(|reason| Error::usage(format!("{flag}: {reason}")))?;
-    classes(&target).first().copied().ok_or_else(|| Error::usage(format!("{flag}: {name:?} names no class")))
-}
-
-/// The classes of a target.
-fn classes(target: &Target) -> Vec<usize> {
-    match target {
-        Target::Class(class) => vec![*class],
-        Target::Classes(classes) => (0..classes.len()).filter(|&k| classes[k] == 1.0).collect(),
-        Target::Values(values) => (0..values.len()).collect(),
-    }
 }
 
 /// What stays the same from record to record.
@@ -155,17 +136,19 @@ struct Job<'a> {
     model: &'a Model,
     options: &'a ExplainOptions,
     settings: &'a Settings,
-    named: Named,
+    aims: Aims<'a>,
 }
 
 /// A record on its way.
 struct Asked {
-    record: Record,
-    gold: Option<Target>,
-    encoding: Encoding,
+    aimed: Aimed,
     words: Words,
-    logits: Vec<f32>,
-    targets: Vec<usize>,
+}
+
+impl Asked {
+    fn subject(&self) -> Subject<'_> {
+        self.aimed.subject(&self.words)
+    }
 }
 
 /// Batches' worth of probes taken together, for each worker: the larger, the less workers wait for each other at the end; the smaller, the
@@ -179,7 +162,7 @@ impl<'a> Job<'a> {
             return Err(Error::usage(format!("{}: words are its features, and there are to be none", options.method))
                 .with_hint("leave out tokens (--features tokens), or say what a word is (--words)"));
         }
-        Ok(Self { model, options, settings, named: Named::resolve(model, options)? })
+        Ok(Self { model, options, settings, aims: Aims::new(model, options)? })
     }
 
     /// Tells `take` every record that could be used, with its scores, in the order of the input.
@@ -196,9 +179,11 @@ impl<'a> Job<'a> {
             if window.is_empty() {
                 break;
             }
+            let window = self.aimed(window, rejections)?;
             summary.records += window.len() as u64;
-            summary.tokens += window.iter().map(|asked| asked.encoding.ids.len() as u64).sum::<u64>();
-            summary.truncated += window.iter().filter(|asked| asked.encoding.truncated).count() as u64;
+            let encodings = || window.iter().map(|asked| &asked.aimed.encoding);
+            summary.tokens += encodings().map(|encoding| encoding.ids.len() as u64).sum::<u64>();
+            summary.truncated += encodings().filter(|encoding| encoding.truncated).count() as u64;
             let scores = self.scores(&window)?;
             window.iter().zip(scores).try_for_each(|(asked, scores)| take(asked, scores))?;
             progress.set(dataset.bytes_read(), summary.records);
@@ -210,7 +195,7 @@ impl<'a> Job<'a> {
     }
 
     /// The next records, as many as are worth running together.
-    fn window(&self, dataset: &mut Dataset, rejections: &mut Rejections) -> Result<Vec<Asked>> {
+    fn window(&self, dataset: &mut Dataset, rejections: &mut Rejections) -> Result<Vec<(Encoded, Place)>> {
         let network = self.model.network();
         let batch = self.settings.batch_tokens.unwrap_or_else(|| network.batch_tokens());
         let budget = batch * network.workers() * BATCHES_A_WORKER;
@@ -218,91 +203,74 @@ impl<'a> Job<'a> {
         while tokens < budget {
             interrupt::check()?;
             let Some(record) = dataset.next() else { break };
-            match record.and_then(|record| self.asked(record, dataset)) {
+            let place = dataset.place();
+            match record.and_then(|record| self.aims.encode(record).map_err(|reason| place.error(reason))) {
                 Err(error) => rejections.take(error)?,
-                Ok(asked) => {
-                    let length = asked.encoding.ids.len();
+                Ok(encoded) => {
+                    let length = encoded.sequences.iter().map(|(encoding, _)| encoding.ids.len()).max().unwrap_or(0);
                     tokens += length * self.options.method.probes(length, &self.options.options);
-                    window.push(asked);
+                    window.push((encoded, place));
                 }
             }
         }
-        self.predict(&mut window)?;
         Ok(window)
     }
 
-    fn asked(&self, record: Record, dataset: &Dataset) -> Result<Asked> {
-        let gold = record.label.as_ref().map(|label| self.model.resolve_label(label)).transpose();
-        let gold = gold.map_err(|reason| dataset.place().error(reason))?;
-        if self.options.target == ExplainTarget::Gold && gold.as_ref().is_none_or(|gold| classes(gold).is_empty()) {
-            return Err(dataset.place().error("no label, and the target is gold".to_owned()));
-        }
-        let encoding = self.model.encode(&record)?;
-        let words = Words::new(&record, &encoding, self.options.words);
-        Ok(Asked { record, gold, encoding, words, logits: Vec::new(), targets: Vec::new() })
-    }
-
     /// Runs the model over a window, and settles what is explained of each record.
-    fn predict(&self, window: &mut [Asked]) -> Result<()> {
-        let encodings: Vec<&Encoding> = window.iter().map(|asked| &asked.encoding).collect();
-        let outputs = self.model.run(&encodings, self.settings.batch_tokens, &|_| !interrupt::asked())?;
-        for (asked, logits) in window.iter_mut().zip(outputs.logits.chunks_exact(self.model.classes())) {
-            asked.logits = logits.to_vec();
-            asked.targets = match (&self.options.target, &asked.gold) {
-                (ExplainTarget::Gold, Some(gold)) => classes(gold),
-                (ExplainTarget::All | ExplainTarget::Labels(_), _) => self.named.targets.clone(),
-                _ if self.model.problem() == Problem::Regression => (0..logits.len()).collect(),
-                _ => vec![most_likely(logits)],
-            };
+    fn aimed(&self, window: Vec<(Encoded, Place)>, rejections: &mut Rejections) -> Result<Vec<Asked>> {
+        let sequences = window.iter().flat_map(|(encoded, _)| &encoded.sequences);
+        let mut outputs =
+            self.outputs(sequences.map(|(encoding, reads)| (encoding, reads.clone())).collect())?.into_iter();
+        let mut asked = Vec::with_capacity(window.len());
+        for (encoded, place) in window {
+            let own = outputs.by_ref().take(encoded.sequences.len()).collect();
+            match self.aims.aimed(encoded, own) {
+                Err(reason) => rejections.take(place.error(reason))?,
+                Ok(aimed) => {
+                    let words = Words::new(&aimed.record, &aimed.encoding, self.options.words);
+                    asked.push(Asked { aimed, words });
+                }
+            }
         }
-        Ok(())
+        Ok(asked)
     }
 
-    fn objective(&self, target: usize) -> Objective {
-        match (self.named.against, self.options.output, self.model.problem()) {
-            (Some(against), ..) => Objective::Difference(target, against),
-            (None, Output::Probability, Problem::SingleLabel) => Objective::Softmax(target),
-            (None, Output::Probability, Problem::MultiLabel) => Objective::Sigmoid(target),
-            (None, ..) => Objective::Logit(target),
+    fn outputs(&self, sequences: Vec<(&Encoding, crate::model::Reads)>) -> Result<Vec<Outputs>> {
+        let going = |_| !interrupt::asked();
+        if self.model.task() != Task::Record {
+            return self.model.read(&sequences, self.settings.batch_tokens, &going);
         }
+        let encodings: Vec<&Encoding> = sequences.into_iter().map(|(encoding, _)| encoding).collect();
+        let logits = self.model.run(&encodings, self.settings.batch_tokens, &going)?.logits;
+        let row = |logits: &[f32]| Outputs { features: Vec::new(), logits: logits.to_vec() };
+        Ok(logits.chunks_exact(self.model.classes()).map(row).collect())
     }
 
-    fn subject<'b>(&self, asked: &'b Asked) -> Subject<'b> {
-        Subject {
-            index: asked.record.index,
-            encoding: &asked.encoding,
-            words: &asked.words,
-            objectives: asked.targets.iter().map(|&target| self.objective(target)).collect(),
-            logits: asked.logits.clone(),
-        }
-    }
-
-    /// Scores of each record of a window, for each of its targets.
+    /// Scores of each record of a window, for each of its aims.
     fn scores(&self, window: &[Asked]) -> Result<Vec<Vec<Scores>>> {
-        let subjects: Vec<Subject<'_>> = window.iter().map(|asked| self.subject(asked)).collect();
+        let subjects: Vec<Subject<'_>> = window.iter().map(Asked::subject).collect();
         let ExplainOptions { method, options, .. } = self.options;
         let going = |_| !interrupt::asked();
         explain::explain(self.model, &subjects, *method, options, self.settings.batch_tokens, &going)
     }
 
     fn results<'b>(&'b self, asked: &'b Asked, scores: Vec<Scores>) -> impl Iterator<Item = Explanation> + 'b {
-        asked.targets.iter().zip(scores).map(|(&target, scores)| self.result(asked, target, scores))
+        asked.aimed.aims.iter().zip(scores).map(|(aim, scores)| self.result(asked, aim, scores))
     }
 
-    fn result(&self, asked: &Asked, target: usize, scores: Scores) -> Explanation {
-        let (names, problem) = (self.model.class_names().names(), self.model.problem());
-        let Encoding { tokens, offsets, segments, .. } = &asked.encoding;
-        let word_scores = asked.words.scores(&scores.tokens);
-        let predicted = factors::predict(problem, &asked.logits);
+    fn result(&self, Asked { aimed, words }: &Asked, aim: &Aim, scores: Scores) -> Explanation {
+        let Encoding { tokens, offsets, segments, .. } = &aimed.encoding;
+        let word_scores = words.scores(&scores.tokens);
         Explanation {
-            id: asked.record.id.clone(),
-            index: asked.record.index,
-            label: asked.gold.as_ref().map(|gold| class_value(gold, names)),
+            id: aimed.record.id.clone(),
+            index: aimed.record.index,
+            label: aimed.label.clone(),
             method: self.options.method.name().to_owned(),
-            predicted: class_value(&predicted, names),
-            probability: self.probability(asked, target),
-            target: names[target].clone(),
-            against: self.named.against.map(|against| names[against].clone()),
+            predicted: aimed.predicted.clone(),
+            probability: aim.probability,
+            target: aim.name.clone(),
+            span: aim.span,
+            against: self.aims.against(),
             output: scores.output as f32,
             baseline_output: scores.baseline_output.map(|output| output as f32),
             convergence_delta: scores.convergence_delta,
@@ -312,24 +280,9 @@ impl<'a> Job<'a> {
             tokens: tokens.clone(),
             offsets: offsets.clone(),
             segments: segments.clone(),
-            words: WordScore::list(&asked.words, &word_scores),
+            words: WordScore::list(words, &word_scores),
             rationale: self.options.rationale.choose(&word_scores),
             scores: scores.tokens,
         }
     }
-}
-
-impl Job<'_> {
-    /// The target's probability, where that is not what is explained, and there is one.
-    fn probability(&self, asked: &Asked, target: usize) -> Option<f32> {
-        match (self.objective(target), self.model.problem()) {
-            (Objective::Softmax(_) | Objective::Sigmoid(_), _) | (_, Problem::Regression) => None,
-            _ => factors::probabilities(self.model.problem(), &asked.logits).get(target).copied(),
-        }
-    }
-}
-
-/// The first of the largest.
-fn most_likely(logits: &[f32]) -> usize {
-    (0..logits.len()).fold(0, |best, k| if logits[k] > logits[best] { k } else { best })
 }

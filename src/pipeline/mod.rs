@@ -27,6 +27,7 @@
 //! ```
 
 mod accuracy;
+mod aims;
 mod answers;
 mod asker;
 mod condition;
@@ -37,6 +38,7 @@ mod index;
 mod of_itself;
 mod plan;
 mod predict;
+mod predict_tokens;
 mod prepared;
 mod progress;
 mod proof;
@@ -45,8 +47,10 @@ mod rejections;
 mod repeats;
 mod scope;
 mod score;
+mod select;
 mod stages;
 mod stream;
+mod windows;
 
 pub use accuracy::{AccuracyOptions, Apart, Measured, measure};
 pub use condition::Condition;
@@ -57,6 +61,7 @@ pub use index::{Checkpoint, IndexOptions, index};
 pub use of_itself::SelfSearch;
 pub use plan::{Plan, plan};
 pub use predict::predict;
+pub use predict_tokens::{SpanOptions, SpanScores, predict_masks, predict_spans, predict_tags};
 pub use prepared::RuleOptions;
 pub use progress::Progress;
 pub use proof::prove;
@@ -64,6 +69,7 @@ pub use queries::{QueryTarget, ResultSink, SearchJob, SearchOptions, TopK};
 pub use rejections::Rejections;
 pub use scope::ScopeOptions;
 pub use score::{Chunk, Pass};
+pub use select::{SelectOptions, SelectScores, select};
 pub use stages::Stages;
 pub use stream::{Chunking, stream};
 

@@ -6,6 +6,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// One job's progress, in records; the share done is told in whatever unit is known beforehand (bytes read, rows scanned).
 pub struct Progress {
+    job: &'static str,
     bar: ProgressBar,
     began: Instant,
 }
@@ -27,7 +28,12 @@ impl Progress {
         }
         bar.set_prefix(job);
         bar.enable_steady_tick(Duration::from_millis(200));
-        Self { bar, began: Instant::now() }
+        Self { job, bar, began: Instant::now() }
+    }
+
+    /// What is being done.
+    pub fn job(&self) -> &'static str {
+        self.job
     }
 
     /// `done` of the total units, which is `records` records so far.

@@ -57,6 +57,7 @@ pub fn stream(
     progress: &Progress,
     sink: &mut (dyn FnMut(Chunk) -> Result<()> + Send),
 ) -> Result<Summary> {
+    models.iter().try_for_each(|model| model.expect_record_task(progress.job()))?;
     let mut summary = Summary::default();
     thread::scope(|scope| {
         let (read_to, read) = sync_channel::<Message>(2);

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::records::class_kind;
 use super::schema::{Kind, columns};
 use crate::explain::{Method, Words};
-use crate::model::Problem;
+use crate::model::{Problem, Task};
 
 /// A word with its score.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,6 +37,17 @@ impl WordScore {
     }
 }
 
+/// The part of a text that is explained: an answer, an entity, a token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetSpan {
+    /// Its first Unicode character in the segment's text.
+    pub start: usize,
+    /// One past its last.
+    pub end: usize,
+    /// 0 for the text, 1 for its pair.
+    pub segment: u8,
+}
+
 /// What `explain` says of a record by one method for one target. Lists by token have one entry a token, special tokens included.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
@@ -53,6 +64,9 @@ pub struct Explanation {
     pub predicted: Value,
     /// The name of the class (for regression, of the output) that the scores explain.
     pub target: String,
+    /// Where it is, where it is a part of the text: an answer, an entity, a token or a mask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span: Option<TargetSpan>,
     /// The class it is held against, where the scores explain a difference of two.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub against: Option<String>,
@@ -105,6 +119,10 @@ impl Explanation {
 
     /// The target's probability: the output itself, unless another number is said to be it; nothing for regression.
     pub(super) fn target_probability(&self) -> Option<f32> {
+        if self.span.is_some_and(|span| span.segment == 1) {
+            // An answer's start and end have a probability each, and the output is their sum.
+            return None;
+        }
         let output = Some(self.output).filter(|p| (0.0..=1.0).contains(p) && !self.predicted.is_number());
         self.probability.or(output)
     }
@@ -141,8 +159,14 @@ impl Explanation {
     }
 
     /// The Parquet columns.
-    pub fn columns(problem: Problem, labels: &[String]) -> Vec<(String, Kind)> {
+    pub fn columns(task: Task, problem: Problem, labels: &[String]) -> Vec<(String, Kind)> {
         let class = class_kind(problem, labels.len());
+        let many = Kind::list(Kind::Text);
+        let (label, predicted) = match task {
+            Task::Record => (class.clone(), class),
+            Task::Spans => (many, Kind::Text),
+            Task::Tags | Task::Masks => (many.clone(), many),
+        };
         let word = Kind::fields([
             ("text", Kind::Text),
             ("start", Kind::Integer),
@@ -153,10 +177,11 @@ impl Explanation {
         columns([
             ("id", Kind::Text),
             ("index", Kind::Integer),
-            ("label", class.clone()),
+            ("label", label),
             ("method", Kind::Text),
-            ("predicted", class),
+            ("predicted", predicted),
             ("target", Kind::Text),
+            ("span", Kind::fields([("start", Kind::Integer), ("end", Kind::Integer), ("segment", Kind::Integer)])),
             ("against", Kind::Text),
             ("output", Kind::Number),
             ("baseline_output", Kind::Number),

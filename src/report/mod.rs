@@ -14,6 +14,7 @@ mod records;
 mod results;
 mod schema;
 mod text;
+mod token_predictions;
 
 use std::path::Path;
 use std::str::FromStr;
@@ -22,7 +23,7 @@ use serde::Serialize;
 
 pub use destination::Destination;
 pub use dirty_label::{DirtyLabel, NearRecord};
-pub use explanation::{Explanation, WordScore};
+pub use explanation::{Explanation, TargetSpan, WordScore};
 pub use finding::{BiasFinding, MappedRecord, RedundantRecord, SelectedRecord, SparseRecord, WeightedRecord};
 pub use global_importance::GlobalImportance;
 pub use html::{DEFAULT_LIMIT, Page, PageOptions};
@@ -33,6 +34,10 @@ pub use records::{
 pub use results::{ResultRecord, read_results};
 pub use schema::Kind;
 pub use text::Render;
+pub use token_predictions::{
+    AnswerSpan, ContextSelection, ContextSentence, EntitySpan, FilledMask, MaskFill, MaskPrediction, SpanPrediction,
+    TagPrediction,
+};
 
 use crate::error::{Error, Result};
 

@@ -3,7 +3,10 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{Explanation, GlobalImportance, Prediction, SearchResult};
+use super::{
+    ContextSelection, Explanation, GlobalImportance, MaskPrediction, Prediction, SearchResult, SpanPrediction,
+    TagPrediction,
+};
 use crate::dataset::each_object;
 use crate::error::Result;
 
@@ -18,7 +21,18 @@ pub enum ResultRecord {
     Search(SearchResult),
     /// Of `predict`: it has logits.
     Prediction(Prediction),
+    /// Of `predict` with a model that answers questions: it has the best answers.
+    Spans(SpanPrediction),
+    /// Of `predict` with a model that tags tokens: it has entities.
+    Tags(TagPrediction),
+    /// Of `predict` with a masked-language model: it has masks.
+    Masks(MaskPrediction),
+    /// Of `select`: it has sentences.
+    Selection(ContextSelection),
 }
+
+/// A field that each kind of record has alone.
+const FIELDS: [&str; 8] = ["method", "rule", "logits", "feature", "n_best", "entities", "masks", "sentences"];
 
 impl ResultRecord {
     /// The record that a JSON object is.
@@ -26,10 +40,14 @@ impl ResultRecord {
     /// # Errors
     /// What is missing or of another type than it should be.
     pub fn from_object(object: Map<String, Value>) -> Result<Self, String> {
-        match ["method", "rule", "logits", "feature"].into_iter().find(|&field| object.contains_key(field)) {
+        match FIELDS.into_iter().find(|&field| object.contains_key(field)) {
             Some("method") => parse("an explain", object).map(Self::Explanation),
             Some("rule") => parse("a search", object).map(Self::Search),
             Some("logits") => parse("a predict", object).map(Self::Prediction),
+            Some("n_best") => parse("a predict", object).map(Self::Spans),
+            Some("entities") => parse("a predict", object).map(Self::Tags),
+            Some("sentences") => parse("a select", object).map(Self::Selection),
+            Some("masks") => parse("a predict", object).map(Self::Masks),
             Some(_) => parse("a norm-lime", object).map(Self::Global),
             None => Err("expected a record of explain, search or predict: found none of \"method\", \"rule\", \
                          \"logits\" and \"feature\""

@@ -78,6 +78,8 @@ fn label_to_json(label: &Label) -> Option<Value> {
         Label::Number(number) => serde_json::Number::from_f64(*number).map(Value::Number),
         Label::Name(name) => Some(Value::from(name.as_str())),
         Label::Many(labels) => labels.iter().map(label_to_json).collect::<Option<Vec<_>>>().map(Value::Array),
+        // No store is made of these.
+        Label::Answers(_) => None,
     }
 }
 

@@ -29,8 +29,17 @@ pub struct Encoding {
     pub offsets: Vec<Option<(usize, usize)>>,
     /// 0 for the text, 1 for its pair; `None` for special tokens.
     pub segments: Vec<Option<u8>>,
+    /// Which word of its segment each token is of, as the tokenizer cuts words before pieces; `None` for special tokens.
+    pub words: Vec<Option<u32>>,
     /// Whether tokens were cut to fit the maximum length.
     pub truncated: bool,
+}
+
+impl Encoding {
+    /// The places of its tokens that are not special.
+    pub fn own_tokens(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.segments.len()).filter(|&token| self.segments[token].is_some())
+    }
 }
 
 /// Several sequences laid end to end with no padding.

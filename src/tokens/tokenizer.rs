@@ -93,6 +93,42 @@ impl Tokenizer {
         self.finish(&pieces, truncated)
     }
 
+    /// Encodes a question with a context of any length, as windows of at most `max_length` tokens: the question is in each, and neighbours
+    /// share `stride` tokens of the context. These are `transformers`' own (`truncation="only_second"`, `return_overflowing_tokens`).
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where the question leaves no room for more of the context than neighbours share; as [`Tokenizer::encode`].
+    pub fn windows(&self, question: &str, context: &str, max_length: usize, stride: usize) -> Result<Vec<Encoding>> {
+        let room = self.room(true, max_length)?;
+        let (first, mut second) = (self.tokenize(question, None)?, self.tokenize(context, None)?);
+        let left = room.saturating_sub(first.len());
+        if second.len() > left {
+            if left <= stride {
+                return Err(Error::usage(format!(
+                    "a question of {} tokens leaves {left} of {max_length} for its context, and windows are to share {stride}",
+                    first.len()
+                ))
+                .with_hint("let them share less (--stride), or take longer windows (--max-length)"));
+            }
+            second.truncate(left, stride, self.direction);
+        }
+        let further = second.take_overflowing();
+        std::iter::once(second)
+            .chain(further)
+            .map(|part| self.finish(&self.assemble(first.clone(), Some(part))?, false))
+            .collect()
+    }
+
+    /// What a token of this id is, as the vocabulary writes it.
+    pub fn piece(&self, id: u32) -> Option<String> {
+        self.pipeline.id_to_token(id)
+    }
+
+    /// The id of a piece, as the vocabulary writes it.
+    pub fn id(&self, piece: &str) -> Option<u32> {
+        self.pipeline.token_to_id(piece)
+    }
+
     /// What decides the ids, as 64 hexadecimal digits: equal fingerprints encode every text alike.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
@@ -221,7 +257,8 @@ impl Tokenizer {
             pieces.get_sequence_ids().into_iter().map(|segment| segment.map(|s| s as u8)).collect();
         let offsets = segments.iter().zip(pieces.get_offsets()).map(|(s, &o)| s.map(|_| o)).collect();
         let type_ids = if self.segments { pieces.get_type_ids().to_vec() } else { vec![0; ids.len()] };
-        Ok(Encoding { ids, type_ids, tokens: pieces.get_tokens().to_vec(), offsets, segments, truncated })
+        let words = segments.iter().zip(pieces.get_word_ids()).map(|(s, &word)| s.and(word)).collect();
+        Ok(Encoding { ids, type_ids, tokens: pieces.get_tokens().to_vec(), offsets, segments, words, truncated })
     }
 
     fn failure(&self, error: &(dyn std::error::Error + Send + Sync)) -> Error {

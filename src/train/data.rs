@@ -90,7 +90,7 @@ impl Labelled {
         let column = self.weight_column.as_deref();
         let example = |(record, target): (Record, Target)| {
             let encoding = trainee.encode(&record)?;
-            let encoding = Encoding { tokens: vec![], offsets: vec![], segments: vec![], ..encoding };
+            let encoding = Encoding { tokens: vec![], offsets: vec![], segments: vec![], words: vec![], ..encoding };
             let weight = weight(&record, column).unwrap_or(1.0);
             Ok(Example { encoding, target, weight, index: record.index, id: record.id })
         };
@@ -189,6 +189,8 @@ impl Kinds {
                     self.add(label);
                 }
             }
+            // Of questions, which no head over whole texts learns from.
+            Label::Answers(_) => {}
         }
     }
 

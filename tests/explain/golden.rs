@@ -68,7 +68,7 @@ impl Text {
             tokens: vec![String::new(); length],
             offsets: vec![None; length],
             segments: (0..length).map(segment).collect(),
-            truncated: false,
+            ..Encoding::default()
         }
     }
 }
@@ -143,6 +143,7 @@ pub(super) fn scores_of(model: &Model, golden: &Golden, case: &Case, method: Met
         words: &words,
         objectives: vec![case.objective(&golden.kind)],
         logits: text.logits.clone(),
+        reads: None,
     };
     let done = |_| true;
     let mut scores = explain(model, &[subject], method, &case.options(text), None, &done).unwrap();

@@ -55,6 +55,7 @@ impl Texts {
             words: &self.words[i],
             objectives: vec![Objective::Softmax(0), Objective::Logit(1), Objective::Difference(1, 0)],
             logits: self.logits[2 * i..2 * i + 2].to_vec(),
+            reads: None,
         }
     }
 

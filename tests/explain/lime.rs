@@ -45,6 +45,7 @@ fn golden_masks_give_golden_scores_through_every_model() {
                 words: &words,
                 objectives: vec![case.objective()],
                 logits: case.text().logits.clone(),
+                reads: None,
             };
             scores(model, &subject, Method::Lime, &options).remove(0)
         };

@@ -8,7 +8,7 @@ use wherefore::tokens::Encoding;
 use super::perturbed::{case, folder, golden};
 
 fn subject<'a>(encoding: &'a Encoding, words: &'a Words) -> Subject<'a> {
-    Subject { index: 0, encoding, words, objectives: Vec::new(), logits: Vec::new() }
+    Subject { index: 0, encoding, words, objectives: Vec::new(), logits: Vec::new(), reads: None }
 }
 
 fn scores(tokens: &[f32]) -> Scores {
@@ -51,7 +51,7 @@ fn letters(text: &str) -> Encoding {
         tokens: tokens.collect(),
         segments: offsets.iter().map(|offset| offset.map(|_| 0)).collect(),
         offsets,
-        truncated: false,
+        ..Encoding::default()
     }
 }
 

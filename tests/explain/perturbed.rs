@@ -50,7 +50,7 @@ impl GoldenText {
             tokens: self.ids.iter().map(ToString::to_string).collect(),
             offsets: vec![None; length],
             segments: (0..length).map(|token| (!self.special.contains(&token)).then_some(0)).collect(),
-            truncated: false,
+            ..Encoding::default()
         }
     }
 }
@@ -182,5 +182,5 @@ pub(super) fn subject<'a>(
     objectives: Vec<Objective>,
 ) -> Subject<'a> {
     let logits = model.run(&[encoding], None, &|_| true).unwrap().logits;
-    Subject { index, encoding, words, objectives, logits }
+    Subject { index, encoding, words, objectives, logits, reads: None }
 }

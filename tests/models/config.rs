@@ -34,7 +34,7 @@ fn unsupported_settings_are_named() {
         ("layer_norm_eps", json!("tiny"), "\"layer_norm_eps\": expected a small positive number"),
         ("position_embedding_type", json!("relative_key"), "found \"relative_key\""),
         ("is_decoder", json!(true), "decoders are not supported"),
-        ("architectures", json!(["BertForTokenClassification"]), "found \"BertForTokenClassification\""),
+        ("architectures", json!(["BertForMultipleChoice"]), "found \"BertForMultipleChoice\""),
         ("architectures", json!("BertModel"), "expected a list of names"),
         ("problem_type", json!("ranking"), "found \"ranking\""),
         ("id2label", json!(["a", "b"]), "\"id2label\": expected an object"),

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::json;
-use wherefore::model::Problem;
+use wherefore::model::{Problem, Task};
 use wherefore::report::{Explanation, Format, RecordWriter, Render, ResultRecord, WordScore, read_results};
 
 use super::{explanation, prediction, search};
@@ -12,7 +12,7 @@ use super::{explanation, prediction, search};
 /// Writes explanations and reads them back.
 fn round_trip(folder: &Path, name: &str, format: Format, records: &[Explanation]) -> Vec<ResultRecord> {
     let path = folder.join(name);
-    let columns = Explanation::columns(Problem::SingleLabel, &["ham".into(), "spam".into()]);
+    let columns = Explanation::columns(Task::Record, Problem::SingleLabel, &["ham".into(), "spam".into()]);
     let mut writer = RecordWriter::create(Some(&path), format, columns).unwrap();
     for record in records {
         writer.write(record).unwrap();

@@ -30,7 +30,7 @@ pub(super) fn gradient(
         return Ok(());
     }
     let z = stored_as(device, z, dz.number)?;
-    let words: Vec<u32> = objectives.iter().flat_map(|objective| words(*objective, classes)).collect();
+    let words: Vec<u32> = objectives.iter().flat_map(|objective| words(objective, classes)).collect();
     let words = device.upload(Number::F32, bytemuck::cast_slice(&words))?;
     let seed = if dz.number == Number::F16 { SEED } else { 0.0 };
     let arguments = [
@@ -47,12 +47,13 @@ pub(super) fn gradient(
 }
 
 /// Kind, class and the class it is compared with, as the kernel counts them.
-fn words(objective: Objective, classes: usize) -> [u32; 3] {
-    let (kind, target, against) = match objective {
+fn words(objective: &Objective, classes: usize) -> [u32; 3] {
+    let (kind, target, against) = match *objective {
         Objective::Softmax(c) => (0, c, c),
         Objective::Sigmoid(c) => (1, c, c),
         Objective::Logit(c) => (2, c, c),
         Objective::Difference(c, a) => (3, c, a),
+        Objective::Sum(_) => unreachable!("sums are of heads whose gradients start on the host"),
     };
     assert!(target < classes && against < classes, "a class the model does not have");
     [kind, target as u32, against as u32]

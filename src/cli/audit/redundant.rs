@@ -61,6 +61,7 @@ impl Texts {
             Label::Integer(id) => class(*id).unwrap_or_else(|| id.to_string()),
             Label::Number(number) => number.to_string(),
             Label::Many(many) => many.iter().map(|label| self.name(label)).collect::<Vec<_>>().join("+"),
+            Label::Answers(answers) => answers.iter().map(|answer| answer.text.as_str()).collect::<Vec<_>>().join("+"),
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::backend::{Attended, AttentionMap, Backend, Rows};
 use crate::error::Result;
 use crate::model::MapKind;
+use crate::model::token_head::Seeds;
 use crate::tokens::PackedBatch;
 
 /// Which maps a pass is asked for, and those it has given.
@@ -32,6 +33,11 @@ impl Maps {
     /// What was given, the first layer first.
     pub(in crate::model) fn into_layers(self) -> Vec<Vec<f32>> {
         self.layers
+    }
+
+    /// Takes the scales of gradients off maps that were weighted by them.
+    pub(in crate::model) fn divide(&mut self, seeds: &Seeds) {
+        self.layers.iter_mut().for_each(|layer| seeds.divide_parts(layer, |length| length * length));
     }
 
     /// Whether gradients must be taken for them.

@@ -116,9 +116,10 @@ impl Blueprint {
 fn existing_head(directory: &Path, config: &Config, weights: &Weights) -> Result<Option<HeadPlan>> {
     let last = config.family.head_names().last;
     let stated = match config.architecture {
-        Architecture::Encoder => false,
-        Architecture::SequenceClassification => true,
         Architecture::Unstated => weights.contains(&format!("{last}.weight")),
+        Architecture::SequenceClassification => true,
+        // Other heads are put away for one that says something of a text as a whole.
+        _ => false,
     };
     if !stated {
         return Ok(None);

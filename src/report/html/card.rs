@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::entry::{Entry, Search};
 use super::heat::{self, Line, Run};
+use super::marked::Marked;
 use crate::report::{Explanation, Neighbour, Prediction};
 
 /// Characters of a text that is only told, not explained.
@@ -21,7 +22,7 @@ const UNFOLDED: usize = 3;
 
 /// One record.
 #[derive(Serialize)]
-pub(super) struct Card {
+pub(super) struct Card<'a> {
     id: String,
     index: u64,
     /// `right`, `wrong`, or empty where that cannot be said.
@@ -33,6 +34,7 @@ pub(super) struct Card {
     haystack: String,
     /// The text itself, where no explanation shows it.
     told: Vec<String>,
+    marked: &'a [Marked],
     panels: Vec<Panel>,
     classes: Vec<Class>,
     searches: Vec<Ranking>,
@@ -107,10 +109,11 @@ struct Near {
     pair: Option<String>,
 }
 
-impl Card {
-    pub(super) fn new(entry: &Entry) -> Self {
+impl<'a> Card<'a> {
+    pub(super) fn new(entry: &'a Entry) -> Self {
         let panels: Vec<Panel> = entry.explanations.iter().map(|e| Panel::new(e, entry)).collect();
-        let told = [&entry.text, &entry.pair].into_iter().flatten().filter(|_| panels.is_empty());
+        let told =
+            [&entry.text, &entry.pair].into_iter().flatten().filter(|_| panels.is_empty() && entry.marked.is_empty());
         Self {
             id: entry.id.clone(),
             index: entry.index,
@@ -120,6 +123,7 @@ impl Card {
             label: entry.label.as_ref().map(plain),
             haystack: haystack(entry),
             told: told.map(|text| clip(text, TOLD)).collect(),
+            marked: &entry.marked,
             panels,
             classes: entry.prediction.as_ref().map(classes).unwrap_or_default(),
             searches: entry.searches.iter().map(Ranking::new).collect(),

@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use crate::report::{Explanation, Prediction, SearchResult};
+use super::marked::Marked;
+use crate::report::{
+    ContextSelection, Explanation, MaskPrediction, Prediction, SearchResult, SpanPrediction, TagPrediction,
+};
 
 /// Training records shown at each end of a ranking, at most.
 const NEIGHBOURS: usize = 10;
@@ -23,6 +26,10 @@ pub(super) struct Entry {
     pub(super) explanations: Vec<Explanation>,
     pub(super) searches: Vec<Search>,
     pub(super) prediction: Option<Prediction>,
+    /// Texts with what was found in them, as models that say something of tokens have it.
+    pub(super) marked: Vec<Marked>,
+    /// Whether an answer is one of the right ones.
+    right: Option<bool>,
 }
 
 /// A search with as many neighbours as are shown, and how many there were.
@@ -52,6 +59,48 @@ impl Entry {
         self.prediction.get_or_insert(prediction);
     }
 
+    pub(super) fn add_spans(&mut self, prediction: SpanPrediction) {
+        let SpanPrediction { question, context, answers, answer, exact_match, .. } = prediction;
+        let label = answers.map(|answers| Value::from(answers.join(" | ")));
+        let said = if answer.text.is_empty() { "no answer" } else { &answer.text };
+        self.learn(label.as_ref(), &said.into(), None);
+        self.right = exact_match;
+        self.marked.push(Marked::new(&question, Vec::new()));
+        self.marked.push(Marked::new(&context, vec![(answer.start, answer.end, String::new())]));
+        (self.text, self.pair) = (Some(question), Some(context));
+    }
+
+    pub(super) fn add_selection(&mut self, selection: ContextSelection) {
+        let ContextSelection { question, context, answers, answer, exact_match, sentences, .. } = selection;
+        let label = answers.map(|answers| Value::from(answers.join(" | ")));
+        let said = if answer.text.is_empty() { "no answer" } else { &answer.text };
+        self.learn(label.as_ref(), &said.into(), None);
+        self.right = self.right.or(exact_match);
+        let gaps: Vec<_> = sentences.iter().filter(|sentence| !sentence.kept).map(|s| (s.start, s.end)).collect();
+        self.marked.push(Marked::new(&question, Vec::new()));
+        self.marked.push(Marked::with_gaps(&context, vec![(answer.start, answer.end, String::new())], &gaps));
+        (self.text, self.pair) = (Some(question), Some(context));
+    }
+
+    pub(super) fn add_tags(&mut self, prediction: TagPrediction) {
+        let entity = |entity: &crate::report::EntitySpan| format!("{}: {}", entity.kind, entity.text);
+        self.learn(None, &prediction.entities.iter().map(entity).collect(), None);
+        let spans = prediction.entities.into_iter().map(|entity| (entity.start, entity.end, entity.kind));
+        self.marked.push(Marked::new(&prediction.text, spans.collect()));
+        self.text = Some(prediction.text);
+    }
+
+    pub(super) fn add_masks(&mut self, prediction: &MaskPrediction) {
+        let best = |mask: &crate::report::FilledMask| {
+            mask.fills.first().map(|fill| format!("{} {:.3}", fill.token, fill.probability)).unwrap_or_default()
+        };
+        let fills = prediction.masks.iter().filter_map(|mask| Some(mask.fills.first()?.token.clone()));
+        self.learn(None, &fills.collect(), None);
+        let spans = prediction.masks.iter().map(|mask| (mask.start, mask.end, best(mask)));
+        self.marked.push(Marked::new(&prediction.text, spans.collect()));
+        self.text = Some(prediction.text.clone());
+    }
+
     pub(super) fn add_search(&mut self, mut result: SearchResult) {
         self.learn(result.label.as_ref(), &result.predicted, result.probability);
         if self.text.is_none() {
@@ -79,6 +128,9 @@ impl Entry {
 
     /// Whether the prediction is the label; nothing where either is missing, or they are numbers.
     pub(super) fn is_right(&self) -> Option<bool> {
+        if self.right.is_some() {
+            return self.right;
+        }
         let label = self.label.as_ref()?;
         let comparable = (self.predicted.is_string() && label.is_string())
             || (self.predicted.is_array() && label.is_array() && !has_numbers(label));

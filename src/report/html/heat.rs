@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::entry::Entry;
-use crate::report::{Explanation, WordScore};
+use crate::report::{Explanation, TargetSpan, WordScore};
 
 /// Scores below this share of the largest are not coloured.
 const FAINT: f32 = 0.02;
@@ -31,6 +31,8 @@ pub(super) struct Run {
     strength: String,
     /// Whether it belongs to the rationale.
     important: bool,
+    /// Whether it is a part of what is explained.
+    target: bool,
 }
 
 /// The text of an explanation by segments: its words, or its tokens where it has no words.
@@ -71,7 +73,9 @@ fn segment(explanation: &Explanation, first: usize, words: &[WordScore], text: O
             None => String::new(),
         };
         let important = explanation.rationale.contains(&(first + i));
-        line.runs.push(Run::new(explanation, before, word.text.clone(), word.score, important));
+        let inside = |span: TargetSpan| span.segment == word.segment && word.start < span.end && word.end > span.start;
+        let run = Run::new(explanation, before, word.text.clone(), word.score, important);
+        line.runs.push(Run { target: explanation.span.is_some_and(inside), ..run });
         end = word.end;
     }
     if let Some(text) = text {
@@ -97,7 +101,7 @@ impl Run {
             (false, false) => "",
         };
         let score = explanation.show(score, 3);
-        Self { before, text, score, sign, strength: format!("{strength:.2}"), important }
+        Self { before, text, score, sign, strength: format!("{strength:.2}"), important, target: false }
     }
 }
 

@@ -11,6 +11,7 @@ mod card;
 mod entry;
 mod heat;
 mod importance;
+mod marked;
 
 use std::collections::{HashMap, HashSet};
 
@@ -87,6 +88,26 @@ impl Page {
             ResultRecord::Prediction(prediction) => {
                 if let Some(entry) = self.entry(prediction.index, &prediction.id) {
                     entry.add_prediction(prediction);
+                }
+            }
+            ResultRecord::Spans(prediction) => {
+                if let Some(entry) = self.entry(prediction.index, &prediction.id) {
+                    entry.add_spans(prediction);
+                }
+            }
+            ResultRecord::Tags(prediction) => {
+                if let Some(entry) = self.entry(prediction.index, &prediction.id) {
+                    entry.add_tags(prediction);
+                }
+            }
+            ResultRecord::Selection(selection) => {
+                if let Some(entry) = self.entry(selection.index, &selection.id) {
+                    entry.add_selection(selection);
+                }
+            }
+            ResultRecord::Masks(prediction) => {
+                if let Some(entry) = self.entry(prediction.index, &prediction.id) {
+                    entry.add_masks(&prediction);
                 }
             }
             ResultRecord::Global(importance) => self.importances.add(&importance),

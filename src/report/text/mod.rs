@@ -19,17 +19,17 @@ pub trait Render {
     fn render(&self, colour: bool) -> String;
 }
 
-fn style(colour: bool) -> Style {
+pub(super) fn style(colour: bool) -> Style {
     Style::new().force_styling(colour)
 }
 
 /// Columns to write in: the terminal's, or 100 where there is none.
-fn width() -> usize {
+pub(super) fn width() -> usize {
     console::Term::stdout().size_checked().map_or(100, |(_, columns)| usize::from(columns).max(40))
 }
 
 /// A text on one line, cut to `columns` cells (a Chinese character takes two).
-fn one_line(text: &str, columns: usize) -> String {
+pub(super) fn one_line(text: &str, columns: usize) -> String {
     let flat: String = text.chars().take(columns * 2).map(|c| if c.is_control() { ' ' } else { c }).collect();
     truncate_str(flat.trim(), columns, "…").into_owned()
 }

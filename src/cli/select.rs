@@ -1,0 +1,89 @@
+//! `wherefore select`.
+
+use clap::Args;
+use serde_json::json;
+use wherefore::Error;
+use wherefore::explain::{Method, Options, Replacement};
+use wherefore::pipeline::{self, SelectOptions, SelectScores};
+use wherefore::report::{ContextSelection, RecordWriter};
+
+use super::Outcome;
+use super::arguments::{Common, Data, ModelName, Typed, shape_of};
+use super::output::Output;
+use super::predict::SpanArguments;
+use super::run_record::RunRecord;
+
+/// Evidence sentences of a context by what speaks for the answer in them, then the answer from those alone.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    model: ModelName,
+    #[command(flatten)]
+    data: Data,
+    #[command(flatten)]
+    text: Typed,
+    #[command(flatten)]
+    spans: SpanArguments,
+    /// What tells how much each token speaks for the answer: occlusion, integrated-gradients, or another method of explain
+    #[arg(long, default_value = "occlusion")]
+    method: Method,
+    /// Keep sentences with so large a share of what speaks for the answer, from 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+    threshold: f64,
+    /// Keep no more than so many sentences
+    #[arg(long, value_name = "N")]
+    keep: Option<usize>,
+    /// Gradient evaluations of integrated gradients
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    steps: usize,
+    /// What stands in for a token that is left out: mask, pad or unk
+    #[arg(long, default_value_t)]
+    occlude: Replacement,
+}
+
+pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
+    let mut run = RunRecord::begin("select");
+    if !(0.0..=1.0).contains(&arguments.threshold) {
+        let found = arguments.threshold;
+        return Err(Error::usage(format!("--threshold: expected a share from 0 to 1, found {found}")).into());
+    }
+    let model = arguments.model.load_any(common, &mut run)?;
+    let dataset = arguments.text.or_as(shape_of(&model), &arguments.data)?;
+    let options = SelectOptions {
+        method: arguments.method,
+        options: Options {
+            steps: arguments.steps,
+            replacement: arguments.occlude,
+            seed: common.seed,
+            ..Options::default()
+        },
+        spans: arguments.spans.options()?,
+        threshold: arguments.threshold,
+        most: arguments.keep,
+    };
+    run.set("method", options.method.name());
+    let output = Output::new(common, common.out.as_deref());
+    let mut rejections = output.rejections();
+    let settings = common.settings()?;
+    let mut writer = RecordWriter::create(common.out.as_deref(), common.format(), ContextSelection::columns())?;
+    let mut write = |selection: &ContextSelection| writer.write(selection);
+    let (summary, scores) = pipeline::select(&model, dataset, &options, &settings, &mut rejections, &mut write)?;
+    writer.finish()?;
+    run.set("scores", json!(scores));
+    if !common.quiet {
+        tell(&scores);
+    }
+    run.overflows(&model);
+    output.finish("selected sentences of", &summary, rejections, run)
+}
+
+#[expect(clippy::print_stderr, reason = "messages go to standard error")]
+fn tell(scores: &SelectScores) {
+    eprintln!("kept {} of {} sentences", scores.kept, scores.sentences);
+    for (from, scores) in [("the whole context", scores.plain), ("kept sentences", scores.selected)] {
+        if scores.questions > 0 {
+            let (exact, f1) = (100.0 * scores.exact_match, 100.0 * scores.f1);
+            eprintln!("from {from}: exact match {exact:.2}, F1 {f1:.2} over {} questions", scores.questions);
+        }
+    }
+}

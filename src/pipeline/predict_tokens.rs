@@ -1,0 +1,311 @@
+//! `predict` with models that say something of tokens: answers, tagged entities, pieces behind masks.
+
+use std::ops::Range;
+
+use super::windows::{Encoded, Windows, read_whole};
+use super::{Rejections, Settings, Summary};
+use crate::dataset::{Answer, Dataset, Label, Record};
+use crate::error::Result;
+use crate::factors::Target;
+use crate::model::{Model, Outputs, Reads};
+use crate::report::{AnswerSpan, EntitySpan, FilledMask, MaskFill, MaskPrediction, SpanPrediction, TagPrediction};
+use crate::task::{self, AnswerOptions, Entity, EntityCounts, Found, Scoring, TaggedWord};
+use crate::tokens::Encoding;
+
+/// How questions are answered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SpanOptions {
+    /// Which answers are looked for.
+    pub answers: AnswerOptions,
+    /// Tokens of the context that neighbouring windows share.
+    pub stride: usize,
+    /// How answers are judged where the right ones are known.
+    pub scoring: Scoring,
+}
+
+impl Default for SpanOptions {
+    fn default() -> Self {
+        Self { answers: AnswerOptions::default(), stride: 128, scoring: Scoring::default() }
+    }
+}
+
+/// Exact match and F1 over the questions whose right answers are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct SpanScores {
+    /// How many there are.
+    pub questions: u64,
+    /// The share answered with one of the right answers, from 0 to 1.
+    pub exact_match: f64,
+    /// The mean F1.
+    pub f1: f64,
+}
+
+impl SpanScores {
+    /// Takes one question in, where its right answers are known.
+    pub(super) fn add(&mut self, exact_match: Option<bool>, f1: Option<f64>) {
+        if let (Some(exact), Some(f1)) = (exact_match, f1) {
+            self.questions += 1;
+            self.exact_match += f64::from(u8::from(exact));
+            self.f1 += f1;
+        }
+    }
+
+    /// From sums to means.
+    pub(super) fn finish(&mut self) {
+        let questions = self.questions.max(1) as f64;
+        self.exact_match /= questions;
+        self.f1 /= questions;
+    }
+}
+
+/// Answers every question of `dataset` and hands each record's answers to `write`, in input order.
+///
+/// # Errors
+/// The first of: what could not be read (or a record that cannot be used, unless such are skipped), what the model could not run, what
+/// `write` could not write, or the user's interrupt.
+pub fn predict_spans(
+    model: &Model,
+    dataset: Dataset,
+    options: &SpanOptions,
+    settings: &Settings,
+    rejections: &mut Rejections,
+    write: &mut dyn FnMut(&SpanPrediction) -> Result<()>,
+) -> Result<(Summary, SpanScores)> {
+    let mut scores = SpanScores::default();
+    let encode = |record: Record| -> Result<Encoded, String> {
+        let sequences = question_windows(model, &record, options.stride)?;
+        Ok(Encoded { record, sequences: sequences.into_iter().map(read_whole).collect() })
+    };
+    let windows = Windows { model, settings, verb: "answering" };
+    let summary = windows.run(dataset, rejections, &encode, &mut |encoded, outputs| {
+        let prediction = span_prediction(&encoded, &outputs, options);
+        scores.add(prediction.exact_match, prediction.f1);
+        write(&prediction)
+    })?;
+    scores.finish();
+    Ok((summary, scores))
+}
+
+/// A record's question and context in windows.
+pub(super) fn question_windows(model: &Model, record: &Record, stride: usize) -> Result<Vec<Encoding>, String> {
+    let context = record.pair.as_deref().unwrap_or_default();
+    let windows = model.tokenizer().windows(&record.text, context, model.max_length(), stride);
+    windows.map_err(|error| match error.hint() {
+        Some(hint) => format!("{error}; {hint}"),
+        None => error.to_string(),
+    })
+}
+
+/// The answers found in a record's windows.
+pub(super) fn found(windows: &[(Encoding, Reads)], outputs: &[Outputs], options: &AnswerOptions) -> Found {
+    let read = windows.iter().zip(outputs).map(|((encoding, _), outputs)| (encoding, &outputs.logits[..]));
+    task::answers(read, options)
+}
+
+pub(super) fn span_prediction(encoded: &Encoded, outputs: &[Outputs], options: &SpanOptions) -> SpanPrediction {
+    let Encoded { record, sequences } = encoded;
+    let context = record.pair.as_deref().unwrap_or_default();
+    let found = found(sequences, outputs, &options.answers);
+    let span = |candidate: &task::Candidate| AnswerSpan {
+        text: characters(context, candidate.start, candidate.end).to_owned(),
+        start: candidate.start,
+        end: candidate.end,
+        score: Some(candidate.score),
+    };
+    let answer = found.answer(&options.answers).map_or_else(AnswerSpan::default, span);
+    let right: Option<Vec<String>> = match &record.label {
+        Some(Label::Answers(answers)) => Some(answers.iter().map(|answer| answer.text.clone()).collect()),
+        _ => None,
+    };
+    let judged = right.as_ref().map(|right| task::judge(&answer.text, right, options.scoring));
+    SpanPrediction {
+        id: record.id.clone(),
+        index: record.index,
+        question: record.text.clone(),
+        context: context.to_owned(),
+        answers: right,
+        answer,
+        n_best: found.best.iter().map(span).collect(),
+        no_answer_score: found.no_answer,
+        windows: sequences.len() as u64,
+        exact_match: judged.map(|judged| judged.exact_match),
+        f1: judged.map(|judged| judged.f1),
+    }
+}
+
+/// The characters `start..end` of a text.
+pub(super) fn characters(text: &str, start: usize, end: usize) -> &str {
+    let byte = |character: usize| text.char_indices().nth(character).map_or(text.len(), |(byte, _)| byte);
+    &text[byte(start)..byte(end)]
+}
+
+/// Where the first of a record's right answers is, in characters of its context: as it says, or its first occurrence.
+pub(super) fn gold_span(record: &Record) -> Result<Option<(usize, usize)>, String> {
+    let Some(Label::Answers(answers)) = &record.label else { return Ok(None) };
+    let Some(Answer { text, start }) = answers.first() else { return Ok(None) };
+    let context = record.pair.as_deref().unwrap_or_default();
+    let first = || context.find(text.as_str()).map(|byte| context[..byte].chars().count());
+    let place = start.or_else(first).map(|start| (start, start + text.chars().count()));
+    match place {
+        Some((start, end)) if characters(context, start, end) == text => Ok(Some((start, end))),
+        Some((start, end)) => {
+            let there = characters(context, start, end);
+            Err(format!("answers: expected \"{text}\" at character {start} of the context, found \"{there}\""))
+        }
+        None => Err(format!("answers: \"{text}\" is nowhere in the context")),
+    }
+}
+
+/// Tags every token of `dataset`'s texts and hands each record's tags and entities to `write`, in input order.
+///
+/// # Errors
+/// As [`predict_spans`]; a record whose tags are not one a word is one that cannot be used.
+pub fn predict_tags(
+    model: &Model,
+    dataset: Dataset,
+    settings: &Settings,
+    rejections: &mut Rejections,
+    write: &mut dyn FnMut(&TagPrediction) -> Result<()>,
+) -> Result<(Summary, Option<EntityCounts>)> {
+    let mut counts: Option<EntityCounts> = None;
+    let encode = |record: Record| -> Result<Encoded, String> {
+        gold_tags(model, &record)?;
+        encoded_whole(model, record)
+    };
+    let windows = Windows { model, settings, verb: "tagging" };
+    let summary = windows.run(dataset, rejections, &encode, &mut |encoded, outputs| {
+        let (encoding, _) = &encoded.sequences[0];
+        let tagged = Tagged::new(model, &encoded.record, encoding, &outputs[0]);
+        if let Some(gold) = tagged.gold.as_ref() {
+            let names = gold.iter().map(|name| Some(name.as_str()));
+            counts.get_or_insert_default().add(&task::entities(names), &tagged.ranges());
+        }
+        write(&tagged.prediction(&encoded.record, encoding))
+    })?;
+    Ok((summary, counts))
+}
+
+/// A record as one sequence of which every token is read.
+pub(super) fn encoded_whole(model: &Model, record: Record) -> Result<Encoded, String> {
+    let encoding = model.encode(&record).map_err(|error| error.to_string())?;
+    Ok(Encoded { record, sequences: vec![read_whole(encoding)] })
+}
+
+/// The names of a record's own tags, one a word.
+fn gold_tags(model: &Model, record: &Record) -> Result<Option<Vec<String>>, String> {
+    let Some(label) = &record.label else { return Ok(None) };
+    let Some(words) = &record.words else {
+        return Err("tags need the words they are of: a column `tokens` with a list of them".to_owned());
+    };
+    let Label::Many(labels) = label else { return Err("tags: expected a list, one a word".to_owned()) };
+    if labels.len() != words.len() {
+        return Err(format!("tags: expected {}, one a word, found {}", words.len(), labels.len()));
+    }
+    let name = |label: &Label| match model.resolve_label(label)? {
+        Target::Class(class) => Ok(model.class_names().names()[class].clone()),
+        Target::Classes(_) | Target::Values(_) => Err("tags: expected one class a word".to_owned()),
+    };
+    labels.iter().map(name).collect::<Result<_, String>>().map(Some)
+}
+
+/// What a model said of a text's words.
+pub(super) struct Tagged {
+    pub(super) words: Vec<Option<TaggedWord>>,
+    pub(super) entities: Vec<Entity>,
+    /// The record's own tags, one a word.
+    pub(super) gold: Option<Vec<String>>,
+    /// The name of each token's likeliest tag.
+    tags: Vec<Option<String>>,
+}
+
+impl Tagged {
+    pub(super) fn new(model: &Model, record: &Record, encoding: &Encoding, outputs: &Outputs) -> Self {
+        let (names, classes) = (model.class_names().names(), model.classes());
+        let words = task::words(encoding, record.words.as_deref(), &outputs.logits, classes);
+        let row = |token: usize| &outputs.logits[token * classes..(token + 1) * classes];
+        let likeliest = |z: &[f32]| (0..classes).fold(0, |best, k| if z[k] > z[best] { k } else { best });
+        let tag = |token: usize| encoding.segments[token].map(|_| names[likeliest(row(token))].clone());
+        Self {
+            entities: Entity::list(&words, names),
+            words,
+            gold: gold_tags(model, record).ok().flatten(),
+            tags: (0..encoding.ids.len()).map(tag).collect(),
+        }
+    }
+
+    fn ranges(&self) -> Vec<(String, Range<usize>)> {
+        self.entities.iter().map(|entity| (entity.kind.clone(), entity.words.clone())).collect()
+    }
+
+    fn prediction(self, record: &Record, encoding: &Encoding) -> TagPrediction {
+        let entity = |entity: &Entity| EntitySpan {
+            kind: entity.kind.clone(),
+            text: characters(&record.text, entity.start, entity.end).to_owned(),
+            start: entity.start,
+            end: entity.end,
+            score: entity.score as f32,
+        };
+        TagPrediction {
+            id: record.id.clone(),
+            index: record.index,
+            text: record.text.clone(),
+            label: self.gold,
+            tokens: encoding.tokens.clone(),
+            offsets: encoding.offsets.clone(),
+            tags: self.tags,
+            entities: self.entities.iter().map(entity).collect(),
+        }
+    }
+}
+
+/// Fills in the masks of every text of `dataset` with the `top_k` likeliest pieces, and hands each record's to `write`, in input order.
+///
+/// # Errors
+/// As [`predict_spans`]; a text without a mask is a record that cannot be used.
+pub fn predict_masks(
+    model: &Model,
+    dataset: Dataset,
+    top_k: usize,
+    settings: &Settings,
+    rejections: &mut Rejections,
+    write: &mut dyn FnMut(&MaskPrediction) -> Result<()>,
+) -> Result<Summary> {
+    let windows = Windows { model, settings, verb: "filling in" };
+    windows.run(dataset, rejections, &|record| encoded_masks(model, record), &mut |encoded, outputs| {
+        write(&mask_prediction(model, &encoded, &outputs[0], top_k))
+    })
+}
+
+/// A record as one sequence of which the masks are read.
+pub(super) fn encoded_masks(model: &Model, record: Record) -> Result<Encoded, String> {
+    let encoding = model.encode(&record).map_err(|error| error.to_string())?;
+    let mask = model.tokenizer().mask_id().ok_or("this model's tokenizer has no mask token")?;
+    let reads: Vec<u32> = encoding.own_tokens().filter(|&t| encoding.ids[t] == mask).map(|t| t as u32).collect();
+    if reads.is_empty() {
+        let piece = model.tokenizer().piece(mask).unwrap_or_default();
+        return Err(format!("text: expected a {piece} to fill in, found none"));
+    }
+    Ok(Encoded { record, sequences: vec![(encoding, reads.into())] })
+}
+
+fn mask_prediction(model: &Model, encoded: &Encoded, outputs: &Outputs, top_k: usize) -> MaskPrediction {
+    let Encoded { record, sequences } = encoded;
+    let (encoding, reads) = &sequences[0];
+    let piece = |id: u32| model.tokenizer().piece(id).unwrap_or_default();
+    let mask = |(&token, logits): (&u32, &[f32])| {
+        let (start, end) = encoding.offsets[token as usize].unwrap_or_default();
+        let fill = |fill: &task::Fill| MaskFill {
+            token: piece(fill.id),
+            id: u64::from(fill.id),
+            probability: fill.probability as f32,
+        };
+        let fills: Vec<MaskFill> = task::fills(logits, top_k).iter().map(fill).collect();
+        FilledMask { position: u64::from(token), start, end, fills }
+    };
+    MaskPrediction {
+        id: record.id.clone(),
+        index: record.index,
+        text: record.text.clone(),
+        masks: reads.iter().zip(outputs.logits.chunks_exact(model.classes())).map(mask).collect(),
+    }
+}

@@ -1,0 +1,94 @@
+//! Records through a model that says something of tokens: some at a time, their sequences batched together, handed on in the order of the input.
+
+use super::{Progress, Rejections, Settings, Summary};
+use crate::dataset::{Dataset, Record};
+use crate::error::Result;
+use crate::interrupt;
+use crate::model::{Model, Outputs, Reads};
+use crate::tokens::Encoding;
+
+/// A record, the sequences it became, and the tokens that are read of each.
+pub(super) struct Encoded {
+    pub(super) record: Record,
+    pub(super) sequences: Vec<(Encoding, Reads)>,
+}
+
+/// How records are taken through a model.
+pub(super) struct Windows<'a> {
+    pub(super) model: &'a Model,
+    pub(super) settings: &'a Settings,
+    /// What the progress bar says is done.
+    pub(super) verb: &'static str,
+}
+
+/// Batches' worth of tokens taken together, for each worker.
+const BATCHES_A_WORKER: usize = 16;
+
+/// A sequence of which every token is read.
+pub(super) fn read_whole(encoding: Encoding) -> (Encoding, Reads) {
+    let reads = (0..encoding.ids.len() as u32).collect();
+    (encoding, reads)
+}
+
+impl Windows<'_> {
+    /// `encode`s each record (or says why it cannot be used), and hands it to `take` with what the model said of its sequences.
+    pub(super) fn run(
+        &self,
+        mut dataset: Dataset,
+        rejections: &mut Rejections,
+        encode: &dyn Fn(Record) -> Result<Encoded, String>,
+        take: &mut dyn FnMut(Encoded, Vec<Outputs>) -> Result<()>,
+    ) -> Result<Summary> {
+        let progress = Progress::new(self.verb, dataset.bytes_total(), self.settings.quiet);
+        let mut summary = Summary::default();
+        loop {
+            let window = self.window(&mut dataset, rejections, encode)?;
+            if window.is_empty() {
+                break;
+            }
+            let sequences: Vec<(&Encoding, Reads)> = window
+                .iter()
+                .flat_map(|record| record.sequences.iter().map(|(encoding, reads)| (encoding, Reads::clone(reads))))
+                .collect();
+            summary.tokens += sequences.iter().map(|(encoding, _)| encoding.ids.len() as u64).sum::<u64>();
+            summary.truncated += sequences.iter().filter(|(encoding, _)| encoding.truncated).count() as u64;
+            let outputs = self.model.read(&sequences, self.settings.batch_tokens, &|_| !interrupt::asked())?;
+            summary.records += window.len() as u64;
+            let mut outputs = outputs.into_iter();
+            for record in window {
+                let own = outputs.by_ref().take(record.sequences.len()).collect();
+                take(record, own)?;
+            }
+            progress.set(dataset.bytes_read(), summary.records);
+        }
+        summary.numbered = dataset.next_index();
+        summary.skipped = rejections.count();
+        summary.seconds = progress.seconds();
+        Ok(summary)
+    }
+
+    fn window(
+        &self,
+        dataset: &mut Dataset,
+        rejections: &mut Rejections,
+        encode: &dyn Fn(Record) -> Result<Encoded, String>,
+    ) -> Result<Vec<Encoded>> {
+        let network = self.model.network();
+        let batch = self.settings.batch_tokens.unwrap_or_else(|| network.batch_tokens());
+        let budget = batch * network.workers() * BATCHES_A_WORKER;
+        let (mut window, mut tokens) = (Vec::new(), 0);
+        while tokens < budget {
+            interrupt::check()?;
+            let Some(record) = dataset.next() else { break };
+            let place = dataset.place();
+            match record.and_then(|record| encode(record).map_err(|reason| place.error(reason))) {
+                Err(error) => rejections.take(error)?,
+                Ok(encoded) => {
+                    tokens += encoded.sequences.iter().map(|(encoding, _)| encoding.ids.len()).sum::<usize>();
+                    window.push(encoded);
+                }
+            }
+        }
+        Ok(window)
+    }
+}

@@ -1,0 +1,329 @@
+//! What `predict` says of questions, of tagged texts and of masked ones.
+
+use std::fmt::Write;
+
+use serde::{Deserialize, Serialize};
+
+use super::Kind;
+use super::schema::columns;
+use super::text::{Render, one_line, style, width};
+
+/// An answer in a context. Empty where there is none, and then without a score.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AnswerSpan {
+    /// As the context has it.
+    pub text: String,
+    /// Its first Unicode character in the context.
+    pub start: usize,
+    /// One past its last.
+    pub end: usize,
+    /// Start logit + end logit.
+    pub score: Option<f32>,
+}
+
+/// What `predict` says of a question.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SpanPrediction {
+    /// The record's id.
+    pub id: String,
+    /// Its 0-based number in the whole input.
+    pub index: u64,
+    /// The question.
+    pub question: String,
+    /// The context.
+    pub context: String,
+    /// The right answers, where they are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<Vec<String>>,
+    /// The best answer.
+    pub answer: AnswerSpan,
+    /// The best answers, highest score first.
+    pub n_best: Vec<AnswerSpan>,
+    /// The score of there being none.
+    pub no_answer_score: f32,
+    /// Windows the context was read in.
+    pub windows: u64,
+    /// Whether the answer is one of the right ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact_match: Option<bool>,
+    /// Its F1 against the nearest of them, from 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub f1: Option<f64>,
+}
+
+/// Some words of one thing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EntitySpan {
+    /// What kind of thing.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// As the text has it.
+    pub text: String,
+    /// Its first Unicode character in the text.
+    pub start: usize,
+    /// One past its last.
+    pub end: usize,
+    /// The mean probability of its words' tags.
+    pub score: f32,
+}
+
+/// What `predict` says of a text's tokens. Lists have one entry a token, special tokens included.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TagPrediction {
+    /// The record's id.
+    pub id: String,
+    /// Its 0-based number in the whole input.
+    pub index: u64,
+    /// The text; of records given as words, those with spaces between.
+    pub text: String,
+    /// Its own tags, one a word, where they are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<Vec<String>>,
+    /// The tokenizer's own pieces.
+    pub tokens: Vec<String>,
+    /// Start and end in Unicode characters of the text; `None` for special tokens.
+    pub offsets: Vec<Option<(usize, usize)>>,
+    /// Each token's likeliest tag; `None` for special tokens.
+    pub tags: Vec<Option<String>>,
+    /// What the tags of words make up.
+    pub entities: Vec<EntitySpan>,
+}
+
+/// A piece that may stand behind a mask.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MaskFill {
+    /// As the vocabulary writes it.
+    pub token: String,
+    /// Its id.
+    pub id: u64,
+    /// Its probability.
+    pub probability: f32,
+}
+
+/// A mask, and what may stand behind it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FilledMask {
+    /// Which token it is.
+    pub position: u64,
+    /// Its first Unicode character in the text.
+    pub start: usize,
+    /// One past its last.
+    pub end: usize,
+    /// Likeliest first.
+    pub fills: Vec<MaskFill>,
+}
+
+/// What `predict` says of a text with masks.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MaskPrediction {
+    /// The record's id.
+    pub id: String,
+    /// Its 0-based number in the whole input.
+    pub index: u64,
+    /// The text.
+    pub text: String,
+    /// Its masks, in their order.
+    pub masks: Vec<FilledMask>,
+}
+
+/// A sentence of a context, and whether the answer was looked for in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ContextSentence {
+    /// Its first Unicode character in the context.
+    pub start: usize,
+    /// One past its last.
+    pub end: usize,
+    /// Its share of what speaks for the plain answer.
+    pub score: f32,
+    /// Whether it was kept.
+    pub kept: bool,
+}
+
+/// What `select` says of a question: the answer from the kept sentences of its context, beside that from all of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ContextSelection {
+    /// The record's id.
+    pub id: String,
+    /// Its 0-based number in the whole input.
+    pub index: u64,
+    /// The question.
+    pub question: String,
+    /// The whole context.
+    pub context: String,
+    /// The right answers, where they are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<Vec<String>>,
+    /// The answer from the kept sentences, where it stands in the whole context; one across a gap has the gap within its ends.
+    pub answer: AnswerSpan,
+    /// Whether it is one of the right ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact_match: Option<bool>,
+    /// Its F1 against the nearest of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub f1: Option<f64>,
+    /// The answer from all of the context.
+    pub plain_answer: AnswerSpan,
+    /// Whether that is one of the right ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plain_exact_match: Option<bool>,
+    /// Its F1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plain_f1: Option<f64>,
+    /// All sentences of the context, in their order.
+    pub sentences: Vec<ContextSentence>,
+}
+
+impl ContextSelection {
+    /// The Parquet columns.
+    pub fn columns() -> Vec<(String, Kind)> {
+        let span = Kind::fields([
+            ("text", Kind::Text),
+            ("start", Kind::Integer),
+            ("end", Kind::Integer),
+            ("score", Kind::Number),
+        ]);
+        let sentence = Kind::fields([
+            ("start", Kind::Integer),
+            ("end", Kind::Integer),
+            ("score", Kind::Number),
+            ("kept", Kind::Boolean),
+        ]);
+        columns([
+            ("id", Kind::Text),
+            ("index", Kind::Integer),
+            ("question", Kind::Text),
+            ("context", Kind::Text),
+            ("answers", Kind::list(Kind::Text)),
+            ("answer", span.clone()),
+            ("exact_match", Kind::Boolean),
+            ("f1", Kind::Number),
+            ("plain_answer", span),
+            ("plain_exact_match", Kind::Boolean),
+            ("plain_f1", Kind::Number),
+            ("sentences", Kind::list(sentence)),
+        ])
+    }
+}
+
+impl Render for ContextSelection {
+    fn render(&self, colour: bool) -> String {
+        let style = style(colour);
+        let mut out =
+            format!("{:>8}  {}\n", self.id, style.clone().dim().apply_to(one_line(&self.question, width() - 10)));
+        let kept = self.sentences.iter().filter(|sentence| sentence.kept).count();
+        let text = if self.answer.text.is_empty() { "(no answer)" } else { &self.answer.text };
+        let from = format!("from {kept} of {} sentences", self.sentences.len());
+        let _ = writeln!(out, "          {}  {from}", style.clone().bold().apply_to(one_line(text, width() - 40)));
+        if self.plain_answer.text != self.answer.text {
+            let plain = one_line(&self.plain_answer.text, width() - 34);
+            let _ = writeln!(out, "          {}", style.dim().apply_to(format!("from all of them: {plain}")));
+        }
+        out
+    }
+}
+
+impl SpanPrediction {
+    /// The Parquet columns.
+    pub fn columns() -> Vec<(String, Kind)> {
+        let span = Kind::fields([
+            ("text", Kind::Text),
+            ("start", Kind::Integer),
+            ("end", Kind::Integer),
+            ("score", Kind::Number),
+        ]);
+        columns([
+            ("id", Kind::Text),
+            ("index", Kind::Integer),
+            ("question", Kind::Text),
+            ("context", Kind::Text),
+            ("answers", Kind::list(Kind::Text)),
+            ("answer", span.clone()),
+            ("n_best", Kind::list(span)),
+            ("no_answer_score", Kind::Number),
+            ("windows", Kind::Integer),
+            ("exact_match", Kind::Boolean),
+            ("f1", Kind::Number),
+        ])
+    }
+}
+
+impl TagPrediction {
+    /// The Parquet columns.
+    pub fn columns() -> Vec<(String, Kind)> {
+        let entity = Kind::fields([
+            ("type", Kind::Text),
+            ("text", Kind::Text),
+            ("start", Kind::Integer),
+            ("end", Kind::Integer),
+            ("score", Kind::Number),
+        ]);
+        columns([
+            ("id", Kind::Text),
+            ("index", Kind::Integer),
+            ("text", Kind::Text),
+            ("label", Kind::list(Kind::Text)),
+            ("tokens", Kind::list(Kind::Text)),
+            ("offsets", Kind::list(Kind::list(Kind::Integer))),
+            ("tags", Kind::list(Kind::Text)),
+            ("entities", Kind::list(entity)),
+        ])
+    }
+}
+
+impl MaskPrediction {
+    /// The Parquet columns.
+    pub fn columns() -> Vec<(String, Kind)> {
+        let fill = Kind::fields([("token", Kind::Text), ("id", Kind::Integer), ("probability", Kind::Number)]);
+        let mask = Kind::fields([
+            ("position", Kind::Integer),
+            ("start", Kind::Integer),
+            ("end", Kind::Integer),
+            ("fills", Kind::list(fill)),
+        ]);
+        columns([("id", Kind::Text), ("index", Kind::Integer), ("text", Kind::Text), ("masks", Kind::list(mask))])
+    }
+}
+
+impl Render for SpanPrediction {
+    fn render(&self, colour: bool) -> String {
+        let style = style(colour);
+        let mut out =
+            format!("{:>8}  {}\n", self.id, style.clone().dim().apply_to(one_line(&self.question, width() - 10)));
+        let none = "(no answer)";
+        let text = if self.answer.text.is_empty() { none } else { &self.answer.text };
+        let score = self.answer.score.unwrap_or(self.no_answer_score);
+        let place = format!("{score:.3}  [{}..{}]", self.answer.start, self.answer.end);
+        let _ = writeln!(out, "          {}  {place}", style.clone().bold().apply_to(one_line(text, width() - 34)));
+        let right = self.answers.as_ref().filter(|_| self.exact_match == Some(false));
+        if let Some(right) = right {
+            let right = one_line(&right.join(" | "), width() - 24);
+            let _ = writeln!(out, "          {}", style.red().apply_to(format!("(answers: {right})")));
+        }
+        out
+    }
+}
+
+impl Render for TagPrediction {
+    fn render(&self, colour: bool) -> String {
+        let mut out = format!("{:>8}  {}\n", self.id, one_line(&self.text, width() - 10));
+        for EntitySpan { kind, text, start, end, score } in &self.entities {
+            let text = style(colour).bold().apply_to(one_line(text, width() / 2));
+            let _ = writeln!(out, "          {kind:<6} {text}  {score:.3}  [{start}..{end}]");
+        }
+        out
+    }
+}
+
+impl Render for MaskPrediction {
+    fn render(&self, colour: bool) -> String {
+        let mut out = format!("{:>8}  {}\n", self.id, one_line(&self.text, width() - 10));
+        for mask in &self.masks {
+            let _ = write!(out, "          [{}..{}]", mask.start, mask.end);
+            for MaskFill { token, probability, .. } in &mask.fills {
+                let _ = write!(out, "  {} {probability:.3}", style(colour).bold().apply_to(token));
+            }
+            out.push('\n');
+        }
+        out
+    }
+}

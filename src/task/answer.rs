@@ -1,0 +1,116 @@
+//! From two logits a token to answers: the spans of a context whose start and end logits sum highest.
+
+use std::cmp::Ordering;
+
+use crate::tokens::Encoding;
+
+/// Which answers are looked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AnswerOptions {
+    /// Tokens of an answer, at most.
+    pub max_tokens: usize,
+    /// How many are kept.
+    pub n_best: usize,
+    /// There is no answer where that scores more than so much above the best one; there always is one where this is not given.
+    pub no_answer_threshold: Option<f32>,
+}
+
+impl Default for AnswerOptions {
+    fn default() -> Self {
+        Self { max_tokens: 30, n_best: 20, no_answer_threshold: None }
+    }
+}
+
+/// A possible answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Candidate {
+    /// Its first Unicode character in the context.
+    pub start: usize,
+    /// One past its last.
+    pub end: usize,
+    /// Start logit + end logit.
+    pub score: f32,
+    /// The window it was found in.
+    pub window: usize,
+    /// Its first and last token there.
+    pub tokens: (usize, usize),
+}
+
+/// What was found in all windows of a context.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Found {
+    /// Highest score first; no two are the same characters.
+    pub best: Vec<Candidate>,
+    /// The score of there being no answer: start and end at the first token, the least of all windows (as `run_qa.py` has it).
+    pub no_answer: f32,
+}
+
+impl Found {
+    /// The answer, where there is one.
+    pub fn answer(&self, options: &AnswerOptions) -> Option<&Candidate> {
+        let best = self.best.first()?;
+        let none = options.no_answer_threshold.is_some_and(|threshold| self.no_answer - best.score > threshold);
+        (!none).then_some(best)
+    }
+}
+
+/// The answers in the windows of one context, from each window and its logits `[L, 2]`. Every span of at most so many tokens is looked at; of
+/// spans with equal characters the best counts, of equal scores the earlier.
+pub fn answers<'a>(windows: impl IntoIterator<Item = (&'a Encoding, &'a [f32])>, options: &AnswerOptions) -> Found {
+    let mut best = Vec::new();
+    let mut no_answer = f32::INFINITY;
+    for (window, (encoding, z)) in windows.into_iter().enumerate() {
+        no_answer = no_answer.min(z[0] + z[1]);
+        let mut own = in_window(encoding, z, window, options.max_tokens);
+        // Some of them may be the same characters, but no more than a few.
+        let most = 4 * options.n_best;
+        if own.len() > most {
+            own.select_nth_unstable_by(most, by_score);
+            own.truncate(most);
+        }
+        best.extend(own);
+    }
+    best.sort_unstable_by(by_score);
+    let mut kept: Vec<Candidate> = Vec::new();
+    for candidate in best {
+        if kept.len() == options.n_best {
+            break;
+        }
+        if !kept.iter().any(|other| (other.start, other.end) == (candidate.start, candidate.end)) {
+            kept.push(candidate);
+        }
+    }
+    Found { best: kept, no_answer }
+}
+
+fn in_window(encoding: &Encoding, z: &[f32], window: usize, max_tokens: usize) -> Vec<Candidate> {
+    let place = |token: usize| encoding.offsets[token].filter(|_| encoding.segments[token] == Some(1));
+    let length = encoding.ids.len();
+    let mut found = Vec::new();
+    for first in 0..length {
+        let Some((start, _)) = place(first) else { continue };
+        for last in first..length.min(first + max_tokens) {
+            let Some((_, end)) = place(last).filter(|(_, end)| *end > start) else { continue };
+            let score = z[2 * first] + z[2 * last + 1];
+            found.push(Candidate { start, end, score, window, tokens: (first, last) });
+        }
+    }
+    found
+}
+
+fn by_score(a: &Candidate, b: &Candidate) -> Ordering {
+    b.score.total_cmp(&a.score).then((a.window, a.tokens).cmp(&(b.window, b.tokens)))
+}
+
+/// The first and last token of the characters `start..end` of a context in one of its windows, where all of them are in it.
+pub fn place(encoding: &Encoding, start: usize, end: usize) -> Option<(usize, usize)> {
+    let context = || {
+        let offsets = encoding.offsets.iter().zip(&encoding.segments).enumerate();
+        offsets
+            .filter(|(_, (_, segment))| **segment == Some(1))
+            .filter_map(|(token, (offset, _))| Some((token, (*offset)?)))
+    };
+    let first = context().find(|(_, (_, to))| *to > start).filter(|(_, (from, _))| *from <= start)?.0;
+    let last = context().find(|(_, (_, to))| *to >= end).filter(|(_, (from, _))| *from < end)?.0;
+    (first <= last).then_some((first, last))
+}

@@ -1,0 +1,23 @@
+//! What the logits of heads over tokens say: answers in a context, entities among tagged words, pieces behind masks; and how right that is.
+//!
+//! Functions of logits and offsets alone: no model, no file.
+
+mod answer;
+mod entity;
+mod fill;
+mod judge;
+mod sentence;
+
+pub use answer::{AnswerOptions, Candidate, Found, answers, place};
+pub use entity::{Counts, Entity, EntityCounts, TaggedWord, entities, words};
+pub use fill::{Fill, fills};
+pub use judge::{Judged, Scoring, judge};
+pub use sentence::sentences;
+
+/// `softmax(z)`, in f64.
+fn softmax(z: &[f32]) -> Vec<f64> {
+    let largest = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let exponentials: Vec<f64> = z.iter().map(|&z| f64::from(z - largest).exp()).collect();
+    let sum: f64 = exponentials.iter().sum();
+    exponentials.iter().map(|e| e / sum).collect()
+}

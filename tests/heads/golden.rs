@@ -1,0 +1,302 @@
+//! Windows, logits, answers and explanations against transformers' and PyTorch's in float64, on models of several families.
+//!
+//! What is allowed is said in `tests/explain/golden.rs`: a few units in the last place of f32, of the largest number at hand, for the reference;
+//! for the CPU twice what plain f32 loops are off, beside that.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use wherefore::backend::cpu::Cpu;
+use wherefore::backend::reference::{Plain, Reference};
+use wherefore::backend::{Backend, Objective, Part, Term};
+use wherefore::dataset::{Dataset, Record};
+use wherefore::explain::{Method, Options, Subject, Words, explain};
+use wherefore::model::{LoadOptions, Model, Outputs, Reads, Task};
+use wherefore::pipeline::{Rejections, Settings, predict};
+use wherefore::task::{AnswerOptions, answers};
+use wherefore::tokens::Encoding;
+
+#[derive(Deserialize)]
+struct Golden {
+    kind: String,
+    stride: usize,
+    max_answer_tokens: usize,
+    max_length: usize,
+    records: Vec<GoldenRecord>,
+    explain: Vec<Case>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct GoldenRecord {
+    question: String,
+    context: String,
+    text: String,
+    windows: Vec<Window>,
+    n_best: Vec<Answer>,
+    no_answer: f64,
+    masks: Vec<u32>,
+    #[serde(flatten)]
+    whole: Option<Window>,
+}
+
+#[derive(Deserialize)]
+struct Window {
+    ids: Vec<u32>,
+    type_ids: Vec<u32>,
+    offsets: Vec<Option<(usize, usize)>>,
+    segments: Vec<Option<u8>>,
+    logits: Vec<Vec<f64>>,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    start: usize,
+    end: usize,
+    score: f64,
+    text: String,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    record: usize,
+    #[serde(default)]
+    window: usize,
+    /// A span's two ends, or pairs of token and class.
+    tokens: serde_json::Value,
+    method: String,
+    value: f64,
+    scores: Vec<f64>,
+}
+
+fn folders() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let folders = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+    let mut folders: Vec<_> = folders.filter(|folder| folder.join("heads.json").exists()).collect();
+    folders.sort();
+    assert!(folders.len() >= 14, "{folders:?}");
+    folders
+}
+
+fn read(folder: &Path) -> Golden {
+    serde_json::from_str(&fs::read_to_string(folder.join("heads.json")).unwrap()).unwrap()
+}
+
+fn open<B: Backend>(backend: B, folder: &Path, masks: bool) -> Model {
+    Model::open_with(backend, folder, &LoadOptions { masks, ..LoadOptions::default() }).unwrap()
+}
+
+impl Golden {
+    fn masks(&self) -> bool {
+        self.kind == "masks"
+    }
+
+    /// The sequences of a record as this crate makes them, and the tokens that are read.
+    fn sequences(&self, model: &Model, record: &GoldenRecord) -> Vec<(Encoding, Reads)> {
+        let all = |encoding: Encoding| {
+            let reads = (0..encoding.ids.len() as u32).collect();
+            (encoding, reads)
+        };
+        let whole = || {
+            let record = Record { text: record.text.clone(), ..Record::default() };
+            model.encode(&record).unwrap()
+        };
+        match &*self.kind {
+            "spans" => {
+                let tokenizer = model.tokenizer();
+                let windows = tokenizer.windows(&record.question, &record.context, self.max_length, self.stride);
+                windows.unwrap().into_iter().map(all).collect()
+            }
+            "tags" => vec![all(whole())],
+            _ => vec![(whole(), record.masks.clone().into())],
+        }
+    }
+
+    /// A sequence as explanations see it: masks are special.
+    fn explained(&self, model: &Model, case: &Case) -> (Encoding, Reads) {
+        let mut sequences = self.sequences(model, &self.records[case.record]);
+        let (mut encoding, reads) = sequences.swap_remove(case.window);
+        if self.masks() {
+            reads.iter().for_each(|&token| encoding.segments[token as usize] = None);
+        }
+        (encoding, reads)
+    }
+
+    fn objective(&self, model: &Model, case: &Case, reads: &[u32]) -> Objective {
+        if self.kind == "spans" {
+            let [start, end]: [usize; 2] = serde_json::from_value(case.tokens.clone()).unwrap();
+            let term = |column, token| Term {
+                weight: 1.0,
+                part: Part::Column(column, 2),
+                objective: Objective::Softmax(token),
+            };
+            return Objective::Sum([term(0, start), term(1, end)].into());
+        }
+        let tokens: Vec<(u32, usize)> = serde_json::from_value(case.tokens.clone()).unwrap();
+        let row = |token: u32| reads.iter().position(|&read| read == token).unwrap();
+        let term = |&(token, class): &(u32, usize)| Term {
+            weight: 1.0 / tokens.len() as f64,
+            part: Part::Row(row(token), model.classes()),
+            objective: Objective::Softmax(class),
+        };
+        Objective::Sum(tokens.iter().map(term).collect())
+    }
+}
+
+impl GoldenRecord {
+    fn windows(&self) -> Vec<&Window> {
+        self.whole.iter().chain(&self.windows).collect()
+    }
+}
+
+fn outputs(model: &Model, golden: &Golden, budget: usize) -> Vec<Vec<Outputs>> {
+    let sequences: Vec<_> = golden.records.iter().map(|record| golden.sequences(model, record)).collect();
+    let flat: Vec<(&Encoding, Reads)> =
+        sequences.iter().flatten().map(|(encoding, reads)| (encoding, reads.clone())).collect();
+    let mut outputs = model.read(&flat, Some(budget), &|_| true).unwrap().into_iter();
+    sequences.iter().map(|own| outputs.by_ref().take(own.len()).collect()).collect()
+}
+
+#[test]
+fn windows_are_transformers_own() {
+    let mut several = 0;
+    for folder in folders() {
+        let golden = read(&folder);
+        let model = open(Reference, &folder, golden.masks());
+        for record in &golden.records {
+            let (found, expected) = (golden.sequences(&model, record), record.windows());
+            assert_eq!(found.len(), expected.len(), "{}", folder.display());
+            several += usize::from(found.len() > 1);
+            for ((found, _), expected) in found.iter().zip(expected) {
+                assert_eq!(found.ids, expected.ids, "{}: {}{}", folder.display(), record.text, record.question);
+                assert_eq!(found.offsets, expected.offsets);
+                assert_eq!(found.segments, expected.segments);
+                if model.config().token_types > 1 {
+                    assert_eq!(found.type_ids, expected.type_ids);
+                }
+            }
+        }
+    }
+    assert!(several >= 5, "only {several} contexts in several windows");
+}
+
+/// A few units in the last place.
+const FLOOR: f64 = 8.0 * f32::EPSILON as f64;
+
+#[test]
+fn logits_are_pytorchs() {
+    for folder in folders() {
+        let golden = read(&folder);
+        let expected = golden.records.iter().flat_map(|record| record.windows()).flat_map(|window| &window.logits);
+        let expected: Vec<f64> = expected.flatten().copied().collect();
+        let scale = expected.iter().fold(0.0_f64, |most, z| most.max(z.abs()));
+        let error = |model: Model| {
+            let found = outputs(&model, &golden, 64).into_iter().flatten().flat_map(|outputs| outputs.logits);
+            let found: Vec<f32> = found.collect();
+            assert_eq!(found.len(), expected.len(), "{}", folder.display());
+            found.iter().zip(&expected).map(|(&z, e)| (f64::from(z) - e).abs()).fold(0.0, f64::max) / scale
+        };
+        let masks = golden.masks();
+        let reference = error(open(Reference, &folder, masks));
+        assert!(reference <= FLOOR, "{}: the reference is off by {reference:e}", folder.display());
+        let allowed = 2.0 * error(open(Plain, &folder, masks)) + FLOOR;
+        let cpu = error(open(Cpu::new(), &folder, masks));
+        assert!(cpu <= allowed, "{}: off by {cpu:e}, allowed {allowed:e}", folder.display());
+    }
+}
+
+#[test]
+fn the_best_answers_are_those_of_every_window_searched_by_hand() {
+    let mut seen = 0;
+    for folder in folders() {
+        let golden = read(&folder);
+        let model = open(Reference, &folder, golden.masks());
+        if model.task() != Task::Spans {
+            continue;
+        }
+        for (record, outputs) in golden.records.iter().zip(outputs(&model, &golden, 64)) {
+            let windows = golden.sequences(&model, record);
+            let read = windows.iter().zip(&outputs).map(|((encoding, _), outputs)| (encoding, &outputs.logits[..]));
+            let options = AnswerOptions { max_tokens: golden.max_answer_tokens, n_best: 5, ..AnswerOptions::default() };
+            let found = answers(read, &options);
+            assert_eq!(found.best.len(), record.n_best.len());
+            for (found, expected) in found.best.iter().zip(&record.n_best) {
+                assert_eq!((found.start, found.end), (expected.start, expected.end), "{}", folder.display());
+                assert!((f64::from(found.score) - expected.score).abs() <= 1e-5 * expected.score.abs().max(1.0));
+                let text: String = record.context.chars().take(found.end).skip(found.start).collect();
+                assert_eq!(text, expected.text);
+                seen += 1;
+            }
+            assert!((f64::from(found.no_answer) - record.no_answer).abs() <= 1e-5 * record.no_answer.abs().max(1.0));
+        }
+    }
+    assert!(seen >= 50, "{seen}");
+}
+
+#[test]
+fn explanations_are_pytorchs() {
+    let mut methods = std::collections::BTreeSet::new();
+    for folder in folders() {
+        let golden = read(&folder);
+        let masks = golden.masks();
+        let models = [open(Reference, &folder, masks), open(Plain, &folder, masks), open(Cpu::new(), &folder, masks)];
+        let [mut plain, mut cpu] = [0.0_f64; 2];
+        for case in &golden.explain {
+            methods.insert(case.method.clone());
+            let errors = models.each_ref().map(|model| error(model, &golden, case));
+            let (off, name) = (errors[0], folder.display());
+            assert!(off <= FLOOR, "{name}: {} of record {} is off by {off:e}", case.method, case.record);
+            (plain, cpu) = (plain.max(errors[1]), cpu.max(errors[2]));
+        }
+        let allowed = 2.0 * plain + FLOOR;
+        assert!(cpu <= allowed, "{}: off by {cpu:e}, allowed {allowed:e}", folder.display());
+    }
+    assert_eq!(methods.len(), 7, "{methods:?}");
+}
+
+fn error(model: &Model, golden: &Golden, case: &Case) -> f64 {
+    let (encoding, reads) = golden.explained(model, case);
+    let logits = model.read(&[(&encoding, reads.clone())], None, &|_| true).unwrap().remove(0).logits;
+    let words = Words::default();
+    // A second objective beside it: each must have its own.
+    let objectives = vec![Objective::Logit(0), golden.objective(model, case, &reads)];
+    let subject = Subject { index: 0, encoding: &encoding, words: &words, objectives, logits, reads: Some(reads) };
+    let method: Method = case.method.parse().unwrap();
+    let options = Options { steps: 6, ..Options::default() };
+    let scores = explain(model, &[subject], method, &options, None, &|_| true).unwrap().remove(0).remove(1);
+    let scale = case.scores.iter().fold(case.value.abs(), |most, x| most.max(x.abs()));
+    let pairs = scores.tokens.iter().zip(&case.scores);
+    let tokens = pairs.map(|(&found, expected)| (f64::from(found) - expected).abs()).fold(0.0, f64::max);
+    assert_eq!(scores.tokens.len(), case.scores.len());
+    tokens.max((scores.output - case.value).abs()) / scale
+}
+
+#[test]
+fn outputs_do_not_depend_on_the_batch() {
+    for folder in folders() {
+        let golden = read(&folder);
+        let model = open(Cpu::new(), &folder, golden.masks());
+        assert_eq!(outputs(&model, &golden, 1), outputs(&model, &golden, 4096), "{}", folder.display());
+    }
+}
+
+#[test]
+fn a_masked_language_model_is_an_encoder_where_no_masks_are_asked_for() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/bert-masks");
+    let (encoder, masks) = (open(Cpu::new(), &folder, false), open(Cpu::new(), &folder, true));
+    assert_eq!((encoder.task(), masks.task()), (Task::Record, Task::Masks));
+    assert_eq!(encoder.classes(), 0);
+    assert_ne!(encoder.fingerprint(), masks.fingerprint());
+}
+
+#[test]
+fn jobs_that_need_one_label_a_record_say_so() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/bert-tags");
+    let model = open(Cpu::new(), &folder, false);
+    let data = Dataset::typed("The hotel.".into(), None);
+    let mut rejections = Rejections::new(false, None);
+    let settings = Settings { quiet: true, ..Settings::default() };
+    let error = predict(&model, data, &settings, &mut rejections, &mut |_| Ok(())).unwrap_err();
+    assert!(error.to_string().contains("gives tags of tokens"), "{error}");
+}

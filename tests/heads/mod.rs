@@ -1,0 +1,6 @@
+//! Tests of models that say something of tokens: answer spans, tags, masked pieces.
+
+mod command;
+mod dataset;
+mod golden;
+mod task;
