@@ -44,8 +44,10 @@ mod rejections;
 mod repeats;
 mod scope;
 mod score;
+mod select;
 mod stages;
 mod stream;
+pub mod unreliable;
 
 pub use condition::Condition;
 pub use explain::{Convergence, ExplainOptions, ExplainTarget, Output, explain, norm_lime};
@@ -62,8 +64,10 @@ pub use queries::{QueryTarget, ResultSink, SearchJob, SearchOptions, TopK};
 pub use rejections::Rejections;
 pub use scope::ScopeOptions;
 pub use score::{Chunk, Pass};
+pub use select::{Choice, SelectOptions, candidates_per_target, nearest_records, select};
 pub use stages::Stages;
 pub use stream::{Chunking, stream};
+pub use unreliable::TrustOptions;
 
 /// How a job runs: none of it changes a number in the results.
 #[derive(Clone, Debug, Default)]

@@ -1,9 +1,9 @@
-//! Results read back: what `explain`, `search` and `predict` wrote, told apart by their fields.
+//! Results read back: what `explain`, `search`, `predict`, `audit` and `improve` wrote, told apart by their fields.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{Explanation, GlobalImportance, Prediction, SearchResult};
+use super::{Explanation, Finding, GlobalImportance, Prediction, SearchResult};
 use crate::dataset::each_object;
 use crate::error::Result;
 
@@ -18,7 +18,27 @@ pub enum ResultRecord {
     Search(SearchResult),
     /// Of `predict`: it has logits.
     Prediction(Prediction),
+    /// Of an audit or of `improve`.
+    Finding(Finding),
 }
+
+/// Fields that only one kind of finding has.
+const FINDINGS: [(&str, Reader); 12] = [
+    ("suggested_label", |object| parse("an audit dirty", object).map(|r| Finding::Dirty(Box::new(r)))),
+    ("of_set", |object| parse("an audit redundant", object).map(|r| Finding::Redundant(Box::new(r)))),
+    ("p_value", |object| parse("an audit bias", object).map(|r| Finding::Bias(Box::new(r)))),
+    ("percentile", |object| parse("an audit sparse", object).map(|r| Finding::Sparse(Box::new(r)))),
+    ("region", |object| parse("an audit map", object).map(|r| Finding::Mapped(Box::new(r)))),
+    ("trust", |object| parse("an audit unreliable", object).map(|r| Finding::Unreliable(Box::new(r)))),
+    ("arms", |object| parse("a comparison", object).map(|r| Finding::Comparison(Box::new(r)))),
+    ("round", |object| parse("a round", object).map(|r| Finding::Round(Box::new(r)))),
+    ("change", |object| parse("a change", object).map(|r| Finding::Change(Box::new(r)))),
+    ("kind", |object| parse("an asked", object).map(|r| Finding::Asked(Box::new(r)))),
+    ("of", |object| parse("a proposed", object).map(|r| Finding::Proposed(Box::new(r)))),
+    ("rank", |object| parse("a selected", object).map(|r| Finding::Selected(Box::new(r)))),
+];
+
+type Reader = fn(Map<String, Value>) -> Result<Finding, String>;
 
 impl ResultRecord {
     /// The record that a JSON object is.
@@ -31,9 +51,12 @@ impl ResultRecord {
             Some("rule") => parse("a search", object).map(Self::Search),
             Some("logits") => parse("a predict", object).map(Self::Prediction),
             Some(_) => parse("a norm-lime", object).map(Self::Global),
-            None => Err("expected a record of explain, search or predict: found none of \"method\", \"rule\", \
-                         \"logits\" and \"feature\""
-                .to_owned()),
+            None => match FINDINGS.iter().find(|(field, _)| object.contains_key(*field)) {
+                Some((_, read)) => read(object).map(Self::Finding),
+                None => Err("expected a record of explain, search, predict, audit or improve: found none of \"method\", \"rule\", \
+                             \"logits\", \"feature\" and \"rank\""
+                    .to_owned()),
+            },
         }
     }
 }
