@@ -189,7 +189,7 @@ struct Round {
     records: u64,
     kept: bool,
     reason: String,
-    values: Vec<String>,
+    shown: Vec<String>,
     changes: Vec<(String, u64)>,
 }
 
@@ -223,7 +223,7 @@ impl Course {
             records: round.records,
             kept: round.accepted,
             reason: round.reason.clone(),
-            values: names
+            shown: names
                 .iter()
                 .map(|set| {
                     of(round, set)

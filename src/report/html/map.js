@@ -4,7 +4,7 @@
   const source = document.querySelector("#mapdata");
   if (!source) return;
   const REGIONS = ["easy", "ambiguous", "hard", "suspect"];
-  const MARGIN = { left: 44, right: 12, top: 10, bottom: 34 };
+  const MARGIN = { left: 54, right: 12, top: 10, bottom: 34 };
   const { labels, points } = JSON.parse(source.textContent);
   const [canvas, info, key, colour, find] =
     ["#scatter", "#mapinfo", "#mapkey", "#mapcolour", "#mapfind"].map((selector) => document.querySelector(selector));
@@ -104,7 +104,7 @@
     for (const x of ticks(view.left, view.right)) context.fillText(x, across(x), height - MARGIN.bottom + 5);
     context.fillText("variability", (MARGIN.left + width - MARGIN.right) / 2, height - 14);
     context.save();
-    context.translate(4, (height - MARGIN.bottom) / 2);
+    context.translate(3, (height - MARGIN.bottom) / 2);
     context.rotate(-Math.PI / 2);
     context.fillText("confidence", 0, 0);
     context.restore();
