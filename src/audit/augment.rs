@@ -182,7 +182,7 @@ fn apply(text: &str, words: &[&str], changed: &HashMap<usize, Edit>) -> String {
         // Scripts that put no spaces between words get none here.
         let space = if gap.is_empty() && !word.is_ascii() { "" } else { " " };
         match changed.get(&place) {
-            Some(Edit::Delete) => continue,
+            Some(Edit::Delete) => {}
             Some(Edit::Replace(other)) => out.extend([gap, other]),
             Some(Edit::Insert(other)) => out.extend([gap, other, space, word]),
             Some(Edit::SwapWithNext) => {

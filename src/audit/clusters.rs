@@ -67,7 +67,9 @@ fn most_alike(row: &[f64], centres: &[Vec<f64>]) -> usize {
 
 fn by_size(groups: &[usize], count: usize) -> Vec<usize> {
     let mut sizes = vec![0; count];
-    groups.iter().for_each(|&group| sizes[group] += 1);
+    for &group in groups {
+        sizes[group] += 1;
+    }
     let mut order: Vec<usize> = (0..count).collect();
     order.sort_by_key(|&group| (std::cmp::Reverse(sizes[group]), group));
     let mut number = vec![0; count];

@@ -95,16 +95,16 @@ fn logistic(x: &[&[f64]], y: &[bool], width: usize) -> Vec<f64> {
     for _ in 0..STEPS {
         let mut gradient: Vec<f64> = (0..size).map(|i| if i < width { PENALTY * weights[i] } else { 0.0 }).collect();
         let mut hessian = vec![vec![0.0; size]; size];
-        for i in 0..size {
-            hessian[i][i] = if i < width { PENALTY } else { 1e-9 };
+        for (i, row) in hessian.iter_mut().enumerate() {
+            row[i] = if i < width { PENALTY } else { 1e-9 };
         }
         for (row, &is) in x.iter().zip(y) {
             let p = probability(&weights, row);
             let value = |i: usize| if i < width { row[i] } else { 1.0 };
             for i in 0..size {
                 gradient[i] += (p - f64::from(u8::from(is))) * value(i);
-                for j in 0..size {
-                    hessian[i][j] += p * (1.0 - p) * value(i) * value(j);
+                for (j, sum) in hessian[i].iter_mut().enumerate() {
+                    *sum += p * (1.0 - p) * value(i) * value(j);
                 }
             }
         }
@@ -123,9 +123,8 @@ fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
     for column in 0..n {
         for row in column + 1..n {
             let factor = a[row][column] / a[column][column];
-            for k in column..n {
-                a[row][k] -= factor * a[column][k];
-            }
+            let pivot = a[column].clone();
+            a[row].iter_mut().zip(&pivot).skip(column).for_each(|(x, y)| *x -= factor * y);
             b[row] -= factor * b[column];
         }
     }

@@ -86,6 +86,8 @@ pub(super) fn arm(
 /// How often what was done.
 pub(super) fn counted(changes: &[ChangeRecord]) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
-    changes.iter().for_each(|change| *counts.entry(change.change.clone()).or_default() += 1);
+    for change in changes {
+        *counts.entry(change.change.clone()).or_default() += 1;
+    }
     counts
 }

@@ -163,7 +163,7 @@ impl<'a> Loop<'a> {
         }
         if record.accepted {
             (self.state.files, self.state.columns) = data::written(&at.join(DATA));
-            self.state.folder = at.to_owned();
+            at.clone_into(&mut self.state.folder);
             self.state.sets.clone_from(&record.sets);
         }
         let (waiting, _) = data::written(&at.join(WAITING));

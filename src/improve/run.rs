@@ -11,7 +11,7 @@ use super::plan::{Arm, Columns, Plan};
 use super::trial::{DYNAMICS, MODEL, Machine, Trial, TrialResult, Trials};
 use crate::error::{Error, Result};
 use crate::model::ClassNames;
-use crate::report::{ChangeRecord, ComparedArm, Comparison, Destination, Render};
+use crate::report::{ChangeRecord, Comparison, Destination, Render};
 
 const BEFORE: &str = "before";
 

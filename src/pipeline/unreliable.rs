@@ -241,7 +241,7 @@ fn reason(evidence: &Map<String, Value>, asked: &[Neighbour], predicted: &Value)
 ///
 /// # Errors
 /// As [`audit::calibrate`].
-pub fn rank(known: Vec<Judged>, mut asked: Vec<Judged>) -> Result<Unreliable> {
+pub fn rank(known: &[Judged], mut asked: Vec<Judged>) -> Result<Unreliable> {
     let fitted_apart = !known.is_empty();
     let names: Vec<String> =
         asked.first().map(|judged| judged.record.evidence.keys().cloned().collect()).unwrap_or_default();

@@ -21,7 +21,7 @@ fn data(from: usize, to: usize) -> Vec<Value> {
 }
 
 fn jsonl(records: &[Value]) -> String {
-    records.iter().map(|record| format!("{record}\n")).collect()
+    records.iter().fold(String::new(), |lines, record| format!("{lines}{record}\n"))
 }
 
 fn truth(records: &[Value]) -> Vec<Value> {

@@ -79,7 +79,7 @@ pub(super) fn run(arguments: &Unreliable, common: &Common) -> anyhow::Result<Out
         unreliable::judge(&model, &store, &|| open(&arguments.calibrate), &options, &settings)?
     };
     let asked = unreliable::judge(&model, &store, &|| open(&arguments.data.files), &options, &settings)?;
-    let found = unreliable::rank(known, asked)?;
+    let found = unreliable::rank(&known, asked)?;
     let names = &found.evidence;
     let mut writer = RecordWriter::create(common.out.as_deref(), common.format(), UnreliableRecord::columns(names))?;
     found.records.iter().try_for_each(|record| writer.write(record))?;

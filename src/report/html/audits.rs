@@ -203,7 +203,7 @@ impl Audits {
             Finding::Redundant(found) => {
                 self.row("Copies and near copies", "Contradicting labels first, then the most similar.", || {
                     redundant(*found)
-                })
+                });
             }
             Finding::Bias(found) => self.row(
                 "Words that tell a label too well",
@@ -219,7 +219,7 @@ impl Audits {
                 );
             }
             Finding::Selected(found) => {
-                self.row("Worth a label", "Records of the pool, in the order of their choice.", || selected(*found))
+                self.row("Worth a label", "Records of the pool, in the order of their choice.", || selected(*found));
             }
             Finding::Proposed(found) => self.row(
                 "Worth adding",
@@ -234,10 +234,10 @@ impl Audits {
                 self.row("Predictions not to be trusted", "The least trusted first.", || unreliable(*found));
             }
             Finding::Change(found) => {
-                self.row("What was done to the data", "In the order of the plan's steps.", || change(*found))
+                self.row("What was done to the data", "In the order of the plan's steps.", || change(*found));
             }
             Finding::Asked(found) => {
-                self.row("Labels that are asked for", "The most worth asking first.", || asked(*found))
+                self.row("Labels that are asked for", "The most worth asking first.", || asked(*found));
             }
             Finding::Comparison(found) => self.comparisons.push(Bars::new(&found)),
             Finding::Round(found) => self.rounds.push(*found),

@@ -79,7 +79,7 @@ impl Render for Comparison {
 }
 
 fn changes(arm: &ComparedArm) -> String {
-    arm.changes.iter().map(|(change, count)| format!(", {count} × {change}")).collect()
+    arm.changes.iter().fold(String::new(), |told, (change, count)| format!("{told}, {count} × {change}"))
 }
 
 fn verdict(arm: &ComparedArm) -> &'static str {
