@@ -18,7 +18,10 @@ const LEAST_COUNT: u64 = 2;
 /// Starts from rows far apart (the first, then always the one least like those taken), so that nothing is drawn.
 pub fn clusters(features: &[f32], width: usize, count: usize) -> Vec<usize> {
     let rows: Vec<Vec<f64>> = features.chunks_exact(width.max(1)).map(unit).collect();
-    let count = count.clamp(1, rows.len().max(1));
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    let count = count.clamp(1, rows.len());
     let mut centres: Vec<Vec<f64>> = rows.first().cloned().into_iter().collect();
     while centres.len() < count {
         let nearest = |row: &Vec<f64>| centres.iter().map(|centre| dot(row, centre)).fold(-1.0, f64::max);

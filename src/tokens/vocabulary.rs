@@ -1,6 +1,7 @@
 //! A vocabulary made from texts: word pieces, as BERT has them, learnt by merging the pairs that come most often (Sennrich et al. 2016; as Hugging Face's
 //! `WordPieceTrainer`).
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use tokenizers::models::wordpiece::{WordPiece, WordPieceTrainer};
@@ -18,7 +19,7 @@ use crate::report::Destination;
 const SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 /// Pieces that come less often are not made.
 const LEAST: u64 = 2;
-/// The share of a vocabulary that single characters may take: the rarest of them are `[UNK]`.
+/// The share of a vocabulary's room that single characters may take: the rarest of them are `[UNK]`.
 const CHARACTERS: f64 = 0.8;
 
 /// Learns at most `size` pieces from texts, in the order of their ids. Texts are lower-cased, ideographs stand alone.
@@ -30,14 +31,24 @@ pub fn learn_vocabulary<'a>(texts: impl IntoIterator<Item = &'a str>, size: usiz
         return Err(Error::usage(format!("--vocabulary: expected more than {}, found {size}", SPECIAL.len())));
     }
     let failed = |error: tokenizers::Error| Error::usage(format!("the vocabulary could not be learnt: {error}"));
+    let texts: Vec<&str> = texts.into_iter().collect();
+    // The trainer numbers what goes on in a word in no fixed order, and merges depend on the numbers: here they are fixed beforehand.
+    let mut within = BTreeSet::new();
+    for text in &texts {
+        for word in words(text).map_err(failed)? {
+            within.extend(word.chars().skip(1).map(|c| format!("##{c}")));
+        }
+    }
+    let fixed = SPECIAL.into_iter().map(str::to_owned).chain(within).map(|token| AddedToken::from(token, true));
+    let fixed: Vec<AddedToken> = fixed.collect();
+    let room = size.saturating_sub(fixed.len());
     let mut trainer = WordPieceTrainer::builder()
         .vocab_size(size)
         .min_frequency(LEAST)
-        .limit_alphabet((CHARACTERS * size as f64) as usize)
+        .limit_alphabet((CHARACTERS * room as f64) as usize)
         .show_progress(false)
-        .special_tokens(SPECIAL.map(|token| AddedToken::from(token, true)).to_vec())
+        .special_tokens(fixed)
         .build();
-    let texts: Vec<&str> = texts.into_iter().collect();
     trainer.feed(texts.iter(), words).map_err(failed)?;
     let mut model = WordPiece::default();
     trainer.train(&mut model).map_err(failed)?;

@@ -259,7 +259,7 @@ fn a_round_that_is_worse_is_rolled_back_and_its_labels_are_tried_once_more() {
 #[test]
 fn a_model_from_nothing_but_the_data() {
     let bench = bench();
-    bench.ok("train --vocabulary 60 --shape 1x32 --data train.jsonl --epochs 1 --out new --labels bad,good");
+    bench.ok("train --vocabulary 200 --shape 1x32 --data train.jsonl --epochs 1 --out new --labels bad,good");
     assert!(std::fs::read_to_string(bench.path("new/vocab.txt")).unwrap().lines().any(|piece| piece == "good"));
     let predicted = bench.ok("predict --model new --data dev.jsonl");
     assert_eq!(lines(&predicted).len(), 24);
