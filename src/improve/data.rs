@@ -42,11 +42,17 @@ pub(super) fn open(files: &[String], columns: &Columns) -> Result<Dataset> {
 
 /// All records of some files; only training data have weights.
 pub(super) fn read(files: &[String], columns: &Columns) -> Result<Vec<Record>> {
+    if are_empty(files) {
+        return Ok(Vec::new());
+    }
     open(files, &Columns { weight: None, ..columns.clone() })?.collect()
 }
 
 /// The training data that a plan begins with.
 pub(super) fn items(files: &[String], columns: &Columns) -> Result<Vec<Item>> {
+    if are_empty(files) {
+        return Ok(Vec::new());
+    }
     let item = |record: Record| {
         let weight = columns.weight.as_ref().and_then(|column| record.columns.get(column));
         let weight = weight
@@ -55,6 +61,11 @@ pub(super) fn items(files: &[String], columns: &Columns) -> Result<Vec<Item>> {
         Ok(Item { origin: Some(record.index), weight, dropped: false, record })
     };
     open(files, columns)?.map(|record| item(record?)).collect()
+}
+
+/// Whether these are files with nothing in them, as a round leaves where nothing waits.
+fn are_empty(files: &[String]) -> bool {
+    files.iter().all(|file| std::fs::metadata(file).is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0))
 }
 
 /// Files that [`write`] wrote.
