@@ -53,7 +53,7 @@ impl ResultRecord {
             Some(_) => parse("a norm-lime", object).map(Self::Global),
             None => match FINDINGS.iter().find(|(field, _)| object.contains_key(*field)) {
                 Some((_, read)) => read(object).map(Self::Finding),
-                None => Err("expected a record of explain, search, predict, audit or improve: found none of \"method\", \"rule\", \
+                None => Err("expected a record of explain, search or predict, of an audit or of improve: found none of \"method\", \"rule\", \
                              \"logits\", \"feature\" and \"rank\""
                     .to_owned()),
             },

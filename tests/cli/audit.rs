@@ -176,7 +176,7 @@ fn what_is_unlike_the_training_data_comes_first_and_a_pool_is_chosen_from() {
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo/model");
     bench.ok(&format!("index --model {model} --data pool.jsonl --store pool"));
     bench.ok(
-        "audit sparse --store store --data dev.jsonl --out sparse.jsonl --targets 4 --pool pool --select 9 --threshold -1 \
+        "audit sparse --store store --data dev.jsonl --out sparse.jsonl --targets 4 --pool pool --select 9 --spread 2 --threshold -1 \
          --selected chosen.jsonl",
     );
     let sparse = records(&bench, "sparse.jsonl");
@@ -194,7 +194,7 @@ fn what_is_unlike_the_training_data_comes_first_and_a_pool_is_chosen_from() {
     assert!(sparse[4..].iter().all(|record| record.get("cluster").is_none()));
     for choice in ["round-robin", "unsure", "random"] {
         bench.ok(&format!(
-            "audit sparse --store store --data dev.jsonl --out again.jsonl --targets 4 --pool pool --select 5 --threshold -1 \
+            "audit sparse --store store --data dev.jsonl --out again.jsonl --targets 4 --pool pool --select 5 --spread 2 --threshold -1 \
              --selected {choice}.jsonl --choose {choice}"
         ));
         let chosen = records(&bench, &format!("{choice}.jsonl"));
