@@ -22,6 +22,7 @@ pub mod dataset;
 pub mod error;
 pub mod explain;
 pub mod factors;
+pub mod improve;
 pub mod interrupt;
 pub mod lexical;
 pub mod model;

@@ -10,6 +10,8 @@ mod cuda;
 mod damage;
 #[path = "cli/explain.rs"]
 mod explain;
+#[path = "cli/improve.rs"]
+mod improve;
 #[path = "cli/interchange.rs"]
 mod interchange;
 #[path = "cli/invariance.rs"]

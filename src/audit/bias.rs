@@ -108,6 +108,71 @@ pub fn biased_words(
     Ok(found)
 }
 
+/// What an explanation of a record found: which class it speaks for, and the words of its rationale.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Explained {
+    /// The class explained.
+    pub class: usize,
+    /// The words that matter most.
+    pub rationale: Vec<String>,
+}
+
+/// A word that the model's reasons come back to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DominatingWord {
+    /// The word as the data have it; its class is the one that it is a reason for most often.
+    pub word: BiasedWord,
+    /// Rationales with the word.
+    pub rationales: u64,
+    /// Those of them that are for the class.
+    pub for_class: u64,
+}
+
+/// The words that dominate rationales: in at least [`BiasOptions::least_count`] of them, [`BiasOptions::least_share`] of which are for one class; those
+/// of the most rationales first.
+///
+/// # Errors
+/// Those of `read`.
+pub fn dominating_words(
+    explained: &[Explained],
+    records: usize,
+    classes: usize,
+    options: &BiasOptions,
+    read: &(dyn Fn(usize) -> Result<Option<LabelledText>> + Sync),
+) -> Result<Vec<DominatingWord>> {
+    let mut found: HashMap<String, Vec<u64>> = HashMap::new();
+    for Explained { class, rationale } in explained {
+        let mut words: Vec<String> =
+            rationale.iter().map(|word| word.to_lowercase()).filter(|word| is_word(word)).collect();
+        words.sort_unstable();
+        words.dedup();
+        for word in words {
+            found.entry(word).or_insert_with(|| vec![0; classes])[*class] += 1;
+        }
+    }
+    let counts = Counts::of(records, classes, options, read)?;
+    let total: u64 = counts.classes.iter().sum();
+    let dominating = |(word, by_class): (String, Vec<u64>)| {
+        let rationales: u64 = by_class.iter().sum();
+        let class = (0..classes).fold(0, |best, c| if by_class[c] > by_class[best] { c } else { best });
+        let for_class = by_class[class];
+        let often = rationales >= options.least_count && for_class as f64 >= options.least_share * rationales as f64;
+        // A word of a rationale may be one that the data's own words are cut otherwise from: nothing can be said of it there.
+        let in_data = counts.words.get(&word).filter(|_| often)?;
+        let (count, with_class) = (in_data.iter().sum::<u64>(), in_data[class]);
+        let expected = counts.classes[class] as f64 / total.max(1) as f64;
+        let p_value = binomial_tail(count, with_class, expected);
+        Some(DominatingWord {
+            word: BiasedWord { word, class, count, with_class, expected, p_value },
+            rationales,
+            for_class,
+        })
+    };
+    let mut words: Vec<DominatingWord> = found.into_iter().filter_map(dominating).collect();
+    words.sort_by(|a, b| b.rationales.cmp(&a.rationales).then(a.word.word.cmp(&b.word.word)));
+    Ok(words)
+}
+
 /// Records to look at for each of some words: up to `most` that have its label, and as many that have another.
 ///
 /// # Errors
@@ -138,15 +203,16 @@ pub fn examples(
 /// The distinct words of a record, in lower case, white space and punctuation aside.
 pub(super) fn distinct_words(text: &str, pair: Option<&str>, words: Segmentation) -> Vec<String> {
     let lower: Vec<String> = [Some(text), pair].into_iter().flatten().map(str::to_lowercase).collect();
-    let mut distinct: Vec<String> = lower
-        .iter()
-        .flat_map(|text| words.split(text))
-        .filter(|word| word.chars().any(char::is_alphanumeric))
-        .map(str::to_owned)
-        .collect();
+    let mut distinct: Vec<String> =
+        lower.iter().flat_map(|text| words.split(text)).filter(|word| is_word(word)).map(str::to_owned).collect();
     distinct.sort_unstable();
     distinct.dedup();
     distinct
+}
+
+/// No punctuation mark.
+fn is_word(word: &str) -> bool {
+    word.chars().any(char::is_alphanumeric)
 }
 
 /// In how many records of each class every word stands.
@@ -271,6 +337,23 @@ mod tests {
         let words: Vec<&str> = found.iter().map(|word| word.word.as_str()).collect();
         assert_eq!(words, ["dull", "fine", "by", "spielberg"]);
         assert_eq!((found[0].class, found[0].count, found[0].with_class, found[0].lift()), (1, 40, 40, 2.0));
+    }
+
+    #[test]
+    fn reasons_that_come_back_are_found_for_their_class() {
+        let reviews = reviews();
+        let explained: Vec<Explained> = (0..80)
+            .map(|i| Explained { class: i % 2, rationale: vec!["Spielberg".into(), "film".into(), ",".into()] })
+            .filter(|e| e.class == 0)
+            .chain([Explained { class: 1, rationale: vec!["film".into(), "dull".into()] }])
+            .collect();
+        let read = |i: usize| Ok(Some(reviews[i].clone()));
+        let found = dominating_words(&explained, 80, 2, &BiasOptions::default(), &read).unwrap();
+        let brief: Vec<_> =
+            found.iter().map(|w| (w.word.word.as_str(), w.word.class, w.rationales, w.for_class)).collect();
+        assert_eq!(brief, [("film", 0, 41, 40), ("spielberg", 0, 40, 40)]);
+        assert_eq!((found[0].word.count, found[0].word.with_class), (40, 20));
+        assert!(found[0].word.p_value > 0.4 && found[1].word.p_value < 1e-5);
     }
 
     #[test]

@@ -1,6 +1,4 @@
-//! What the training data do not cover: how near a record's nearest training records are, and which records of a pool would come nearer.
-
-use std::collections::HashSet;
+//! What the training data do not cover: how near a record's nearest training records are.
 
 use super::neighbours::nearest_of;
 use crate::error::Result;
@@ -41,31 +39,9 @@ pub fn mean(similarities: impl Iterator<Item = f32>) -> f32 {
     if count == 0 { -1.0 } else { sum / count as f32 }
 }
 
-/// Takes turns: every target's nearest candidate, then every target's second, …, each candidate once, those of at least `threshold`, until
-/// there are `most` (`TrustAI`'s selection). Gives (target, place among its candidates).
-pub fn round_robin(candidates: &[Vec<(u64, f32)>], most: usize, threshold: f32) -> Vec<(usize, usize)> {
-    let longest = candidates.iter().map(Vec::len).max().unwrap_or(0);
-    let mut seen = HashSet::new();
-    let turns = (0..longest).flat_map(|place| (0..candidates.len()).map(move |target| (target, place)));
-    turns
-        .filter(|&(target, place)| {
-            let candidate = candidates[target].get(place).filter(|(_, score)| *score >= threshold);
-            candidate.is_some_and(|(index, _)| seen.insert(*index))
-        })
-        .take(most)
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn targets_take_turns_and_share_no_candidate() {
-        let candidates = [vec![(1, 0.9), (2, 0.8), (3, 0.5)], vec![(1, 0.95), (4, 0.8)], vec![]];
-        assert_eq!(round_robin(&candidates, 10, 0.7), [(0, 0), (0, 1), (1, 1)]);
-        assert_eq!(round_robin(&candidates, 1, 0.7), [(0, 0)]);
-    }
 
     #[test]
     fn a_percentile_counts_who_is_less_covered() {

@@ -2,7 +2,9 @@
 //!
 //! An audit reads a finished store: features, gradients of the last layer, labels, predictions and texts. None runs the model again.
 
+mod augment;
 mod bias;
+mod clusters;
 mod coverage;
 mod dirty;
 mod folds;
@@ -11,12 +13,24 @@ mod labelled;
 mod map;
 mod neighbours;
 mod ngrams;
+mod rebalance;
 mod redundant;
+mod selection;
 mod shingles;
 mod text;
+mod trust;
 
-pub use bias::{BiasOptions, BiasedWord, Correction, LabelledText, biased_words, examples, record_weights};
-pub use coverage::{Coverage, mean, round_robin};
+pub use augment::{Change, Contexts, Draw, augment};
+pub use bias::{
+    BiasOptions, BiasedWord, Correction, DominatingWord, Explained, LabelledText, biased_words, dominating_words,
+    examples, record_weights,
+};
+pub use clusters::{clusters, describe};
+pub use coverage::{Coverage, mean};
 pub use dirty::{Dirty, DirtyOptions, Signal, dirty};
 pub use map::{Region, regions};
-pub use redundant::{Copied, Redundant, redundant};
+pub(crate) use neighbours::features;
+pub use rebalance::extra_copies;
+pub use redundant::{Copied, Redundant, redundant, redundant_with};
+pub use selection::{Candidates, Chosen, SelectionOptions, greedy_coverage, round_robin};
+pub use trust::{Bin, Calibration, Evidence, calibrate, mean_average_precision, reliability};

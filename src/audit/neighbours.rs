@@ -32,7 +32,7 @@ pub(super) fn nearest_of(store: &Store, rows: &[usize], k: usize, options: &Opti
 }
 
 /// `h` of a row.
-pub(super) fn features(store: &Store, row: usize) -> Vec<f32> {
+pub(crate) fn features(store: &Store, row: usize) -> Vec<f32> {
     let (shard, at) = store.locate(row);
     let factors = store.shards()[shard].factors();
     factors.features.slice(at * factors.width..(at + 1) * factors.width).to_f32()

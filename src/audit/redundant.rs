@@ -39,11 +39,24 @@ pub fn redundant(
     threshold: f64,
     read: &(dyn Fn(usize) -> Result<Copied> + Sync),
 ) -> Result<Vec<Redundant>> {
+    redundant_with(texts, texts, threshold, read)
+}
+
+/// The same, where earlier ones count only among the first `originals`: what of a training set comes from a test set, whatever the copies within it.
+///
+/// # Errors
+/// Those of `read`.
+pub fn redundant_with(
+    originals: usize,
+    texts: usize,
+    threshold: f64,
+    read: &(dyn Fn(usize) -> Result<Copied> + Sync),
+) -> Result<Vec<Redundant>> {
     let sets: Vec<Vec<u64>> = (0..texts)
         .into_par_iter()
         .map(|i| read(i).map(|copied| shingles(&copied.text, copied.pair.as_deref())))
         .collect::<Result<_>>()?;
-    let pairs = most_similar_earlier(&sets, threshold);
+    let pairs = most_similar_earlier(&sets, originals, threshold);
     let pairs = pairs.into_iter().enumerate().filter_map(|(text, found)| found.map(|(of, _)| (text, of)));
     let mut found = pairs
         .map(|(text, of)| {
@@ -68,6 +81,19 @@ fn normalised(copied: &Copied) -> (String, Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn copies_of_some_are_found_behind_copies_of_others() {
+        let text = |i: usize| match i {
+            0 => "a text of the test set with many words in it one two three four five six seven",
+            1 => "another of the test set altogether, of which there is no copy anywhere else",
+            _ => "a text of the test set with many words in it one two three four five six eight",
+        };
+        let read = |i: usize| Ok(Copied { text: text(i).to_owned(), ..Copied::default() });
+        let of = |found: Vec<Redundant>| found.into_iter().map(|r| (r.text, r.of, r.exact)).collect::<Vec<_>>();
+        assert_eq!(of(redundant(4, 0.7, &read).unwrap()), [(3, 2, true), (2, 0, false)]);
+        assert_eq!(of(redundant_with(2, 4, 0.7, &read).unwrap()), [(2, 0, false), (3, 0, false)]);
+    }
 
     #[test]
     fn contradictions_come_first() {

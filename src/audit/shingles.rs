@@ -46,16 +46,18 @@ pub(super) fn jaccard(a: &[u64], b: &[u64]) -> f64 {
     if union == 0 { 1.0 } else { shared as f64 / union as f64 }
 }
 
-/// Of each set, the most similar earlier one (the earliest of the most similar), where its similarity is at least `threshold`.
-pub(super) fn most_similar_earlier(sets: &[Vec<u64>], threshold: f64) -> Vec<Option<(usize, f64)>> {
+/// Of each set, the most similar earlier one among the first `originals` (the earliest of the most similar), where its similarity is at least
+/// `threshold`.
+pub(super) fn most_similar_earlier(sets: &[Vec<u64>], originals: usize, threshold: f64) -> Vec<Option<(usize, f64)>> {
     let signatures: Vec<[u64; BANDS]> = sets.par_iter().map(|set| signature(set)).collect();
     let mut best: Vec<Option<(usize, f64)>> = vec![None; sets.len()];
     for band in 0..BANDS {
         let mut keyed: Vec<(u64, usize)> =
             signatures.iter().enumerate().map(|(set, signature)| (signature[band], set)).collect();
         keyed.par_sort_unstable();
+        let buckets = keyed.par_chunk_by(|a, b| a.0 == b.0);
         let found: Vec<(usize, usize, f64)> =
-            keyed.par_chunk_by(|a, b| a.0 == b.0).flat_map_iter(|bucket| compare(bucket, sets, threshold)).collect();
+            buckets.flat_map_iter(|bucket| compare(bucket, sets, originals, threshold)).collect();
         for (set, earlier, similarity) in found {
             let better = |(other, most): (usize, f64)| similarity > most || (similarity == most && earlier < other);
             if best[set].is_none_or(better) {
@@ -66,15 +68,19 @@ pub(super) fn most_similar_earlier(sets: &[Vec<u64>], threshold: f64) -> Vec<Opt
     best
 }
 
-/// The pairs of a bucket that are alike: each with the bucket's first and its latest few.
+/// The pairs of a bucket that are alike: each with the bucket's first original and the latest few.
 fn compare<'a>(
     bucket: &'a [(u64, usize)],
     sets: &'a [Vec<u64>],
+    originals: usize,
     threshold: f64,
 ) -> impl Iterator<Item = (usize, usize, f64)> + 'a {
+    // A bucket's sets stand in their order.
+    let originals = bucket.partition_point(|(_, set)| *set < originals);
     (1..bucket.len()).flat_map(move |at| {
-        let latest = at.saturating_sub(COMPARED).max(1)..at;
-        std::iter::once(0).chain(latest).filter_map(move |other| {
+        let end = at.min(originals);
+        let latest = end.saturating_sub(COMPARED).max(1)..end;
+        (0..end.min(1)).chain(latest).filter_map(move |other| {
             let (set, earlier) = (bucket[at].1, bucket[other].1);
             let similarity = jaccard(&sets[set], &sets[earlier]);
             (similarity >= threshold).then_some((set, earlier, similarity))
@@ -131,7 +137,7 @@ mod tests {
         texts.push(texts[17].replacen('w', "x", 1)); // one word of sixty
         texts.push(texts[400].to_uppercase());
         let sets: Vec<Vec<u64>> = texts.iter().map(|text| shingles(text, None)).collect();
-        let found = most_similar_earlier(&sets, 0.8);
+        let found = most_similar_earlier(&sets, sets.len(), 0.8);
         assert!(found[..500].iter().all(Option::is_none));
         assert_eq!(found[500].map(|(earlier, _)| earlier), Some(17));
         assert_eq!(found[501], Some((400, 1.0)));

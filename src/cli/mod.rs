@@ -12,6 +12,7 @@ mod demo;
 mod doctor;
 mod explain;
 mod export;
+mod improve;
 mod index;
 mod merge;
 mod output;
@@ -57,6 +58,8 @@ enum Command {
     Audit(audit::Arguments),
     /// Fine-tune a model, or refit its last layer
     Train(Box<train::Arguments>),
+    /// Train, audit, change the data as a plan says, train again, and compare
+    Improve(improve::Arguments),
     /// Many stores of one data set, made by `index --shard I/N`, into one
     Merge(merge::Arguments),
     /// Look at a store, check every byte of it, or take records out of it
@@ -112,6 +115,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Explain(arguments) => explain::run(&arguments, &common),
         Command::Audit(arguments) => audit::run(&arguments, &common),
         Command::Train(arguments) => train::run(&arguments, &common),
+        Command::Improve(arguments) => improve::run(&arguments, &common),
         Command::Merge(arguments) => merge::run(&arguments),
         Command::Store(arguments) => store::run(&arguments, &common),
         Command::Export(arguments) => export::run(&arguments, &common),

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
+use tempfile::TempDir;
 use wherefore::factors::RefitOptions;
-use wherefore::model::{Blueprint, DropoutRates, Problem, Trainee};
+use wherefore::model::{self, Blueprint, DropoutRates, Problem, Shape, Trainee};
 use wherefore::pipeline::{Rejections, Summary};
 use wherefore::train::{
     self, EpochReport, Example, Labelled, Metric, Metrics, Schedule, TrainOptions, TrainPlan, Warmup,
@@ -13,15 +14,16 @@ use wherefore::train::{
 use wherefore::{Error, Result};
 
 use super::Outcome;
-use super::arguments::{Common, Data, ModelName};
+use super::arguments::{Common, Data};
 use super::output::{Output, sibling};
 use super::run_record::RunRecord;
 
 /// Fine-tune a model, or refit its last layer.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    #[command(flatten)]
-    model: ModelName,
+    /// Model directory, or org/name in the local Hugging Face cache; none with --vocabulary
+    #[arg(long, value_name = "DIR", required_unless_present = "vocabulary")]
+    model: Option<String>,
     #[command(flatten)]
     data: Data,
     /// Labelled data to be judged on after each epoch, with the columns of --data
@@ -39,6 +41,12 @@ pub(crate) struct Arguments {
     /// Start from drawn parameters: only config.json and the tokenizer of --model are read
     #[arg(long)]
     scratch: bool,
+    /// Start from nothing: a vocabulary of at most so many word pieces is made of the training texts, and a BERT of --shape is drawn
+    #[arg(long, value_name = "PIECES", conflicts_with_all = ["model", "scratch", "head_only"])]
+    vocabulary: Option<usize>,
+    /// How large that is: LAYERSxHIDDEN, the hidden size a multiple of 32
+    #[arg(long, value_name = "LxH", default_value_t = Shape::default(), requires = "vocabulary")]
+    shape: Shape,
     /// Fit the last layer alone, to its optimum, over the features the model has
     #[arg(long, conflicts_with_all = ["epochs", "learning_rate", "dynamics", "resume"])]
     head_only: bool,
@@ -144,6 +152,15 @@ impl Arguments {
         Labelled::read(data.open_keeping(&keep)?, self.weight_column.as_deref(), rejections)
     }
 
+    /// A configuration and a tokenizer made of the data, where that is asked for.
+    fn found(&self, labelled: &Labelled) -> Result<Option<TempDir>> {
+        let Some(vocabulary) = self.vocabulary else { return Ok(None) };
+        let folder = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
+        let texts = labelled.records().flat_map(|record| [Some(record.text.as_str()), record.pair.as_deref()]);
+        model::found(folder.path(), self.shape, vocabulary, texts.flatten())?;
+        Ok(Some(folder))
+    }
+
     /// Dev data have no weights.
     fn dev(&self, trainee: &Trainee, rejections: &mut Rejections) -> Result<Vec<Example>> {
         if self.dev.is_empty() {
@@ -183,8 +200,14 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let mut rejections = output.rejections();
     let settings = common.settings()?;
 
-    let blueprint = Blueprint::read(&arguments.model.model, arguments.scratch)?;
     let labelled = arguments.read(&arguments.data.files, &mut rejections)?;
+    // Lives as long as the training: what is saved takes the tokenizer from there.
+    let founded = arguments.found(&labelled)?;
+    let (start, scratch) = match (&founded, &arguments.model) {
+        (Some(folder), _) => (folder.path().to_string_lossy().into_owned(), true),
+        (None, model) => (model.clone().unwrap_or_default(), arguments.scratch),
+    };
+    let blueprint = Blueprint::read(&start, scratch)?;
     let head = train::plan_head(&labelled, arguments.labels.as_deref(), arguments.problem, blueprint.head())?;
     let mut trainee =
         blueprint.build_on(common.device.clone(), common.precision, head, common.seed, common.max_length)?;
@@ -193,7 +216,13 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
 
     run.set(
         "model",
-        json!({ "path": arguments.model.model, "scratch": arguments.scratch, "new_head": trainee.has_new_head() }),
+        json!({
+            "path": arguments.model,
+            "vocabulary": arguments.vocabulary,
+            "shape": founded.as_ref().map(|_| arguments.shape.to_string()),
+            "scratch": scratch,
+            "new_head": trainee.has_new_head(),
+        }),
     );
     run.set("labels", trainee.class_names().names().to_vec());
     run.set("records", json!({ "training": examples.len(), "dev": dev.len() }));

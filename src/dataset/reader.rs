@@ -79,12 +79,12 @@ impl Place {
     }
 }
 
-/// A record that was typed.
-struct Typed(Option<Row>);
+/// Records that were not read from a file.
+struct Typed(std::vec::IntoIter<Row>);
 
 impl Source for Typed {
     fn next_row(&mut self) -> Option<Result<Row>> {
-        self.0.take().map(Ok)
+        self.0.next().map(Ok)
     }
 }
 
@@ -118,15 +118,29 @@ impl Dataset {
     pub fn typed_as(shape: Shape, text: String, pair: Option<String>) -> Self {
         let row = Row {
             line: 1,
-            id: Cell::Null,
             text: Cell::Text(text),
             pair: pair.map_or(Cell::Null, Cell::Text),
-            label: Cell::Null,
-            kept: Vec::new(),
+            ..Row::default()
         };
+        Self::rows(shape, vec![row])
+    }
+
+    /// Records that are at hand: their ids and texts, numbered anew.
+    pub fn of(records: Vec<Record>) -> Self {
+        let row = |(line, record): (u64, Record)| Row {
+            line,
+            id: Cell::Text(record.id),
+            text: Cell::Text(record.text),
+            pair: record.pair.map_or(Cell::Null, Cell::Text),
+            ..Row::default()
+        };
+        Self::rows(Shape::Texts, (1..).zip(records).map(row).collect())
+    }
+
+    fn rows(shape: Shape, rows: Vec<Row>) -> Self {
         let options = DatasetOptions { shape, ..DatasetOptions::default() };
         let (wanted, inputs) = (Wanted::new(&options), vec![Input::typed()]);
-        let source: Option<Box<dyn Source>> = Some(Box::new(Typed(Some(row))));
+        let source: Option<Box<dyn Source>> = Some(Box::new(Typed(rows.into_iter())));
         let (ids, read, last_line) = (None, Counter::default(), 0);
         let (upcoming, first_index, next_index, done) = (1, 0, 0, false);
         Self { options, wanted, inputs, upcoming, source, first_index, next_index, ids, read, last_line, done }

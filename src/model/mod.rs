@@ -31,7 +31,7 @@ pub use hub::{find, find_with};
 pub use pretrained::{LoadOptions, Model};
 pub use sentence::SentenceModel;
 pub use training::{
-    Blueprint, DropoutPass, DropoutRates, HeadPlan, Learn, Learner, Lesson, NamedTensor, Studied, Trainee,
+    Blueprint, DropoutPass, DropoutRates, HeadPlan, Learn, Learner, Lesson, NamedTensor, Shape, Studied, Trainee, found,
 };
 
 use std::sync::Arc;

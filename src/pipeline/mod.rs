@@ -37,6 +37,7 @@ mod given;
 mod index;
 mod of_itself;
 mod plan;
+mod pool;
 mod predict;
 mod predict_tokens;
 mod prepared;
@@ -50,6 +51,7 @@ mod score;
 mod select;
 mod stages;
 mod stream;
+pub mod unreliable;
 mod windows;
 
 pub use accuracy::{AccuracyOptions, Apart, Measured, measure};
@@ -60,6 +62,7 @@ pub use given::{GivenFactors, GivenFile, GivenSearch, index_given};
 pub use index::{Checkpoint, IndexOptions, index};
 pub use of_itself::SelfSearch;
 pub use plan::{Plan, plan};
+pub use pool::{Choice, PoolOptions, candidates_per_target, nearest_records, select_from_pool};
 pub use predict::predict;
 pub use predict_tokens::{SpanOptions, SpanScores, predict_masks, predict_spans, predict_tags};
 pub use prepared::RuleOptions;
@@ -72,6 +75,7 @@ pub use score::{Chunk, Pass};
 pub use select::{SelectOptions, SelectScores, select};
 pub use stages::Stages;
 pub use stream::{Chunking, stream};
+pub use unreliable::TrustOptions;
 
 /// How a job runs: none of it changes a number in the results.
 #[derive(Clone, Debug, Default)]

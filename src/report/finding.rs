@@ -1,7 +1,7 @@
 //! What the other audits write: one record a finding.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::NearRecord;
 use super::schema::{Kind, columns};
@@ -73,6 +73,12 @@ pub struct BiasFinding {
     pub expected: f64,
     /// The probability of so many by chance.
     pub p_value: f64,
+    /// Rationales with the word, where words are ranked by those; else null.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rationales: Option<u64>,
+    /// The share of them that are for the label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rationale_share: Option<f64>,
     /// The same in words.
     pub reason: String,
     /// Records with the word and the label, and records with the word and another.
@@ -91,6 +97,8 @@ impl BiasFinding {
             ("share", Kind::Number),
             ("expected", Kind::Number),
             ("p_value", Kind::Number),
+            ("rationales", Kind::Integer),
+            ("rationale_share", Kind::Number),
             ("reason", Kind::Text),
             ("examples", Kind::list(NearRecord::kind())),
         ])
@@ -152,6 +160,12 @@ pub struct SparseRecord {
     pub predicted: Value,
     /// The same in words.
     pub reason: String,
+    /// Which group of the least covered it is in, from 1, the largest first; nothing where it is not among those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<u64>,
+    /// The words that set the group apart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cluster_words: Vec<String>,
     /// The nearest training records.
     pub nearest: Vec<NearRecord>,
     /// Its first segment.
@@ -174,6 +188,8 @@ impl SparseRecord {
             ("label", Kind::Text),
             ("predicted", Kind::Text),
             ("reason", Kind::Text),
+            ("cluster", Kind::Integer),
+            ("cluster_words", Kind::list(Kind::Text)),
             ("nearest", Kind::list(NearRecord::kind())),
             ("text", Kind::Text),
             ("text_pair", Kind::Text),
@@ -190,10 +206,11 @@ pub struct SelectedRecord {
     pub index: u64,
     /// Its id.
     pub id: String,
-    /// The cosine to the record it was selected for.
+    /// The cosine to the record it was selected for; where it was for none, how unsure the model is of it, 0 to 1.
     pub score: f32,
     /// The id of that record.
-    pub target: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
     /// Its first segment.
     pub text: String,
     /// Its second segment, where it has one.
@@ -210,6 +227,99 @@ impl SelectedRecord {
             ("id", Kind::Text),
             ("score", Kind::Number),
             ("target", Kind::Text),
+            ("text", Kind::Text),
+            ("text_pair", Kind::Text),
+        ])
+    }
+}
+
+/// A record that might be added to the training data: a changed copy of one of them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProposedRecord {
+    /// From 1.
+    pub rank: u64,
+    /// The copied record's id, and how the copy differs.
+    pub id: String,
+    /// The copied record's label.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<Value>,
+    /// The copied record's id.
+    pub of: String,
+    /// The id of the little covered record that it is near.
+    pub target: String,
+    /// The cosine of both.
+    pub score: f32,
+    /// Its first segment.
+    pub text: String,
+    /// Its second segment, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text_pair: Option<String>,
+}
+
+impl ProposedRecord {
+    /// The Parquet columns.
+    pub fn columns() -> Vec<(String, Kind)> {
+        columns([
+            ("rank", Kind::Integer),
+            ("id", Kind::Text),
+            ("label", Kind::Text),
+            ("of", Kind::Text),
+            ("target", Kind::Text),
+            ("score", Kind::Number),
+            ("text", Kind::Text),
+            ("text_pair", Kind::Text),
+        ])
+    }
+}
+
+/// A prediction, and how far it can be trusted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct UnreliableRecord {
+    /// From 1, the least trusted.
+    pub rank: u64,
+    /// Its number in the whole input.
+    pub index: u64,
+    /// Its id.
+    pub id: String,
+    /// 1 less its trust.
+    pub score: f64,
+    /// The share of predictions of such evidence that are right.
+    pub trust: f64,
+    /// Its label, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<Value>,
+    /// What the model predicts.
+    pub predicted: Value,
+    /// The evidence against it, in words.
+    pub reason: String,
+    /// By name: probability, neighbours, similarity, stability, and agreement of pairs.
+    pub evidence: Map<String, Value>,
+    /// The words that the prediction rests on, most important first.
+    pub rationale: Vec<String>,
+    /// The nearest training records.
+    pub nearest: Vec<NearRecord>,
+    /// Its first segment.
+    pub text: String,
+    /// Its second segment, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text_pair: Option<String>,
+}
+
+impl UnreliableRecord {
+    /// The Parquet columns.
+    pub fn columns(evidence: &[String]) -> Vec<(String, Kind)> {
+        columns([
+            ("rank", Kind::Integer),
+            ("index", Kind::Integer),
+            ("id", Kind::Text),
+            ("score", Kind::Number),
+            ("trust", Kind::Number),
+            ("label", Kind::Text),
+            ("predicted", Kind::Text),
+            ("reason", Kind::Text),
+            ("evidence", Kind::Struct(evidence.iter().map(|name| (name.clone(), Kind::Number)).collect())),
+            ("rationale", Kind::list(Kind::Text)),
+            ("nearest", Kind::list(NearRecord::kind())),
             ("text", Kind::Text),
             ("text_pair", Kind::Text),
         ])

@@ -8,6 +8,7 @@ mod explanation;
 mod finding;
 mod global_importance;
 mod html;
+mod improvement;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod records;
@@ -24,9 +25,13 @@ use serde::Serialize;
 pub use destination::Destination;
 pub use dirty_label::{DirtyLabel, NearRecord};
 pub use explanation::{Explanation, TargetSpan, WordScore};
-pub use finding::{BiasFinding, MappedRecord, RedundantRecord, SelectedRecord, SparseRecord, WeightedRecord};
+pub use finding::{
+    BiasFinding, MappedRecord, ProposedRecord, RedundantRecord, SelectedRecord, SparseRecord, UnreliableRecord,
+    WeightedRecord,
+};
 pub use global_importance::GlobalImportance;
-pub use html::{DEFAULT_LIMIT, Page, PageOptions};
+pub use html::{DEFAULT_LIMIT, Finding, Page, PageOptions};
+pub use improvement::{AskedRecord, ChangeRecord, ComparedArm, ComparedSet, Comparison, RoundRecord, Spread};
 pub(crate) use records::class_kind;
 pub use records::{
     Neighbour, NeighbourGroup, NeighbourList, Neighbours, Prediction, Probabilities, SearchResult, class_value,

@@ -1,10 +1,10 @@
-//! Results read back: what `explain`, `search` and `predict` wrote, told apart by their fields.
+//! Results read back: what `explain`, `search`, `predict`, `audit` and `improve` wrote, told apart by their fields.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{
-    ContextSelection, Explanation, GlobalImportance, MaskPrediction, Prediction, SearchResult, SpanPrediction,
+    ContextSelection, Explanation, Finding, GlobalImportance, MaskPrediction, Prediction, SearchResult, SpanPrediction,
     TagPrediction,
 };
 use crate::dataset::each_object;
@@ -29,10 +29,30 @@ pub enum ResultRecord {
     Masks(MaskPrediction),
     /// Of `select`: it has sentences.
     Selection(ContextSelection),
+    /// Of an audit or of `improve`.
+    Finding(Finding),
 }
 
 /// A field that each kind of record has alone.
 const FIELDS: [&str; 8] = ["method", "rule", "logits", "feature", "n_best", "entities", "masks", "sentences"];
+
+/// Fields that only one kind of finding has.
+const FINDINGS: [(&str, Reader); 12] = [
+    ("suggested_label", |object| parse("an audit dirty", object).map(|r| Finding::Dirty(Box::new(r)))),
+    ("of_set", |object| parse("an audit redundant", object).map(|r| Finding::Redundant(Box::new(r)))),
+    ("p_value", |object| parse("an audit bias", object).map(|r| Finding::Bias(Box::new(r)))),
+    ("percentile", |object| parse("an audit sparse", object).map(|r| Finding::Sparse(Box::new(r)))),
+    ("region", |object| parse("an audit map", object).map(|r| Finding::Mapped(Box::new(r)))),
+    ("trust", |object| parse("an audit unreliable", object).map(|r| Finding::Unreliable(Box::new(r)))),
+    ("arms", |object| parse("a comparison", object).map(|r| Finding::Comparison(Box::new(r)))),
+    ("round", |object| parse("a round", object).map(|r| Finding::Round(Box::new(r)))),
+    ("change", |object| parse("a change", object).map(|r| Finding::Change(Box::new(r)))),
+    ("kind", |object| parse("an asked", object).map(|r| Finding::Asked(Box::new(r)))),
+    ("of", |object| parse("a proposed", object).map(|r| Finding::Proposed(Box::new(r)))),
+    ("rank", |object| parse("a selected", object).map(|r| Finding::Selected(Box::new(r)))),
+];
+
+type Reader = fn(Map<String, Value>) -> Result<Finding, String>;
 
 impl ResultRecord {
     /// The record that a JSON object is.
@@ -49,9 +69,12 @@ impl ResultRecord {
             Some("sentences") => parse("a select", object).map(Self::Selection),
             Some("masks") => parse("a predict", object).map(Self::Masks),
             Some(_) => parse("a norm-lime", object).map(Self::Global),
-            None => Err("expected a record of explain, search or predict: found none of \"method\", \"rule\", \
-                         \"logits\" and \"feature\""
-                .to_owned()),
+            None => match FINDINGS.iter().find(|(field, _)| object.contains_key(*field)) {
+                Some((_, read)) => read(object).map(Self::Finding),
+                None => Err("expected a record of explain, search or predict, of an audit or of improve: found none of \"method\", \"rule\", \
+                             \"logits\", \"feature\" and \"rank\""
+                    .to_owned()),
+            },
         }
     }
 }

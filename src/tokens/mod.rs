@@ -2,19 +2,21 @@
 //!
 //! [`Tokenizer`] gives the ids the `transformers` library gives for the same directory, [`max_length`] how long a sequence may
 //! be, and [`pack`] lays sequences end to end in batches of about as many tokens as the device likes. Nothing here pads: padding
-//! and truncation lengths stored in a `tokenizer.json` are ignored. Training a tokenizer, slow Python-only tokenizers and
-//! SentencePiece `.model` files are out of scope; `transformers` converts the latter to `tokenizer.json` when it saves.
+//! and truncation lengths stored in a `tokenizer.json` are ignored. [`learn_vocabulary`] makes word pieces of texts, for models from
+//! scratch; slow Python-only tokenizers and SentencePiece `.model` files are out of scope: `transformers` converts the latter to `tokenizer.json` when it saves.
 
 mod batch;
 mod load;
 mod prefix;
 mod settings;
 mod tokenizer;
+mod vocabulary;
 mod wordpiece;
 
 pub use batch::{MicroBatch, Positions, pack};
 pub use settings::max_length;
 pub use tokenizer::{Tokenizer, TokenizerOptions};
+pub use vocabulary::{learn_vocabulary, write_vocabulary};
 
 /// One text (or pair) as the model sees it. All vectors have one entry a token, special tokens included.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

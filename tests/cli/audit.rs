@@ -176,7 +176,7 @@ fn what_is_unlike_the_training_data_comes_first_and_a_pool_is_chosen_from() {
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo/model");
     bench.ok(&format!("index --model {model} --data pool.jsonl --store pool"));
     bench.ok(
-        "audit sparse --store store --data dev.jsonl --out sparse.jsonl --targets 4 --pool pool --select 9 --threshold -1 \
+        "audit sparse --store store --data dev.jsonl --out sparse.jsonl --targets 4 --pool pool --select 9 --spread 2 --threshold -1 \
          --selected chosen.jsonl",
     );
     let sparse = records(&bench, "sparse.jsonl");
@@ -189,6 +189,128 @@ fn what_is_unlike_the_training_data_comes_first_and_a_pool_is_chosen_from() {
     assert_eq!((chosen.len(), ids.len()), (9, 9));
     let targets: Vec<_> = sparse[..4].iter().map(|record| &record["id"]).collect();
     assert!(chosen.iter().all(|record| targets.contains(&&record["target"])));
+    // The targets are told in groups, the others are in none.
+    assert!(sparse[..4].iter().all(|record| record["cluster"].is_u64()));
+    assert!(sparse[4..].iter().all(|record| record.get("cluster").is_none()));
+    for choice in ["round-robin", "unsure", "random"] {
+        bench.ok(&format!(
+            "audit sparse --store store --data dev.jsonl --out again.jsonl --targets 4 --pool pool --select 5 --spread 2 --threshold -1 \
+             --selected {choice}.jsonl --choose {choice}"
+        ));
+        let chosen = records(&bench, &format!("{choice}.jsonl"));
+        assert_eq!(chosen.len(), 5, "{choice}");
+        assert_eq!(chosen[0].get("target").is_some(), choice == "round-robin");
+    }
+    let unsure = records(&bench, "unsure.jsonl");
+    assert!(unsure.windows(2).all(|pair| pair[0]["score"].as_f64() >= pair[1]["score"].as_f64()));
+}
+
+#[test]
+fn little_covered_records_have_their_neighbours_augmented() {
+    let bench = Bench::new();
+    let mails = mails();
+    bench.write("train.jsonl", jsonl(&mails[..80]));
+    bench.write("dev.jsonl", jsonl(&mails[80..120]));
+    index(&bench, "train.jsonl");
+    bench.ok(
+        "audit sparse --store store --data dev.jsonl --out sparse.jsonl --targets 5 --nearest 2 --augment delete --share 0.2 \
+         --proposed proposed.jsonl",
+    );
+    let proposed = records(&bench, "proposed.jsonl");
+    assert!((2..=10).contains(&proposed.len()), "{}", proposed.len());
+    for record in &proposed {
+        let of = mails.iter().find(|mail| mail["id"] == record["of"]).unwrap();
+        let (before, after) = (of["text"].as_str().unwrap(), record["text"].as_str().unwrap());
+        assert!(after.len() < before.len() && record["label"] == of["label"], "{record}");
+    }
+    bench.fails(
+        "audit sparse --store store --data dev.jsonl --augment fly --proposed p.jsonl",
+        "expected one of duplicate",
+    );
+}
+
+#[test]
+fn reasons_that_come_back_and_both_remedies() {
+    let bench = Bench::new();
+    let mut mails = mails()[..60].to_vec();
+    for (place, mail) in mails.iter_mut().enumerate() {
+        // A word of 20 mails, of which one is no spam.
+        if place < 20 {
+            mail["text"] = json!(format!("quxword {}", mail["text"].as_str().unwrap()));
+            mail["label"] = json!(if place == 0 { "ham" } else { "spam" });
+        } else {
+            mail["label"] = json!(if place % 2 == 0 { "ham" } else { "spam" });
+        }
+    }
+    bench.write("train.jsonl", jsonl(&mails));
+    index(&bench, "train.jsonl");
+    bench.ok(
+        "audit bias --store store --out bias.jsonl --least-count 15 --weights weights.jsonl --balanced balanced.jsonl \
+         --false-discovery 0.5",
+    );
+    let bias = records(&bench, "bias.jsonl");
+    assert!(bias.iter().any(|found| found["word"] == "quxword" && found["label"] == "spam"), "{bias:?}");
+    // 19 with the label against one: two more of that one.
+    let balanced = records(&bench, "balanced.jsonl");
+    let first = mails[0]["id"].as_str().unwrap();
+    let of_first = balanced.iter().filter(|record| record["id"].as_str().unwrap().starts_with(first)).count();
+    assert_eq!((balanced.len() >= 62, of_first), (true, 3));
+    assert_eq!(records(&bench, "weights.jsonl").len(), 60);
+
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo/model");
+    bench.ok(&format!(
+        "explain --model {model} --data train.jsonl --method saliency --target gold --out explained.jsonl"
+    ));
+    bench.ok("audit bias --store store --explanations explained.jsonl --least-share 0.6 --out reasons.jsonl");
+    let reasons = records(&bench, "reasons.jsonl");
+    assert!(!reasons.is_empty());
+    assert!(reasons.windows(2).all(|pair| pair[0]["rationales"].as_u64() >= pair[1]["rationales"].as_u64()));
+    assert!(
+        reasons
+            .iter()
+            .all(|found| found["rationales"].as_u64() >= Some(3) && found["rationale_share"].as_f64() >= Some(0.6))
+    );
+    bench.fails("audit bias --store store --explanations weights.jsonl", "weights.jsonl");
+}
+
+#[test]
+fn predictions_are_trusted_as_far_as_such_predictions_are_right() {
+    let bench = Bench::new();
+    let mails = mails();
+    // Every sixth label is turned, so that there are predictions that are wrong.
+    let turn = |(place, mail): (usize, &Value)| {
+        let mut mail = mail.clone();
+        if place % 6 == 0 {
+            mail["label"] = json!(if mail["label"] == "spam" { "ham" } else { "spam" });
+        }
+        mail
+    };
+    bench.write("train.jsonl", jsonl(&mails[..100]));
+    bench.write("data.jsonl", jsonl(&mails[100..190].iter().enumerate().map(turn).collect::<Vec<_>>()));
+    index(&bench, "train.jsonl");
+    let how = "--method saliency --copies 1";
+    bench.ok(&format!("audit unreliable --store store --data data.jsonl {how} --out trust.jsonl"));
+    let found = records(&bench, "trust.jsonl");
+    assert_eq!(found.len(), 90);
+    assert!(found.windows(2).all(|pair| pair[0]["trust"].as_f64() <= pair[1]["trust"].as_f64()));
+    for name in ["probability", "neighbours", "similarity", "stability"] {
+        assert!(found.iter().all(|record| (0.0..=1.0).contains(&record["evidence"][name].as_f64().unwrap())), "{name}");
+    }
+    let text = std::fs::read_to_string(bench.path("trust.jsonl.calibration.json")).unwrap();
+    let calibration: Value = serde_json::from_str(&text).unwrap();
+    assert!(calibration["expected_calibration_error"].as_f64().unwrap() < 0.2, "{calibration}");
+    assert_eq!(
+        calibration["bins"].as_array().unwrap().iter().map(|bin| bin["count"].as_u64().unwrap()).sum::<u64>(),
+        90
+    );
+    // Trust may be fitted elsewhere, and data need no labels then.
+    let bare: Vec<Value> = mails[190..200].iter().map(|mail| json!({"id": mail["id"], "text": mail["text"]})).collect();
+    bench.write("bare.jsonl", jsonl(&bare));
+    bench.ok(&format!(
+        "audit unreliable --store store --data bare.jsonl --calibrate data.jsonl {how} --out bare-trust.jsonl"
+    ));
+    assert_eq!(records(&bench, "bare-trust.jsonl").len(), 10);
+    bench.fails(&format!("audit unreliable --store store --data bare.jsonl {how}"), "known label");
 }
 
 #[test]

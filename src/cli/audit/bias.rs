@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use wherefore::audit::{self, BiasOptions, BiasedWord, Correction, LabelledText};
+use wherefore::audit::{self, BiasOptions, BiasedWord, Correction, DominatingWord, Explained, LabelledText};
 use wherefore::explain::Segmentation;
 use wherefore::factors::Target;
 use wherefore::model::Problem;
-use wherefore::report::{BiasFinding, Format, NearRecord, RecordWriter, WeightedRecord};
+use wherefore::report::{BiasFinding, Format, NearRecord, RecordWriter, ResultRecord, WeightedRecord, read_results};
 use wherefore::store::Store;
 use wherefore::{Error, Result};
 
@@ -36,6 +36,15 @@ pub(super) struct Bias {
     /// What a word is: segmenter (Unicode words, Chinese by a dictionary) or characters
     #[arg(long, default_value_t)]
     words: Segmentation,
+    /// What `explain` wrote of the training data (repeatable): words are then those that its rationales come back to, the most frequent first
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    explanations: Vec<String>,
+    /// Words at the head of each rationale that count
+    #[arg(long, value_name = "N", default_value_t = 3, requires = "explanations")]
+    rationale: usize,
+    /// Also write the training records to this file with those more often that have a biased word and another label
+    #[arg(long, value_name = "FILE")]
+    balanced: Option<PathBuf>,
     /// Also write the training records to this file with a weight each, less for biased words: to train with
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
@@ -80,22 +89,28 @@ impl Texts {
         self.0.settings().label_names.get(class).cloned().unwrap_or_else(|| format!("LABEL_{class}"))
     }
 
-    fn finding(&self, rank: usize, word: &BiasedWord, examples: &[Vec<usize>; 2]) -> Result<BiasFinding> {
+    fn finding(&self, rank: usize, found: &Found, examples: &[Vec<usize>; 2]) -> Result<BiasFinding> {
+        let Found { word, rationales } = found;
         let example = |&row: &usize| {
             let record = self.0.record(row)?;
             let label = self.class(row).map(|class| self.name(class));
             Ok(NearRecord { index: self.index(row), id: record.id, label, score: 1.0, text: record.text })
         };
         let label = self.name(word.class);
+        let reasons = rationales.map_or_else(String::new, |(all, for_class)| {
+            format!("a reason {all} times, {for_class} of them for {label}; ")
+        });
         Ok(BiasFinding {
             rank: rank as u64 + 1,
             reason: format!(
-                "{} of its {} records ({:.0} %) are {label}, {:.0} % of all",
+                "{reasons}{} of its {} records ({:.0} %) are {label}, {:.0} % of all",
                 word.with_class,
                 word.count,
                 100.0 * word.share(),
                 100.0 * word.expected
             ),
+            rationales: rationales.map(|(all, _)| all),
+            rationale_share: rationales.map(|(all, for_class)| for_class as f64 / all as f64),
             word: word.word.clone(),
             label,
             score: word.lift(),
@@ -115,6 +130,42 @@ impl Texts {
     }
 }
 
+/// A word, and where reasons were looked at, the rationales with it and those for its label.
+struct Found {
+    word: BiasedWord,
+    rationales: Option<(u64, u64)>,
+}
+
+impl Bias {
+    fn find(&self, rows: usize, classes: usize, options: &BiasOptions, texts: &Texts) -> Result<Vec<Found>> {
+        if self.explanations.is_empty() {
+            let words = audit::biased_words(rows, classes, options, &|row| texts.read(row))?;
+            return Ok(words.into_iter().map(|word| Found { word, rationales: None }).collect());
+        }
+        let words = audit::dominating_words(&self.explained(texts)?, rows, classes, options, &|row| texts.read(row))?;
+        let found =
+            |word: DominatingWord| Found { word: word.word, rationales: Some((word.rationales, word.for_class)) };
+        Ok(words.into_iter().map(found).collect())
+    }
+
+    fn explained(&self, texts: &Texts) -> Result<Vec<Explained>> {
+        let names = &texts.0.settings().label_names;
+        let mut explained = Vec::new();
+        read_results(&self.explanations, &mut |record| {
+            let ResultRecord::Explanation(explanation) = record else {
+                return Err(Error::usage("--explanations: expected what explain wrote, found something else"));
+            };
+            let class = names.iter().position(|name| *name == explanation.target).ok_or_else(|| {
+                Error::usage(format!("--explanations: the store has no label {:?}", explanation.target))
+            })?;
+            let words = explanation.rationale.iter().take(self.rationale).filter_map(|&at| explanation.words.get(at));
+            explained.push(Explained { class, rationale: words.map(|word| word.text.clone()).collect() });
+            Ok(())
+        })?;
+        Ok(explained)
+    }
+}
+
 pub(super) fn run(arguments: &Bias, common: &Common) -> anyhow::Result<Outcome> {
     let (mut run, started) = (RunRecord::begin("audit bias"), Instant::now());
     let store = arguments.audited.open()?;
@@ -130,11 +181,12 @@ pub(super) fn run(arguments: &Bias, common: &Common) -> anyhow::Result<Outcome> 
         false_discovery: arguments.false_discovery,
         words: segmentation,
     };
-    let words = audit::biased_words(rows, classes, &options, &|row| texts.read(row))?;
+    let found = arguments.find(rows, classes, &options, &texts)?;
+    let words: Vec<BiasedWord> = found.iter().map(|found| found.word.clone()).collect();
     let examples = audit::examples(rows, &words, EXAMPLES, segmentation, &|row| texts.read(row))?;
     let mut writer = RecordWriter::create(common.out.as_deref(), common.format(), BiasFinding::columns())?;
-    for (rank, (word, examples)) in words.iter().zip(&examples).enumerate() {
-        writer.write(&texts.finding(rank, word, examples)?)?;
+    for (rank, (found, examples)) in found.iter().zip(&examples).enumerate() {
+        writer.write(&texts.finding(rank, found, examples)?)?;
     }
     writer.finish()?;
     if let Some(path) = &arguments.weights {
@@ -146,6 +198,18 @@ pub(super) fn run(arguments: &Bias, common: &Common) -> anyhow::Result<Outcome> 
         let mut writer = RecordWriter::create(Some(path), Format::choose(None, Some(path)), WeightedRecord::columns())?;
         (0..rows).try_for_each(|row| writer.write(&texts.weighted(row, weights[row])?))?;
         writer.finish()?;
+    }
+    if let Some(path) = &arguments.balanced {
+        let copies = audit::extra_copies(rows, &words, segmentation, common.seed, &|row| texts.read(row))?;
+        let mut writer = RecordWriter::create(Some(path), Format::choose(None, Some(path)), WeightedRecord::columns())?;
+        (0..rows).try_for_each(|row| writer.write(&texts.weighted(row, 1.0)?))?;
+        for (row, copy) in copies.iter().enumerate().flat_map(|(row, &copies)| (0..copies).map(move |copy| (row, copy)))
+        {
+            let record = texts.weighted(row, 1.0)?;
+            writer.write(&WeightedRecord { id: format!("{}#{}", record.id, copy + 2), ..record })?;
+        }
+        writer.finish()?;
+        run.set("copies", copies.iter().sum::<u32>());
     }
     run.set("findings", words.len());
     finish(common, "counted", rows, started, run)

@@ -5,6 +5,7 @@ mod dirty;
 mod map;
 mod redundant;
 mod sparse;
+mod unreliable;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -36,6 +37,8 @@ enum Audit {
     Bias(bias::Bias),
     /// Test records that the training data do not cover, and what of a pool to label next
     Sparse(sparse::Sparse),
+    /// Predictions not to be trusted, from their neighbours, their reasons and how sure the model is; with calibration
+    Unreliable(Box<unreliable::Unreliable>),
     /// Where each training record stands by what its training made of it
     Map(map::Map),
 }
@@ -60,6 +63,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         Audit::Redundant(arguments) => redundant::run(arguments, common),
         Audit::Bias(arguments) => bias::run(arguments, common),
         Audit::Sparse(arguments) => sparse::run(arguments, common),
+        Audit::Unreliable(arguments) => unreliable::run(arguments, common),
         Audit::Map(arguments) => map::run(arguments, common),
     }
 }

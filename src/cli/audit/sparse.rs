@@ -1,15 +1,21 @@
 //! `wherefore audit sparse`.
 
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use wherefore::audit::{self, Coverage};
-use wherefore::pipeline::{Rejections, SearchJob, SearchOptions, TopK};
-use wherefore::report::{Format, NearRecord, Neighbour, RecordWriter, SearchResult, SelectedRecord, SparseRecord};
-use wherefore::search::{self, Rule};
+use wherefore::audit::{self, Change, Contexts, Coverage, Draw};
+use wherefore::dataset::Record;
+use wherefore::explain::Segmentation;
+use wherefore::model::Model;
+use wherefore::pipeline::{self, Choice, PoolOptions};
+use wherefore::report::{
+    Format, NearRecord, Neighbour, ProposedRecord, RecordWriter, SearchResult, SelectedRecord, SparseRecord,
+};
 use wherefore::store::Store;
-use wherefore::{Error, Result};
+use wherefore::tokens::Encoding;
+use wherefore::{Error, Result, search};
 
 use super::{Audited, finish};
 use crate::cli::Outcome;
@@ -44,6 +50,24 @@ pub(super) struct Sparse {
     /// How many to select
     #[arg(long, value_name = "N", default_value_t = 1000)]
     select: usize,
+    /// How they are chosen: coverage (greedy, what covers the targets most), round-robin, unsure (of the model) or random
+    #[arg(long, value_name = "NAME", default_value_t = Choice::Coverage)]
+    choose: Choice,
+    /// Of two records of the pool nearer to each other than this, one is taken
+    #[arg(long, value_name = "COSINE", default_value_t = 0.98)]
+    spread: f32,
+    /// Groups that the least covered records are told in [default: the root of half their number, 12 at most]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    clusters: Option<u32>,
+    /// Also propose changed copies of the training records nearest to the least covered: duplicate, substitute, insert, delete or swap
+    #[arg(long, value_name = "CHANGE", requires = "proposed")]
+    augment: Option<Change>,
+    /// Where those go
+    #[arg(long, value_name = "FILE", requires = "augment")]
+    proposed: Option<PathBuf>,
+    /// The share of words changed in them
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+    share: f64,
     /// How near to a target a selected record must be
     #[arg(long, value_name = "COSINE", default_value_t = 0.7, allow_negative_numbers = true)]
     threshold: f32,
@@ -53,34 +77,100 @@ pub(super) struct Sparse {
 }
 
 impl Sparse {
-    /// The records of the data, each with its `k` nearest in a store.
-    fn search(&self, store: &Store, k: usize, common: &Common) -> Result<Vec<SearchResult>> {
-        let model = load_model(store, self.model.as_deref(), common)?;
-        let (rule, top_k, memory) = (Rule::FeatureCos, TopK::Count(k), self.memory << 20);
-        let options = SearchOptions { rule, top_k, memory, ..SearchOptions::default() };
-        let job = SearchJob { model: &model, checkpoints: &[], store, options: &options };
-        let mut results = Vec::new();
-        job.run(self.data.open()?, &common.settings()?, &mut Rejections::new(false, None), &mut results)?;
-        Ok(results)
+    /// What of the pool is worth a label, for the least covered records.
+    fn select(
+        &self,
+        model: &Model,
+        nearest: &[&SearchResult],
+        pool: &PathBuf,
+        common: &Common,
+    ) -> Result<Vec<SelectedRecord>> {
+        let store = Store::open(pool)?;
+        let options = PoolOptions {
+            choice: self.choose,
+            most: self.select,
+            threshold: self.threshold,
+            spread: self.spread,
+            nearest: self.nearest as usize,
+            seed: common.seed,
+            memory: self.memory << 20,
+        };
+        if !options.choice.has_targets() {
+            return pipeline::select_from_pool(&store, &[], &options);
+        }
+        let k = pipeline::candidates_per_target(self.select, nearest.len(), store.rows());
+        let all = pipeline::nearest_records(model, &store, self.data.open()?, k, options.memory, &common.settings()?)?;
+        let of: HashMap<u64, &SearchResult> = all.iter().map(|result| (result.index, result)).collect();
+        let targets: Vec<_> = nearest.iter().filter_map(|near| Some((*near, *of.get(&near.index)?))).collect();
+        pipeline::select_from_pool(&store, &targets, &options)
     }
 
-    /// What of the pool comes nearest to the targets, each in its turn.
-    fn select(&self, targets: &[usize], pool: &PathBuf, common: &Common) -> Result<Vec<SelectedRecord>> {
-        let store = Store::open(pool)?;
-        let most = (2 * self.select.div_ceil(targets.len().max(1)) + 10).min(store.rows().max(1));
-        let results = self.search(&store, most, common)?;
-        let near = |target: &usize| -> Vec<(u64, f32)> {
-            results[*target].proponents.iter().map(|near| (near.index, near.score)).collect()
+    /// The groups of the least covered records: each one's number, and what sets it apart.
+    fn cluster(&self, model: &Model, targets: &[&SearchResult], common: &Common) -> Result<Vec<Described>> {
+        let record = |result: &SearchResult| Record {
+            text: result.text.clone(),
+            pair: result.text_pair.clone(),
+            ..Record::default()
         };
-        let candidates: Vec<_> = targets.iter().map(near).collect();
-        let chosen = audit::round_robin(&candidates, self.select, self.threshold);
-        let selected = chosen.into_iter().enumerate().map(|(rank, (target, place))| {
-            let result = &results[targets[target]];
-            let Neighbour { index, id, score, text, text_pair, .. } = result.proponents[place].clone();
-            SelectedRecord { rank: rank as u64 + 1, index, id, score, target: result.id.clone(), text, text_pair }
-        });
-        Ok(selected.collect())
+        let encodings: Vec<Encoding> =
+            targets.iter().map(|result| model.encode(&record(result))).collect::<Result<_>>()?;
+        let features = model.run(&encodings, common.batch_tokens, &|_| !wherefore::interrupt::asked())?.features;
+        let count = self.clusters.map_or_else(|| default_clusters(targets.len()), |count| count as usize);
+        let groups = audit::clusters(&features, model.width(), count);
+        let texts: Vec<_> = targets.iter().map(|result| (result.text.clone(), result.text_pair.clone())).collect();
+        let words = audit::describe(&texts, &groups, Segmentation::Segmenter);
+        Ok(groups.into_iter().map(|group| Described { group, words: words[group].clone() }).collect())
     }
+
+    /// Changed copies of the training records that are nearest to the least covered ones.
+    fn augment(
+        &self,
+        store: &Store,
+        targets: &[&SearchResult],
+        change: Change,
+        common: &Common,
+    ) -> Result<Vec<ProposedRecord>> {
+        let texts =
+            (0..store.rows()).map(|row| store.record(row).map(|record| record.text)).collect::<Result<Vec<_>>>()?;
+        let contexts = Contexts::of(texts.iter().map(String::as_str), Segmentation::Segmenter);
+        let (mut proposed, mut seen): (Vec<ProposedRecord>, _) = (Vec::new(), HashSet::new());
+        for place in 0..self.nearest as usize {
+            for target in targets {
+                let Some(near) = target.proponents.get(place) else { continue };
+                if !seen.insert(near.index) {
+                    continue;
+                }
+                let draw = Draw { seed: common.seed, record: near.index, copy: 0 };
+                let Some(text) =
+                    audit::augment(&near.text, change, self.share, &contexts, Segmentation::Segmenter, draw)
+                else {
+                    continue;
+                };
+                proposed.push(ProposedRecord {
+                    rank: proposed.len() as u64 + 1,
+                    id: format!("{}~{change}", near.id),
+                    label: near.label.clone(),
+                    of: near.id.clone(),
+                    target: target.id.clone(),
+                    score: near.score,
+                    text,
+                    text_pair: near.text_pair.clone(),
+                });
+            }
+        }
+        Ok(proposed)
+    }
+}
+
+/// A record's group among the least covered.
+struct Described {
+    group: usize,
+    words: Vec<String>,
+}
+
+/// Few enough to read, many enough to tell apart.
+fn default_clusters(targets: usize) -> usize {
+    ((targets as f64 / 2.0).sqrt().round() as usize).clamp(1, 12)
 }
 
 /// A record's mean similarity.
@@ -88,7 +178,7 @@ fn similarity(result: &SearchResult) -> f32 {
     audit::mean(result.proponents.iter().map(|near| near.score))
 }
 
-fn finding(rank: usize, result: &SearchResult, coverage: &Coverage) -> SparseRecord {
+fn finding(rank: usize, result: &SearchResult, coverage: &Coverage, described: Option<&Described>) -> SparseRecord {
     let (similarity, percentile) = (similarity(result), coverage.percentile(similarity(result)));
     let near = |near: &Neighbour| NearRecord {
         index: near.index,
@@ -107,6 +197,8 @@ fn finding(rank: usize, result: &SearchResult, coverage: &Coverage) -> SparseRec
         label: result.label.clone(),
         predicted: result.predicted.clone(),
         reason: format!("{:.1} % of the training records are less covered by the others", 100.0 * percentile),
+        cluster: described.map(|described| described.group as u64 + 1),
+        cluster_words: described.map(|described| described.words.clone()).unwrap_or_default(),
         nearest: result.proponents.iter().map(near).collect(),
         text: result.text.clone(),
         text_pair: result.text_pair.clone(),
@@ -128,31 +220,53 @@ pub(super) fn run(arguments: &Sparse, common: &Common) -> anyhow::Result<Outcome
     if store.rows() == 0 {
         return Err(Error::usage("the store has no records to cover anything with").into());
     }
-    let k = arguments.nearest as usize;
-    let results = arguments.search(&store, k, common)?;
-    let options = search::Options { memory: arguments.memory << 20, ..search::Options::default() };
+    let (k, memory) = (arguments.nearest as usize, arguments.memory << 20);
+    let model = load_model(&store, arguments.model.as_deref(), common)?;
+    let results = pipeline::nearest_records(&model, &store, arguments.data.open()?, k, memory, &common.settings()?)?;
+    let options = search::Options { memory, ..search::Options::default() };
     let coverage = Coverage::of(&store, k, SAMPLE, &options)?;
-    let mut order: Vec<usize> = (0..results.len()).collect();
-    order.sort_by(|&a, &b| similarity(&results[a]).total_cmp(&similarity(&results[b])).then(a.cmp(&b)));
+    let mut order: Vec<&SearchResult> = results.iter().collect();
+    order.sort_by(|a, b| similarity(a).total_cmp(&similarity(b)).then(a.index.cmp(&b.index)));
+    let (targets, rest) = order.split_at(arguments.targets.min(order.len()));
+    let described = arguments.cluster(&model, targets, common)?;
     let mut writer = RecordWriter::create(common.out.as_deref(), common.format(), SparseRecord::columns())?;
-    for (rank, &result) in order.iter().enumerate() {
-        writer.write(&finding(rank, &results[result], &coverage))?;
+    for (rank, result) in order.iter().enumerate() {
+        writer.write(&finding(rank, result, &coverage, described.get(rank)))?;
     }
     writer.finish()?;
-    let targets = &order[..arguments.targets.min(order.len())];
-    let rest = &order[targets.len()..];
-    let accuracies = [targets, rest].map(|part| accuracy(part.iter().map(|&result| &results[result])));
+    let accuracies = [targets, rest].map(|part| accuracy(part.iter().copied()));
     tell_accuracy(targets.len(), accuracies, common.quiet);
+    tell_clusters(&described, targets, common.quiet);
     run.set("accuracy", accuracies);
     if let (Some(pool), Some(selected)) = (&arguments.pool, &arguments.selected) {
-        let chosen = arguments.select(targets, pool, common)?;
+        let chosen = arguments.select(&model, targets, pool, common)?;
         let mut writer =
             RecordWriter::create(Some(selected), Format::choose(None, Some(selected)), SelectedRecord::columns())?;
         chosen.iter().try_for_each(|record| writer.write(record))?;
         writer.finish()?;
         run.set("selected", chosen.len());
     }
+    if let (Some(change), Some(path)) = (arguments.augment, &arguments.proposed) {
+        let proposed = arguments.augment(&store, targets, change, common)?;
+        let mut writer = RecordWriter::create(Some(path), Format::choose(None, Some(path)), ProposedRecord::columns())?;
+        proposed.iter().try_for_each(|record| writer.write(record))?;
+        writer.finish()?;
+        run.set("proposed", proposed.len());
+    }
     finish(common, "looked around", results.len(), started, run)
+}
+
+/// One line a group: its size, how often it is predicted right, its words.
+#[expect(clippy::print_stderr, reason = "messages go to standard error")]
+fn tell_clusters(described: &[Described], targets: &[&SearchResult], quiet: bool) {
+    let groups = described.iter().map(|described| described.group + 1).max().unwrap_or(0);
+    for group in (0..groups).filter(|_| !quiet) {
+        let members = || targets.iter().zip(described).filter(|(_, d)| d.group == group);
+        let words = members().next().map(|(_, described)| described.words.join(", ")).unwrap_or_default();
+        let right = accuracy(members().map(|(result, _)| *result));
+        let right = right.map_or_else(String::new, |right| format!(", {:.1} % right", 100.0 * right));
+        eprintln!("group {}: {} records{right}: {words}", group + 1, members().count());
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "messages go to standard error")]

@@ -8,6 +8,7 @@ mod backward;
 mod blueprint;
 mod checkpoint;
 mod forward;
+mod found;
 mod gradients;
 mod net;
 mod parameters;
@@ -19,6 +20,7 @@ mod tree;
 
 pub use self::blueprint::{Blueprint, HeadPlan, Trainee};
 pub use self::checkpoint::NamedTensor;
+pub use self::found::{Shape, found};
 use self::gradients::Gradients;
 use self::net::Net;
 use self::parameters::{Spec, specs};

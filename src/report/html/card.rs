@@ -247,7 +247,7 @@ pub(super) fn plain(value: &Value) -> String {
     }
 }
 
-fn clip(text: &str, characters: usize) -> String {
+pub(super) fn clip(text: &str, characters: usize) -> String {
     match text.char_indices().nth(characters) {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text.to_owned(),

@@ -7,7 +7,9 @@
 //!
 //! The templates escape every text; the page's content security policy forbids it to load or send anything.
 
+mod audits;
 mod card;
+mod charts;
 mod entry;
 mod heat;
 mod importance;
@@ -20,6 +22,8 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Value, context};
 use serde::Serialize;
 
+use self::audits::Audits;
+pub use self::audits::Finding;
 use self::card::{Card, plain};
 use self::entry::Entry;
 use self::importance::Importances;
@@ -64,6 +68,9 @@ pub struct Page {
     places: HashMap<(u64, String), usize>,
     left_out: HashSet<(u64, String)>,
     importances: Importances,
+    audits: Audits,
+    /// Findings taken.
+    findings: usize,
 }
 
 impl Page {
@@ -111,6 +118,10 @@ impl Page {
                 }
             }
             ResultRecord::Global(importance) => self.importances.add(&importance),
+            ResultRecord::Finding(finding) => {
+                self.findings += 1;
+                self.audits.add(finding);
+            }
         }
     }
 
@@ -144,7 +155,13 @@ impl Page {
         let shown = cards.len();
         let [standing, waiting] = concatenate(cards);
         let summary = Summary::of(&self.entries[..shown]);
+        let audits = self.audits.shown();
         let page = context! {
+            audits => Serde(&audits),
+            has_audits => !self.audits.is_empty(),
+            mapdata => Value::from_safe_string(audits.map_data().to_owned()),
+            findings => self.findings,
+            map_script => Value::from_safe_string(include_str!("map.js").to_owned()),
             title => self.options.title.clone(),
             sources => self.options.sources.clone(),
             version => env!("CARGO_PKG_VERSION"),
@@ -190,6 +207,7 @@ fn templates() -> Result<Environment<'static>, minijinja::Error> {
     templates.add_template("page.html", include_str!("page.html"))?;
     templates.add_template("card.html", include_str!("card.html"))?;
     templates.add_template("near.html", include_str!("near.html"))?;
+    templates.add_template("audits.html", include_str!("audits.html"))?;
     Ok(templates)
 }
 

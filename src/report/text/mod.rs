@@ -1,6 +1,7 @@
 //! Results for a person at a terminal: one screen line a neighbour, the colours the sign of the score.
 
 mod explanation;
+mod improvement;
 
 use std::fmt::Write;
 
@@ -9,8 +10,8 @@ use serde_json::Value;
 
 use super::records::{Neighbour, Prediction, SearchResult};
 use super::{
-    BiasFinding, DirtyLabel, GlobalImportance, MappedRecord, RedundantRecord, SelectedRecord, SparseRecord,
-    WeightedRecord,
+    BiasFinding, DirtyLabel, GlobalImportance, MappedRecord, ProposedRecord, RedundantRecord, SelectedRecord,
+    SparseRecord, UnreliableRecord, WeightedRecord,
 };
 
 /// A record as text.
@@ -105,6 +106,27 @@ impl Render for SelectedRecord {
     fn render(&self, _: bool) -> String {
         let text = one_line(&joined(&self.text, self.text_pair.as_ref()), width() - 32);
         format!("{:>6}  {:.3}  {}  {text}\n", self.rank, self.score, self.id)
+    }
+}
+
+impl Render for ProposedRecord {
+    fn render(&self, _: bool) -> String {
+        let label = self.label.as_ref().map(plain).unwrap_or_default();
+        let text = one_line(&joined(&self.text, self.text_pair.as_ref()), width() - 32);
+        format!("{:>6}  {label}  {}  {text}\n", self.rank, self.id)
+    }
+}
+
+impl Render for UnreliableRecord {
+    fn render(&self, colour: bool) -> String {
+        let style = style(colour);
+        let label = self.label.as_ref().filter(|label| **label != self.predicted);
+        let label = label.map_or_else(String::new, |label| format!("  (label: {})", plain(label)));
+        let heading = format!("{:>6}  {:.3}  {}{label}", self.rank, self.trust, plain(&self.predicted));
+        let mut out = format!("{}  {}\n", style.clone().bold().apply_to(heading), self.id);
+        let _ = writeln!(out, "        {}", one_line(&joined(&self.text, self.text_pair.as_ref()), width() - 8));
+        let _ = writeln!(out, "        {}", style.dim().apply_to(&self.reason));
+        out
     }
 }
 

@@ -1,0 +1,90 @@
+//! The folder of a plan: which plan it is of, and files that appear whole.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use super::plan::Plan;
+use crate::error::{Error, Result};
+use crate::report::{ChangeRecord, Destination, Format, RecordWriter};
+
+const PLAN: &str = "plan.json";
+
+/// Takes a folder for a plan, or finds it taken for the same one.
+///
+/// # Errors
+/// [`Error::Mismatch`] where it holds the results of another plan, or of other data; [`Error::Usage`] where something else is there.
+pub(super) fn claim(out: &Path, plan: &Plan) -> Result<()> {
+    let path = out.join(PLAN);
+    let inputs = plan.files().into_iter().map(|file| Ok((file.to_owned(), Value::from(fingerprint(Path::new(file))?))));
+    let mut claim = json!({ "plan": plan, "inputs": inputs.collect::<Result<Map<_, _>>>()? });
+    // Batches arrive, and with them answers.
+    if let Some(continual) = claim["plan"]["continual"].as_object_mut() {
+        continual.retain(|name, _| name != "batches" && name != "answers");
+    }
+    if path.exists() {
+        let found: Value = read(&path)?;
+        let differs = ["plan", "inputs"].into_iter().find(|part| found[part] != claim[part]);
+        return match differs {
+            None => Ok(()),
+            Some(part) => {
+                let what = if part == "plan" { "another plan" } else { "other data" };
+                let hint = "name another folder with --out, or begin anew with --overwrite";
+                Err(Error::Mismatch(format!("{}: holds the results of {what}", out.display()), Some(hint.to_owned())))
+            }
+        };
+    }
+    if out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(Error::usage(format!("{}: is there already, and holds no plan", out.display()))
+            .with_hint("name another folder with --out"));
+    }
+    std::fs::create_dir_all(out).map_err(Error::io(out))?;
+    write(&path, &claim)
+}
+
+/// Of a file's bytes; a pattern is its own.
+fn fingerprint(path: &Path) -> Result<String> {
+    if !path.is_file() {
+        return Ok(String::new());
+    }
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_mmap_rayon(path).map_err(Error::io(path))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Removes what a plan left in a folder, and nothing where there is no plan.
+///
+/// # Errors
+/// [`Error::Usage`] where something else is there; what the file system says.
+pub(super) fn clear(out: &Path) -> Result<()> {
+    if !out.join(PLAN).exists() {
+        return Ok(());
+    }
+    std::fs::remove_dir_all(out).map_err(Error::io(out))
+}
+
+/// A file of JSON, on lines for people.
+pub(super) fn write(path: &Path, value: &impl Serialize) -> Result<()> {
+    let value = serde_json::to_value(value).map_err(|error| Error::format(path, error.to_string()))?;
+    let mut file = Destination::create(Some(path))?;
+    file.write(format!("{value:#}\n").as_bytes())?;
+    file.finish()
+}
+
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    serde_json::from_slice(&bytes).map_err(|error| Error::format(path, error.to_string()))
+}
+
+pub(super) fn write_changes(path: &Path, changes: &[ChangeRecord]) -> Result<()> {
+    let mut writer = RecordWriter::create(Some(path), Format::Jsonl, ChangeRecord::columns())?;
+    changes.iter().try_for_each(|change| writer.write(change))?;
+    writer.finish()
+}
+
+/// Where a seed's training is.
+pub(super) fn seed(folder: &Path, seed: u64) -> PathBuf {
+    folder.join(format!("seed-{seed}"))
+}

@@ -1,0 +1,156 @@
+//! One training and what it is worth: a folder with its result, its state while it is under way, and the model where it is asked for.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::data;
+use super::plan::{Columns, Plan};
+use crate::backend::Precision;
+use crate::error::{Error, Result};
+use crate::model::{Blueprint, Device, HeadPlan, Problem, Trainee};
+use crate::pipeline::{Rejections, Settings};
+use crate::report::Destination;
+use crate::train::{self, Example, Labelled, Metrics, TrainPlan};
+
+/// Where plans are carried out.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// The device.
+    pub device: Device,
+    /// Its arithmetic.
+    pub precision: Precision,
+    /// How jobs run.
+    pub settings: Settings,
+}
+
+const RESULT: &str = "result.json";
+const STATE: &str = "training";
+pub(super) const MODEL: &str = "model";
+pub(super) const DYNAMICS: &str = "dynamics";
+
+/// What a training is worth.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct TrialResult {
+    /// Its seed.
+    pub(super) seed: u64,
+    /// Training records.
+    pub(super) records: u64,
+    /// The epoch whose parameters were kept.
+    pub(super) kept_epoch: u32,
+    /// By set.
+    pub(super) sets: BTreeMap<String, Metrics>,
+}
+
+/// The training data of a trial, and what is kept of it.
+pub(super) struct Trial<'a> {
+    pub(super) files: &'a [String],
+    pub(super) columns: &'a Columns,
+    pub(super) seed: u64,
+    /// Its folder.
+    pub(super) folder: &'a Path,
+    /// Whether model and dynamics are kept: an audit will read them.
+    pub(super) keep: bool,
+}
+
+/// Trainings of one plan: the same start, options and sets.
+pub(super) struct Trials<'a> {
+    plan: &'a Plan,
+    machine: &'a Machine,
+    head: HeadPlan,
+    /// What models are judged on, once it has been read.
+    sets: Option<Vec<(String, Vec<Example>)>>,
+}
+
+impl<'a> Trials<'a> {
+    /// The head is settled once, by the data that the plan begins with.
+    pub(super) fn new(plan: &'a Plan, machine: &'a Machine) -> Result<Self> {
+        let blueprint = Blueprint::read(&plan.model, plan.scratch)?;
+        let labelled = read(&plan.data, &plan.columns, machine)?;
+        let head = train::plan_head(&labelled, plan.labels.as_deref(), None, blueprint.head())?;
+        Ok(Self { plan, machine, head, sets: None })
+    }
+
+    /// What every model learns.
+    pub(super) fn head(&self) -> &HeadPlan {
+        &self.head
+    }
+
+    /// The result of a trial: as it was found, or after training.
+    pub(super) fn run(&mut self, trial: &Trial<'_>) -> Result<TrialResult> {
+        let done = trial.folder.join(RESULT);
+        if done.exists() {
+            let bytes = std::fs::read(&done).map_err(Error::io(&done))?;
+            return serde_json::from_slice(&bytes).map_err(|error| Error::format(&done, error.to_string()));
+        }
+        std::fs::create_dir_all(trial.folder).map_err(Error::io(trial.folder))?;
+        let result = self.train(trial)?;
+        let mut file = Destination::create(Some(&done))?;
+        file.write(format!("{:#}\n", serde_json::to_value(&result).unwrap_or_default()).as_bytes())?;
+        file.finish()?;
+        train::forget(&trial.folder.join(STATE))?;
+        Ok(result)
+    }
+
+    fn train(&mut self, trial: &Trial<'_>) -> Result<TrialResult> {
+        let Self { plan, machine, .. } = *self;
+        let blueprint = Blueprint::read(&plan.model, plan.scratch)?;
+        let mut trainee = blueprint.build_on(
+            machine.device,
+            machine.precision,
+            self.head.clone(),
+            trial.seed,
+            plan.train.max_length,
+        )?;
+        let examples = examples(read(trial.files, trial.columns, machine)?, &trainee, machine)?;
+        let options = plan.train.options(trial.seed, trainee.dropout())?;
+        let sets = match self.sets.take() {
+            Some(sets) => sets,
+            None => self.read_sets(&trainee)?,
+        };
+        let dev = sets.iter().find(|(name, _)| name == "dev").map_or(&[][..], |(_, examples)| examples);
+        let how = TrainPlan {
+            checkpoints: Some(trial.folder.join(STATE)),
+            resume: true,
+            // A regression has none.
+            dynamics: (trial.keep && trainee.problem() != Problem::Regression).then(|| trial.folder.join(DYNAMICS)),
+            batch_tokens: machine.settings.batch_tokens,
+            quiet: machine.settings.quiet,
+            ..TrainPlan::default()
+        };
+        let watched = if options.patience.is_some() { dev } else { &[] };
+        let outcome = train::train(&mut trainee, &examples, watched, &options, &how, &mut |_| Ok(()))?;
+        let judge = |(name, examples): &(String, Vec<Example>)| {
+            let metrics = train::evaluate(&mut trainee, examples, machine.settings.batch_tokens)?;
+            Ok((name.clone(), metrics))
+        };
+        let judged = sets.iter().map(judge).collect::<Result<BTreeMap<_, _>>>()?;
+        self.sets = Some(sets);
+        if trial.keep {
+            trainee.save(&trial.folder.join(MODEL))?;
+        }
+        Ok(TrialResult { seed: trial.seed, records: examples.len() as u64, kept_epoch: outcome.kept, sets: judged })
+    }
+
+    fn read_sets(&self, trainee: &Trainee) -> Result<Vec<(String, Vec<Example>)>> {
+        let columns = Columns { weight: None, ..self.plan.columns.clone() };
+        let set = |(name, files): (&str, &[String])| {
+            let examples = examples(read(files, &columns, self.machine)?, trainee, self.machine)?;
+            Ok((name.to_owned(), examples))
+        };
+        self.plan.judged_on().into_iter().map(set).collect()
+    }
+}
+
+fn read(files: &[String], columns: &Columns, machine: &Machine) -> Result<Labelled> {
+    Labelled::read(data::open(files, columns)?, columns.weight.as_deref(), &mut rejections(machine))
+}
+
+fn examples(labelled: Labelled, trainee: &Trainee, machine: &Machine) -> Result<Vec<Example>> {
+    labelled.examples(trainee, &mut rejections(machine))
+}
+
+fn rejections(machine: &Machine) -> Rejections {
+    Rejections::new(machine.settings.skip_invalid, None)
+}

@@ -1,0 +1,506 @@
+//! What audits found and plans did, as ranked tables with their evidence, and as charts.
+//!
+//! Findings come ranked: the first of each kind are shown, and the page says how many there were. Charts are made of all of them.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::card::{clip, plain};
+use super::charts::{Bars, Course, Reliability};
+use crate::report::{
+    AskedRecord, BiasFinding, ChangeRecord, Comparison, DirtyLabel, MappedRecord, NearRecord, ProposedRecord,
+    RedundantRecord, RoundRecord, SelectedRecord, SparseRecord, UnreliableRecord,
+};
+
+/// Findings of a kind that are shown.
+const ROWS: usize = 100;
+/// Points of a data map at most.
+const POINTS: usize = 20_000;
+/// Characters of a text in a table, and of one on the map.
+const TEXT: usize = 600;
+const BRIEF: usize = 160;
+
+/// A result of an audit or of a plan.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Finding {
+    /// Of `audit dirty`.
+    Dirty(Box<DirtyLabel>),
+    /// Of `audit redundant`.
+    Redundant(Box<RedundantRecord>),
+    /// Of `audit bias`.
+    Bias(Box<BiasFinding>),
+    /// Of `audit sparse`.
+    Sparse(Box<SparseRecord>),
+    /// Of `audit sparse --selected`.
+    Selected(Box<SelectedRecord>),
+    /// Of `audit sparse --proposed`.
+    Proposed(Box<ProposedRecord>),
+    /// Of `audit map`.
+    Mapped(Box<MappedRecord>),
+    /// Of `audit unreliable`.
+    Unreliable(Box<UnreliableRecord>),
+    /// Of `improve`: what was done to a record.
+    Change(Box<ChangeRecord>),
+    /// Of `improve`: what it was worth.
+    Comparison(Box<Comparison>),
+    /// Of `improve`: a round of a continual plan.
+    Round(Box<RoundRecord>),
+    /// Of `improve`: a record whose label is asked for.
+    Asked(Box<AskedRecord>),
+}
+
+/// All that was found, in the order of the page.
+#[derive(Debug, Default)]
+pub(super) struct Audits {
+    comparisons: Vec<Bars>,
+    rounds: Vec<RoundRecord>,
+    map: Map,
+    tables: Vec<Table>,
+    groups: Vec<Group>,
+    trusted: Vec<(f64, bool)>,
+}
+
+/// Ranked findings of one kind.
+#[derive(Debug, Serialize)]
+struct Table {
+    title: &'static str,
+    note: &'static str,
+    rows: Vec<Row>,
+    all: usize,
+}
+
+/// A finding.
+#[derive(Debug, Default, Serialize)]
+struct Row {
+    rank: u64,
+    /// What is found, such as a word, or the labels a record has and should have.
+    heading: Vec<Chip>,
+    id: String,
+    score: String,
+    reason: String,
+    text: String,
+    pair: Option<String>,
+    /// Numbers by name: a share of 1 as a bar.
+    meters: Vec<Meter>,
+    evidence: Vec<Evidence>,
+}
+
+#[derive(Debug, Serialize)]
+struct Chip {
+    text: String,
+    /// `warn`, or empty.
+    kind: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Meter {
+    name: String,
+    value: String,
+    percent: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Evidence {
+    label: Option<String>,
+    score: String,
+    id: String,
+    text: String,
+}
+
+/// A group of little covered records.
+#[derive(Debug, Serialize)]
+struct Group {
+    number: u64,
+    words: Vec<String>,
+    records: usize,
+    labelled: usize,
+    right: usize,
+}
+
+/// The data map.
+#[derive(Debug, Default)]
+struct Map {
+    points: Vec<Point>,
+    all: usize,
+}
+
+#[derive(Debug)]
+struct Point {
+    confidence: f64,
+    variability: f64,
+    correctness: f64,
+    region: String,
+    label: String,
+    id: String,
+    text: String,
+    forgotten: Option<u64>,
+}
+
+/// What the template shows.
+#[derive(Serialize)]
+pub(super) struct Shown<'a> {
+    comparisons: &'a [Bars],
+    course: Option<Course>,
+    map: Option<ShownMap>,
+    reliability: Option<Reliability>,
+    groups: Vec<ShownGroup<'a>>,
+    tables: &'a [Table],
+}
+
+impl Shown<'_> {
+    /// What the map's script reads; nothing where there is no map.
+    pub(super) fn map_data(&self) -> &str {
+        self.map.as_ref().map_or("", |map| &map.data)
+    }
+}
+
+#[derive(Serialize)]
+struct ShownMap {
+    regions: Vec<(&'static str, usize, &'static str)>,
+    shown: usize,
+    all: usize,
+    /// What the script reads: a row of numbers and texts a point.
+    #[serde(skip)]
+    data: String,
+}
+
+#[derive(Serialize)]
+struct ShownGroup<'a> {
+    number: u64,
+    words: &'a [String],
+    records: usize,
+    /// Of those with a label, in percent.
+    right: Option<String>,
+}
+
+impl<'a> ShownGroup<'a> {
+    fn new(group: &'a Group) -> Self {
+        let right = 100.0 * group.right as f64 / group.labelled.max(1) as f64;
+        Self {
+            number: group.number,
+            words: &group.words,
+            records: group.records,
+            right: (group.labelled > 0).then(|| format!("{right:.0}")),
+        }
+    }
+}
+
+const REGIONS: [(&str, &str); 4] = [
+    ("easy", "sure of its label, always: most can be spared"),
+    ("ambiguous", "now sure, now not: these teach the most"),
+    ("hard", "steadily unsure"),
+    ("suspect", "never once predicted as labelled: the label may be wrong"),
+];
+
+impl Audits {
+    pub(super) fn add(&mut self, finding: Finding) {
+        match finding {
+            Finding::Dirty(found) => self.row(
+                "Labels that are likely wrong",
+                "The label it has, and the one it would rather have; behind each, its nearest training records.",
+                || dirty(*found),
+            ),
+            Finding::Redundant(found) => {
+                self.row("Copies and near copies", "Contradicting labels first, then the most similar.", || {
+                    redundant(*found)
+                });
+            }
+            Finding::Bias(found) => self.row(
+                "Words that tell a label too well",
+                "The share of a word's records that have the label, beside the label's share of all.",
+                || bias(*found),
+            ),
+            Finding::Sparse(found) => {
+                self.group(&found);
+                self.row(
+                    "What the training data do not cover",
+                    "The least covered first; behind each, the training records that come nearest.",
+                    || sparse(*found),
+                );
+            }
+            Finding::Selected(found) => {
+                self.row("Worth a label", "Records of the pool, in the order of their choice.", || selected(*found));
+            }
+            Finding::Proposed(found) => self.row(
+                "Worth adding",
+                "Changed copies of the training records nearest to what is little covered.",
+                || proposed(*found),
+            ),
+            Finding::Mapped(found) => self.map.add(*found),
+            Finding::Unreliable(found) => {
+                if let Some(label) = &found.label {
+                    self.trusted.push((found.trust, *label == found.predicted));
+                }
+                self.row("Predictions not to be trusted", "The least trusted first.", || unreliable(*found));
+            }
+            Finding::Change(found) => {
+                self.row("What was done to the data", "In the order of the plan's steps.", || change(*found));
+            }
+            Finding::Asked(found) => {
+                self.row("Labels that are asked for", "The most worth asking first.", || asked(*found));
+            }
+            Finding::Comparison(found) => self.comparisons.push(Bars::new(&found)),
+            Finding::Round(found) => self.rounds.push(*found),
+        }
+    }
+
+    fn row(&mut self, title: &'static str, note: &'static str, row: impl FnOnce() -> Row) {
+        let at = self.tables.iter().position(|table| table.title == title).unwrap_or_else(|| {
+            self.tables.push(Table { title, note, rows: Vec::new(), all: 0 });
+            self.tables.len() - 1
+        });
+        let table = &mut self.tables[at];
+        table.all += 1;
+        if table.rows.len() < ROWS {
+            table.rows.push(row());
+        }
+    }
+
+    fn group(&mut self, found: &SparseRecord) {
+        let Some(number) = found.cluster else { return };
+        let at = self.groups.iter().position(|group| group.number == number).unwrap_or_else(|| {
+            let words = found.cluster_words.clone();
+            self.groups.push(Group { number, words, records: 0, labelled: 0, right: 0 });
+            self.groups.len() - 1
+        });
+        let group = &mut self.groups[at];
+        group.records += 1;
+        if let Some(label) = &found.label {
+            group.labelled += 1;
+            group.right += usize::from(*label == found.predicted);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.comparisons.is_empty() && self.rounds.is_empty() && self.map.points.is_empty() && self.tables.is_empty()
+    }
+
+    pub(super) fn shown(&self) -> Shown<'_> {
+        let mut groups: Vec<ShownGroup<'_>> = self.groups.iter().map(ShownGroup::new).collect();
+        groups.sort_by_key(|group| group.number);
+        Shown {
+            comparisons: &self.comparisons,
+            course: (self.rounds.len() > 1).then(|| Course::new(&self.rounds)),
+            map: (!self.map.points.is_empty()).then(|| self.map.shown()),
+            reliability: Reliability::new(&self.trusted),
+            groups,
+            tables: &self.tables,
+        }
+    }
+}
+
+impl Map {
+    fn add(&mut self, found: MappedRecord) {
+        self.all += 1;
+        if self.points.len() < POINTS {
+            self.points.push(Point {
+                confidence: found.confidence,
+                variability: found.variability,
+                correctness: found.correctness,
+                region: found.region,
+                label: found.label.unwrap_or_default(),
+                id: found.id,
+                text: clip(&found.text, BRIEF),
+                forgotten: found.forgotten,
+            });
+        }
+    }
+
+    fn shown(&self) -> ShownMap {
+        let mut labels: Vec<&str> = self.points.iter().map(|point| point.label.as_str()).collect();
+        labels.sort_unstable();
+        labels.dedup();
+        let region = |name: &str| REGIONS.iter().position(|(region, _)| *region == name).unwrap_or(0);
+        let rounded = |x: f64| (x * 1e4).round() / 1e4;
+        let label = |point: &Point| labels.binary_search(&point.label.as_str()).unwrap_or(0);
+        let points: Vec<Value> = self
+            .points
+            .iter()
+            .map(|p| {
+                let [x, y, c] = [p.variability, p.confidence, p.correctness].map(rounded);
+                json!([x, y, c, region(&p.region), label(p), p.forgotten, p.id, p.text])
+            })
+            .collect();
+        let count = |name: &str| self.points.iter().filter(|point| point.region == name).count();
+        // Inside a script element nothing is unescaped, and only `<` could end it.
+        let data = json!({ "labels": labels, "points": points }).to_string().replace('<', "\\u003c");
+        ShownMap {
+            regions: REGIONS.iter().map(|(name, meaning)| (*name, count(name), *meaning)).collect(),
+            shown: self.points.len(),
+            all: self.all,
+            data,
+        }
+    }
+}
+
+fn chip(text: impl Into<String>) -> Chip {
+    Chip { text: text.into(), kind: "" }
+}
+
+fn warning(text: impl Into<String>) -> Chip {
+    Chip { text: text.into(), kind: "warn" }
+}
+
+fn share(name: &str, value: f64) -> Meter {
+    let percent = (0.0..=1.0).contains(&value).then(|| format!("{:.1}", 100.0 * value));
+    Meter { name: name.to_owned(), value: format!("{value:.2}"), percent }
+}
+
+fn near(near: NearRecord) -> Evidence {
+    Evidence { label: near.label, score: format!("{:.3}", near.score), id: near.id, text: clip(&near.text, TEXT) }
+}
+
+/// A label, and the other one where they differ.
+fn predicted(label: Option<&Value>, predicted: &Value) -> Vec<Chip> {
+    let mut chips = vec![chip(format!("predicted {}", plain(predicted)))];
+    chips.extend(label.map(|label| {
+        let text = format!("label {}", plain(label));
+        if label == predicted { chip(text) } else { warning(text) }
+    }));
+    chips
+}
+
+fn dirty(found: DirtyLabel) -> Row {
+    let meters = found.signals.iter().filter_map(|(name, value)| {
+        let value = value.as_f64()?;
+        Some(Meter { name: name.clone(), value: format!("{value:.3}"), percent: None })
+    });
+    Row {
+        rank: found.rank,
+        heading: vec![chip(found.label), chip("→"), warning(found.suggested_label)],
+        id: found.id,
+        score: format!("{:.2}", found.score),
+        reason: found.reason,
+        meters: meters.collect(),
+        evidence: found.neighbours.into_iter().map(near).collect(),
+        text: clip(&found.text, TEXT),
+        pair: found.text_pair,
+    }
+}
+
+fn redundant(found: RedundantRecord) -> Row {
+    let conflict = found.label.is_some() && found.of.label.is_some() && found.label != found.of.label;
+    let mut heading = vec![chip(found.set.clone())];
+    if found.set != found.of_set {
+        heading.push(warning("leak"));
+    }
+    heading.extend(found.label.map(|label| if conflict { warning(label) } else { chip(label) }));
+    Row {
+        rank: found.rank,
+        heading,
+        id: found.id,
+        score: format!("{:.2}", found.score),
+        reason: found.reason,
+        evidence: vec![near(found.of)],
+        text: clip(&found.text, TEXT),
+        pair: found.text_pair,
+        ..Row::default()
+    }
+}
+
+fn bias(found: BiasFinding) -> Row {
+    let mut meters = vec![share("with the word", found.share), share("of all", found.expected)];
+    meters.extend(found.rationale_share.map(|of| share("of rationales", of)));
+    Row {
+        rank: found.rank,
+        heading: vec![chip(found.word), chip("→"), chip(found.label)],
+        id: format!("p = {:.1e}", found.p_value),
+        score: format!("{:.2}×", found.score),
+        reason: found.reason,
+        meters,
+        evidence: found
+            .examples
+            .into_iter()
+            .map(|example| Evidence { score: String::new(), ..near(example) })
+            .collect(),
+        ..Row::default()
+    }
+}
+
+fn sparse(found: SparseRecord) -> Row {
+    let mut heading = predicted(found.label.as_ref(), &found.predicted);
+    heading.extend(found.cluster.map(|group| chip(format!("group {group}"))));
+    Row {
+        rank: found.rank,
+        heading,
+        id: found.id,
+        score: format!("{:.3}", found.similarity),
+        reason: found.reason,
+        evidence: found.nearest.into_iter().map(near).collect(),
+        text: clip(&found.text, TEXT),
+        pair: found.text_pair,
+        ..Row::default()
+    }
+}
+
+fn selected(found: SelectedRecord) -> Row {
+    Row {
+        rank: found.rank,
+        id: found.id,
+        score: format!("{:.3}", found.score),
+        reason: found.target.map(|target| format!("for {target}")).unwrap_or_default(),
+        text: clip(&found.text, TEXT),
+        pair: found.text_pair,
+        ..Row::default()
+    }
+}
+
+fn proposed(found: ProposedRecord) -> Row {
+    Row {
+        rank: found.rank,
+        heading: found.label.iter().map(|label| chip(plain(label))).collect(),
+        id: found.id,
+        score: format!("{:.3}", found.score),
+        reason: format!("a copy of {}, near {}", found.of, found.target),
+        text: clip(&found.text, TEXT),
+        pair: found.text_pair,
+        ..Row::default()
+    }
+}
+
+fn unreliable(found: UnreliableRecord) -> Row {
+    let meters = found.evidence.iter().filter_map(|(name, value)| Some(share(name, value.as_f64()?)));
+    Row {
+        rank: found.rank,
+        heading: predicted(found.label.as_ref(), &found.predicted),
+        id: found.id,
+        score: format!("{:.2}", found.trust),
+        reason: format!("{}; it rests on {}", found.reason, found.rationale.join(", ")),
+        meters: meters.collect(),
+        evidence: found.nearest.into_iter().map(near).collect(),
+        text: clip(&found.text, TEXT),
+        pair: found.text_pair,
+    }
+}
+
+fn change(found: ChangeRecord) -> Row {
+    let mut heading = vec![warning(found.change)];
+    if let Some(from) = &found.from {
+        heading.extend([chip(plain(from)), chip("→")]);
+    }
+    heading.extend(found.to.as_ref().map(|to| chip(plain(to))));
+    heading.extend(found.weight.map(|weight| chip(format!("weight {weight:.3}"))));
+    Row {
+        rank: found.step as u64,
+        heading,
+        id: found.id,
+        score: found.score.map(|score| format!("{score:.3}")).unwrap_or_default(),
+        reason: found.reason,
+        text: clip(&found.text, TEXT),
+        ..Row::default()
+    }
+}
+
+fn asked(found: AskedRecord) -> Row {
+    let mut heading = vec![chip(found.kind)];
+    heading.extend(found.label.as_ref().map(|label| warning(plain(label))));
+    Row {
+        rank: found.rank,
+        heading,
+        id: found.id,
+        score: format!("{:.3}", found.score),
+        text: clip(&found.text, TEXT),
+        pair: found.text_pair,
+        ..Row::default()
+    }
+}

@@ -1,0 +1,270 @@
+//! Plans carried out: data changed, models trained on both, compared; and the same round by round.
+
+use serde_json::{Value, json};
+
+use super::{Bench, lines};
+
+fn records(bench: &Bench, name: &str) -> Vec<Value> {
+    lines(&std::fs::read_to_string(bench.path(name)).unwrap_or_else(|error| panic!("{name}: {error}")))
+}
+
+/// Records of two classes that a word tells, every eighth with the other label.
+fn data(from: usize, to: usize) -> Vec<Value> {
+    let fillers = ["the food", "a book", "this film", "our room", "the phone"];
+    let record = |i: usize| {
+        let class = i % 2;
+        let word = if class == 1 { "good" } else { "bad" };
+        let text = format!("{} was {word} to us {}", fillers[i / 2 % fillers.len()], i % 7);
+        json!({ "id": format!("r{i}"), "text": text, "label": if i % 8 == 3 { 1 - class } else { class }, "true": class })
+    };
+    (from..to).map(record).collect()
+}
+
+fn jsonl(records: &[Value]) -> String {
+    records.iter().fold(String::new(), |lines, record| format!("{lines}{record}\n"))
+}
+
+fn truth(records: &[Value]) -> Vec<Value> {
+    records
+        .iter()
+        .map(|record| json!({ "id": record["id"], "text": record["text"], "label": record["true"] }))
+        .collect()
+}
+
+/// A folder with a tiny model, 64 training records of which 8 are wrong, and 24 to be judged on.
+fn bench() -> Bench {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.write("train.jsonl", jsonl(&data(0, 64)));
+    bench.write("truth.jsonl", jsonl(&truth(&data(0, 64))));
+    bench.write("dev.jsonl", jsonl(&truth(&data(100, 124))));
+    bench
+}
+
+const PLAN: &str = r#"
+model = "bert-cls2"
+data = ["train.jsonl"]
+dev = ["dev.jsonl"]
+seeds = 2
+[train]
+epochs = 2
+learning_rate = 1e-3
+batch_size = 16
+[[arm]]
+name = "corrected"
+[[arm.step]]
+do = "correct"
+corrections = ["truth.jsonl"]
+[[arm]]
+name = "cleaned"
+[[arm.step]]
+do = "drop"
+what = "leaks"
+[[arm.step]]
+do = "drop"
+what = "copies"
+[[arm.step]]
+do = "relabel"
+signal = "text"
+top = 8
+[[arm.step]]
+do = "reweight"
+words = { false_discovery = 0.5 }
+[[arm]]
+name = "more"
+[[arm.step]]
+do = "rebalance"
+words = { least_share = 0.7 }
+[[arm.step]]
+do = "augment"
+change = "swap"
+count = 5
+[[arm.step]]
+do = "add"
+pool = ["pool.jsonl"]
+answers = ["answers.jsonl"]
+count = 6
+threshold = -1.0
+"#;
+
+#[test]
+fn a_plan_changes_data_trains_on_both_and_compares() {
+    let bench = bench();
+    let pool = truth(&data(200, 220));
+    let bare: Vec<Value> = pool.iter().map(|r| json!({ "id": r["id"], "text": r["text"] })).collect();
+    bench.write("pool.jsonl", jsonl(&bare));
+    bench.write("answers.jsonl", jsonl(&pool));
+    bench.write("plan.toml", PLAN);
+    bench.ok("improve plan.toml --out out");
+    let comparison = &records(&bench, "out/comparison.jsonl")[0];
+    let arms = comparison["arms"].as_array().unwrap();
+    let names: Vec<&str> = arms.iter().map(|arm| arm["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["before", "corrected", "cleaned", "more"]);
+    for arm in arms {
+        let accuracy = &arm["sets"][0]["metrics"]["accuracy"];
+        assert_eq!(accuracy["values"].as_array().unwrap().len(), 2);
+        assert_eq!(accuracy["gain"].is_null(), arm["name"] == "before");
+    }
+    assert_eq!((&arms[1]["changes"]["correct"], &arms[1]["records"]), (&json!(8), &json!(64)));
+    // Every record that was changed is told, with what it was, and the data are what the changes say.
+    let corrected = records(&bench, "out/corrected/data.jsonl");
+    let before = data(0, 64);
+    for (record, was) in corrected.iter().zip(&before) {
+        assert_eq!((&record["id"], &record["label"]), (&was["id"], &was["true"]));
+    }
+    let changes = records(&bench, "out/cleaned/changes.jsonl");
+    let dropped = changes.iter().filter(|change| change["change"] == "drop").count();
+    assert!(dropped > 0 && changes.iter().any(|change| change["change"] == "relabel"), "{changes:?}");
+    assert_eq!(records(&bench, "out/cleaned/data.jsonl").len(), 64 - dropped);
+    assert!(changes.iter().all(|change| !change["reason"].as_str().unwrap().is_empty()));
+    let more = records(&bench, "out/more/data.jsonl");
+    let added = |kind: &str| arms[3]["changes"][kind].as_u64().unwrap_or(0);
+    assert_eq!((added("augment"), added("add")), (5, 6));
+    assert_eq!(more.len() as u64, 64 + added("copy") + 11);
+    let ids: std::collections::BTreeSet<String> = more.iter().map(|record| record["id"].to_string()).collect();
+    assert_eq!(ids.len(), more.len());
+
+    // What is lost is made again, to the same bytes; what is there is not.
+    let first = std::fs::read(bench.path("out/comparison.jsonl")).unwrap();
+    std::fs::remove_file(bench.path("out/comparison.jsonl")).unwrap();
+    std::fs::remove_dir_all(bench.path("out/corrected")).unwrap();
+    std::fs::remove_file(bench.path("out/more/seed-1/result.json")).unwrap();
+    bench.ok("improve plan.toml --out out");
+    assert_eq!(std::fs::read(bench.path("out/comparison.jsonl")).unwrap(), first);
+
+    // The page shows it.
+    bench.ok("report out/comparison.jsonl out/cleaned/changes.jsonl --out page.html");
+    let page = std::fs::read_to_string(bench.path("page.html")).unwrap();
+    assert!(page.contains("What it was worth") && page.contains("What was done to the data"));
+
+    // Another plan, or other data, are not taken for these.
+    bench.write("plan.toml", PLAN.replace("epochs = 2", "epochs = 1"));
+    bench.fails("improve plan.toml --out out", "another plan");
+    bench.write("plan.toml", PLAN);
+    bench.write("dev.jsonl", jsonl(&truth(&data(100, 120))));
+    bench.fails("improve plan.toml --out out", "other data");
+    std::fs::create_dir(bench.path("stray")).unwrap();
+    bench.write("stray/file", "");
+    bench.fails("improve plan.toml --out stray", "holds no plan");
+    bench.ok("improve plan.toml --out out --overwrite");
+}
+
+#[test]
+fn plans_that_cannot_be_carried_out_are_told() {
+    let bench = bench();
+    bench.write("plan.toml", PLAN);
+    bench.fails("improve plan.toml", "a plan needs a place");
+    bench.fails("improve nowhere.toml --out out", "nowhere.toml");
+    bench.write("pool.jsonl", jsonl(&[json!({ "id": "p", "text": "a good book" })]));
+    bench.write("answers.jsonl", "");
+    bench.fails("improve plan.toml --out out", "has no label");
+    bench.write("all.toml", "model = 'bert-cls2'\ndata = ['train.jsonl']\ndev = ['train.jsonl']\nseeds = 1\n[[step]]\ndo = 'drop'\nwhat = 'leaks'\n");
+    bench.fails("improve all.toml --out all", "leave no training data");
+}
+
+const ROUNDS: &str = r#"
+model = "bert-cls2"
+data = ["train.jsonl"]
+dev = ["dev.jsonl"]
+seeds = 1
+[train]
+epochs = 1
+learning_rate = 1e-3
+batch_size = 16
+[continual]
+batches = [["batch-1.jsonl"], ["batch-2.jsonl"]]
+budget = 6
+recheck = 0.5
+answers = ["truth.jsonl"]
+gate = false
+"#;
+
+#[test]
+fn rounds_ask_for_labels_and_go_on_when_they_come() {
+    let bench = bench();
+    bench.write("plan.toml", ROUNDS);
+    let bare = |records: &[Value]| -> Vec<Value> {
+        records.iter().map(|r| json!({ "id": r["id"], "text": r["text"] })).collect()
+    };
+    let said = bench.run("improve plan.toml --out out");
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(said.err.contains("waiting for data") && said.err.contains("batch-1.jsonl"), "{}", said.err);
+
+    let batch = truth(&data(200, 220));
+    bench.write("batch-1.jsonl", jsonl(&bare(&batch)));
+    let said = bench.run("improve plan.toml --out out");
+    assert!(said.code == Some(0) && said.err.contains("waiting for 3 labels"), "{}", said.err);
+    let asked = records(&bench, "out/round-001/ask.jsonl");
+    let kinds: Vec<&str> = asked.iter().map(|record| record["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["suspect", "suspect", "suspect", "new", "new", "new"]);
+    let new: Vec<&Value> = asked[3..].iter().map(|record| &record["id"]).collect();
+    let answers: Vec<Value> = batch.iter().filter(|record| new.contains(&&record["id"])).cloned().collect();
+    bench.write("out/round-001/answers.jsonl", jsonl(&answers));
+
+    // The second batch brings its labels with it.
+    bench.write("batch-2.jsonl", jsonl(&truth(&data(300, 320))));
+    std::fs::rename(bench.path("batch-2.jsonl"), bench.path("later.jsonl")).unwrap();
+    let said = bench.run("improve plan.toml --out out");
+    assert!(said.err.contains("batch-2.jsonl"), "{}", said.err);
+    let round: Value =
+        serde_json::from_str(&std::fs::read_to_string(bench.path("out/round-001/round.json")).unwrap()).unwrap();
+    assert_eq!((&round["asked"], &round["records"], &round["waiting"]), (&json!(6), &json!(67), &json!(17)));
+    let asked_again = asked[..3].iter().map(|record| record["id"].as_str().unwrap());
+    let now = records(&bench, "out/round-001/data.jsonl");
+    let right = truth(&data(0, 64));
+    for id in asked_again {
+        let label = |records: &[Value]| records.iter().find(|record| record["id"] == id).unwrap()["label"].clone();
+        assert_eq!(label(&now), label(&right));
+    }
+
+    // Of the second round's questions those about the first batch have no answer; with them all it ends.
+    std::fs::rename(bench.path("later.jsonl"), bench.path("batch-2.jsonl")).unwrap();
+    bench.write("more.jsonl", jsonl(&batch));
+    bench.write("plan.toml", ROUNDS.replace("[\"truth.jsonl\"]", "[\"truth.jsonl\", \"more.jsonl\"]"));
+    bench.ok("improve plan.toml --out out");
+    let rounds = records(&bench, "out/rounds.jsonl");
+    assert_eq!(rounds.iter().map(|round| &round["labels"]).collect::<Vec<_>>(), [&json!(0), &json!(6), &json!(12)]);
+    // Nobody is asked twice.
+    let second = records(&bench, "out/round-002/ask.jsonl");
+    assert!(second.iter().all(|record| asked.iter().all(|earlier| earlier["id"] != record["id"])));
+    bench.ok("report out/rounds.jsonl --out page.html");
+    assert!(std::fs::read_to_string(bench.path("page.html")).unwrap().contains("Round by round"));
+}
+
+#[test]
+fn a_round_that_is_worse_is_rolled_back_and_its_labels_are_tried_once_more() {
+    let bench = bench();
+    bench.write("batch-1.jsonl", jsonl(&truth(&data(200, 210))));
+    bench.write("batch-2.jsonl", jsonl(&truth(&data(300, 310))));
+    // No round can pass a gate that asks for a hundred points more.
+    let plan = ROUNDS.replace("seeds = 1", "seeds = 1\ntolerance = -1.0").replace("gate = false", "gate = true");
+    bench.write("plan.toml", plan);
+    bench.ok("improve plan.toml --out out");
+    let rounds = records(&bench, "out/rounds.jsonl");
+    assert_eq!(
+        rounds.iter().map(|round| &round["accepted"]).collect::<Vec<_>>(),
+        [&json!(true), &json!(false), &json!(false)]
+    );
+    assert!(rounds.iter().all(|round| round["records"] == 64));
+    assert!(rounds[1]["reason"].as_str().unwrap().contains("worse than before"));
+    let first = records(&bench, "out/round-001/held.jsonl");
+    let second = records(&bench, "out/round-002/data.jsonl");
+    assert_eq!(first.len(), 3);
+    assert!(first.iter().all(|held| second.iter().any(|record| record["id"] == held["id"])));
+    // Held once, they are not held again.
+    let held = records(&bench, "out/round-002/held.jsonl");
+    assert!(held.iter().all(|held| first.iter().all(|earlier| earlier["id"] != held["id"])));
+}
+
+#[test]
+fn a_model_from_nothing_but_the_data() {
+    let bench = bench();
+    bench.ok("train --vocabulary 200 --shape 1x32 --data train.jsonl --epochs 1 --out new --labels bad,good");
+    assert!(std::fs::read_to_string(bench.path("new/vocab.txt")).unwrap().lines().any(|piece| piece == "good"));
+    let predicted = bench.ok("predict --model new --data dev.jsonl");
+    assert_eq!(lines(&predicted).len(), 24);
+    bench.ok("train --model new --scratch --data train.jsonl --epochs 1 --out again");
+    bench.fails("train --vocabulary 3 --data train.jsonl --out x", "--vocabulary");
+    assert_eq!(bench.run("train --vocabulary 30 --shape 1x33 --data train.jsonl --out x").code, Some(2));
+    assert_eq!(bench.run("train --data train.jsonl --out x").code, Some(2));
+}
