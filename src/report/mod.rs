@@ -28,7 +28,7 @@ pub use global_importance::GlobalImportance;
 pub use html::{DEFAULT_LIMIT, Page, PageOptions};
 pub(crate) use records::class_kind;
 pub use records::{
-    Neighbour, NeighbourGroup, NeighbourList, Neighbours, Prediction, Probabilities, SearchResult, class_value,
+    Certain, Neighbour, NeighbourGroup, NeighbourList, Neighbours, Prediction, Probabilities, SearchResult, class_value,
 };
 pub use results::{ResultRecord, read_results};
 pub use schema::Kind;

@@ -82,7 +82,7 @@ pub(super) fn search<S: Source + ?Sized>(
 fn hits_of([proponents, opponents]: [Vec<Entry>; 2]) -> Hits {
     let hit = |entry: Entry| Hit { row: u64::from(entry.row), index: entry.index, score: entry.score };
     let all = |entries: Vec<Entry>| entries.into_iter().map(hit).collect();
-    Hits { proponents: all(proponents), opponents: all(opponents) }
+    Hits { proponents: all(proponents), opponents: all(opponents), certificate: None }
 }
 
 /// Queries side by side, pass by pass.

@@ -25,6 +25,11 @@ pub trait Source: Sync {
     fn scan(&self, _shard: usize) -> Option<ScanRows<'_>> {
         None
     }
+    /// At least how far the features of each row of shard `shard` are from what they were before they were rounded to be stored, where they
+    /// were: scores are of the stored ones, and a result tells which records would be in it by the others too.
+    fn residuals(&self, _shard: usize) -> Option<&[f32]> {
+        None
+    }
     /// The number in the whole input of the record in row `row` of shard `shard`: what ties are ordered by.
     fn index(&self, shard: usize, row: usize) -> u64;
     /// The rows that are searched, over all shards; `None` for all of them. The others are passed over as if they were not there, but for
@@ -83,6 +88,10 @@ impl<S: Source + ?Sized> Source for Selected<'_, S> {
 
     fn scan(&self, shard: usize) -> Option<ScanRows<'_>> {
         self.source.scan(shard)
+    }
+
+    fn residuals(&self, shard: usize) -> Option<&[f32]> {
+        self.source.residuals(shard)
     }
 
     fn selection(&self) -> Option<&RowSet> {
@@ -150,6 +159,10 @@ impl Source for Store {
 
     fn scan(&self, shard: usize) -> Option<ScanRows<'_>> {
         Store::shards(self)[shard].scan()
+    }
+
+    fn residuals(&self, shard: usize) -> Option<&[f32]> {
+        Store::shards(self)[shard].residuals()
     }
 
     fn release(&self, shard: usize) {
