@@ -32,6 +32,7 @@ pub struct Info {
     /// On the disk.
     pub bytes: u64,
     /// How well rounded features find what the features as computed find, where they were rounded.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub recall: Option<Recall>,
     /// What made it.
     pub settings: Settings,
