@@ -170,7 +170,7 @@ impl Kernel for AroundDistances<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Radii { rows, squares, residuals, gamma, tiny } = self.radii;
+        let Radii { rows, squares, residuals, gamma, tiny, .. } = self.radii;
         let (query, square) = (V::splat(2.0 * self.query * (1.0 + SPARE)), V::splat(self.query * self.query));
         let (relative, tiny) = (V::splat(5.0 * gamma), V::splat(*tiny));
         let (shorter, longer) = (V::splat(1.0 - gamma - SPARE), V::splat(1.0 + gamma + SPARE));
