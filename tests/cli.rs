@@ -23,6 +23,8 @@ mod keeping;
 mod memory;
 #[path = "cli/results.rs"]
 mod results;
+#[path = "cli/rounded.rs"]
+mod rounded;
 #[path = "cli/scope.rs"]
 mod scope;
 

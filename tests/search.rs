@@ -10,4 +10,5 @@ mod invariance;
 mod laws;
 mod reference;
 mod refusals;
+mod rounded;
 mod stores;

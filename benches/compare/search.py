@@ -4,7 +4,8 @@
     python search.py --binary ../../target/release/wherefore --threads 2 --out ../results/search.jsonl
 
 All search random vectors of the same shape. FAISS is timed as it comes, and again with the threshold that makes it use
-matrix products for batches of any size (its default since 1.9 all but switches them off).
+matrix products for batches of any size (its default since 1.9 all but switches them off). `--rivals faiss-fp16` sets its scalar quantiser
+beside our records held in f16; it takes long for many queries.
 """
 
 import argparse
@@ -23,13 +24,15 @@ def main():
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--queries", default="1,64,1024", help="comma-separated batch sizes")
-    parser.add_argument("--top-k", type=int, default=10)
+    parser.add_argument("--top-k", default="10", help="comma-separated")
+    parser.add_argument("--dtypes", default="f32", help="how our records are held, comma-separated: f32, f16, bf16")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--samples", type=int, default=5)
-    parser.add_argument("--rivals", default="faiss,numpy", help="comma-separated; may be empty")
+    parser.add_argument("--rivals", default="faiss,numpy", help="of faiss, faiss-fp16 and numpy, comma-separated; may be empty")
     parser.add_argument("--out", type=Path, help="a JSON line is appended for each case")
     arguments = parser.parse_args()
     arguments.queries = [int(q) for q in arguments.queries.split(",")]
+    arguments.top_k = [int(k) for k in arguments.top_k.split(",")]
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(arguments.threads)  # read when the libraries below are loaded
     run(arguments)
@@ -38,14 +41,15 @@ def main():
 def run(arguments):
     from timing import Results
 
-    shape = {"records": arguments.records, "width": arguments.width, "top_k": arguments.top_k}
+    shape = {"records": arguments.records, "width": arguments.width}
     results = Results(arguments.out, threads=arguments.threads, **shape)
     # Ours first: the rivals' vectors would take the memory that the operating system keeps our store's pages in.
     if arguments.binary:
-        for queries in arguments.queries:
-            row = wherefore_search(arguments, queries)
-            add(results, arguments, "wherefore", "", queries, {"seconds": row["seconds"]})
-    rivals = {"faiss": search_with_faiss, "numpy": search_with_numpy}
+        for dtype in arguments.dtypes.split(","):
+            for queries, k in cases(arguments):
+                row = wherefore_search(arguments, dtype, queries, k)
+                add(results, arguments, "wherefore", dtype, queries, k, {"seconds": row["seconds"]})
+    rivals = {"faiss": search_with_faiss, "faiss-fp16": search_with_quantiser, "numpy": search_with_numpy}
     chosen = [rival for rival in arguments.rivals.split(",") if rival]
     if chosen:
         records, queries = random_vectors(arguments)
@@ -54,22 +58,29 @@ def run(arguments):
     results.ratios()
 
 
-def add(results, arguments, tool, variant, queries, statistics):
+def cases(arguments):
+    return [(queries, k) for queries in arguments.queries for k in arguments.top_k]
+
+
+def add(results, arguments, tool, variant, queries, k, statistics):
     """A scan of one query reads the whole matrix once, so its bandwidth says how close it is to the memory's."""
-    gigabytes = arguments.records * arguments.width * 4 / statistics["seconds"] / 1e9
+    number = 2 if variant in ("f16", "bf16") or "fp16" in variant else 4
+    gigabytes = arguments.records * arguments.width * number / statistics["seconds"] / 1e9
     bandwidth = {"gigabytes_per_second": round(gigabytes, 1)} if queries == 1 else {}
-    case = f"{variant} / Q={queries}" if variant else f"Q={queries}"
-    results.add(tool, case, queries, "queries", statistics, **bandwidth)
+    results.add(tool, f"{variant} / Q={queries}, k={k}", queries, "queries", statistics, **bandwidth)
 
 
-def wherefore_search(arguments, queries):
+def wherefore_search(arguments, dtype, queries, k):
     """{"job", "seconds", "queries_per_second", ...} of our own benchmark, which takes its own median."""
     options = {
         "--job": "search",
         "--records": arguments.records,
         "--width": arguments.width,
         "--queries": queries,
-        "--top-k": arguments.top_k,
+        "--top-k": k,
+        "--dtype": dtype,
+        "--rule": "feature-dot",
+        "--samples": arguments.samples,
         "--threads": arguments.threads,
         "--format": "json",
     }
@@ -103,18 +114,33 @@ def search_with_faiss(results, arguments, records, queries):
         index.add(records)
         for threshold, variant in ((default, f"{name} as it comes"), (BLAS_THRESHOLD, f"{name} with BLAS")):
             faiss.cvar.distance_compute_blas_threshold = threshold
-            for count in arguments.queries:
-                work = lambda index=index, count=count: index.search(queries[:count], arguments.top_k)
-                add(results, arguments, "faiss", variant, count, measure(work, arguments.samples))
+            for count, k in cases(arguments):
+                work = lambda index=index, count=count, k=k: index.search(queries[:count], k)
+                add(results, arguments, "faiss", variant, count, k, measure(work, arguments.samples))
         faiss.cvar.distance_compute_blas_threshold = default
+
+
+def search_with_quantiser(results, arguments, records, queries):
+    import faiss
+    from timing import measure
+
+    faiss.omp_set_num_threads(arguments.threads)
+    for metric in ("METRIC_INNER_PRODUCT", "METRIC_L2"):
+        index = faiss.IndexScalarQuantizer(arguments.width, faiss.ScalarQuantizer.QT_fp16, getattr(faiss, metric))
+        index.train(records[:1000])
+        index.add(records)
+        for count, k in cases(arguments):
+            work = lambda index=index, count=count, k=k: index.search(queries[:count], k)
+            variant = f"QT_fp16 {metric.removeprefix('METRIC_').lower().replace('_', ' ')}"
+            add(results, arguments, "faiss", variant, count, k, measure(work, arguments.samples))
 
 
 def search_with_numpy(results, arguments, records, queries):
     from timing import measure
 
-    for count in arguments.queries:
-        work = lambda count=count: numpy_top(records, queries[:count], arguments.top_k)
-        add(results, arguments, "numpy", "matmul + argpartition", count, measure(work, arguments.samples))
+    for count, k in cases(arguments):
+        work = lambda count=count, k=k: numpy_top(records, queries[:count], k)
+        add(results, arguments, "numpy", "matmul + argpartition", count, k, measure(work, arguments.samples))
 
 
 def numpy_top(records, queries, k, block=125_000):

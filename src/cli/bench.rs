@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
+use half::{bf16, f16};
 use rayon::prelude::*;
 use serde::Serialize;
 use wherefore::backend::Objective;
@@ -43,6 +44,9 @@ pub(crate) struct Arguments {
     /// Search: records at each end
     #[arg(long, default_value_t = 10, value_name = "K")]
     top_k: usize,
+    /// Search: how features are held
+    #[arg(long, value_enum, default_value_t = Held::F32)]
+    dtype: Held,
     /// Search: the rule (feature and gradient rules) [default: feature-dot and grad-dot]
     #[arg(long)]
     rule: Option<Rule>,
@@ -68,6 +72,19 @@ enum Job {
     Explain,
     /// Exact top-k over factors in memory
     Search,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Held {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Held {
+    fn bytes(self) -> usize {
+        if self == Self::F32 { 4 } else { 2 }
+    }
 }
 
 /// Everything measured.
@@ -284,10 +301,17 @@ fn search_row(
     })?;
     let numbers = factors.width + if rule.needs_head() { factors.classes } else { 0 };
     let gflops = 2.0 * (queries * source.rows * numbers) as f64 / seconds / 1e9;
-    let read_gbs = (source.rows * numbers * size_of::<f32>()) as f64 / seconds / 1e9;
+    let bytes = factors.width * arguments.dtype.bytes() + (numbers - factors.width) * size_of::<f32>();
+    let read_gbs = (source.rows * bytes) as f64 / seconds / 1e9;
     Ok(Row {
         job: "search",
-        case: format!("{rule}, top {} of {} × {}, {queries} queries", arguments.top_k, source.rows, factors.width),
+        case: format!(
+            "{rule}, top {} of {} × {} {}, {queries} queries",
+            arguments.top_k,
+            source.rows,
+            factors.width,
+            format!("{:?}", arguments.dtype).to_lowercase()
+        ),
         seconds,
         queries_per_second: Some(queries as f64 / seconds),
         gflops: Some(gflops),
@@ -297,11 +321,27 @@ fn search_row(
     })
 }
 
+enum Features {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    Bf16(Vec<bf16>),
+}
+
+impl Features {
+    fn held(features: Vec<f32>, dtype: Held) -> Self {
+        match dtype {
+            Held::F32 => Self::F32(features),
+            Held::F16 => Self::F16(features.par_iter().map(|&x| f16::from_f32(x)).collect()),
+            Held::Bf16 => Self::Bf16(features.par_iter().map(|&x| bf16::from_f32(x)).collect()),
+        }
+    }
+}
+
 /// Drawn factors: uniform in [−½, ½), the same on every machine.
 struct Synthetic {
     width: usize,
     classes: usize,
-    features: Vec<f32>,
+    features: Features,
     deltas: Vec<f32>,
     feature_norms: Vec<f32>,
     delta_norms: Vec<f32>,
@@ -315,6 +355,7 @@ impl Synthetic {
             values.par_chunks_exact(width.max(1)).map(|row| cpu::dot(row, row).sqrt()).collect()
         };
         let (feature_norms, delta_norms) = (norms(&features, width), norms(&deltas, classes));
+        let features = Features::held(features, arguments.dtype);
         Self { width, classes, features, deltas, feature_norms, delta_norms }
     }
 
@@ -323,7 +364,11 @@ impl Synthetic {
             rows: self.feature_norms.len(),
             width: self.width,
             classes: self.classes,
-            features: Floats::F32(&self.features),
+            features: match &self.features {
+                Features::F32(values) => Floats::F32(values),
+                Features::F16(values) => Floats::F16(values),
+                Features::Bf16(values) => Floats::Bf16(values),
+            },
             deltas: &self.deltas,
             feature_norms: &self.feature_norms,
             delta_norms: &self.delta_norms,

@@ -26,7 +26,8 @@ pub use loss::{loss_and_delta, predict, probabilities};
 pub use objective::RefitTargets;
 pub use refit::{CHOLESKY_LIMIT, Refit, RefitOptions, refit};
 pub use representer::{Representer, RepresenterCompat, representer};
-pub use scan_copy::{ScanCopy, ScanRows, ScanType, ScanValues};
+pub(crate) use scan_copy::residuals;
+pub use scan_copy::{Int8Rows, ScanCopy, ScanRows, ScanType, ScanValues};
 pub use source::{FactorSource, InMemory, LabelUsed, LabelVec, LabelledRows, Labels};
 pub use target::Target;
 

@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::factors::{Labels, Target};
 use crate::interrupt;
 use crate::model::Problem;
-use crate::report::{Neighbour, NeighbourGroup, NeighbourList, Neighbours, SearchResult, class_value};
-use crate::search::{self, End, Form, GroupHits, Hit, Hits, Options, Query, Selected};
+use crate::report::{Certain, Neighbour, NeighbourGroup, NeighbourList, Neighbours, SearchResult, class_value};
+use crate::search::{self, Certainty, Certificate, End, Form, GroupHits, Hit, Hits, Options, Query, Selected};
 use crate::store::{Store, StoredRecord};
 
 /// One record that asks, and what is known of it before the search.
@@ -21,6 +21,48 @@ pub(super) struct Asked {
     pub(super) result: SearchResult,
     /// Its row in the store, where it comes from there: it is not its own neighbour.
     pub(super) own_row: Option<usize>,
+}
+
+impl Asked {
+    /// About how much memory it takes until it is answered.
+    fn bytes(&self) -> usize {
+        let Asking { features, delta, checkpoints, text, .. } = &self.asking;
+        let factors: usize = checkpoints.iter().map(|(features, delta)| features.len() + delta.len()).sum();
+        let numbers = features.len() + delta.len() + factors;
+        size_of::<Self>() + numbers * size_of::<f32>() + 2 * text.len() + self.result.id.len()
+    }
+}
+
+/// Queries that wait for each other. A store larger than memory is read from the disk at each pass, so as many pass over it together as a
+/// quarter of the memory holds; where it stays in memory, each chunk is answered as it comes.
+pub(super) struct Waiting<'a> {
+    answers: &'a Answers<'a>,
+    asked: Vec<Asked>,
+    bytes: usize,
+    room: usize,
+}
+
+impl<'a> Waiting<'a> {
+    pub(super) fn new(answers: &'a Answers<'a>) -> Self {
+        let Answers { store, options, .. } = answers;
+        let settings = store.settings();
+        let scanned = store.rows() * (settings.width + settings.classes) * size_of::<f32>();
+        let room = if scanned > options.memory { options.memory / 4 } else { 0 };
+        Self { answers, asked: Vec::new(), bytes: 0, room }
+    }
+
+    /// Takes more queries in, and answers those that waited where there is no room for others.
+    pub(super) fn ask(&mut self, asked: Vec<Asked>, sink: &mut dyn ResultSink) -> Result<()> {
+        self.bytes += asked.iter().map(Asked::bytes).sum::<usize>();
+        self.asked.extend(asked);
+        if self.bytes >= self.room { self.answer(sink) } else { Ok(()) }
+    }
+
+    /// Answers all that wait.
+    pub(super) fn answer(&mut self, sink: &mut dyn ResultSink) -> Result<()> {
+        self.bytes = 0;
+        self.answers.write(std::mem::take(&mut self.asked), sink)
+    }
 }
 
 /// What stays the same from query to query.
@@ -56,7 +98,10 @@ impl<'a> Answers<'a> {
     }
 
     /// Searches for some queries together and writes their results in order.
-    pub(super) fn write(&self, asked: Vec<Asked>, sink: &mut dyn ResultSink) -> Result<()> {
+    fn write(&self, asked: Vec<Asked>, sink: &mut dyn ResultSink) -> Result<()> {
+        if asked.is_empty() {
+            return Ok(());
+        }
         let mut results = Vec::with_capacity(asked.len());
         let mut asking = Vec::with_capacity(asked.len());
         for one in asked {
@@ -89,12 +134,38 @@ impl<'a> Answers<'a> {
                 search::search(&source, form, queries, fetched, &options)?
             }
         };
-        for ((mut result, own_row), hits) in results.into_iter().zip(hits) {
-            let ends = self.ends(hits, Asker { id: &result.id, own_row }, k)?;
-            (result.proponents, result.opponents) = ends;
+        for ((mut result, own_row), mut hits) in results.into_iter().zip(hits) {
+            let (asker, certificate) = (Asker { id: &result.id, own_row }, hits.certificate.take());
+            let certain = certificate.as_ref().map(|certificate| self.certain(certificate, &hits, asker, k));
+            (result.proponents, result.opponents) = self.ends(hits, asker, k)?;
+            result.certain = certain.transpose()?.flatten();
+            // Where there are neither copies nor rounded features, whether bounds were used depends on what else was asked.
+            let told = self.store.settings().scan.is_some() || result.certain.is_some();
+            result.candidates = certificate.filter(|_| told).map(|certificate| certificate.candidates);
             sink.write(&result)?;
         }
         Ok(())
+    }
+
+    /// How many of a query's neighbours are certain, where its store's features are rounded.
+    fn certain(&self, certificate: &Certificate, hits: &Hits, asker: Asker<'_>, k: usize) -> Result<Option<Certain>> {
+        let Some([proponents, opponents]) = &certificate.certain else { return Ok(None) };
+        let own = asker.own_row.map(|row| self.scope.stands_for(row) as u64);
+        let except = if self.options.exclude_same_id { self.same_id(hits, asker.id)? } else { own };
+        let count = |end: &Certainty, found: usize| end.count(k.min(found), except) as u64;
+        let (proponents, opponents) =
+            (count(proponents, hits.proponents.len()), count(opponents, hits.opponents.len()));
+        Ok(Some(Certain { proponents, opponents }))
+    }
+
+    /// The row among the hits that has this id.
+    fn same_id(&self, hits: &Hits, id: &str) -> Result<Option<u64>> {
+        for hit in hits.proponents.iter().chain(&hits.opponents) {
+            if self.store.record(hit.row as usize)?.id == id {
+                return Ok(Some(hit.row));
+            }
+        }
+        Ok(None)
     }
 
     fn write_groups(
@@ -155,7 +226,9 @@ impl<'a> Answers<'a> {
     }
 
     fn search_options<'o>(&'o self, progress: &'o (dyn Fn(u64, u64) -> bool + Sync)) -> Options<'o> {
-        Options { memory: self.options.memory, progress: Some(progress), devices: &self.gpus, ..Options::default() }
+        // A quarter is for the queries themselves: see `Waiting`.
+        let memory = self.options.memory / 4 * 3;
+        Options { memory, progress: Some(progress), devices: &self.gpus, ..Options::default() }
     }
 
     fn ends(&self, hits: Hits, asker: Asker<'_>, k: usize) -> Result<(Vec<Neighbour>, Vec<Neighbour>)> {
@@ -203,6 +276,7 @@ fn all_groups(groups: &[GroupHits]) -> Hits {
     Hits {
         proponents: end(End::Proponents, |hits| &hits.proponents),
         opponents: end(End::Opponents, |hits| &hits.opponents),
+        certificate: None,
     }
 }
 

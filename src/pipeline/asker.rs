@@ -92,6 +92,8 @@ impl<'a> Asker<'a> {
             proponents: Vec::new(),
             opponents: Vec::new(),
             groups: Vec::new(),
+            candidates: None,
+            certain: None,
         }
     }
 }

@@ -176,6 +176,18 @@ pub(super) fn each_row<T: Send>(
     reads_texts: bool,
     of: impl Fn(&Shard, usize, Option<&StoredRecord>) -> T + Sync,
 ) -> Result<Vec<T>> {
+    let mut all = Vec::with_capacity(store.rows());
+    each_shard(store, reads_texts, of, |rows| all.extend(rows))?;
+    Ok(all)
+}
+
+/// [`each_row`], handed over shard by shard: what is made of a row need not stay in memory.
+pub(super) fn each_shard<T: Send>(
+    store: &Store,
+    reads_texts: bool,
+    of: impl Fn(&Shard, usize, Option<&StoredRecord>) -> T + Sync,
+    mut take: impl FnMut(Vec<T>),
+) -> Result<()> {
     let of_shard = |shard: &Shard| -> Result<Vec<T>> {
         let row = |row| {
             let record = reads_texts.then(|| shard.record(row)).transpose()?;
@@ -187,8 +199,10 @@ pub(super) fn each_row<T: Send>(
         }
         rows
     };
-    let shards = store.shards().iter().map(of_shard).collect::<Result<Vec<_>>>()?;
-    Ok(shards.into_iter().flatten().collect())
+    store.shards().iter().try_for_each(|shard| {
+        take(of_shard(shard)?);
+        Ok(())
+    })
 }
 
 /// A label or prediction as results show it, in words that can name a group.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::recall::recall;
 use super::{Chunk, Chunking, Pass, Progress, Rejections, Settings, Summary, stream};
 use crate::dataset::{Dataset, Digest};
 use crate::error::{Error, Result};
@@ -85,7 +86,11 @@ pub fn index(
         |number, digest: &Digest| Ok(options.part.owns(number) && !lock(&writer).has(number, &digest.to_string())?);
     let chunking = Chunking { records: options.block_records, before, keep: &keep };
     let progress = Progress::new("indexing", dataset.bytes_total(), settings.quiet);
-    let mut sink = |chunk: Chunk| lock(&writer).write(&block(model.problem(), options.target, chunk));
+    let mut sink = |chunk: Chunk| {
+        let mut block = block(model.problem(), options.target, chunk);
+        block.recall = recall(&block, model.width(), options.dtype)?;
+        lock(&writer).write(&block)
+    };
     let summary = stream(&models, dataset, &chunking, settings, rejections, &progress, &mut sink)?;
     writer.into_inner().unwrap_or_else(PoisonError::into_inner).finish(summary.numbered)?;
     Ok(summary)
@@ -163,6 +168,8 @@ pub(super) fn block(problem: Problem, used: LabelUsed, chunk: Chunk) -> Block {
         losses,
         checkpoints: passes.map(|(features, deltas, _)| (features, deltas)).collect(),
         records: chunk.records.into_iter().map(Into::into).collect(),
+        residuals: Vec::new(),
+        recall: None,
         data_fingerprint: chunk.digest.to_string(),
     }
 }

@@ -44,6 +44,7 @@ mod prepared;
 mod progress;
 mod proof;
 mod queries;
+mod recall;
 mod rejections;
 mod repeats;
 mod scope;

@@ -1,6 +1,6 @@
 //! `search --self`: a store's own records as the queries, from the factors it keeps. No model runs.
 
-use super::answers::{Answers, Asked, Column, shown, shown_target, stored_target};
+use super::answers::{Answers, Asked, Column, Waiting, shown, shown_target, stored_target};
 use super::prepared::{Asking, Prepared, joined};
 use super::queries::{QueryTarget, ResultSink, SearchOptions};
 use super::{Progress, Summary};
@@ -40,13 +40,15 @@ impl SelfSearch<'_> {
         let prepared = Prepared::new(options.rule, store, &options.rule_options)?;
         let answers = Answers::new(store, options, &prepared)?.on(devices.iter().collect());
         let progress = Progress::new("searching", Some(store.rows() as u64), quiet);
+        let mut waiting = Waiting::new(&answers);
         for first in (0..store.rows()).step_by(QUERIES) {
             interrupt::check()?;
             let last = store.rows().min(first + QUERIES);
             let asked = (first..last).map(|row| self.asked(row)).collect::<Result<_>>()?;
-            answers.write(asked, sink)?;
+            waiting.ask(asked, sink)?;
             progress.set(last as u64, last as u64);
         }
+        waiting.answer(sink)?;
         let records = store.rows() as u64;
         Ok(Summary { numbered: store.records_total(), records, seconds: progress.seconds(), ..Summary::default() })
     }
@@ -112,6 +114,8 @@ impl SelfSearch<'_> {
             proponents: Vec::new(),
             opponents: Vec::new(),
             groups: Vec::new(),
+            candidates: None,
+            certain: None,
         })
     }
 }

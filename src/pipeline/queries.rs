@@ -1,6 +1,6 @@
 //! `search`: queries through the model, and for each the training records at both ends of the rule's ranking.
 
-use super::answers::Answers;
+use super::answers::{Answers, Waiting};
 use super::asker::Asker;
 use super::prepared::Prepared;
 use super::scope::ScopeOptions;
@@ -127,8 +127,12 @@ impl SearchJob<'_> {
         let asker = Asker::new(model.class_names(), options)?;
         let models: Vec<&Model> = std::iter::once(model).chain(self.checkpoints).collect();
         let progress = Progress::new("searching", dataset.bytes_total(), settings.quiet);
-        let mut answer = |chunk: Chunk| answers.write(asker.asked(&chunk)?, sink);
-        stream(&models, dataset, &Chunking::any(), settings, rejections, &progress, &mut answer)
+        let mut waiting = Waiting::new(&answers);
+        let mut answer = |chunk: Chunk| waiting.ask(asker.asked(&chunk)?, sink);
+        let mut summary = stream(&models, dataset, &Chunking::any(), settings, rejections, &progress, &mut answer)?;
+        waiting.answer(sink)?;
+        summary.seconds = progress.seconds();
+        Ok(summary)
     }
 
     fn check(&self) -> Result<()> {

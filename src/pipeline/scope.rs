@@ -1,8 +1,8 @@
 //! What of a store is searched, and how it is grouped: made once, before the first query.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use super::condition::{Condition, check_column, class_words, each_row, select, written_label};
+use super::condition::{Condition, check_column, class_words, each_row, each_shard, select, written_label};
 use crate::error::Result;
 use crate::search::{Groups, RowSet};
 use crate::store::{Shard, Store, StoredRecord};
@@ -114,22 +114,43 @@ impl Grouping {
         if is_column {
             check_column(store, by, &format!("--group-by {by}"))?;
         }
-        let values = each_row(store, is_column || headless, value)?;
+        let mut values = Values::default();
+        each_shard(store, is_column || headless, value, |of_rows| values.extend(of_rows))?;
         Ok(Self::of(&values, |row| rows.is_none_or(|rows| rows.contains(row))))
     }
 
-    fn of(values: &[Option<String>], searched: impl Fn(usize) -> bool) -> Self {
-        let found = values.iter().enumerate().filter(|(row, _)| searched(*row)).flat_map(|(_, name)| name);
-        let mut numbers: BTreeMap<&str, u32> = found.map(|name| (name.as_str(), 0)).collect();
-        numbers.values_mut().zip(0..).for_each(|(number, next)| *number = next);
-        let mut names: Vec<Option<String>> = numbers.keys().map(|&name| Some(name.to_owned())).collect();
-        let without = names.len() as u32;
-        let number = |value: &Option<String>| value.as_ref().map_or(without, |name| numbers[name.as_str()]);
-        let of_row = |(row, value)| searched(row).then(|| number(value));
-        let of_rows: Vec<Option<u32>> = values.iter().enumerate().map(of_row).collect();
-        if of_rows.contains(&Some(without)) {
-            names.push(None);
+    /// Groups in alphabetical order, of the rows that are searched.
+    fn of(values: &Values, searched: impl Fn(usize) -> bool) -> Self {
+        let mut found = vec![false; values.numbers.len() + 1];
+        let of_row = |row: usize| values.of_rows[row].map_or(values.numbers.len(), |number| number as usize);
+        (0..values.of_rows.len()).filter(|&row| searched(row)).for_each(|row| found[of_row(row)] = true);
+        let mut names: Vec<(Option<&str>, usize)> =
+            values.numbers.iter().map(|(name, &number)| (Some(name.as_str()), number as usize)).collect();
+        names.sort_unstable();
+        names.push((None, values.numbers.len()));
+        names.retain(|&(_, number)| found[number]);
+        let mut groups = vec![0; found.len()];
+        for (&(_, number), group) in names.iter().zip(0..) {
+            groups[number] = group;
         }
-        Self { groups: Groups::new(names.len(), of_rows), names }
+        let of_rows = (0..values.of_rows.len()).map(|row| searched(row).then(|| groups[of_row(row)]));
+        let grouped = Groups::new(names.len(), of_rows);
+        Self { groups: grouped, names: names.into_iter().map(|(name, _)| name.map(str::to_owned)).collect() }
+    }
+}
+
+/// The value of each row, each value kept once.
+#[derive(Default)]
+struct Values {
+    numbers: HashMap<String, u32>,
+    of_rows: Vec<Option<u32>>,
+}
+
+impl Values {
+    fn extend(&mut self, of_rows: Vec<Option<String>>) {
+        for value in of_rows {
+            let next = self.numbers.len() as u32;
+            self.of_rows.push(value.map(|value| *self.numbers.entry(value).or_insert(next)));
+        }
     }
 }

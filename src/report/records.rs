@@ -178,6 +178,21 @@ pub struct SearchResult<N = Vec<Neighbour>> {
     /// The same within each group, where groups were asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub groups: Vec<NeighbourGroup>,
+    /// How many records' scores a search by bounds computed; all others were sure to be in neither end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidates: Option<u64>,
+    /// Of a store whose features are rounded: how many of the neighbours are sure to be neighbours by the features as computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certain: Option<Certain>,
+}
+
+/// How many neighbours at each end are certain, whatever rounding the stored features did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certain {
+    /// Of the proponents.
+    pub proponents: u64,
+    /// Of the opponents.
+    pub opponents: u64,
 }
 
 impl SearchResult {
@@ -220,6 +235,8 @@ impl SearchResult {
             ("proponents", neighbours.clone()),
             ("opponents", neighbours),
             ("groups", Kind::list(group)),
+            ("candidates", Kind::Integer),
+            ("certain", Kind::fields([("proponents", Kind::Integer), ("opponents", Kind::Integer)])),
         ])
     }
 }
@@ -231,7 +248,8 @@ impl SearchResult {
         proponents: NeighbourList<'a>,
         opponents: NeighbourList<'a>,
     ) -> SearchResult<NeighbourList<'a>> {
-        let Self { id, index, text, text_pair, label, predicted, probability, target, rule, groups, .. } = self;
+        let Self { id, index, text, text_pair, label, predicted, probability, target, rule, .. } = self;
+        let Self { groups, candidates, certain, .. } = self;
         SearchResult {
             id,
             index,
@@ -245,6 +263,8 @@ impl SearchResult {
             proponents,
             opponents,
             groups,
+            candidates,
+            certain,
         }
     }
 }

@@ -5,11 +5,16 @@
 //! `√(‖q‖² + ‖x̂‖² − 2 q·x̂)`, which the same γ bounds. All that follows in a score (adding s, a weight, sums of terms, the divisor) is f32 operations that
 //! are monotone, rounding included: the same operations on both ends of the interval give an interval that holds the score itself, to the bit.
 //!
+//! Where the features themselves were rounded to be stored, x is what they were before: the score by them is bounded from the stored ones in the
+//! same way, and the norm that divides it is an interval too, of ±r around the stored one.
+//!
 //! [`panel_products`]: crate::backend::cpu::panel_products
 
 #![allow(clippy::inline_always)] // what runs on vectors must be inlined where the instruction set is switched on
 
-use super::form::{Form, Measure};
+use super::form::{Form, Measure, RowNorm};
+use super::pair::gradient_norm;
+use super::query::{Query, Weight};
 use super::source::FactorSet;
 use crate::backend::cpu::dot;
 use crate::backend::cpu::simd::{Isa, Kernel, LANES, Vector};
@@ -26,6 +31,13 @@ pub(super) fn applies(form: &Form<'_>) -> bool {
     form.scorer.is_none() && form.sets == [FactorSet::Final] && form.passes.iter().all(|pass| pass.rate == 1.0)
 }
 
+/// Whether rounding the features changes nothing else in the scores of `queries`: where queries or norms are made from the training
+/// features (a refit, a curvature), rounding changes those too.
+pub(super) fn tells_of_rounding(form: &Form<'_>, queries: &[Query]) -> bool {
+    let own = |query: &Query| query.terms.iter().all(|term| !matches!(term.weight, Weight::Class(_)));
+    applies(form) && !matches!(form.norm, RowNorm::Given(_)) && queries.iter().all(own)
+}
+
 /// How far what is computed from the products of a tile's rows is off.
 #[derive(Debug, Default)]
 pub(super) struct Radii {
@@ -34,6 +46,8 @@ pub(super) struct Radii {
     /// By row, of distances: `‖x̂‖²` and r.
     squares: Vec<f32>,
     residuals: Vec<f32>,
+    /// By row, where the norms that divide are intervals: the least and the greatest.
+    norms: [Vec<f32>; 2],
     gamma: f32,
     /// What underflow can add.
     tiny: f32,
@@ -55,6 +69,7 @@ impl Radii {
         self.rows.clear();
         self.squares.clear();
         self.residuals.clear();
+        self.norms.iter_mut().for_each(Vec::clear);
         for (row, &norm) in norms.iter().enumerate() {
             let residual = residuals.map_or(0.0, |residuals| residuals[row]);
             let (r, length) = (f64::from(residual), f64::from(norm) * (1.0 + gamma) + TINY_LENGTH);
@@ -71,6 +86,37 @@ impl Radii {
             self.squares.push(residuals.map_or(norm * norm, |_| own()));
             self.residuals.push(up(r + TINY_LENGTH));
         }
+    }
+
+    /// For rows whose stored `norms` are those of features each within its own of `residuals` of what it was: what a sum is divided by is then
+    /// no one number. Called after [`Radii::load`].
+    pub(super) fn load_norms(&mut self, form: &Form<'_>, norms: &[f32], residuals: &[f32]) {
+        if form.norm == RowNorm::One {
+            return;
+        }
+        let gradient = form.norm == RowNorm::Gradient;
+        for (&r, &norm) in residuals.iter().zip(norms) {
+            let interval = norm_interval(r, norm, f64::from(self.gamma));
+            let interval = if gradient { interval.map(gradient_norm) } else { interval };
+            self.norms.iter_mut().zip(interval).for_each(|(norms, norm)| norms.push(norm));
+        }
+    }
+
+    /// Divides bounds on sums by `query` times the rows' norms, where those are intervals; whether they are.
+    pub(super) fn divide(&self, query: f32, low: &mut [f32], high: &mut [f32]) -> bool {
+        let [least, most] = &self.norms;
+        for (((least, most), low), high) in least.iter().zip(most).zip(low).zip(high) {
+            let (less, more) = (query * least, query * most);
+            if less > 0.0 {
+                *low /= if *low < 0.0 { less } else { more };
+                *high /= if *high < 0.0 { more } else { less };
+            } else if more > 0.0 {
+                (*low, *high) = (f32::NEG_INFINITY, f32::INFINITY);
+            } else {
+                (*low, *high) = (0.0, 0.0);
+            }
+        }
+        !least.is_empty()
     }
 
     /// The least and greatest dot products with a query of norm `query`, from their `products` with the rows.
@@ -124,7 +170,7 @@ impl Kernel for AroundDistances<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Radii { rows, squares, residuals, gamma, tiny } = self.radii;
+        let Radii { rows, squares, residuals, gamma, tiny, .. } = self.radii;
         let (query, square) = (V::splat(2.0 * self.query * (1.0 + SPARE)), V::splat(self.query * self.query));
         let (relative, tiny) = (V::splat(5.0 * gamma), V::splat(*tiny));
         let (shorter, longer) = (V::splat(1.0 - gamma - SPARE), V::splat(1.0 + gamma + SPARE));
@@ -227,6 +273,17 @@ impl At {
 #[inline(always)]
 fn vectors(len: usize) -> impl Iterator<Item = At> {
     (0..len).step_by(LANES).map(move |start| At { start, len: LANES.min(len - start) })
+}
+
+/// What a stored norm can have been before its row was rounded by at most `r`.
+fn norm_interval(r: f32, norm: f32, gamma: f64) -> [f32; 2] {
+    let (r, norm) = (f64::from(r), f64::from(norm));
+    if r == 0.0 && norm == 0.0 {
+        return [0.0; 2];
+    }
+    let least = (norm * (1.0 - gamma) - r) * (1.0 - gamma) - TINY_LENGTH;
+    let most = (norm * (1.0 + gamma) + r) * (1.0 + gamma) + TINY_LENGTH;
+    [(least as f32).next_down().max(0.0), up(most)]
 }
 
 fn up(x: f64) -> f32 {

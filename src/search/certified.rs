@@ -2,7 +2,8 @@
 //! scan copies; the scores of those few are then computed as [`super::score`] defines them, from the features themselves.
 //!
 //! A record is left out only where k others are sure to come before it, so what is found is what a scan by every score finds, ties and
-//! bits included. Where bounds tell too little (candidates take more memory than is given, or more time than they save), that scan is made instead.
+//! bits included. Where the features themselves are rounded, the same pass has bounds on what scores were before, and tells how many of the hits are
+//! certain whatever the rounding did. Where bounds tell too little (candidates take more memory than is given, or more time than they save), that scan is made instead.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -11,16 +12,17 @@ use std::sync::atomic::{AtomicBool, Ordering as Atomic};
 
 use rayon::prelude::*;
 
-use super::bounds::applies;
+use super::bounds::{applies, tells_of_rounding};
+use super::certificate::{Bounded, Certainty, Certificate};
 use super::form::Form;
+use super::pack;
 use super::pair::score_prepared;
 use super::query::Query;
 use super::scan::{Progress, Sink, scan};
 use super::shape::Shape;
 use super::source::Source;
 use super::tile::{PANEL_QUERIES, Purpose, Span};
-use super::topk::{Hits, TwoEnded};
-use super::{Options, pack};
+use super::topk::{Hit, Hits, TwoEnded};
 use crate::backend::cpu::simd::{Isa, Kernel, Vector};
 use crate::error::Result;
 
@@ -31,22 +33,26 @@ pub(super) enum Basis {
     Copies,
     /// The features themselves: products of many queries are faster in another order of sums.
     Features,
+    /// Features that were rounded: their bounds are on scores by what they were before.
+    Rounded,
 }
 
 impl Basis {
-    /// What there is to gain for so many queries, if anything: where k is small enough for bounds to leave anything out.
+    /// What there is to gain for these queries, if anything: where k is small enough for bounds to leave anything out, or to say what is certain.
     pub(super) fn of<S: Source + ?Sized>(
         source: &S,
         form: &Form<'_>,
         shape: Shape,
         k: usize,
-        queries: usize,
+        queries: &[Query],
     ) -> Option<Self> {
+        let rounded = || (0..source.shards()).all(|shard| source.residuals(shard).is_some());
         let copies = || (0..source.shards()).all(|shard| source.scan(shard).is_some());
         let none = || (0..source.shards()).all(|shard| source.scan(shard).is_none());
         match applies(form) {
             true if k <= shape.selected / 4 && copies() => Some(Self::Copies),
-            true if k <= shape.selected / 64 && queries >= PANEL_QUERIES && none() => Some(Self::Features),
+            true if tells_of_rounding(form, queries) && rounded() => Some(Self::Rounded),
+            true if k <= shape.selected / 64 && queries.len() >= PANEL_QUERIES && none() => Some(Self::Features),
             _ => None,
         }
     }
@@ -54,7 +60,7 @@ impl Basis {
     /// How many pairs must be looked at for each candidate held, beyond those that every search begins with.
     fn pairs_a_candidate(self) -> usize {
         match self {
-            Self::Copies => 0,
+            Self::Copies | Self::Rounded => 0,
             // The scores of that many pairs take about the time of one candidate's, far away in memory.
             Self::Features => 128,
         }
@@ -63,7 +69,7 @@ impl Basis {
 
 /// About what one query's candidates take in all workers' memory.
 pub(super) fn query_bytes(k: usize) -> usize {
-    rayon::current_num_threads() * 2 * prune_at(k, 0) * size_of::<Candidate>() * 2
+    rayon::current_num_threads() * 2 * prune_at(k, 0).next_power_of_two() * size_of::<Candidate>()
 }
 
 /// How many candidates of an end are looked through again, after `kept` were.
@@ -93,6 +99,7 @@ pub(super) fn search<S: Source + ?Sized>(
         held: 0,
         pairs: 0,
         limits,
+        basis,
         too_many: &too_many,
     };
     let before = progress.done();
@@ -102,18 +109,18 @@ pub(super) fn search<S: Source + ?Sized>(
         return Ok(None);
     }
     let ends = merge(workers, queries.len());
-    let hits =
-        queries.par_iter().zip(ends).map(|(query, ends)| rescore(source, form, query, k, ends, progress.options));
+    let hits = queries.par_iter().zip(ends).map(|(query, ends)| rescore(source, form, query, k, ends, basis));
     Ok(Some(hits.collect()))
 }
 
 /// A record that may belong to an end.
 #[derive(Clone, Copy)]
 struct Candidate {
-    span: Span,
-    row: usize,
-    /// The best its score can be, for this end.
+    /// Over all shards.
+    row: u64,
+    /// The best its score can be, for this end, and the worst.
     most: f32,
+    least: f32,
 }
 
 /// One end of one query: greater is better (opponents have their signs turned).
@@ -159,8 +166,8 @@ impl End {
         }
     }
 
-    fn offer(&mut self, least: f32, candidate: Candidate) {
-        self.bound(least);
+    fn offer(&mut self, candidate: Candidate) {
+        self.bound(candidate.least);
         self.candidates.push(candidate);
         if self.candidates.len() >= self.prune_at {
             self.prune();
@@ -209,11 +216,16 @@ struct Candidates<'a> {
     /// Pairs looked at.
     pairs: usize,
     limits: Limits,
+    basis: Basis,
     too_many: &'a AtomicBool,
 }
 
 impl Sink for Candidates<'_> {
     const BOUNDS: bool = true;
+
+    fn basis(&self) -> Basis {
+        self.basis
+    }
 
     /// There are no scores yet.
     fn take<S: Source + ?Sized>(&mut self, _: &S, _: usize, _: Span, _: &[f32]) -> Result<()> {
@@ -234,12 +246,13 @@ impl Sink for Candidates<'_> {
                 if high < best && -low < worst || selection.is_some_and(|rows| !rows.contains(span.global + row)) {
                     continue;
                 }
+                let row = (span.global + row) as u64;
                 if high >= best {
-                    proponents.offer(low, Candidate { span, row, most: high });
+                    proponents.offer(Candidate { row, most: high, least: low });
                     best = proponents.threshold();
                 }
                 if -low >= worst {
-                    opponents.offer(-high, Candidate { span, row, most: -low });
+                    opponents.offer(Candidate { row, most: -low, least: -high });
                     worst = opponents.threshold();
                 }
             }
@@ -313,19 +326,30 @@ fn rescore<S: Source + ?Sized>(
     query: &Query,
     k: usize,
     ends: [End; 2],
-    options: &Options<'_>,
+    basis: Basis,
 ) -> Hits {
     let prepared = form.prepare(query);
     let mut kept = TwoEnded::new(k);
+    let certain = (basis == Basis::Rounded).then(|| ends.each_ref().map(|end| certainty(&end.candidates, k)));
     let mut candidates: Vec<Candidate> = ends.into_iter().flat_map(|end| end.candidates).collect();
-    candidates.sort_unstable_by_key(|candidate| candidate.span.global + candidate.row);
-    candidates.dedup_by_key(|candidate| candidate.span.global + candidate.row);
-    if let Some(count) = options.candidates {
-        count.fetch_add(candidates.len() as u64, Atomic::Relaxed);
+    candidates.sort_unstable_by_key(|candidate| candidate.row);
+    candidates.dedup_by_key(|candidate| candidate.row);
+    let certificate = Certificate { candidates: candidates.len() as u64, certain };
+    // Both ascend: the shard that a row is in is never before that of the row before it.
+    let (mut shard, mut first) = (0, 0);
+    for Candidate { row, .. } in candidates {
+        let global = row as usize;
+        while global >= first + source.rows(shard) {
+            first += source.rows(shard);
+            shard += 1;
+        }
+        let score = score_prepared(source, form, &prepared, (shard, global - first), global);
+        kept.offer(Hit { row, index: source.index(shard, global - first), score });
     }
-    for Candidate { span, row, .. } in candidates {
-        let score = score_prepared(source, form, &prepared, (span.shard, span.start + row), span.global + row);
-        kept.offer(span.hit(source, row, score));
-    }
-    kept.into_hits()
+    Hits { certificate: Some(certificate), ..kept.into_hits() }
+}
+
+fn certainty(candidates: &[Candidate], k: usize) -> Certainty {
+    let bounded = |&Candidate { row, least, most }: &Candidate| Bounded { row, least, most };
+    Certainty::new(candidates.iter().map(bounded).collect(), k)
 }

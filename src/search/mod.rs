@@ -10,7 +10,8 @@
 //!
 //! **Certified scans**: many queries are multiplied with the records as one matrix product, in an order of sums that is faster than a score's own; the
 //! scan keeps what may belong to either end by proven bounds, and computes those scores alone: the same results, to the bit. Where a source has a
-//! copy of its features in fewer bits ([`Source::scan`]), the scan reads that in their place.
+//! copy of its features in fewer bits ([`Source::scan`]), the scan reads that in their place. Where the features themselves were rounded to be
+//! stored ([`Source::residuals`]), [`Hits::certificate`] tells how many of the hits are certain by the features as they were.
 //!
 //! # Rules
 //!
@@ -49,6 +50,7 @@
 //! ```
 
 mod bounds;
+mod certificate;
 mod certified;
 mod device;
 mod finish;
@@ -70,6 +72,7 @@ mod term;
 mod tile;
 mod topk;
 
+pub use certificate::{Certainty, Certificate};
 pub use form::Form;
 pub use groups::{GroupHits, search_groups};
 pub use pair::score;
@@ -82,7 +85,6 @@ pub use source::{FactorSet, Selected, Source, View};
 pub use topk::{End, Hit, Hits, TopK, TwoEnded};
 
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
 
 use crate::backend::gpu::Gpu;
 use crate::error::Result;
@@ -108,21 +110,11 @@ pub struct Options<'a> {
     pub temporary: Option<&'a Path>,
     /// Compute every score from the features, and no bounds.
     pub uncertified: bool,
-    /// Counts the candidates whose scores a certified search computed from the features.
-    pub candidates: Option<&'a AtomicU64>,
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self {
-            memory: 1 << 30,
-            tile_rows: None,
-            progress: None,
-            devices: &[],
-            temporary: None,
-            uncertified: false,
-            candidates: None,
-        }
+        Self { memory: 1 << 30, tile_rows: None, progress: None, devices: &[], temporary: None, uncertified: false }
     }
 }
 
@@ -149,7 +141,7 @@ pub fn search<S: Source + ?Sized>(
         return Ok(on_devices.run(queries)?.into_iter().flatten().map(|all| all.hits).collect());
     }
     let workers = rayon::current_num_threads();
-    let basis = Basis::of(source, form, shape, k, queries.len()).filter(|_| !options.uncertified);
+    let basis = Basis::of(source, form, shape, k, queries).filter(|_| !options.uncertified);
     let candidates = basis.map_or(0, |_| certified::query_bytes(k));
     let batch = batch_size(options.memory, workers * TwoEnded::bytes(k) + query_bytes(form, shape) + candidates);
     let progress = Progress::new(options, shape.rows, queries.len().div_ceil(batch));

@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use rayon::prelude::*;
 
 use super::Options;
+use super::certified::Basis;
 use super::form::Form;
 use super::shape::Shape;
 use super::source::Source;
 use super::tile::{PackedQueries, RowTile, Span};
 use crate::backend::cpu::Panels;
 use crate::error::{Error, Result};
+use crate::factors::{FactorRows, Floats};
 
 /// Rows that a worker takes at a time: a few milliseconds' work for a block of queries, and small enough that no worker waits long at the
 /// end.
@@ -27,6 +29,8 @@ const BLOCK_BYTES: usize = 160 * 1024;
 /// there is to do for each.
 const FEW_QUERIES: usize = 6;
 const STREAMED_ROWS: usize = 256;
+/// Where they have to be decoded first, what is decoded stays close.
+const DECODED_BYTES: usize = 24 * 1024;
 
 /// Records bounded together: what is computed for a tile beside its products is little to a panel of queries.
 const BOUNDED_ROWS: usize = 168;
@@ -37,6 +41,11 @@ const BOUNDED_QUERIES: usize = 2 * Panels::QUERIES;
 pub(super) trait Sink: Send {
     /// Whether it takes bounds on scores in place of the scores.
     const BOUNDS: bool = false;
+
+    /// What its bounds are computed from.
+    fn basis(&self) -> Basis {
+        Basis::Features
+    }
 
     /// Whether it wants no more.
     fn has_given_up(&self) -> bool {
@@ -95,6 +104,7 @@ pub(super) fn scan<S: Source + ?Sized, K: Sink>(
     let few = queries.len() <= FEW_QUERIES;
     let tile_rows = match K::BOUNDS {
         true => BOUNDED_ROWS,
+        false if few && is_rounded(source, form) => fitting(DECODED_BYTES, shape.width, 16, STREAMED_ROWS),
         false if few => STREAMED_ROWS,
         false => fitting(TILE_BYTES, shape.width, 16, 256),
     };
@@ -113,6 +123,12 @@ pub(super) fn scan<S: Source + ?Sized, K: Sink>(
         stopped: AtomicBool::new(false),
     };
     (0..rayon::current_num_threads()).into_par_iter().with_max_len(1).map(|_| work.run(new_sink())).collect()
+}
+
+/// Whether features are not f32 where they lie.
+fn is_rounded<S: Source + ?Sized>(source: &S, form: &Form<'_>) -> bool {
+    let rounded = |factors: FactorRows<'_>| !matches!(factors.features, Floats::F32(_));
+    (0..source.shards()).any(|shard| form.sets.iter().any(|&set| source.factors(shard, set).is_some_and(rounded)))
 }
 
 /// How many vectors of `width` fit into `bytes`, within limits and a multiple of the least.
@@ -189,7 +205,7 @@ impl<S: Source + ?Sized> Work<'_, S> {
             };
             let left = chunk.rows - offset - span.rows;
             if K::BOUNDS {
-                tile.load_bounded(self.source, span);
+                tile.load_bounded(self.source, span, sink.basis());
             } else {
                 tile.load(self.source, span, left.min(self.tile_rows));
             }

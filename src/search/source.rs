@@ -25,6 +25,11 @@ pub trait Source: Sync {
     fn scan(&self, _shard: usize) -> Option<ScanRows<'_>> {
         None
     }
+    /// At least how far the features of each row of shard `shard` are from what they were before they were rounded to be stored, where they
+    /// were: scores are of the stored ones, and a result tells which records would be in it by the others too.
+    fn residuals(&self, _shard: usize) -> Option<&[f32]> {
+        None
+    }
     /// The number in the whole input of the record in row `row` of shard `shard`: what ties are ordered by.
     fn index(&self, shard: usize, row: usize) -> u64;
     /// A name for what shard `shard` holds that no other has: a device may keep it for searches to come. `None` where there is none.
@@ -91,6 +96,10 @@ impl<S: Source + ?Sized> Source for Selected<'_, S> {
 
     fn contents(&self, shard: usize) -> Option<&str> {
         self.source.contents(shard)
+    }
+
+    fn residuals(&self, shard: usize) -> Option<&[f32]> {
+        self.source.residuals(shard)
     }
 
     fn selection(&self) -> Option<&RowSet> {
@@ -162,6 +171,10 @@ impl Source for Store {
 
     fn contents(&self, shard: usize) -> Option<&str> {
         Some(Store::shards(self)[shard].checksum())
+    }
+
+    fn residuals(&self, shard: usize) -> Option<&[f32]> {
+        Store::shards(self)[shard].residuals()
     }
 
     fn release(&self, shard: usize) {

@@ -1,6 +1,7 @@
 //! Many pairs together: some consecutive records of a shard against a block of queries, with the bits of [`super::score`].
 
 use super::bounds::{AddInterval, Radii, Widen};
+use super::certified::Basis;
 use super::finish::Finish;
 use super::form::{Deltas, Form, Measure, Pass, Prepared, RowNorm};
 use super::pair::{decode, gradient_norm, unit_columns};
@@ -123,7 +124,7 @@ struct SetTile<'a> {
 enum Features<'a> {
     /// Where they lie in the source: few queries pass only once, and panels read them as they are.
     Mapped(&'a [f32]),
-    /// In [`SetTile::decoded`]: for panels.
+    /// In [`SetTile::decoded`]: for panels, and for few queries.
     Decoded,
     /// Laid out for many queries.
     Lined(Lined),
@@ -177,16 +178,24 @@ impl<'a> RowTile<'a> {
     }
 
     /// Makes the records of `span` ready for [`RowTile::bounds`], from their scan copy where the source has one.
-    pub(super) fn load_bounded<S: Source + ?Sized>(&mut self, source: &'a S, span: Span) {
+    pub(super) fn load_bounded<S: Source + ?Sized>(&mut self, source: &'a S, span: Span, basis: Basis) {
         (self.place, self.rows) = ((span.shard, span.start), span.rows);
         let factors = source.factors(span.shard, self.form.sets[0]).expect("checked before the scan");
         let copy = source.scan(span.shard);
         let rows = span.start..span.start + span.rows;
         self.sets[0].load_bounded(self.form, &factors, copy.as_ref(), span);
         self.load_norms(&factors, span);
-        let residuals = copy.map(|copy| &copy.residuals[rows.clone()]);
+        let residuals = match basis {
+            Basis::Copies | Basis::Features => copy.map(|copy| copy.residuals),
+            Basis::Rounded => source.residuals(span.shard),
+        };
+        let residuals = residuals.map(|residuals| &residuals[rows.clone()]);
         let features = self.sets[0].as_they_are();
-        self.radii.load(self.form.measure, features, factors.width, &factors.feature_norms[rows], residuals);
+        let norms = &factors.feature_norms[rows];
+        self.radii.load(self.form.measure, features, factors.width, norms, residuals);
+        if let (Basis::Rounded, Some(residuals)) = (basis, residuals) {
+            self.radii.load_norms(self.form, norms, residuals);
+        }
     }
 
     fn load_norms(&mut self, factors: &FactorRows<'_>, span: Span) {
@@ -251,9 +260,14 @@ impl<'a> RowTile<'a> {
         }
         Isa::best().run(Widen { low: &mut self.scores, high: &mut self.most });
         for (q, query) in asked.enumerate() {
+            let place = q * self.rows..(q + 1) * self.rows;
+            let (low, high) = (&mut self.scores[place.clone()], &mut self.most[place]);
+            if self.radii.divide(queries.norms[query], low, high) {
+                continue;
+            }
             let norms = (self.form.norm != RowNorm::One).then_some((queries.norms[query], self.norms.as_slice()));
-            for bounds in [&mut self.scores, &mut self.most] {
-                Isa::best().run(Finish { sums: &mut bounds[q * self.rows..][..self.rows], norms });
+            for sums in [low, high] {
+                Isa::best().run(Finish { sums, norms });
             }
         }
         (&self.scores, &self.most)
@@ -347,12 +361,15 @@ impl<'a> SetTile<'a> {
         let (here, after) = (start * width..(start + span.rows) * width, (start + span.rows) * width);
         self.next = numbers(factors.features, after..after + then * width);
         match (&mut self.features, factors.features) {
-            (Features::Mapped(rows), Floats::F32(features)) => *rows = &features[here],
             (Features::Lined(rows), Floats::F32(features)) => rows.refill(&features[here], span.rows),
-            (features, stored) => {
+            (rows, Floats::F32(features)) => *rows = Features::Mapped(&features[here]),
+            (rows, stored) => {
                 self.decoded.resize(here.len(), 0.0);
                 decode(stored, here.start, &mut self.decoded);
-                features.lined(width).refill(&self.decoded, span.rows);
+                match rows {
+                    Features::Lined(rows) => rows.refill(&self.decoded, span.rows),
+                    few => *few = Features::Decoded,
+                }
             }
         }
         self.load_deltas(form, factors, span);
@@ -403,17 +420,6 @@ impl<'a> SetTile<'a> {
         for class in 0..classes {
             self.deltas.extend((0..rows).map(|row| deltas[row * classes + class]));
         }
-    }
-}
-
-impl Features<'_> {
-    /// Room for rows that are not to be found in the source as they are needed.
-    fn lined(&mut self, width: usize) -> &mut Lined {
-        if !matches!(self, Self::Lined(_)) {
-            *self = Self::Lined(Lined::new(width));
-        }
-        let Self::Lined(rows) = self else { unreachable!("just put there") };
-        rows
     }
 }
 

@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::str::FromStr;
 
+use super::certificate::Certificate;
 use crate::backend::cpu::simd::{Isa, Kernel, Vector};
 use crate::error::{Error, Result};
 
@@ -27,6 +28,8 @@ pub struct Hits {
     pub proponents: Vec<Hit>,
     /// Scores rising from the lowest, ties by ascending index.
     pub opponents: Vec<Hit>,
+    /// How they were found, where that was by bounds on scores.
+    pub certificate: Option<Certificate>,
 }
 
 /// How many records to give of each end.
@@ -201,7 +204,8 @@ impl TwoEnded {
 
     /// Both ends, in order.
     pub fn into_hits(self) -> Hits {
-        Hits { proponents: self.proponents.into_sorted(), opponents: self.opponents.into_sorted() }
+        let (proponents, opponents) = (self.proponents.into_sorted(), self.opponents.into_sorted());
+        Hits { proponents, opponents, certificate: None }
     }
 }
 

@@ -72,10 +72,10 @@ impl StoreWriter {
     /// Writes the block at `at` anew, with `block`'s records after its own.
     pub(super) fn extend(&mut self, at: usize, block: &Block) -> Result<()> {
         let entry = &self.manifest.blocks[at];
-        let mut whole =
-            Shard::open(&self.directory, entry, &self.manifest.settings)?.to_block(entry.data_fingerprint.clone())?;
+        let mut whole = Shard::open(&self.directory, entry, &self.manifest.settings)?.to_block(entry)?;
         block.check(&self.manifest.settings)?;
-        whole.extend(block.clone());
+        let residuals = block.residuals_as(&self.manifest.settings);
+        whole.extend(Block { residuals, ..block.clone() });
         let entry = write_next(&self.directory, &self.manifest, &whole, entry.removed.clone())?;
         let mut changed = self.under_way();
         changed.blocks[at] = entry;

@@ -1,5 +1,7 @@
 //! One block's factors and texts on their way into the store, and what is refused there.
 
+use serde::{Deserialize, Serialize};
+
 use super::record::StoredRecord;
 use super::settings::Settings;
 use crate::error::{Error, Result};
@@ -28,8 +30,39 @@ pub struct Block {
     pub checkpoints: Vec<(Vec<f32>, Vec<f32>)>,
     /// Ids and texts, `[n]`.
     pub records: Vec<StoredRecord>,
+    /// How far each record's features are from what [`Settings::dtype`] keeps of them, `[n]`, where that is known from before; else empty.
+    pub residuals: Vec<f32>,
+    /// What of the nearest records the stored features find, where that was measured.
+    pub recall: Option<Recall>,
     /// See [`super::data_fingerprint`]; over all records of the block, those that were skipped included.
     pub data_fingerprint: String,
+}
+
+/// How well rounded features find what the features they were rounded from find: of some records' ten nearest others in their block, by
+/// the cosine, how many are among the ten nearest by both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recall {
+    /// The records that asked.
+    pub queries: u64,
+    /// The nearest of all of them together.
+    pub wanted: u64,
+    /// Those of them that are found.
+    pub found: u64,
+}
+
+impl Recall {
+    /// Both together.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        let Self { queries, wanted, found } = other;
+        Self { queries: self.queries + queries, wanted: self.wanted + wanted, found: self.found + found }
+    }
+
+    /// The share that is found; 1 where there was nothing to find.
+    pub fn share(&self) -> f64 {
+        if self.wanted == 0 { 1.0 } else { self.found as f64 / self.wanted as f64 }
+    }
 }
 
 impl Block {
@@ -45,6 +78,7 @@ impl Block {
         retain(&mut self.features, n, &kept);
         retain(&mut self.deltas, n, &kept);
         retain(&mut self.losses, n, &kept);
+        retain(&mut self.residuals, n, &kept);
         for labels in [&mut self.labels, &mut self.predictions] {
             match labels {
                 LabelVec::Classes(classes) => retain(classes, n, &kept),
@@ -65,6 +99,11 @@ impl Block {
         self.features.extend(later.features);
         self.deltas.extend(later.deltas);
         self.losses.extend(later.losses);
+        self.residuals.extend(later.residuals);
+        self.recall = match (self.recall, later.recall) {
+            (Some(recall), Some(later)) => Some(recall.with(later)),
+            (recall, later) => recall.or(later),
+        };
         for (labels, later) in [(&mut self.labels, later.labels), (&mut self.predictions, later.predictions)] {
             match (labels, later) {
                 (LabelVec::Classes(labels), LabelVec::Classes(later)) => labels.extend(later),
@@ -101,6 +140,9 @@ impl Block {
         self.check_count("features", self.features.len(), n.saturating_mul(e))?;
         self.check_count("deltas", self.deltas.len(), n.saturating_mul(k))?;
         self.check_count("losses", self.losses.len(), n)?;
+        if !self.residuals.is_empty() {
+            self.check_count("residuals", self.residuals.len(), n)?;
+        }
         self.check_count("checkpoints", self.checkpoints.len(), settings.checkpoints.len())?;
         for (features, deltas) in &self.checkpoints {
             self.check_count("checkpoint features", features.len(), n.saturating_mul(e))?;

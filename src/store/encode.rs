@@ -16,7 +16,7 @@ use super::settings::{Dtype, Settings};
 use super::tensors::{TensorSource, write_tensors};
 use crate::backend::cpu::dot;
 use crate::error::Result;
-use crate::factors::{LabelVec, ScanCopy, ScanRows, ScanValues};
+use crate::factors::{Int8Rows, LabelVec, ScanCopy, ScanRows, ScanValues, residuals};
 
 /// Writes a checked block's files under their names (not yet durable: see [`super::atomic::sync_directory`]).
 pub(super) fn write_block(directory: &Path, settings: &Settings, block: &Block, naming: Naming) -> Result<BlockEntry> {
@@ -35,7 +35,8 @@ pub(super) fn write_block(directory: &Path, settings: &Settings, block: &Block, 
     }
     let (records, factors) = written?;
     let (rows, data_fingerprint) = (block.rows() as u64, block.data_fingerprint.clone());
-    Ok(BlockEntry { number: block.number, rows, data_fingerprint, factors, records, removed: Vec::new() })
+    let recall = block.recall;
+    Ok(BlockEntry { number: block.number, rows, data_fingerprint, factors, records, recall, removed: Vec::new() })
 }
 
 fn write_files(
@@ -72,6 +73,9 @@ fn tensors<'a>(settings: &Settings, block: &'a Block, offsets: &'a [i64]) -> Res
     tensors.push(label_tensor("predictions", &block.predictions, n, k));
     tensors.push(source("losses", TensorType::F32, vec![n], &block.losses));
     tensors.extend(factor_tensors("", settings, block, &block.features, &block.deltas)?);
+    if settings.dtype != Dtype::F32 {
+        tensors.push(owned("feature_residuals".to_owned(), vec![n], &block.residuals_as(settings)));
+    }
     for (c, (features, deltas)) in block.checkpoints.iter().enumerate() {
         tensors.extend(factor_tensors(&format!("checkpoint.{c}."), settings, block, features, deltas)?);
     }
@@ -85,8 +89,9 @@ fn scan_tensors(copy: &ScanCopy, n: usize, e: usize) -> Vec<TensorSource<'_>> {
     match values {
         ScanValues::F16(values) => tensors.push(source("scan.features", TensorType::F16, vec![n, e], values)),
         ScanValues::Bf16(values) => tensors.push(source("scan.features", TensorType::BF16, vec![n, e], values)),
-        ScanValues::Int8(values, scales) => {
+        ScanValues::Int8(Int8Rows { values, scales, center }) => {
             tensors.push(source("scan.scales", TensorType::F32, vec![n], scales));
+            tensors.push(source("scan.center", TensorType::F32, vec![e], center));
             tensors.push(source("scan.features", TensorType::I8, vec![n, e], values));
         }
     }
@@ -118,6 +123,24 @@ fn factor_tensors<'a>(
         source(&format!("{prefix}deltas"), TensorType::F32, vec![n, k], deltas),
         TensorSource { name: format!("{prefix}features"), dtype, shape: vec![n, e], data: stored },
     ])
+}
+
+impl Dtype {
+    /// What features are once they are stored.
+    pub(crate) fn rounded(self, features: &[f32]) -> Cow<'_, [f32]> {
+        round(self, features).2
+    }
+}
+
+impl Block {
+    /// How far each record's features are from what is stored of them: as they were once found, or as they are now; of features that are
+    /// stored as they are, nothing.
+    pub(super) fn residuals_as(&self, settings: &Settings) -> Vec<f32> {
+        if settings.dtype == Dtype::F32 || self.residuals.len() == self.rows() {
+            return self.residuals.clone();
+        }
+        residuals(&self.features, &settings.dtype.rounded(&self.features), settings.width)
+    }
 }
 
 /// Features as stored, in bytes, and the values those stand for.

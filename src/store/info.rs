@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::block::Recall;
 use super::manifest::Manifest;
 use super::settings::{Part, Settings};
 use crate::error::Result;
@@ -30,6 +31,9 @@ pub struct Info {
     pub data_fingerprint: Option<String>,
     /// On the disk.
     pub bytes: u64,
+    /// How well rounded features find what the features as computed find, where they were rounded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recall: Option<Recall>,
     /// What made it.
     pub settings: Settings,
 }
@@ -50,6 +54,7 @@ pub fn info(directory: impl AsRef<Path>) -> Result<Info> {
         removed: manifest.removed(),
         records: manifest.records,
         bytes: manifest.files().map(|file| file.bytes).sum(),
+        recall: manifest.recall(),
         data_fingerprint: manifest.data_fingerprint,
         settings: manifest.settings,
     })
@@ -77,6 +82,10 @@ impl fmt::Display for Info {
             settings.label_names.join(", ")
         )?;
         write!(f, "features     {} numbers each, {:?}; target {:?}", settings.width, settings.dtype, settings.target)?;
+        if let Some(recall) = &self.recall {
+            let (share, queries) = (100.0 * recall.share(), recall.queries);
+            write!(f, "\nrecall       {share:.2} % of the 10 nearest in a block, by {queries} of its records")?;
+        }
         if let Some(scan) = settings.scan {
             write!(f, "\nscan copy    {scan:?}")?;
         }

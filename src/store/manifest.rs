@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::atomic::{AtomicFile, FileEntry, sync_directory};
+use super::block::Recall;
 use super::fingerprint;
 use super::head::HEAD;
 use super::settings::{Part, Settings};
@@ -50,6 +51,9 @@ pub(super) struct BlockEntry {
     pub(super) data_fingerprint: String,
     pub(super) factors: FileEntry,
     pub(super) records: FileEntry,
+    /// How well its rounded features find what the features as computed find, as measured when they were written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) recall: Option<Recall>,
     /// Numbers of the records that were there once and have been removed, ascending.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) removed: Vec<u64>,
@@ -156,6 +160,11 @@ impl Manifest {
         self.blocks.iter().map(|block| block.removed.len() as u64).sum()
     }
 
+    /// What was measured of all blocks, where it was of any.
+    pub(super) fn recall(&self) -> Option<Recall> {
+        self.blocks.iter().filter_map(|block| block.recall).reduce(Recall::with)
+    }
+
     /// The fingerprint of the blocks listed.
     pub(super) fn combined_fingerprint(&self) -> String {
         fingerprint::combine(self.blocks.iter().map(|block| (block.number, block.data_fingerprint.as_str())))
@@ -200,6 +209,9 @@ impl Manifest {
         let inside = block.removed.iter().all(|index| index / most == number);
         if !inside || !block.removed.is_sorted_by(|a, b| a < b) {
             return Err(format!("block {number}: the numbers removed do not ascend inside it"));
+        }
+        if block.recall.is_some_and(|recall| recall.found > recall.wanted) {
+            return Err(format!("block {number}: more of the nearest records found than there are"));
         }
         if !self.part.owns(number) {
             return Err(format!("block {number} does not belong to part {}", self.part));

@@ -5,7 +5,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `shard-00000.safetensors` | `features [n,E]`, `deltas [n,K]`, their norms, `indices`, `labels`, `predictions`, `losses`, `record_offsets [n+1]`, and `checkpoint.{c}.…` |
+//! | `shard-00000.safetensors` | `features [n,E]`, `deltas [n,K]`, their norms, `indices`, `labels`, `predictions`, `losses`, `record_offsets [n+1]`, and `checkpoint.{c}.…`; where features are rounded, `feature_residuals [n]` |
 //! | `shard-00000.jsonl` | `{"id","text","text_pair"?,"label"?,"columns"?}` a line; `record_offsets` are the lines' first bytes |
 //! | `head.safetensors` | `weight [K,E]`, `bias [K]` of the model's last layer (headless models have none) |
 //! | `manifest.json` | what made the store, and every finished shard with sizes and checksums; replaced atomically |
@@ -59,6 +59,8 @@
 //!     predictions: LabelVec::Classes(vec![0]),
 //!     losses: vec![0.7],
 //!     checkpoints: vec![],
+//!     residuals: vec![],
+//!     recall: None,
 //!     data_fingerprint: data_fingerprint([&record]),
 //!     records: vec![record.into()],
 //! })?;
@@ -98,7 +100,7 @@ mod tensors;
 mod verify;
 mod writer;
 
-pub use block::Block;
+pub use block::{Block, Recall};
 pub use fingerprint::data_fingerprint;
 pub use info::{Info, info};
 pub use merge::merge;

@@ -107,7 +107,7 @@ fn without(directory: &Path, manifest: &Manifest, entry: &BlockEntry, found: &[F
     entry.files().iter().try_for_each(|file| file.check_contents(directory))?;
     let gone: BTreeSet<u64> = found.iter().map(|found| found.index).collect();
     let shard = Shard::open(directory, entry, &manifest.settings)?;
-    let mut block = shard.to_block(entry.data_fingerprint.clone())?;
+    let mut block = shard.to_block(entry)?;
     block.retain(|index| !gone.contains(&index));
     let removed: BTreeSet<u64> = gone.into_iter().chain(entry.removed.iter().copied()).collect();
     write_next(directory, manifest, &block, removed.into_iter().collect())

@@ -90,7 +90,8 @@ impl Settings {
             Some(ScanType::F16 | ScanType::Bf16) => 2 * e + 4,
             Some(ScanType::Int8) => e + 8,
         };
-        let row = 8 + 8 + 2 * labels + 4 + scan + factors * (1 + self.checkpoints.len() as u64);
+        let residual = if self.dtype == Dtype::F32 { 0 } else { 4 };
+        let row = 8 + 8 + 2 * labels + 4 + scan + residual + factors * (1 + self.checkpoints.len() as u64);
         records * row + text_bytes + blocks * BLOCK + 4 * k * (e + 1)
     }
 

@@ -12,7 +12,7 @@ use super::record::StoredRecord;
 use super::settings::{Dtype, Settings};
 use super::tensors::{Column, TensorFile};
 use crate::error::{Error, Result};
-use crate::factors::{FactorRows, Floats, LabelVec, Labels, ScanRows, ScanType, ScanValues};
+use crate::factors::{FactorRows, Floats, Int8Rows, LabelVec, Labels, ScanRows, ScanType, ScanValues};
 use crate::model::Problem;
 
 /// A finished block of a store. Nothing is read before it is touched.
@@ -37,6 +37,8 @@ struct Columns {
     predictions: LabelColumn,
     losses: Column<f32>,
     factors: FactorColumns,
+    /// Where features are not stored as they were.
+    residuals: Option<Column<f32>>,
     checkpoints: Vec<FactorColumns>,
     scan: Option<ScanColumns>,
 }
@@ -51,7 +53,7 @@ struct ScanColumns {
 enum ScanValuesColumn {
     F16(Column<f16>),
     Bf16(Column<bf16>),
-    Int8(Column<i8>, Column<f32>),
+    Int8 { values: Column<i8>, scales: Column<f32>, center: Column<f32> },
 }
 
 #[derive(Debug)]
@@ -132,11 +134,18 @@ impl Shard {
         let values = match &columns.values {
             ScanValuesColumn::F16(values) => ScanValues::F16(self.tensors.values(values)),
             ScanValuesColumn::Bf16(values) => ScanValues::Bf16(self.tensors.values(values)),
-            ScanValuesColumn::Int8(values, scales) => {
-                ScanValues::Int8(self.tensors.values(values), self.tensors.values(scales))
-            }
+            ScanValuesColumn::Int8 { values, scales, center } => ScanValues::Int8(Int8Rows {
+                values: self.tensors.values(values),
+                scales: self.tensors.values(scales),
+                center: self.tensors.values(center),
+            }),
         };
         Some(ScanRows { values, residuals: self.tensors.values(&columns.residuals) })
+    }
+
+    /// At least `‖x − x̂‖`, of the features x that were computed and x̂ that are stored, `[n]`; `None` where they are the same.
+    pub fn residuals(&self) -> Option<&[f32]> {
+        self.columns.residuals.as_ref().map(|column| self.tensors.values(column))
     }
 
     /// Input record numbers, ascending, `[n]`.
@@ -179,7 +188,7 @@ impl Shard {
     }
 
     /// All of it, to be changed and written again: what was rounded once is rounded to itself.
-    pub(super) fn to_block(&self, data_fingerprint: String) -> Result<Block> {
+    pub(super) fn to_block(&self, entry: &BlockEntry) -> Result<Block> {
         let owned = |labels: Labels<'_>| match labels {
             Labels::Classes(classes) => LabelVec::Classes(classes.to_vec()),
             Labels::Rows(values) => LabelVec::Rows(values.to_vec()),
@@ -196,7 +205,9 @@ impl Shard {
             losses: self.losses().to_vec(),
             checkpoints: (0..self.columns.checkpoints.len()).map(|c| factors(self.checkpoint(c))).collect(),
             records: (0..self.rows).map(|row| self.record(row)).collect::<Result<_>>()?,
-            data_fingerprint,
+            residuals: self.residuals().map(<[f32]>::to_vec).unwrap_or_default(),
+            recall: entry.recall,
+            data_fingerprint: entry.data_fingerprint.clone(),
         })
     }
 
@@ -266,6 +277,9 @@ impl Columns {
             predictions: LabelColumn::open(tensors, "predictions", n, settings)?,
             losses: tensors.column("losses", TensorType::F32, &[n])?,
             factors: FactorColumns::open(tensors, "", n, settings)?,
+            residuals: (settings.dtype != Dtype::F32)
+                .then(|| tensors.column("feature_residuals", TensorType::F32, &[n]))
+                .transpose()?,
             checkpoints: checkpoints
                 .map(|c| FactorColumns::open(tensors, &format!("checkpoint.{c}."), n, settings))
                 .collect::<Result<_>>()?,
@@ -282,7 +296,8 @@ impl ScanColumns {
             ScanType::Bf16 => ScanValuesColumn::Bf16(tensors.column(name, TensorType::BF16, &shape)?),
             ScanType::Int8 => {
                 let scales = tensors.column("scan.scales", TensorType::F32, &[n])?;
-                ScanValuesColumn::Int8(tensors.column(name, TensorType::I8, &shape)?, scales)
+                let center = tensors.column("scan.center", TensorType::F32, &[e])?;
+                ScanValuesColumn::Int8 { values: tensors.column(name, TensorType::I8, &shape)?, scales, center }
             }
         };
         Ok(Self { values, residuals: tensors.column("scan.residuals", TensorType::F32, &[n])? })

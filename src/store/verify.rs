@@ -99,6 +99,7 @@ fn check_contents(shard: &Shard, manifest: &Manifest) -> Result<(), String> {
     check_labels(shard, settings)?;
     check_finite("loss", shard.losses())?;
     check_factors(&shard.factors())?;
+    check_norms("feature residual", shard.residuals().unwrap_or_default())?;
     check_scan(shard, settings)?;
     (0..settings.checkpoints.len()).try_for_each(|c| check_factors(&shard.checkpoint(c)))
 }

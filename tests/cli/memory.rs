@@ -38,6 +38,8 @@ fn block(settings: &Settings, number: u64) -> Block {
         checkpoints: settings.checkpoints.iter().map(|_| factors()).collect(),
         records: indices.iter().map(record).collect(),
         indices,
+        residuals: vec![],
+        recall: None,
         data_fingerprint: format!("block {number}"),
     }
 }

@@ -73,6 +73,8 @@ fn search(id: &str, index: u64, text: &str) -> SearchResult {
         proponents: vec![neighbour(1, 0.9, "much like it")],
         opponents: vec![neighbour(1, -0.8, "nothing like it")],
         groups: Vec::new(),
+        candidates: None,
+        certain: None,
     }
 }
 

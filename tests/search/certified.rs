@@ -1,7 +1,5 @@
 //! A certified search gives the bits of a search by every score, whatever the data, and computes few of them.
 
-use std::sync::atomic::AtomicU64;
-
 use proptest::prelude::*;
 use wherefore::backend::cpu::dot;
 use wherefore::factors::{FactorRows, Floats, ScanCopy, ScanRows, ScanType};
@@ -48,14 +46,13 @@ impl Source for Copied<'_> {
 
 /// Compares both ends of each query with those of a scan of the features; gives the number of candidates.
 fn check<S: Source + ?Sized>(source: &S, form: &Form<'_>, queries: &[Query], k: usize, what: &str) -> u64 {
-    let candidates = AtomicU64::new(0);
-    let found = search(source, form, queries, k, &Options { candidates: Some(&candidates), ..Options::default() });
+    let found = search(source, form, queries, k, &Options::default()).expect("a search");
     let expected = search(source, form, queries, k, &Options { uncertified: true, ..Options::default() });
-    for (found, expected) in found.expect("a search").iter().zip(&expected.expect("a search")) {
+    for (found, expected) in found.iter().zip(&expected.expect("a search")) {
         assert_eq!(bits(&found.proponents), bits(&expected.proponents), "{what}");
         assert_eq!(bits(&found.opponents), bits(&expected.opponents), "{what}");
     }
-    candidates.into_inner()
+    found.iter().filter_map(|hits| hits.certificate.as_ref()).map(|certificate| certificate.candidates).sum()
 }
 
 proptest! {
@@ -240,14 +237,13 @@ fn too_many_candidates_for_memory_are_no_candidates() {
     };
     let data = Data::new(&sizes);
     let source = Copied::new(data.views(), ScanType::Int8);
-    let candidates = AtomicU64::new(0);
-    let options = Options { memory: 4_000, candidates: Some(&candidates), ..Options::default() };
+    let options = Options { memory: 1_000, ..Options::default() };
     let queries = data.queries("grad-dot", 3);
     let found = search(&source, &Form::grad_dot(), &queries, 5, &options).expect("a search");
     let expected =
         search(&source, &Form::grad_dot(), &queries, 5, &Options { uncertified: true, ..options }).expect("one");
     assert_eq!(found, expected);
-    assert_eq!(candidates.into_inner(), 0);
+    assert!(found.iter().all(|hits| hits.certificate.is_none()), "a plain scan");
 }
 
 #[test]

@@ -65,6 +65,11 @@ fn spawn(test: &str, directory: &Path) -> Child {
         .unwrap()
 }
 
+/// How often a process is begun and killed: `WHEREFORE_TORTURE` for more.
+fn instants() -> u64 {
+    env::var("WHEREFORE_TORTURE").ok().and_then(|instants| instants.parse().ok()).unwrap_or(120)
+}
+
 #[test]
 fn a_life_killed_at_many_instants_ends_in_the_same_bytes() {
     if let Some(directory) = env::var_os(VICTIM) {
@@ -75,7 +80,7 @@ fn a_life_killed_at_many_instants_ends_in_the_same_bytes() {
     live(&whole).unwrap();
     let (mut kills, mut lives) = (0, 0);
     // Steps that share no divisor with what the process does by the clock; a life that came to its end begins anew.
-    for instant in 0..120_u64 {
+    for instant in 0..instants() {
         let mut victim = spawn("a_life_killed_at_many_instants_ends_in_the_same_bytes", &killed);
         std::thread::sleep(Duration::from_micros(1_500 + instant * 7_919 % 23_000));
         kills += u32::from(victim.try_wait().unwrap().is_none());

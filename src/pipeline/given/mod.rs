@@ -8,11 +8,12 @@ use std::path::Path;
 use source::Given;
 pub use source::GivenFile;
 
-use super::answers::Answers;
+use super::answers::{Answers, Waiting};
 use super::asker::Asker;
 use super::index::block;
 use super::prepared::Prepared;
 use super::queries::{ResultSink, SearchOptions};
+use super::recall::recall;
 use super::{Chunk, IndexOptions, Pass, Progress, Rejections, Summary};
 use crate::backend::gpu::Gpu;
 use crate::dataset::{Dataset, Digest, IdCheck, Record};
@@ -61,7 +62,9 @@ pub fn index_given(
             }
         };
         if options.part.owns(chunk.number) && !writer.has(chunk.number, &chunk.digest.to_string())? {
-            writer.write(&block(model.problem, options.target, chunk))?;
+            let mut block = block(model.problem, options.target, chunk);
+            block.recall = recall(&block, model.width, options.dtype)?;
+            writer.write(&block)?;
         }
         Ok(())
     })?;
@@ -105,6 +108,7 @@ impl GivenSearch<'_> {
             ClassNames::new(given.label_names.clone(), settings.problem, settings.classes).map_err(Error::usage)?;
         let asker = Asker::new(&classes, options)?;
         let progress = Progress::new("searching", None, quiet);
+        let mut waiting = Waiting::new(&answers);
         let mut summary = each_chunk(given, 4096, rejections, &mut |chunk, model| {
             if (model.width, model.classes) != (settings.width, settings.classes) {
                 let (found, expected) = ((model.width, model.classes), (settings.width, settings.classes));
@@ -112,8 +116,9 @@ impl GivenSearch<'_> {
                     format!("queries: expected width and classes {expected:?} as in the store, found {found:?}");
                 return Err(Error::Mismatch(message, None));
             }
-            answers.write(asker.asked(&chunk)?, sink)
+            waiting.ask(asker.asked(&chunk)?, sink)
         })?;
+        waiting.answer(sink)?;
         summary.seconds = progress.seconds();
         Ok(summary)
     }

@@ -171,7 +171,12 @@ impl Render for SearchResult {
         if self.target != self.predicted {
             let _ = write!(out, " · explaining {}", plain(&self.target));
         }
-        let _ = writeln!(out, " · {}", self.rule);
+        let _ = write!(out, " · {}", self.rule);
+        if let Some(certain) = &self.certain {
+            let (most, least) = (self.proponents.len(), self.opponents.len());
+            let _ = write!(out, " · certain {} of {most} and {} of {least}", certain.proponents, certain.opponents);
+        }
+        out.push('\n');
         section(&mut out, "supports", &self.proponents, &style(colour).green());
         section(&mut out, "opposes", &self.opponents, &style(colour).red());
         for group in &self.groups {

@@ -1,0 +1,115 @@
+//! Stores of rounded features: what rounding cost is told when they are made, and what of an answer is certain when they are asked.
+
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::{Value, json};
+
+use super::{Bench, lines};
+
+/// Numbers in (−1, 1) that depend on the seed alone.
+fn noise(seed: u64, count: usize) -> Vec<f32> {
+    let step = |state: &mut u64| {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        Some((*state >> 40) as f32 / (1 << 23) as f32 - 1.0)
+    };
+    std::iter::repeat_n((), count).scan(seed.wrapping_mul(77).wrapping_add(1), |state, ()| step(state)).collect()
+}
+
+/// `n` records with factors of `width`, as another program would write them.
+fn factors(bench: &Bench, name: &str, n: u64, width: usize, seed: u64) {
+    let row = |i: u64| {
+        let (features, logits) = (noise(seed + i, width), noise(seed + i + 500_000, 2));
+        json!({ "id": format!("{seed}-{i}"), "features": features, "logits": logits, "label": i % 2 }).to_string()
+            + "\n"
+    };
+    bench.write(name, (0..n).map(row).collect::<String>());
+}
+
+/// The same as arrays, for many records.
+fn arrays(bench: &Bench, name: &str, n: usize, width: usize, seed: u64) {
+    let numbers = noise(seed, n * width);
+    let view = TensorView::new(Dtype::F32, vec![n, width], bytemuck::cast_slice(&numbers)).expect("a tensor");
+    safetensors::serialize_to_file([("features", view)], None, &bench.path(name)).expect("a file");
+}
+
+fn recall(bench: &Bench, store: &str) -> Value {
+    lines(&bench.ok(&format!("store info {store} --format json")))[0]["recall"].clone()
+}
+
+#[test]
+fn what_rounding_cost_is_kept_and_what_is_certain_is_told() {
+    let bench = Bench::new();
+    factors(&bench, "train.jsonl", 300, 24, 0);
+    factors(&bench, "test.jsonl", 5, 24, 9_000);
+    for dtype in ["f32", "f16", "bf16"] {
+        bench.ok(&format!(
+            "index --from-factors train.jsonl --store {dtype} --dtype {dtype} --block-records 128 --quiet"
+        ));
+    }
+    assert_eq!(recall(&bench, "f32"), Value::Null);
+    let ask =
+        |store: &str, rule: &str| {
+            lines(&bench.ok(&format!(
+                "search --store {store} --from-factors test.jsonl --rule {rule} -k 10 --format json --quiet"
+            )))
+        };
+    for dtype in ["f16", "bf16"] {
+        let measured = recall(&bench, dtype);
+        assert_eq!((&measured["queries"], &measured["wanted"]), (&json!(300), &json!(3000)));
+        let found = measured["found"].as_u64().expect("a number");
+        let least = if dtype == "f16" { 2970 } else { 2800 };
+        assert!((least..=3000).contains(&found), "{dtype}: {found} of 3000");
+        for rule in ["feature-dot", "feature-cos", "feature-euc", "grad-dot", "grad-cos"] {
+            for (rounded, exact) in ask(dtype, rule).iter().zip(ask("f32", rule)) {
+                assert_eq!(exact["certain"], Value::Null);
+                for end in ["proponents", "opponents"] {
+                    let ids = |result: &Value| -> Vec<Value> {
+                        result[end].as_array().expect("an end").iter().map(|hit| hit["id"].clone()).collect()
+                    };
+                    let (found, wanted) = (ids(rounded), ids(&exact));
+                    let kept = found.iter().filter(|id| wanted.contains(id)).count() as u64;
+                    let certain = rounded["certain"][end].as_u64().expect("a number");
+                    assert!(certain <= kept, "{dtype} {rule} {end}: {certain} certain, {kept} of 10 found");
+                    assert!(dtype == "bf16" || certain >= 5, "{rule} {end}: {certain} certain");
+                }
+            }
+        }
+        let own = bench.ok(&format!("search --store {dtype} --self --rule feature-cos -k 3 --format json --quiet"));
+        assert!(lines(&own).iter().all(|result| result["certain"]["proponents"].as_u64().is_some_and(|n| n <= 3)));
+    }
+    let influence = ask("f16", "influence");
+    assert!(influence.iter().all(|result| result["certain"].is_null()), "its curvature was rounded too");
+}
+
+#[test]
+fn a_scan_copy_says_how_many_candidates_it_left() {
+    let bench = Bench::new();
+    factors(&bench, "train.jsonl", 400, 24, 0);
+    factors(&bench, "test.jsonl", 3, 24, 9_000);
+    for (store, scan) in [("plain", ""), ("int8", "--scan int8")] {
+        bench.ok(&format!("index --from-factors train.jsonl --store {store} {scan} --quiet"));
+    }
+    let ask = |store: &str| {
+        lines(&bench.ok(&format!("search --store {store} --from-factors test.jsonl --rule grad-cos -k 5 --quiet")))
+    };
+    for (mut quick, plain) in ask("int8").into_iter().zip(ask("plain")) {
+        let candidates = quick.as_object_mut().expect("a result").remove("candidates");
+        let candidates = candidates.and_then(|n| n.as_u64()).expect("a number");
+        assert!((10..100).contains(&candidates), "{candidates} candidates of 400");
+        assert_eq!(quick, plain);
+    }
+}
+
+#[test]
+fn questions_that_wait_for_each_other_are_answered_as_those_that_do_not() {
+    let bench = Bench::new();
+    arrays(&bench, "train.safetensors", 60_000, 48, 0);
+    arrays(&bench, "test.safetensors", 5_000, 48, 1);
+    bench.ok("index --from-factors train.safetensors --store store --quiet");
+    let ask = |memory: u32| {
+        bench.ok(&format!(
+            "search --store store --from-factors test.safetensors --rule feature-cos -k 1 --memory {memory} --quiet"
+        ))
+    };
+    // The store is larger than 10 MiB, and one chunk of questions smaller than their share of it.
+    assert!(ask(10) == ask(1024), "other passes, other answers");
+}
