@@ -65,8 +65,7 @@ impl Model {
         let model = match device {
             Device::Cuda(ordinal) => Self::open_with(Gpu::open(ordinal, options.precision)?, &directory, options)?,
             Device::Auto | Device::Cpu => {
-                Cpu::check(options.precision)?;
-                Self::open_with(Cpu::new(), &directory, options)?
+                Self::open_with(Cpu::new().in_precision(options.precision)?, &directory, options)?
             }
         };
         Ok(Self { name: path_or_name.to_owned(), ..model })
