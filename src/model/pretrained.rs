@@ -74,8 +74,7 @@ impl Model {
                 Self::open_on_all(device.gpus(options.precision)?, &directory, options)?
             }
             Device::Auto | Device::Cpu => {
-                Cpu::check(options.precision)?;
-                Self::open_with(Cpu::new(), &directory, options)?
+                Self::open_with(Cpu::new().in_precision(options.precision)?, &directory, options)?
             }
         };
         Ok(Self { name: path_or_name.to_owned(), ..model })

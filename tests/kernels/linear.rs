@@ -2,9 +2,10 @@
 
 use super::activation::plain;
 use super::support::{Numbers, assert_accurate, bits, cpus};
+use half::bf16;
 use wherefore::backend::cpu::Cpu;
 use wherefore::backend::reference::Reference;
-use wherefore::backend::{Activation, Backend};
+use wherefore::backend::{Activation, Backend, Precision};
 
 /// A layer and what goes through it.
 pub(super) struct Case {
@@ -164,5 +165,51 @@ fn nan_stays_in_its_row() {
     let out = case.cpu(Cpu::new(), Activation::Gelu, false);
     for (row, values) in out.chunks(18).enumerate() {
         assert!(values.iter().all(|x| x.is_nan() == (row == 3)), "row {row}");
+    }
+}
+
+fn in_bf16(cpu: Cpu) -> Cpu {
+    cpu.in_precision(Precision::Bf16).unwrap()
+}
+
+/// Inputs and weights as bf16 has them: what is then computed is held to what f32 is held to.
+#[test]
+fn in_bf16_operands_are_rounded_and_nothing_else() {
+    for (i, shape) in SHAPES.into_iter().enumerate() {
+        for scale in [1e-15, 1.0, 1e15] {
+            let case = Case::new(shape, scale, 100 + i as u64);
+            let rounded = case.rounded(|x| bf16::from_f32(x).to_f32());
+            let rounded = Case { residual: case.residual.clone(), ..rounded };
+            let exact = rounded.run(&Reference, Activation::Identity, true);
+            let plain = rounded.plain(Activation::Identity, true);
+            let values = case.cpu(in_bf16(Cpu::new()), Activation::Identity, true);
+            assert_accurate(&format!("{shape:?} × {scale}"), &values, &plain, &exact[..values.len()]);
+        }
+    }
+}
+
+#[test]
+fn bf16_has_the_same_bits_on_every_instruction_set_and_in_any_company() {
+    for (i, shape) in SHAPES.into_iter().enumerate() {
+        let case = Case::new(shape, 1.0, 150 + i as u64);
+        let on = |cpu: &Cpu| bits(&case.cpu(in_bf16(*cpu), Activation::Gelu, true));
+        let results: Vec<_> = cpus().iter().map(on).collect();
+        assert!(results.iter().all(|r| *r == results[0]), "{shape:?}");
+        let last = case.part(shape[0] - 1..shape[0]).cpu(in_bf16(Cpu::new()), Activation::Gelu, true);
+        assert_eq!(bits(&last), results[0][(shape[0] - 1) * shape[2]..], "{shape:?}");
+    }
+}
+
+#[test]
+fn bf16_is_an_even_rounding_and_knows_no_subnormals() {
+    let bits = [1.0, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, -1e-39, 3.4e38, f32::NAN];
+    let expected = [1.0, 1.0, 1.0 + 4.0 / 256.0, 0.0, f32::INFINITY, f32::NAN];
+    for cpu in cpus() {
+        for (x, expected) in bits.into_iter().zip(expected) {
+            let mut case = Case::new([1, 1, 1], 1.0, 0);
+            (case.x[0], case.weight[0], case.bias[0]) = (x, 1.0, 0.0);
+            let found = case.cpu(in_bf16(cpu), Activation::Identity, false)[0];
+            assert!(found == expected || found.is_nan() && expected.is_nan(), "{x}: {found} on {cpu:?}");
+        }
     }
 }

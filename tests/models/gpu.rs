@@ -4,7 +4,7 @@ use tempfile::TempDir;
 use wherefore::backend::cpu::Cpu;
 use wherefore::backend::reference::Plain;
 use wherefore::backend::{Backend, Precision};
-use wherefore::model::{LoadOptions, Model};
+use wherefore::model::{LoadOptions, Model, Outputs};
 use wherefore::tokens::Encoding;
 
 use super::cases;
@@ -38,6 +38,21 @@ fn errors_of_precisions_are_in_the_order_of_their_units() {
         let [split, half, brain] = [Precision::Bf16x3, Precision::F16, Precision::Bf16]
             .map(|precision| error(&outputs(emulator::gpu(precision), &name, &expected).features, &features));
         assert!(4.0 * split <= half && half <= brain, "{name}: bf16x3 {split:e}, f16 {half:e}, bf16 {brain:e}");
+    }
+}
+
+/// The CPU rounds what it multiplies; a GPU what it keeps between operations too.
+#[test]
+fn in_bf16_the_cpu_is_between_f32_and_a_gpu() {
+    for name in cases::all() {
+        let expected = cases::expected(&name);
+        let [features, _] = wanted(&expected);
+        let cpu = |precision| Cpu::new().in_precision(precision).unwrap();
+        let error_of = |outputs: Outputs| error(&outputs.features, &features);
+        let exact = error_of(outputs(cpu(Precision::F32), &name, &expected));
+        let rounded = error_of(outputs(cpu(Precision::Bf16), &name, &expected));
+        let gpu = error_of(outputs(emulator::gpu(Precision::Bf16), &name, &expected));
+        assert!(exact < rounded && rounded <= 2.0 * gpu, "{name}: f32 {exact:e}, bf16 {rounded:e}, GPU {gpu:e}");
     }
 }
 

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use wherefore::Error;
-use wherefore::backend::Backend;
 use wherefore::backend::cpu::Cpu;
+use wherefore::backend::{Backend, Precision};
 use wherefore::model::{Model, Outputs};
 use wherefore::tokens::{Encoding, PackedBatch};
 
@@ -46,6 +46,15 @@ fn batches_do_not_matter() {
         for budget in [17, 64, 100_000] {
             assert_same(&run(&model, &window, budget), &alone, &format!("{name}, {budget} tokens a batch"));
         }
+    }
+}
+
+#[test]
+fn batches_do_not_matter_in_bf16() {
+    for name in CASES {
+        let (model, window) = case_on(Cpu::new().in_precision(Precision::Bf16).unwrap(), name);
+        let alone = run(&model, &window, 1);
+        assert_same(&run(&model, &window, 100_000), &alone, name);
     }
 }
 

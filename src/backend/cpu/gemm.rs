@@ -56,7 +56,7 @@ pub(super) struct Target<'a> {
 impl Target<'_> {
     /// Vector `c` of a row.
     #[inline(always)]
-    fn vector(&mut self, row: usize, c: usize) -> &mut [f32; LANES] {
+    pub(super) fn vector(&mut self, row: usize, c: usize) -> &mut [f32; LANES] {
         self.values[row * self.stride + c * LANES..].first_chunk_mut().expect("a target as wide as its panel")
     }
 }

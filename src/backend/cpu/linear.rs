@@ -1,24 +1,31 @@
 //! Linear layers: weights packed once, products in register tiles, bias, activation and residual on the tile while it is hot.
 
 use super::activation::{Pointwise, for_activation};
-use super::gemm::{Left, Line, Target, lines, panel_lines, product, shares};
+use super::gemm::{Line, Target, lines, panel_lines, shares};
 use super::simd::{Isa, Kernel, LANES, Vector};
-use crate::backend::Activation;
+use super::weights::{Operand, Scratch, Weights};
+use crate::backend::{Activation, Precision};
+use std::cell::RefCell;
 use std::ops::{Range, RangeInclusive};
 use std::sync::OnceLock;
 
 /// A packed linear layer.
 pub struct Linear {
-    /// Panels of columns, each `[inputs][lines]`; columns beyond `outputs` are zero.
-    panels: Vec<Line>,
+    weights: Weights,
     /// Padded to whole panels with zeros.
     bias: Vec<Line>,
     inputs: usize,
     outputs: usize,
     /// The panels' layout is the instruction set's.
     isa: Isa,
+    precision: Precision,
     /// The weights the other way round, for the backward pass; made when first wanted.
     transposed: OnceLock<Box<Linear>>,
+}
+
+thread_local! {
+    /// Room for inputs on their way into another precision.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 /// What becomes of the sums of a linear layer.
@@ -32,21 +39,28 @@ pub(super) enum Finish<'a> {
 }
 
 impl Linear {
-    /// Packs `weight [outputs, inputs]` and `bias [outputs]`.
+    /// Packs `weight [outputs, inputs]` and `bias [outputs]`, for products in f32 or bf16.
     ///
     /// # Panics
     /// If their lengths are not those.
-    pub(super) fn pack(isa: Isa, weight: &[f32], bias: &[f32], inputs: usize, outputs: usize) -> Self {
+    pub(super) fn pack(
+        isa: Isa,
+        precision: Precision,
+        weight: &[f32],
+        bias: &[f32],
+        inputs: usize,
+        outputs: usize,
+    ) -> Self {
         assert_eq!(weight.len(), inputs * outputs, "a weight matrix that is not outputs × inputs");
         assert_eq!(bias.len(), outputs, "a bias that is not one number an output");
         let lines = panel_lines(isa);
-        let panel_count = outputs.div_ceil(lines * LANES);
         let mut packed = Self {
-            panels: vec![Line::ZERO; panel_count * inputs * lines],
-            bias: vec![Line::ZERO; panel_count * lines],
+            weights: Weights::new(isa, precision, inputs, outputs),
+            bias: vec![Line::ZERO; outputs.div_ceil(lines * LANES) * lines],
             inputs,
             outputs,
             isa,
+            precision,
             transposed: OnceLock::new(),
         };
         packed.refill(weight, bias);
@@ -66,14 +80,8 @@ impl Linear {
     }
 
     fn refill(&mut self, weight: &[f32], bias: &[f32]) {
-        let (lines, inputs) = (panel_lines(self.isa), self.inputs);
-        let width = lines * LANES;
-        for (output, row) in weight.chunks_exact(inputs.max(1)).enumerate() {
-            let (panel, column) = (output / width, output % width);
-            let (line, lane) = (column / LANES, column % LANES);
-            for (k, &x) in row.iter().enumerate() {
-                self.panels[(panel * inputs + k) * lines + line].0[lane] = x;
-            }
+        for (output, row) in weight.chunks_exact(self.inputs.max(1)).enumerate() {
+            self.weights.set_output(output, row);
         }
         for (output, &x) in bias.iter().enumerate() {
             self.bias[output / LANES].0[output % LANES] = x;
@@ -82,12 +90,8 @@ impl Linear {
 
     /// [`Self::refill`] from the weights the other way round, `[inputs, outputs]`, and no bias.
     fn refill_transposed(&mut self, weight: &[f32]) {
-        let (lines, inputs) = (panel_lines(self.isa), self.inputs);
         for (k, row) in weight.chunks_exact(self.outputs.max(1)).enumerate() {
-            for (vector, part) in row.chunks(LANES).enumerate() {
-                let (panel, line) = (vector / lines, vector % lines);
-                self.panels[(panel * inputs + k) * lines + line].0[..part.len()].copy_from_slice(part);
-            }
+            self.weights.set_input(k, row);
         }
     }
 
@@ -110,16 +114,10 @@ impl Linear {
 
     /// The layer whose weights are the transpose of this one's, without a bias.
     fn transpose(&self) -> Self {
-        let (lines, inputs) = (panel_lines(self.isa), self.inputs);
-        let width = lines * LANES;
-        let mut weight = vec![0.0; inputs * self.outputs];
-        for (input, row) in weight.chunks_exact_mut(self.outputs.max(1)).enumerate() {
-            for (output, x) in row.iter_mut().enumerate() {
-                let (panel, column) = (output / width, output % width);
-                *x = self.panels[(panel * inputs + input) * lines + column / LANES].0[column % LANES];
-            }
-        }
-        Self::pack(self.isa, &weight, &vec![0.0; inputs], self.outputs, inputs)
+        let (inputs, outputs) = (self.outputs, self.inputs);
+        let numbers = (0..outputs).flat_map(|output| (0..inputs).map(move |k| self.weights.get(output, k)));
+        let weight: Vec<f32> = numbers.collect();
+        Self::pack(self.isa, self.precision, &weight, &vec![0.0; outputs], inputs, outputs)
     }
 
     /// `out [rows, outputs] = finish(x [rows, inputs] · weightᵀ + bias) + residual`.
@@ -134,7 +132,10 @@ impl Linear {
         let out = &mut out[..rows * self.outputs];
         let x = &x[..rows * self.inputs];
         let residual = residual.map(|r| &r[..rows * self.outputs]);
-        self.isa.run(Forward { layer: self, out, x, finish: finish.of(rows * self.outputs), residual, rows });
+        let mut scratch = SCRATCH.take();
+        let operand = self.weights.operand(x, &mut scratch);
+        self.isa.run(Forward { layer: self, out, x: operand, finish: finish.of(rows * self.outputs), residual, rows });
+        SCRATCH.set(scratch);
     }
 }
 
@@ -148,7 +149,7 @@ const WIDEST: usize = 2 * LANES;
 struct Forward<'a> {
     layer: &'a Linear,
     out: &'a mut [f32],
-    x: &'a [f32],
+    x: Operand<'a>,
     finish: Finish<'a>,
     residual: Option<&'a [f32]>,
     rows: usize,
@@ -214,10 +215,8 @@ impl Forward<'_> {
     /// `sums [rows, panel] = x · panel`
     #[inline(always)]
     fn multiply<V: Vector>(&mut self, sums: &mut [f32], rows: Range<usize>, panel: usize) {
-        let (inputs, lines) = (self.layer.inputs, lines::<V>());
-        let left = Left { values: &self.x[rows.start * inputs..], stride: inputs, rows: rows.len() };
-        let target = &mut Target { values: sums, stride: lines * LANES };
-        product::<V>(target, left, &self.layer.panels[panel * inputs * lines..], inputs);
+        let target = &mut Target { values: sums, stride: lines::<V>() * LANES };
+        self.layer.weights.multiply::<V>(target, self.x, (rows.start, rows.len()), panel);
     }
 
     /// `out [rows, panel] = finish(sums + bias) + residual`

@@ -9,6 +9,7 @@
 
 mod activation;
 mod attention;
+mod bf16;
 mod ceilings;
 mod dot;
 mod embed;
@@ -21,6 +22,7 @@ mod pool;
 mod share;
 pub mod simd;
 mod training;
+mod weights;
 
 pub use activation::activate_on;
 pub use ceilings::{Ceilings, measure};
@@ -53,6 +55,8 @@ pub struct Cpu {
     isa: Isa,
     /// Whether each operation is shared out among the pool's threads, rather than each thread running a batch of its own.
     shared: bool,
+    /// What the operands of linear layers are rounded to: nothing, or bf16.
+    precision: Precision,
 }
 
 impl Cpu {
@@ -63,7 +67,7 @@ impl Cpu {
 
     /// On this instruction set; the results are the same.
     pub fn with_isa(isa: Isa) -> Self {
-        Self { isa, shared: false }
+        Self { isa, ..Self::default() }
     }
 
     /// With each operation shared out among the threads of the current pool: for one large batch at a time, as in training.
@@ -72,15 +76,15 @@ impl Cpu {
         Self { shared: true, ..self }
     }
 
-    /// Refuses what the CPU does not compute in.
+    /// With the operands of linear layers rounded to bf16, or to nothing.
     ///
     /// # Errors
-    /// [`Error::Usage`]
-    pub fn check(precision: Precision) -> Result<()> {
+    /// [`Error::Usage`] for what the CPU does not compute in.
+    pub fn in_precision(self, precision: Precision) -> Result<Self> {
         match precision {
-            Precision::Auto | Precision::F32 => Ok(()),
-            other => Err(Error::usage(format!("--precision {other}: the CPU computes in f32"))
-                .with_hint("leave --precision out, use --precision f32, or --device cuda")),
+            Precision::Auto | Precision::F32 | Precision::Bf16 => Ok(Self { precision, ..self }),
+            other => Err(Error::usage(format!("--precision {other}: the CPU computes in f32 or bf16"))
+                .with_hint("leave --precision out, use --precision f32 or bf16, or --device cuda")),
         }
     }
 
@@ -118,7 +122,7 @@ impl Backend for Cpu {
     }
 
     fn precision(&self) -> Precision {
-        Precision::F32
+        if self.precision == Precision::Bf16 { Precision::Bf16 } else { Precision::F32 }
     }
 
     fn workers(&self) -> usize {
@@ -152,7 +156,7 @@ impl Backend for Cpu {
     }
 
     fn pack_linear(&self, weight: &[f32], bias: &[f32], inputs: usize, outputs: usize) -> Result<Linear> {
-        Ok(Linear::pack(self.isa, weight, bias, inputs, outputs))
+        Ok(Linear::pack(self.isa, self.precision, weight, bias, inputs, outputs))
     }
 
     fn embed(&self, out: &mut Vec<f32>, embeddings: &Embeddings<Self>, batch: &PackedBatch) -> Result<()> {

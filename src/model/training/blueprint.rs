@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::{DropoutRates, First, Learn, Learner, NamedTensor, save};
-use crate::backend::Precision;
 use crate::backend::cpu::Cpu;
 use crate::backend::training::Training;
+use crate::backend::{Backend, Precision};
 use crate::dataset::{Label, Record};
 use crate::error::{Error, Result};
 use crate::factors::Target;
@@ -71,8 +71,12 @@ impl Blueprint {
             return Err(Error::Device("the GPU computes forward passes only: this trains".to_owned(), None)
                 .with_hint("run with --device cpu"));
         }
-        Cpu::check(precision)?;
-        self.build(Cpu::new().shared_out(), plan, seed, max_length)
+        let cpu = Cpu::new().in_precision(precision)?;
+        if cpu.precision() != Precision::F32 {
+            return Err(Error::usage(format!("--precision {precision}: training on the CPU computes in f32"))
+                .with_hint("leave --precision out, or use --precision f32"));
+        }
+        self.build(cpu.shared_out(), plan, seed, max_length)
     }
 
     /// Makes the model on a device. A head other than [`Blueprint::head`] is new: drawn from the seed, like everything from scratch.
