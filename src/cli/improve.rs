@@ -37,7 +37,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     };
     let mut plan = Plan::read(&arguments.plan)?;
     plan.train.max_length = common.max_length.or(plan.train.max_length);
-    let machine = Machine { device: common.device, precision: common.precision, settings: common.settings()? };
+    let machine = Machine { device: common.device.clone(), precision: common.precision, settings: common.settings()? };
     let mut tell = |line: &str| say(common, line);
     // The results are in the folder; what is printed is for whoever looks on.
     let printed = Common { out: None, ..common.clone() };

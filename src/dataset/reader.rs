@@ -116,12 +116,7 @@ impl Dataset {
 
     /// [`Dataset::typed`], of another shape: a question and its context, or a text to be tagged.
     pub fn typed_as(shape: Shape, text: String, pair: Option<String>) -> Self {
-        let row = Row {
-            line: 1,
-            text: Cell::Text(text),
-            pair: pair.map_or(Cell::Null, Cell::Text),
-            ..Row::default()
-        };
+        let row = Row { line: 1, text: Cell::Text(text), pair: pair.map_or(Cell::Null, Cell::Text), ..Row::default() };
         Self::rows(shape, vec![row])
     }
 

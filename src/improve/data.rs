@@ -37,6 +37,7 @@ pub(super) fn open(files: &[String], columns: &Columns) -> Result<Dataset> {
         no_header: columns.names.is_some(),
         columns: columns.names.clone(),
         allow_duplicate_ids: false,
+        ..DatasetOptions::default()
     })
 }
 
@@ -116,6 +117,7 @@ pub(super) fn value(label: &Label) -> Value {
         Label::Number(number) => json!(number),
         Label::Name(name) => json!(name),
         Label::Many(labels) => labels.iter().map(value).collect(),
+        Label::Answers(_) => Value::Null, // no classifier is trained on these
     }
 }
 

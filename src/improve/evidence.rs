@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::factors::LabelUsed;
 use crate::model::{LoadOptions, Model};
 use crate::pipeline::{
-    IndexOptions, Progress, Rejections, PoolOptions, candidates_per_target, index, nearest_records, select_from_pool,
+    IndexOptions, PoolOptions, Progress, Rejections, candidates_per_target, index, nearest_records, select_from_pool,
 };
 use crate::report::{DirtyLabel, Format, RecordWriter, SearchResult, SelectedRecord};
 use crate::store::Store;
@@ -54,8 +54,9 @@ pub(super) struct Made {
 impl Evidence<'_> {
     pub(super) fn model(&self) -> Result<&Model> {
         if self.made.model.get().is_none() {
-            let options = LoadOptions { max_length: self.plan.train.max_length, precision: self.machine.precision };
-            let model = Model::load(&self.model_at.to_string_lossy(), self.machine.device, &options)?;
+            let (max_length, precision) = (self.plan.train.max_length, self.machine.precision);
+            let options = LoadOptions { max_length, precision, ..LoadOptions::default() };
+            let model = Model::load(&self.model_at.to_string_lossy(), self.machine.device.clone(), &options)?;
             drop(self.made.model.set(model));
         }
         Ok(self.made.model.get().expect("just set"))

@@ -97,7 +97,7 @@ impl<'a> Trials<'a> {
         let Self { plan, machine, .. } = *self;
         let blueprint = Blueprint::read(&plan.model, plan.scratch)?;
         let mut trainee = blueprint.build_on(
-            machine.device,
+            machine.device.clone(),
             machine.precision,
             self.head.clone(),
             trial.seed,

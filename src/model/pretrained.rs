@@ -125,7 +125,8 @@ impl Model {
             return Err(Error::Device("there are no devices".to_owned(), None));
         };
         let mut model = Self::open_with(first, dir, options)?;
-        let others: Vec<_> = backends.map(|backend| open_network(backend, dir)).collect::<Result<_>>()?;
+        let others: Vec<_> =
+            backends.map(|backend| open_network(backend, dir, options.masks)).collect::<Result<_>>()?;
         if !others.is_empty() {
             model.network = Box::new(Spread::new(std::iter::once(model.network).chain(others).collect()));
         }

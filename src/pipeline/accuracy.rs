@@ -113,6 +113,7 @@ fn integrated(
         words: &words,
         objectives: vec![Objective::Logit(if let Target::Class(class) = targets[index] { class } else { 0 })],
         logits: logits[index].to_vec(),
+        reads: None,
     };
     let subjects: Vec<Subject<'_>> = encodings.iter().enumerate().map(subject).collect();
     let (method, options_of) =

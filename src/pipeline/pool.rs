@@ -145,11 +145,7 @@ pub fn select_from_pool(
     }
 }
 
-fn for_targets(
-    pool: &Store,
-    targets: &[(&SearchResult, &SearchResult)],
-    options: &PoolOptions,
-) -> Vec<SelectedRecord> {
+fn for_targets(pool: &Store, targets: &[(&SearchResult, &SearchResult)], options: &PoolOptions) -> Vec<SelectedRecord> {
     let candidates: Vec<Candidates> =
         targets.iter().map(|(_, near)| near.proponents.iter().map(|near| (near.index, near.score)).collect()).collect();
     let likeness = Likeness::new(pool);
