@@ -9,6 +9,7 @@ mod bench;
 mod config_file;
 mod demo;
 mod doctor;
+mod evaluate;
 mod explain;
 mod export;
 mod index;
@@ -51,6 +52,8 @@ enum Command {
     Explain(Box<explain::Arguments>),
     /// What is wrong with the training data, ranked
     Audit(audit::Arguments),
+    /// How far attributions can be trusted: the yardsticks of the field
+    Evaluate(evaluate::Arguments),
     /// Fine-tune a model, or refit its last layer
     Train(Box<train::Arguments>),
     /// Many stores of one data set, made by `index --shard I/N`, into one
@@ -106,6 +109,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Search(arguments) => search::run(&arguments, &common),
         Command::Explain(arguments) => explain::run(&arguments, &common),
         Command::Audit(arguments) => audit::run(&arguments, &common),
+        Command::Evaluate(arguments) => evaluate::run(&arguments, &common),
         Command::Train(arguments) => train::run(&arguments, &common),
         Command::Merge(arguments) => merge::run(&arguments),
         Command::Store(arguments) => store::run(&arguments, &common),

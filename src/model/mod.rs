@@ -28,7 +28,8 @@ pub use hub::{find, find_with};
 pub use pretrained::{LoadOptions, Model};
 pub use sentence::SentenceModel;
 pub use training::{
-    Blueprint, DropoutPass, DropoutRates, HeadPlan, Learn, Learner, Lesson, NamedTensor, Studied, Trainee,
+    Blueprint, DEFAULT_DIMENSION, DropoutPass, DropoutRates, HeadPlan, Learn, Learner, Lesson, NamedTensor, Projection,
+    ProjectionKind, Seed, Studied, Tracer, Trainee,
 };
 
 use crate::backend::gpu::Gpu;

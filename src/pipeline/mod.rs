@@ -42,6 +42,7 @@ mod proof;
 mod queries;
 mod rejections;
 mod repeats;
+mod runner;
 mod scope;
 mod score;
 mod stages;

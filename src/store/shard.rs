@@ -21,7 +21,7 @@ pub struct Shard {
     number: u64,
     rows: usize,
     width: usize,
-    classes: usize,
+    delta_width: usize,
     tensors: TensorFile,
     columns: Columns,
     records_path: PathBuf,
@@ -86,7 +86,7 @@ impl Shard {
             number: entry.number,
             rows,
             width: settings.width,
-            classes: settings.classes,
+            delta_width: settings.delta_width(),
             tensors,
             columns,
             records_path,
@@ -229,7 +229,7 @@ impl Shard {
         FactorRows {
             rows: self.rows,
             width: self.width,
-            classes: self.classes,
+            classes: self.delta_width,
             features: match &columns.features {
                 FeatureColumn::F32(column) => Floats::F32(self.tensors.values(column)),
                 FeatureColumn::F16(column) => Floats::F16(self.tensors.values(column)),
@@ -303,7 +303,7 @@ impl FactorColumns {
         };
         Ok(Self {
             features,
-            deltas: tensors.column(&format!("{prefix}deltas"), TensorType::F32, &[n, settings.classes])?,
+            deltas: tensors.column(&format!("{prefix}deltas"), TensorType::F32, &[n, settings.delta_width()])?,
             feature_norms: tensors.column(&format!("{prefix}feature_norms"), TensorType::F32, &[n])?,
             delta_norms: tensors.column(&format!("{prefix}delta_norms"), TensorType::F32, &[n])?,
         })

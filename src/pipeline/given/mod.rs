@@ -60,7 +60,7 @@ pub fn index_given(
             }
         };
         if options.part.owns(chunk.number) && !writer.has(chunk.number, &chunk.digest.to_string())? {
-            writer.write(&block(model.problem, options.target, chunk))?;
+            writer.write(&block(model.problem, options, chunk))?;
         }
         Ok(())
     })?;
@@ -100,7 +100,7 @@ impl GivenSearch<'_> {
         let answers = Answers::new(store, options, &prepared)?;
         let classes =
             ClassNames::new(given.label_names.clone(), settings.problem, settings.classes).map_err(Error::usage)?;
-        let asker = Asker::new(&classes, options)?;
+        let asker = Asker::new(&classes, options, false)?;
         let progress = Progress::new("searching", None, quiet);
         let mut summary = each_chunk(given, 4096, rejections, &mut |chunk, model| {
             if (model.width, model.classes) != (settings.width, settings.classes) {
@@ -233,6 +233,7 @@ fn store_settings(model: &GivenModel, options: &IndexOptions) -> store::Settings
         block_records: options.block_records,
         checkpoints: Vec::new(),
         scan: options.scan,
+        gradients: None,
         columns: Vec::new(),
     }
 }
