@@ -24,7 +24,7 @@ use crate::pipeline::{IndexOptions, Rejections, Settings, index};
 use crate::random::{Purpose, Stream, uniform};
 use crate::report::Destination;
 use crate::search;
-use crate::store::Store;
+use crate::store::{Shard, Store};
 use crate::train::{Labelled, TrainOptions, TrainPlan, train, train_head};
 
 /// How labels are turned, and what learns them.
@@ -119,7 +119,7 @@ pub fn label_noise(
     let audited = audit::dirty(&last, &dirty_options(options.seed))?;
     judge(Signal::Combined.name(), &audited.scores);
     audited.signals.iter().for_each(|(signal, scores)| judge(signal.name(), scores));
-    let losses: Vec<f32> = last.shards().iter().flat_map(|shard| shard.losses()).copied().collect();
+    let losses: Vec<f32> = last.shards().iter().flat_map(Shard::losses).copied().collect();
     judge("loss", &losses);
     judge("gradient-length", &lengths(&whole));
     let stream = Stream::new(options.seed, Purpose::Chance);

@@ -27,7 +27,7 @@ use crate::pipeline::{Progress, QueryTarget, Rejections, ResultSink, SearchJob, 
 use crate::random::{Purpose, Stream, uniform};
 use crate::report::{NeighbourList, SearchResult};
 use crate::search::Rule;
-use crate::store::Store;
+use crate::store::{Shard, Store};
 use crate::tokens::pack;
 use crate::train::{Example, Labelled, TrainOptions, TrainPlan, train};
 
@@ -170,7 +170,7 @@ impl<'a> Trainings<'a> {
                     .with_hint("give the data that were indexed, with --training")
             })
         };
-        let rows = store.shards().iter().flat_map(|shard| shard.indices()).map(find).collect::<Result<_>>()?;
+        let rows = store.shards().iter().flat_map(Shard::indices).map(find).collect::<Result<_>>()?;
         Ok(Self { model, store, training: rows, queries })
     }
 
@@ -314,13 +314,8 @@ impl<'a> Trainings<'a> {
             ..SearchOptions::default()
         };
         let job = SearchJob { model: self.model, checkpoints, store, options: &search };
-        let rows: HashMap<u64, usize> = store
-            .shards()
-            .iter()
-            .flat_map(|shard| shard.indices())
-            .zip(0..)
-            .map(|(index, row)| (*index, row))
-            .collect();
+        let rows: HashMap<u64, usize> =
+            store.shards().iter().flat_map(Shard::indices).zip(0..).map(|(index, row)| (*index, row)).collect();
         let mut sink = Scores { rows, all: Vec::new() };
         let quiet = Settings { quiet: true, ..settings.clone() };
         job.run(queries, &quiet, &mut Rejections::new(true, None), &mut sink)?;
