@@ -20,6 +20,7 @@ pub mod audit;
 pub mod backend;
 pub mod dataset;
 pub mod error;
+pub mod evaluate;
 pub mod explain;
 pub mod factors;
 pub mod improve;

@@ -24,6 +24,14 @@ pub enum Purpose {
     Initialisation = 7,
     /// Which numbers a training pass drops.
     Dropout = 8,
+    /// Which records a bootstrap takes again.
+    Bootstrap = 9,
+    /// Which words of a text, or which records of a set, an evaluation leaves out.
+    Subsets = 10,
+    /// Scores that say nothing: what methods are compared with.
+    Chance = 11,
+    /// The entries of projections of gradients.
+    Projection = 12,
 }
 
 /// The stream of one purpose under one seed.

@@ -3,8 +3,10 @@
 mod cli;
 mod dataset;
 mod emulator;
+mod evaluate;
 mod explain;
 mod factors;
+mod gradients;
 mod heads;
 mod kernels;
 mod models;

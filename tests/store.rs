@@ -41,6 +41,7 @@ fn settings(problem: Problem, dtype: Dtype, checkpoints: usize) -> Settings {
         block_records: BLOCK_RECORDS,
         checkpoints: (0..checkpoints).map(checkpoint).collect(),
         scan: None,
+        gradients: None,
         columns: vec![],
     }
 }

@@ -132,6 +132,10 @@ pub struct Dirty {
 /// [`Error::Usage`]: a store of another problem than single-label classification, one of predicted labels, or without a label;
 /// [`Error::Interrupted`]; what the store cannot be read for.
 pub fn dirty(store: &Store, options: &DirtyOptions<'_>) -> Result<Dirty> {
+    if store.settings().gradients.is_some() {
+        return Err(Error::usage("the store holds gradients of the whole model, not factors of its last layer")
+            .with_hint("index without --gradients projected"));
+    }
     let classes = Classes::of(store)?;
     let nearest = neighbours::nearest(store, options.neighbours, &options.search)?;
     let mut evidence = Evidence { classes: &classes, signals: Vec::new(), judgements: Vec::new() };

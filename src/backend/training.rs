@@ -194,6 +194,16 @@ pub trait Training: Backend {
         shape: Shape,
     ) -> Result<()>;
 
+    /// For each sequence b, `out[b] += Σ_t dy_t x_tᵀ [outputs, inputs]` over its rows t of `dy [rows, outputs]` and `x [rows, inputs]`, in their order, at
+    /// a place of row b of `out [B, stride]`.
+    fn outer_products(
+        &self,
+        out: &mut Self::Tensor,
+        dy: &Self::Tensor,
+        x: &Self::Tensor,
+        products: Products<'_, Self>,
+    ) -> Result<()>;
+
     /// `dw [E] += Σ dy ∘ x̂` and `db [E] += Σ dy`, of `dy [rows, E]` and the normalised rows x̂ of `x [rows, E]`.
     fn layer_norm_parameters_backward(
         &self,
@@ -262,6 +272,22 @@ pub struct Shape {
     pub inputs: usize,
     /// And on the way out.
     pub outputs: usize,
+}
+
+/// Whose products are added up, and where they go.
+pub struct Products<'a, B: Backend> {
+    /// The sequences.
+    pub batch: &'a B::Batch,
+    /// One row a token, or a sequence.
+    pub rows: Rows,
+    /// Numbers in a row of x.
+    pub inputs: usize,
+    /// Numbers in a row of dy.
+    pub outputs: usize,
+    /// Numbers in a row of what is added to.
+    pub stride: usize,
+    /// The first of them that is added to.
+    pub offset: usize,
 }
 
 /// Which rows of which batch a dropout is of.

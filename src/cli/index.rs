@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use wherefore::dataset::Dataset;
 use wherefore::factors::{LabelUsed, ScanType};
-use wherefore::model::Model;
+use wherefore::model::{DEFAULT_DIMENSION, Device, Model, Projection, ProjectionKind};
 use wherefore::pipeline::{self, Checkpoint, GivenFactors, GivenFile, IndexOptions, Rejections, Summary};
 use wherefore::store::{DEFAULT_BLOCK_RECORDS, Dtype, Part};
 use wherefore::{Error, Result};
@@ -61,9 +61,25 @@ pub(crate) struct Arguments {
     /// A further column to keep beside each record, to filter and group searches by (repeatable)
     #[arg(long, value_name = "NAME")]
     keep_column: Vec<String>,
+    /// What of each record is kept: the factors of the last layer's gradient, or the gradients of all linear layers, projected (rules
+    /// projected-dot, projected-cos, trak, tracin and influence)
+    #[arg(long, value_enum, default_value_t = Gradients::LastLayer)]
+    gradients: Gradients,
+    /// With --gradients projected: numbers kept of a record, over all layers
+    #[arg(long, value_name = "K", default_value_t = DEFAULT_DIMENSION)]
+    projection_dim: usize,
+    /// With --gradients projected: rademacher, gaussian, or identity (the gradients themselves, for small models)
+    #[arg(long, value_name = "KIND", default_value_t)]
+    projection: ProjectionKind,
     /// Records in a block: what a job can lose, and what --shard deals out
     #[arg(long, value_name = "N", default_value_t = DEFAULT_BLOCK_RECORDS)]
     block_records: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Gradients {
+    LastLayer,
+    Projected,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -116,9 +132,37 @@ impl Arguments {
             append: self.append,
             block_records: self.block_records,
             checkpoints,
+            gradients: self.projection(common.seed)?,
             columns: self.keep_column.clone(),
         })
     }
+}
+
+impl Arguments {
+    fn projection(&self, seed: u64) -> Result<Option<Projection>> {
+        if self.gradients == Gradients::LastLayer {
+            return Ok(None);
+        }
+        if self.projection_dim == 0 {
+            return Err(Error::usage("--projection-dim: expected at least 1, found 0"));
+        }
+        if self.from_factors.is_some() {
+            return Err(Error::usage("--gradients projected needs a model to go back through, not --from-factors"));
+        }
+        Ok(Some(Projection { kind: self.projection, dimension: self.projection_dim, seed }))
+    }
+}
+
+/// Gradients of the whole model are taken on the CPU so far: a device that is named must be that.
+fn on_cpu(common: &Common) -> Result<Common> {
+    if let Device::Cuda(_) = common.device {
+        return Err(Error::Device(
+            "--gradients projected: gradients of the whole model are taken on the CPU".to_owned(),
+            None,
+        )
+        .with_hint("run with --device cpu"));
+    }
+    Ok(Common { device: Device::Cpu, ..common.clone() })
 }
 
 /// `DIR` or `DIR:RATE`; a directory may have a colon in its name where what follows is no number.
@@ -129,6 +173,8 @@ fn checkpoint(text: &str, common: &Common) -> Result<Checkpoint> {
 }
 
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
+    let cpu = if arguments.gradients == Gradients::Projected { Some(on_cpu(common)?) } else { None };
+    let common = cpu.as_ref().unwrap_or(common);
     let mut run = RunRecord::begin("index");
     if let Some(file) = &arguments.from_factors {
         return index_given(arguments, file, common, run);

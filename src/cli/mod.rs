@@ -10,6 +10,7 @@ mod bench;
 mod config_file;
 mod demo;
 mod doctor;
+mod evaluate;
 mod explain;
 mod export;
 mod improve;
@@ -56,6 +57,8 @@ enum Command {
     Select(Box<select::Arguments>),
     /// What is wrong with the training data, ranked
     Audit(audit::Arguments),
+    /// How far attributions can be trusted: the yardsticks of the field
+    Evaluate(evaluate::Arguments),
     /// Fine-tune a model, or refit its last layer
     Train(Box<train::Arguments>),
     /// Train, audit, change the data as a plan says, train again, and compare
@@ -114,6 +117,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Select(arguments) => select::run(&arguments, &common),
         Command::Explain(arguments) => explain::run(&arguments, &common),
         Command::Audit(arguments) => audit::run(&arguments, &common),
+        Command::Evaluate(arguments) => evaluate::run(&arguments, &common),
         Command::Train(arguments) => train::run(&arguments, &common),
         Command::Improve(arguments) => improve::run(&arguments, &common),
         Command::Merge(arguments) => merge::run(&arguments),

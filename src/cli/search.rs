@@ -34,8 +34,8 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     text: Typed,
     /// feature-dot, feature-cos, feature-euc, grad-dot, grad-cos, representer, tracin, influence, relatif, bm25 (shared words) or
-    /// loss (the records' own, whatever the query)
-    /// [default: grad-cos; feature-cos for a model without a head]
+    /// loss (the records' own, whatever the query); of a store of projected gradients projected-dot, projected-cos, trak, tracin, influence
+    /// [default: grad-cos; feature-cos for a model without a head, projected-cos for projected gradients]
     #[arg(long)]
     rule: Option<Rule>,
     /// Records at each end, or `all` for full rankings
@@ -47,7 +47,8 @@ pub(crate) struct Arguments {
     /// The last layer's curvature, for influence and relatif
     #[arg(long, value_enum, default_value_t = Hessian::Exact)]
     hessian: Hessian,
-    /// λ: the penalty of the representer's refit [default: 0.06], the damping of influence and relatif [default: 0.01]
+    /// λ: the penalty of the representer's refit [default: 0.06], the damping of influence and relatif [default: 0.01]; over projected
+    /// gradients, the damping over the Gram matrix's mean diagonal [default: 0.1]
     #[arg(long, value_name = "λ")]
     lambda: Option<f64>,
     /// Representer values as another tool defines them
@@ -101,7 +102,7 @@ fn parse_top_k(text: &str) -> Result<TopK, String> {
 }
 
 impl Arguments {
-    fn options(&self, headless: bool) -> SearchOptions {
+    fn options(&self, default: Rule) -> SearchOptions {
         let rule_options = RuleOptions {
             hessian: match self.hessian {
                 Hessian::Exact => HessianForm::Exact,
@@ -119,7 +120,7 @@ impl Arguments {
             label => QueryTarget::Label(label.to_owned()),
         };
         SearchOptions {
-            rule: self.rule.unwrap_or(if headless { Rule::FeatureCos } else { Rule::GradCos }),
+            rule: self.rule.unwrap_or(default),
             rule_options,
             top_k: self.top_k,
             target,
@@ -155,13 +156,17 @@ pub(super) fn load_model(store: &Store, model: Option<&str>, common: &Common) ->
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
     let mut run = RunRecord::begin("search");
     let store = Store::open_many(&arguments.store)?;
-    let headless = store.settings().classes == 0;
-    let options = arguments.options(headless);
-    options.rule.check(store.settings().problem, store.settings().checkpoints.len())?;
+    let kept = store.settings();
+    let options = arguments.options(match kept {
+        _ if kept.gradients.is_some() => Rule::ProjectedCos,
+        _ if kept.classes == 0 => Rule::FeatureCos,
+        _ => Rule::GradCos,
+    });
+    options.rule.check(kept.problem, kept.checkpoints.len())?;
+    options.rule.check_gradients(kept.gradients.is_some())?;
     let format = check_format(common, options.top_k)?;
     run.store(&store);
     run.set("rule", options.rule.name());
-    let kept = store.settings();
     let columns = SearchResult::columns(kept.problem, &kept.label_names, &kept.columns);
     let output = Output::new(common, common.out.as_deref());
     let mut rejections = output.rejections();
@@ -241,10 +246,10 @@ fn check_format(common: &Common, top_k: TopK) -> Result<Format> {
     }
 }
 
-fn load_checkpoints(store: &Store, rule: Rule, common: &Common) -> Result<Vec<Model>> {
+pub(super) fn load_checkpoints(store: &Store, rule: Rule, common: &Common) -> Result<Vec<Model>> {
     let mut common = common.clone();
     common.max_length = Some(store.settings().max_length);
-    let needed = rule.needs_checkpoints();
+    let needed = rule.reads_checkpoints();
     store.settings().checkpoints.iter().filter(|_| needed).map(|checkpoint| common.load(&checkpoint.path)).collect()
 }
 

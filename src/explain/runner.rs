@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::ops::Range;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -40,6 +41,27 @@ pub fn explain(
     };
     runner.run(&mut courses)?;
     Ok(courses.par_iter_mut().map(|course| course.finish()).collect())
+}
+
+/// `z` of each sequence, in their order: nothing else is asked. `done` is as for [`explain`].
+pub(super) fn logits(
+    model: &Model,
+    sequences: Vec<Sequence>,
+    batch_tokens: Option<usize>,
+    done: &(dyn Fn(usize) -> bool + Sync),
+) -> Result<Vec<Vec<f32>>> {
+    let asked =
+        |sequence| Asked { subject: 0, probe: Probe { sequence: Arc::new(sequence), point: None, want: Want::Logits } };
+    let round: Vec<Asked> = sequences.into_iter().map(asked).collect();
+    let runner = Runner {
+        network: model.network(),
+        subjects: &[],
+        stage: Stage::default(),
+        seed: 0,
+        budget: batch_tokens.unwrap_or_else(|| model.network().batch_tokens()).max(1),
+        done,
+    };
+    Ok(runner.answers(&round)?.into_iter().map(|answer| answer.logits).collect())
 }
 
 /// Batches handed to the network at a time, for each of its workers: so many that none waits long at the end, so few that probes in hand take

@@ -73,6 +73,11 @@ impl<'a> Blocks<'a> {
             *total += rows;
             Some(*total)
         }));
+        let whole = |(piece, rows): (usize, usize)| source.piece(piece).deltas.len() == rows * source.classes();
+        if !source.piece_rows().into_iter().enumerate().all(whole) {
+            return Err(Error::usage("the store holds gradients of the whole model, not factors of its last layer")
+                .with_hint("index without --gradients projected"));
+        }
         if starts.last() == Some(&0) {
             return Err(Error::usage("there are no training records to learn from"));
         }

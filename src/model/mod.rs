@@ -31,7 +31,8 @@ pub use hub::{find, find_with};
 pub use pretrained::{LoadOptions, Model};
 pub use sentence::SentenceModel;
 pub use training::{
-    Blueprint, DropoutPass, DropoutRates, HeadPlan, Learn, Learner, Lesson, NamedTensor, Shape, Studied, Trainee, found,
+    Blueprint, DEFAULT_DIMENSION, DropoutPass, DropoutRates, HeadPlan, Learn, Learner, Lesson, NamedTensor, Projection,
+    ProjectionKind, Seed, Shape, Studied, Tracer, Trainee, found,
 };
 
 use std::sync::Arc;

@@ -25,11 +25,21 @@ pub(super) struct Asker<'a> {
     classes: &'a ClassNames,
     options: &'a SearchOptions,
     target: Option<Target>,
+    /// Whether what stands for features are gradients of the whole model.
+    projected: bool,
 }
 
 impl<'a> Asker<'a> {
-    pub(super) fn new(classes: &'a ClassNames, options: &'a SearchOptions) -> Result<Self> {
-        Ok(Self { classes, options, target: target_for_all(classes, &options.target)? })
+    pub(super) fn new(classes: &'a ClassNames, options: &'a SearchOptions, projected: bool) -> Result<Self> {
+        Ok(Self { classes, options, target: target_for_all(classes, &options.target)?, projected })
+    }
+
+    /// The label that a query is explained for.
+    pub(super) fn explained(&self, gold: Option<&Target>, logits: &[f32]) -> Target {
+        match (&self.options.target, &self.target, gold) {
+            (_, Some(target), _) | (QueryTarget::Gold, None, Some(target)) => target.clone(),
+            _ => factors::predict(self.classes.problem(), logits),
+        }
     }
 
     /// The records of a chunk as they ask.
@@ -48,7 +58,11 @@ impl<'a> Asker<'a> {
         let target = self.target_of(chunk, i)?;
         let factors = |pass: &Pass| {
             let mut delta = vec![0.0; pass.classes];
-            factors::loss_and_delta(problem, pass.logits(i), &target, &mut delta);
+            if self.projected {
+                delta = vec![factors::output_gradient(problem, pass.logits(i), &target, &mut delta)];
+            } else {
+                factors::loss_and_delta(problem, pass.logits(i), &target, &mut delta);
+            }
             (pass.features(i).to_vec(), delta)
         };
         let (features, delta) = factors(&chunk.passes[0]);
@@ -59,13 +73,12 @@ impl<'a> Asker<'a> {
 
     fn target_of(&self, chunk: &Chunk, i: usize) -> Result<Target> {
         match (&self.options.target, &self.target, &chunk.gold[i]) {
-            (_, Some(target), _) | (QueryTarget::Gold, None, Some(target)) => Ok(target.clone()),
             (QueryTarget::Gold, None, None) if self.options.rule.needs_target() => {
                 let id = &chunk.records[i].id;
                 Err(Error::usage(format!("query {id}: no label, and --target gold explains labels"))
                     .with_hint("use --target predicted"))
             }
-            _ => Ok(factors::predict(self.classes.problem(), chunk.passes[0].logits(i))),
+            (_, _, gold) => Ok(self.explained(gold.as_ref(), chunk.passes[0].logits(i))),
         }
     }
 

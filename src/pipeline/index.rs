@@ -4,11 +4,13 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::recall::recall;
-use super::{Chunk, Chunking, Pass, Progress, Rejections, Settings, Summary, stream};
+use super::runner::{Plain, Runner, Tracing};
+use super::stream::stream_by;
+use super::{Chunk, Chunking, Pass, Progress, Rejections, Settings, Summary};
 use crate::dataset::{Dataset, Digest};
 use crate::error::{Error, Result};
 use crate::factors::{self, LabelUsed, LabelVec, ScanType, Target};
-use crate::model::{Model, Problem};
+use crate::model::{Model, Problem, Projection, Tracer};
 use crate::store::{self, Block, Dtype, Part, StoreWriter};
 
 /// An earlier checkpoint of the model's training, whose factors are stored too, for TracIn.
@@ -37,6 +39,8 @@ pub struct IndexOptions {
     pub block_records: u64,
     /// For TracIn, in the order of training.
     pub checkpoints: Vec<Checkpoint>,
+    /// Store projected gradients of the whole model, in the place of the last layer's factors.
+    pub gradients: Option<Projection>,
     /// The columns that the dataset keeps: its [`crate::dataset::DatasetOptions::keep_columns`].
     pub columns: Vec<String>,
 }
@@ -52,6 +56,7 @@ impl Default for IndexOptions {
             append: false,
             block_records: store::DEFAULT_BLOCK_RECORDS,
             checkpoints: Vec::new(),
+            gradients: None,
             columns: Vec::new(),
         }
     }
@@ -71,27 +76,34 @@ pub fn index(
     rejections: &mut Rejections,
 ) -> Result<Summary> {
     options.checkpoints.iter().try_for_each(|checkpoint| check_checkpoint(model, &checkpoint.model))?;
-    let settings_of_store = store_settings(model, options);
+    let settings_of_store = store_settings(model, options)?;
     let writer = if options.append {
         StoreWriter::append(dir, &settings_of_store, options.part)?
     } else {
-        StoreWriter::create(dir, settings_of_store, options.part, model.head(), options.resume)?
+        let head = model.head().filter(|_| options.gradients.is_none());
+        StoreWriter::create(dir, settings_of_store, options.part, head, options.resume)?
     };
     let (first, before) = writer.begins_at()?;
     dataset.number_from(first);
     writer.each_id(|index, id| dataset.know_id(index, id))?;
     let writer = Mutex::new(writer);
     let models: Vec<&Model> = std::iter::once(model).chain(options.checkpoints.iter().map(|c| &c.model)).collect();
+    let tracers = tracers(&models, options.gradients.as_ref())?;
+    let target = |gold: Option<&Target>, z: &[f32]| explained(model.problem(), options.target, gold, z);
+    let tracing = tracers.as_deref().map(|tracers| Tracing { model, tracers, target: &target });
+    let plain = Plain(&models);
+    let runner: &dyn Runner = tracing.as_ref().map_or(&plain, |tracing| tracing);
     let keep =
         |number, digest: &Digest| Ok(options.part.owns(number) && !lock(&writer).has(number, &digest.to_string())?);
     let chunking = Chunking { records: options.block_records, before, keep: &keep };
     let progress = Progress::new("indexing", dataset.bytes_total(), settings.quiet);
+    let width = runner.sizes()[0].0;
     let mut sink = |chunk: Chunk| {
-        let mut block = block(model.problem(), options.target, chunk);
-        block.recall = recall(&block, model.width(), options.dtype)?;
+        let mut block = block(model.problem(), options, chunk);
+        block.recall = recall(&block, width, options.dtype)?;
         lock(&writer).write(&block)
     };
-    let summary = stream(&models, dataset, &chunking, settings, rejections, &progress, &mut sink)?;
+    let summary = stream_by(runner, dataset, &chunking, settings, rejections, &progress, &mut sink)?;
     writer.into_inner().unwrap_or_else(PoisonError::into_inner).finish(summary.numbered)?;
     Ok(summary)
 }
@@ -117,21 +129,38 @@ fn check_checkpoint(model: &Model, checkpoint: &Model) -> Result<()> {
     Ok(())
 }
 
+/// One for each model, where gradients are wanted.
+pub(super) fn tracers(models: &[&Model], projection: Option<&Projection>) -> Result<Option<Vec<Tracer>>> {
+    let all = |projection| models.iter().map(|model| Tracer::new(model, projection)).collect::<Result<_>>();
+    projection.map(all).transpose()
+}
+
+/// The label whose loss a record's factors are of.
+fn explained(problem: Problem, used: LabelUsed, gold: Option<&Target>, logits: &[f32]) -> Target {
+    match (used, gold) {
+        (LabelUsed::Gold, Some(gold)) => gold.clone(),
+        (LabelUsed::Gold, None) | (LabelUsed::Predicted, _) => factors::predict(problem, logits),
+    }
+}
+
 /// What such a run writes into its store's manifest.
-pub(super) fn store_settings(model: &Model, options: &IndexOptions) -> store::Settings {
+pub(super) fn store_settings(model: &Model, options: &IndexOptions) -> Result<store::Settings> {
     let checkpoint = |c: &Checkpoint| store::Checkpoint {
         path: c.model.name().to_owned(),
         fingerprint: c.model.fingerprint().to_owned(),
         learning_rate: c.learning_rate,
     };
-    store::Settings {
+    Ok(store::Settings {
         model: model.name().to_owned(),
         model_fingerprint: model.fingerprint().to_owned(),
         head_fingerprint: model.head_fingerprint().unwrap_or_default().to_owned(),
         tokenizer_fingerprint: model.tokenizer().fingerprint().to_owned(),
         max_length: model.max_length(),
         problem: model.problem(),
-        width: model.width(),
+        width: match &options.gradients {
+            Some(projection) => Tracer::width_of(model, projection)?,
+            None => model.width(),
+        },
         classes: model.classes(),
         label_names: model.class_names().names().to_vec(),
         target: options.target,
@@ -139,22 +168,20 @@ pub(super) fn store_settings(model: &Model, options: &IndexOptions) -> store::Se
         block_records: options.block_records,
         checkpoints: options.checkpoints.iter().map(checkpoint).collect(),
         scan: options.scan,
+        gradients: options.gradients,
         columns: options.columns.clone(),
-    }
+    })
 }
 
 /// A scored chunk as a block of the store.
-pub(super) fn block(problem: Problem, used: LabelUsed, chunk: Chunk) -> Block {
+pub(super) fn block(problem: Problem, options: &IndexOptions, chunk: Chunk) -> Block {
     let n = chunk.records.len();
     let predicted: Vec<Target> = (0..n).map(|i| factors::predict(problem, chunk.passes[0].logits(i))).collect();
-    let explained: Vec<&Target> = (0..n)
-        .map(|i| match (used, &chunk.gold[i]) {
-            (LabelUsed::Gold, Some(gold)) => gold,
-            (LabelUsed::Gold, None) | (LabelUsed::Predicted, _) => &predicted[i],
-        })
-        .collect();
+    let explained: Vec<Target> =
+        (0..n).map(|i| explained(problem, options.target, chunk.gold[i].as_ref(), chunk.passes[0].logits(i))).collect();
     let mut passes = chunk.passes.into_iter().map(|pass| {
         let (deltas, losses) = deltas(problem, &pass, &explained);
+        let deltas = if options.gradients.is_some() { slopes(problem, &pass, &explained) } else { deltas };
         (pass.outputs.features, deltas, losses)
     });
     let (features, deltas, losses) = passes.next().unwrap_or_default();
@@ -175,14 +202,22 @@ pub(super) fn block(problem: Problem, used: LabelUsed, chunk: Chunk) -> Block {
 }
 
 /// δ `[n, K]` and losses `[n]` of one model's logits against the labels explained.
-fn deltas(problem: Problem, pass: &Pass, explained: &[&Target]) -> (Vec<f32>, Vec<f32>) {
+fn deltas(problem: Problem, pass: &Pass, explained: &[Target]) -> (Vec<f32>, Vec<f32>) {
     if problem == Problem::Headless {
         return (Vec::new(), vec![0.0; explained.len()]);
     }
     let mut deltas = vec![0.0; pass.outputs.logits.len()];
     let rows = deltas.chunks_exact_mut(pass.classes).enumerate();
-    let losses = rows.map(|(i, delta)| factors::loss_and_delta(problem, pass.logits(i), explained[i], delta)).collect();
+    let losses =
+        rows.map(|(i, delta)| factors::loss_and_delta(problem, pass.logits(i), &explained[i], delta)).collect();
     (deltas, losses)
+}
+
+/// The slope of each record's loss in its output function, `[n]`.
+fn slopes(problem: Problem, pass: &Pass, explained: &[Target]) -> Vec<f32> {
+    let mut gradient = vec![0.0; pass.classes];
+    let slope = |(i, target)| factors::output_gradient(problem, pass.logits(i), target, &mut gradient);
+    explained.iter().enumerate().map(slope).collect()
 }
 
 /// K, where targets are rows of K numbers.

@@ -47,6 +47,7 @@ mod queries;
 mod recall;
 mod rejections;
 mod repeats;
+mod runner;
 mod scope;
 mod score;
 mod select;

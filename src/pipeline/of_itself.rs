@@ -56,7 +56,7 @@ impl SelfSearch<'_> {
     fn asked(&self, row: usize) -> Result<Asked> {
         let target = self.target(row);
         let (features, delta) = self.factors(row, FactorSet::Final);
-        let checkpoints = if self.options.rule.needs_checkpoints() {
+        let checkpoints = if self.options.rule.reads_checkpoints() {
             let count = self.store.settings().checkpoints.len();
             (0..count).map(|c| self.factors(row, FactorSet::Checkpoint(c))).collect()
         } else {
@@ -96,7 +96,12 @@ impl SelfSearch<'_> {
         // δ is p less the target's one.
         let probability = match (&predicted, target) {
             (Some(Target::Class(class)), Target::Class(explained)) => {
-                delta.get(*class).map(|d| d + f32::from(u8::from(class == explained)))
+                if settings.gradients.is_some() {
+                    // δ is p less one, of the label explained alone.
+                    (class == explained).then(|| 1.0 + delta[0])
+                } else {
+                    delta.get(*class).map(|d| d + f32::from(u8::from(class == explained)))
+                }
             }
             _ => None,
         };

@@ -99,9 +99,11 @@ pub fn plan(
     let (encodings, truncated) = counted.encode(model)?;
     let measured = measure(model, &encodings, settings)?;
     let passes = 1 + options.checkpoints.len() as u64;
+    // A way back takes twice what the way forth does.
+    let work = if options.gradients.is_some() { 3 } else { 1 };
     let scale = counted.records as f64 / (encodings.len().max(1) as f64);
     let tokens = (tokens(&encodings) as f64 * scale).round() as u64;
-    let of_store = store_settings(model, options);
+    let of_store = store_settings(model, options)?;
     let mut plan = Plan {
         records: counted.records,
         skipped: rejections.count(),
@@ -114,7 +116,7 @@ pub fn plan(
         memory_bytes: counted.memory(&of_store, passes),
         memory_free: memory("/proc/meminfo", "MemAvailable:").map(|free| free + resident()),
         tokens_per_second: measured,
-        seconds: (tokens * passes) as f64 / measured.max(1.0),
+        seconds: (tokens * passes * work) as f64 / measured.max(1.0),
         problems: Vec::new(),
     };
     plan.problems = plan.find_problems();

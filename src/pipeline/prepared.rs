@@ -2,13 +2,13 @@
 
 use crate::error::{Error, Result};
 use crate::factors::{
-    self, Curvature, CurvatureOptions, HessianForm, Preconditioned, QueryFactors, RefitOptions, Representer,
-    RepresenterCompat, Target,
+    self, Curvature, CurvatureOptions, DampedGram, HessianForm, Preconditioned, QueryFactors, RefitOptions,
+    Representer, RepresenterCompat, Target, Weighting,
 };
 use crate::interrupt;
 use crate::lexical::{Bm25, Bm25Queries};
 use crate::model::Problem;
-use crate::search::{Form, Losses, Query, Rule};
+use crate::search::{FactorSet, Form, Losses, Query, Rule, Source};
 use crate::store::Store;
 
 /// What decides a rule's numbers, besides the store.
@@ -36,7 +36,18 @@ enum Means<'a> {
     Losses(Losses<'a>),
     Words(Bm25<'a>),
     Alphas(Representer),
-    Curvature { inverse: Curvature<'a>, norms: Option<Vec<f32>>, rank_one: bool },
+    Curvature {
+        inverse: Curvature<'a>,
+        norms: Option<Vec<f32>>,
+        rank_one: bool,
+    },
+    /// Over projected gradients, one a model of the ensemble, and each record's weight.
+    Trak {
+        inverses: Vec<DampedGram>,
+        weights: Vec<f32>,
+    },
+    /// Over projected gradients.
+    GaussNewton(DampedGram),
 }
 
 /// One record that asks: its factors under the model, and under each checkpoint where the rule reads them.
@@ -60,6 +71,7 @@ impl<'a> Prepared<'a> {
     pub(super) fn new(rule: Rule, store: &'a Store, options: &RuleOptions) -> Result<Self> {
         let settings = store.settings();
         rule.check(settings.problem, settings.checkpoints.len())?;
+        rule.check_gradients(settings.gradients.is_some())?;
         let keep_going = &|| !interrupt::asked();
         let means = match rule {
             _ if store.rows() == 0 => Means::Factors,
@@ -71,6 +83,8 @@ impl<'a> Prepared<'a> {
                 let refit = RefitOptions { penalty: options.lambda.unwrap_or(default.penalty), ..default };
                 Means::Alphas(factors::representer(store, &refit, options.compat, keep_going)?)
             }
+            Rule::Trak => trak(store, options)?,
+            Rule::Influence if settings.gradients.is_some() => gauss_newton(store, options)?,
             Rule::Influence | Rule::RelatIf => curvature(rule, store, options)?,
             _ => Means::Factors,
         };
@@ -91,11 +105,12 @@ impl<'a> Prepared<'a> {
                 let form = if *rank_one { Form::grad_dot() } else { Form::bilinear(classes) };
                 norms.as_deref().map_or_else(|| form.clone(), |norms| form.clone().over(norms))
             }
+            (Means::Trak { weights, .. }, _) => Form::ensemble(self.store.settings().checkpoints.len(), weights),
             (Means::Factors, Rule::FeatureDot) => Form::feature_dot(),
-            (Means::Factors, Rule::FeatureCos) => Form::feature_cos(),
+            (Means::Factors, Rule::FeatureCos | Rule::ProjectedCos) => Form::feature_cos(),
             (Means::Factors, Rule::FeatureEuc) => Form::feature_euc(),
             (Means::Factors, Rule::GradCos) => Form::grad_cos(),
-            (Means::Factors | Means::Words(_), _) => Form::grad_dot(),
+            (Means::Factors | Means::Words(_) | Means::GaussNewton(_), _) => Form::grad_dot(),
         }
     }
 
@@ -120,6 +135,22 @@ impl<'a> Prepared<'a> {
                 asking.into_iter().map(|a| self.class_query(a, representer.bias_coordinate)).collect()
             }
             Means::Losses(_) | Means::Words(_) => Ok(vec![Query::numbered(0); asking.len()]),
+            Means::Trak { inverses, .. } => Ok(trak_queries(inverses, &asking)),
+            Means::GaussNewton(inverse) => {
+                let solved = inverse.solve(&asking.iter().map(|a| a.features.as_slice()).collect::<Vec<_>>());
+                let query = |(features, asking): (Vec<f32>, Asking)| Query::transformed(features, 0.0, asking.delta);
+                Ok(solved.into_iter().zip(asking).map(query).collect())
+            }
+            // A whole model's gradient has its biases in it.
+            Means::Rates(_) if self.store.settings().gradients.is_some() => {
+                Ok(asking.into_iter().map(|a| Query::members(a.checkpoints)).collect())
+            }
+            Means::Factors if self.rule == Rule::ProjectedDot => {
+                Ok(asking.into_iter().map(|a| Query::transformed(a.features, 0.0, a.delta)).collect())
+            }
+            Means::Factors if self.rule == Rule::ProjectedCos => {
+                Ok(asking.into_iter().map(|a| Query::feature(a.features)).collect())
+            }
             Means::Rates(_) => Ok(asking.into_iter().map(|a| Query::checkpoints(a.checkpoints)).collect()),
             Means::Factors if self.rule.needs_head() => {
                 Ok(asking.into_iter().map(|a| Query::gradient(a.features, a.delta)).collect())
@@ -160,6 +191,65 @@ fn curvature<'a>(rule: Rule, store: &'a Store, options: &RuleOptions) -> Result<
         _ => None,
     };
     Ok(Means::Curvature { inverse, norms, rank_one: options.form == HessianForm::Kronecker })
+}
+
+/// λ over the mean of the Gram matrix's diagonal, where the user has not said: what `LogIX` takes, as most gradients have no more records than
+/// dimensions, or none that are independent.
+const GRAM_DAMPING: f64 = 0.1;
+
+/// One Gram matrix for the model and each checkpoint; records weigh 1 − p, its mean over them.
+fn trak<'a>(store: &'a Store, options: &RuleOptions) -> Result<Means<'a>> {
+    if store.settings().problem != Problem::SingleLabel {
+        return Err(Error::usage("rule trak: is of a classifier's margin, and the model is none of one label")
+            .with_hint("use projected-cos, tracin or influence"));
+    }
+    let sets = sets(store);
+    let inverses = sets.iter().map(|&set| gram(store, set, Weighting::Even, options)).collect::<Result<_>>()?;
+    let mut weights = vec![0.0_f64; store.rows()];
+    for &set in &sets {
+        let slopes = pieces(store, set).into_iter().flat_map(|piece| piece.deltas.iter());
+        weights.iter_mut().zip(slopes).for_each(|(weight, &slope)| *weight -= f64::from(slope));
+    }
+    let weights = weights.into_iter().map(|sum| (sum / sets.len() as f64) as f32).collect();
+    Ok(Means::Trak { inverses, weights })
+}
+
+fn gauss_newton<'a>(store: &'a Store, options: &RuleOptions) -> Result<Means<'a>> {
+    if options.hessian != HessianForm::Exact {
+        return Err(Error::usage(
+            "rule influence: over projected gradients the curvature is the projected Gauss-Newton matrix",
+        )
+        .with_hint("leave --hessian out"));
+    }
+    Ok(Means::GaussNewton(gram(store, FactorSet::Final, Weighting::Curvature, options)?))
+}
+
+fn gram(store: &Store, set: FactorSet, weighting: Weighting, options: &RuleOptions) -> Result<DampedGram> {
+    let damping = options.lambda.unwrap_or(GRAM_DAMPING);
+    DampedGram::fit(pieces(store, set), weighting, damping, &|| !interrupt::asked())
+}
+
+/// The model, and each checkpoint.
+fn sets(store: &Store) -> Vec<FactorSet> {
+    let checkpoints = (0..store.settings().checkpoints.len()).map(FactorSet::Checkpoint);
+    std::iter::once(FactorSet::Final).chain(checkpoints).collect()
+}
+
+fn pieces(store: &Store, set: FactorSet) -> Vec<factors::FactorRows<'_>> {
+    (0..store.shards().len()).filter_map(|shard| store.factors(shard, set)).collect()
+}
+
+fn trak_queries(inverses: &[DampedGram], asking: &[Asking]) -> Vec<Query> {
+    let members = |a: &Asking, member: usize| -> Vec<f32> {
+        if member == 0 { a.features.clone() } else { a.checkpoints[member - 1].0.clone() }
+    };
+    let mut terms: Vec<Vec<(Vec<f32>, Vec<f32>)>> = asking.iter().map(|_| Vec::new()).collect();
+    for (member, inverse) in inverses.iter().enumerate() {
+        let gradients: Vec<Vec<f32>> = asking.iter().map(|a| members(a, member)).collect();
+        let solved = inverse.solve(&gradients.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        terms.iter_mut().zip(solved).for_each(|(terms, features)| terms.push((features, vec![1.0])));
+    }
+    terms.into_iter().map(Query::members).collect()
 }
 
 fn preconditioned_query(preconditioned: Preconditioned, width: usize) -> Query {

@@ -2,11 +2,15 @@
 
 use super::answers::{Answers, Waiting};
 use super::asker::Asker;
+use super::index::tracers;
 use super::prepared::Prepared;
+use super::runner::{Plain, Runner, Tracing};
 use super::scope::ScopeOptions;
-use super::{Chunk, Chunking, Progress, Rejections, RuleOptions, Settings, Summary, stream};
+use super::stream::stream_by;
+use super::{Chunk, Chunking, Progress, Rejections, RuleOptions, Settings, Summary};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
+use crate::factors::Target;
 use crate::model::Model;
 use crate::report::{NeighbourList, SearchResult};
 use crate::search::Rule;
@@ -124,12 +128,18 @@ impl SearchJob<'_> {
         self.check()?;
         let prepared = Prepared::new(options.rule, store, &options.rule_options)?;
         let answers = Answers::new(store, options, &prepared)?.on(model.gpus());
-        let asker = Asker::new(model.class_names(), options)?;
+        let projection = store.settings().gradients;
+        let asker = Asker::new(model.class_names(), options, projection.is_some())?;
         let models: Vec<&Model> = std::iter::once(model).chain(self.checkpoints).collect();
+        let tracers = tracers(&models, projection.as_ref().filter(|_| options.rule.reads_gradients()))?;
+        let target = |gold: Option<&Target>, z: &[f32]| asker.explained(gold, z);
+        let tracing = tracers.as_deref().map(|tracers| Tracing { model, tracers, target: &target });
+        let plain = Plain(&models);
+        let runner: &dyn Runner = tracing.as_ref().map_or(&plain, |tracing| tracing);
         let progress = Progress::new("searching", dataset.bytes_total(), settings.quiet);
         let mut waiting = Waiting::new(&answers);
         let mut answer = |chunk: Chunk| waiting.ask(asker.asked(&chunk)?, sink);
-        let mut summary = stream(&models, dataset, &Chunking::any(), settings, rejections, &progress, &mut answer)?;
+        let mut summary = stream_by(runner, dataset, &Chunking::any(), settings, rejections, &progress, &mut answer)?;
         waiting.answer(sink)?;
         summary.seconds = progress.seconds();
         Ok(summary)
@@ -139,7 +149,7 @@ impl SearchJob<'_> {
         let Self { model, store, .. } = *self;
         let head = model.head_fingerprint().unwrap_or_default();
         store.check_model(model.fingerprint(), head, model.tokenizer().fingerprint(), model.max_length())?;
-        if !self.options.rule.needs_checkpoints() {
+        if !self.options.rule.reads_checkpoints() {
             return Ok(());
         }
         let expected = &store.settings().checkpoints;

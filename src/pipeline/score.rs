@@ -3,13 +3,13 @@
 use rayon::prelude::*;
 
 use super::repeats::{Repeats, append};
+use super::runner::Runner;
 use super::stages::Stopwatch;
 use super::stream::Read;
 use super::{Rejections, Settings};
 use crate::dataset::{Digest, Place, Record};
 use crate::error::Result;
 use crate::factors::Target;
-use crate::interrupt;
 use crate::model::{Model, Outputs, Problem};
 use crate::tokens::Encoding;
 
@@ -54,8 +54,8 @@ pub struct Pass {
 }
 
 impl Pass {
-    fn new(model: &Model) -> Self {
-        Self { width: model.width(), classes: model.classes(), outputs: Outputs::default() }
+    fn new((width, classes): (usize, usize)) -> Self {
+        Self { width, classes, outputs: Outputs::default() }
     }
 
     /// `h` of record i.
@@ -70,20 +70,20 @@ impl Pass {
 }
 
 pub(super) fn score(
-    models: &[&Model],
+    runner: &dyn Runner,
     read: Read,
     settings: &Settings,
     rejections: &mut Rejections,
     steps: &mut Steps,
 ) -> Result<Chunk> {
-    let (records, gold) = resolve_labels(models[0], read.records, &read.places, rejections)?;
-    let passes = models.iter().map(|model| Pass::new(model)).collect();
+    let (records, gold) = resolve_labels(runner.model(), read.records, &read.places, rejections)?;
+    let passes = runner.sizes().into_iter().map(Pass::new).collect();
     let (number, digest) = (read.number, read.digest);
     let mut chunk = Chunk { number, records, gold, passes, digest, tokens: 0, truncated: 0, repeated: 0 };
     let mut repeats = Repeats::default();
     for start in (0..chunk.records.len()).step_by(WINDOW) {
         let end = (start + WINDOW).min(chunk.records.len());
-        run_window(models, &mut chunk, start..end, settings, &mut repeats, steps)?;
+        run_window(runner, &mut chunk, start..end, settings, &mut repeats, steps)?;
     }
     Ok(chunk)
 }
@@ -114,7 +114,7 @@ fn resolve_labels(
 }
 
 fn run_window(
-    models: &[&Model],
+    runner: &dyn Runner,
     chunk: &mut Chunk,
     rows: std::ops::Range<usize>,
     settings: &Settings,
@@ -122,17 +122,20 @@ fn run_window(
     steps: &mut Steps,
 ) -> Result<()> {
     let records = &chunk.records[rows.clone()];
-    let encode = || records.par_iter().map(|record| models[0].encode(record)).collect::<Result<Vec<Encoding>>>();
+    let encode = || records.par_iter().map(|record| runner.model().encode(record)).collect::<Result<Vec<Encoding>>>();
     let encodings = steps.tokenizing.time(encode)?;
     chunk.tokens += encodings.iter().map(|e| e.ids.len() as u64).sum::<u64>();
     chunk.truncated += encodings.iter().filter(|e| e.truncated).count() as u64;
-    let first_rows = repeats.first_rows(rows.start, &encodings);
+    // Two records of one input but other labels have other gradients.
+    let first_rows =
+        if runner.reads_labels() { rows.clone().collect() } else { repeats.first_rows(rows.start, &encodings) };
     let is_new = |(row, first): &(usize, &usize)| row == *first;
-    let new = rows.clone().zip(&first_rows).filter(is_new).map(|(row, _)| &encodings[row - rows.start]);
-    let new: Vec<&Encoding> = new.collect();
+    let new_rows: Vec<usize> = rows.clone().zip(&first_rows).filter(is_new).map(|(row, _)| row).collect();
+    let new: Vec<&Encoding> = new_rows.iter().map(|row| &encodings[row - rows.start]).collect();
     chunk.repeated += (encodings.len() - new.len()) as u64;
-    for (model, pass) in models.iter().zip(&mut chunk.passes) {
-        let outputs = steps.running.time(|| model.run(&new, settings.batch_tokens, &|_| !interrupt::asked()))?;
+    let gold: Vec<Option<&Target>> = new_rows.iter().map(|&row| chunk.gold[row].as_ref()).collect();
+    let outputs = steps.running.time(|| runner.run(&new, &gold, settings))?;
+    for (outputs, pass) in outputs.into_iter().zip(&mut chunk.passes) {
         append(&mut pass.outputs.features, &outputs.features, pass.width, rows.start, &first_rows);
         append(&mut pass.outputs.logits, &outputs.logits, pass.classes, rows.start, &first_rows);
     }

@@ -4,6 +4,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Instant;
 
+use super::runner::{Plain, Runner};
 use super::score::{self, Steps};
 use super::stages::Stopwatch;
 use super::{Chunk, Progress, Rejections, Settings, Summary};
@@ -57,7 +58,20 @@ pub fn stream(
     progress: &Progress,
     sink: &mut (dyn FnMut(Chunk) -> Result<()> + Send),
 ) -> Result<Summary> {
-    models.iter().try_for_each(|model| model.expect_record_task(progress.job()))?;
+    stream_by(&Plain(models), dataset, chunking, settings, rejections, progress, sink)
+}
+
+/// [`stream`], whatever runs over the records.
+pub(super) fn stream_by(
+    runner: &dyn Runner,
+    dataset: Dataset,
+    chunking: &Chunking<'_>,
+    settings: &Settings,
+    rejections: &mut Rejections,
+    progress: &Progress,
+    sink: &mut (dyn FnMut(Chunk) -> Result<()> + Send),
+) -> Result<Summary> {
+    runner.model().expect_record_task(progress.job())?;
     let mut summary = Summary::default();
     thread::scope(|scope| {
         let (read_to, read) = sync_channel::<Message>(2);
@@ -68,7 +82,7 @@ pub fn stream(
             let wrote = written.iter().try_for_each(|chunk| busy.time(|| sink(chunk)));
             (wrote, busy.seconds())
         });
-        let ran = run_chunks(models, read, settings, rejections, progress, &write_to, &mut summary);
+        let ran = run_chunks(runner, read, settings, rejections, progress, &write_to, &mut summary);
         drop(write_to);
         let (wrote, writing) = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let (numbered, reading) = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -154,7 +168,7 @@ impl Building {
 }
 
 fn run_chunks(
-    models: &[&Model],
+    runner: &dyn Runner,
     read: Receiver<Message>,
     settings: &Settings,
     rejections: &mut Rejections,
@@ -169,7 +183,7 @@ fn run_chunks(
             Err(error) => rejections.take(error)?,
             Ok(read) => {
                 let bytes = read.bytes;
-                let chunk = score::score(models, read, settings, rejections, &mut steps)?;
+                let chunk = score::score(runner, read, settings, rejections, &mut steps)?;
                 summary.records += chunk.records.len() as u64;
                 summary.tokens += chunk.tokens;
                 summary.truncated += chunk.truncated;

@@ -113,6 +113,16 @@ impl<'a> Form<'a> {
         }
     }
 
+    /// `Σ_m weights[i]/M (h_q,m·h_i,m)` over the model and `checkpoints` of its training, of [`Query::members`], for `weights [N]` in the source's
+    /// order: an ensemble's mean score. The source's δ are one number each.
+    pub fn ensemble(checkpoints: usize, weights: &'a [f32]) -> Self {
+        let sets: Vec<FactorSet> =
+            std::iter::once(FactorSet::Final).chain((0..checkpoints).map(FactorSet::Checkpoint)).collect();
+        let rate = 1.0 / sets.len() as f32;
+        let passes = (0..sets.len()).map(|set| Pass { set, rate }).collect();
+        Self { sets, passes, ..Self::representer(weights) }
+    }
+
     /// `Σ_k δ_i[k] (V_k·h_i + v_k)` over `classes` = K rows of [`Query::bilinear`]: the dot product of `[V v]` with the gradient of i.
     pub fn bilinear(classes: usize) -> Self {
         Self { passes: vec![Pass { set: 0, rate: 1.0 }; classes], ..Self::grad_dot() }

@@ -23,6 +23,8 @@
 //! | tracin | [`Form::tracin`] | [`Query::checkpoints`] | h and δ under each checkpoint |
 //! | influence | [`Form::bilinear`] | [`Query::bilinear`] | V = (H + λI)⁻¹ g_q |
 //! | influence, Kronecker | [`Form::grad_dot`] | [`Query::transformed`] | both sides of g_q transformed |
+//! | projected-dot, -cos | [`Form::grad_dot`], [`Form::feature_cos`] | [`Query::transformed`], [`Query::feature`] | φ and the slope of the loss |
+//! | trak | [`Form::ensemble`] | [`Query::members`] | (ΦᵀΦ + λI)⁻¹ φ_q for each member |
 //! | loss, bm25 | [`Form::scored`] | [`Query::numbered`] | a [`Scorer`] |
 //! | relatif | either, [`Form::over`] norms | as influence | √(g_iᵀ (H + λI)⁻¹ g_i) |
 //!

@@ -57,6 +57,13 @@ impl Query {
         Self { terms: factors.into_iter().map(term).collect(), number: 0 }
     }
 
+    /// The query's `(φ [E], δ [1])` for each member of [`super::Form::ensemble`], or each checkpoint of [`super::Form::tracin`] over gradients that have
+    /// their bias in them.
+    pub fn members(factors: Vec<(Vec<f32>, Vec<f32>)>) -> Self {
+        let term = |(features, delta)| Term { features, bias: 0.0, weight: Weight::Delta(delta) };
+        Self { terms: factors.into_iter().map(term).collect(), number: 0 }
+    }
+
     /// A whole matrix `V [K, E + 1]`, row-major, the bias's column last, such as `(H + λI)⁻¹ g_q`: for [`super::Form::bilinear`].
     /// `width` is E.
     pub fn bilinear(v: &[f32], width: usize) -> Self {

@@ -29,6 +29,12 @@ pub enum Rule {
     Influence,
     /// Influence over `√(g_iᵀ (H + λI)⁻¹ g_i)` (Barshan et al. 2020).
     RelatIf,
+    /// The dot product of the two gradients of the whole model, both projected.
+    ProjectedDot,
+    /// The cosine between them.
+    ProjectedCos,
+    /// `φ_qᵀ (ΦᵀΦ + λI)⁻¹ φ_i (1 − p_i)`, φ the projected gradient of the margin, over the model and its checkpoints (Park et al. 2023).
+    Trak,
     /// BM25 between the texts ([`crate::lexical`]): no factors are read.
     Bm25,
     /// The record's own loss, whatever the query: a ranking, not an attribution (a baseline).
@@ -37,7 +43,7 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule, in the order they are listed to a user.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::FeatureDot,
         Self::FeatureCos,
         Self::FeatureEuc,
@@ -47,6 +53,9 @@ impl Rule {
         Self::TracIn,
         Self::Influence,
         Self::RelatIf,
+        Self::ProjectedDot,
+        Self::ProjectedCos,
+        Self::Trak,
         Self::Bm25,
         Self::Loss,
     ];
@@ -63,6 +72,9 @@ impl Rule {
             Self::TracIn => "tracin",
             Self::Influence => "influence",
             Self::RelatIf => "relatif",
+            Self::ProjectedDot => "projected-dot",
+            Self::ProjectedCos => "projected-cos",
+            Self::Trak => "trak",
             Self::Bm25 => "bm25",
             Self::Loss => "loss",
         }
@@ -78,9 +90,45 @@ impl Rule {
         self.needs_head() && self != Self::Loss
     }
 
-    /// Whether it reads the factors of training's checkpoints.
+    /// Whether there must be factors of training's checkpoints for it.
     pub fn needs_checkpoints(self) -> bool {
         self == Self::TracIn
+    }
+
+    /// Whether it reads the factors of training's checkpoints where there are any.
+    pub fn reads_checkpoints(self) -> bool {
+        matches!(self, Self::TracIn | Self::Trak)
+    }
+
+    /// Whether it reads what a store of projected gradients holds of them.
+    pub fn reads_gradients(self) -> bool {
+        !matches!(self, Self::Bm25 | Self::Loss)
+    }
+
+    /// Whether it is of projected gradients of the whole model.
+    pub fn is_projected(self) -> bool {
+        matches!(self, Self::ProjectedDot | Self::ProjectedCos | Self::Trak)
+    }
+
+    /// Refuses a rule that a store of `projected` gradients of the whole model has no meaning for, or one of the last layer's factors.
+    ///
+    /// # Errors
+    /// [`Error::Usage`], with what to do instead.
+    pub fn check_gradients(self, projected: bool) -> Result<()> {
+        let of_either = matches!(self, Self::TracIn | Self::Influence | Self::Bm25 | Self::Loss);
+        if projected && !self.is_projected() && !of_either {
+            return Err(Error::usage(format!(
+                "rule {self}: the store holds gradients of the whole model, not factors of its last layer"
+            ))
+            .with_hint(
+                "use projected-dot, projected-cos, trak, tracin or influence, or index without --gradients projected",
+            ));
+        }
+        if self.is_projected() && !projected {
+            return Err(Error::usage(format!("rule {self}: the store holds factors of the last layer alone"))
+                .with_hint("index with --gradients projected"));
+        }
+        Ok(())
     }
 
     /// Whether it reads a refit of the head (α) or its curvature, which the training factors give.

@@ -125,17 +125,17 @@ impl Block {
         self.check_shapes(settings)?;
         self.check_indices(settings.block_records)?;
         self.check_finite("feature", &self.features, settings.width)?;
-        self.check_finite("delta", &self.deltas, settings.classes)?;
+        self.check_finite("delta", &self.deltas, settings.delta_width())?;
         self.check_finite("loss", &self.losses, 1)?;
         for (features, deltas) in &self.checkpoints {
             self.check_finite("checkpoint feature", features, settings.width)?;
-            self.check_finite("checkpoint delta", deltas, settings.classes)?;
+            self.check_finite("checkpoint delta", deltas, settings.delta_width())?;
         }
         self.check_labels(settings)
     }
 
     fn check_shapes(&self, settings: &Settings) -> Result<()> {
-        let (n, e, k) = (self.rows(), settings.width, settings.classes);
+        let (n, e, k) = (self.rows(), settings.width, settings.delta_width());
         self.check_count("records", self.records.len(), n)?;
         self.check_count("features", self.features.len(), n.saturating_mul(e))?;
         self.check_count("deltas", self.deltas.len(), n.saturating_mul(k))?;

@@ -113,7 +113,7 @@ fn factor_tensors<'a>(
     features: &'a [f32],
     deltas: &'a [f32],
 ) -> Result<[TensorSource<'a>; 4]> {
-    let (n, e, k) = (block.rows(), settings.width, settings.classes);
+    let (n, e, k) = (block.rows(), settings.width, settings.delta_width());
     let (dtype, stored, values) = round(settings.dtype, features);
     let feature_norms = norms(block, "feature", &values, e, n)?;
     let delta_norms = norms(block, "delta", deltas, k, n)?;

@@ -89,6 +89,9 @@ impl fmt::Display for Info {
         if let Some(scan) = settings.scan {
             write!(f, "\nscan copy    {scan:?}")?;
         }
+        if let Some(projection) = settings.gradients {
+            write!(f, "\ngradients    of the whole model, {} projection, seed {}", projection.kind, projection.seed)?;
+        }
         if !settings.columns.is_empty() {
             write!(f, "\ncolumns      {}", settings.columns.join(", "))?;
         }

@@ -44,6 +44,7 @@
 //!     block_records: 16_384,
 //!     checkpoints: vec![],
 //!     scan: None,
+//!     gradients: None,
 //!     columns: vec![],
 //! };
 //! let head = Head { weight: vec![1.0, 0.0, 0.0, 1.0], bias: vec![0.0, 0.0] };

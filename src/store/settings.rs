@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::factors::{LabelUsed, ScanType};
-use crate::model::Problem;
+use crate::model::{Problem, Projection};
 
 /// Input record numbers in a block where nothing else is asked for.
 pub const DEFAULT_BLOCK_RECORDS: u64 = 16_384;
@@ -45,6 +45,10 @@ pub struct Settings {
     /// In what form a copy of the features is kept for scans, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scan: Option<ScanType>,
+    /// How gradients of the whole model are projected, where a store holds those: a record's features are then φ, the projected gradient of its
+    /// output function, and its δ, one number, the slope of its loss in that (see [`crate::factors::output_gradient`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradients: Option<Projection>,
     /// Names of the further columns of the data that are kept beside the texts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
@@ -82,7 +86,7 @@ impl Settings {
         let (e, k) = (self.width as u64, self.classes as u64);
         let feature = if self.dtype == Dtype::F32 { 4 } else { 2 };
         // Features, δ, and the norms of both.
-        let factors = e * feature + 4 * k + 4 + 4;
+        let factors = e * feature + 4 * self.delta_width() as u64 + 4 + 4;
         let labels = if self.problem == Problem::SingleLabel { 8 } else { 4 * k };
         // Index and offset, label and prediction, loss.
         let scan = match self.scan {
@@ -93,6 +97,11 @@ impl Settings {
         let residual = if self.dtype == Dtype::F32 { 0 } else { 4 };
         let row = 8 + 8 + 2 * labels + 4 + scan + residual + factors * (1 + self.checkpoints.len() as u64);
         records * row + text_bytes + blocks * BLOCK + 4 * k * (e + 1)
+    }
+
+    /// Numbers in a record's δ: K, or one where gradients of the whole model are stored.
+    pub fn delta_width(&self) -> usize {
+        if self.gradients.is_some() { 1 } else { self.classes }
     }
 
     /// Whether the factors were made elsewhere, by a model that is not ours to run.

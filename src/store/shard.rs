@@ -22,7 +22,7 @@ pub struct Shard {
     checksum: String,
     rows: usize,
     width: usize,
-    classes: usize,
+    delta_width: usize,
     tensors: TensorFile,
     columns: Columns,
     records_path: PathBuf,
@@ -90,7 +90,7 @@ impl Shard {
             checksum: entry.factors.checksum.clone(),
             rows,
             width: settings.width,
-            classes: settings.classes,
+            delta_width: settings.delta_width(),
             tensors,
             columns,
             records_path,
@@ -247,7 +247,7 @@ impl Shard {
         FactorRows {
             rows: self.rows,
             width: self.width,
-            classes: self.classes,
+            classes: self.delta_width,
             features: match &columns.features {
                 FeatureColumn::F32(column) => Floats::F32(self.tensors.values(column)),
                 FeatureColumn::F16(column) => Floats::F16(self.tensors.values(column)),
@@ -325,7 +325,7 @@ impl FactorColumns {
         };
         Ok(Self {
             features,
-            deltas: tensors.column(&format!("{prefix}deltas"), TensorType::F32, &[n, settings.classes])?,
+            deltas: tensors.column(&format!("{prefix}deltas"), TensorType::F32, &[n, settings.delta_width()])?,
             feature_norms: tensors.column(&format!("{prefix}feature_norms"), TensorType::F32, &[n])?,
             delta_norms: tensors.column(&format!("{prefix}delta_norms"), TensorType::F32, &[n])?,
         })

@@ -33,6 +33,7 @@ fn settings(sizes: &Sizes) -> Settings {
         block_records: BLOCK as u64,
         checkpoints: RATES.iter().map(checkpoint).collect(),
         scan: None,
+        gradients: None,
         columns: vec![],
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Float, Linear, Loops, Query, add, for_each_query, inner, statistics};
-use crate::backend::training::{AdamStep, Dropout, Loss, Pair, Place, Shape, Tables, Training};
+use crate::backend::training::{AdamStep, Dropout, Loss, Pair, Place, Products, Shape, Tables, Training};
 use crate::backend::{Attended, AttentionGradients, Rows, table_row};
 use crate::error::Result;
 use crate::tokens::PackedBatch;
@@ -85,6 +85,24 @@ impl<F: Float> Training for Loops<F> {
                 let dw = &mut gradients.weight[(first + output) * inputs..][..inputs];
                 dw.iter_mut().zip(&x[row * inputs..]).for_each(|(dw, &x)| *dw += dy * x);
                 gradients.bias[first + output] += dy;
+            }
+        }
+        Ok(())
+    }
+
+    fn outer_products(&self, out: &mut Vec<F>, dy: &Vec<F>, x: &Vec<F>, products: Products<'_, Self>) -> Result<()> {
+        let Products { batch, rows, inputs, outputs, stride, offset } = products;
+        for sequence in 0..batch.sequences() {
+            let rows = match rows {
+                Rows::All => batch.range(sequence),
+                Rows::First => sequence..sequence + 1,
+            };
+            for row in rows {
+                for output in 0..outputs {
+                    let dy = dy[row * outputs + output];
+                    let out = &mut out[sequence * stride + offset + output * inputs..][..inputs];
+                    out.iter_mut().zip(&x[row * inputs..]).for_each(|(out, &x)| *out += dy * x);
+                }
             }
         }
         Ok(())

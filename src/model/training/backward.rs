@@ -1,21 +1,20 @@
-//! The way back of a training pass: the chain rule, last layer to first, and every parameter's gradient on the way.
+//! The way back of a training pass: the chain rule, last layer to first, and what every parameter's gradient is made of on the way.
 
-use super::gradients::Gradients;
 use super::net::{Layer, Net};
 use super::pass::{Pass, Site};
+use super::sink::{Linear, Normalisation, Operands, Sink};
 use super::tape::{Back, Step, Tape};
-use super::tree::{self, Tree, as_mut, tables_mut};
-use crate::backend::training::{Pair, Shape, Training};
+use crate::backend::training::Training;
 use crate::backend::{AttentionGradients, Rows};
 use crate::error::Result;
 
 impl<B: Training> Net<B> {
-    /// Adds the gradients of every parameter, from that of the logits in `tape.back.logits`.
-    pub(super) fn backward(&self, pass: &Pass<'_, B>, tape: &mut Tape<B>, to: &mut Gradients<B>) -> Result<()> {
-        self.answer_back(pass, tape, &mut to.tree.head)?;
+    /// Hands `to` the gradients of every parameter, from that of the logits in `tape.back.logits`.
+    pub(super) fn backward(&self, pass: &Pass<'_, B>, tape: &mut Tape<B>, to: &mut impl Sink<B>) -> Result<()> {
+        self.answer_back(pass, tape, to)?;
         let last = self.schedule.len() - 1;
         for (number, layer) in self.schedule.iter().enumerate().rev() {
-            let (to, layer) = (to.layer(number), &self.layers[*layer]);
+            let layer = &self.layers[*layer];
             let rows = if number == last { Rows::First } else { Rows::All };
             self.feed_forward_back(pass, tape, number, layer, rows, to)?;
             match rows {
@@ -23,23 +22,24 @@ impl<B: Training> Net<B> {
                 Rows::First => self.attend_first_back(pass, tape, number, layer, to)?,
             }
         }
-        self.embed_back(pass, tape, &mut to.tree)
+        self.embed_back(pass, tape, to)
     }
 
     /// From the logits to the hidden states the head read.
-    fn answer_back(&self, pass: &Pass<'_, B>, tape: &mut Tape<B>, to: &mut tree::Head<B::Tensor>) -> Result<()> {
+    fn answer_back(&self, pass: &Pass<'_, B>, tape: &mut Tape<B>, to: &mut impl Sink<B>) -> Result<()> {
         let Tape { head_input, features, head_slope, back, .. } = tape;
         let Back { hidden, sum, dropped, logits, .. } = back;
         let (backend, width, sequences) = (pass.backend, self.sizes.width, pass.sequences);
-        let shape = |outputs| Shape { rows: sequences, inputs: width, outputs };
-        backend.linear_parameters_backward(as_mut(&mut to.last), 0, logits, features, shape(self.sizes.classes))?;
+        let last = Operands { dy: &*logits, x: &*features, inputs: width, outputs: self.sizes.classes };
+        to.linear(pass, Linear::Last, Rows::First, last)?;
         // The slope and the dropout between are one product, in either order.
         backend.linear_backward(sum, logits, &self.last, Some(head_slope), None, sequences)?;
         if let Some(dropout) = pass.dropout(Site::Features) {
             pass.drop(dropped, sum, None, &dropout, (Rows::First, width))?;
             std::mem::swap(dropped, sum);
         }
-        backend.linear_parameters_backward(as_mut(&mut to.dense), 0, sum, head_input, shape(width))?;
+        let dense = Operands { dy: &*sum, x: &*head_input, inputs: width, outputs: width };
+        to.linear(pass, Linear::Dense, Rows::First, dense)?;
         backend.linear_backward(hidden, sum, &self.dense, None, None, sequences)?;
         if let Some(dropout) = self.head_input_dropout(pass) {
             pass.drop(dropped, hidden, None, &dropout, (Rows::First, width))?;
@@ -55,24 +55,24 @@ impl<B: Training> Net<B> {
         number: usize,
         layer: &Layer<B>,
         rows: Rows,
-        to: &mut tree::Layer<B::Tensor>,
+        to: &mut impl Sink<B>,
     ) -> Result<()> {
         let (backend, count, width) = (pass.backend, pass.rows(rows), self.sizes.width);
         let Tape { steps, back, .. } = tape;
         let Step { middle, inner, slope, outer_sum, .. } = &steps[number];
-        let shape = |inputs, outputs| Shape { rows: count, inputs, outputs };
-        let (norm, gradients) = (&layer.outer_norm, as_mut(&mut to.outer_norm));
-        let (hidden, sum) = (&back.hidden, &mut back.sum);
-        backend.layer_norm_parameters_backward(gradients, hidden, outer_sum, norm.epsilon, shape(width, width))?;
-        backend.layer_norm_backward(sum, hidden, outer_sum, norm, count)?;
+        let norm = &layer.outer_norm;
+        to.norm(pass, Normalisation::Outer(number), norm, rows, [&back.hidden, outer_sum])?;
+        backend.layer_norm_backward(&mut back.sum, &back.hidden, outer_sum, norm, count)?;
         let site = self.places.feed_forward.then_some(Site::FeedForward(number));
         let past = past_dropout(pass, site, back, (rows, width))?;
         let Back { hidden, sum, dropped, inner: d_inner, .. } = back;
         let dy = if past { &*dropped } else { &*sum };
         let inner_width = self.sizes.inner_width;
-        backend.linear_parameters_backward(as_mut(&mut to.outer), 0, dy, inner, shape(inner_width, width))?;
+        let outer = Operands { dy, x: inner, inputs: inner_width, outputs: width };
+        to.linear(pass, Linear::Outer(number), rows, outer)?;
         backend.linear_backward(d_inner, dy, &layer.outer, Some(slope), None, count)?;
-        backend.linear_parameters_backward(as_mut(&mut to.inner), 0, d_inner, middle, shape(width, inner_width))?;
+        let of_inner = Operands { dy: &*d_inner, x: middle, inputs: width, outputs: inner_width };
+        to.linear(pass, Linear::Inner(number), rows, of_inner)?;
         backend.linear_backward(hidden, d_inner, &layer.inner, None, Some(sum), count)
     }
 
@@ -84,20 +84,20 @@ impl<B: Training> Net<B> {
         number: usize,
         layer: &Layer<B>,
         rows: Rows,
-        to: &mut tree::Layer<B::Tensor>,
+        to: &mut impl Sink<B>,
     ) -> Result<()> {
         let (backend, count, width) = (pass.backend, pass.rows(rows), self.sizes.width);
         let Tape { steps, back, .. } = tape;
         let Step { context, attention_sum, .. } = &steps[number];
-        let shape = Shape { rows: count, inputs: width, outputs: width };
-        let (norm, gradients) = (&layer.attention_norm, as_mut(&mut to.attention_norm));
-        backend.layer_norm_parameters_backward(gradients, &back.hidden, attention_sum, norm.epsilon, shape)?;
+        let norm = &layer.attention_norm;
+        to.norm(pass, Normalisation::Attention(number), norm, rows, [&back.hidden, attention_sum])?;
         backend.layer_norm_backward(&mut back.sum, &back.hidden, attention_sum, norm, count)?;
         let site = self.places.attention_out.then_some(Site::AttentionOut(number));
         let past = past_dropout(pass, site, back, (rows, width))?;
         let Back { sum, dropped, context: d_context, .. } = back;
         let dy = if past { &*dropped } else { &*sum };
-        backend.linear_parameters_backward(as_mut(&mut to.attention_out), 0, dy, context, shape)?;
+        let out = Operands { dy, x: context, inputs: width, outputs: width };
+        to.linear(pass, Linear::AttentionOut(number), rows, out)?;
         backend.linear_backward(d_context, dy, &layer.attention_out, None, None, count)
     }
 
@@ -107,7 +107,7 @@ impl<B: Training> Net<B> {
         tape: &mut Tape<B>,
         number: usize,
         layer: &Layer<B>,
-        to: &mut tree::Layer<B::Tensor>,
+        to: &mut impl Sink<B>,
     ) -> Result<()> {
         self.attention_out_back(pass, tape, number, layer, Rows::All, to)?;
         let (backend, width, tokens) = (pass.backend, self.sizes.width, pass.tokens);
@@ -115,8 +115,8 @@ impl<B: Training> Net<B> {
         let Step { input, projected, .. } = &steps[number];
         let gradients = AttentionGradients { packed: d_projected, query: None };
         self.attention_back(pass, gradients, context, projected, None, number)?;
-        let shape = Shape { rows: tokens, inputs: width, outputs: 3 * width };
-        backend.linear_parameters_backward(as_mut(&mut to.projection), 0, d_projected, input, shape)?;
+        let operands = Operands { dy: &*d_projected, x: input, inputs: width, outputs: 3 * width };
+        to.linear(pass, Linear::Projection(number), Rows::All, operands)?;
         let projection = layer.projection.as_ref().expect("packed for every step before the last");
         backend.linear_backward(hidden, d_projected, projection, None, Some(sum), tokens)
     }
@@ -128,7 +128,7 @@ impl<B: Training> Net<B> {
         tape: &mut Tape<B>,
         number: usize,
         layer: &Layer<B>,
-        to: &mut tree::Layer<B::Tensor>,
+        to: &mut impl Sink<B>,
     ) -> Result<()> {
         self.attention_out_back(pass, tape, number, layer, Rows::First, to)?;
         let (backend, width) = (pass.backend, self.sizes.width);
@@ -138,11 +138,10 @@ impl<B: Training> Net<B> {
         let (query, key_value) = layer.split.as_ref().expect("packed for the last step");
         let gradients = AttentionGradients { packed: d_projected, query: Some(d_queries) };
         self.attention_back(pass, gradients, context, projected, Some(queries), number)?;
-        let shape = |rows, outputs| Shape { rows, inputs: width, outputs };
-        let of_queries = shape(pass.sequences, width);
-        backend.linear_parameters_backward(as_mut(&mut to.projection), 0, d_queries, first, of_queries)?;
-        let of_tokens = shape(pass.tokens, 2 * width);
-        backend.linear_parameters_backward(as_mut(&mut to.projection), width, d_projected, input, of_tokens)?;
+        let of_queries = Operands { dy: &*d_queries, x: &*first, inputs: width, outputs: width };
+        to.linear(pass, Linear::Query(number), Rows::First, of_queries)?;
+        let of_tokens = Operands { dy: &*d_projected, x: input, inputs: width, outputs: 2 * width };
+        to.linear(pass, Linear::KeyValue(number), Rows::All, of_tokens)?;
         // Attention's own gradient has been used: its buffer takes that of first tokens' hidden states.
         backend.linear_backward(context, d_queries, query, None, Some(sum), pass.sequences)?;
         backend.linear_backward(hidden, d_projected, key_value, None, None, pass.tokens)?;
@@ -165,12 +164,12 @@ impl<B: Training> Net<B> {
         }
     }
 
-    fn embed_back(&self, pass: &Pass<'_, B>, tape: &mut Tape<B>, to: &mut Tree<B::Tensor>) -> Result<()> {
+    fn embed_back(&self, pass: &Pass<'_, B>, tape: &mut Tape<B>, to: &mut impl Sink<B>) -> Result<()> {
         let (backend, tokens, width) = (pass.backend, pass.tokens, self.sizes.embedding_width);
         let Tape { embedding_sum, embedded, back: Back { hidden, sum, dropped, .. }, .. } = tape;
-        if let (Some(projection), Some(to)) = (&self.embedding_projection, &mut to.embedding_projection) {
-            let shape = Shape { rows: tokens, inputs: width, outputs: self.sizes.width };
-            backend.linear_parameters_backward(as_mut(to), 0, hidden, embedded, shape)?;
+        if let Some(projection) = &self.embedding_projection {
+            let operands = Operands { dy: &*hidden, x: &*embedded, inputs: width, outputs: self.sizes.width };
+            to.linear(pass, Linear::EmbeddingProjection, Rows::All, operands)?;
             backend.linear_backward(sum, hidden, projection, None, None, tokens)?;
             std::mem::swap(sum, hidden);
         }
@@ -178,14 +177,12 @@ impl<B: Training> Net<B> {
             pass.drop(dropped, hidden, None, &dropout, (Rows::All, width))?;
             std::mem::swap(dropped, hidden);
         }
-        let (norm, shape) = (&self.embedding_norm, Shape { rows: tokens, inputs: width, outputs: width });
-        let gradients: Pair<&mut B::Tensor> = as_mut(&mut to.embedding_norm);
-        backend.layer_norm_parameters_backward(gradients, hidden, embedding_sum, norm.epsilon, shape)?;
+        let norm = &self.embedding_norm;
+        to.norm(pass, Normalisation::Embedding, norm, Rows::All, [&*hidden, &*embedding_sum])?;
         backend.layer_norm_backward(sum, hidden, embedding_sum, norm, tokens)?;
-        backend.embed_sum_backward(tables_mut(&mut to.tables), sum, pass.batch, width)
+        to.tables(pass, sum, width)
     }
 }
-
 /// What of `sum` goes past a dropout, to `dropped`; whether there is one.
 fn past_dropout<B: Training>(
     pass: &Pass<'_, B>,

@@ -3,15 +3,15 @@
 use super::net::{Layer, Net};
 use super::pass::{Pass, Site};
 use super::tape::{Back, Step, Tape};
-use super::tree::{Tree, tables_ref};
-use crate::backend::training::{Dropout, Training};
+use super::tree::tables_ref;
+use crate::backend::training::{Dropout, Tables, Training};
 use crate::backend::{Activation, Norm, Pooling, Rows};
 use crate::error::Result;
 
 impl<B: Training> Net<B> {
     /// Leaves features and logits on the tape.
-    pub(super) fn forward(&self, pass: &Pass<'_, B>, tape: &mut Tape<B>, values: &Tree<B::Tensor>) -> Result<()> {
-        self.embed(pass, tape, values)?;
+    pub(super) fn forward(&self, pass: &Pass<'_, B>, tape: &mut Tape<B>, tables: &Tables<B::Tensor>) -> Result<()> {
+        self.embed(pass, tape, tables)?;
         let last = self.schedule.len() - 1;
         for (number, layer) in self.schedule.iter().enumerate() {
             let rows = if number == last { Rows::First } else { Rows::All };
@@ -25,10 +25,10 @@ impl<B: Training> Net<B> {
         self.answer(pass, tape)
     }
 
-    fn embed(&self, pass: &Pass<'_, B>, tape: &mut Tape<B>, values: &Tree<B::Tensor>) -> Result<()> {
+    fn embed(&self, pass: &Pass<'_, B>, tape: &mut Tape<B>, tables: &Tables<B::Tensor>) -> Result<()> {
         let (backend, tokens, width) = (pass.backend, pass.tokens, self.sizes.embedding_width);
         let Tape { embedding_sum, embedded, steps, back: Back { sum, .. }, .. } = tape;
-        backend.embed_sum(embedding_sum, tables_ref(&values.tables), pass.batch, width)?;
+        backend.embed_sum(embedding_sum, tables_ref(tables), pass.batch, width)?;
         let input = &mut steps[0].input;
         let out = if self.embedding_projection.is_some() { &mut *embedded } else { &mut *input };
         match pass.dropout(Site::Embeddings) {

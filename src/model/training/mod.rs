@@ -13,9 +13,12 @@ mod gradients;
 mod net;
 mod parameters;
 mod pass;
+mod projection;
 mod rates;
 mod save;
+mod sink;
 mod tape;
+mod tracer;
 mod tree;
 
 pub use self::blueprint::{Blueprint, HeadPlan, Trainee};
@@ -25,8 +28,10 @@ use self::gradients::Gradients;
 use self::net::Net;
 use self::parameters::{Spec, specs};
 use self::pass::{Losing, Pass};
+pub use self::projection::{DEFAULT_DIMENSION, Projection, ProjectionKind};
 pub use self::rates::DropoutRates;
 use self::tape::Tape;
+pub use self::tracer::{Seed, Tracer};
 use self::tree::Tree;
 use super::config::Config;
 use super::encoder::distinct;
@@ -212,7 +217,7 @@ impl<B: Training> Learner<B> {
             none => none.insert(Tape::new(&self.backend, &self.net.sizes, tokens)?),
         };
         let pass = Pass { backend: &self.backend, batch, tokens, sequences, losing };
-        self.net.forward(&pass, tape, &self.values)
+        self.net.forward(&pass, tape, &self.values.tables)
     }
 
     fn download(&self, tensor: &B::Tensor, len: usize) -> Result<Vec<f32>> {

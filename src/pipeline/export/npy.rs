@@ -84,7 +84,7 @@ impl Arrays {
         let path = directory.join("records.jsonl");
         Ok(Self {
             features: array("features", features, &[n, e])?,
-            deltas: array("deltas", "<f4", &[n, k])?,
+            deltas: array("deltas", "<f4", &[n, settings.delta_width()])?,
             losses: array("losses", "<f4", &[n])?,
             indices: array("indices", "<i8", &[n])?,
             labels: if headless { None } else { Some([labels("labels")?, labels("predictions")?]) },

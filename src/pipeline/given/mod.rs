@@ -62,7 +62,7 @@ pub fn index_given(
             }
         };
         if options.part.owns(chunk.number) && !writer.has(chunk.number, &chunk.digest.to_string())? {
-            let mut block = block(model.problem, options.target, chunk);
+            let mut block = block(model.problem, options, chunk);
             block.recall = recall(&block, model.width, options.dtype)?;
             writer.write(&block)?;
         }
@@ -106,7 +106,7 @@ impl GivenSearch<'_> {
         let answers = Answers::new(store, options, &prepared)?.on(devices.iter().collect());
         let classes =
             ClassNames::new(given.label_names.clone(), settings.problem, settings.classes).map_err(Error::usage)?;
-        let asker = Asker::new(&classes, options)?;
+        let asker = Asker::new(&classes, options, false)?;
         let progress = Progress::new("searching", None, quiet);
         let mut waiting = Waiting::new(&answers);
         let mut summary = each_chunk(given, 4096, rejections, &mut |chunk, model| {
@@ -241,6 +241,7 @@ fn store_settings(model: &GivenModel, options: &IndexOptions) -> store::Settings
         block_records: options.block_records,
         checkpoints: Vec::new(),
         scan: options.scan,
+        gradients: None,
         columns: Vec::new(),
     }
 }

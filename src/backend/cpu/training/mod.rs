@@ -5,6 +5,7 @@ mod dropout;
 mod embed;
 mod layer_norm;
 mod linear;
+mod outer;
 
 use std::ops::Range;
 
@@ -12,7 +13,7 @@ use rayon::prelude::*;
 
 use super::attention;
 use super::{Cpu, Linear, dot_on};
-use crate::backend::training::{AdamStep, Dropout, Loss, Pair, Place, Shape, Tables, Training};
+use crate::backend::training::{AdamStep, Dropout, Loss, Pair, Place, Products, Shape, Tables, Training};
 use crate::backend::{Attended, AttentionGradients};
 use crate::error::Result;
 use crate::tokens::PackedBatch;
@@ -83,6 +84,17 @@ impl Training for Cpu {
         let rows = first * shape.inputs..(first + shape.outputs) * shape.inputs;
         let (weight, bias) = (&mut gradients.weight[rows], &mut gradients.bias[first..first + shape.outputs]);
         linear::backward(*self, weight, bias, dy, x, shape);
+        Ok(())
+    }
+
+    fn outer_products(
+        &self,
+        out: &mut Vec<f32>,
+        dy: &Vec<f32>,
+        x: &Vec<f32>,
+        products: Products<'_, Self>,
+    ) -> Result<()> {
+        outer::products(out, dy, x, &products);
         Ok(())
     }
 

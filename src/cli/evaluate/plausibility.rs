@@ -1,0 +1,42 @@
+//! `wherefore evaluate plausibility`.
+
+use clap::Args;
+use wherefore::evaluate::{self, Gold, PlausibilityOptions};
+
+use super::Job;
+use super::tokens::TokenArguments;
+use crate::cli::Outcome;
+use crate::cli::arguments::{Common, Data, ModelName};
+
+#[derive(Args)]
+pub(super) struct Plausibility {
+    #[command(flatten)]
+    model: ModelName,
+    #[command(flatten)]
+    data: Data,
+    #[command(flatten)]
+    tokens: TokenArguments,
+    /// Gold rationales, a JSON object a line: {"id", "rationales": [[[START, END], …], …]}, alternatives of spans in characters of the text;
+    /// or {"sent_id", "sent_token", "rationale_ids"}, alternatives of word numbers
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    gold: Vec<String>,
+    /// Take as many words of each record as its longest gold rationale has, in place of --rationale
+    #[arg(long)]
+    as_many_as_gold: bool,
+}
+
+pub(super) fn run(arguments: &Plausibility, common: &Common) -> anyhow::Result<Outcome> {
+    let mut job = Job::begin("evaluate plausibility", common);
+    let dataset = arguments.data.open()?;
+    let gold = Gold::read(&arguments.gold)?;
+    let model = arguments.model.load(common, &mut job.run)?;
+    let options = PlausibilityOptions {
+        tokens: arguments.tokens.options(&model, common.seed),
+        as_many_as_gold: arguments.as_many_as_gold,
+    };
+    job.run.set("methods", arguments.tokens.names());
+    let rows = evaluate::plausibility(&model, dataset, &gold, &options, &common.settings()?, &mut job.rejections)?;
+    let records = rows.first().map_or(0, |row| row.records);
+    let table = evaluate::Plausibility::table(&rows);
+    job.finish(&rows, records, &table)
+}

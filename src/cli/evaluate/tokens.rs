@@ -1,0 +1,72 @@
+//! What the yardsticks of token methods have in common: whose scores are judged, and what decides them.
+
+use clap::{Args, ValueEnum};
+use wherefore::evaluate::{Judged, TokenOptions};
+use wherefore::explain::{Baseline, Method, Options, Rationale, Replacement, Segmentation};
+use wherefore::model::Model;
+
+/// Whose scores are put to the test.
+#[derive(Args)]
+pub(super) struct TokenArguments {
+    /// The methods, by commas or repeated: those of `explain`, and random
+    #[arg(
+        long = "method",
+        value_name = "METHODS",
+        value_delimiter = ',',
+        default_value = "integrated-gradients,input-x-gradient,saliency,occlusion,attention,attention-rollout,generic-attention,random"
+    )]
+    methods: Vec<Judged>,
+    /// What a word is: segmenter (Unicode words, Chinese by a dictionary), characters, or none (tokens are judged)
+    #[arg(long, default_value_t)]
+    words: Segmentation,
+    /// Words in a rationale: a number, or a share such as 0.2
+    #[arg(long, value_name = "N|RATIO", default_value_t)]
+    rationale: Rationale,
+    /// What stands in for a token that is left out: mask, pad, unk or delete
+    #[arg(long, default_value_t)]
+    occlude: Replacement,
+    /// Gradient evaluations of integrated gradients
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    steps: usize,
+    /// Where paths start
+    #[arg(long, value_enum, default_value_t = BaselineKind::Pad)]
+    baseline: BaselineKind,
+    /// Draws of smoothgrad, gradient-shap, lime and kernel-shap [default: as for `explain`]
+    #[arg(long, value_name = "N")]
+    samples: Option<usize>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum BaselineKind {
+    Zero,
+    Pad,
+    Mask,
+}
+
+/// Noise of smoothgrad, as a share of the standard deviation of word embeddings: `explain`'s default.
+const NOISE: f32 = 0.3;
+
+impl TokenArguments {
+    pub(super) fn options(&self, model: &Model, seed: u64) -> TokenOptions {
+        let smooth = self.methods.contains(&Judged::Of(Method::SmoothGrad));
+        let explain = Options {
+            steps: self.steps,
+            samples: self.samples,
+            baseline: match self.baseline {
+                BaselineKind::Zero => Baseline::Zero,
+                BaselineKind::Pad => Baseline::Pad,
+                BaselineKind::Mask => Baseline::Mask,
+            },
+            sigma: if smooth { NOISE * model.embedding_deviation() } else { 0.0 },
+            replacement: self.occlude,
+            seed,
+            ..Options::default()
+        };
+        TokenOptions { methods: self.methods.clone(), explain, words: self.words, rationale: self.rationale }
+    }
+
+    /// As they are written beside results.
+    pub(super) fn names(&self) -> Vec<&'static str> {
+        self.methods.iter().map(|judged| judged.name()).collect()
+    }
+}

@@ -1,0 +1,145 @@
+//! The words that people marked: files of gold rationales.
+//!
+//! One JSON object a line, in either of two forms:
+//!
+//! ```text
+//! {"id": "17", "rationales": [[[4, 9], [12, 20]], …]}                       alternatives of spans, in characters of the text
+//! {"sent_id": 17, "sent_token": ["this", …], "rationale_ids": [[0, 3], …]}  alternatives of words, as TrustAI has them
+//! ```
+//!
+//! A record may have several rationales, each good by itself. Spans are of the text's own characters, so special tokens, and how anybody counts
+//! words, cannot shift them.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use serde_json::{Map, Value};
+
+use crate::dataset::each_object;
+use crate::error::Result;
+
+/// Alternatives, each the spans of one rationale: in characters, the end not included.
+type Alternatives = Vec<Vec<Range<usize>>>;
+
+/// Gold rationales by the id of their record.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Gold {
+    of: HashMap<String, Marked>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Marked {
+    Spans(Alternatives),
+    /// Words in text order, and alternatives of their numbers.
+    Words(Vec<String>, Vec<Vec<usize>>),
+}
+
+impl Gold {
+    /// Reads files of them.
+    ///
+    /// # Errors
+    /// [`crate::Error::Record`] at a line that is no such object; what the file system says.
+    pub fn read(files: &[String]) -> Result<Self> {
+        let mut gold = Self::default();
+        each_object(files, &mut |place, object| {
+            let (id, marked) = parse(&object).map_err(|reason| place.error(reason))?;
+            match gold.of.insert(id.clone(), marked) {
+                None => Ok(()),
+                Some(_) => Err(place.error(format!("id {id:?} has a rationale already"))),
+            }
+        })?;
+        Ok(gold)
+    }
+
+    /// How many records have one.
+    pub fn len(&self) -> usize {
+        self.of.len()
+    }
+
+    /// Whether none has.
+    pub fn is_empty(&self) -> bool {
+        self.of.is_empty()
+    }
+
+    /// The spans of each alternative in the text of record `id`; nothing where it has none. `Err` holds what does not fit the text.
+    pub fn spans(&self, id: &str, text: &str) -> Option<Result<Alternatives, String>> {
+        Some(match self.of.get(id)? {
+            Marked::Spans(alternatives) => {
+                let length = text.chars().count();
+                match alternatives.iter().flatten().find(|span| span.end > length || span.start >= span.end) {
+                    None => Ok(alternatives.clone()),
+                    Some(span) => {
+                        Err(format!("a rationale from {} to {} in a text of {length} characters", span.start, span.end))
+                    }
+                }
+            }
+            Marked::Words(words, alternatives) => located(words, text).and_then(|places| {
+                let word = |&number: &usize| {
+                    let count = places.len();
+                    places.get(number).cloned().ok_or_else(|| format!("a rationale with word {number} of {count}"))
+                };
+                alternatives.iter().map(|words| words.iter().map(word).collect()).collect()
+            }),
+        })
+    }
+}
+
+/// Where each word stands, each looked for after the one before it.
+fn located(words: &[String], text: &str) -> Result<Vec<Range<usize>>, String> {
+    let (mut places, mut byte, mut character) = (Vec::new(), 0, 0);
+    for word in words {
+        let at = text[byte..].find(word.as_str()).ok_or_else(|| format!("its word {word:?} is not in the text"))?;
+        character += text[byte..byte + at].chars().count();
+        let end = character + word.chars().count();
+        places.push(character..end);
+        (byte, character) = (byte + at + word.len(), end);
+    }
+    Ok(places)
+}
+
+fn parse(object: &Map<String, Value>) -> Result<(String, Marked), String> {
+    let id = ["id", "sent_id"].iter().find_map(|name| object.get(*name)).ok_or("no id: expected `id`")?;
+    let id = match id {
+        Value::String(id) => id.clone(),
+        Value::Number(id) => id.to_string(),
+        other => return Err(format!("id: expected a string or an integer, found {other}")),
+    };
+    let marked = match (object.get("rationales"), object.get("rationale_ids"), object.get("sent_token")) {
+        (Some(spans), ..) => Marked::Spans(alternatives(spans, "rationales", span)?),
+        (None, Some(numbers), Some(words)) => {
+            let word = |word: &Value| word.as_str().map(str::to_owned).ok_or("sent_token: expected strings".to_owned());
+            Marked::Words(
+                list(words, "sent_token")?.iter().map(word).collect::<Result<_, _>>()?,
+                alternatives(numbers, "rationale_ids", number)?,
+            )
+        }
+        _ => return Err("no rationale: expected `rationales`, or `rationale_ids` with `sent_token`".to_owned()),
+    };
+    Ok((id, marked))
+}
+
+fn list<'a>(value: &'a Value, field: &str) -> Result<&'a Vec<Value>, String> {
+    value.as_array().ok_or_else(|| format!("{field}: expected a list, found {value}"))
+}
+
+fn alternatives<T>(
+    value: &Value,
+    field: &str,
+    one: impl Fn(&Value) -> Result<T, String>,
+) -> Result<Vec<Vec<T>>, String> {
+    let alternative = |value: &Value| list(value, field)?.iter().map(&one).collect();
+    list(value, field)?.iter().map(alternative).collect()
+}
+
+fn number(value: &Value) -> Result<usize, String> {
+    // Files made by scripts have numbers as strings now and then.
+    let found = value.as_u64().or_else(|| value.as_str()?.parse().ok());
+    found.map(|number| number as usize).ok_or_else(|| format!("expected a number from 0 on, found {value}"))
+}
+
+fn span(value: &Value) -> Result<Range<usize>, String> {
+    match list(value, "rationales")?.as_slice() {
+        [start, end] => Ok(number(start)?..number(end)?),
+        _ => Err(format!("rationales: expected spans of a start and an end, found {value}")),
+    }
+}

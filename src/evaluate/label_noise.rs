@@ -1,0 +1,209 @@
+//! Label-noise recovery: labels of a share of the training records are turned, a model is trained on them, and what ranks suspect labels is asked
+//! which they were.
+//!
+//! Signals are those of [`crate::audit::dirty()`], read off a store of the model that learnt the turned labels, and two that need no audit: the
+//! record's own loss, and the length of its gradient over the whole model (self-influence without a curvature), projected.
+
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::lds::Retraining;
+use super::table::Table;
+use super::units::{count, first, order};
+use super::{area_under_roc, average_precision};
+use crate::audit::{self, DirtyOptions, Signal};
+use crate::backend::cpu::Cpu;
+use crate::dataset::{Dataset, DatasetOptions, Record};
+use crate::error::{Error, Result};
+use crate::factors::{RefitOptions, Target};
+use crate::interrupt;
+use crate::model::{Blueprint, Device, HeadPlan, LoadOptions, Model, Problem, Projection};
+use crate::pipeline::{IndexOptions, Rejections, Settings, index};
+use crate::random::{Purpose, Stream, uniform};
+use crate::report::Destination;
+use crate::search;
+use crate::store::{Shard, Store};
+use crate::train::{Labelled, TrainOptions, TrainPlan, train, train_head};
+
+/// How labels are turned, and what learns them.
+#[derive(Clone, Debug)]
+pub struct NoiseOptions {
+    /// The share of records whose label is turned to another class, each as likely.
+    pub share: f64,
+    /// What is trained on them.
+    pub retraining: Retraining,
+    /// How gradients of the whole model are projected, for the signal that reads them.
+    pub projection: Projection,
+    /// Of every draw.
+    pub seed: u64,
+}
+
+/// How well one signal finds turned labels.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Recovery {
+    /// The signal, `loss`, `gradient-length` or `random`.
+    pub signal: String,
+    /// The probability that a turned label is more suspect than another.
+    pub auc: Option<f64>,
+    /// The mean precision at each turned label, from the most suspect record down.
+    pub average_precision: Option<f64>,
+    /// Records.
+    pub records: u64,
+    /// Those whose label was turned.
+    pub turned: u64,
+}
+
+impl Recovery {
+    /// All signals side by side, the best first.
+    pub fn table(list: &[Self]) -> Table {
+        let mut sorted: Vec<&Self> = list.iter().collect();
+        sorted.sort_by(|a, b| b.average_precision.unwrap_or(0.0).total_cmp(&a.average_precision.unwrap_or(0.0)));
+        let mut table = Table::new(&["signal", "AUC ↑", "average precision ↑"]);
+        let cell = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"));
+        for row in sorted {
+            table.push(vec![row.signal.clone(), cell(row.auc), cell(row.average_precision)]);
+        }
+        if let Some(Self { records, turned, .. }) = list.first() {
+            table.note(format!("{turned} of {records} labels were turned"));
+        }
+        table
+    }
+}
+
+/// Turns labels, trains, and asks every signal. What is made on the way lies in `folder`, which should be empty.
+///
+/// # Errors
+/// [`Error::Usage`] for a model that is no classifier of one label, or a share that turns none or all; as training, indexing and the audit.
+pub fn label_noise(
+    model: &Model,
+    training: Dataset,
+    folder: &Path,
+    options: &NoiseOptions,
+    settings: &Settings,
+    rejections: &mut Rejections,
+) -> Result<Vec<Recovery>> {
+    if model.problem() != Problem::SingleLabel {
+        return Err(Error::usage(format!(
+            "{}: expected a classifier of one label, whose labels can be turned",
+            model.name()
+        )));
+    }
+    let labelled = Labelled::read(training, None, rejections)?;
+    let records: Vec<&Record> = labelled.records().collect();
+    let turned = turned(records.len(), options)?;
+    let data = folder.join("turned.jsonl");
+    write(model, &records, &turned, &data, options.seed)?;
+    let open = || {
+        Dataset::open(DatasetOptions { files: vec![data.to_string_lossy().into_owned()], ..DatasetOptions::default() })
+    };
+    let learnt = learn(model, open()?, &folder.join("model"), options, settings)?;
+    let store = |name: &str, gradients: Option<Projection>| -> Result<Store> {
+        let (to, all) = (folder.join(name), IndexOptions { gradients, ..IndexOptions::default() });
+        index(&learnt, open()?, &to, &all, settings, &mut Rejections::new(false, None))?;
+        Store::open(to)
+    };
+    let (last, whole) = (store("last", None)?, store("whole", Some(options.projection))?);
+    let mut rows = Vec::new();
+    let mut judge = |signal: &str, scores: &[f32]| {
+        let scores: Vec<f64> = scores.iter().map(|&score| f64::from(score)).collect();
+        rows.push(Recovery {
+            signal: signal.to_owned(),
+            auc: area_under_roc(&scores, &turned),
+            average_precision: average_precision(&scores, &turned),
+            records: turned.len() as u64,
+            turned: turned.iter().filter(|&&turned| turned).count() as u64,
+        });
+    };
+    let audited = audit::dirty(&last, &dirty_options(options.seed))?;
+    judge(Signal::Combined.name(), &audited.scores);
+    audited.signals.iter().for_each(|(signal, scores)| judge(signal.name(), scores));
+    let losses: Vec<f32> = last.shards().iter().flat_map(Shard::losses).copied().collect();
+    judge("loss", &losses);
+    judge("gradient-length", &lengths(&whole));
+    let stream = Stream::new(options.seed, Purpose::Chance);
+    let draws: Vec<f32> = (0..turned.len()).map(|row| uniform(stream.block([row as u32, 1, 0, 0])[0])).collect();
+    judge("random", &draws);
+    Ok(rows)
+}
+
+fn dirty_options(seed: u64) -> DirtyOptions<'static> {
+    DirtyOptions {
+        signal: Signal::Combined,
+        neighbours: 10,
+        dynamics: None,
+        penalty: 0.06,
+        damping: 0.01,
+        seed,
+        search: search::Options::default(),
+        keep_going: &|| !interrupt::asked(),
+    }
+}
+
+/// `‖dL/df · φ‖` of each record.
+fn lengths(store: &Store) -> Vec<f32> {
+    let of_shard = |factors: crate::factors::FactorRows<'_>| {
+        let rows = factors.feature_norms.iter().zip(factors.deltas);
+        rows.map(|(norm, slope)| norm * slope.abs()).collect::<Vec<f32>>()
+    };
+    store.shards().iter().flat_map(|shard| of_shard(shard.factors())).collect()
+}
+
+/// Which records' labels are turned: those with the greatest of their draws.
+fn turned(records: usize, options: &NoiseOptions) -> Result<Vec<bool>> {
+    let wanted = count(options.share, records);
+    if !(options.share > 0.0 && options.share < 1.0) || wanted == 0 || wanted == records {
+        return Err(Error::usage(format!(
+            "--share: expected one that turns some of {records} labels and not all, found {}",
+            options.share
+        )));
+    }
+    let stream = Stream::new(options.seed, Purpose::Subsets);
+    let keys: Vec<f64> =
+        (0..records).map(|row| f64::from(uniform(stream.block([row as u32, 1, 0, u32::MAX])[0]))).collect();
+    Ok(first(&order(&keys), wanted))
+}
+
+fn write(model: &Model, records: &[&Record], turned: &[bool], to: &Path, seed: u64) -> Result<()> {
+    let (classes, stream) = (model.classes(), Stream::new(seed, Purpose::Subsets));
+    let mut file = Destination::create(Some(to))?;
+    for (row, (record, &turned)) in records.iter().zip(turned).enumerate() {
+        let label = record.label.as_ref().map(|label| model.resolve_label(label)).transpose();
+        let Ok(Some(Target::Class(class))) = label else {
+            return Err(Error::usage(format!("record {}: its label is none of the model's", record.id)));
+        };
+        let by = 1 + stream.block([row as u32, 2, 0, u32::MAX])[0] as usize % (classes - 1).max(1);
+        let class = if turned { (class + by) % classes } else { class };
+        let line = json!({ "id": record.id, "text": record.text, "text_pair": record.pair, "label": class });
+        file.write(format!("{line}\n").as_bytes())?;
+    }
+    file.finish()
+}
+
+/// A model that has learnt the turned labels.
+fn learn(model: &Model, training: Dataset, to: &Path, options: &NoiseOptions, settings: &Settings) -> Result<Model> {
+    let (start, scratch) = match &options.retraining {
+        Retraining::Head(_) => (model.directory().to_string_lossy().into_owned(), false),
+        Retraining::Full(full) => (full.start.clone(), full.scratch),
+    };
+    let plan = HeadPlan { names: model.class_names().names().to_vec(), problem: model.problem() };
+    let blueprint = Blueprint::read(&start, scratch)?;
+    let mut trainee = blueprint.build(Cpu::new().shared_out(), plan, options.seed, Some(model.max_length()))?;
+    let mut none = Rejections::new(false, None);
+    let examples = Labelled::read(training, None, &mut none)?.examples(&trainee, &mut none)?;
+    match &options.retraining {
+        Retraining::Head(penalty) => {
+            let refit = RefitOptions { penalty: *penalty, ..RefitOptions::default() };
+            train_head(&mut trainee, &examples, &refit, settings.batch_tokens)?;
+        }
+        Retraining::Full(full) => {
+            let learning = TrainOptions { seed: options.seed, ..full.options.clone() };
+            let plan = TrainPlan { quiet: settings.quiet, batch_tokens: settings.batch_tokens, ..TrainPlan::default() };
+            train(&mut trainee, &examples, &[], &learning, &plan, &mut |_| Ok(()))?;
+        }
+    }
+    trainee.save(to)?;
+    let load = LoadOptions { max_length: Some(model.max_length()), ..LoadOptions::default() };
+    Model::load(&to.to_string_lossy(), Device::Cpu, &load)
+}

@@ -1,0 +1,228 @@
+//! Records, window by window, with what each method says of them.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::units::Units;
+use crate::backend::Objective;
+use crate::dataset::{Dataset, Record};
+use crate::error::{Error, Result};
+use crate::explain::{self, Method, Options, Rationale, Scores, Segmentation, Subject, Words};
+use crate::interrupt;
+use crate::model::{Model, Problem};
+use crate::pipeline::{Progress, Rejections, Settings};
+use crate::random::{Purpose, Stream, uniform};
+use crate::tokens::Encoding;
+
+/// Whose scores are put to the test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judged {
+    /// A method's.
+    Of(Method),
+    /// Draws: what a yardstick says of scores that mean nothing.
+    Random,
+}
+
+impl Judged {
+    /// Its name on the command line and in results.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Of(method) => method.name(),
+            Self::Random => "random",
+        }
+    }
+}
+
+impl std::str::FromStr for Judged {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "random" { Ok(Self::Random) } else { text.parse().map(Self::Of) }
+    }
+}
+
+impl Serialize for Judged {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// What decides which scores are judged, and of what.
+#[derive(Clone, Debug)]
+pub struct TokenOptions {
+    /// The methods, each a row of the result.
+    pub methods: Vec<Judged>,
+    /// What decides the methods' numbers.
+    pub explain: Options,
+    /// What a word is; tokens are judged where there are to be none.
+    pub words: Segmentation,
+    /// How many words make a rationale.
+    pub rationale: Rationale,
+}
+
+impl TokenOptions {
+    /// Refuses what cannot be judged.
+    pub(super) fn check(&self, model: &Model) -> Result<()> {
+        if !matches!(model.problem(), Problem::SingleLabel | Problem::MultiLabel) {
+            return Err(Error::usage(format!(
+                "{}: expected a classifier: what is put to the test is the probability of its prediction",
+                model.name()
+            ))
+            .with_hint("use a fine-tuned classifier"));
+        }
+        if self.methods.is_empty() {
+            return Err(Error::usage("no method to evaluate").with_hint("name some with --method"));
+        }
+        self.methods.iter().try_for_each(|judged| match judged {
+            Judged::Of(method) => method.check(model, &self.explain),
+            Judged::Random => Ok(()),
+        })
+    }
+}
+
+/// One record.
+pub(super) struct Asked {
+    pub(super) record: Record,
+    pub(super) encoding: Encoding,
+    pub(super) words: Words,
+    pub(super) units: Units,
+    pub(super) logits: Vec<f32>,
+    /// The class whose probability is explained: the most likely.
+    pub(super) target: usize,
+}
+
+/// What one method says of one record.
+pub(super) struct Said {
+    pub(super) scores: Scores,
+    /// One a unit.
+    pub(super) units: Vec<f64>,
+}
+
+/// A window of records, what each method says of each, and how long each method took.
+pub(super) struct Window {
+    pub(super) records: Vec<Asked>,
+    /// `[methods][records]`
+    pub(super) said: Vec<Vec<Said>>,
+    pub(super) seconds: Vec<f64>,
+}
+
+/// Records taken together: so many that batches are even.
+const WINDOW: usize = 64;
+
+/// Explains every record of `dataset` by every method, and hands them to `take`, a window at a time, with the number of records before it.
+/// Records without a single word are passed over. How many there were in all.
+pub(super) fn each_window(
+    model: &Model,
+    mut dataset: Dataset,
+    options: &TokenOptions,
+    settings: &Settings,
+    rejections: &mut Rejections,
+    take: &mut dyn FnMut(Window) -> Result<()>,
+) -> Result<u64> {
+    options.check(model)?;
+    let progress = Progress::new("evaluating", dataset.bytes_total(), settings.quiet);
+    let mut count = 0;
+    loop {
+        let records = read(model, &mut dataset, options, settings, rejections)?;
+        if records.is_empty() {
+            return Ok(count);
+        }
+        count += records.len() as u64;
+        let (mut said, mut seconds) = (Vec::new(), Vec::new());
+        for judged in &options.methods {
+            let began = Instant::now();
+            let logits = records.iter().map(|asked| asked.logits.clone()).collect();
+            said.push(say(model, &records, logits, *judged, options, settings)?);
+            seconds.push(began.elapsed().as_secs_f64());
+        }
+        take(Window { records, said, seconds })?;
+        progress.set(dataset.bytes_read(), count);
+    }
+}
+
+fn read(
+    model: &Model,
+    dataset: &mut Dataset,
+    options: &TokenOptions,
+    settings: &Settings,
+    rejections: &mut Rejections,
+) -> Result<Vec<Asked>> {
+    let mut window = Vec::new();
+    while window.len() < WINDOW {
+        interrupt::check()?;
+        let Some(record) = dataset.next() else { break };
+        match record {
+            Err(error) => rejections.take(error)?,
+            Ok(record) => {
+                let encoding = model.encode(&record)?;
+                let words = Words::new(&record, &encoding, options.words);
+                let units = Units::new(&encoding, &words, options.words);
+                if units.len() > 0 {
+                    window.push(Asked { record, encoding, words, units, logits: Vec::new(), target: 0 });
+                }
+            }
+        }
+    }
+    let logits = answers(model, &window, settings)?;
+    for (asked, logits) in window.iter_mut().zip(logits) {
+        asked.target = most_likely(&logits);
+        asked.logits = logits;
+    }
+    Ok(window)
+}
+
+/// `z [K]` of each record, by a model that need not be the one whose predictions are explained.
+pub(super) fn answers(model: &Model, records: &[Asked], settings: &Settings) -> Result<Vec<Vec<f32>>> {
+    let encodings: Vec<&Encoding> = records.iter().map(|asked| &asked.encoding).collect();
+    let outputs = model.run(&encodings, settings.batch_tokens, &|_| !interrupt::asked())?;
+    Ok(outputs.logits.chunks_exact(model.classes()).map(<[f32]>::to_vec).collect())
+}
+
+/// What one method says of a window's records, for their targets; `logits` are those of this very model.
+pub(super) fn say(
+    model: &Model,
+    records: &[Asked],
+    logits: Vec<Vec<f32>>,
+    judged: Judged,
+    options: &TokenOptions,
+    settings: &Settings,
+) -> Result<Vec<Said>> {
+    let Judged::Of(method) = judged else {
+        return Ok(records.iter().map(|asked| by_chance(asked, options.explain.seed)).collect());
+    };
+    let subjects: Vec<Subject<'_>> = records
+        .iter()
+        .zip(logits)
+        .map(|(asked, logits)| Subject {
+            index: asked.record.index,
+            encoding: &asked.encoding,
+            words: &asked.words,
+            objectives: vec![objective(model, asked.target)],
+            logits,
+        })
+        .collect();
+    let going = |_| !interrupt::asked();
+    let scores = explain::explain(model, &subjects, method, &options.explain, settings.batch_tokens, &going)?;
+    let said = |(asked, scores): (&Asked, Vec<Scores>)| {
+        let scores = scores.into_iter().next().unwrap_or_default();
+        Said { units: asked.units.scores(&asked.words, options.words, &scores), scores }
+    };
+    Ok(records.iter().zip(scores).map(said).collect())
+}
+
+fn by_chance(asked: &Asked, seed: u64) -> Said {
+    let stream = Stream::new(seed, Purpose::Chance);
+    let draw = |unit| f64::from(uniform(stream.block([0, 0, unit as u32, asked.record.index as u32])[0]));
+    Said { units: (0..asked.units.len()).map(draw).collect(), scores: Scores::default() }
+}
+
+/// The probability of a class.
+pub(super) fn objective(model: &Model, target: usize) -> Objective {
+    if model.problem() == Problem::MultiLabel { Objective::Sigmoid(target) } else { Objective::Softmax(target) }
+}
+
+/// The first of the largest.
+pub(super) fn most_likely(logits: &[f32]) -> usize {
+    (0..logits.len()).fold(0, |best, k| if logits[k] > logits[best] { k } else { best })
+}

@@ -1,0 +1,217 @@
+//! How the gradients of linear layers become short: both sides projected, by matrices that are functions of the seed alone.
+//!
+//! The gradient of a linear layer's `[W b]` is `Σ_t δ_t [a_t; 1]ᵀ` over a record's tokens; what is kept of it is
+//!
+//! ```text
+//! G = Σ_t (P_out δ_t)(P_in [a_t; 1])ᵀ        [k_out, k_in]
+//! ```
+//!
+//! with P_out `[k_out, outputs]` and P_in `[k_in, inputs + 1]` of independent entries of mean 0 and variance 1/k, so that E⟨G, G'⟩ is the product of the
+//! whole gradients (Choe et al. 2024, LoGra). A side that has no more dimensions than it is given is kept as it is.
+//! Nothing is stored: an entry is a draw whose counter is its place (Philox), made when a model is got ready.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::random::{Purpose, Stream, normal};
+
+/// What a projection's entries are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProjectionKind {
+    /// ±1/√k, each as likely.
+    #[default]
+    Rademacher,
+    /// Normal, of variance 1/k.
+    Gaussian,
+    /// None at all: the gradients themselves, for small models.
+    Identity,
+}
+
+/// How a model's gradients are projected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Projection {
+    /// What entries are.
+    pub kind: ProjectionKind,
+    /// Numbers kept of a record, over all layers; not read by [`ProjectionKind::Identity`].
+    pub dimension: usize,
+    /// Of every draw.
+    pub seed: u64,
+}
+
+/// Numbers kept of a record where the user has not said.
+pub const DEFAULT_DIMENSION: usize = 4096;
+
+impl Default for Projection {
+    fn default() -> Self {
+        Self { kind: ProjectionKind::default(), dimension: DEFAULT_DIMENSION, seed: 0 }
+    }
+}
+
+/// One linear layer's part of a projected gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    /// The layer's number: what its draws are keyed by.
+    pub(super) number: u32,
+    pub(super) inputs: Side,
+    pub(super) outputs: Side,
+    /// Its first place in the record's numbers.
+    pub(super) offset: usize,
+}
+
+/// One side of a layer, from `whole` dimensions (the bias's 1 included) to `kept`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Side {
+    pub(super) whole: usize,
+    pub(super) kept: usize,
+    which: u32,
+}
+
+impl Slot {
+    pub(super) fn len(&self) -> usize {
+        self.inputs.kept * self.outputs.kept
+    }
+}
+
+impl Projection {
+    /// A slot for each of the layers of so many inputs (the bias's 1 included) and outputs, and how many numbers a record has in all: the
+    /// dimension asked for, or all there are where that is less.
+    pub(super) fn slots(&self, layers: &[(usize, usize)]) -> Result<(Vec<Slot>, usize)> {
+        let whole: usize = layers.iter().map(|(inputs, outputs)| inputs * outputs).sum();
+        let width = if self.kind == ProjectionKind::Identity { whole } else { self.dimension.min(whole) };
+        if width < layers.len() {
+            return Err(Error::usage(format!(
+                "projection: expected at least a dimension for each of the {} linear layers, found {width}",
+                layers.len()
+            )));
+        }
+        let side = |whole, kept, which| Side { whole, kept, which };
+        let mut slots: Vec<Slot> = (0..)
+            .zip(layers)
+            .map(|(number, &(inputs, outputs))| Slot {
+                number,
+                inputs: side(inputs, inputs, 0),
+                outputs: side(outputs, outputs, 1),
+                offset: 0,
+            })
+            .collect();
+        // From the smallest on: what a layer has no use for is left to the larger ones.
+        let mut order: Vec<usize> = (0..slots.len()).collect();
+        order.sort_by_key(|&layer| slots[layer].len());
+        let mut left = width;
+        for (done, &layer) in order.iter().enumerate() {
+            slots[layer].fit(left / (layers.len() - done));
+            left -= slots[layer].len();
+        }
+        let mut offset = 0;
+        for slot in &mut slots {
+            slot.offset = offset;
+            offset += slot.len();
+        }
+        Ok((slots, width))
+    }
+
+    /// The projection of one side, `[kept, whole]` row-major.
+    pub(super) fn matrix(&self, number: u32, side: Side) -> Vec<f32> {
+        let Side { whole, kept, which } = side;
+        let mut matrix = vec![0.0; whole * kept];
+        if whole == kept {
+            (0..whole).for_each(|i| matrix[i * whole + i] = 1.0);
+            return matrix;
+        }
+        let (stream, scale) = (Stream::new(self.seed, Purpose::Projection), 1.0 / (kept as f32).sqrt());
+        for (row, entries) in matrix.chunks_exact_mut(whole).enumerate() {
+            for (block, four) in entries.chunks_mut(4).enumerate() {
+                let words = stream.block([block as u32, row as u32, number, which]);
+                four.iter_mut().zip(words).for_each(|(entry, word)| *entry = scale * self.draw(word));
+            }
+        }
+        matrix
+    }
+
+    fn draw(&self, word: u32) -> f32 {
+        match self.kind {
+            ProjectionKind::Gaussian => normal(word),
+            ProjectionKind::Rademacher | ProjectionKind::Identity => {
+                if word >> 31 == 0 {
+                    1.0
+                } else {
+                    -1.0
+                }
+            }
+        }
+    }
+}
+
+impl Slot {
+    /// Keeps at most `budget` numbers, both sides as even as they go.
+    fn fit(&mut self, budget: usize) {
+        let (inputs, outputs) = (self.inputs.whole, self.outputs.whole);
+        let even = budget.isqrt().max(1);
+        self.outputs.kept = even.min(outputs);
+        self.inputs.kept = (budget / self.outputs.kept).clamp(1, inputs);
+        self.outputs.kept = (budget / self.inputs.kept).clamp(1, outputs);
+    }
+}
+
+impl FromStr for ProjectionKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "rademacher" => Ok(Self::Rademacher),
+            "gaussian" => Ok(Self::Gaussian),
+            "identity" => Ok(Self::Identity),
+            _ => Err(format!("expected rademacher, gaussian or identity, found {text:?}")),
+        }
+    }
+}
+
+impl fmt::Display for ProjectionKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Rademacher => "rademacher",
+            Self::Gaussian => "gaussian",
+            Self::Identity => "identity",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_layer_has_a_part_and_none_is_larger_than_its_gradient() {
+        let layers = [(129, 384), (129, 128), (129, 512), (513, 128), (129, 128), (129, 2)];
+        for dimension in [6, 7, 100, 1024, 4096, 1 << 20] {
+            let projection = Projection { dimension, ..Projection::default() };
+            let (slots, width) = projection.slots(&layers).unwrap();
+            let used: usize = slots.iter().map(Slot::len).sum();
+            assert!(used <= width && width <= dimension, "{dimension}: {used} of {width}");
+            assert!(dimension < 100 || used * 10 >= width * 9, "{dimension}: only {used} of {width} are used");
+            for (slot, &(inputs, outputs)) in slots.iter().zip(&layers) {
+                assert!((1..=inputs).contains(&slot.inputs.kept) && (1..=outputs).contains(&slot.outputs.kept));
+            }
+        }
+        assert!(Projection { dimension: 5, ..Projection::default() }.slots(&layers).is_err());
+    }
+
+    #[test]
+    fn nothing_is_projected_where_all_fits() {
+        let projection = Projection { dimension: 100, ..Projection::default() };
+        let (slots, width) = projection.slots(&[(4, 5), (6, 2)]).unwrap();
+        assert_eq!(width, 32);
+        for slot in slots {
+            for side in [slot.inputs, slot.outputs] {
+                let matrix = projection.matrix(slot.number, side);
+                let identity = (0..side.whole * side.whole).map(|at| f32::from(u8::from(at % (side.whole + 1) == 0)));
+                assert_eq!(matrix, identity.collect::<Vec<_>>());
+            }
+        }
+    }
+}

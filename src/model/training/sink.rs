@@ -1,0 +1,102 @@
+//! Where a way back leaves what parameters' gradients are made of: whole, as training adds them up, or projected, record by record.
+
+use super::gradients::Gradients;
+use super::pass::Pass;
+use super::tree::as_mut;
+use crate::backend::training::{Pair, Shape, Training};
+use crate::backend::{Norm, Rows};
+use crate::error::Result;
+
+/// A linear layer of the network; those of the encoder by their step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Linear {
+    EmbeddingProjection,
+    /// Queries, keys and values at once, one below the other.
+    Projection(usize),
+    /// The first third of those: the last step's, whose queries are first tokens'.
+    Query(usize),
+    /// The other two.
+    KeyValue(usize),
+    AttentionOut(usize),
+    Inner(usize),
+    Outer(usize),
+    Dense,
+    Last,
+}
+
+/// A normalisation of the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Normalisation {
+    Embedding,
+    Attention(usize),
+    Outer(usize),
+}
+
+/// What takes the gradients of a way back, as it comes to them.
+pub(super) trait Sink<B: Training> {
+    /// Of a linear layer: `dy [rows, outputs]` of its sums and `x [rows, inputs]` it read, one row a token or a sequence.
+    fn linear(&mut self, pass: &Pass<'_, B>, of: Linear, rows: Rows, operands: Operands<'_, B>) -> Result<()>;
+
+    /// Of a normalisation: `dy [rows, E]` of what it put out and `x [rows, E]` it read.
+    fn norm(
+        &mut self,
+        pass: &Pass<'_, B>,
+        of: Normalisation,
+        norm: &Norm<B>,
+        rows: Rows,
+        operands: [&B::Tensor; 2],
+    ) -> Result<()>;
+
+    /// Of the embedding tables: `d_sum [T, width]` of the sum of their rows.
+    fn tables(&mut self, pass: &Pass<'_, B>, d_sum: &B::Tensor, width: usize) -> Result<()>;
+}
+
+/// What a linear layer's gradient is the product of.
+pub(super) struct Operands<'a, B: Training> {
+    pub(super) dy: &'a B::Tensor,
+    pub(super) x: &'a B::Tensor,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+}
+
+impl<B: Training> Sink<B> for Gradients<B> {
+    fn linear(&mut self, pass: &Pass<'_, B>, of: Linear, rows: Rows, operands: Operands<'_, B>) -> Result<()> {
+        let Operands { dy, x, inputs, outputs } = operands;
+        let shape = Shape { rows: pass.rows(rows), inputs, outputs };
+        let (to, first): (&mut Pair<B::Tensor>, usize) = match of {
+            Linear::EmbeddingProjection => match &mut self.tree.embedding_projection {
+                Some(to) => (to, 0),
+                None => return Ok(()),
+            },
+            Linear::Projection(step) | Linear::Query(step) => (&mut self.layer(step).projection, 0),
+            Linear::KeyValue(step) => (&mut self.layer(step).projection, inputs),
+            Linear::AttentionOut(step) => (&mut self.layer(step).attention_out, 0),
+            Linear::Inner(step) => (&mut self.layer(step).inner, 0),
+            Linear::Outer(step) => (&mut self.layer(step).outer, 0),
+            Linear::Dense => (&mut self.tree.head.dense, 0),
+            Linear::Last => (&mut self.tree.head.last, 0),
+        };
+        pass.backend.linear_parameters_backward(as_mut(to), first, dy, x, shape)
+    }
+
+    fn norm(
+        &mut self,
+        pass: &Pass<'_, B>,
+        of: Normalisation,
+        norm: &Norm<B>,
+        rows: Rows,
+        [dy, x]: [&B::Tensor; 2],
+    ) -> Result<()> {
+        let to = match of {
+            Normalisation::Embedding => &mut self.tree.embedding_norm,
+            Normalisation::Attention(step) => &mut self.layer(step).attention_norm,
+            Normalisation::Outer(step) => &mut self.layer(step).outer_norm,
+        };
+        let shape = Shape { rows: pass.rows(rows), inputs: norm.width, outputs: norm.width };
+        pass.backend.layer_norm_parameters_backward(as_mut(to), dy, x, norm.epsilon, shape)
+    }
+
+    fn tables(&mut self, pass: &Pass<'_, B>, d_sum: &B::Tensor, width: usize) -> Result<()> {
+        pass.backend.embed_sum_backward(super::tree::tables_mut(&mut self.tree.tables), d_sum, pass.batch, width)
+    }
+}

@@ -1,0 +1,92 @@
+//! `wherefore evaluate` as a script meets it.
+
+use crate::cli::{Bench, lines};
+
+#[test]
+fn faithfulness_is_a_line_a_method_with_intervals_and_a_run_record() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("data.jsonl", 12);
+    let command =
+        "evaluate faithfulness --model bert-cls2 --data data.jsonl --method saliency,occlusion,random --quiet";
+    let rows = lines(&bench.ok(command));
+    let names: Vec<&str> = rows.iter().map(|row| row["method"].as_str().unwrap()).collect();
+    assert_eq!(names, ["saliency", "occlusion", "random"]);
+    for row in &rows {
+        assert_eq!(row["records"], 12);
+        for measure in ["comprehensiveness", "sufficiency", "aopc_comprehensiveness", "new_p", "deletion", "insertion"]
+        {
+            let number = |end: &str| row[measure][end].as_f64().unwrap();
+            assert!(number("low") <= number("mean") && number("mean") <= number("high"), "{measure}: {row}");
+        }
+        assert_eq!(row["shares"].as_array().unwrap().len(), 5);
+    }
+    let occluded = |row: usize| rows[row]["comprehensiveness"]["mean"].as_f64().unwrap();
+    assert!(occluded(1) >= occluded(2), "what occlusion says first loses no less than what chance says: {rows:?}");
+    bench.ok(&format!("{command} --out table.txt"));
+    let table = std::fs::read_to_string(bench.path("table.txt")).unwrap();
+    assert!(table.starts_with("method") && table.lines().count() == 4, "{table}");
+    assert!(bench.path("table.txt.run.json").is_file());
+}
+
+#[test]
+fn plausibility_and_consistency_need_what_they_compare_with() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("data.jsonl", 6);
+    bench.write(
+        "gold.jsonl",
+        "{\"id\":\"r0\",\"rationales\":[[[0,3]]]}\n{\"id\":\"r2\",\"rationales\":[[[0,3]],[[4,8]]]}\n",
+    );
+    let start = "--model bert-cls2 --data data.jsonl --method saliency,random --quiet";
+    let rows = lines(&bench.ok(&format!("evaluate plausibility {start} --gold gold.jsonl --as-many-as-gold")));
+    assert_eq!((rows.len(), &rows[0]["records"]), (2, &2.into()));
+    assert!(rows[0]["union_f1"]["mean"].as_f64() >= rows[0]["token_f1"]["mean"].as_f64());
+    bench.write("other.jsonl", "{\"id\":\"nobody\",\"rationales\":[[[0,3]]]}\n");
+    bench.fails(&format!("evaluate plausibility {start} --gold other.jsonl"), "none of the 1 gold rationales");
+
+    // Each record is its own perturbed version: the same words in the same order.
+    let text = std::fs::read_to_string(bench.path("data.jsonl")).unwrap();
+    let perturbed = lines(&text).into_iter().map(|mut record| {
+        record["original"] = record["id"].clone();
+        record["id"] = format!("{}x", record["id"].as_str().unwrap()).into();
+        record.to_string() + "\n"
+    });
+    bench.write("perturbed.jsonl", perturbed.collect::<String>());
+    let rows = lines(&bench.ok(&format!("evaluate consistency {start} --perturbed perturbed.jsonl")));
+    assert_eq!((&rows[0]["pairs"], &rows[0]["map"]["mean"]), (&6.into(), &1.0.into()));
+    bench.fails(&format!("evaluate consistency {start} --perturbed data.jsonl"), "original");
+}
+
+#[test]
+fn what_cannot_be_judged_is_refused() {
+    let bench = Bench::new();
+    bench.model("bert-regression");
+    bench.records("data.jsonl", 2);
+    bench.fails("evaluate faithfulness --model bert-regression --data data.jsonl --quiet", "expected a classifier");
+    bench.model("bert-cls2");
+    bench.fails("evaluate faithfulness --model bert-cls2 --data data.jsonl --shares 2 --quiet", "shares");
+}
+
+#[test]
+fn turned_labels_are_found_better_than_by_chance() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    let good = ["the food was good", "I loved the movie", "good good good", "so good to us"];
+    let bad = ["the food was bad", "the staff was bad", "bad bad bad", "so bad to us"];
+    let line = |i: usize| {
+        let words = if i % 2 == 0 { good } else { bad };
+        let text = format!("{} {}", words[i / 2 % 4], words[i / 8 % 4]);
+        serde_json::json!({ "id": i.to_string(), "text": text, "label": i % 2 }).to_string() + "\n"
+    };
+    bench.write("data.jsonl", (0..60).map(line).collect::<String>());
+    let command = "evaluate label-noise --model bert-cls2 --data data.jsonl --share 0.1 --projection-dim 64 --quiet";
+    let rows = lines(&bench.ok(command));
+    let auc = |signal: &str| rows.iter().find(|row| row["signal"] == signal).unwrap()["auc"].as_f64().unwrap();
+    assert!(rows.iter().all(|row| row["turned"] == 6 && row["records"] == 60), "{rows:?}");
+    for signal in ["combined", "text", "loss", "gradient-length"] {
+        assert!(auc(signal) > 0.9, "{signal}: {rows:?}");
+    }
+    assert!((0.1..0.9).contains(&auc("random")), "{rows:?}");
+    bench.fails("evaluate label-noise --model bert-cls2 --data data.jsonl --share 0 --quiet", "--share");
+}

@@ -1,0 +1,6 @@
+//! Tests of `wherefore::evaluate`.
+
+mod command;
+mod faithfulness;
+mod lds;
+mod words;

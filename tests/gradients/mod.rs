@@ -1,0 +1,4 @@
+//! Tests of projected gradients of the whole model, and of the rules over them.
+
+mod command;
+mod projected;
