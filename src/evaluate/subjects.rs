@@ -200,6 +200,7 @@ pub(super) fn say(
             words: &asked.words,
             objectives: vec![objective(model, asked.target)],
             logits,
+            reads: None,
         })
         .collect();
     let going = |_| !interrupt::asked();

@@ -75,7 +75,7 @@ fn turned_labels_are_found_better_than_by_chance() {
     let good = ["the food was good", "I loved the movie", "good good good", "so good to us"];
     let bad = ["the food was bad", "the staff was bad", "bad bad bad", "so bad to us"];
     let line = |i: usize| {
-        let words = if i % 2 == 0 { good } else { bad };
+        let words = if i.is_multiple_of(2) { good } else { bad };
         let text = format!("{} {}", words[i / 2 % 4], words[i / 8 % 4]);
         serde_json::json!({ "id": i.to_string(), "text": text, "label": i % 2 }).to_string() + "\n"
     };

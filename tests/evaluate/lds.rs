@@ -44,7 +44,7 @@ fn a_subsets_margins_are_those_of_a_head_trained_on_it() {
 
     let text = std::fs::read_to_string(bench.path("training.jsonl")).unwrap();
     let of_subset = text.lines().zip(&outcomes.members[2]).filter(|(_, member)| **member);
-    bench.write("subset.jsonl", of_subset.map(|(line, _)| format!("{line}\n")).collect::<String>());
+    bench.write("subset.jsonl", of_subset.map(|(line, _)| line.to_owned() + "\n").collect::<String>());
     bench.ok("train --model bert-cls2 --data subset.jsonl --head-only --penalty 0.01 --out head --quiet");
     for (number, answer) in lines(&bench.ok("predict --model head --data queries.jsonl --quiet")).iter().enumerate() {
         let z: Vec<f64> = answer["logits"].as_array().unwrap().iter().map(|z| z.as_f64().unwrap()).collect();
