@@ -158,7 +158,9 @@ impl Runner<'_> {
             packed.positions.extend_from_slice(positions);
             packed.cu_seqlens.push(packed.ids.len() as u32);
         }
-        let reads = batch.iter().filter_map(|&i| self.subjects[round[i].subject].reads.clone()).collect();
+        // Texts that are only run, without tokens of theirs, are no subjects.
+        let reads_of = |&i: &usize| self.subjects.get(round[i].subject)?.reads.clone();
+        let reads = batch.iter().filter_map(reads_of).collect();
         Probes { batch: packed, path: self.path(round, batch), ask: self.ask(round, batch), reads }
     }
 

@@ -264,7 +264,7 @@ fn doctor_finds_nothing_wrong_here() {
     let report: Value =
         serde_json::from_str(&bench.ok(&format!("doctor --model {model} --data data.jsonl"))).expect("it is JSON");
     assert!(report["operations"].as_array().is_some_and(|checks| checks.len() > 10));
-    assert_eq!(report["model"].as_array().map(Vec::len), Some(5));
+    assert_eq!(report["model"].as_array().map(Vec::len), Some(6));
 }
 
 #[test]
