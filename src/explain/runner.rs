@@ -205,7 +205,7 @@ impl Runner<'_> {
     fn unpack(&self, round: &[Asked], batch: &[usize], found: &Answers, answers: &mut [Answer]) {
         let lengths: Vec<usize> = batch.iter().map(|&i| round[i].probe.sequence.ids.len()).collect();
         let tokens: usize = lengths.iter().sum();
-        let rows = |i: usize| self.subjects[round[i].subject].rows();
+        let rows = |i: usize| self.subjects.get(round[i].subject).map_or(1, Subject::rows);
         let classes = found.outputs.logits.len() / batch.iter().map(|&i| rows(i)).sum::<usize>().max(1);
         let width = match round[batch[0]].probe.want {
             Want::Gradient(Fold::Whole) => self.network.embedding_width(),
