@@ -173,15 +173,15 @@ pub struct ContextSelection {
     pub sentences: Vec<ContextSentence>,
 }
 
+/// An [`AnswerSpan`] in Parquet.
+fn span_kind() -> Kind {
+    Kind::fields([("text", Kind::Text), ("start", Kind::Integer), ("end", Kind::Integer), ("score", Kind::Number)])
+}
+
 impl ContextSelection {
     /// The Parquet columns.
     pub fn columns() -> Vec<(String, Kind)> {
-        let span = Kind::fields([
-            ("text", Kind::Text),
-            ("start", Kind::Integer),
-            ("end", Kind::Integer),
-            ("score", Kind::Number),
-        ]);
+        let span = span_kind();
         let sentence = Kind::fields([
             ("start", Kind::Integer),
             ("end", Kind::Integer),
@@ -225,12 +225,7 @@ impl Render for ContextSelection {
 impl SpanPrediction {
     /// The Parquet columns.
     pub fn columns() -> Vec<(String, Kind)> {
-        let span = Kind::fields([
-            ("text", Kind::Text),
-            ("start", Kind::Integer),
-            ("end", Kind::Integer),
-            ("score", Kind::Number),
-        ]);
+        let span = span_kind();
         columns([
             ("id", Kind::Text),
             ("index", Kind::Integer),
