@@ -16,6 +16,7 @@ use super::form::{Form, Measure, RowNorm};
 use super::pair::gradient_norm;
 use super::query::{Query, Weight};
 use super::source::FactorSet;
+use super::term::weight_of;
 use crate::backend::cpu::dot;
 use crate::backend::cpu::simd::{Isa, Kernel, LANES, Vector};
 
@@ -121,14 +122,35 @@ impl Radii {
 
     /// The least and greatest dot products with a query of norm `query`, from their `products` with the rows.
     pub(super) fn products(&self, query: f32, products: &[f32], low: &mut [f32], high: &mut [f32]) {
-        let query = query * (1.0 + 2.0 * self.gamma) + TINY_LENGTH as f32;
-        Isa::best().run(AroundProducts { query, radii: self, products, low, high });
+        Isa::best().run(AroundProducts { query: self.length(query), radii: self, products, low, high });
+    }
+
+    /// Adds the interval of each row's term of a query, from the rows' `deltas [K, rows]`.
+    pub(super) fn add_terms(&self, term: &Side<'_>, products: &[f32], least: &mut [f32], most: &mut [f32]) {
+        let Side { length, weight, bias, deltas } = *term;
+        let query = self.length(length);
+        Isa::best().run(AddTerms { query, radii: self, products, deltas, weight, bias, least, most });
+    }
+
+    /// At least a query's length, from its rounded `norm`.
+    fn length(&self, norm: f32) -> f32 {
+        norm * (1.0 + 2.0 * self.gamma) + TINY_LENGTH as f32
     }
 
     /// The least and greatest scores `−‖q − x‖`.
     pub(super) fn distances(&self, query: f32, products: &[f32], low: &mut [f32], high: &mut [f32]) {
         Isa::best().run(AroundDistances { query, radii: self, products, low, high });
     }
+}
+
+/// What a term takes from its query, and from the rows beside their products.
+pub(super) struct Side<'t> {
+    /// `‖h_q‖`
+    pub(super) length: f32,
+    pub(super) weight: &'t Weight,
+    pub(super) bias: f32,
+    /// `[K, rows]`
+    pub(super) deltas: &'t [f32],
 }
 
 /// `product ∓ ε`
@@ -197,22 +219,31 @@ fn around<V: Vector>(value: V, epsilon: V) -> (V, V) {
     (value.sub(epsilon), value.add(epsilon))
 }
 
-/// `least += min(one, other)` and `most += max(one, other)`: a weight below zero turns an interval around. Where an end is no number, neither is a
-/// sum.
-pub(super) struct AddInterval<'t> {
-    pub(super) least: &'t mut [f32],
-    pub(super) most: &'t mut [f32],
-    pub(super) one: &'t [f32],
-    pub(super) other: &'t [f32],
+/// The interval of one term, `weight · (product ∓ ε + bias)`, added to what there is: both ends go through the operations of the score itself. A weight
+/// below zero turns an interval around. Where an end is no number, neither is a sum.
+struct AddTerms<'t> {
+    query: f32,
+    radii: &'t Radii,
+    products: &'t [f32],
+    deltas: &'t [f32],
+    weight: &'t Weight,
+    bias: f32,
+    least: &'t mut [f32],
+    most: &'t mut [f32],
 }
 
-impl Kernel for AddInterval<'_> {
+impl Kernel for AddTerms<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        for at in vectors(self.one.len()) {
-            let (one, other): (V, V) = (at.load(self.one), at.load(self.other));
+        let (query, tiny) = (V::splat(self.query * (1.0 + SPARE)), V::splat(self.radii.tiny));
+        let (bias, rows) = (V::splat(self.bias), self.products.len());
+        for at in vectors(rows) {
+            let epsilon = query.fma(at.load(&self.radii.rows), tiny);
+            let (low, high) = around(at.load(self.products), epsilon);
+            let weight = weight_of::<V>(self.weight, self.deltas, rows, at.start);
+            let (one, other) = (weight.mul(low.add(bias)), weight.mul(high.add(bias)));
             let least = V::select_lt(other, one, other, one).add(at.load(self.least));
             let most = V::select_lt(other, one, one, other).add(at.load(self.most));
             at.store(least, self.least);

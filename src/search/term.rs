@@ -39,7 +39,7 @@ impl Kernel for AddTerm<'_> {
 
 /// The weights of the (up to sixteen) rows from `start` on.
 #[inline(always)]
-fn weight_of<V: Vector>(weight: &Weight, deltas: &[f32], rows: usize, start: usize) -> V {
+pub(super) fn weight_of<V: Vector>(weight: &Weight, deltas: &[f32], rows: usize, start: usize) -> V {
     match weight {
         Weight::One => V::splat(1.0),
         Weight::Class(k) => deltas_of(&deltas[k * rows + start..(k + 1) * rows]),

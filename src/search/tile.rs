@@ -1,6 +1,6 @@
 //! Many pairs together: some consecutive records of a shard against a block of queries, with the bits of [`super::score`].
 
-use super::bounds::{AddInterval, Radii, Widen};
+use super::bounds::{Radii, Side, Widen};
 use super::certified::Basis;
 use super::finish::Finish;
 use super::form::{Deltas, Form, Measure, Pass, Prepared, RowNorm};
@@ -294,19 +294,12 @@ impl<'a> RowTile<'a> {
         let (pass, rows) = (&queries.passes[number], self.rows);
         let set = &mut self.sets[self.form.passes[number].set];
         set.products(&mut self.products, pass, asked.clone());
-        let (mut low, mut high) = (vec![0.0; rows], vec![0.0; rows]);
-        let mut terms = [vec![0.0; rows], vec![0.0; rows]];
         for (q, query) in asked.enumerate() {
             let place = q * rows..(q + 1) * rows;
-            self.radii.products(pass.lengths[query], &self.products[place.clone()], &mut low, &mut high);
-            for (sums, products) in terms.iter_mut().zip([&low, &high]) {
-                sums.fill(0.0);
-                let (deltas, weight, bias) = (&set.deltas[..], &pass.weights[query], pass.biases[query]);
-                Isa::best().run(AddTerm { sums, products, deltas, weight, bias, rate: 1.0 });
-            }
-            let [one, other] = &terms;
-            let (least, most) = (&mut self.scores[place.clone()], &mut self.most[place]);
-            Isa::best().run(AddInterval { least, most, one, other });
+            let (length, weight, bias) = (pass.lengths[query], &pass.weights[query], pass.biases[query]);
+            let side = Side { length, weight, bias, deltas: &set.deltas };
+            let (least, most) = (&mut self.scores[place.clone()], &mut self.most[place.clone()]);
+            self.radii.add_terms(&side, &self.products[place], least, most);
         }
     }
 
