@@ -57,7 +57,10 @@ impl Output {
         let rate = |n: u64| HumanCount((n as f64 / seconds).round() as u64);
         let Summary { records, skipped, tokens, truncated, repeated, .. } = *summary;
         let mut line = format!("{verb} {} records in {seconds:.1} s", HumanCount(records));
-        let _ = write!(line, " ({}/s, {} tokens/s)", rate(records), rate(tokens));
+        let _ = match tokens {
+            0 => write!(line, " ({}/s)", rate(records)),
+            _ => write!(line, " ({}/s, {} tokens/s)", rate(records), rate(tokens)),
+        };
         if truncated > 0 {
             let _ = write!(line, ", {} cut to the maximum length", HumanCount(truncated));
         }
