@@ -66,7 +66,7 @@ impl Default for IndexOptions {
 /// [`IndexOptions::resume`] goes on after them; the bytes of the store depend on the model, the data and the options alone.
 ///
 /// # Errors
-/// As [`stream`], and where a checkpoint does not belong to the model, or the folder holds a store already.
+/// As [`super::stream`], and where a checkpoint does not belong to the model, or the folder holds a store already.
 pub fn index(
     model: &Model,
     mut dataset: Dataset,

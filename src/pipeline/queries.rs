@@ -116,7 +116,7 @@ impl SearchJob<'_> {
     /// Asks about every record of `dataset`; results go to `sink` in input order.
     ///
     /// # Errors
-    /// As [`stream`]; and where model, checkpoints, store and rule do not belong together.
+    /// As [`super::stream`]; and where model, checkpoints, store and rule do not belong together.
     pub fn run(
         &self,
         dataset: Dataset,
