@@ -19,7 +19,7 @@ pub(crate) struct Common {
     /// Where to compute: auto, cpu, cuda, cuda:N, or GPUs together: cuda:0,1 or cuda:all
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: Device,
-    /// Arithmetic: auto, f32, bf16x3, f16 or bf16 (the CPU has f32)
+    /// Arithmetic: auto, f32, bf16x3, f16 or bf16 (the CPU has f32 and bf16)
     #[arg(long, global = true, default_value = "auto", value_name = "PRECISION")]
     pub(crate) precision: Precision,
     /// Tokens in one packed batch [default: what suits the device]
