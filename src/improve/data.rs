@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::plan::Columns;
@@ -119,6 +120,17 @@ pub(super) fn value(label: &Label) -> Value {
         Label::Many(labels) => labels.iter().map(value).collect(),
         Label::Answers(_) => Value::Null, // no classifier is trained on these
     }
+}
+
+/// The records that an earlier run wrote, a JSON object a line; a step that found nothing to do left an empty file.
+pub(super) fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    let mut records = Vec::new();
+    each_object(&[path.to_string_lossy().into_owned()], &mut |place, object| {
+        let record = serde_json::from_value(Value::Object(object));
+        records.push(record.map_err(|error| place.error(error.to_string()))?);
+        Ok(())
+    })?;
+    Ok(records)
 }
 
 /// Labels by id and by index, from files of `{"id" or "index", "label"}`, the later ones first believed.

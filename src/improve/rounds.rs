@@ -158,7 +158,8 @@ impl<'a> Loop<'a> {
     /// A round that is finished.
     fn take_up(&mut self, at: &Path) -> Result<()> {
         let record: RoundRecord = folder::read(&at.join(ROUND))?;
-        for asked in read_asked(&at.join(ASK))?.into_iter().filter(|asked| asked.kind == SUSPECT) {
+        let all: Vec<AskedRecord> = data::read_lines(&at.join(ASK))?;
+        for asked in all.into_iter().filter(|asked| asked.kind == SUSPECT) {
             self.asked.insert(asked.id);
         }
         if record.accepted {
@@ -282,7 +283,7 @@ impl<'a> Loop<'a> {
     fn ask(&self, at: &Path, evidence: &Evidence<'_>, items: &[Item], pool: &[Record]) -> Result<Vec<AskedRecord>> {
         let path = at.join(ASK);
         if path.exists() {
-            return read_asked(&path);
+            return data::read_lines(&path);
         }
         let again = (self.rounds.recheck.clamp(0.0, 1.0) * self.rounds.budget as f64).round() as usize;
         let mut asked = if again > 0 { self.suspects(evidence, items, again)? } else { Vec::new() };
@@ -366,14 +367,4 @@ const SUSPECT: &str = "suspect";
 fn without_weights(records: &[Record]) -> Vec<Item> {
     let item = |record: &Record| Item { record: record.clone(), weight: 1.0, dropped: false, origin: None };
     records.iter().map(item).collect()
-}
-
-fn read_asked(path: &Path) -> Result<Vec<AskedRecord>> {
-    let mut asked = Vec::new();
-    crate::dataset::each_object(&[file(path)], &mut |place, object| {
-        let record = serde_json::from_value(serde_json::Value::Object(object));
-        asked.push(record.map_err(|error| place.error(error.to_string()))?);
-        Ok(())
-    })?;
-    Ok(asked)
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::apply::Work;
 use super::compare::{self, watched};
 use super::data::{self, Item};
-use super::evidence::{Evidence, Made, file};
+use super::evidence::{Evidence, Made};
 use super::folder;
 use super::plan::{Arm, Columns, Plan};
 use super::trial::{DYNAMICS, MODEL, Machine, Trial, TrialResult, Trials};
@@ -82,7 +82,7 @@ fn change(
     let (data_at, changes_at) = (at.join("data.jsonl"), at.join("changes.jsonl"));
     // The data are written last.
     if data_at.exists() {
-        return read_changes(&changes_at);
+        return data::read_lines(&changes_at);
     }
     std::fs::create_dir_all(at).map_err(Error::io(at))?;
     let (items, changes) = worked(plan, arm, evidence, classes)?;
@@ -107,17 +107,6 @@ fn worked(
         return Err(Error::usage(format!("arm {}: its steps leave no training data", arm.name)));
     }
     Ok((work.items, work.changes))
-}
-
-fn read_changes(path: &Path) -> Result<Vec<ChangeRecord>> {
-    let mut changes = Vec::new();
-    // A plan that finds nothing to do leaves an empty file.
-    crate::dataset::each_object(&[file(path)], &mut |place, object| {
-        let change = serde_json::from_value(serde_json::Value::Object(object));
-        changes.push(change.map_err(|error| place.error(error.to_string()))?);
-        Ok(())
-    })?;
-    Ok(changes)
 }
 
 fn write(out: &Path, comparison: &Comparison) -> Result<()> {
