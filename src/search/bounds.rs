@@ -1,14 +1,15 @@
 //! What a score can be, from a product computed faster than the score's own, or on a copy of the record's features.
 //!
 //! With x̂ for x, the dot product of a score lies within `ε = ‖q‖ (r + γ(‖x‖ + r))` of [`panel_products`]' of q and x̂, for r ≥ ‖x − x̂‖ and γ the bounds
-//! of both products' own roundings together (Cauchy-Schwarz; Higham, *Accuracy and Stability*, §3.1). A distance lies within r of
-//! `√(‖q‖² + ‖x̂‖² − 2 q·x̂)`, which the same γ bounds. All that follows in a score (adding s, a weight, sums of terms, the divisor) is f32 operations that
+//! of both products' own roundings together (Cauchy-Schwarz; Higham, *Accuracy and Stability*, §3.1). With q̂ for q as well ([`halved_products`]), within
+//! `ε + ‖q − q̂‖ (1 + γ)(‖x‖ + r)`. A distance lies within r of `√(‖q‖² + ‖x̂‖² − 2 q·x̂)`, which the same γ bounds. All that follows in a score (adding s, a weight, sums of terms, the divisor) is f32 operations that
 //! are monotone, rounding included: the same operations on both ends of the interval give an interval that holds the score itself, to the bit.
 //!
 //! Where the features themselves were rounded to be stored, x is what they were before: the score by them is bounded from the stored ones in the
 //! same way, and the norm that divides it is an interval too, of ±r around the stored one.
 //!
 //! [`panel_products`]: crate::backend::cpu::panel_products
+//! [`halved_products`]: crate::backend::cpu::halved_products
 
 #![allow(clippy::inline_always)] // what runs on vectors must be inlined where the instruction set is switched on
 
@@ -44,6 +45,8 @@ pub(super) fn tells_of_rounding(form: &Form<'_>, queries: &[Query]) -> bool {
 pub(super) struct Radii {
     /// By row: ε over ‖q‖ (of distances, without r).
     rows: Vec<f32>,
+    /// By row, where queries are rounded: what ε grows by, over ‖q − q̂‖.
+    reaches: Vec<f32>,
     /// By row, of distances: `‖x̂‖²` and r.
     squares: Vec<f32>,
     residuals: Vec<f32>,
@@ -55,7 +58,8 @@ pub(super) struct Radii {
 }
 
 impl Radii {
-    /// For rows `features [rows, E]` of these `norms`; where they are copies, each within its own of `residuals` of what it stands for.
+    /// For rows `features [rows, E]` of these `norms`; where they are copies, each within its own of `residuals` of what it stands for; where they are
+    /// `halved` on their way into a product, within that of themselves.
     pub(super) fn load(
         &mut self,
         measure: Measure,
@@ -63,18 +67,23 @@ impl Radii {
         width: usize,
         norms: &[f32],
         residuals: Option<&[f32]>,
+        halved: Option<&[f32]>,
     ) {
         // The panel's chain, and the lane sums and tree of a score's own product.
         let gamma = 1.01 * (width + width.div_ceil(LANES) + 16) as f64 * U;
         (self.gamma, self.tiny) = (gamma as f32, (width + 16) as f32 * 1e-37);
-        self.rows.clear();
-        self.squares.clear();
-        self.residuals.clear();
+        for buffer in [&mut self.rows, &mut self.reaches, &mut self.squares, &mut self.residuals] {
+            buffer.clear();
+        }
         self.norms.iter_mut().for_each(Vec::clear);
         for (row, &norm) in norms.iter().enumerate() {
-            let residual = residuals.map_or(0.0, |residuals| residuals[row]);
-            let (r, length) = (f64::from(residual), f64::from(norm) * (1.0 + gamma) + TINY_LENGTH);
-            let rounding = gamma * (length + r);
+            let of = |residuals: Option<&[f32]>| residuals.map_or(0.0, |residuals| f64::from(residuals[row]));
+            let (r, on_the_way) = (of(residuals), of(halved));
+            let reach = f64::from(norm) * (1.0 + gamma) + TINY_LENGTH + r + on_the_way;
+            let rounding = on_the_way + gamma * reach;
+            if halved.is_some() {
+                self.reaches.push(up((1.0 + gamma) * reach));
+            }
             if measure == Measure::Product {
                 self.rows.push(up(r + rounding));
                 continue;
@@ -120,33 +129,47 @@ impl Radii {
         !least.is_empty()
     }
 
-    /// The least and greatest dot products with a query of norm `query`, from their `products` with the rows.
-    pub(super) fn products(&self, query: f32, products: &[f32], low: &mut [f32], high: &mut [f32]) {
-        Isa::best().run(AroundProducts { query: self.length(query), radii: self, products, low, high });
+    /// The least and greatest dot products with a query, from their `products` with the rows.
+    pub(super) fn products(&self, query: Length, products: &[f32], low: &mut [f32], high: &mut [f32]) {
+        Isa::best().run(AroundProducts { query: self.at_least(query), radii: self, products, low, high });
     }
 
     /// Adds the interval of each row's term of a query, from the rows' `deltas [K, rows]`.
     pub(super) fn add_terms(&self, term: &Side<'_>, products: &[f32], least: &mut [f32], most: &mut [f32]) {
         let Side { length, weight, bias, deltas } = *term;
-        let query = self.length(length);
+        let query = self.at_least(length);
         Isa::best().run(AddTerms { query, radii: self, products, deltas, weight, bias, least, most });
     }
 
-    /// At least a query's length, from its rounded `norm`.
-    fn length(&self, norm: f32) -> f32 {
-        norm * (1.0 + 2.0 * self.gamma) + TINY_LENGTH as f32
+    /// At least a query's length, from its rounded norm.
+    fn at_least(&self, query: Length) -> Length {
+        Length { norm: up(f64::from(query.norm) * (1.0 + f64::from(self.gamma)) + TINY_LENGTH), ..query }
+    }
+
+    /// How far products with some rows are off.
+    #[inline(always)]
+    fn epsilon<V: Vector>(&self, query: Length, times: f32, at: At) -> V {
+        let more = |residual: f32| V::splat(times * residual * (1.0 + SPARE));
+        let epsilon = more(query.norm).fma(at.load(&self.rows), V::splat(self.tiny));
+        if self.reaches.is_empty() { epsilon } else { more(query.residual).fma(at.load(&self.reaches), epsilon) }
     }
 
     /// The least and greatest scores `−‖q − x‖`.
-    pub(super) fn distances(&self, query: f32, products: &[f32], low: &mut [f32], high: &mut [f32]) {
+    pub(super) fn distances(&self, query: Length, products: &[f32], low: &mut [f32], high: &mut [f32]) {
         Isa::best().run(AroundDistances { query, radii: self, products, low, high });
     }
 }
 
+/// How long a query is, `‖h_q‖`, and at least how far it was rounded on its way into a product.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Length {
+    pub(super) norm: f32,
+    pub(super) residual: f32,
+}
+
 /// What a term takes from its query, and from the rows beside their products.
 pub(super) struct Side<'t> {
-    /// `‖h_q‖`
-    pub(super) length: f32,
+    pub(super) length: Length,
     pub(super) weight: &'t Weight,
     pub(super) bias: f32,
     /// `[K, rows]`
@@ -155,7 +178,7 @@ pub(super) struct Side<'t> {
 
 /// `product ∓ ε`
 struct AroundProducts<'t> {
-    query: f32,
+    query: Length,
     radii: &'t Radii,
     products: &'t [f32],
     low: &'t mut [f32],
@@ -167,11 +190,8 @@ impl Kernel for AroundProducts<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let (query, tiny) = (V::splat(self.query * (1.0 + SPARE)), V::splat(self.radii.tiny));
         for at in vectors(self.products.len()) {
-            let product: V = at.load(self.products);
-            let epsilon = query.fma(at.load(&self.radii.rows), tiny);
-            let (low, high) = around(product, epsilon);
+            let (low, high) = around::<V>(at.load(self.products), self.radii.epsilon(self.query, 1.0, at));
             at.store(low, self.low);
             at.store(high, self.high);
         }
@@ -180,7 +200,7 @@ impl Kernel for AroundProducts<'_> {
 
 /// `−√(‖q‖² + ‖x̂‖² − 2 product ± …) ∓ r`
 struct AroundDistances<'t> {
-    query: f32,
+    query: Length,
     radii: &'t Radii,
     products: &'t [f32],
     low: &'t mut [f32],
@@ -192,14 +212,13 @@ impl Kernel for AroundDistances<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Radii { rows, squares, residuals, gamma, tiny, .. } = self.radii;
-        let (query, square) = (V::splat(2.0 * self.query * (1.0 + SPARE)), V::splat(self.query * self.query));
-        let (relative, tiny) = (V::splat(5.0 * gamma), V::splat(*tiny));
+        let Radii { squares, residuals, gamma, .. } = self.radii;
+        let (square, relative) = (V::splat(self.query.norm * self.query.norm), V::splat(5.0 * gamma));
         let (shorter, longer) = (V::splat(1.0 - gamma - SPARE), V::splat(1.0 + gamma + SPARE));
         for at in vectors(self.products.len()) {
             let squares = square.add(at.load(squares));
             let distance = V::splat(-2.0).fma(at.load(self.products), squares);
-            let epsilon = relative.fma(squares, query.fma(at.load(rows), tiny));
+            let epsilon = relative.fma(squares, self.radii.epsilon(self.query, 2.0, at));
             let (least, most) = around(distance, epsilon);
             let residual: V = at.load(residuals);
             // The first operand of a maximum is what a NaN in the second gets past.
@@ -222,7 +241,7 @@ fn around<V: Vector>(value: V, epsilon: V) -> (V, V) {
 /// The interval of one term, `weight · (product ∓ ε + bias)`, added to what there is: both ends go through the operations of the score itself. A weight
 /// below zero turns an interval around. Where an end is no number, neither is a sum.
 struct AddTerms<'t> {
-    query: f32,
+    query: Length,
     radii: &'t Radii,
     products: &'t [f32],
     deltas: &'t [f32],
@@ -237,11 +256,9 @@ impl Kernel for AddTerms<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let (query, tiny) = (V::splat(self.query * (1.0 + SPARE)), V::splat(self.radii.tiny));
         let (bias, rows) = (V::splat(self.bias), self.products.len());
         for at in vectors(rows) {
-            let epsilon = query.fma(at.load(&self.radii.rows), tiny);
-            let (low, high) = around(at.load(self.products), epsilon);
+            let (low, high) = around::<V>(at.load(self.products), self.radii.epsilon(self.query, 1.0, at));
             let weight = weight_of::<V>(self.weight, self.deltas, rows, at.start);
             let (one, other) = (weight.mul(low.add(bias)), weight.mul(high.add(bias)));
             let least = V::select_lt(other, one, other, one).add(at.load(self.least));

@@ -15,7 +15,6 @@ use rayon::prelude::*;
 use super::bounds::{applies, tells_of_rounding};
 use super::certificate::{Bounded, Certainty, Certificate};
 use super::form::Form;
-use super::pack;
 use super::pair::score_prepared;
 use super::query::Query;
 use super::scan::{Progress, Sink, scan};
@@ -23,6 +22,7 @@ use super::shape::Shape;
 use super::source::Source;
 use super::tile::{PANEL_QUERIES, Purpose, Span};
 use super::topk::{Hit, Hits, TwoEnded};
+use super::{Bounds, pack};
 use crate::backend::cpu::simd::{Isa, Kernel, Vector};
 use crate::error::Result;
 
@@ -57,6 +57,15 @@ impl Basis {
         }
     }
 
+    /// What queries are packed for, one after another while candidates are too many: where bounds tell what is certain, wider ones would tell less.
+    pub(super) fn attempts(self, bounds: Bounds) -> &'static [Purpose] {
+        match (bounds, self) {
+            (Bounds::Unused, _) => &[],
+            (Bounds::Single, _) | (_, Self::Rounded) => &[Purpose::Bounds],
+            (Bounds::Half, _) => &[Purpose::WideBounds, Purpose::Bounds],
+        }
+    }
+
     /// How many pairs must be looked at for each candidate held, beyond those that every search begins with.
     fn pairs_a_candidate(self) -> usize {
         match self {
@@ -84,10 +93,13 @@ pub(super) fn search<S: Source + ?Sized>(
     shape: Shape,
     queries: &[Query],
     k: usize,
-    basis: Basis,
+    (basis, purpose): (Basis, Purpose),
     progress: &Progress<'_>,
 ) -> Result<Option<Vec<Hits>>> {
-    let packed = pack(form, queries, shape, Purpose::Bounds);
+    let packed = pack(form, queries, shape, purpose);
+    if purpose == Purpose::WideBounds && packed.halved().is_none() {
+        return Ok(None);
+    }
     let limits = Limits {
         held: progress.options.memory / size_of::<Candidate>() / rayon::current_num_threads() / 2,
         begun_with: queries.len() * 2 * prune_at(k, 0),

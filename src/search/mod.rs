@@ -8,8 +8,8 @@
 //! **Same bits**: a pair's score is [`score`], f32 operations of a stated order. It doesn't depend on which records or queries are scored
 //! with it, on the shards' cuts, on threads, or on the machine's vector width; ties go to the lower index.
 //!
-//! **Certified scans**: many queries are multiplied with the records as one matrix product, in an order of sums that is faster than a score's own; the
-//! scan keeps what may belong to either end by proven bounds, and computes those scores alone: the same results, to the bit. Where a source has a
+//! **Certified scans**: many queries are multiplied with the records as one matrix product, in an order of sums that is faster than a score's own, and of
+//! numbers rounded to bf16 where the machine multiplies those; the scan keeps what may belong to either end by proven bounds, and computes those scores alone: the same results, to the bit. Where a source has a
 //! copy of its features in fewer bits ([`Source::scan`]), the scan reads that in their place. Where the features themselves were rounded to be
 //! stored ([`Source::residuals`]), [`Hits::certificate`] tells how many of the hits are certain by the features as they were.
 //!
@@ -110,13 +110,32 @@ pub struct Options<'a> {
     pub devices: &'a [&'a Gpu],
     /// Where full rankings spill what does not fit into memory; by default the system's folder for temporary files.
     pub temporary: Option<&'a Path>,
-    /// Compute every score from the features, and no bounds.
-    pub uncertified: bool,
+    /// What bounds on scores may be computed from.
+    pub bounds: Bounds,
+}
+
+/// What bounds on scores are computed from, for most records to be left out by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bounds {
+    /// Products of numbers rounded to bf16, where the machine is faster with those; where they leave out too little, as [`Bounds::Single`].
+    #[default]
+    Half,
+    /// Products in f32.
+    Single,
+    /// There are none: every score is computed.
+    Unused,
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { memory: 1 << 30, tile_rows: None, progress: None, devices: &[], temporary: None, uncertified: false }
+        Self {
+            memory: 1 << 30,
+            tile_rows: None,
+            progress: None,
+            devices: &[],
+            temporary: None,
+            bounds: Bounds::default(),
+        }
     }
 }
 
@@ -143,16 +162,17 @@ pub fn search<S: Source + ?Sized>(
         return Ok(on_devices.run(queries)?.into_iter().flatten().map(|all| all.hits).collect());
     }
     let workers = rayon::current_num_threads();
-    let basis = Basis::of(source, form, shape, k, queries).filter(|_| !options.uncertified);
+    let basis = Basis::of(source, form, shape, k, queries).filter(|_| options.bounds != Bounds::Unused);
     let candidates = basis.map_or(0, |_| certified::query_bytes(k));
     let batch = batch_size(options.memory, workers * TwoEnded::bytes(k) + query_bytes(form, shape) + candidates);
     let progress = Progress::new(options, shape.rows, queries.len().div_ceil(batch));
     let mut hits = Vec::with_capacity(queries.len());
-    for queries in queries.chunks(batch) {
-        let bounded = basis.map(|basis| certified::search(source, form, shape, queries, k, basis, &progress));
-        if let Some(found) = bounded.transpose()?.flatten() {
-            hits.extend(found);
-            continue;
+    'batches: for queries in queries.chunks(batch) {
+        for attempt in basis.iter().flat_map(|&basis| basis.attempts(options.bounds).iter().map(move |&p| (basis, p))) {
+            if let Some(found) = certified::search(source, form, shape, queries, k, attempt, &progress)? {
+                hits.extend(found);
+                continue 'batches;
+            }
         }
         let packed = pack(form, queries, shape, Purpose::Scores);
         let collectors = scan(source, form, shape, &packed, &progress, || Collectors::new(packed.len(), k))?;

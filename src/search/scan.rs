@@ -13,7 +13,7 @@ use super::form::Form;
 use super::shape::Shape;
 use super::source::Source;
 use super::tile::{PackedQueries, RowTile, Span};
-use crate::backend::cpu::Panels;
+use crate::backend::cpu::{HalvedRows, Panels};
 use crate::error::{Error, Result};
 use crate::factors::{FactorRows, Floats};
 
@@ -34,6 +34,7 @@ const DECODED_BYTES: usize = 24 * 1024;
 
 /// Records bounded together: what is computed for a tile beside its products is little to a panel of queries.
 const BOUNDED_ROWS: usize = 168;
+const HALVED_ROWS: usize = 5 * HalvedRows::STEP;
 /// Queries that records are bounded for together: whole panels.
 const BOUNDED_QUERIES: usize = 2 * Panels::QUERIES;
 
@@ -103,6 +104,7 @@ pub(super) fn scan<S: Source + ?Sized, K: Sink>(
     let chunks = chunks(source);
     let few = queries.len() <= FEW_QUERIES;
     let tile_rows = match K::BOUNDS {
+        true if queries.halved().is_some() => HALVED_ROWS,
         true => BOUNDED_ROWS,
         false if few && is_rounded(source, form) => fitting(DECODED_BYTES, shape.width, 16, STREAMED_ROWS),
         false if few => STREAMED_ROWS,
@@ -176,7 +178,7 @@ struct Work<'a, S: ?Sized> {
 
 impl<S: Source + ?Sized> Work<'_, S> {
     fn run<K: Sink>(&self, mut sink: K) -> Result<K> {
-        let mut tile = RowTile::new(self.form, self.width, self.few);
+        let mut tile = RowTile::new(self.form, self.width, self.few, self.queries);
         while let Some(chunk) = self.next_chunk() {
             let done = self.chunk(chunk, &mut tile, &mut sink).and_then(|()| self.progress.advance(chunk.rows));
             if let Err(error) = done {

@@ -1,6 +1,6 @@
 //! Many pairs together: some consecutive records of a shard against a block of queries, with the bits of [`super::score`].
 
-use super::bounds::{Radii, Side, Widen};
+use super::bounds::{Length, Radii, Side, Widen};
 use super::certified::Basis;
 use super::finish::Finish;
 use super::form::{Deltas, Form, Measure, Pass, Prepared, RowNorm};
@@ -12,7 +12,8 @@ use super::topk::Hit;
 use crate::backend::cpu::dot;
 use crate::backend::cpu::simd::Isa;
 use crate::backend::cpu::{
-    Lined, Panels, Stream, Tile, dot_stream, dot_tile, panel_products, squared_distance_stream, squared_distance_tile,
+    HalvedQueries, HalvedRows, Lined, Panels, Stream, Tile, dot_stream, dot_tile, halved_products, panel_products,
+    squared_distance_stream, squared_distance_tile,
 };
 use crate::error::Result;
 use crate::factors::{FactorRows, Floats, ScanRows};
@@ -31,8 +32,7 @@ struct PackedPass {
     features: Operand,
     biases: Vec<f32>,
     weights: Vec<Weight>,
-    /// `‖h_q‖`
-    lengths: Vec<f32>,
+    lengths: Vec<Length>,
 }
 
 /// What queries are packed for.
@@ -42,6 +42,8 @@ pub(super) enum Purpose {
     Scores,
     /// [`RowTile::bounds`]
     Bounds,
+    /// The same, from rounded numbers where the machine is faster with those.
+    WideBounds,
 }
 
 /// So many queries fill most of a panel.
@@ -53,16 +55,38 @@ enum Operand {
     Lined(Lined),
     /// For speed.
     Panels(Panels),
+    /// For more.
+    Halved(HalvedQueries),
+}
+
+impl Operand {
+    /// For so many queries of `width`.
+    fn new(width: usize, queries: usize, purpose: Purpose) -> Self {
+        let many = purpose != Purpose::Scores && queries >= PANEL_QUERIES;
+        let halved = HalvedQueries::new(width).filter(|_| many && purpose == Purpose::WideBounds);
+        match halved {
+            Some(queries) => Self::Halved(queries),
+            None if many => Self::Panels(Panels::new(width)),
+            None => Self::Lined(Lined::new(width)),
+        }
+    }
+
+    /// One more query; at least how far it was rounded.
+    fn push(&mut self, features: &[f32]) -> f32 {
+        match self {
+            Self::Lined(queries) => queries.push(features),
+            Self::Panels(queries) => queries.push(features),
+            Self::Halved(queries) => return queries.push(features),
+        }
+        0.0
+    }
 }
 
 impl PackedQueries {
     /// Queries that belong to `form`, of features of `width`.
     pub(super) fn new(form: &Form<'_>, queries: Vec<Prepared>, width: usize, purpose: Purpose) -> Self {
         let empty = || PackedPass {
-            features: match purpose {
-                Purpose::Bounds if queries.len() >= PANEL_QUERIES => Operand::Panels(Panels::new(width)),
-                _ => Operand::Lined(Lined::new(width)),
-            },
+            features: Operand::new(width, queries.len(), purpose),
             biases: Vec::new(),
             weights: Vec::new(),
             lengths: Vec::new(),
@@ -73,16 +97,21 @@ impl PackedQueries {
         for query in queries {
             norms.push(query.norm);
             for (pass, term) in passes.iter_mut().zip(query.terms) {
-                match &mut pass.features {
-                    Operand::Lined(queries) => queries.push(&term.features),
-                    Operand::Panels(queries) => queries.push(&term.features),
-                }
-                pass.lengths.push(dot(&term.features, &term.features).sqrt());
+                let residual = pass.features.push(&term.features);
+                pass.lengths.push(Length { norm: dot(&term.features, &term.features).sqrt(), residual });
                 pass.biases.push(term.bias);
                 pass.weights.push(term.weight);
             }
         }
         Self { passes, norms, numbers }
+    }
+
+    /// Where they are rounded: those of the first pass.
+    pub(super) fn halved(&self) -> Option<&HalvedQueries> {
+        match &self.passes.first()?.features {
+            Operand::Halved(queries) => Some(queries),
+            _ => None,
+        }
     }
 
     /// Q.
@@ -100,7 +129,7 @@ pub(super) struct RowTile<'a> {
     sets: Vec<SetTile<'a>>,
     /// `norm_i [rows]`
     norms: Vec<f32>,
-    /// Products of a block's queries with the rows, `[queries, rows]`.
+    /// Products of a block's queries with the rows, `[queries, stride]`.
     products: Vec<f32>,
     /// Their scores, `[queries, rows]`; where the rows are a scan copy's, the least they can be.
     scores: Vec<f32>,
@@ -116,6 +145,8 @@ struct SetTile<'a> {
     decoded: Vec<f32>,
     /// What is wanted after this tile, in the source's own numbers.
     next: &'a [f32],
+    /// The features as rounded queries are multiplied with them.
+    halved: Option<HalvedRows>,
     /// δ transposed, `[K, rows]`, so that a vector holds one class of many records.
     deltas: Vec<f32>,
 }
@@ -149,9 +180,9 @@ impl Span {
 }
 
 impl<'a> RowTile<'a> {
-    /// Room for features of `width`, to be scored against few queries or many.
-    pub(super) fn new(form: &'a Form<'a>, width: usize, few: bool) -> Self {
-        let sets = form.sets.iter().map(|_| SetTile::new(width, few)).collect();
+    /// Room for features of `width`, to be scored against few queries or many of these.
+    pub(super) fn new(form: &'a Form<'a>, width: usize, few: bool, queries: &PackedQueries) -> Self {
+        let sets = form.sets.iter().map(|_| SetTile::new(width, few, queries.halved())).collect();
         Self {
             form,
             place: (0, 0),
@@ -192,7 +223,8 @@ impl<'a> RowTile<'a> {
         let residuals = residuals.map(|residuals| &residuals[rows.clone()]);
         let features = self.sets[0].as_they_are();
         let norms = &factors.feature_norms[rows];
-        self.radii.load(self.form.measure, features, factors.width, norms, residuals);
+        let halved = self.sets[0].halved.as_ref().map(HalvedRows::residuals);
+        self.radii.load(self.form.measure, features, factors.width, norms, residuals, halved);
         if let (Basis::Rounded, Some(residuals)) = (basis, residuals) {
             self.radii.load_norms(self.form, norms, residuals);
         }
@@ -245,14 +277,15 @@ impl<'a> RowTile<'a> {
     /// The least and the greatest that scores of the queries `asked` can be: `[asked, rows]` each.
     pub(super) fn bounds(&mut self, queries: &PackedQueries, asked: Range<usize>) -> (&[f32], &[f32]) {
         let pairs = asked.len() * self.rows;
-        for buffer in [&mut self.scores, &mut self.most, &mut self.products] {
-            buffer.clear();
-            buffer.resize(pairs, 0.0);
-        }
+        self.scores.resize(pairs, 0.0);
+        self.most.resize(pairs, 0.0);
+        self.products.resize(asked.len() * self.stride(), 0.0);
         match (self.form.measure, self.form.deltas) {
             (Measure::Distance, _) => self.bound_products(queries, asked.clone(), Radii::distances),
             (Measure::Product, Deltas::Unread) => self.bound_products(queries, asked.clone(), Radii::products),
             (Measure::Product, _) => {
+                self.scores.fill(0.0);
+                self.most.fill(0.0);
                 for pass in 0..queries.passes.len() {
                     self.bound_pass(queries, pass, asked.clone());
                 }
@@ -273,33 +306,38 @@ impl<'a> RowTile<'a> {
         (&self.scores, &self.most)
     }
 
+    /// From one query's products to the next's.
+    fn stride(&self) -> usize {
+        self.sets[0].halved.as_ref().map_or(self.rows, HalvedRows::stride)
+    }
+
     /// Where nothing but the divisor follows the products: their intervals, by `bound`.
     fn bound_products(
         &mut self,
         queries: &PackedQueries,
         asked: Range<usize>,
-        bound: impl Fn(&Radii, f32, &[f32], &mut [f32], &mut [f32]),
+        bound: impl Fn(&Radii, Length, &[f32], &mut [f32], &mut [f32]),
     ) {
-        let (pass, rows) = (&queries.passes[0], self.rows);
+        let (pass, rows, stride) = (&queries.passes[0], self.rows, self.stride());
         self.sets[0].products(&mut self.products, pass, asked.clone());
         for (q, query) in asked.enumerate() {
             let place = q * rows..(q + 1) * rows;
-            let (least, most) = (&mut self.scores[place.clone()], &mut self.most[place.clone()]);
-            bound(&self.radii, pass.lengths[query], &self.products[place], least, most);
+            let (least, most) = (&mut self.scores[place.clone()], &mut self.most[place]);
+            bound(&self.radii, pass.lengths[query], &self.products[q * stride..][..rows], least, most);
         }
     }
 
     /// Adds the interval of one pass's terms: each end goes through the operations of the score itself.
     fn bound_pass(&mut self, queries: &PackedQueries, number: usize, asked: Range<usize>) {
-        let (pass, rows) = (&queries.passes[number], self.rows);
+        let (pass, rows, stride) = (&queries.passes[number], self.rows, self.stride());
         let set = &mut self.sets[self.form.passes[number].set];
         set.products(&mut self.products, pass, asked.clone());
         for (q, query) in asked.enumerate() {
             let place = q * rows..(q + 1) * rows;
             let (length, weight, bias) = (pass.lengths[query], &pass.weights[query], pass.biases[query]);
             let side = Side { length, weight, bias, deltas: &set.deltas };
-            let (least, most) = (&mut self.scores[place.clone()], &mut self.most[place.clone()]);
-            self.radii.add_terms(&side, &self.products[place], least, most);
+            let (least, most) = (&mut self.scores[place.clone()], &mut self.most[place]);
+            self.radii.add_terms(&side, &self.products[q * stride..][..rows], least, most);
         }
     }
 
@@ -322,10 +360,13 @@ impl<'a> RowTile<'a> {
 }
 
 impl SetTile<'_> {
-    /// `h_q·h_i`: `[asked, rows]`.
+    /// `h_q·h_i`: `[asked, rows]`, or `[asked, stride]` of the rounded.
     fn products(&mut self, out: &mut [f32], pass: &PackedPass, asked: Range<usize>) {
         let next = std::mem::take(&mut self.next);
         match (&pass.features, &self.features) {
+            (Operand::Halved(queries), _) => {
+                halved_products(out, queries, asked, self.halved.as_ref().expect("made for these queries"));
+            }
             (Operand::Lined(queries), Features::Lined(rows)) => dot_tile(out, Tile { queries, asked, rows, next }),
             (Operand::Lined(queries), _) => dot_stream(out, Stream { queries, asked, rows: self.as_they_are() }),
             (Operand::Panels(queries), _) => panel_products(out, queries, asked, self.as_they_are()),
@@ -344,9 +385,9 @@ impl SetTile<'_> {
 }
 
 impl<'a> SetTile<'a> {
-    fn new(width: usize, few: bool) -> Self {
+    fn new(width: usize, few: bool, halved: Option<&HalvedQueries>) -> Self {
         let features = if few { Features::Mapped(&[]) } else { Features::Lined(Lined::new(width)) };
-        Self { features, decoded: Vec::new(), next: &[], deltas: Vec::new() }
+        Self { features, decoded: Vec::new(), next: &[], halved: halved.map(HalvedRows::new), deltas: Vec::new() }
     }
 
     fn load(&mut self, form: &Form<'_>, factors: &FactorRows<'a>, span: Span, then: usize) {
@@ -382,6 +423,10 @@ impl<'a> SetTile<'a> {
             }
             Features::Decoded
         };
+        if let Some(mut halved) = self.halved.take() {
+            halved.refill(self.as_they_are());
+            self.halved = Some(halved);
+        }
         self.load_deltas(form, factors, span);
     }
 

@@ -4,8 +4,9 @@ use super::support::{Numbers, bits};
 use proptest::prelude::*;
 use std::ops::Range;
 use wherefore::backend::cpu::{
-    Isa, Lined, Panels, Stream, Tile, dot, dot_on, dot_stream_on, dot_tile, dot_tile_on, panel_products,
-    squared_distance, squared_distance_on, squared_distance_stream_on, squared_distance_tile_on,
+    HalvedQueries, HalvedRows, Isa, Lined, Panels, Stream, Tile, dot, dot_on, dot_stream_on, dot_tile, dot_tile_on,
+    halved_products, panel_products, squared_distance, squared_distance_on, squared_distance_stream_on,
+    squared_distance_tile_on,
 };
 
 const WIDTHS: [usize; 12] = [0, 1, 7, 15, 16, 17, 31, 33, 48, 100, 384, 1027];
@@ -180,6 +181,52 @@ fn panel_products_are_within_their_stated_bound_and_the_same_on_every_instructio
                 let (exact, size): (f64, f64) =
                     (pair().map(|(a, b)| a * b).sum(), pair().map(|(a, b)| (a * b).abs()).sum());
                 assert!((f64::from(*product) - exact).abs() <= gamma(width) * size, "{queries} × {rows} × {width}");
+            }
+        }
+    }
+}
+
+#[test]
+fn halved_products_are_those_of_the_rounded_numbers_and_their_distances_are_told() {
+    let mut numbers = Numbers::new(10);
+    for width in WIDTHS.into_iter().filter(|&width| width > 0) {
+        for (queries, rows) in [(1, 1), (15, 3), (28, 32), (29, 33), (70, 200)] {
+            let (q, mut x) = (numbers.vector(queries * width, 3.0), numbers.vector(rows * width, 3.0));
+            // What rounding takes to zero, and what has nothing to be rounded.
+            x.iter_mut().step_by(7).for_each(|x| *x = 1e-40);
+            x.iter_mut().step_by(11).for_each(|x| *x = 0.75);
+            let Some(mut halved) = HalvedQueries::new(width) else {
+                println!("this machine has no product of bf16");
+                return;
+            };
+            let told: Vec<f32> = q.chunks(width).map(|query| halved.push(query)).collect();
+            let mut tile = HalvedRows::new(&halved);
+            // Of other rows before.
+            tile.refill(&numbers.vector(7 * width, 1.0));
+            tile.refill(&x);
+            let round = |x: &[f32]| -> Vec<f64> {
+                let round = |x: &f32| if x.is_subnormal() { 0.0 } else { f64::from(half::bf16::from_f32(*x)) };
+                x.iter().map(round).collect()
+            };
+            let check = |told: &[f32], of: &[f32]| {
+                for (told, of) in told.iter().zip(of.chunks(width)) {
+                    let moved: f64 = wide(of).zip(round(of)).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+                    assert!((moved..=moved * 1.001 + 2e-18).contains(&f64::from(*told)), "{moved} told as {told}");
+                }
+            };
+            check(&told, &q);
+            check(tile.residuals(), &x);
+            let asked = queries / 3..queries;
+            let mut out = vec![f32::NAN; asked.len() * tile.stride()];
+            halved_products(&mut out, &halved, asked.clone(), &tile);
+            for (i, out) in asked.zip(out.chunks(tile.stride())) {
+                for (row, product) in out[..rows].iter().enumerate() {
+                    let pairs = || round(&q[i * width..][..width]).into_iter().zip(round(&x[row * width..][..width]));
+                    let (exact, size): (f64, f64) =
+                        (pairs().map(|(a, b)| a * b).sum(), pairs().map(|(a, b)| (a * b).abs()).sum());
+                    let bound = gamma(width) * size + width as f64 * 1e-37;
+                    assert!((f64::from(*product) - exact).abs() <= bound, "{queries} × {rows} × {width}");
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use wherefore::backend::cpu::dot;
 use wherefore::factors::{FactorRows, Floats, ScanCopy, ScanRows, ScanType};
-use wherefore::search::{FactorSet, Form, Options, Query, RowSet, Selected, Source, View, search};
+use wherefore::search::{Bounds, FactorSet, Form, Options, Query, RowSet, Selected, Source, View, search};
 
 use super::data::{Data, Dtype, Random, Sizes, bits, sizes};
 
@@ -44,13 +44,25 @@ impl Source for Copied<'_> {
     }
 }
 
-/// Compares both ends of each query with those of a scan of the features; gives the number of candidates.
+/// Compares both ends of each query with those of a scan of the features; gives the number of candidates of products in f32.
 fn check<S: Source + ?Sized>(source: &S, form: &Form<'_>, queries: &[Query], k: usize, what: &str) -> u64 {
-    let found = search(source, form, queries, k, &Options::default()).expect("a search");
-    let expected = search(source, form, queries, k, &Options { uncertified: true, ..Options::default() });
+    check_by(Bounds::Half, source, form, queries, k, what);
+    check_by(Bounds::Single, source, form, queries, k, what)
+}
+
+fn check_by<S: Source + ?Sized>(
+    bounds: Bounds,
+    source: &S,
+    form: &Form<'_>,
+    queries: &[Query],
+    k: usize,
+    what: &str,
+) -> u64 {
+    let found = search(source, form, queries, k, &Options { bounds, ..Options::default() }).expect("a search");
+    let expected = search(source, form, queries, k, &Options { bounds: Bounds::Unused, ..Options::default() });
     for (found, expected) in found.iter().zip(&expected.expect("a search")) {
-        assert_eq!(bits(&found.proponents), bits(&expected.proponents), "{what}");
-        assert_eq!(bits(&found.opponents), bits(&expected.opponents), "{what}");
+        assert_eq!(bits(&found.proponents), bits(&expected.proponents), "{what} {bounds:?}");
+        assert_eq!(bits(&found.opponents), bits(&expected.opponents), "{what} {bounds:?}");
     }
     found.iter().filter_map(|hits| hits.certificate.as_ref()).map(|certificate| certificate.candidates).sum()
 }
@@ -215,6 +227,8 @@ fn many_queries_compute_few_scores_one_by_one() {
     for form in [Form::feature_dot(), Form::feature_cos(), Form::feature_euc()] {
         let candidates = check(views.as_slice(), &form, &asked, 10, "random rows");
         assert!((20 * queries as u64..=21 * queries as u64).contains(&candidates), "{form:?}: {candidates}");
+        let halved = check_by(Bounds::Half, views.as_slice(), &form, &asked, 10, "random rows");
+        assert!((20 * queries as u64..=40 * queries as u64).contains(&halved), "{form:?}: {halved}");
     }
     // Copies of one row: no bound tells them apart, and every score is computed after all.
     let same = features[..width].repeat(rows);
@@ -241,7 +255,7 @@ fn too_many_candidates_for_memory_are_no_candidates() {
     let queries = data.queries("grad-dot", 3);
     let found = search(&source, &Form::grad_dot(), &queries, 5, &options).expect("a search");
     let expected =
-        search(&source, &Form::grad_dot(), &queries, 5, &Options { uncertified: true, ..options }).expect("one");
+        search(&source, &Form::grad_dot(), &queries, 5, &Options { bounds: Bounds::Unused, ..options }).expect("one");
     assert_eq!(found, expected);
     assert!(found.iter().all(|hits| hits.certificate.is_none()), "a plain scan");
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use proptest::prelude::*;
 use wherefore::factors::FactorRows;
-use wherefore::search::{FactorSet, Form, Hit, Hits, Options, Query, Source, View, search};
+use wherefore::search::{Bounds, FactorSet, Form, Hit, Hits, Options, Query, Source, View, search};
 
 use super::data::{Data, Dtype, Factors, Random, Sizes, bits, sizes};
 
@@ -61,7 +61,7 @@ impl Source for Rounded<'_> {
 
 /// Compares the hits with those of a plain scan, and what is certain of them with those by the features before; gives how many are.
 fn check(source: &Rounded<'_>, form: &Form<'_>, queries: &[Query], k: usize, what: &str) -> usize {
-    let plain = Options { uncertified: true, ..Options::default() };
+    let plain = Options { bounds: Bounds::Unused, ..Options::default() };
     let found = search(source, form, queries, k, &Options::default()).expect("a search");
     let expected = search(source, form, queries, k, &plain).expect("a search");
     let before = search(source.views.as_slice(), form, queries, k, &plain).expect("a search");
