@@ -223,11 +223,9 @@ impl<S: Source + ?Sized> Work<'_, S> {
         for first in (0..self.queries.len()).step_by(self.block) {
             let count = self.block.min(self.queries.len() - first);
             if K::BOUNDS {
-                let (low, high) = tile.bounds(self.queries, first..first + count);
-                let bounds = low.chunks_exact(span.rows).zip(high.chunks_exact(span.rows));
-                for (i, (low, high)) in bounds.enumerate() {
-                    sink.take_bounds(self.source, first + i, span, low, high);
-                }
+                tile.bounds(self.queries, first..first + count, |query, low, high| {
+                    sink.take_bounds(self.source, query, span, low, high);
+                });
                 continue;
             }
             let scores = tile.score(self.queries, first..first + count)?;

@@ -274,36 +274,47 @@ impl<'a> RowTile<'a> {
         Ok(&self.scores)
     }
 
-    /// The least and the greatest that scores of the queries `asked` can be: `[asked, rows]` each.
-    pub(super) fn bounds(&mut self, queries: &PackedQueries, asked: Range<usize>) -> (&[f32], &[f32]) {
-        let pairs = asked.len() * self.rows;
-        self.scores.resize(pairs, 0.0);
-        self.most.resize(pairs, 0.0);
-        self.products.resize(asked.len() * self.stride(), 0.0);
-        match (self.form.measure, self.form.deltas) {
-            (Measure::Distance, _) => self.bound_products(queries, asked.clone(), Radii::distances),
-            (Measure::Product, Deltas::Unread) => self.bound_products(queries, asked.clone(), Radii::products),
-            (Measure::Product, _) => {
-                self.scores.fill(0.0);
-                self.most.fill(0.0);
-                for pass in 0..queries.passes.len() {
-                    self.bound_pass(queries, pass, asked.clone());
+    /// The least and the greatest that scores of the queries `asked` can be, `[rows]` each, one query after another.
+    pub(super) fn bounds(
+        &mut self,
+        queries: &PackedQueries,
+        asked: Range<usize>,
+        mut take: impl FnMut(usize, &[f32], &[f32]),
+    ) {
+        let (rows, stride) = (self.rows, self.stride());
+        self.scores.resize(asked.len() * rows, 0.0);
+        self.most.resize(asked.len() * rows, 0.0);
+        self.products.resize(asked.len() * stride, 0.0);
+        let last = queries.passes.len() - 1;
+        let sums = self.form.measure == Measure::Product && self.form.deltas != Deltas::Unread;
+        if sums {
+            self.scores.fill(0.0);
+            self.most.fill(0.0);
+        }
+        for pass in 0..=last {
+            let set = self.form.passes[pass].set;
+            self.sets[set].products(&mut self.products, &queries.passes[pass], asked.clone());
+            for (q, query) in asked.clone().enumerate() {
+                let (place, products) = (q * rows..(q + 1) * rows, &self.products[q * stride..][..rows]);
+                let (least, most) = (&mut self.scores[place.clone()], &mut self.most[place]);
+                let (packed, deltas) = (&queries.passes[pass], &self.sets[set].deltas);
+                let length = packed.lengths[query];
+                match self.form.measure {
+                    Measure::Distance => self.radii.distances(length, products, least, most),
+                    Measure::Product if sums => {
+                        let (weight, bias) = (&packed.weights[query], packed.biases[query]);
+                        self.radii.add_terms(&Side { length, weight, bias, deltas }, products, least, most);
+                    }
+                    Measure::Product => self.radii.products(length, products, least, most),
+                }
+                // Finished and looked at while it is hot.
+                if pass == last {
+                    self.finish_bounds(queries.norms[query], q);
+                    let place = q * rows..(q + 1) * rows;
+                    take(query, &self.scores[place.clone()], &self.most[place]);
                 }
             }
         }
-        Isa::best().run(Widen { low: &mut self.scores, high: &mut self.most });
-        for (q, query) in asked.enumerate() {
-            let place = q * self.rows..(q + 1) * self.rows;
-            let (low, high) = (&mut self.scores[place.clone()], &mut self.most[place]);
-            if self.radii.divide(queries.norms[query], low, high) {
-                continue;
-            }
-            let norms = (self.form.norm != RowNorm::One).then_some((queries.norms[query], self.norms.as_slice()));
-            for sums in [low, high] {
-                Isa::best().run(Finish { sums, norms });
-            }
-        }
-        (&self.scores, &self.most)
     }
 
     /// From one query's products to the next's.
@@ -311,33 +322,16 @@ impl<'a> RowTile<'a> {
         self.sets[0].halved.as_ref().map_or(self.rows, HalvedRows::stride)
     }
 
-    /// Where nothing but the divisor follows the products: their intervals, by `bound`.
-    fn bound_products(
-        &mut self,
-        queries: &PackedQueries,
-        asked: Range<usize>,
-        bound: impl Fn(&Radii, Length, &[f32], &mut [f32], &mut [f32]),
-    ) {
-        let (pass, rows, stride) = (&queries.passes[0], self.rows, self.stride());
-        self.sets[0].products(&mut self.products, pass, asked.clone());
-        for (q, query) in asked.enumerate() {
-            let place = q * rows..(q + 1) * rows;
-            let (least, most) = (&mut self.scores[place.clone()], &mut self.most[place]);
-            bound(&self.radii, pass.lengths[query], &self.products[q * stride..][..rows], least, most);
+    /// Divides the bounds on sums of the `q`th query asked, whose norm this is.
+    fn finish_bounds(&mut self, norm: f32, q: usize) {
+        let place = q * self.rows..(q + 1) * self.rows;
+        let (low, high) = (&mut self.scores[place.clone()], &mut self.most[place]);
+        Isa::best().run(Widen { low, high });
+        if self.radii.divide(norm, low, high) || self.form.norm == RowNorm::One {
+            return;
         }
-    }
-
-    /// Adds the interval of one pass's terms: each end goes through the operations of the score itself.
-    fn bound_pass(&mut self, queries: &PackedQueries, number: usize, asked: Range<usize>) {
-        let (pass, rows, stride) = (&queries.passes[number], self.rows, self.stride());
-        let set = &mut self.sets[self.form.passes[number].set];
-        set.products(&mut self.products, pass, asked.clone());
-        for (q, query) in asked.enumerate() {
-            let place = q * rows..(q + 1) * rows;
-            let (length, weight, bias) = (pass.lengths[query], &pass.weights[query], pass.biases[query]);
-            let side = Side { length, weight, bias, deltas: &set.deltas };
-            let (least, most) = (&mut self.scores[place.clone()], &mut self.most[place]);
-            self.radii.add_terms(&side, &self.products[q * stride..][..rows], least, most);
+        for sums in [low, high] {
+            Isa::best().run(Finish { sums, norms: Some((norm, &self.norms)) });
         }
     }
 

@@ -5,10 +5,10 @@ use crate::backend::cpu::gemm::{Target, shares};
 use crate::backend::cpu::simd::{Isa, LANES};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cvtne2ps_pbh,
-    _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_permutex2var_epi32,
-    _mm512_reduce_add_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
-    _mm512_storeu_si512, _mm512_sub_ps,
+    __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps,
+    _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_permutex2var_epi32, _mm512_reduce_add_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_slli_epi32,
+    _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_ps,
 };
 use std::array;
 
@@ -68,11 +68,12 @@ impl Instructions {
         width: usize,
     ) {
         let panel_lines = width.div_ceil(2) * LINES;
-        let lines = rows.chunks(LANES * width.max(1)).zip(squares.chunks_mut(LANES)).enumerate();
-        for (line, (rows, squares)) in lines {
+        for (line, squares) in squares.chunks_mut(LANES).enumerate() {
             let panel = &mut panels[line / LINES * panel_lines..][..panel_lines];
+            let rows = &rows[line * LANES * width..];
+            let (rows, next) = rows.split_at(rows.len().min(LANES * width));
             // SAFETY: as above.
-            unsafe { pack_line(&mut panel[line % LINES..], squares, rows, width) }
+            unsafe { pack_line(&mut panel[line % LINES..], squares, (rows, next), width) }
         }
     }
 
@@ -143,16 +144,21 @@ fn pairs_of([low, high]: [__m512; 2]) -> __m512i {
     unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
 }
 
-/// Up to sixteen rows as the lanes of every [`LINES`]-th line of a panel.
+/// Up to sixteen rows as the lanes of every [`LINES`]-th line of a panel; those that come next are brought nearer meanwhile, which sixteen streams at
+/// once are too many for the machine to do by itself.
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn pack_line(lines: &mut [PairLine], squares: &mut [f32], rows: &[f32], width: usize) {
+fn pack_line(lines: &mut [PairLine], squares: &mut [f32], (rows, next): (&[f32], &[f32]), width: usize) {
+    let mut next = next[..next.len().min(rows.len())].chunks(LANES);
     let mut lines = lines.iter_mut().step_by(LINES);
     let mut sums = [_mm512_setzero_ps(); LANES];
     for start in (0..width).step_by(2 * LANES) {
         let mut block = [_mm512_set1_epi32(0); LANES];
         for (r, row) in rows.chunks_exact(width).enumerate() {
+            for ahead in (&mut next).take(2) {
+                _mm_prefetch::<_MM_HINT_T0>(ahead.as_ptr().cast());
+            }
             let numbers = match row[start..].first_chunk() {
                 Some(whole) => load(whole),
                 None => {
