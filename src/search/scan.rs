@@ -15,7 +15,6 @@ use super::source::Source;
 use super::tile::{PackedQueries, RowTile, Span};
 use crate::backend::cpu::{HalvedRows, Panels};
 use crate::error::{Error, Result};
-use crate::factors::{FactorRows, Floats};
 
 /// Rows that a worker takes at a time: a few milliseconds' work for a block of queries, and small enough that no worker waits long at the
 /// end.
@@ -29,8 +28,6 @@ const BLOCK_BYTES: usize = 160 * 1024;
 /// there is to do for each.
 const FEW_QUERIES: usize = 6;
 const STREAMED_ROWS: usize = 256;
-/// Where they have to be decoded first, what is decoded stays close.
-const DECODED_BYTES: usize = 24 * 1024;
 
 /// Records bounded together: what is computed for a tile beside its products is little to a panel of queries.
 const BOUNDED_ROWS: usize = 168;
@@ -106,7 +103,6 @@ pub(super) fn scan<S: Source + ?Sized, K: Sink>(
     let tile_rows = match K::BOUNDS {
         true if queries.halved().is_some() => HALVED_ROWS,
         true => BOUNDED_ROWS,
-        false if few && is_rounded(source, form) => fitting(DECODED_BYTES, shape.width, 16, STREAMED_ROWS),
         false if few => STREAMED_ROWS,
         false => fitting(TILE_BYTES, shape.width, 16, 256),
     };
@@ -125,12 +121,6 @@ pub(super) fn scan<S: Source + ?Sized, K: Sink>(
         stopped: AtomicBool::new(false),
     };
     (0..rayon::current_num_threads()).into_par_iter().with_max_len(1).map(|_| work.run(new_sink())).collect()
-}
-
-/// Whether features are not f32 where they lie.
-fn is_rounded<S: Source + ?Sized>(source: &S, form: &Form<'_>) -> bool {
-    let rounded = |factors: FactorRows<'_>| !matches!(factors.features, Floats::F32(_));
-    (0..source.shards()).any(|shard| form.sets.iter().any(|&set| source.factors(shard, set).is_some_and(rounded)))
 }
 
 /// How many vectors of `width` fit into `bytes`, within limits and a multiple of the least.

@@ -16,7 +16,7 @@ use crate::backend::cpu::{
     squared_distance_stream, squared_distance_tile,
 };
 use crate::error::Result;
-use crate::factors::{FactorRows, Floats, ScanRows};
+use crate::factors::{FactorRows, Floats, ScanRows, ScanValues};
 use std::ops::Range;
 
 /// Queries laid out for the scan: pass by pass, so that those of one pass are the rows of one matrix.
@@ -126,6 +126,8 @@ pub(super) struct RowTile<'a> {
     /// The shard, and where in it.
     place: (usize, usize),
     rows: usize,
+    /// Whether rows go by one after another, in whatever they are held.
+    streams: bool,
     sets: Vec<SetTile<'a>>,
     /// `norm_i [rows]`
     norms: Vec<f32>,
@@ -153,9 +155,9 @@ struct SetTile<'a> {
 
 /// A tile's features.
 enum Features<'a> {
-    /// Where they lie in the source: few queries pass only once, and panels read them as they are.
-    Mapped(&'a [f32]),
-    /// In [`SetTile::decoded`]: for panels, and for few queries.
+    /// Where they lie in the source: few queries pass only once, and panels read f32 as they are.
+    Mapped(Floats<'a>),
+    /// In [`SetTile::decoded`].
     Decoded,
     /// Laid out for many queries.
     Lined(Lined),
@@ -187,6 +189,7 @@ impl<'a> RowTile<'a> {
             form,
             place: (0, 0),
             rows: 0,
+            streams: queries.passes.iter().all(|pass| matches!(pass.features, Operand::Lined(_))),
             sets,
             norms: Vec::new(),
             products: Vec::new(),
@@ -214,14 +217,16 @@ impl<'a> RowTile<'a> {
         let factors = source.factors(span.shard, self.form.sets[0]).expect("checked before the scan");
         let copy = source.scan(span.shard);
         let rows = span.start..span.start + span.rows;
-        self.sets[0].load_bounded(self.form, &factors, copy.as_ref(), span);
+        // Of a distance, what the rows are is asked beside their products.
+        let as_they_lie = self.streams && self.form.measure == Measure::Product;
+        self.sets[0].load_bounded(self.form, &factors, copy.as_ref(), span, as_they_lie);
         self.load_norms(&factors, span);
         let residuals = match basis {
             Basis::Copies | Basis::Features => copy.map(|copy| copy.residuals),
             Basis::Rounded => source.residuals(span.shard),
         };
         let residuals = residuals.map(|residuals| &residuals[rows.clone()]);
-        let features = self.sets[0].as_they_are();
+        let features = if as_they_lie { &[] } else { self.sets[0].in_f32() };
         let norms = &factors.feature_norms[rows];
         let halved = self.sets[0].halved.as_ref().map(HalvedRows::residuals);
         self.radii.load(self.form.measure, features, factors.width, norms, residuals, halved);
@@ -362,8 +367,12 @@ impl SetTile<'_> {
                 halved_products(out, queries, asked, self.halved.as_ref().expect("made for these queries"));
             }
             (Operand::Lined(queries), Features::Lined(rows)) => dot_tile(out, Tile { queries, asked, rows, next }),
-            (Operand::Lined(queries), _) => dot_stream(out, Stream { queries, asked, rows: self.as_they_are() }),
-            (Operand::Panels(queries), _) => panel_products(out, queries, asked, self.as_they_are()),
+            (Operand::Lined(queries), _) => match self.as_they_lie() {
+                Floats::F32(rows) => dot_stream(out, Stream { queries, asked, rows }),
+                Floats::F16(rows) => dot_stream(out, Stream { queries, asked, rows }),
+                Floats::Bf16(rows) => dot_stream(out, Stream { queries, asked, rows }),
+            },
+            (Operand::Panels(queries), _) => panel_products(out, queries, asked, self.in_f32()),
         }
     }
 
@@ -373,14 +382,18 @@ impl SetTile<'_> {
         let Operand::Lined(queries) = &pass.features else { unreachable!("distances are scores") };
         match &self.features {
             Features::Lined(rows) => squared_distance_tile(out, Tile { queries, asked, rows, next }),
-            _ => squared_distance_stream(out, Stream { queries, asked, rows: self.as_they_are() }),
+            _ => match self.as_they_lie() {
+                Floats::F32(rows) => squared_distance_stream(out, Stream { queries, asked, rows }),
+                Floats::F16(rows) => squared_distance_stream(out, Stream { queries, asked, rows }),
+                Floats::Bf16(rows) => squared_distance_stream(out, Stream { queries, asked, rows }),
+            },
         }
     }
 }
 
 impl<'a> SetTile<'a> {
     fn new(width: usize, few: bool, halved: Option<&HalvedQueries>) -> Self {
-        let features = if few { Features::Mapped(&[]) } else { Features::Lined(Lined::new(width)) };
+        let features = if few { Features::Mapped(Floats::F32(&[])) } else { Features::Lined(Lined::new(width)) };
         Self { features, decoded: Vec::new(), next: &[], halved: halved.map(HalvedRows::new), deltas: Vec::new() }
     }
 
@@ -390,46 +403,66 @@ impl<'a> SetTile<'a> {
         self.next = numbers(factors.features, after..after + then * width);
         match (&mut self.features, factors.features) {
             (Features::Lined(rows), Floats::F32(features)) => rows.refill(&features[here], span.rows),
-            (rows, Floats::F32(features)) => *rows = Features::Mapped(&features[here]),
-            (rows, stored) => {
+            (Features::Lined(rows), stored) => {
                 self.decoded.resize(here.len(), 0.0);
                 decode(stored, here.start, &mut self.decoded);
-                match rows {
-                    Features::Lined(rows) => rows.refill(&self.decoded, span.rows),
-                    few => *few = Features::Decoded,
-                }
+                rows.refill(&self.decoded, span.rows);
             }
+            (rows, stored) => *rows = Features::Mapped(stored.slice(here)),
         }
         self.load_deltas(form, factors, span);
     }
 
-    /// The features as panels read them: where they lie, those of a scan copy in place of the record's own.
-    fn load_bounded(&mut self, form: &Form<'_>, factors: &FactorRows<'a>, copy: Option<&ScanRows<'_>>, span: Span) {
-        let (start, width) = (span.start, factors.width);
+    /// The features, those of a scan copy in place of the record's own: where they lie, if they may stay there or are f32.
+    fn load_bounded(
+        &mut self,
+        form: &Form<'_>,
+        factors: &FactorRows<'a>,
+        copy: Option<&ScanRows<'a>>,
+        span: Span,
+        as_they_lie: bool,
+    ) {
+        let (rows, width) = (span.start..span.start + span.rows, factors.width);
+        let here = rows.start * width..rows.end * width;
         self.next = &[];
-        self.features = if let (None, Floats::F32(features)) = (copy, factors.features) {
-            Features::Mapped(&features[start * width..(start + span.rows) * width])
-        } else {
-            self.decoded.resize(span.rows * width, 0.0);
-            match copy {
-                Some(copy) => copy.decode(start..start + span.rows, width, &mut self.decoded),
-                None => decode(factors.features, start * width, &mut self.decoded),
+        let stored = match copy.map(|copy| copy.values) {
+            None => Some(factors.features),
+            Some(ScanValues::F16(values)) => Some(Floats::F16(values)),
+            Some(ScanValues::Bf16(values)) => Some(Floats::Bf16(values)),
+            Some(ScanValues::Int8(_)) => None,
+        };
+        self.features = match stored {
+            Some(stored) if as_they_lie || matches!(stored, Floats::F32(_)) => Features::Mapped(stored.slice(here)),
+            _ => {
+                self.decoded.resize(here.len(), 0.0);
+                match copy {
+                    Some(copy) => copy.decode(rows, width, &mut self.decoded),
+                    None => decode(factors.features, here.start, &mut self.decoded),
+                }
+                Features::Decoded
             }
-            Features::Decoded
         };
         if let Some(mut halved) = self.halved.take() {
-            halved.refill(self.as_they_are());
+            halved.refill(self.in_f32());
             self.halved = Some(halved);
         }
         self.load_deltas(form, factors, span);
     }
 
     /// `[rows, E]`, where they are not laid out otherwise.
-    fn as_they_are(&self) -> &[f32] {
+    fn as_they_lie(&self) -> Floats<'_> {
         match &self.features {
-            Features::Mapped(rows) => rows,
-            Features::Decoded => &self.decoded,
+            Features::Mapped(rows) => *rows,
+            Features::Decoded => Floats::F32(&self.decoded),
             Features::Lined(_) => unreachable!("laid out for tiles"),
+        }
+    }
+
+    /// The same, once decoded.
+    fn in_f32(&self) -> &[f32] {
+        match self.as_they_lie() {
+            Floats::F32(rows) => rows,
+            _ => unreachable!("decoded as they were loaded"),
         }
     }
 

@@ -231,3 +231,34 @@ fn halved_products_are_those_of_the_rounded_numbers_and_their_distances_are_told
         }
     }
 }
+
+#[test]
+fn halves_are_streamed_as_what_they_stand_for() {
+    let mut numbers = Numbers::new(11);
+    for width in WIDTHS {
+        for (queries, rows) in [(1, 1), (2, 9), (5, 16)] {
+            let q = Lined::from_rows(&numbers.vector(queries * width, 3.0), queries, width);
+            let mut x = numbers.vector(rows * width, 3.0);
+            // Of the smallest kind in either type.
+            x.iter_mut().step_by(7).for_each(|x| *x = 3e-7);
+            x.iter_mut().step_by(11).for_each(|x| *x = -1e-39);
+            let f16s: Vec<_> = x.iter().map(|&x| half::f16::from_f32(x)).collect();
+            let bf16s: Vec<_> = x.iter().map(|&x| half::bf16::from_f32(x)).collect();
+            let of_f16: Vec<_> = f16s.iter().map(|x| x.to_f32()).collect();
+            let of_bf16: Vec<_> = bf16s.iter().map(|x| x.to_f32()).collect();
+            for isa in Isa::all() {
+                let mut out = [(); 4].map(|()| vec![f32::NAN; queries * rows]);
+                let asked = || 0..queries;
+                dot_stream_on(isa, &mut out[0], Stream { queries: &q, asked: asked(), rows: &f16s });
+                dot_stream_on(isa, &mut out[1], Stream { queries: &q, asked: asked(), rows: &of_f16 });
+                dot_stream_on(isa, &mut out[2], Stream { queries: &q, asked: asked(), rows: &bf16s });
+                dot_stream_on(isa, &mut out[3], Stream { queries: &q, asked: asked(), rows: &of_bf16 });
+                assert_eq!(bits(&out[0]), bits(&out[1]), "f16 {queries} × {rows} × {width}");
+                assert_eq!(bits(&out[2]), bits(&out[3]), "bf16 {queries} × {rows} × {width}");
+                squared_distance_stream_on(isa, &mut out[0], Stream { queries: &q, asked: asked(), rows: &f16s });
+                squared_distance_stream_on(isa, &mut out[1], Stream { queries: &q, asked: asked(), rows: &of_f16 });
+                assert_eq!(bits(&out[0]), bits(&out[1]), "f16 {queries} × {rows} × {width}");
+            }
+        }
+    }
+}

@@ -27,8 +27,8 @@ mod weights;
 pub use activation::activate_on;
 pub use ceilings::{Ceilings, measure};
 pub use dot::{
-    HalvedQueries, HalvedRows, Panels, Stream, Tile, dot, dot_on, dot_stream, dot_stream_on, dot_tile, dot_tile_on,
-    halved_products, panel_products, squared_distance, squared_distance_on, squared_distance_stream,
+    HalvedQueries, HalvedRows, Number, Panels, Stream, Tile, dot, dot_on, dot_stream, dot_stream_on, dot_tile,
+    dot_tile_on, halved_products, panel_products, squared_distance, squared_distance_on, squared_distance_stream,
     squared_distance_stream_on, squared_distance_tile, squared_distance_tile_on,
 };
 pub use linear::Linear;

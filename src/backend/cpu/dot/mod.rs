@@ -16,7 +16,7 @@ mod tile;
 
 pub use halves::{HalvedQueries, HalvedRows, halved_products};
 pub use panels::{Panels, panel_products};
-pub use stream::{Stream, dot_stream, dot_stream_on, squared_distance_stream, squared_distance_stream_on};
+pub use stream::{Number, Stream, dot_stream, dot_stream_on, squared_distance_stream, squared_distance_stream_on};
 pub use tile::{Tile, dot_tile, dot_tile_on, squared_distance_tile, squared_distance_tile_on};
 
 use super::lined::{Line, TOGETHER};

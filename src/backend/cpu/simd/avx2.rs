@@ -1,18 +1,19 @@
 //! Sixteen lanes as two AVX registers.
 //!
-//! Safety: every method needs AVX2 and FMA. The type is private to [`super`], whose only use of it is [`run`], reached only
+//! Safety: every method needs AVX2, FMA and F16C. The type is private to [`super`], whose only use of it is [`run`], reached only
 //! through an [`super::Isa`] that detection made. Loads and stores go through arrays and slices, so lengths are checked.
 
 use super::{ByRegisters, Kernel, LANES, Lanes, Register, Vector};
+use half::{bf16, f16};
 #[allow(clippy::wildcard_imports)] // thirty names of one family
 use std::arch::x86_64::*;
 
-/// Runs a kernel with AVX2 and FMA switched on.
+/// Runs a kernel with AVX2, FMA and F16C switched on.
 ///
 /// A function of its own, always: that is said here, as the compiler does not hear it beside `target_feature`.
 #[inline(never)]
 pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
-    #[target_feature(enable = "avx2,fma")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     fn inner<K: Kernel>(kernel: K) -> K::Output {
         kernel.run::<Avx2>()
     }
@@ -26,7 +27,7 @@ pub(super) struct Avx2(__m256, __m256);
 /// Applies an intrinsic to both halves.
 macro_rules! halves {
     ($intrinsic:path, $($x:expr),+) => {
-        // SAFETY: the module's: AVX2 and FMA are there.
+        // SAFETY: the module's: AVX2, FMA and F16C are there.
         unsafe { Avx2($intrinsic($($x.0),+), $intrinsic($($x.1),+)) }
     };
 }
@@ -199,6 +200,27 @@ impl Vector for Avx2 {
         let (low, high) = first(from.len());
         // SAFETY: lanes beyond the slice are masked, and masked lanes are not read; the pointer is only moved, never past use.
         unsafe { Self(_mm256_maskload_ps(from.as_ptr(), low), _mm256_maskload_ps(from.as_ptr().wrapping_add(8), high)) }
+    }
+
+    #[inline(always)]
+    fn load_f16(from: &[f16; LANES]) -> Self {
+        let half = |from: &f16| {
+            // SAFETY: eight numbers are there, from either half's first on.
+            unsafe { _mm256_cvtph_ps(_mm_loadu_si128(std::ptr::from_ref(from).cast())) }
+        };
+        Self(half(&from[0]), half(&from[8]))
+    }
+
+    #[inline(always)]
+    fn load_bf16(from: &[bf16; LANES]) -> Self {
+        let half = |from: &bf16| {
+            // SAFETY: as above; vectors of bits are as good as any.
+            unsafe {
+                let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(std::ptr::from_ref(from).cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+            }
+        };
+        Self(half(&from[0]), half(&from[8]))
     }
 
     #[inline(always)]

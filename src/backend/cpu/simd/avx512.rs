@@ -4,6 +4,7 @@
 //! reached only through an [`super::Isa`] that detection made.
 
 use super::{ByRegisters, Kernel, LANES, Lanes, Register, Vector, avx2};
+use half::{bf16, f16};
 #[allow(clippy::wildcard_imports)] // thirty names of one family
 use std::arch::x86_64::*;
 
@@ -123,6 +124,21 @@ impl Vector for Avx512 {
     fn load_partial(from: &[f32]) -> Self {
         // SAFETY: lanes beyond the slice are masked, and masked lanes are not read.
         Self(unsafe { _mm512_maskz_loadu_ps(first(from.len()), from.as_ptr()) })
+    }
+
+    #[inline(always)]
+    fn load_f16(from: &[f16; LANES]) -> Self {
+        // SAFETY: sixteen numbers are there.
+        Self(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) })
+    }
+
+    #[inline(always)]
+    fn load_bf16(from: &[bf16; LANES]) -> Self {
+        // SAFETY: sixteen numbers are there; vectors of bits are as good as any.
+        Self(unsafe {
+            let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+        })
     }
 
     #[inline(always)]

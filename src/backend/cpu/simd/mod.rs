@@ -16,6 +16,7 @@ mod avx2;
 #[allow(unsafe_code)]
 mod avx512;
 
+use half::{bf16, f16};
 use std::sync::OnceLock;
 
 /// Lanes of a [`Vector`].
@@ -72,6 +73,10 @@ pub trait Vector: Lanes {
     fn load(from: &[f32; LANES]) -> Self;
     /// Fewer than sixteen numbers, the lanes after them zero.
     fn load_partial(from: &[f32]) -> Self;
+    /// Sixteen consecutive numbers of half precision.
+    fn load_f16(from: &[f16; LANES]) -> Self;
+    /// Sixteen consecutive numbers of the upper half of an f32.
+    fn load_bf16(from: &[bf16; LANES]) -> Self;
     /// All lanes to memory.
     fn store(self, to: &mut [f32; LANES]);
     /// The first `to.len() < 16` lanes to memory.
@@ -151,7 +156,7 @@ impl Isa {
         let mut sets = vec![Self(Set::Portable)];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
                 sets.push(Self(Set::Avx2));
                 if is_x86_feature_detected!("avx512f") {
                     sets.push(Self(Set::Avx512));

@@ -4,6 +4,7 @@
 //! a kernel has one, are more than a tenth of the machine code and of the time to compile it: there they are functions.
 
 use super::{ByRegisters, Kernel, LANES, Lanes, Register, Vector};
+use half::{bf16, f16};
 
 #[derive(Clone, Copy)]
 pub(super) struct Portable([f32; LANES]);
@@ -123,6 +124,16 @@ impl Vector for Portable {
         let mut lanes = [0.0; LANES];
         lanes[..from.len()].copy_from_slice(from);
         Self(lanes)
+    }
+
+    #[inline(always)]
+    fn load_f16(from: &[f16; LANES]) -> Self {
+        Self(from.map(f16::to_f32))
+    }
+
+    #[inline(always)]
+    fn load_bf16(from: &[bf16; LANES]) -> Self {
+        Self(from.map(bf16::to_f32))
     }
 
     #[inline(always)]
