@@ -169,6 +169,7 @@ pub(super) fn store_settings(model: &Model, options: &IndexOptions) -> Result<st
         checkpoints: options.checkpoints.iter().map(checkpoint).collect(),
         scan: options.scan,
         gradients: options.gradients,
+        tokens: None,
         columns: options.columns.clone(),
     })
 }
@@ -190,6 +191,7 @@ pub(super) fn block(problem: Problem, options: &IndexOptions, chunk: Chunk) -> B
         indices: chunk.records.iter().map(|record| record.index).collect(),
         features,
         deltas,
+        bundles: None,
         labels: labels(problem, chunk.gold.iter().map(Option::as_ref), classes_of(&predicted)),
         predictions: labels(problem, predicted.iter().map(Some), classes_of(&predicted)),
         losses,

@@ -242,6 +242,7 @@ fn store_settings(model: &GivenModel, options: &IndexOptions) -> store::Settings
         checkpoints: Vec::new(),
         scan: options.scan,
         gradients: None,
+        tokens: None,
         columns: Vec::new(),
     }
 }
