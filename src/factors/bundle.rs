@@ -35,6 +35,16 @@ impl Bundle {
         self.biases.len()
     }
 
+    /// E.
+    pub fn width(&self) -> usize {
+        self.features.len() / self.len().max(1)
+    }
+
+    /// K.
+    pub fn outputs(&self) -> usize {
+        self.deltas.len() / self.len().max(1)
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.biases.is_empty()
@@ -73,7 +83,7 @@ impl Bundle {
     /// Some of the factors; their loss is not told apart.
     #[must_use]
     pub fn only(&self, factor: usize) -> Self {
-        let (e, k) = (self.features.len() / self.len(), self.deltas.len() / self.len());
+        let (e, k) = (self.width(), self.outputs());
         Self {
             features: self.features[factor * e..][..e].to_vec(),
             deltas: self.deltas[factor * k..][..k].to_vec(),
@@ -85,14 +95,20 @@ impl Bundle {
 
     /// The length of the whole gradient.
     pub fn norm(&self) -> f64 {
-        let (e, k) = (self.features.len() / self.len().max(1), self.deltas.len() / self.len().max(1));
-        bundle_norm(&self.features, &self.deltas, &self.biases, e, k)
+        bundle_norm(&self.features, &self.deltas, &self.biases, self.width(), self.outputs())
+    }
+
+    /// The same with δ over the length of the whole gradient, as that is stored: 0 where that is 0.
+    #[must_use]
+    pub fn to_unit(&self) -> Self {
+        let norm = self.norm() as f32;
+        let scaled = |&delta: &f32| if norm == 0.0 { 0.0 } else { delta / norm };
+        Self { deltas: self.deltas.iter().map(scaled).collect(), ..self.clone() }
     }
 
     /// The gradient itself, `Σ_f δ_f [h_f; s_f]ᵀ`, `[K, E + 1]`, row-major.
     pub fn gradient(&self) -> Vec<f64> {
-        let (e, k) = (self.features.len() / self.len().max(1), self.deltas.len() / self.len().max(1));
-        gradient(&self.features, &self.deltas, &self.biases, e, k)
+        gradient(&self.features, &self.deltas, &self.biases, self.width(), self.outputs())
     }
 }
 
