@@ -126,7 +126,7 @@ impl Arguments {
         if self.block_records == 0 {
             return Err(Error::usage("--block-records: expected at least 1, found 0"));
         }
-        let checkpoints = self.checkpoint.iter().map(|text| checkpoint(text, common)).collect::<Result<_>>()?;
+        let checkpoints = self.checkpoint.iter().map(|text| checkpoint(text, self.masks, common)).collect::<Result<_>>()?;
         let scan = self.scan.map(|scan| match scan {
             Scan::F16 => ScanType::F16,
             Scan::Bf16 => ScanType::Bf16,
@@ -178,10 +178,10 @@ fn on_cpu(common: &Common) -> Result<Common> {
 }
 
 /// `DIR` or `DIR:RATE`; a directory may have a colon in its name where what follows is no number.
-fn checkpoint(text: &str, common: &Common) -> Result<Checkpoint> {
+fn checkpoint(text: &str, masks: bool, common: &Common) -> Result<Checkpoint> {
     let split = text.rsplit_once(':').and_then(|(dir, rate)| Some((dir, rate.parse().ok()?)));
     let (dir, learning_rate) = split.unwrap_or((text, 1.0));
-    Ok(Checkpoint { model: common.load(dir)?, learning_rate })
+    Ok(Checkpoint { model: common.load_as(dir, masks)?, learning_rate })
 }
 
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {

@@ -12,7 +12,7 @@ use super::{Chunk, Chunking, Pass, Progress, Rejections, Settings, Summary};
 use crate::dataset::{Dataset, Digest};
 use crate::error::{Error, Result};
 use crate::factors::{self, LabelUsed, LabelVec, ScanType, Target};
-use crate::model::{Model, Problem, Projection, Task, Tracer};
+use crate::model::{Model, Problem, Projection, Tracer};
 use crate::store::{self, Block, Dtype, Part, StoreWriter};
 
 /// An earlier checkpoint of the model's training, whose factors are stored too, for TracIn.

@@ -55,6 +55,7 @@ mod score;
 mod select;
 mod stages;
 mod stream;
+mod token_queries;
 pub mod unreliable;
 mod windows;
 

@@ -61,6 +61,25 @@ pub(super) fn score_prepared<S: Source + ?Sized>(
     }
 }
 
+/// What each factor of row `row` of shard `shard` adds to its score for `query`, where records have several; nothing where they have one, or the form
+/// is over something else. The parts of a score add up to it but for rounding.
+///
+/// # Panics
+/// As [`score`].
+pub fn score_parts<S: Source + ?Sized>(source: &S, form: &Form<'_>, query: &Query, shard: usize, row: usize) -> Vec<f32> {
+    let offsets = form.sets.first().and_then(|&set| source.factor_offsets(shard, set));
+    let (Some(offsets), None) = (offsets, form.scorer) else { return Vec::new() };
+    let prepared = form.prepare(query);
+    let before = first_factor(source, form, shard);
+    let divisor = match form.norm {
+        RowNorm::Given(norms) => norms[(0..shard).map(|s| source.rows(s)).sum::<usize>() + row],
+        _ => 1.0,
+    };
+    let own = offsets[row] as usize..offsets[row + 1] as usize;
+    let part = |f| sum_of_row(source, form, &prepared, (shard, f), before + f, Some(row));
+    own.map(|f| finish(quotient(part(f), divisor))).collect()
+}
+
 /// Rows of factors in the shards before `shard`.
 pub(super) fn first_factor<S: Source + ?Sized>(source: &S, form: &Form<'_>, shard: usize) -> usize {
     let set = form.sets.first().copied().unwrap_or(FactorSet::Final);

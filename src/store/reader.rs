@@ -123,6 +123,18 @@ impl Store {
         Some(self.starts[shard] + row)
     }
 
+    /// Refuses a store whose records have several factors, for jobs that need one of each.
+    ///
+    /// # Errors
+    /// [`Error::Usage`], naming the job.
+    pub fn expect_one_factor(&self, job: &str) -> Result<()> {
+        if self.settings.tokens.is_none() {
+            return Ok(());
+        }
+        Err(Error::usage(format!("{job}: the store is of a model that says something of tokens: a record has several factors"))
+            .with_hint("`search` and `store` take such stores"))
+    }
+
     /// Whether a model is the one whose factors are stored.
     ///
     /// # Errors

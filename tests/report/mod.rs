@@ -55,6 +55,7 @@ fn neighbour(rank: u64, score: f32, text: &str) -> Neighbour {
         text: text.into(),
         text_pair: None,
         columns: std::collections::BTreeMap::new(),
+        parts: Vec::new(),
         copies: None,
     }
 }

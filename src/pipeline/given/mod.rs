@@ -98,6 +98,7 @@ impl GivenSearch<'_> {
     ) -> Result<Summary> {
         let Self { store, options, devices } = *self;
         let settings = store.settings();
+        store.expect_one_factor("--from-factors")?;
         if options.rule.needs_checkpoints() {
             return Err(Error::usage("rule tracin: given queries have no checkpoints' factors"));
         }
