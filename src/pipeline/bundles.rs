@@ -391,7 +391,10 @@ impl Bundler<'_> {
             said: Said {
                 label: gold.map(|gold| gold.into_iter().map(piece).collect()),
                 predicted: predicted.into_iter().map(piece).collect(),
-                target: masks.iter().map(|&(_, class)| piece(class)).collect(),
+                target: match asked {
+                    Some((_, class)) => Value::from(piece(class)),
+                    None => masks.iter().map(|&(_, class)| piece(class)).collect(),
+                },
                 parts: masks.iter().map(part).collect(),
             },
             span: asked.map(span),
