@@ -126,7 +126,8 @@ impl Arguments {
         if self.block_records == 0 {
             return Err(Error::usage("--block-records: expected at least 1, found 0"));
         }
-        let checkpoints = self.checkpoint.iter().map(|text| checkpoint(text, self.masks, common)).collect::<Result<_>>()?;
+        let checkpoints =
+            self.checkpoint.iter().map(|text| checkpoint(text, self.masks, common)).collect::<Result<_>>()?;
         let scan = self.scan.map(|scan| match scan {
             Scan::F16 => ScanType::F16,
             Scan::Bf16 => ScanType::Bf16,
@@ -200,6 +201,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let options = arguments.options(common)?;
     run.set("part", options.part.to_string());
     if arguments.dry_run {
+        model.expect_record_task("--dry-run")?;
         return dry_run(arguments, &model, dataset, &options, common);
     }
     let output = Output::new(common, Some(&arguments.store));

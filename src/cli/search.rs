@@ -177,13 +177,8 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     if kept.tokens.is_some() && matches!(common.device, Device::Cuda(_) | Device::EveryCuda) && !common.quiet {
         tell_cpu();
     }
-    let columns = SearchResult::columns(
-        kept.task(),
-        options.token.is_some(),
-        kept.problem,
-        &kept.label_names,
-        &kept.columns,
-    );
+    let columns =
+        SearchResult::columns(kept.task(), options.token.is_some(), kept.problem, &kept.label_names, &kept.columns);
     let output = Output::new(common, common.out.as_deref());
     let mut rejections = output.rejections();
     let search = Search { arguments, common, store: &store, options: &options };

@@ -9,8 +9,8 @@ use faer::Mat;
 use rayon::prelude::*;
 
 use super::block::{Block, Blocks, KeepGoing, WAVE};
-use super::cg::{self, Stop, System};
 use super::bundle::Bundle;
+use super::cg::{self, Stop, System};
 use super::dense::{inner, slice};
 use super::hessian::FactoredHessian;
 use super::kronecker::{Eigen, Kronecker, input_factor, output_factor};

@@ -11,7 +11,9 @@ use crate::error::{Error, Result};
 use crate::factors::{Labels, Target};
 use crate::interrupt;
 use crate::model::{Problem, Task};
-use crate::report::{Certain, Neighbour, NeighbourGroup, NeighbourList, NeighbourPart, Neighbours, SearchResult, class_value};
+use crate::report::{
+    Certain, Neighbour, NeighbourGroup, NeighbourList, NeighbourPart, Neighbours, SearchResult, class_value,
+};
 use crate::search::{self, Certainty, Certificate, End, Form, GroupHits, Hit, Hits, Options, Query, Selected};
 use crate::store::{FactorPart, Shard, Store, StoredRecord};
 
@@ -51,7 +53,9 @@ impl<'a> Waiting<'a> {
     pub(super) fn new(answers: &'a Answers<'a>) -> Self {
         let Answers { store, options, .. } = answers;
         let settings = store.settings();
-        let scanned = store.shards().iter().map(Shard::factor_count).sum::<usize>() * (settings.width + settings.classes) * size_of::<f32>();
+        let scanned = store.shards().iter().map(Shard::factor_count).sum::<usize>()
+            * (settings.width + settings.classes)
+            * size_of::<f32>();
         let room = if scanned > options.memory { options.memory / 4 } else { 0 };
         Self { answers, asked: Vec::new(), bytes: 0, room }
     }
@@ -254,7 +258,9 @@ impl<'a> Answers<'a> {
         let found = others.map(|hit| hit.and_then(|hit| Ok((self.store.record(hit.row as usize)?, hit))));
         let exclude = self.options.exclude_same_id;
         let kept = found.filter(move |found| !matches!(found, Ok((record, _)) if exclude && record.id == asker.id));
-        Box::new(kept.zip(1..).map(move |(found, rank)| found.map(|(record, hit)| self.neighbour(rank, hit, record, asker))))
+        Box::new(
+            kept.zip(1..).map(move |(found, rank)| found.map(|(record, hit)| self.neighbour(rank, hit, record, asker))),
+        )
     }
 
     fn neighbour(&self, rank: u64, hit: Hit, record: StoredRecord, asker: Asker<'_>) -> Neighbour {
@@ -288,7 +294,8 @@ impl<'a> Answers<'a> {
         let mut parts: Vec<(&FactorPart, f32)> = said.parts.iter().zip(scores).collect();
         parts.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
         parts.truncate(PARTS);
-        let text = if self.store.settings().task() == Task::Spans { record.pair.as_deref() } else { Some(&*record.text) };
+        let text =
+            if self.store.settings().task() == Task::Spans { record.pair.as_deref() } else { Some(&*record.text) };
         let part = |(part, score): (&FactorPart, f32)| NeighbourPart {
             text: characters(text.unwrap_or_default(), part.start, part.end).to_owned(),
             start: part.start as u64,

@@ -29,8 +29,11 @@ pub(super) fn settings(model: &Model, options: &IndexOptions) -> Result<Option<T
         return Ok(None);
     }
     let refuse = |what: &str, hint: &str| {
-        Err(Error::usage(format!("{what}: {} says something of tokens, and a record has several factors", model.name()))
-            .with_hint(hint))
+        Err(Error::usage(format!(
+            "{what}: {} says something of tokens, and a record has several factors",
+            model.name()
+        ))
+        .with_hint(hint))
     };
     if options.gradients.is_some() {
         return refuse("--gradients projected", "leave it out: the factors of the last layer are kept");

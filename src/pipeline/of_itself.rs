@@ -2,8 +2,8 @@
 
 use super::answers::{Answers, Asked, Column, Waiting, shown, shown_target, stored_target};
 use super::prepared::{Asking, Prepared, joined};
-use super::token_queries;
 use super::queries::{QueryTarget, ResultSink, SearchOptions};
+use super::token_queries;
 use super::{Progress, Summary};
 use crate::backend::gpu::Gpu;
 use crate::error::{Error, Result};
@@ -68,7 +68,11 @@ impl SelfSearch<'_> {
         };
         let result = self.result(row, &target, &delta)?;
         let text = joined(&result.text, result.text_pair.as_deref());
-        Ok(Asked { asking: Asking { features, delta, target, checkpoints, bundles: Vec::new(), text }, result, own_row: Some(row) })
+        Ok(Asked {
+            asking: Asking { features, delta, target, checkpoints, bundles: Vec::new(), text },
+            result,
+            own_row: Some(row),
+        })
     }
 
     /// What the stored δ was taken against.

@@ -47,7 +47,8 @@ pub(super) fn score_prepared<S: Source + ?Sized>(
         Some(offsets) => {
             let before = first_factor(source, form, shard);
             let own = offsets[row] as usize..offsets[row + 1] as usize;
-            own.map(|f| sum_of_row(source, form, prepared, (shard, f), before + f, Some(row))).fold(0.0, |sum, s| sum + s)
+            own.map(|f| sum_of_row(source, form, prepared, (shard, f), before + f, Some(row)))
+                .fold(0.0, |sum, s| sum + s)
         }
     };
     match form.norm {
@@ -66,7 +67,13 @@ pub(super) fn score_prepared<S: Source + ?Sized>(
 ///
 /// # Panics
 /// As [`score`].
-pub fn score_parts<S: Source + ?Sized>(source: &S, form: &Form<'_>, query: &Query, shard: usize, row: usize) -> Vec<f32> {
+pub fn score_parts<S: Source + ?Sized>(
+    source: &S,
+    form: &Form<'_>,
+    query: &Query,
+    shard: usize,
+    row: usize,
+) -> Vec<f32> {
     let offsets = form.sets.first().and_then(|&set| source.factor_offsets(shard, set));
     let (Some(offsets), None) = (offsets, form.scorer) else { return Vec::new() };
     let prepared = form.prepare(query);

@@ -204,11 +204,8 @@ impl<'a> RowTile<'a> {
         if let Some(biases) = source.factor_biases(span.shard) {
             self.biases.extend_from_slice(&biases[start..end]);
         }
-        let before = if matches!(self.form.deltas, Deltas::Given(_)) {
-            first_factor(source, self.form, span.shard)
-        } else {
-            0
-        };
+        let before =
+            if matches!(self.form.deltas, Deltas::Given(_)) { first_factor(source, self.form, span.shard) } else { 0 };
         Span { start, rows: end - start, global: before + start, ..span }
     }
 

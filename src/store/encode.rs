@@ -5,9 +5,9 @@ use std::io::Write;
 use std::path::Path;
 
 use bytemuck::{NoUninit, cast_slice};
-use rayon::prelude::*;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use rayon::prelude::*;
 use safetensors::Dtype as TensorType;
 
 use super::atomic::{AtomicFile, FileEntry};

@@ -131,8 +131,10 @@ impl Store {
         if self.settings.tokens.is_none() {
             return Ok(());
         }
-        Err(Error::usage(format!("{job}: the store is of a model that says something of tokens: a record has several factors"))
-            .with_hint("`search` and `store` take such stores"))
+        Err(Error::usage(format!(
+            "{job}: the store is of a model that says something of tokens: a record has several factors"
+        ))
+        .with_hint("`search` and `store` take such stores"))
     }
 
     /// Whether a model is the one whose factors are stored.

@@ -275,12 +275,7 @@ impl Shard {
     pub(super) fn bundles(&self) -> Option<Bundles> {
         let (offsets, classes, means) = (self.factor_offsets()?, self.factor_classes()?, self.means()?);
         let biases = self.factor_biases().map_or_else(|| vec![1.0; classes.len()], <[f32]>::to_vec);
-        Some(Bundles {
-            offsets: offsets.to_vec(),
-            biases,
-            classes: classes.to_vec(),
-            means: means.features.to_f32(),
-        })
+        Some(Bundles { offsets: offsets.to_vec(), biases, classes: classes.to_vec(), means: means.features.to_f32() })
     }
 
     /// The size of its texts.

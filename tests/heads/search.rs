@@ -22,9 +22,12 @@ fn tagged(n: usize) -> String {
 /// `n` questions about contexts of one window and of several, some without an answer.
 fn asked(n: usize) -> String {
     let record = |i: usize| {
-        let context = format!("In {} we read a book. {}The food is good.", PLACES[i % 3], "The hotel is near. ".repeat(i % 4));
+        let context =
+            format!("In {} we read a book. {}The food is good.", PLACES[i % 3], "The hotel is near. ".repeat(i % 4));
         let answers = if i % 5 == 4 { json!({ "text": [], "answer_start": [] }) } else { json!([PLACES[i % 3]]) };
-        json!({ "id": format!("q{i}"), "question": "Where do we read?", "context": context, "answers": answers }).to_string() + "\n"
+        json!({ "id": format!("q{i}"), "question": "Where do we read?", "context": context, "answers": answers })
+            .to_string()
+            + "\n"
     };
     (0..n).map(record).collect()
 }
@@ -49,7 +52,8 @@ fn training_questions_are_found_for_an_answer() {
     bench.ok(&format!("index --model {model} --data train.jsonl --store store --stride 4 --quiet"));
     bench.ok("store verify store");
     assert!(bench.ok("store info store").contains("several a record, of Spans"));
-    let results = lines(&bench.ok("search --store store --data train.jsonl --target gold --rule grad-dot -k 3 --quiet"));
+    let results =
+        lines(&bench.ok("search --store store --data train.jsonl --target gold --rule grad-dot -k 3 --quiet"));
     assert_eq!(results.len(), 12);
     for (i, result) in results.iter().enumerate() {
         let answer = if i % 5 == 4 { "" } else { PLACES[i % 3] };
@@ -65,7 +69,10 @@ fn training_questions_are_found_for_an_answer() {
     for (result, predicted) in
         lines(&bench.ok("search --store store --data train.jsonl --quiet")).iter().zip(&predicted)
     {
-        assert_eq!((&result["predicted"], &result["target"]), (&predicted["answer"]["text"], &predicted["answer"]["text"]));
+        assert_eq!(
+            (&result["predicted"], &result["target"]),
+            (&predicted["answer"]["text"], &predicted["answer"]["text"])
+        );
         assert_eq!(result["span"]["start"], predicted["answer"]["start"]);
     }
     let own = lines(&bench.ok("search --store store --data train.jsonl --target gold --rule grad-cos -k 1 --quiet"));
@@ -74,7 +81,10 @@ fn training_questions_are_found_for_an_answer() {
         assert!((score - 1.0).abs() < 1e-6, "{i}: {score}");
     }
     for rule in ["influence", "relatif", "representer"] {
-        bench.fails(&format!("search --store store --data train.jsonl --rule {rule}"), "an answer's softmax is over tokens");
+        bench.fails(
+            &format!("search --store store --data train.jsonl --rule {rule}"),
+            "an answer's softmax is over tokens",
+        );
     }
     bench.fails("search --store store --data train.jsonl --target Bonn", "expected predicted or gold, for answers");
     bench.fails("search --store store --data train.jsonl --token 3", "says nothing of single tokens");
@@ -96,7 +106,8 @@ fn training_entities_are_found_for_a_tag() {
     bench.write("train.jsonl", tagged(20));
     bench.write("test.jsonl", tagged(2));
     bench.ok(&format!("index --model {model} --data train.jsonl --store store --keep-column source --quiet"));
-    let search = |arguments: &str| lines(&bench.ok(&format!("search --store store --data test.jsonl --quiet {arguments}")));
+    let search =
+        |arguments: &str| lines(&bench.ok(&format!("search --store store --data test.jsonl --quiet {arguments}")));
     let gold = search("--target gold");
     assert_eq!(gold[0]["target"], json!(["PER: Anna", "LOC: Bonn"]));
     assert_eq!(hits(&gold[0], "proponents")[0]["label"], json!(["PER: Anna", "LOC: Bonn"]));
@@ -128,7 +139,9 @@ fn training_entities_are_found_for_a_tag() {
     bench.fails("search --store store --data test.jsonl --token 0", "token 0: expected one of the text's own");
     bench.fails("export --store store --out out.parquet", "a record has several factors");
     bench.fails("audit redundant --store store", "a record has several factors");
-    for (option, reason) in [("--dtype f16", "--dtype"), ("--scan int8", "--scan"), ("--gradients projected", "--gradients projected")] {
+    for (option, reason) in
+        [("--dtype f16", "--dtype"), ("--scan int8", "--scan"), ("--gradients projected", "--gradients projected")]
+    {
         bench.fails(&format!("index --model {model} --data train.jsonl --store other {option}"), reason);
     }
     bench.ok("search --store store --data test.jsonl --out r.parquet --quiet");
@@ -152,7 +165,10 @@ fn masked_records_are_found_for_a_piece() {
     let named = lines(&bench.ok("search --store store --data train.jsonl --target food --token 2 --quiet")).remove(0);
     assert_eq!((&named["target"], &named["span"]["start"]), (&json!("food"), &json!(4)));
     bench.write("bad.jsonl", "{\"text\":\"[MASK] and [MASK]\",\"label\":\"hotel\"}\n");
-    bench.fails(&format!("index --model {model} --masks --data bad.jsonl --store s2"), "expected 2 pieces, one a mask, found 1");
+    bench.fails(
+        &format!("index --model {model} --masks --data bad.jsonl --store s2"),
+        "expected 2 pieces, one a mask, found 1",
+    );
     bench.write("odd.jsonl", "{\"text\":\"[MASK]\",\"label\":\"nosuchpiece\"}\n");
     bench.fails(&format!("index --model {model} --masks --data odd.jsonl --store s3"), "is no piece of the vocabulary");
     let tags = bench.model("bert-tags");
@@ -174,7 +190,9 @@ fn a_store_of_several_factors_does_not_depend_on_how_it_was_made() {
         bench.write("all.jsonl", &more);
         bench.write("rest.jsonl", &rest);
         let make = |store: &str, data: &str, options: &str| {
-            bench.ok(&format!("index --model {model} --data {data} --store {store} --block-records 8 --quiet {index} {options}"));
+            bench.ok(&format!(
+                "index --model {model} --data {data} --store {store} --block-records 8 --quiet {index} {options}"
+            ));
         };
         make("whole", "train.jsonl", "");
         make("small", "train.jsonl", "--batch-tokens 40 --threads 1");
@@ -204,7 +222,9 @@ fn a_store_of_several_factors_does_not_depend_on_how_it_was_made() {
         assert_eq!(with_index(lines(&one).remove(0)), with_index(together), "{case}: a query alone");
         // A record asks as it was indexed.
         let own = lines(&bench.ok("search --store whole --self --rule grad-cos -k 5 --quiet"));
-        let asked = lines(&bench.ok("search --store whole --data train.jsonl --target gold --rule grad-cos -k 5 --exclude-same-id --quiet"));
+        let asked = lines(&bench.ok(
+            "search --store whole --data train.jsonl --target gold --rule grad-cos -k 5 --exclude-same-id --quiet",
+        ));
         let ends = |result: &Value| (result["proponents"].clone(), result["opponents"].clone());
         assert!(own.iter().zip(&asked).all(|(own, asked)| ends(own) == ends(asked)), "{case}: --self");
 
@@ -230,7 +250,9 @@ fn checkpoints_are_factors_of_the_same_words() {
     let model = bench.model("bert-tags");
     bench.write("train.jsonl", tagged(6));
     bench.ok(&format!("index --model {model} --data train.jsonl --store store --checkpoint {model}:0.5 --checkpoint {model}:0.25 --quiet"));
-    let of = |rule: &str| lines(&bench.ok(&format!("search --store store --data train.jsonl --target gold --rule {rule} --quiet")));
+    let of = |rule: &str| {
+        lines(&bench.ok(&format!("search --store store --data train.jsonl --target gold --rule {rule} --quiet")))
+    };
     for (tracin, dot) in of("tracin").iter().zip(of("grad-dot")) {
         for (a, b) in hits(tracin, "proponents").iter().zip(hits(&dot, "proponents")) {
             let (a, b) = (a["score"].as_f64().unwrap(), 0.75 * b["score"].as_f64().unwrap());

@@ -92,8 +92,10 @@ fn gradients_are_those_of_autograd() {
         let shard = &store.shards()[0];
         let counts: Vec<u64> = shard.factor_offsets().unwrap().windows(2).map(|ends| ends[1] - ends[0]).collect();
         assert_eq!(counts, golden.factors, "{case}");
-        let (dot, cos) =
-            (scores(&store, Rule::GradDot, &RuleOptions::default()), scores(&store, Rule::GradCos, &RuleOptions::default()));
+        let (dot, cos) = (
+            scores(&store, Rule::GradDot, &RuleOptions::default()),
+            scores(&store, Rule::GradCos, &RuleOptions::default()),
+        );
         for (i, row) in golden.dots.iter().enumerate() {
             let norm = |i: usize| golden.dots[i][i].sqrt();
             let (loss, expected) = (f64::from(shard.losses()[i]), golden.losses[i]);
@@ -166,7 +168,10 @@ fn scores_are_sums_over_pairs_of_factors() {
                 let (back, other) = (score(&store, &form, &queries[i], 0, q), asked[i][0].norm());
                 assert!((found - back).abs() <= 2.0 * allowed as f32, "{case}: grad-dot is symmetric");
                 if q == i {
-                    assert!((sum - other * other).abs() <= 1e-12 * size, "{case}: a gradient's own score is its length, squared");
+                    assert!(
+                        (sum - other * other).abs() <= 1e-12 * size,
+                        "{case}: a gradient's own score is its length, squared"
+                    );
                 }
             }
         }
@@ -271,13 +276,9 @@ fn representers_of_all_words_add_up_to_the_refit_s_logits() {
     let at = tempfile::tempdir().unwrap();
     let (store, _) = indexed("bert-tags", at.path());
     let options = wherefore::factors::RefitOptions::default();
-    let representer = wherefore::factors::representer(
-        &store,
-        &options,
-        wherefore::factors::RepresenterCompat::Exact,
-        &|| true,
-    )
-    .unwrap();
+    let representer =
+        wherefore::factors::representer(&store, &options, wherefore::factors::RepresenterCompat::Exact, &|| true)
+            .unwrap();
     let asked = bundle(&store, 0);
     let (e, form) = (asked.width(), Form::representer(&representer.alpha).of_terms(&[asked.len()]));
     let rows: Vec<(Vec<f32>, usize)> =

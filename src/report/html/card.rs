@@ -231,7 +231,11 @@ impl Near {
             sign: if near.score < 0.0 { "n" } else { "p" },
             percent: percent(if largest > 0.0 { near.score.abs() / largest } else { 0.0 }),
             label: near.label.as_ref().map(plain),
-            predicted: near.predicted.as_ref().filter(|predicted| !near.label.as_ref().is_some_and(|label| agree(label, predicted))).map(plain),
+            predicted: near
+                .predicted
+                .as_ref()
+                .filter(|predicted| !near.label.as_ref().is_some_and(|label| agree(label, predicted)))
+                .map(plain),
             text: clip(&near.text, NEIGHBOUR),
             pair: near.text_pair.as_ref().map(|pair| clip(pair, NEIGHBOUR)),
             parts: near.parts.iter().map(part).collect(),
