@@ -70,6 +70,7 @@ fn search(id: &str, index: u64, text: &str) -> SearchResult {
         predicted: json!("ham"),
         probability: Some(0.75),
         target: json!("ham"),
+        span: None,
         rule: "grad-cos".into(),
         proponents: vec![neighbour(1, 0.9, "much like it")],
         opponents: vec![neighbour(1, -0.8, "nothing like it")],
