@@ -101,6 +101,7 @@ impl Sizes {
                 .map(|_| {
                     let h = random.numbers(factors * self.width, self.coarse);
                     Factors::new(self.width, h, random.numbers(factors * self.classes, self.coarse), Dtype::F32)
+                        .of_classes(self.classes)
                 })
                 .collect();
             let biases = self.biased.then(|| random.numbers(factors, self.coarse));
@@ -226,7 +227,7 @@ fn parts_of_a_score_are_the_factors_own() {
             assert_eq!(parts.len() as u64, offsets[row + 1] - offsets[row]);
             // Multiples of 1/2 add up exactly.
             let whole = wherefore::search::score(&source, &form, &queries[0], shard, row);
-            assert_eq!(parts.iter().sum::<f32>().to_bits(), (whole + 0.0).to_bits());
+            assert_eq!(parts.iter().fold(0.0, |sum, part| sum + part).to_bits(), (whole + 0.0).to_bits());
         }
     }
     let means = Form::feature_dot().over_means();
