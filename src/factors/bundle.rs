@@ -6,6 +6,9 @@
 //! | tags | word, at its first token | `softmax(z) − onehot(tag)` | h of that token | 1 |
 //! | masks | mask | `softmax(z) − onehot(piece)` | h of that token | 1 |
 //!
+//! Refits and curvature are over factors: the head's objective is the mean loss of a factor, so that influence over F of them is what a record's factors
+//! together change. Answers have neither: their Hessian needs every token's h, and a store keeps the sum.
+//!
 //! The gradient of the record's loss with respect to the last layer's `[W; b]` is `Σ_f δ_f [h_f; s_f]ᵀ`, where the loss is summed over its factors.
 //! (transformers has the mean of start and end, and the mean over a batch's tags: gradients of those are ours over a constant of the batch.) A boundary's
 //! softmax is over positions, so one output's gradient is a sum over tokens, and adding a number to all its logits changes nothing: hence s = 0.

@@ -14,6 +14,9 @@ use crate::report::SearchResult;
 use crate::search::{FactorSet, Source};
 use crate::store::{Said, Store, StoredRecord, TokenSettings};
 
+/// Records that ask together: δ over a vocabulary is large.
+const QUERIES: u64 = 512;
+
 /// Asks about every record of `dataset`, on the CPU.
 pub(super) fn search(
     job: &SearchJob<'_>,
@@ -30,11 +33,12 @@ pub(super) fn search(
     let models: Vec<&Model> = std::iter::once(model).chain(job.checkpoints).collect();
     let bundler = Bundler { models: &models, tokens, against, token: options.token };
     let progress = Progress::new("searching", dataset.bytes_total(), settings.quiet);
+    let chunking = Chunking { records: QUERIES, ..Chunking::any() };
     let mut waiting = Waiting::new(&answers);
     let mut answer =
         |chunk: BundleChunk| waiting.ask(chunk.records.into_iter().map(|one| asked(one, options)).collect(), sink);
     let mut bundle = |read, rejections: &mut _, steps: &mut _| bundler.chunk(read, settings, rejections, steps);
-    let mut summary = stream_of(&mut bundle, dataset, &Chunking::any(), rejections, &progress, &mut answer)?;
+    let mut summary = stream_of(&mut bundle, dataset, &chunking, rejections, &progress, &mut answer)?;
     waiting.answer(sink)?;
     summary.seconds = progress.seconds();
     Ok(summary)
