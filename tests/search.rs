@@ -11,4 +11,5 @@ mod laws;
 mod reference;
 mod refusals;
 mod rounded;
+mod several;
 mod stores;

@@ -42,6 +42,7 @@ fn settings(problem: Problem, dtype: Dtype, checkpoints: usize) -> Settings {
         checkpoints: (0..checkpoints).map(checkpoint).collect(),
         scan: None,
         gradients: None,
+        tokens: None,
         columns: vec![],
     }
 }
@@ -95,6 +96,7 @@ fn block(settings: &Settings, number: u64, total: u64, skipped: &[u64]) -> Block
         indices: kept.iter().map(|record| record.index).collect(),
         features: rows(1, e),
         deltas: rows(2, k),
+        bundles: None,
         labels: labels(settings, &kept, true),
         predictions: labels(settings, &kept, false),
         losses: rows(3, 1),

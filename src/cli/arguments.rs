@@ -72,7 +72,7 @@ impl Common {
     }
 
     /// Loads a model, with a masked-language model's head where it has one.
-    fn load_as(&self, model: &str, masks: bool) -> Result<Model> {
+    pub(crate) fn load_as(&self, model: &str, masks: bool) -> Result<Model> {
         let options = LoadOptions { max_length: self.max_length, precision: self.precision, masks };
         Model::load(model, self.device.clone(), &options)
     }
@@ -197,12 +197,7 @@ pub(crate) struct Typed {
 }
 
 impl Typed {
-    /// The typed record, or the files.
-    pub(crate) fn or(&self, data: &Data) -> Result<Dataset> {
-        self.or_as(Shape::Texts, data)
-    }
-
-    /// The same, of records of a shape: a typed question has its context as second segment.
+    /// The typed record, or the files, of records of a shape: a typed question has its context as second segment.
     pub(crate) fn or_as(&self, shape: Shape, data: &Data) -> Result<Dataset> {
         match &self.text {
             Some(text) => Ok(Dataset::typed_as(shape, text.clone(), self.text_pair.clone())),

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use wherefore::dataset::Dataset;
 use wherefore::factors::{LabelUsed, ScanType};
-use wherefore::model::{DEFAULT_DIMENSION, Device, Model, Projection, ProjectionKind};
+use wherefore::model::{DEFAULT_DIMENSION, Device, Model, Projection, ProjectionKind, Task};
 use wherefore::pipeline::{self, Checkpoint, GivenFactors, GivenFile, IndexOptions, Rejections, Summary};
 use wherefore::store::{DEFAULT_BLOCK_RECORDS, Dtype, Part};
 use wherefore::{Error, Result};
 
 use super::Outcome;
-use super::arguments::{Common, Data, ModelName};
+use super::arguments::{Common, Data, ModelName, shape_of};
 use super::output::{Output, print};
 use super::run_record::RunRecord;
 
@@ -71,6 +71,16 @@ pub(crate) struct Arguments {
     /// With --gradients projected: rademacher, gaussian, or identity (the gradients themselves, for small models)
     #[arg(long, value_name = "KIND", default_value_t)]
     projection: ProjectionKind,
+    /// A masked-language model: index what stands behind masks (the pieces in the label column; the likeliest where there is none), with its
+    /// own head, not as an encoder
+    #[arg(long, conflicts_with = "from_factors")]
+    masks: bool,
+    /// Models that answer questions: tokens of the context that neighbouring windows share
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    stride: usize,
+    /// Models that answer questions: tokens of a predicted answer, at most
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    max_answer_tokens: usize,
     /// Records in a block: what a job can lose, and what --shard deals out
     #[arg(long, value_name = "N", default_value_t = DEFAULT_BLOCK_RECORDS)]
     block_records: u64,
@@ -116,7 +126,8 @@ impl Arguments {
         if self.block_records == 0 {
             return Err(Error::usage("--block-records: expected at least 1, found 0"));
         }
-        let checkpoints = self.checkpoint.iter().map(|text| checkpoint(text, common)).collect::<Result<_>>()?;
+        let checkpoints =
+            self.checkpoint.iter().map(|text| checkpoint(text, self.masks, common)).collect::<Result<_>>()?;
         let scan = self.scan.map(|scan| match scan {
             Scan::F16 => ScanType::F16,
             Scan::Bf16 => ScanType::Bf16,
@@ -133,6 +144,8 @@ impl Arguments {
             block_records: self.block_records,
             checkpoints,
             gradients: self.projection(common.seed)?,
+            stride: self.stride,
+            max_answer_tokens: self.max_answer_tokens,
             columns: self.keep_column.clone(),
         })
     }
@@ -166,10 +179,10 @@ fn on_cpu(common: &Common) -> Result<Common> {
 }
 
 /// `DIR` or `DIR:RATE`; a directory may have a colon in its name where what follows is no number.
-fn checkpoint(text: &str, common: &Common) -> Result<Checkpoint> {
+fn checkpoint(text: &str, masks: bool, common: &Common) -> Result<Checkpoint> {
     let split = text.rsplit_once(':').and_then(|(dir, rate)| Some((dir, rate.parse().ok()?)));
     let (dir, learning_rate) = split.unwrap_or((text, 1.0));
-    Ok(Checkpoint { model: common.load(dir)?, learning_rate })
+    Ok(Checkpoint { model: common.load_as(dir, masks)?, learning_rate })
 }
 
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
@@ -179,11 +192,16 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     if let Some(file) = &arguments.from_factors {
         return index_given(arguments, file, common, run);
     }
-    let dataset = arguments.data.open_keeping(&arguments.keep_column)?;
-    let model = ModelName { model: arguments.model.clone().unwrap_or_default() }.load(common, &mut run)?;
+    let name = ModelName { model: arguments.model.clone().unwrap_or_default() };
+    let model = if arguments.masks { name.load_any(common, &mut run)? } else { name.load(common, &mut run)? };
+    if arguments.masks && model.task() != Task::Masks {
+        return Err(Error::usage(format!("--masks: {} is no masked-language model", model.name())).into());
+    }
+    let dataset = arguments.data.open_as(shape_of(&model), &arguments.keep_column)?;
     let options = arguments.options(common)?;
     run.set("part", options.part.to_string());
     if arguments.dry_run {
+        model.expect_record_task("--dry-run")?;
         return dry_run(arguments, &model, dataset, &options, common);
     }
     let output = Output::new(common, Some(&arguments.store));

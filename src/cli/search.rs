@@ -5,18 +5,18 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use wherefore::factors::{HessianForm, RepresenterCompat};
-use wherefore::model::Model;
+use wherefore::model::{Device, Model, Task};
 use wherefore::pipeline::{
     self, Condition, GivenFactors, GivenFile, GivenSearch, QueryTarget, Rejections, ResultSink, RuleOptions,
     ScopeOptions, SearchOptions, SelfSearch, Summary, TopK,
 };
 use wherefore::report::{Format, NeighbourList, RecordWriter, SearchResult};
 use wherefore::search::Rule;
-use wherefore::store::Store;
+use wherefore::store::{Checkpoint, Store};
 use wherefore::{Error, Result};
 
 use super::Outcome;
-use super::arguments::{Common, Data, Typed};
+use super::arguments::{Common, Data, Typed, shape_of};
 use super::output::Output;
 use super::run_record::RunRecord;
 
@@ -44,6 +44,10 @@ pub(crate) struct Arguments {
     /// The label explained: predicted, gold, or a class's name
     #[arg(long, default_value = "predicted", value_name = "predicted|gold|LABEL")]
     target: String,
+    /// Of models that tag tokens or fill in masks: ask about this one token, counted from the first with special tokens; --target may then name
+    /// a tag or a piece
+    #[arg(long, value_name = "N", conflicts_with_all = ["of_itself", "from_factors"])]
+    token: Option<usize>,
     /// The last layer's curvature, for influence and relatif
     #[arg(long, value_enum, default_value_t = Hessian::Exact)]
     hessian: Hessian,
@@ -124,6 +128,7 @@ impl Arguments {
             rule_options,
             top_k: self.top_k,
             target,
+            token: self.token,
             scope: ScopeOptions {
                 conditions: self.conditions.clone(),
                 collapse_duplicates: self.collapse_duplicates,
@@ -141,9 +146,10 @@ pub(super) fn load_model(store: &Store, model: Option<&str>, common: &Common) ->
     let mut common = common.clone();
     common.max_length = common.max_length.or(Some(store.settings().max_length));
     let recorded = &store.settings().model;
+    let masks = store.settings().task() == Task::Masks;
     match model {
-        Some(model) => common.load(model),
-        None => common.load(recorded).map_err(|error| match error {
+        Some(model) => common.load_as(model, masks),
+        None => common.load_as(recorded, masks).map_err(|error| match error {
             Error::Io { .. } | Error::Usage(..) => Error::Usage(
                 format!("the store's model is not where it was: {error}"),
                 Some("say where it is now with --model DIR".into()),
@@ -164,10 +170,15 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     });
     options.rule.check(kept.problem, kept.checkpoints.len())?;
     options.rule.check_gradients(kept.gradients.is_some())?;
+    options.rule.check_task(kept.task(), kept.classes)?;
     let format = check_format(common, options.top_k)?;
     run.store(&store);
     run.set("rule", options.rule.name());
-    let columns = SearchResult::columns(kept.problem, &kept.label_names, &kept.columns);
+    if kept.tokens.is_some() && matches!(common.device, Device::Cuda(_) | Device::EveryCuda) && !common.quiet {
+        tell_cpu();
+    }
+    let columns =
+        SearchResult::columns(kept.task(), options.token.is_some(), kept.problem, &kept.label_names, &kept.columns);
     let output = Output::new(common, common.out.as_deref());
     let mut rejections = output.rejections();
     let search = Search { arguments, common, store: &store, options: &options };
@@ -184,6 +195,11 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         None => search.asked(&mut run, &mut rejections, write)?,
     };
     output.finish("searched for", &summary, rejections, run)
+}
+
+#[expect(clippy::print_stderr, reason = "messages go to standard error")]
+fn tell_cpu() {
+    eprintln!("records of several factors are searched on the CPU");
 }
 
 /// One search, whoever asks.
@@ -224,8 +240,8 @@ impl Search<'_> {
             return Err(Error::usage("the store's factors were made elsewhere: there is no model to ask with")
                 .with_hint("give the queries' factors with --from-factors FILE, or ask with --self"));
         }
-        let dataset = arguments.text.or(&arguments.data)?;
         let model = load_model(store, arguments.model.as_deref(), common)?;
+        let dataset = arguments.text.or_as(shape_of(&model), &arguments.data)?;
         let checkpoints = load_checkpoints(store, options.rule, common)?;
         run.model(&model);
         let mut writer = write()?;
@@ -249,8 +265,9 @@ fn check_format(common: &Common, top_k: TopK) -> Result<Format> {
 pub(super) fn load_checkpoints(store: &Store, rule: Rule, common: &Common) -> Result<Vec<Model>> {
     let mut common = common.clone();
     common.max_length = Some(store.settings().max_length);
-    let needed = rule.reads_checkpoints();
-    store.settings().checkpoints.iter().filter(|_| needed).map(|checkpoint| common.load(&checkpoint.path)).collect()
+    let (needed, masks) = (rule.reads_checkpoints(), store.settings().task() == Task::Masks);
+    let load = |checkpoint: &Checkpoint| common.load_as(&checkpoint.path, masks);
+    store.settings().checkpoints.iter().filter(|_| needed).map(load).collect()
 }
 
 struct Writer(RecordWriter);

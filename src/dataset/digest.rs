@@ -13,7 +13,7 @@ use super::{Label, Record};
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// Takes in the next record: its number, id, texts, label and kept columns, each with its kind and length before it, so that no two
+    /// Takes in the next record: its number, id, texts, label, words and kept columns, each with its kind and length before it, so that no two
     /// different records are the same bytes.
     pub fn push(&mut self, record: &Record) {
         let mut hasher = blake3::Hasher::new();
@@ -23,6 +23,9 @@ impl Digest {
         update_text(&mut hasher, &record.text);
         update_option(&mut hasher, record.pair.as_deref(), update_text);
         update_option(&mut hasher, record.label.as_ref(), update_label);
+        for (start, end) in record.words.iter().flatten() {
+            hasher.update(&(*start as u64).to_le_bytes()).update(&(*end as u64).to_le_bytes());
+        }
         for (name, value) in &record.columns {
             update_text(&mut hasher, name);
             update_text(&mut hasher, value);

@@ -9,8 +9,9 @@ use faer::Mat;
 use rayon::prelude::*;
 
 use super::block::{Block, Blocks, KeepGoing, WAVE};
+use super::bundle::Bundle;
 use super::cg::{self, Stop, System};
-use super::dense::slice;
+use super::dense::{inner, slice};
 use super::hessian::FactoredHessian;
 use super::kronecker::{Eigen, Kronecker, input_factor, output_factor};
 use super::objective::Point;
@@ -122,9 +123,56 @@ impl<'a> Curvature<'a> {
             Inverse::Cholesky(hessian) => {
                 Ok(queries.par_chunks(8).flat_map_iter(|some| solve(hessian, some)).collect())
             }
-            Inverse::MatrixFree(preconditioner) => self.iterate(preconditioner, queries, keep_going),
+            Inverse::MatrixFree(preconditioner) => {
+                self.iterate(preconditioner, &queries.iter().map(gradient).collect::<Vec<_>>(), keep_going)
+            }
             Inverse::Kronecker(kronecker) => Ok(queries.par_iter().map(|query| transform(kronecker, query)).collect()),
         }
+    }
+
+    /// The same for gradients that are sums over several factors, whose bias coordinates must be 1: always [`Preconditioned::Full`].
+    ///
+    /// # Errors
+    /// As [`Curvature::precondition`].
+    pub fn precondition_bundles(&self, queries: &[Bundle], keep_going: KeepGoing<'_>) -> Result<Vec<Preconditioned>> {
+        let gradients = || queries.iter().map(bundle_gradient);
+        match &self.inverse {
+            Inverse::MatrixFree(preconditioner) => {
+                self.iterate(preconditioner, &gradients().collect::<Vec<_>>(), keep_going)
+            }
+            _ => Ok(queries.par_iter().map(|query| full(&self.solve_directly(bundle_gradient(query)))).collect()),
+        }
+    }
+
+    /// [`Curvature::self_influence`] of `records` records of several factors each.
+    ///
+    /// # Errors
+    /// As [`Curvature::self_influence`].
+    pub fn self_influence_of_bundles(
+        &self,
+        records: usize,
+        bundle: &(dyn Fn(usize) -> Bundle + Sync),
+        keep_going: KeepGoing<'_>,
+    ) -> Result<Vec<f32>> {
+        if matches!(self.inverse, Inverse::MatrixFree(_)) {
+            return Err(self.too_large());
+        }
+        let one = |record| {
+            if !keep_going() {
+                return Err(Error::Interrupted);
+            }
+            let gradient = bundle_gradient(&bundle(record));
+            Ok(inner(&self.solve_directly(gradient.clone()), &gradient).max(0.0) as f32)
+        };
+        (0..records).into_par_iter().map(one).collect()
+    }
+
+    fn solve_directly(&self, mut gradient: Mat<f64>) -> Mat<f64> {
+        match &self.inverse {
+            Inverse::Cholesky(hessian) => hessian.solve(std::slice::from_mut(&mut gradient)),
+            Inverse::Kronecker(kronecker) | Inverse::MatrixFree(kronecker) => gradient = kronecker.solve(&gradient),
+        }
+        gradient
     }
 
     /// `g_iᵀ (H + λI)⁻¹ g_i` of every training record, in order: RelatIF's denominators, squared (Barshan et al. 2020, "RelatIF: identifying
@@ -170,15 +218,15 @@ impl<'a> Curvature<'a> {
     fn iterate(
         &self,
         preconditioner: &Kronecker,
-        queries: &[QueryFactors<'_>],
+        gradients: &[Mat<f64>],
         keep_going: KeepGoing<'_>,
     ) -> Result<Vec<Preconditioned>> {
         let blocks = Blocks::new(self.source, keep_going)?;
         let system = System { blocks: &blocks, point: Point::Stored, damping: self.options.damping, preconditioner };
         let stop = Stop { residual: self.options.residual, iterations: self.options.iterations };
-        let mut all = Vec::with_capacity(queries.len());
-        for some in queries.chunks(queries_in_memory(blocks.inputs() * blocks.classes())) {
-            for (solution, reached) in cg::solve(&system, some.iter().map(gradient).collect(), stop)? {
+        let mut all = Vec::with_capacity(gradients.len());
+        for some in gradients.chunks(queries_in_memory(blocks.inputs() * blocks.classes())) {
+            for (solution, reached) in cg::solve(&system, some.to_vec(), stop)? {
                 if !reached {
                     return Err(self.not_reached());
                 }
@@ -210,6 +258,12 @@ fn kronecker(blocks: &Blocks<'_>, damping: f64) -> Result<Kronecker> {
 fn gradient(query: &QueryFactors<'_>) -> Mat<f64> {
     let input = |e: usize| query.features.get(e).map_or(1.0, |&h| f64::from(h));
     Mat::from_fn(query.features.len() + 1, query.delta.len(), |e, k| input(e) * f64::from(query.delta[k]))
+}
+
+/// The same of several factors.
+fn bundle_gradient(bundle: &Bundle) -> Mat<f64> {
+    let (gradient, inputs) = (bundle.gradient(), bundle.width() + 1);
+    Mat::from_fn(inputs, bundle.outputs(), |e, k| gradient[k * inputs + e])
 }
 
 fn full(solution: &Mat<f64>) -> Preconditioned {

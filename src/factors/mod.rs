@@ -4,6 +4,7 @@
 //! loss with respect to the logits); the gradient of its loss with respect to the last layer's `[W; b]` is `δ [h; 1]ᵀ`.
 
 mod block;
+mod bundle;
 mod cg;
 mod curvature;
 mod dense;
@@ -22,6 +23,8 @@ mod source;
 mod target;
 
 pub use block::KeepGoing;
+pub(crate) use bundle::bundle_norm;
+pub use bundle::{Bundle, mean_features};
 pub use curvature::{Curvature, CurvatureOptions, HessianForm, Preconditioned, QueryFactors};
 pub use head::Head;
 pub use loss::{loss_and_delta, predict, probabilities};

@@ -57,7 +57,8 @@ pub enum Problem {
 }
 
 /// What a model says something of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Task {
     /// A record as a whole: a class, some classes, numbers, or a vector.
     #[default]

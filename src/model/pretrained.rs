@@ -180,7 +180,7 @@ impl Model {
             Task::Masks => "masked tokens",
         };
         Err(Error::usage(format!("{job}: {} gives {says}, and this is not supported for those yet", self.name))
-            .with_hint("predict and explain take such models"))
+            .with_hint("predict, explain, index and search take such models"))
     }
 
     /// What its head was trained to do, of a record or of each row of logits.

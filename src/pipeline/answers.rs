@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::predict_tokens::characters;
 use super::prepared::{Asking, Prepared};
 use super::queries::{ResultSink, SearchOptions, TopK};
 use super::scope::Scope;
@@ -9,10 +10,15 @@ use crate::backend::gpu::Gpu;
 use crate::error::{Error, Result};
 use crate::factors::{Labels, Target};
 use crate::interrupt;
-use crate::model::Problem;
-use crate::report::{Certain, Neighbour, NeighbourGroup, NeighbourList, Neighbours, SearchResult, class_value};
+use crate::model::{Problem, Task};
+use crate::report::{
+    Certain, Neighbour, NeighbourGroup, NeighbourList, NeighbourPart, Neighbours, SearchResult, class_value,
+};
 use crate::search::{self, Certainty, Certificate, End, Form, GroupHits, Hit, Hits, Options, Query, Selected};
-use crate::store::{Store, StoredRecord};
+use crate::store::{FactorPart, Shard, Store, StoredRecord};
+
+/// Of a neighbour's factors, so many are shown.
+const PARTS: usize = 5;
 
 /// One record that asks, and what is known of it before the search.
 pub(super) struct Asked {
@@ -26,9 +32,10 @@ pub(super) struct Asked {
 impl Asked {
     /// About how much memory it takes until it is answered.
     fn bytes(&self) -> usize {
-        let Asking { features, delta, checkpoints, text, .. } = &self.asking;
+        let Asking { features, delta, checkpoints, bundles, text, .. } = &self.asking;
+        let bundles: usize = bundles.iter().map(|bundle| bundle.features.len() + bundle.deltas.len()).sum();
         let factors: usize = checkpoints.iter().map(|(features, delta)| features.len() + delta.len()).sum();
-        let numbers = features.len() + delta.len() + factors;
+        let numbers = features.len() + delta.len() + factors + bundles;
         size_of::<Self>() + numbers * size_of::<f32>() + 2 * text.len() + self.result.id.len()
     }
 }
@@ -46,7 +53,9 @@ impl<'a> Waiting<'a> {
     pub(super) fn new(answers: &'a Answers<'a>) -> Self {
         let Answers { store, options, .. } = answers;
         let settings = store.settings();
-        let scanned = store.rows() * (settings.width + settings.classes) * size_of::<f32>();
+        let scanned = store.shards().iter().map(Shard::factor_count).sum::<usize>()
+            * (settings.width + settings.classes)
+            * size_of::<f32>();
         let room = if scanned > options.memory { options.memory / 4 } else { 0 };
         Self { answers, asked: Vec::new(), bytes: 0, room }
     }
@@ -80,6 +89,8 @@ pub(super) struct Answers<'a> {
 struct Asker<'a> {
     id: &'a str,
     own_row: Option<usize>,
+    form: &'a Form<'a>,
+    query: &'a Query,
 }
 
 impl<'a> Answers<'a> {
@@ -92,9 +103,9 @@ impl<'a> Answers<'a> {
         Ok(Self { store, options, prepared, scope, gpus: Vec::new() })
     }
 
-    /// The same, searching on GPUs.
+    /// The same, searching on GPUs; where records have several factors, on the CPU still.
     pub(super) fn on(self, gpus: Vec<&'a Gpu>) -> Self {
-        Self { gpus, ..self }
+        if self.store.settings().tokens.is_some() { self } else { Self { gpus, ..self } }
     }
 
     /// Searches for some queries together and writes their results in order.
@@ -134,8 +145,9 @@ impl<'a> Answers<'a> {
                 search::search(&source, form, queries, fetched, &options)?
             }
         };
-        for ((mut result, own_row), mut hits) in results.into_iter().zip(hits) {
-            let (asker, certificate) = (Asker { id: &result.id, own_row }, hits.certificate.take());
+        for (((mut result, own_row), query), mut hits) in results.into_iter().zip(queries).zip(hits) {
+            let id = result.id.clone();
+            let (asker, certificate) = (Asker { id: &id, own_row, form, query }, hits.certificate.take());
             let certain = certificate.as_ref().map(|certificate| self.certain(certificate, &hits, asker, k));
             (result.proponents, result.opponents) = self.ends(hits, asker, k)?;
             result.certain = certain.transpose()?.flatten();
@@ -181,8 +193,9 @@ impl<'a> Answers<'a> {
         let options = self.search_options(&go_on);
         // Rows that are not searched are in no group.
         let found = search::search_groups(self.store, form, queries, fetched, &grouping.groups, &options)?;
-        for ((mut result, own_row), groups) in results.into_iter().zip(found) {
-            let asker = Asker { id: &result.id, own_row };
+        for (((mut result, own_row), query), groups) in results.into_iter().zip(queries).zip(found) {
+            let id = result.id.clone();
+            let asker = Asker { id: &id, own_row, form, query };
             let (proponents, opponents) = self.ends(all_groups(&groups), asker, k)?;
             let named = grouping.names.iter().zip(grouping.groups.counts()).zip(groups);
             let groups: Result<Vec<_>> = named
@@ -209,7 +222,7 @@ impl<'a> Answers<'a> {
         let each = |query: usize, ranking: &search::Ranking<'_>| {
             let (result, own_row) = results[query].clone();
             let id = result.id.clone();
-            let asker = Asker { id: &id, own_row };
+            let asker = Asker { id: &id, own_row, form, query: &queries[query] };
             let list = |end| -> Result<_> { Ok(NeighbourList::new(self.lookup(Box::new(ranking.hits(end)?), asker))) };
             let (proponents, opponents) = (list(End::Proponents)?, list(End::Opponents)?);
             sink.write_all(&result.with_lists(proponents, opponents))
@@ -245,24 +258,52 @@ impl<'a> Answers<'a> {
         let found = others.map(|hit| hit.and_then(|hit| Ok((self.store.record(hit.row as usize)?, hit))));
         let exclude = self.options.exclude_same_id;
         let kept = found.filter(move |found| !matches!(found, Ok((record, _)) if exclude && record.id == asker.id));
-        Box::new(kept.zip(1..).map(|(found, rank)| found.map(|(record, hit)| self.neighbour(rank, hit, record))))
+        Box::new(
+            kept.zip(1..).map(move |(found, rank)| found.map(|(record, hit)| self.neighbour(rank, hit, record, asker))),
+        )
     }
 
-    fn neighbour(&self, rank: u64, hit: Hit, record: StoredRecord) -> Neighbour {
+    fn neighbour(&self, rank: u64, hit: Hit, record: StoredRecord, asker: Asker<'_>) -> Neighbour {
         let row = hit.row as usize;
-        let StoredRecord { id, text, pair, columns, .. } = record;
+        let parts = self.parts(row, &record, asker);
+        let StoredRecord { id, text, pair, columns, said, .. } = record;
+        let (label, predicted) = match said {
+            Some(said) => (said.label, Some(said.predicted)),
+            None => (shown(self.store, row, Column::Labels), shown(self.store, row, Column::Predictions)),
+        };
         Neighbour {
             rank,
             index: hit.index,
             id,
             score: hit.score,
-            label: shown(self.store, row, Column::Labels),
-            predicted: shown(self.store, row, Column::Predictions),
+            label,
+            predicted,
             text,
             text_pair: pair,
             columns,
             copies: self.scope.copies(row),
+            parts,
         }
+    }
+
+    /// Which of a record's factors weigh most in its score.
+    fn parts(&self, row: usize, record: &StoredRecord, asker: Asker<'_>) -> Vec<NeighbourPart> {
+        let Some(said) = &record.said else { return Vec::new() };
+        let (shard, place) = self.store.locate(row);
+        let scores = search::score_parts(self.store, asker.form, asker.query, shard, place);
+        let mut parts: Vec<(&FactorPart, f32)> = said.parts.iter().zip(scores).collect();
+        parts.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
+        parts.truncate(PARTS);
+        let text =
+            if self.store.settings().task() == Task::Spans { record.pair.as_deref() } else { Some(&*record.text) };
+        let part = |(part, score): (&FactorPart, f32)| NeighbourPart {
+            text: characters(text.unwrap_or_default(), part.start, part.end).to_owned(),
+            start: part.start as u64,
+            end: part.end as u64,
+            target: part.target.clone(),
+            score,
+        };
+        parts.into_iter().map(part).collect()
     }
 }
 

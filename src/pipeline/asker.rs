@@ -68,7 +68,7 @@ impl<'a> Asker<'a> {
         let (features, delta) = factors(&chunk.passes[0]);
         let checkpoints = chunk.passes[1..].iter().map(factors).collect();
         let text = joined(&chunk.records[i].text, chunk.records[i].pair.as_deref());
-        Ok(Asking { features, delta, target, checkpoints, text })
+        Ok(Asking { features, delta, target, checkpoints, bundles: Vec::new(), text })
     }
 
     fn target_of(&self, chunk: &Chunk, i: usize) -> Result<Target> {
@@ -101,6 +101,7 @@ impl<'a> Asker<'a> {
             predicted: shown_target(problem, &predicted, names),
             probability,
             target: shown_target(problem, target, names),
+            span: None,
             rule: self.options.rule.name().to_owned(),
             proponents: Vec::new(),
             opponents: Vec::new(),

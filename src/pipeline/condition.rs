@@ -6,6 +6,7 @@ use std::fs;
 use std::str::FromStr;
 
 use rayon::prelude::*;
+use serde_json::Value;
 
 use crate::dataset::Label;
 use crate::error::{Error, Result};
@@ -13,14 +14,15 @@ use crate::factors::{Labels, Target};
 use crate::model::Problem;
 use crate::report::class_value;
 use crate::search::RowSet;
-use crate::store::{Shard, Store, StoredRecord};
+use crate::store::{Said, Shard, Store, StoredRecord};
 
 /// One condition on a training record. As text:
 ///
 /// | text | holds where |
 /// |---|---|
 /// | `label=NAME`, `predicted=NAME` | the label, or the prediction, is (or, of several, has) that class; or is that number |
-/// | `wrong` | there is a label, and the prediction is another |
+/// | `wrong` | there is a label, and the prediction is another (answers: none of the right ones; tags: not the same entities) |
+/// | | of models that say something of tokens: one of the answers, an entity (`KIND: text`) or any of its kind (`KIND`), a piece |
 /// | `id=ID`, `id=@FILE` | the id is that one, or one of those in the file, one a line |
 /// | `COLUMN=VALUE` | a column kept at indexing has that value |
 ///
@@ -91,6 +93,7 @@ impl Condition {
         let refuse =
             |reason: String, hint: &str| Err(Error::usage(format!("--where {self}: {reason}")).with_hint(hint));
         match (&self.field, settings.problem) {
+            (Field::Label(_) | Field::Predicted(_) | Field::Wrong, _) if settings.tokens.is_some() => Ok(()),
             (Field::Label(_) | Field::Predicted(_) | Field::Wrong, Problem::Headless) => refuse(
                 "the model has no head, so its records have no classes".into(),
                 "filter by id or by a kept column",
@@ -108,11 +111,27 @@ impl Condition {
         }
     }
 
-    fn reads_texts(&self) -> bool {
-        matches!(self.field, Field::Id(_) | Field::Column(..))
+    fn reads_texts(&self, store: &Store) -> bool {
+        store.settings().tokens.is_some() || matches!(self.field, Field::Id(_) | Field::Column(..))
+    }
+
+    /// Whether it is about what was said of tokens, and then, whether that is so; nothing where it is neither so nor not.
+    #[expect(clippy::option_option, reason = "a question that is not about this, and one that has no answer")]
+    fn of_said(&self, said: &Said) -> Option<Option<bool>> {
+        match &self.field {
+            Field::Wrong => Some(said.label.as_ref().map(|label| !is_right(label, &said.predicted))),
+            Field::Label(name) => Some(Some(said.label.as_ref().is_some_and(|label| says(label, name)))),
+            Field::Predicted(name) => Some(Some(says(&said.predicted, name))),
+            Field::Id(_) | Field::Column(..) => None,
+        }
     }
 
     fn holds(&self, store: &Store, shard: &Shard, row: usize, record: Option<&StoredRecord>) -> bool {
+        if let Some(said) = record.and_then(|record| record.said.as_ref())
+            && let Some(is) = self.of_said(said)
+        {
+            return is == Some(self.holds);
+        }
         let is = match (&self.field, record) {
             (Field::Wrong, _) => match (target(store, shard.labels(), row), target(store, shard.predictions(), row)) {
                 (Some(label), Some(predicted)) => label != predicted,
@@ -126,6 +145,23 @@ impl Condition {
             (Field::Id(_) | Field::Column(..), None) => false,
         };
         is == self.holds
+    }
+}
+
+/// Whether what was said of tokens has this answer, entity, kind of entity, or piece.
+fn says(said: &Value, name: &str) -> bool {
+    match said {
+        Value::Array(all) => all.iter().any(|one| says(one, name)),
+        Value::String(one) => one == name || one.strip_prefix(name).is_some_and(|rest| rest.starts_with(": ")),
+        _ => false,
+    }
+}
+
+/// Whether an answer is one of the right ones; whether entities or pieces are the same.
+fn is_right(label: &Value, predicted: &Value) -> bool {
+    match (label, predicted) {
+        (Value::Array(right), Value::String(_)) => right.contains(predicted),
+        _ => label == predicted,
     }
 }
 
@@ -163,7 +199,7 @@ fn has_class(store: &Store, labels: Labels<'_>, row: usize, name: &str) -> bool 
 /// Where a condition is about what the store's records have not, or the store is damaged.
 pub(super) fn select(store: &Store, conditions: &[Condition]) -> Result<RowSet> {
     conditions.iter().try_for_each(|condition| condition.check(store))?;
-    let reads_texts = conditions.iter().any(Condition::reads_texts);
+    let reads_texts = conditions.iter().any(|condition| condition.reads_texts(store));
     let holds = each_row(store, reads_texts, |shard, row, record| {
         conditions.iter().all(|condition| condition.holds(store, shard, row, record))
     })?;

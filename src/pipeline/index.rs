@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::bundles::Bundler;
+use super::index_tokens;
 use super::recall::recall;
 use super::runner::{Plain, Runner, Tracing};
-use super::stream::stream_by;
+use super::stream::{stream_by, stream_of};
 use super::{Chunk, Chunking, Pass, Progress, Rejections, Settings, Summary};
 use crate::dataset::{Dataset, Digest};
 use crate::error::{Error, Result};
@@ -41,6 +43,10 @@ pub struct IndexOptions {
     pub checkpoints: Vec<Checkpoint>,
     /// Store projected gradients of the whole model, in the place of the last layer's factors.
     pub gradients: Option<Projection>,
+    /// Of models that answer questions: tokens of the context that neighbouring windows share.
+    pub stride: usize,
+    /// Of models that answer questions: tokens of a predicted answer, at most.
+    pub max_answer_tokens: usize,
     /// The columns that the dataset keeps: its [`crate::dataset::DatasetOptions::keep_columns`].
     pub columns: Vec<String>,
 }
@@ -57,6 +63,8 @@ impl Default for IndexOptions {
             block_records: store::DEFAULT_BLOCK_RECORDS,
             checkpoints: Vec::new(),
             gradients: None,
+            stride: 128,
+            max_answer_tokens: 30,
             columns: Vec::new(),
         }
     }
@@ -77,6 +85,7 @@ pub fn index(
 ) -> Result<Summary> {
     options.checkpoints.iter().try_for_each(|checkpoint| check_checkpoint(model, &checkpoint.model))?;
     let settings_of_store = store_settings(model, options)?;
+    let tokens = settings_of_store.tokens;
     let writer = if options.append {
         StoreWriter::append(dir, &settings_of_store, options.part)?
     } else {
@@ -88,15 +97,23 @@ pub fn index(
     writer.each_id(|index, id| dataset.know_id(index, id))?;
     let writer = Mutex::new(writer);
     let models: Vec<&Model> = std::iter::once(model).chain(options.checkpoints.iter().map(|c| &c.model)).collect();
+    let keep =
+        |number, digest: &Digest| Ok(options.part.owns(number) && !lock(&writer).has(number, &digest.to_string())?);
+    let chunking = Chunking { records: options.block_records, before, keep: &keep };
+    let progress = Progress::new("indexing", dataset.bytes_total(), settings.quiet);
+    if let Some(tokens) = tokens {
+        let bundler = Bundler { models: &models, tokens, against: options.target.into(), token: None };
+        let mut sink = |chunk| lock(&writer).write(&index_tokens::block(chunk));
+        let mut score = |read, rejections: &mut _, steps: &mut _| bundler.chunk(read, settings, rejections, steps);
+        let summary = stream_of(&mut score, dataset, &chunking, rejections, &progress, &mut sink)?;
+        writer.into_inner().unwrap_or_else(PoisonError::into_inner).finish(summary.numbered)?;
+        return Ok(summary);
+    }
     let tracers = tracers(&models, options.gradients.as_ref())?;
     let target = |gold: Option<&Target>, z: &[f32]| explained(model.problem(), options.target, gold, z);
     let tracing = tracers.as_deref().map(|tracers| Tracing { model, tracers, target: &target });
     let plain = Plain(&models);
     let runner: &dyn Runner = tracing.as_ref().map_or(&plain, |tracing| tracing);
-    let keep =
-        |number, digest: &Digest| Ok(options.part.owns(number) && !lock(&writer).has(number, &digest.to_string())?);
-    let chunking = Chunking { records: options.block_records, before, keep: &keep };
-    let progress = Progress::new("indexing", dataset.bytes_total(), settings.quiet);
     let width = runner.sizes()[0].0;
     let mut sink = |chunk: Chunk| {
         let mut block = block(model.problem(), options, chunk);
@@ -169,6 +186,7 @@ pub(super) fn store_settings(model: &Model, options: &IndexOptions) -> Result<st
         checkpoints: options.checkpoints.iter().map(checkpoint).collect(),
         scan: options.scan,
         gradients: options.gradients,
+        tokens: index_tokens::settings(model, options)?,
         columns: options.columns.clone(),
     })
 }
@@ -190,6 +208,7 @@ pub(super) fn block(problem: Problem, options: &IndexOptions, chunk: Chunk) -> B
         indices: chunk.records.iter().map(|record| record.index).collect(),
         features,
         deltas,
+        bundles: None,
         labels: labels(problem, chunk.gold.iter().map(Option::as_ref), classes_of(&predicted)),
         predictions: labels(problem, predicted.iter().map(Some), classes_of(&predicted)),
         losses,

@@ -3,6 +3,7 @@
 use super::answers::{Answers, Asked, Column, Waiting, shown, shown_target, stored_target};
 use super::prepared::{Asking, Prepared, joined};
 use super::queries::{QueryTarget, ResultSink, SearchOptions};
+use super::token_queries;
 use super::{Progress, Summary};
 use crate::backend::gpu::Gpu;
 use crate::error::{Error, Result};
@@ -54,6 +55,9 @@ impl SelfSearch<'_> {
     }
 
     fn asked(&self, row: usize) -> Result<Asked> {
+        if self.store.settings().tokens.is_some() {
+            return token_queries::stored(self.store, self.options, row);
+        }
         let target = self.target(row);
         let (features, delta) = self.factors(row, FactorSet::Final);
         let checkpoints = if self.options.rule.reads_checkpoints() {
@@ -64,7 +68,11 @@ impl SelfSearch<'_> {
         };
         let result = self.result(row, &target, &delta)?;
         let text = joined(&result.text, result.text_pair.as_deref());
-        Ok(Asked { asking: Asking { features, delta, target, checkpoints, text }, result, own_row: Some(row) })
+        Ok(Asked {
+            asking: Asking { features, delta, target, checkpoints, bundles: Vec::new(), text },
+            result,
+            own_row: Some(row),
+        })
     }
 
     /// What the stored δ was taken against.
@@ -115,6 +123,7 @@ impl SelfSearch<'_> {
             predicted: shown(self.store, row, Column::Predictions).unwrap_or_default(),
             probability,
             target,
+            span: None,
             rule: self.options.rule.name().to_owned(),
             proponents: Vec::new(),
             opponents: Vec::new(),

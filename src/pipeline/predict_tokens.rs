@@ -192,7 +192,7 @@ pub(super) fn encoded_whole(model: &Model, record: Record) -> Result<Encoded, St
 }
 
 /// The names of a record's own tags, one a word.
-fn gold_tags(model: &Model, record: &Record) -> Result<Option<Vec<String>>, String> {
+pub(super) fn gold_tags(model: &Model, record: &Record) -> Result<Option<Vec<String>>, String> {
     let Some(label) = &record.label else { return Ok(None) };
     let Some(words) = &record.words else {
         return Err("tags need the words they are of: a column `tokens` with a list of them".to_owned());

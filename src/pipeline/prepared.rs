@@ -1,8 +1,9 @@
 //! A rule made ready for one store: what it needs beyond the factors, and a query for each record that asks.
 
+use super::token_queries;
 use crate::error::{Error, Result};
 use crate::factors::{
-    self, Curvature, CurvatureOptions, DampedGram, HessianForm, Preconditioned, QueryFactors, RefitOptions,
+    self, Bundle, Curvature, CurvatureOptions, DampedGram, HessianForm, Preconditioned, QueryFactors, RefitOptions,
     Representer, RepresenterCompat, Target, Weighting,
 };
 use crate::interrupt;
@@ -56,6 +57,9 @@ pub(super) struct Asking {
     pub(super) delta: Vec<f32>,
     pub(super) target: Target,
     pub(super) checkpoints: Vec<(Vec<f32>, Vec<f32>)>,
+    /// Where records have several factors, those under the model, and under each checkpoint; `features` is then what rules over features
+    /// compare, and there is no δ beside it.
+    pub(super) bundles: Vec<Bundle>,
     /// Both segments, for a rule that reads words.
     pub(super) text: String,
 }
@@ -63,6 +67,8 @@ pub(super) struct Asking {
 /// Some queries, and what scores records for them where that is made for these queries.
 pub(super) struct Batch<'a> {
     pub(super) queries: Vec<Query>,
+    /// How many terms queries have in each set of factors, where they have several factors.
+    terms: Vec<usize>,
     words: Option<Bm25Queries<'a>>,
 }
 
@@ -72,6 +78,7 @@ impl<'a> Prepared<'a> {
         let settings = store.settings();
         rule.check(settings.problem, settings.checkpoints.len())?;
         rule.check_gradients(settings.gradients.is_some())?;
+        rule.check_task(settings.task(), settings.classes)?;
         let keep_going = &|| !interrupt::asked();
         let means = match rule {
             _ if store.rows() == 0 => Means::Factors,
@@ -96,6 +103,9 @@ impl<'a> Prepared<'a> {
         if let Some(words) = &batch.words {
             return Form::scored(words);
         }
+        if self.has_several() {
+            return self.form_of_bundles(&batch.terms);
+        }
         match (&self.means, self.rule) {
             (Means::Losses(losses), _) => Form::scored(losses),
             (Means::Rates(rates), _) => Form::tracin(rates),
@@ -116,10 +126,16 @@ impl<'a> Prepared<'a> {
 
     /// Some records that ask, in their order, as queries.
     pub(super) fn batch(&self, asking: Vec<Asking>) -> Result<Batch<'_>> {
-        let Means::Words(texts) = &self.means else { return Ok(Batch { queries: self.queries(asking)?, words: None }) };
+        if self.has_several() && !matches!(self.means, Means::Words(_)) {
+            let (queries, terms) = self.queries_of_bundles(asking)?;
+            return Ok(Batch { queries, terms, words: None });
+        }
+        let Means::Words(texts) = &self.means else {
+            return Ok(Batch { queries: self.queries(asking)?, terms: Vec::new(), words: None });
+        };
         let asked: Vec<String> = asking.into_iter().map(|a| a.text).collect();
         let queries = (0..asked.len()).map(Query::numbered).collect();
-        Ok(Batch { queries, words: Some(texts.queries(&asked)) })
+        Ok(Batch { queries, terms: Vec::new(), words: Some(texts.queries(&asked)) })
     }
 
     fn queries(&self, asking: Vec<Asking>) -> Result<Vec<Query>> {
@@ -176,6 +192,65 @@ impl<'a> Prepared<'a> {
     }
 }
 
+/// Where records have several factors.
+impl Prepared<'_> {
+    fn has_several(&self) -> bool {
+        self.store.settings().tokens.is_some()
+    }
+
+    fn form_of_bundles(&self, terms: &[usize]) -> Form<'_> {
+        match (&self.means, self.rule) {
+            (Means::Losses(losses), _) => Form::scored(losses),
+            (_, Rule::FeatureDot) => Form::feature_dot().over_means(),
+            (_, Rule::FeatureCos) => Form::feature_cos().over_means(),
+            (_, Rule::FeatureEuc) => Form::feature_euc().over_means(),
+            (_, Rule::GradCos) => Form::bundle_cos().of_terms(terms),
+            (Means::Rates(rates), _) => Form::tracin(rates).of_terms(terms),
+            (Means::Alphas(representer), _) => Form::representer(&representer.alpha).of_terms(terms),
+            (Means::Curvature { norms, .. }, _) => {
+                let form = Form::bilinear(self.store.settings().classes);
+                norms.as_deref().map_or_else(|| form.clone(), |norms| form.clone().over(norms))
+            }
+            _ => Form::grad_dot().of_terms(terms),
+        }
+    }
+
+    /// The queries, and how many terms they have in each set of factors.
+    fn queries_of_bundles(&self, asking: Vec<Asking>) -> Result<(Vec<Query>, Vec<usize>)> {
+        let width = self.store.settings().width;
+        let own = |asking: &Asking| asking.bundles.first().cloned().unwrap_or_default();
+        match (&self.means, self.rule) {
+            (Means::Losses(_), _) => Ok((vec![Query::numbered(0); asking.len()], Vec::new())),
+            (_, Rule::FeatureDot | Rule::FeatureCos | Rule::FeatureEuc) => {
+                Ok((asking.into_iter().map(|a| Query::feature(a.features)).collect(), Vec::new()))
+            }
+            (Means::Rates(_), _) => {
+                let checkpoints = |a: Asking| a.bundles.into_iter().skip(1).collect();
+                Ok(Query::bundles(&asking.into_iter().map(checkpoints).collect::<Vec<_>>()))
+            }
+            (Means::Alphas(representer), _) => {
+                let most = asking.iter().map(|a| own(a).len()).max().unwrap_or_default();
+                let query = |a: &Asking| {
+                    let bundle = own(a);
+                    let features = bundle.features.chunks_exact(width).map(<[f32]>::to_vec);
+                    let rows: Vec<_> = features.zip(bundle.classes.iter().copied()).collect();
+                    Query::classes(&rows, representer.bias_coordinate, most)
+                };
+                Ok((asking.iter().map(query).collect(), vec![most]))
+            }
+            (Means::Curvature { inverse, .. }, _) => {
+                let bundles: Vec<Bundle> = asking.iter().map(own).collect();
+                let preconditioned = inverse.precondition_bundles(&bundles, &|| !interrupt::asked())?;
+                Ok((preconditioned.into_iter().map(|p| preconditioned_query(p, width)).collect(), Vec::new()))
+            }
+            (_, Rule::GradCos) => {
+                Ok(Query::bundles(&asking.iter().map(|a| vec![own(a).to_unit()]).collect::<Vec<_>>()))
+            }
+            _ => Ok(Query::bundles(&asking.iter().map(|a| vec![own(a)]).collect::<Vec<_>>())),
+        }
+    }
+}
+
 /// Both segments as one text; no word goes on from one into the other.
 pub(super) fn joined(text: &str, pair: Option<&str>) -> String {
     pair.map_or_else(|| text.to_owned(), |pair| format!("{text}\n{pair}"))
@@ -187,6 +262,11 @@ fn curvature<'a>(rule: Rule, store: &'a Store, options: &RuleOptions) -> Result<
     let options = CurvatureOptions { damping: options.lambda.unwrap_or(default.damping), ..default };
     let inverse = Curvature::fit(store, options, keep_going)?;
     let norms = match rule {
+        Rule::RelatIf if store.settings().tokens.is_some() => {
+            let bundle = |row| token_queries::stored_bundle(store, row, FactorSet::Final).unwrap_or_default();
+            let squares = inverse.self_influence_of_bundles(store.rows(), &bundle, keep_going)?;
+            Some(squares.into_iter().map(f32::sqrt).collect())
+        }
         Rule::RelatIf => Some(inverse.self_influence(keep_going)?.into_iter().map(f32::sqrt).collect()),
         _ => None,
     };

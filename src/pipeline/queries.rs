@@ -7,6 +7,7 @@ use super::prepared::Prepared;
 use super::runner::{Plain, Runner, Tracing};
 use super::scope::ScopeOptions;
 use super::stream::stream_by;
+use super::token_queries;
 use super::{Chunk, Chunking, Progress, Rejections, RuleOptions, Settings, Summary};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
@@ -48,6 +49,8 @@ pub struct SearchOptions {
     pub top_k: TopK,
     /// Which label is explained.
     pub target: QueryTarget,
+    /// Of models that say something of tokens, the one token (counted from the first, special ones included) that is asked about.
+    pub token: Option<usize>,
     /// Which training records are searched, and in what groups.
     pub scope: ScopeOptions,
     /// Leave out the training record that has the query's id.
@@ -65,6 +68,7 @@ impl Default for SearchOptions {
             rule_options: RuleOptions::default(),
             top_k: TopK::Count(10),
             target: QueryTarget::Predicted,
+            token: None,
             scope: ScopeOptions::default(),
             exclude_same_id: false,
             of_itself: false,
@@ -126,6 +130,12 @@ impl SearchJob<'_> {
     ) -> Result<Summary> {
         let Self { model, store, options, .. } = *self;
         self.check()?;
+        if let Some(tokens) = store.settings().tokens {
+            return token_queries::search(self, tokens, dataset, settings, rejections, sink);
+        }
+        if options.token.is_some() {
+            return Err(Error::usage("--token: this model says nothing of single tokens"));
+        }
         let prepared = Prepared::new(options.rule, store, &options.rule_options)?;
         let answers = Answers::new(store, options, &prepared)?.on(model.gpus());
         let projection = store.settings().gradients;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::condition::{Condition, check_column, class_words, each_row, each_shard, select, written_label};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::search::{Groups, RowSet};
 use crate::store::{Shard, Store, StoredRecord};
 
@@ -111,6 +111,10 @@ impl Grouping {
             column => record.and_then(|record| record.columns.get(column)).cloned(),
         };
         let is_column = !matches!(by, "label" | "predicted");
+        if !is_column && store.settings().tokens.is_some() {
+            return Err(Error::usage(format!("--group-by {by}: the store's records have no one class"))
+                .with_hint("group by a column kept at indexing"));
+        }
         if is_column {
             check_column(store, by, &format!("--group-by {by}"))?;
         }

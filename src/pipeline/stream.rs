@@ -72,17 +72,47 @@ pub(super) fn stream_by(
     sink: &mut (dyn FnMut(Chunk) -> Result<()> + Send),
 ) -> Result<Summary> {
     runner.model().expect_record_task(progress.job())?;
+    let mut score = |read: Read, rejections: &mut Rejections, steps: &mut Steps| {
+        let chunk = score::score(runner, read, settings, rejections, steps)?;
+        let (records, tokens) = (chunk.records.len() as u64, chunk.tokens);
+        let counts = Counts { records, tokens, truncated: chunk.truncated, repeated: chunk.repeated };
+        Ok((chunk, counts))
+    };
+    stream_of(&mut score, dataset, chunking, rejections, progress, sink)
+}
+
+/// What a chunk adds to a [`Summary`].
+#[derive(Clone, Copy, Default)]
+pub(super) struct Counts {
+    pub(super) records: u64,
+    pub(super) tokens: u64,
+    pub(super) truncated: u64,
+    pub(super) repeated: u64,
+}
+
+/// Makes something of each chunk as read.
+pub(super) type Scoring<'a, T> = dyn FnMut(Read, &mut Rejections, &mut Steps) -> Result<(T, Counts)> + 'a;
+
+/// [`stream`], whatever is made of a chunk.
+pub(super) fn stream_of<T: Send>(
+    score: &mut Scoring<'_, T>,
+    dataset: Dataset,
+    chunking: &Chunking<'_>,
+    rejections: &mut Rejections,
+    progress: &Progress,
+    sink: &mut (dyn FnMut(T) -> Result<()> + Send),
+) -> Result<Summary> {
     let mut summary = Summary::default();
     thread::scope(|scope| {
         let (read_to, read) = sync_channel::<Message>(2);
-        let (write_to, written) = sync_channel::<Chunk>(2);
+        let (write_to, written) = sync_channel::<T>(2);
         let reader = scope.spawn(move || read_chunks(dataset, chunking, read_to));
         let writer = scope.spawn(move || {
             let mut busy = Stopwatch::default();
             let wrote = written.iter().try_for_each(|chunk| busy.time(|| sink(chunk)));
             (wrote, busy.seconds())
         });
-        let ran = run_chunks(runner, read, settings, rejections, progress, &write_to, &mut summary);
+        let ran = run_chunks(score, read, rejections, progress, &write_to, &mut summary);
         drop(write_to);
         let (wrote, writing) = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let (numbered, reading) = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -167,13 +197,12 @@ impl Building {
     }
 }
 
-fn run_chunks(
-    runner: &dyn Runner,
+fn run_chunks<T>(
+    score: &mut Scoring<'_, T>,
     read: Receiver<Message>,
-    settings: &Settings,
     rejections: &mut Rejections,
     progress: &Progress,
-    write_to: &SyncSender<Chunk>,
+    write_to: &SyncSender<T>,
     summary: &mut Summary,
 ) -> Result<()> {
     let mut steps = Steps::default();
@@ -183,11 +212,11 @@ fn run_chunks(
             Err(error) => rejections.take(error)?,
             Ok(read) => {
                 let bytes = read.bytes;
-                let chunk = score::score(runner, read, settings, rejections, &mut steps)?;
-                summary.records += chunk.records.len() as u64;
-                summary.tokens += chunk.tokens;
-                summary.truncated += chunk.truncated;
-                summary.repeated += chunk.repeated;
+                let (chunk, counts) = score(read, rejections, &mut steps)?;
+                summary.records += counts.records;
+                summary.tokens += counts.tokens;
+                summary.truncated += counts.truncated;
+                summary.repeated += counts.repeated;
                 summary.stages.tokenizing = steps.tokenizing.seconds();
                 summary.stages.running = steps.running.seconds();
                 if write_to.send(chunk).is_err() {

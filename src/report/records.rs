@@ -7,10 +7,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::Kind;
+use super::explanation::TargetSpan;
 use super::schema::{self, columns};
 use crate::error::Result;
 use crate::factors::Target;
-use crate::model::Problem;
+use crate::model::{Problem, Task};
 
 /// A target or prediction as results show it: a class's name, several names, or the regression value(s).
 pub fn class_value(target: &Target, labels: &[String]) -> Value {
@@ -120,6 +121,24 @@ pub struct Neighbour {
     /// How many records with these texts and this label there are, where they were collapsed into the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copies: Option<u64>,
+    /// Of models that say something of tokens: the words, boundaries or masks of it that weigh most in its score, the weightiest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
+    pub parts: Vec<NeighbourPart>,
+}
+
+/// One factor of a training record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NeighbourPart {
+    /// Its word, or boundary token, as the text has it (answers: the context).
+    pub text: String,
+    /// Its first Unicode character there.
+    pub start: u64,
+    /// One past its last.
+    pub end: u64,
+    /// The tag or piece that its loss is against; of a boundary, `start` or `end`.
+    pub target: String,
+    /// What it adds to the record's score.
+    pub score: f32,
 }
 
 /// What is there of named values; a table has a null where there is none.
@@ -169,6 +188,9 @@ pub struct SearchResult<N = Vec<Neighbour>> {
     pub probability: Option<f32>,
     /// The class the ranking explains.
     pub target: Value,
+    /// Where it is, where it is a part of the text: an answer, a token or a mask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span: Option<TargetSpan>,
     /// The scoring rule's name.
     pub rule: String,
     /// Greatest score first.
@@ -196,20 +218,43 @@ pub struct Certain {
 }
 
 impl SearchResult {
-    /// The Parquet columns, of a store that keeps `kept` columns.
-    pub fn columns(problem: Problem, labels: &[String], kept: &[String]) -> Vec<(String, Kind)> {
-        let class = class_kind(problem, labels.len());
+    /// The Parquet columns, of a store of a model of this `task` that keeps `kept` columns; `of_token` where one token is asked about.
+    pub fn columns(
+        task: Task,
+        of_token: bool,
+        problem: Problem,
+        labels: &[String],
+        kept: &[String],
+    ) -> Vec<(String, Kind)> {
+        let list = || Kind::list(Kind::Text);
+        let of_class = || class_kind(problem, labels.len());
+        let (label, class) = match task {
+            Task::Record => (of_class(), of_class()),
+            Task::Spans => (list(), Kind::Text),
+            Task::Tags | Task::Masks => (list(), list()),
+        };
+        let target = if of_token { Kind::Text } else { class.clone() };
         let mut fields = schema::columns([
             ("rank", Kind::Integer),
             ("index", Kind::Integer),
             ("id", Kind::Text),
             ("score", Kind::Number),
-            ("label", class.clone()),
+            ("label", label.clone()),
             ("predicted", class.clone()),
             ("text", Kind::Text),
             ("text_pair", Kind::Text),
             ("copies", Kind::Integer),
         ]);
+        if task != Task::Record {
+            let part = Kind::fields([
+                ("text", Kind::Text),
+                ("start", Kind::Integer),
+                ("end", Kind::Integer),
+                ("target", Kind::Text),
+                ("score", Kind::Number),
+            ]);
+            fields.push(("parts".to_owned(), Kind::list(part)));
+        }
         if !kept.is_empty() {
             let kept = kept.iter().map(|name| (name.clone(), Kind::Text)).collect();
             fields.push(("columns".to_owned(), Kind::Struct(kept)));
@@ -222,22 +267,25 @@ impl SearchResult {
             ("proponents", neighbours.clone()),
             ("opponents", neighbours.clone()),
         ]);
-        columns([
+        let mut all = columns([
             ("id", Kind::Text),
             ("index", Kind::Integer),
             ("text", Kind::Text),
             ("text_pair", Kind::Text),
-            ("label", class.clone()),
-            ("predicted", class.clone()),
+            ("label", label),
+            ("predicted", class),
             ("probability", Kind::Number),
-            ("target", class),
+            ("target", target),
+            ("span", Kind::fields([("start", Kind::Integer), ("end", Kind::Integer), ("segment", Kind::Integer)])),
             ("rule", Kind::Text),
             ("proponents", neighbours.clone()),
             ("opponents", neighbours),
             ("groups", Kind::list(group)),
             ("candidates", Kind::Integer),
             ("certain", Kind::fields([("proponents", Kind::Integer), ("opponents", Kind::Integer)])),
-        ])
+        ]);
+        all.retain(|(name, _)| name != "span" || task != Task::Record);
+        all
     }
 }
 
@@ -248,7 +296,7 @@ impl SearchResult {
         proponents: NeighbourList<'a>,
         opponents: NeighbourList<'a>,
     ) -> SearchResult<NeighbourList<'a>> {
-        let Self { id, index, text, text_pair, label, predicted, probability, target, rule, .. } = self;
+        let Self { id, index, text, text_pair, label, predicted, probability, target, span, rule, .. } = self;
         let Self { groups, candidates, certain, .. } = self;
         SearchResult {
             id,
@@ -259,6 +307,7 @@ impl SearchResult {
             predicted,
             probability,
             target,
+            span,
             rule,
             proponents,
             opponents,

@@ -49,7 +49,7 @@ impl Basis {
         let rounded = || (0..source.shards()).all(|shard| source.residuals(shard).is_some());
         let copies = || (0..source.shards()).all(|shard| source.scan(shard).is_some());
         let none = || (0..source.shards()).all(|shard| source.scan(shard).is_none());
-        match applies(form) {
+        match applies(form) && !shape.several {
             true if k <= shape.selected / 4 && copies() => Some(Self::Copies),
             true if tells_of_rounding(form, queries) && rounded() => Some(Self::Rounded),
             true if k <= shape.selected / 64 && queries.len() >= PANEL_QUERIES && none() => Some(Self::Features),

@@ -59,6 +59,7 @@ impl<S: Source + ?Sized> Job<'_, S> {
         });
         let first = kinds.next();
         form.scorer.is_none()
+            && !shape.several
             && self.group_count() > 0
             && self.k <= MOST_PASSES * MOST_KEPT
             && shape.rows <= MOST_ROWS
@@ -364,7 +365,8 @@ fn deltas(form: &Form<'_>, set: &FactorRows<'_>, span: Span) -> Vec<f32> {
     let classes = set.classes;
     let range = |start: usize| start * classes..(start + span.rows) * classes;
     match form.deltas {
-        Deltas::Unread => Vec::new(),
+        // Records of several factors are not searched here.
+        Deltas::Unread | Deltas::Scaled => Vec::new(),
         Deltas::Stored => set.deltas[range(span.start)].to_vec(),
         Deltas::Given(given) => given[range(span.first)].to_vec(),
         Deltas::Unit => {

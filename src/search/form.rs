@@ -51,6 +51,8 @@ pub(super) enum Deltas<'a> {
     Stored,
     /// Its own, scaled to unit length.
     Unit,
+    /// Its own, over the length of the record's whole gradient.
+    Scaled,
     /// These, `[N, K]`.
     Given(&'a [f32]),
 }
@@ -97,6 +99,25 @@ impl<'a> Form<'a> {
     /// `(δ_q·δ_i)(h_q·h_i + 1) / (‖δ_q‖ ‖δ_i‖ √(‖h_q‖² + 1) √(‖h_i‖² + 1))`, of [`Query::gradient`].
     pub fn grad_cos() -> Self {
         Self::single(Measure::Product, Deltas::Unit, RowNorm::Gradient)
+    }
+
+    /// The cosine of two gradients of several factors: `Σ (δ_q·δ_i)(h_q·h_i + s_q s_i)` over all pairs of them, over the gradients' lengths. The
+    /// query brings δ over its own length: [`Query::bundles`] of [`crate::factors::Bundle::to_unit`].
+    pub fn bundle_cos() -> Self {
+        Self::single(Measure::Product, Deltas::Scaled, RowNorm::One)
+    }
+
+    /// This form over each record's one vector, where records have several factors.
+    #[must_use]
+    pub fn over_means(self) -> Self {
+        Self { sets: vec![FactorSet::Mean], ..self }
+    }
+
+    /// This form for queries of several terms a pass: as many of each as [`Query::bundles`] has.
+    #[must_use]
+    pub fn of_terms(self, counts: &[usize]) -> Self {
+        let passes = self.passes.iter().zip(counts).flat_map(|(&pass, &count)| std::iter::repeat_n(pass, count));
+        Self { passes: passes.collect(), ..self }
     }
 
     /// `α_i[c] (h_q·h_i + s)`, of [`Query::class`], for `alphas [N, K]` in the source's order.

@@ -77,7 +77,7 @@ mod topk;
 pub use certificate::{Certainty, Certificate};
 pub use form::Form;
 pub use groups::{GroupHits, search_groups};
-pub use pair::score;
+pub use pair::{score, score_parts};
 pub use query::Query;
 pub use ranking::{Ranking, rank};
 pub use rows::{Groups, RowSet};

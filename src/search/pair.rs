@@ -4,7 +4,7 @@
 
 use super::form::{Deltas, Form, Measure, Prepared, RowNorm};
 use super::query::{Query, Weight};
-use super::source::Source;
+use super::source::{FactorSet, Source};
 use crate::backend::cpu::{dot, squared_distance};
 use crate::factors::{FactorRows, Floats};
 
@@ -13,6 +13,8 @@ use crate::factors::{FactorRows, Floats};
 /// 1. For each term t in order, with h_i decoded to f32 (exact from f16 and bf16):
 ///    a = [`dot`]`(h_q, h_i)`; weight = 1, `δ_i[c]`, or a chain `b ← fma(δ_q[k], δ_i[k], b)` over ascending k from 0;
 ///    `sum ← fma(rate, weight · (a + s), sum)` from 0. (For distances: `sum = −√`[`squared_distance`]`(h_q, h_i)`.)
+///    Where records have several factors, a is plus s times the factor's own coordinate (1 where it has none), and the sums of a record's
+///    factors are added up in their order, from 0.
 /// 2. Unless the form divides by nothing, `sum ← sum / (norm_q · norm_i)`, and 0 where that divisor is 0.
 /// 3. A NaN (an overflow of both signs, or times 0) becomes 0, and −0 becomes 0: scores have a total order.
 ///
@@ -39,15 +41,74 @@ pub(super) fn score_prepared<S: Source + ?Sized>(
     (shard, row): (usize, usize),
     global: usize,
 ) -> f32 {
-    let sets = form.sets.iter().map(|&set| source.factors(shard, set).expect("the form's factors"));
-    let rows: Vec<Row> = sets.map(|factors| Row::new(form, &factors, row, global)).collect();
-    let sum = match form.measure {
-        Measure::Product => sum_of_terms(form, prepared, &rows),
-        Measure::Distance => -squared_distance(&prepared.terms[0].features, &rows[0].features).sqrt(),
+    let offsets = form.sets.first().and_then(|&set| source.factor_offsets(shard, set));
+    let sum = match offsets {
+        None => sum_of_row(source, form, prepared, (shard, row), global, None),
+        Some(offsets) => {
+            let before = first_factor(source, form, shard);
+            let own = offsets[row] as usize..offsets[row + 1] as usize;
+            own.map(|f| sum_of_row(source, form, prepared, (shard, f), before + f, Some(row)))
+                .fold(0.0, |sum, s| sum + s)
+        }
     };
     match form.norm {
         RowNorm::One => finish(sum),
-        _ => finish(quotient(sum, prepared.norm * rows[0].norm)),
+        RowNorm::Given(norms) => finish(quotient(sum, prepared.norm * norms[global])),
+        RowNorm::Feature | RowNorm::Gradient => {
+            let norms = source.factors(shard, form.sets[0]).expect("the form's factors").feature_norms;
+            let norm = if form.norm == RowNorm::Feature { norms[row] } else { gradient_norm(norms[row]) };
+            finish(quotient(sum, prepared.norm * norm))
+        }
+    }
+}
+
+/// What each factor of row `row` of shard `shard` adds to its score for `query`, where records have several; nothing where they have one, or the form
+/// is over something else. The parts of a score add up to it but for rounding.
+///
+/// # Panics
+/// As [`score`].
+pub fn score_parts<S: Source + ?Sized>(
+    source: &S,
+    form: &Form<'_>,
+    query: &Query,
+    shard: usize,
+    row: usize,
+) -> Vec<f32> {
+    let offsets = form.sets.first().and_then(|&set| source.factor_offsets(shard, set));
+    let (Some(offsets), None) = (offsets, form.scorer) else { return Vec::new() };
+    let prepared = form.prepare(query);
+    let before = first_factor(source, form, shard);
+    let divisor = match form.norm {
+        RowNorm::Given(norms) => norms[(0..shard).map(|s| source.rows(s)).sum::<usize>() + row],
+        _ => 1.0,
+    };
+    let own = offsets[row] as usize..offsets[row + 1] as usize;
+    let part = |f| sum_of_row(source, form, &prepared, (shard, f), before + f, Some(row));
+    own.map(|f| finish(quotient(part(f), divisor))).collect()
+}
+
+/// Rows of factors in the shards before `shard`.
+pub(super) fn first_factor<S: Source + ?Sized>(source: &S, form: &Form<'_>, shard: usize) -> usize {
+    let set = form.sets.first().copied().unwrap_or(FactorSet::Final);
+    (0..shard).map(|before| source.factors(before, set).map_or(0, |factors| factors.rows)).sum()
+}
+
+/// What one row of factors, the `global`th, gives: of record `record` where records have several.
+fn sum_of_row<S: Source + ?Sized>(
+    source: &S,
+    form: &Form<'_>,
+    prepared: &Prepared,
+    (shard, row): (usize, usize),
+    global: usize,
+    record: Option<usize>,
+) -> f32 {
+    let bias = record.and_then(|_| source.factor_biases(shard)).map_or(1.0, |biases| biases[row]);
+    let length = record.zip(source.gradient_norms(shard)).map_or(1.0, |(record, norms)| norms[record]);
+    let sets = form.sets.iter().map(|&set| source.factors(shard, set).expect("the form's factors"));
+    let rows: Vec<Row> = sets.map(|factors| Row::new(form, &factors, (row, global), bias, length)).collect();
+    match form.measure {
+        Measure::Product => sum_of_terms(form, prepared, &rows),
+        Measure::Distance => -squared_distance(&prepared.terms[0].features, &rows[0].features).sqrt(),
     }
 }
 
@@ -60,7 +121,7 @@ fn sum_of_terms(form: &Form<'_>, query: &Prepared, rows: &[Row]) -> f32 {
             Weight::Class(class) => row.delta[*class],
             Weight::Delta(delta) => delta.iter().zip(&row.delta).fold(0.0, |b, (q, i)| q.mul_add(*i, b)),
         };
-        sum = pass.rate.mul_add(weight * (dot(&term.features, &row.features) + term.bias), sum);
+        sum = pass.rate.mul_add(weight * (dot(&term.features, &row.features) + term.bias * row.bias), sum);
     }
     sum
 }
@@ -69,11 +130,11 @@ fn sum_of_terms(form: &Form<'_>, query: &Prepared, rows: &[Row]) -> f32 {
 struct Row {
     features: Vec<f32>,
     delta: Vec<f32>,
-    norm: f32,
+    bias: f32,
 }
 
 impl Row {
-    fn new(form: &Form<'_>, factors: &FactorRows<'_>, row: usize, global: usize) -> Self {
+    fn new(form: &Form<'_>, factors: &FactorRows<'_>, (row, global): (usize, usize), bias: f32, length: f32) -> Self {
         let (width, classes) = (factors.width, factors.classes);
         let mut features = vec![0.0; width];
         decode(factors.features, row * width, &mut features);
@@ -86,14 +147,9 @@ impl Row {
                 unit_columns(&mut delta, 1);
                 delta
             }
+            Deltas::Scaled => factors.deltas[row * classes..][..classes].iter().map(|d| quotient(*d, length)).collect(),
         };
-        let norm = match form.norm {
-            RowNorm::One => 1.0,
-            RowNorm::Feature => factors.feature_norms[row],
-            RowNorm::Gradient => gradient_norm(factors.feature_norms[row]),
-            RowNorm::Given(norms) => norms[global],
-        };
-        Self { features, delta, norm }
+        Self { features, delta, bias }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What is asked: the query's side of a score.
 
+use crate::factors::Bundle;
+
 /// How much each training record's factor weighs, as a function of its δ.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Weight {
@@ -75,6 +77,43 @@ impl Query {
         Self { terms: v.chunks_exact(width + 1).enumerate().map(term).collect(), number: 0 }
     }
 
+    /// Gradients of several factors each: of every query its bundle in each set of the form ([`super::Form::grad_dot`] and
+    /// [`super::Form::bundle_cos`] have one, [`super::Form::tracin`] one a checkpoint). With how many terms there are a set, for
+    /// [`super::Form::of_terms`]: a bundle of more factors than classes asks by its whole gradient, a term a class.
+    ///
+    /// # Panics
+    /// Where queries have different numbers of bundles, or a bundle has no classes.
+    pub fn bundles(queries: &[Vec<Bundle>]) -> (Vec<Self>, Vec<usize>) {
+        let mut terms: Vec<Vec<Vec<Term>>> =
+            queries.iter().map(|bundles| bundles.iter().map(terms_of).collect()).collect();
+        let sets = terms.first().map_or(0, Vec::len);
+        let most = |set: usize| terms.iter().map(|terms| terms[set].len()).max().unwrap_or_default();
+        let counts: Vec<usize> = (0..sets).map(most).collect();
+        for (bundles, terms) in queries.iter().zip(&mut terms) {
+            for ((bundle, terms), &count) in bundles.iter().zip(terms).zip(&counts) {
+                // Adds nothing, to the bit.
+                let width = bundle.width();
+                terms.resize_with(count, || Term { features: vec![0.0; width], bias: 0.0, weight: Weight::Class(0) });
+            }
+        }
+        let query = |terms: Vec<Vec<Term>>| Self { terms: terms.into_iter().flatten().collect(), number: 0 };
+        (terms.into_iter().map(query).collect(), counts)
+    }
+
+    /// The logits of class `class` at several tokens, `rows [n, E]`, added up: for [`super::Form::representer`]. `count` is how many terms queries
+    /// that are asked together have ([`super::Form::of_terms`]).
+    pub fn classes(rows: &[(Vec<f32>, usize)], bias: f32, count: usize) -> Self {
+        let width = rows.first().map_or(0, |(h, _)| h.len());
+        let term = |(features, class): &(Vec<f32>, usize)| Term {
+            features: features.clone(),
+            bias,
+            weight: Weight::Class(*class),
+        };
+        let mut terms: Vec<Term> = rows.iter().map(term).collect();
+        terms.resize_with(count, || Term { features: vec![0.0; width], bias: 0.0, weight: Weight::Class(0) });
+        Self { terms, number: 0 }
+    }
+
     /// Query number `number` of the scorer of a [`super::Form::scored`].
     pub fn numbered(number: usize) -> Self {
         Self { terms: Vec::new(), number }
@@ -83,4 +122,20 @@ impl Query {
     fn one(features: Vec<f32>, bias: f32, weight: Weight) -> Self {
         Self { terms: vec![Term { features, bias, weight }], number: 0 }
     }
+}
+
+/// A term a factor, or a class, whichever are fewer.
+fn terms_of(bundle: &Bundle) -> Vec<Term> {
+    let (width, classes) = (bundle.width(), bundle.outputs());
+    if bundle.len() <= classes {
+        let factors = bundle.features.chunks_exact(width).zip(bundle.deltas.chunks_exact(classes)).zip(&bundle.biases);
+        let term = |((h, delta), &bias): ((&[f32], &[f32]), &f32)| Term {
+            features: h.to_vec(),
+            bias,
+            weight: Weight::Delta(delta.to_vec()),
+        };
+        return factors.map(term).collect();
+    }
+    let gradient: Vec<f32> = bundle.gradient().into_iter().map(|g| g as f32).collect();
+    Query::bilinear(&gradient, width).terms
 }

@@ -188,13 +188,10 @@ impl<S: Source + ?Sized> Work<'_, S> {
     }
 
     fn chunk<'a, K: Sink>(&'a self, chunk: Span, tile: &mut RowTile<'a>, sink: &mut K) -> Result<()> {
-        for offset in (0..chunk.rows).step_by(self.tile_rows) {
-            let span = Span {
-                start: chunk.start + offset,
-                global: chunk.global + offset,
-                rows: self.tile_rows.min(chunk.rows - offset),
-                ..chunk
-            };
+        let mut offset = 0;
+        while offset < chunk.rows {
+            let (start, global) = (chunk.start + offset, chunk.global + offset);
+            let span = Span { start, global, rows: self.records(chunk.shard, start, chunk.rows - offset), ..chunk };
             let left = chunk.rows - offset - span.rows;
             if K::BOUNDS {
                 tile.load_bounded(self.source, span, sink.basis());
@@ -202,11 +199,20 @@ impl<S: Source + ?Sized> Work<'_, S> {
                 tile.load(self.source, span, left.min(self.tile_rows));
             }
             self.blocks(span, tile, sink)?;
+            offset += span.rows;
         }
         if let Some(releasing) = &self.releasing {
             releasing.chunk_done(self.source, chunk.shard);
         }
         Ok(())
+    }
+
+    /// How many of `left` records from `start` on make a tile: by their factors, where they have several.
+    fn records(&self, shard: usize, start: usize, left: usize) -> usize {
+        let offsets = self.form.sets.first().and_then(|&set| self.source.factor_offsets(shard, set));
+        let Some(offsets) = offsets else { return self.tile_rows.min(left) };
+        let most = offsets[start] + self.tile_rows as u64;
+        offsets[start + 1..=start + left].partition_point(|&end| end <= most).max(1)
     }
 
     fn blocks<K: Sink>(&self, span: Span, tile: &mut RowTile<'_>, sink: &mut K) -> Result<()> {

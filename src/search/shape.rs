@@ -18,6 +18,10 @@ pub(super) struct Shape {
     pub(super) width: usize,
     /// K.
     pub(super) classes: usize,
+    /// Rows of factors: as many, but where records have several.
+    pub(super) factors: usize,
+    /// Whether records have several factors.
+    pub(super) several: bool,
     /// What a scan reads, were it all f32.
     pub(super) bytes: usize,
 }
@@ -36,7 +40,7 @@ impl Shape {
             shape.selected = selection.count();
         }
         if let Deltas::Given(given) = form.deltas {
-            expect("numbers in place of δ", shape.rows * shape.classes, given.len())?;
+            expect("numbers in place of δ", shape.factors * shape.classes, given.len())?;
         }
         if let RowNorm::Given(norms) = form.norm {
             expect("norms of records", shape.rows, norms.len())?;
@@ -57,6 +61,7 @@ impl Shape {
 
     fn add_shard<S: Source + ?Sized>(&mut self, source: &S, form: &Form<'_>, shard: usize) -> Result<()> {
         let rows = source.rows(shard);
+        let mut own = rows;
         for &set in &form.sets {
             let factors = source
                 .factors(shard, set)
@@ -64,9 +69,19 @@ impl Shape {
             if self.width == 0 {
                 (self.width, self.classes) = (factors.width, factors.classes);
             }
-            self.check_factors(&factors, rows, form.deltas, &format!("of {} in shard {shard}", name(set)))?;
+            if let Some(offsets) = source.factor_offsets(shard, set) {
+                expect(&format!("factor offsets of shard {shard}"), rows + 1, offsets.len())?;
+                own = offsets.last().map_or(0, |&end| end as usize);
+                self.several = true;
+            }
+            self.several |= set == FactorSet::Mean;
+            if let (Deltas::Scaled, None) = (form.deltas, source.gradient_norms(shard)) {
+                return Err(Error::Mismatch(format!("shard {shard}: no norms of gradients of several factors"), None));
+            }
+            self.check_factors(&factors, own, form.deltas, &format!("of {} in shard {shard}", name(set)))?;
         }
-        self.bytes += form.sets.len() * rows * (self.width + self.classes) * size_of::<f32>();
+        self.factors += own;
+        self.bytes += form.sets.len() * own * (self.width + self.classes) * size_of::<f32>();
         self.rows += rows;
         Ok(())
     }
@@ -79,7 +94,7 @@ impl Shape {
         expect(&format!("feature norms {place}"), rows, factors.feature_norms.len())?;
         match deltas {
             Deltas::Unread | Deltas::Given(_) => Ok(()),
-            Deltas::Stored | Deltas::Unit => {
+            Deltas::Stored | Deltas::Unit | Deltas::Scaled => {
                 expect(&format!("deltas {place}"), rows * self.classes, factors.deltas.len())
             }
         }
@@ -113,6 +128,7 @@ fn name(set: FactorSet) -> String {
     match set {
         FactorSet::Final => "the model".into(),
         FactorSet::Checkpoint(c) => format!("checkpoint {c}"),
+        FactorSet::Mean => "records as a whole".into(),
     }
 }
 

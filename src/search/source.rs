@@ -11,6 +11,8 @@ pub enum FactorSet {
     Final,
     /// Checkpoint number c, from 0.
     Checkpoint(usize),
+    /// One vector a record of the model explained, where records have several factors: h alone, for what compares features.
+    Mean,
 }
 
 /// Training factors in a fixed order, cut into shards anywhere: the cuts change no bit of any result.
@@ -21,6 +23,19 @@ pub trait Source: Sync {
     fn rows(&self, shard: usize) -> usize;
     /// The factors of shard `shard`, the same at every call; `None` where it does not hold this set.
     fn factors(&self, shard: usize, set: FactorSet) -> Option<FactorRows<'_>>;
+    /// Where records have several factors, which rows of [`Source::factors`] are whose: record i's are `offsets[i] .. offsets[i + 1]` of the shard's,
+    /// the same in every set; `None` where each row is a record, as in [`FactorSet::Mean`] always.
+    fn factor_offsets(&self, _shard: usize, _set: FactorSet) -> Option<&[u64]> {
+        None
+    }
+    /// The coordinate of each factor of shard `shard` that meets a query's bias; `None` where all are 1.
+    fn factor_biases(&self, _shard: usize) -> Option<&[f32]> {
+        None
+    }
+    /// The length of each record's whole gradient in shard `shard`, where records have several factors.
+    fn gradient_norms(&self, _shard: usize) -> Option<&[f32]> {
+        None
+    }
     /// A copy of the model's own features for scans, of every row of shard `shard`, where there is one.
     fn scan(&self, _shard: usize) -> Option<ScanRows<'_>> {
         None
@@ -86,6 +101,18 @@ impl<S: Source + ?Sized> Source for Selected<'_, S> {
         self.source.factors(shard, set)
     }
 
+    fn factor_offsets(&self, shard: usize, set: FactorSet) -> Option<&[u64]> {
+        self.source.factor_offsets(shard, set)
+    }
+
+    fn factor_biases(&self, shard: usize) -> Option<&[f32]> {
+        self.source.factor_biases(shard)
+    }
+
+    fn gradient_norms(&self, shard: usize) -> Option<&[f32]> {
+        self.source.gradient_norms(shard)
+    }
+
     fn index(&self, shard: usize, row: usize) -> u64 {
         self.source.index(shard, row)
     }
@@ -135,6 +162,7 @@ impl Source for [View<'_>] {
         match set {
             FactorSet::Final => Some(self[shard].factors),
             FactorSet::Checkpoint(c) => self[shard].checkpoints.get(c).copied(),
+            FactorSet::Mean => None,
         }
     }
 
@@ -158,7 +186,20 @@ impl Source for Store {
             FactorSet::Final => Some(shard.factors()),
             FactorSet::Checkpoint(c) if c < self.settings().checkpoints.len() => Some(shard.checkpoint(c)),
             FactorSet::Checkpoint(_) => None,
+            FactorSet::Mean => shard.means(),
         }
+    }
+
+    fn factor_offsets(&self, shard: usize, set: FactorSet) -> Option<&[u64]> {
+        if set == FactorSet::Mean { None } else { Store::shards(self)[shard].factor_offsets() }
+    }
+
+    fn factor_biases(&self, shard: usize) -> Option<&[f32]> {
+        Store::shards(self)[shard].factor_biases()
+    }
+
+    fn gradient_norms(&self, shard: usize) -> Option<&[f32]> {
+        Store::shards(self)[shard].gradient_norms()
     }
 
     fn index(&self, shard: usize, row: usize) -> u64 {

@@ -4,7 +4,7 @@ use super::bounds::{Length, Radii, Side, Widen};
 use super::certified::Basis;
 use super::finish::Finish;
 use super::form::{Deltas, Form, Measure, Pass, Prepared, RowNorm};
-use super::pair::{decode, gradient_norm, unit_columns};
+use super::pair::{decode, first_factor, gradient_norm, quotient, unit_columns};
 use super::query::Weight;
 use super::source::Source;
 use super::term::AddTerm;
@@ -125,9 +125,16 @@ pub(super) struct RowTile<'a> {
     form: &'a Form<'a>,
     /// The shard, and where in it.
     place: (usize, usize),
+    /// Rows of factors.
     rows: usize,
     /// Whether rows go by one after another, in whatever they are held.
     streams: bool,
+    /// Where each record's factors end among them, where records have several.
+    ends: Vec<usize>,
+    /// The coordinates of those that meet a query's bias, where they are not all 1.
+    biases: Vec<f32>,
+    /// Scores of records with several factors, `[queries, records]`.
+    totals: Vec<f32>,
     sets: Vec<SetTile<'a>>,
     /// `norm_i [rows]`
     norms: Vec<f32>,
@@ -190,6 +197,9 @@ impl<'a> RowTile<'a> {
             place: (0, 0),
             rows: 0,
             streams: queries.passes.iter().all(|pass| matches!(pass.features, Operand::Lined(_))),
+            ends: Vec::new(),
+            biases: Vec::new(),
+            totals: Vec::new(),
             sets,
             norms: Vec::new(),
             products: Vec::new(),
@@ -201,14 +211,36 @@ impl<'a> RowTile<'a> {
 
     /// Makes the records of `span` ready; this worker will go on with the `then` records after them.
     pub(super) fn load<S: Source + ?Sized>(&mut self, source: &'a S, span: Span, then: usize) {
-        (self.place, self.rows) = ((span.shard, span.start), span.rows);
+        let own = self.load_ends(source, span);
+        (self.place, self.rows) = ((span.shard, span.start), own.rows);
+        let then = if self.ends.is_empty() { then } else { 0 };
         for i in 0..self.sets.len() {
             let factors = source.factors(span.shard, self.form.sets[i]).expect("checked before the scan");
-            self.sets[i].load(self.form, &factors, span, then);
+            self.sets[i].load(self.form, &factors, own, then);
             if i == 0 {
                 self.load_norms(&factors, span);
             }
         }
+        if self.form.deltas == Deltas::Scaled {
+            let lengths = &source.gradient_norms(span.shard).expect("checked before the scan")[span.start..];
+            self.sets.iter_mut().for_each(|set| set.scale_deltas(&self.ends, lengths));
+        }
+    }
+
+    /// The rows of factors that the records of `span` have, and whose each is.
+    fn load_ends<S: Source + ?Sized>(&mut self, source: &'a S, span: Span) -> Span {
+        self.ends.clear();
+        self.biases.clear();
+        let offsets = self.form.sets.first().and_then(|&set| source.factor_offsets(span.shard, set));
+        let Some(offsets) = offsets.map(|offsets| &offsets[span.start..=span.start + span.rows]) else { return span };
+        let (start, end) = (offsets[0] as usize, offsets[span.rows] as usize);
+        self.ends.extend(offsets[1..].iter().map(|&end| end as usize - start));
+        if let Some(biases) = source.factor_biases(span.shard) {
+            self.biases.extend_from_slice(&biases[start..end]);
+        }
+        let before =
+            if matches!(self.form.deltas, Deltas::Given(_)) { first_factor(source, self.form, span.shard) } else { 0 };
+        Span { start, rows: end - start, global: before + start, ..span }
     }
 
     /// Makes the records of `span` ready for [`RowTile::bounds`], from their scan copy where the source has one.
@@ -258,6 +290,12 @@ impl<'a> RowTile<'a> {
             scorer.score(shard, start..start + self.rows, &queries.numbers[asked], &mut self.scores)?;
             return Ok(&self.scores);
         }
+        if self.rows == 0 {
+            // Records that have no factors have no gradient.
+            self.totals.clear();
+            self.totals.resize(asked.len() * self.ends.len(), 0.0);
+            return Ok(&self.totals);
+        }
         match (self.form.measure, self.form.deltas) {
             (Measure::Distance, _) => self.distances(queries, asked.clone()),
             // Every weight and rate is 1, every bias 0, and there is one pass: the products are the sums.
@@ -272,11 +310,29 @@ impl<'a> RowTile<'a> {
                 }
             }
         }
-        for (sums, &query) in self.scores.chunks_exact_mut(self.rows).zip(&queries.norms[asked]) {
+        if !self.ends.is_empty() {
+            self.add_up();
+        }
+        let scores = if self.ends.is_empty() { &mut self.scores } else { &mut self.totals };
+        let records = scores.len() / asked.len().max(1);
+        for (sums, &query) in scores.chunks_exact_mut(records.max(1)).zip(&queries.norms[asked]) {
             let norms = (self.form.norm != RowNorm::One).then_some((query, self.norms.as_slice()));
             Isa::best().run(Finish { sums, norms });
         }
-        Ok(&self.scores)
+        Ok(scores)
+    }
+
+    /// From the sums of factors to those of records.
+    fn add_up(&mut self) {
+        self.totals.clear();
+        for sums in self.scores.chunks_exact(self.rows) {
+            let mut start = 0;
+            self.totals.extend(self.ends.iter().map(|&end| {
+                let own = &sums[start..end];
+                start = end;
+                own.iter().fold(0.0, |sum, s| sum + s)
+            }));
+        }
     }
 
     /// The least and the greatest that scores of the queries `asked` can be, `[rows]` each, one query after another.
@@ -345,9 +401,13 @@ impl<'a> RowTile<'a> {
         let Pass { set, rate } = self.form.passes[number];
         let set = &mut self.sets[set];
         set.products(&mut self.products, pass, asked.clone());
-        for (q, (sums, products)) in asked.zip(self.scores.chunks_exact_mut(rows).zip(self.products.chunks_exact(rows)))
-        {
-            let (bias, weight) = (pass.biases[q], &pass.weights[q]);
+        let sums = self.scores.chunks_exact_mut(rows).zip(self.products.chunks_exact_mut(rows));
+        for (q, (sums, products)) in asked.zip(sums) {
+            let (mut bias, weight) = (pass.biases[q], &pass.weights[q]);
+            if !self.biases.is_empty() {
+                products.iter_mut().zip(&self.biases).for_each(|(product, s)| *product += bias * s);
+                bias = 0.0;
+            }
             Isa::best().run(AddTerm { sums, products, deltas: &set.deltas, weight, bias, rate });
         }
     }
@@ -470,11 +530,23 @@ impl<'a> SetTile<'a> {
         let (start, classes) = (span.start, factors.classes);
         match form.deltas {
             Deltas::Unread => {}
-            Deltas::Stored => self.transpose(&factors.deltas[start * classes..], classes, span.rows),
+            Deltas::Stored | Deltas::Scaled => self.transpose(&factors.deltas[start * classes..], classes, span.rows),
             Deltas::Given(given) => self.transpose(&given[span.global * classes..], classes, span.rows),
             Deltas::Unit => {
                 self.transpose(&factors.deltas[start * classes..], classes, span.rows);
                 unit_columns(&mut self.deltas, span.rows);
+            }
+        }
+    }
+
+    /// δ over the length of its record's gradient.
+    fn scale_deltas(&mut self, ends: &[usize], lengths: &[f32]) {
+        let Some(&rows) = ends.last().filter(|&&rows| rows > 0) else { return };
+        for class in self.deltas.chunks_exact_mut(rows) {
+            let mut start = 0;
+            for (&end, &length) in ends.iter().zip(lengths) {
+                class[start..end].iter_mut().for_each(|delta| *delta = quotient(*delta, length));
+                start = end;
             }
         }
     }

@@ -16,11 +16,14 @@ pub struct Block {
     pub number: u64,
     /// Input record numbers, `[n]`.
     pub indices: Vec<u64>,
-    /// `h [n, E]`
+    /// `h [n, E]`; `[F, E]` where records have several factors.
     pub features: Vec<f32>,
-    /// `δ [n, K]`
+    /// `δ [n, K]`; `[F, K]` where records have several factors.
     pub deltas: Vec<f32>,
-    /// The records' own labels: `[n]` class ids (single-label; −1 for none), or `[n, K]` rows (NaN for none; headless: empty).
+    /// Which of those are each record's, where they have several ([`Settings::tokens`]).
+    pub bundles: Option<Bundles>,
+    /// The records' own labels: `[n]` class ids (single-label; −1 for none), or `[n, K]` rows (NaN for none; headless, and where records have
+    /// several factors: empty rows).
     pub labels: LabelVec,
     /// What the model says, in the same form: class ids, 0/1 rows (multi-label) or numbers (regression).
     pub predictions: LabelVec,
@@ -36,6 +39,19 @@ pub struct Block {
     pub recall: Option<Recall>,
     /// See [`super::data_fingerprint`]; over all records of the block, those that were skipped included.
     pub data_fingerprint: String,
+}
+
+/// Whose a block's F factors are, and what else is kept of them. Their gradient is `Σ_f δ_f [h_f; s_f]ᵀ` over a record's own.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Bundles {
+    /// Record i's are `offsets[i] .. offsets[i + 1]`, `[n + 1]`.
+    pub offsets: Vec<u64>,
+    /// s, `[F]`
+    pub biases: Vec<f32>,
+    /// The class that each δ was taken against, `[F]`.
+    pub classes: Vec<i64>,
+    /// What rules over features compare, `[n, E]`: the mean h of an answer's tokens, of an entity's words, of masks.
+    pub means: Vec<f32>,
 }
 
 /// How well rounded features find what the features they were rounded from find: of some records' ten nearest others in their block, by
@@ -75,8 +91,10 @@ impl Block {
     pub(super) fn retain(&mut self, keep: impl Fn(u64) -> bool) {
         let n = self.rows();
         let kept: Vec<bool> = self.indices.iter().map(|&index| keep(index)).collect();
-        retain(&mut self.features, n, &kept);
-        retain(&mut self.deltas, n, &kept);
+        let of_factors = self.bundles.as_ref().map(|bundles| bundles.each_factor(&kept));
+        let factors = of_factors.as_ref().unwrap_or(&kept);
+        retain(&mut self.features, factors.len(), factors);
+        retain(&mut self.deltas, factors.len(), factors);
         retain(&mut self.losses, n, &kept);
         retain(&mut self.residuals, n, &kept);
         for labels in [&mut self.labels, &mut self.predictions] {
@@ -86,8 +104,11 @@ impl Block {
             }
         }
         for (features, deltas) in &mut self.checkpoints {
-            retain(features, n, &kept);
-            retain(deltas, n, &kept);
+            retain(features, factors.len(), factors);
+            retain(deltas, factors.len(), factors);
+        }
+        if let Some(bundles) = &mut self.bundles {
+            bundles.retain(&kept, factors);
         }
         retain(&mut self.records, n, &kept);
         retain(&mut self.indices, n, &kept);
@@ -99,6 +120,9 @@ impl Block {
         self.features.extend(later.features);
         self.deltas.extend(later.deltas);
         self.losses.extend(later.losses);
+        if let (Some(bundles), Some(later)) = (&mut self.bundles, later.bundles) {
+            bundles.extend(later);
+        }
         self.residuals.extend(later.residuals);
         self.recall = match (self.recall, later.recall) {
             (Some(recall), Some(later)) => Some(recall.with(later)),
@@ -137,18 +161,34 @@ impl Block {
     fn check_shapes(&self, settings: &Settings) -> Result<()> {
         let (n, e, k) = (self.rows(), settings.width, settings.delta_width());
         self.check_count("records", self.records.len(), n)?;
-        self.check_count("features", self.features.len(), n.saturating_mul(e))?;
-        self.check_count("deltas", self.deltas.len(), n.saturating_mul(k))?;
+        self.check_count("sets of several factors", self.bundles.iter().len(), settings.tokens.iter().len())?;
+        let factors = self.bundles.as_ref().map_or(Ok(n), |bundles| self.check_bundles(bundles, e))?;
+        self.check_count("features", self.features.len(), factors.saturating_mul(e))?;
+        self.check_count("deltas", self.deltas.len(), factors.saturating_mul(k))?;
         self.check_count("losses", self.losses.len(), n)?;
         if !self.residuals.is_empty() {
             self.check_count("residuals", self.residuals.len(), n)?;
         }
         self.check_count("checkpoints", self.checkpoints.len(), settings.checkpoints.len())?;
         for (features, deltas) in &self.checkpoints {
-            self.check_count("checkpoint features", features.len(), n.saturating_mul(e))?;
-            self.check_count("checkpoint deltas", deltas.len(), n.saturating_mul(k))?;
+            self.check_count("checkpoint features", features.len(), factors.saturating_mul(e))?;
+            self.check_count("checkpoint deltas", deltas.len(), factors.saturating_mul(k))?;
         }
         Ok(())
+    }
+
+    /// How many factors there are.
+    fn check_bundles(&self, bundles: &Bundles, e: usize) -> Result<usize> {
+        let n = self.rows();
+        self.check_count("factor offsets", bundles.offsets.len(), n + 1)?;
+        self.check_count("means", bundles.means.len(), n.saturating_mul(e))?;
+        let factors = bundles.biases.len();
+        self.check_count("classes", bundles.classes.len(), factors)?;
+        self.check_finite("mean feature", &bundles.means, e)?;
+        if ends_fit(&bundles.offsets, factors) {
+            return Ok(factors);
+        }
+        Err(Error::usage(format!("block {}: factor offsets must ascend from 0 to {factors}", self.number)))
     }
 
     fn check_count(&self, what: &str, found: usize, expected: usize) -> Result<()> {
@@ -169,12 +209,23 @@ impl Block {
     fn check_finite(&self, what: &str, values: &[f32], width: usize) -> Result<()> {
         match values.iter().position(|value| !value.is_finite()) {
             None => Ok(()),
-            Some(at) => Err(self.refuse(at / width, &format!("{what} {} is {}", at % width, values[at]))),
+            Some(at) => {
+                let row = self.bundles.as_ref().filter(|bundles| values.len() == bundles.biases.len() * width);
+                let row = row.map_or(at / width, |bundles| bundles.record_of(at / width));
+                Err(self.refuse(row, &format!("{what} {} is {}", at % width, values[at])))
+            }
         }
     }
 
     fn check_labels(&self, settings: &Settings) -> Result<()> {
         let (n, k) = (self.rows(), settings.classes);
+        if let Some(bundles) = &self.bundles {
+            let is_class = |class: &i64| (0..k as i64).contains(class);
+            let wrong = bundles.classes.iter().position(|class| !is_class(class));
+            return wrong.map_or(Ok(()), |factor| {
+                Err(self.refuse(bundles.record_of(factor), "its label is not one the model can have"))
+            });
+        }
         let check = |what, column, may_lack| {
             check_column(column, settings.problem, n, k, may_lack).map_err(|fault| self.refuse_label(what, fault))
         };
@@ -199,9 +250,50 @@ impl Block {
     }
 }
 
+impl Bundles {
+    /// Whether each factor's record is kept.
+    fn each_factor(&self, kept: &[bool]) -> Vec<bool> {
+        let own = |(ends, &kept): (&[u64], &bool)| std::iter::repeat_n(kept, (ends[1] - ends[0]) as usize);
+        self.offsets.windows(2).zip(kept).flat_map(own).collect()
+    }
+
+    /// Keeps some records, and their factors.
+    fn retain(&mut self, kept: &[bool], factors: &[bool]) {
+        retain(&mut self.means, kept.len(), kept);
+        retain(&mut self.biases, factors.len(), factors);
+        retain(&mut self.classes, factors.len(), factors);
+        let counts: Vec<u64> = self.offsets.windows(2).map(|ends| ends[1] - ends[0]).collect();
+        self.offsets.truncate(1);
+        for (count, _) in counts.into_iter().zip(kept).filter(|(_, kept)| **kept) {
+            self.offsets.push(self.offsets[self.offsets.len() - 1] + count);
+        }
+    }
+
+    fn extend(&mut self, later: Self) {
+        let before = self.biases.len() as u64;
+        self.offsets.extend(later.offsets.iter().skip(1).map(|end| before + end));
+        self.biases.extend(later.biases);
+        self.classes.extend(later.classes);
+        self.means.extend(later.means);
+    }
+
+    /// The record whose factor this is.
+    pub(super) fn record_of(&self, factor: usize) -> usize {
+        self.offsets.partition_point(|&start| start <= factor as u64).saturating_sub(1)
+    }
+}
+
+/// Whether offsets ascend from 0 to `factors`.
+pub(super) fn ends_fit(offsets: &[u64], factors: usize) -> bool {
+    offsets.first() == Some(&0) && offsets.last() == Some(&(factors as u64)) && offsets.is_sorted()
+}
+
 /// Keeps some rows of `values [n, any]`.
 fn retain<T>(values: &mut Vec<T>, n: usize, kept: &[bool]) {
     let width = values.len() / n.max(1);
+    if width == 0 {
+        return;
+    }
     let mut at = 0;
     values.retain(|_| {
         at += 1;

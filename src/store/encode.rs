@@ -7,16 +7,17 @@ use std::path::Path;
 use bytemuck::{NoUninit, cast_slice};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use rayon::prelude::*;
 use safetensors::Dtype as TensorType;
 
 use super::atomic::{AtomicFile, FileEntry};
-use super::block::Block;
+use super::block::{Block, Bundles};
 use super::manifest::{BlockEntry, Naming};
 use super::settings::{Dtype, Settings};
 use super::tensors::{TensorSource, write_tensors};
 use crate::backend::cpu::dot;
 use crate::error::Result;
-use crate::factors::{Int8Rows, LabelVec, ScanCopy, ScanRows, ScanValues, residuals};
+use crate::factors::{Int8Rows, LabelVec, ScanCopy, ScanRows, ScanValues, bundle_norm, residuals};
 
 /// Writes a checked block's files under their names (not yet durable: see [`super::atomic::sync_directory`]).
 pub(super) fn write_block(directory: &Path, settings: &Settings, block: &Block, naming: Naming) -> Result<BlockEntry> {
@@ -69,8 +70,13 @@ fn tensors<'a>(settings: &Settings, block: &'a Block, offsets: &'a [i64]) -> Res
         source("indices", TensorType::I64, vec![n], &block.indices),
         source("record_offsets", TensorType::I64, vec![n + 1], offsets),
     ];
-    tensors.push(label_tensor("labels", &block.labels, n, k));
-    tensors.push(label_tensor("predictions", &block.predictions, n, k));
+    match &block.bundles {
+        Some(bundles) => tensors.extend(bundle_tensors(settings, block, bundles)?),
+        None => {
+            tensors.push(label_tensor("labels", &block.labels, n, k));
+            tensors.push(label_tensor("predictions", &block.predictions, n, k));
+        }
+    }
     tensors.push(source("losses", TensorType::F32, vec![n], &block.losses));
     tensors.extend(factor_tensors("", settings, block, &block.features, &block.deltas)?);
     if settings.dtype != Dtype::F32 {
@@ -113,7 +119,8 @@ fn factor_tensors<'a>(
     features: &'a [f32],
     deltas: &'a [f32],
 ) -> Result<[TensorSource<'a>; 4]> {
-    let (n, e, k) = (block.rows(), settings.width, settings.delta_width());
+    let (e, k) = (settings.width, settings.delta_width());
+    let n = block.bundles.as_ref().map_or(block.rows(), |bundles| bundles.biases.len());
     let (dtype, stored, values) = round(settings.dtype, features);
     let feature_norms = norms(block, "feature", &values, e, n)?;
     let delta_norms = norms(block, "delta", deltas, k, n)?;
@@ -123,6 +130,34 @@ fn factor_tensors<'a>(
         source(&format!("{prefix}deltas"), TensorType::F32, vec![n, k], deltas),
         TensorSource { name: format!("{prefix}features"), dtype, shape: vec![n, e], data: stored },
     ])
+}
+
+/// Whose the factors are, and what is kept of each record beside them.
+fn bundle_tensors<'a>(settings: &Settings, block: &Block, bundles: &'a Bundles) -> Result<Vec<TensorSource<'a>>> {
+    let (n, e, f) = (block.rows(), settings.width, bundles.biases.len());
+    let mean_norms = norms(block, "feature", &bundles.means, e, n)?;
+    let gradient_norms = gradient_norms(settings, bundles, &block.features, &block.deltas);
+    let mut tensors = vec![
+        source("factor_offsets", TensorType::I64, vec![n + 1], &bundles.offsets),
+        source("factor_classes", TensorType::I64, vec![f], &bundles.classes),
+        owned("gradient_norms".to_owned(), vec![n], &gradient_norms),
+        owned("mean_feature_norms".to_owned(), vec![n], &mean_norms),
+        source("mean_features", TensorType::F32, vec![n, e], &bundles.means),
+    ];
+    if settings.has_biases() {
+        tensors.push(source("factor_biases", TensorType::F32, vec![f], &bundles.biases));
+    }
+    Ok(tensors)
+}
+
+/// The length of each record's gradient, `[n]`.
+pub(super) fn gradient_norms(settings: &Settings, bundles: &Bundles, features: &[f32], deltas: &[f32]) -> Vec<f32> {
+    let (e, k) = (settings.width, settings.delta_width());
+    let own = |ends: &[u64]| {
+        let (from, to) = (ends[0] as usize, ends[1] as usize);
+        bundle_norm(&features[from * e..to * e], &deltas[from * k..to * k], &bundles.biases[from..to], e, k) as f32
+    };
+    bundles.offsets.par_windows(2).map(own).collect()
 }
 
 impl Dtype {
@@ -168,7 +203,11 @@ fn norms(block: &Block, what: &str, values: &[f32], width: usize, n: usize) -> R
     let norms: Vec<f32> = values.chunks_exact(width).map(|row| dot(row, row).sqrt()).collect();
     match norms.iter().position(|norm| !norm.is_finite()) {
         None => Ok(norms),
-        Some(row) => Err(block.refuse(row, &format!("its {what}s are too large for the store's number type"))),
+        Some(at) => {
+            let several = block.bundles.as_ref().filter(|_| n != block.rows());
+            let row = several.map_or(at, |bundles| bundles.record_of(at));
+            Err(block.refuse(row, &format!("its {what}s are too large for the store's number type")))
+        }
     }
 }
 

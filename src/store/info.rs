@@ -81,6 +81,9 @@ impl fmt::Display for Info {
             settings.classes,
             settings.label_names.join(", ")
         )?;
+        if settings.tokens.is_some() {
+            writeln!(f, "factors      several a record, of {:?}", settings.task())?;
+        }
         write!(f, "features     {} numbers each, {:?}; target {:?}", settings.width, settings.dtype, settings.target)?;
         if let Some(recall) = &self.recall {
             let (share, queries) = (100.0 * recall.share(), recall.queries);

@@ -6,7 +6,8 @@
 //! | file | holds |
 //! |---|---|
 //! | `shard-00000.safetensors` | `features [n,E]`, `deltas [n,K]`, their norms, `indices`, `labels`, `predictions`, `losses`, `record_offsets [n+1]`, and `checkpoint.{c}.…`; where features are rounded, `feature_residuals [n]` |
-//! | `shard-00000.jsonl` | `{"id","text","text_pair"?,"label"?,"columns"?}` a line; `record_offsets` are the lines' first bytes |
+//! | | where a record has several factors: `features [F,E]`, `deltas [F,K]` and their norms, `factor_offsets [n+1]`, `factor_classes [F]`, `factor_biases [F]` (answers), `gradient_norms [n]`, `mean_features [n,E]`, and no labels or predictions |
+//! | `shard-00000.jsonl` | `{"id","text","text_pair"?,"label"?,"columns"?}` a line, and `"said"` of models that say something of tokens; `record_offsets` are the lines' first bytes |
 //! | `head.safetensors` | `weight [K,E]`, `bias [K]` of the model's last layer (headless models have none) |
 //! | `manifest.json` | what made the store, and every finished shard with sizes and checksums; replaced atomically |
 //! | `.lock` | empty; held (by the operating system) while a process writes |
@@ -45,6 +46,7 @@
 //!     checkpoints: vec![],
 //!     scan: None,
 //!     gradients: None,
+//!     tokens: None,
 //!     columns: vec![],
 //! };
 //! let head = Head { weight: vec![1.0, 0.0, 0.0, 1.0], bias: vec![0.0, 0.0] };
@@ -56,6 +58,7 @@
 //!     indices: vec![0],
 //!     features: vec![3.0, 4.0],
 //!     deltas: vec![0.5, -0.5],
+//!     bundles: None,
 //!     labels: LabelVec::Classes(vec![1]),
 //!     predictions: LabelVec::Classes(vec![0]),
 //!     losses: vec![0.7],
@@ -101,14 +104,14 @@ mod tensors;
 mod verify;
 mod writer;
 
-pub use block::{Block, Recall};
+pub use block::{Block, Bundles, Recall};
 pub use fingerprint::data_fingerprint;
 pub use info::{Info, info};
 pub use merge::merge;
 pub use reader::Store;
-pub use record::{StoredRecord, line_bytes};
+pub use record::{FactorPart, Said, StoredRecord, line_bytes};
 pub use remove::{Removal, Removed, remove};
-pub use settings::{Checkpoint, DEFAULT_BLOCK_RECORDS, Dtype, Part, Settings};
+pub use settings::{Checkpoint, DEFAULT_BLOCK_RECORDS, Dtype, Part, Settings, TokenSettings};
 pub use shard::Shard;
 pub use verify::{Verification, verify};
 pub use writer::StoreWriter;

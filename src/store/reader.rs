@@ -10,7 +10,7 @@ use super::record::StoredRecord;
 use super::settings::Settings;
 use super::shard::Shard;
 use crate::error::{Error, Result};
-use crate::factors::{FactorSource, Head, LabelUsed, LabelledRows};
+use crate::factors::{FactorSource, Head, LabelUsed, LabelledRows, Labels};
 use crate::model::Problem;
 
 /// A finished store, or several parts of one data set, as one sequence of rows, ascending by input record number.
@@ -123,6 +123,20 @@ impl Store {
         Some(self.starts[shard] + row)
     }
 
+    /// Refuses a store whose records have several factors, for jobs that need one of each.
+    ///
+    /// # Errors
+    /// [`Error::Usage`], naming the job.
+    pub fn expect_one_factor(&self, job: &str) -> Result<()> {
+        if self.settings.tokens.is_none() {
+            return Ok(());
+        }
+        Err(Error::usage(format!(
+            "{job}: the store is of a model that says something of tokens: a record has several factors"
+        ))
+        .with_hint("`search` and `store` take such stores"))
+    }
+
     /// Whether a model is the one whose factors are stored.
     ///
     /// # Errors
@@ -142,6 +156,7 @@ impl Store {
     }
 }
 
+/// A refit or a curvature is over factors: where records have several, a row is a factor, against its own class.
 impl FactorSource for Store {
     fn problem(&self) -> Problem {
         self.settings.problem
@@ -156,12 +171,17 @@ impl FactorSource for Store {
     }
 
     fn piece_rows(&self) -> Vec<usize> {
-        self.shards.iter().map(Shard::rows).collect()
+        self.shards.iter().map(Shard::factor_count).collect()
     }
 
     fn piece(&self, i: usize) -> LabelledRows<'_> {
         let (shard, used): (_, LabelUsed) = (&self.shards[i], self.settings.target);
         let factors = shard.factors();
+        if let Some(classes) = shard.factor_classes() {
+            let labels = Labels::Classes(classes);
+            let (features, deltas) = (factors.features, factors.deltas);
+            return LabelledRows { features, deltas, labels, predictions: labels, used: LabelUsed::Gold };
+        }
         LabelledRows {
             features: factors.features,
             deltas: factors.deltas,

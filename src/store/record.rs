@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::dataset::{Label, Record};
+use crate::dataset::{Answer, Label, Record};
 
 /// What a result shows of a training record.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -20,12 +20,41 @@ pub struct StoredRecord {
     pub label: Option<Label>,
     /// Further columns of the data file, by name: those of [`super::Settings::columns`] that the record has.
     pub columns: BTreeMap<String, String>,
+    /// What a model that says something of tokens said of it.
+    pub said: Option<Said>,
+}
+
+/// What a model that says something of tokens said of a record, as results show it: answers, entities, pieces.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Said {
+    /// The record's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<Value>,
+    /// The model's.
+    pub predicted: Value,
+    /// What its factors were taken against.
+    pub target: Value,
+    /// One a factor, in their order.
+    pub parts: Vec<FactorPart>,
+}
+
+/// What one factor is of.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FactorPart {
+    /// Its word, or boundary token: its first Unicode character in the text (answers: in the context).
+    pub start: usize,
+    /// One past its last.
+    pub end: usize,
+    /// The tag, the piece, or the boundary's name.
+    pub target: String,
 }
 
 impl From<Record> for StoredRecord {
     fn from(record: Record) -> Self {
         let Record { id, text, pair, label, columns, .. } = record;
-        Self { id, text, pair, label, columns }
+        Self { id, text, pair, label, columns, said: None }
     }
 }
 
@@ -45,6 +74,8 @@ struct Line<T: Ord> {
     label: Option<Value>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     columns: BTreeMap<T, T>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    said: Option<Said>,
 }
 
 impl StoredRecord {
@@ -55,7 +86,8 @@ impl StoredRecord {
             None => None,
         };
         let columns = self.columns.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let line = Line { id: self.id.as_str(), text: &self.text, text_pair: self.pair.as_deref(), label, columns };
+        let (text_pair, said) = (self.pair.as_deref(), self.said.clone());
+        let line = Line { id: self.id.as_str(), text: &self.text, text_pair, label, columns, said };
         let mut text = serde_json::to_string(&line).expect("strings and finite numbers are JSON");
         text.push('\n');
         Some(text)
@@ -68,7 +100,8 @@ impl StoredRecord {
             Some(value) => Some(label_from_json(value).ok_or_else(|| format!("{value} is not a label"))?),
             None => None,
         };
-        Ok(Self { id: line.id, text: line.text, pair: line.text_pair, label, columns: line.columns })
+        let Line { id, text, text_pair: pair, columns, said, .. } = line;
+        Ok(Self { id, text, pair, label, columns, said })
     }
 }
 
@@ -78,8 +111,11 @@ fn label_to_json(label: &Label) -> Option<Value> {
         Label::Number(number) => serde_json::Number::from_f64(*number).map(Value::Number),
         Label::Name(name) => Some(Value::from(name.as_str())),
         Label::Many(labels) => labels.iter().map(label_to_json).collect::<Option<Vec<_>>>().map(Value::Array),
-        // No store is made of these.
-        Label::Answers(_) => None,
+        Label::Answers(answers) => {
+            let starts = answers.iter().map(|answer| answer.start.map_or(Value::Null, Value::from));
+            let texts = answers.iter().map(|answer| Value::from(answer.text.as_str()));
+            Some(serde_json::json!({"text": texts.collect::<Value>(), "answer_start": starts.collect::<Value>()}))
+        }
     }
 }
 
@@ -88,6 +124,19 @@ fn label_from_json(value: &Value) -> Option<Label> {
         Value::Number(number) => number.as_i64().map(Label::Integer).or_else(|| number.as_f64().map(Label::Number)),
         Value::String(name) => Some(Label::Name(name.clone())),
         Value::Array(values) => values.iter().map(label_from_json).collect::<Option<Vec<_>>>().map(Label::Many),
-        Value::Null | Value::Bool(_) | Value::Object(_) => None,
+        Value::Object(_) => answers_from_json(value).map(Label::Answers),
+        Value::Null | Value::Bool(_) => None,
     }
+}
+
+fn answers_from_json(value: &Value) -> Option<Vec<Answer>> {
+    let (texts, starts) = (value.get("text")?.as_array()?, value.get("answer_start")?.as_array()?);
+    let answer = |(text, start): (&Value, &Value)| {
+        let start = start.as_u64().map(|start| start as usize);
+        Some(Answer { text: text.as_str()?.to_owned(), start })
+    };
+    if texts.len() != starts.len() {
+        return None;
+    }
+    texts.iter().zip(starts).map(answer).collect()
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::factors::{LabelUsed, ScanType};
-use crate::model::{Problem, Projection};
+use crate::model::{Problem, Projection, Task};
 
 /// Input record numbers in a block where nothing else is asked for.
 pub const DEFAULT_BLOCK_RECORDS: u64 = 16_384;
@@ -49,9 +49,24 @@ pub struct Settings {
     /// output function, and its δ, one number, the slope of its loss in that (see [`crate::factors::output_gradient`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gradients: Option<Projection>,
+    /// What of each record is said of tokens, where the model says something of those: a record then has several factors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<TokenSettings>,
     /// Names of the further columns of the data that are kept beside the texts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
+}
+
+/// How the records of a model that says something of tokens became factors: see [`crate::factors::Bundle`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenSettings {
+    /// What the model says something of.
+    pub task: Task,
+    /// Tokens that neighbouring windows of a context share (answers).
+    pub stride: usize,
+    /// Tokens that a predicted answer has at most.
+    pub max_answer_tokens: usize,
 }
 
 /// How features are stored. Values are rounded once, to nearest even, and norms are those of the rounded values.
@@ -104,6 +119,16 @@ impl Settings {
         if self.gradients.is_some() { 1 } else { self.classes }
     }
 
+    /// Whether factors have bias coordinates other than 1.
+    pub(super) fn has_biases(&self) -> bool {
+        self.task() == Task::Spans
+    }
+
+    /// What the model says something of.
+    pub fn task(&self) -> Task {
+        self.tokens.map_or(Task::Record, |tokens| tokens.task)
+    }
+
     /// Whether the factors were made elsewhere, by a model that is not ours to run.
     pub fn is_given(&self) -> bool {
         self.model_fingerprint.is_empty()
@@ -112,7 +137,8 @@ impl Settings {
     /// Whether the settings make sense by themselves; `Err` holds what does not.
     pub(super) fn check(&self) -> Result<(), String> {
         let headless = self.problem == Problem::Headless;
-        let nameless = headless || self.problem == Problem::Regression;
+        let nameless = headless || self.problem == Problem::Regression || self.task() == Task::Masks;
+        self.check_tokens()?;
         if self.width == 0 {
             return Err("width: expected at least 1, found 0".into());
         }
@@ -131,6 +157,18 @@ impl Settings {
         match self.checkpoints.iter().find(|checkpoint| !checkpoint.learning_rate.is_finite()) {
             Some(checkpoint) => Err(format!("checkpoint {}: the learning rate is not finite", checkpoint.path)),
             None => Ok(()),
+        }
+    }
+
+    fn check_tokens(&self) -> Result<(), String> {
+        let Some(tokens) = self.tokens else { return Ok(()) };
+        let plain = self.dtype == Dtype::F32 && self.scan.is_none() && self.gradients.is_none();
+        match tokens.task {
+            Task::Record => Err("tokens: expected spans, tags or masks, found record".into()),
+            Task::Spans if self.classes != 2 => Err(format!("classes: expected 2 for spans, found {}", self.classes)),
+            _ if self.problem != Problem::SingleLabel => Err(format!("tokens: found problem {:?}", self.problem)),
+            _ if !plain => Err("factors of tokens are kept as they are, in f32".into()),
+            _ => Ok(()),
         }
     }
 

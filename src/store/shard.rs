@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use safetensors::Dtype as TensorType;
 
-use super::block::Block;
+use super::block::{Block, Bundles, ends_fit};
 use super::manifest::BlockEntry;
 use super::map::FileMap;
 use super::record::StoredRecord;
@@ -37,10 +37,23 @@ struct Columns {
     predictions: LabelColumn,
     losses: Column<f32>,
     factors: FactorColumns,
+    bundles: Option<BundleColumns>,
     /// Where features are not stored as they were.
     residuals: Option<Column<f32>>,
     checkpoints: Vec<FactorColumns>,
     scan: Option<ScanColumns>,
+}
+
+/// Whose the factors are, where a record has several.
+#[derive(Debug)]
+struct BundleColumns {
+    offsets: Column<u64>,
+    classes: Column<i64>,
+    /// All 1 where there are none.
+    biases: Option<Column<f32>>,
+    gradient_norms: Column<f32>,
+    means: Column<f32>,
+    mean_norms: Column<f32>,
 }
 
 #[derive(Debug)]
@@ -97,6 +110,7 @@ impl Shard {
             records,
         };
         shard.check_record_ends()?;
+        shard.check_factor_ends()?;
         Ok(shard)
     }
 
@@ -115,7 +129,47 @@ impl Shard {
         self.rows
     }
 
-    /// The factors, as stored.
+    /// F: how many factors its records have together.
+    pub fn factor_count(&self) -> usize {
+        self.columns.bundles.as_ref().map_or(self.rows, |columns| self.tensors.values(&columns.classes).len())
+    }
+
+    /// Where each record's factors begin among [`Shard::factors`], and the last one's end, `[n + 1]`; `None` where each has one.
+    pub fn factor_offsets(&self) -> Option<&[u64]> {
+        self.columns.bundles.as_ref().map(|columns| self.tensors.values(&columns.offsets))
+    }
+
+    /// The coordinate of each factor that meets the bias, `[F]`; `None` where all are 1.
+    pub fn factor_biases(&self) -> Option<&[f32]> {
+        let biases = self.columns.bundles.as_ref().and_then(|columns| columns.biases.as_ref());
+        biases.map(|column| self.tensors.values(column))
+    }
+
+    /// The class that each factor's δ was taken against, `[F]`; `None` where each record has one factor.
+    pub fn factor_classes(&self) -> Option<&[i64]> {
+        self.columns.bundles.as_ref().map(|columns| self.tensors.values(&columns.classes))
+    }
+
+    /// The length of each record's whole gradient, `[n]`; `None` where each has one factor.
+    pub fn gradient_norms(&self) -> Option<&[f32]> {
+        self.columns.bundles.as_ref().map(|columns| self.tensors.values(&columns.gradient_norms))
+    }
+
+    /// One vector a record for what compares features, where records have several factors: their h is the mean, and there is no δ.
+    pub fn means(&self) -> Option<FactorRows<'_>> {
+        let columns = self.columns.bundles.as_ref()?;
+        Some(FactorRows {
+            rows: self.rows,
+            width: self.width,
+            classes: 0,
+            features: Floats::F32(self.tensors.values(&columns.means)),
+            deltas: &[],
+            feature_norms: self.tensors.values(&columns.mean_norms),
+            delta_norms: &[],
+        })
+    }
+
+    /// The factors, as stored: of several factors a record, one after another.
     pub fn factors(&self) -> FactorRows<'_> {
         self.factor_rows(&self.columns.factors)
     }
@@ -187,6 +241,11 @@ impl Shard {
         })
     }
 
+    /// An error about its texts.
+    pub(super) fn refuse_record(&self, reason: String) -> Error {
+        Error::format(&self.records_path, reason)
+    }
+
     /// All of it, to be changed and written again: what was rounded once is rounded to itself.
     pub(super) fn to_block(&self, entry: &BlockEntry) -> Result<Block> {
         let owned = |labels: Labels<'_>| match labels {
@@ -200,6 +259,7 @@ impl Shard {
             indices: self.indices().to_vec(),
             features,
             deltas,
+            bundles: self.bundles(),
             labels: owned(self.labels()),
             predictions: owned(self.predictions()),
             losses: self.losses().to_vec(),
@@ -209,6 +269,13 @@ impl Shard {
             recall: entry.recall,
             data_fingerprint: entry.data_fingerprint.clone(),
         })
+    }
+
+    /// Whose its factors are, where a record has several.
+    pub(super) fn bundles(&self) -> Option<Bundles> {
+        let (offsets, classes, means) = (self.factor_offsets()?, self.factor_classes()?, self.means()?);
+        let biases = self.factor_biases().map_or_else(|| vec![1.0; classes.len()], <[f32]>::to_vec);
+        Some(Bundles { offsets: offsets.to_vec(), biases, classes: classes.to_vec(), means: means.features.to_f32() })
     }
 
     /// The size of its texts.
@@ -243,9 +310,20 @@ impl Shard {
         Err(Error::format(&self.records_path, "its size is not the one its shard's record_offsets end at"))
     }
 
+    /// Offsets are used as they are: they are read once.
+    fn check_factor_ends(&self) -> Result<()> {
+        match self.factor_offsets() {
+            Some(offsets) if !ends_fit(offsets, self.factor_count()) => {
+                let factors = self.factor_count();
+                Err(self.tensors.refuse(format!("factor_offsets do not ascend from 0 to the {factors} factors")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn factor_rows<'a>(&'a self, columns: &'a FactorColumns) -> FactorRows<'a> {
         FactorRows {
-            rows: self.rows,
+            rows: self.factor_count(),
             width: self.width,
             classes: self.delta_width,
             features: match &columns.features {
@@ -270,20 +348,38 @@ impl Shard {
 impl Columns {
     fn open(tensors: &TensorFile, n: usize, settings: &Settings) -> Result<Self> {
         let checkpoints = 0..settings.checkpoints.len();
+        let bundles = settings.tokens.map(|_| BundleColumns::open(tensors, n, settings)).transpose()?;
+        let factors = bundles.as_ref().map_or(n, |bundles| tensors.values(&bundles.classes).len());
         Ok(Self {
             indices: tensors.column("indices", TensorType::I64, &[n])?,
             record_offsets: tensors.column("record_offsets", TensorType::I64, &[n + 1])?,
             labels: LabelColumn::open(tensors, "labels", n, settings)?,
             predictions: LabelColumn::open(tensors, "predictions", n, settings)?,
             losses: tensors.column("losses", TensorType::F32, &[n])?,
-            factors: FactorColumns::open(tensors, "", n, settings)?,
+            factors: FactorColumns::open(tensors, "", factors, settings)?,
+            bundles,
             residuals: (settings.dtype != Dtype::F32)
                 .then(|| tensors.column("feature_residuals", TensorType::F32, &[n]))
                 .transpose()?,
             checkpoints: checkpoints
-                .map(|c| FactorColumns::open(tensors, &format!("checkpoint.{c}."), n, settings))
+                .map(|c| FactorColumns::open(tensors, &format!("checkpoint.{c}."), factors, settings))
                 .collect::<Result<_>>()?,
             scan: settings.scan.map(|kind| ScanColumns::open(tensors, kind, n, settings.width)).transpose()?,
+        })
+    }
+}
+
+impl BundleColumns {
+    fn open(tensors: &TensorFile, n: usize, settings: &Settings) -> Result<Self> {
+        let factors = tensors.rows("factor_classes")?;
+        let biases = settings.has_biases().then(|| tensors.column("factor_biases", TensorType::F32, &[factors]));
+        Ok(Self {
+            offsets: tensors.column("factor_offsets", TensorType::I64, &[n + 1])?,
+            classes: tensors.column("factor_classes", TensorType::I64, &[factors])?,
+            biases: biases.transpose()?,
+            gradient_norms: tensors.column("gradient_norms", TensorType::F32, &[n])?,
+            means: tensors.column("mean_features", TensorType::F32, &[n, settings.width])?,
+            mean_norms: tensors.column("mean_feature_norms", TensorType::F32, &[n])?,
         })
     }
 }
@@ -306,6 +402,9 @@ impl ScanColumns {
 
 impl LabelColumn {
     fn open(tensors: &TensorFile, name: &str, n: usize, settings: &Settings) -> Result<Self> {
+        if settings.tokens.is_some() {
+            return Ok(Self::Rows(Column::Copied(Vec::new())));
+        }
         Ok(match settings.problem {
             Problem::SingleLabel => Self::Classes(tensors.column(name, TensorType::I64, &[n])?),
             Problem::MultiLabel | Problem::Regression | Problem::Headless => {

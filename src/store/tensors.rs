@@ -101,6 +101,12 @@ impl TensorFile {
         })
     }
 
+    /// The first length of the tensor `name`.
+    pub(super) fn rows(&self, name: &str) -> Result<usize> {
+        let info = self.metadata.info(name).ok_or_else(|| self.refuse(format!("tensor `{name}` is missing")))?;
+        Ok(info.shape.first().copied().unwrap_or_default())
+    }
+
     /// A column's numbers.
     pub(super) fn values<'a, T>(&'a self, column: &'a Column<T>) -> &'a [T]
     where

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::block::{LabelFault, check_column};
+use super::block::{Bundles, LabelFault, check_column};
+use super::encode::gradient_norms;
 use super::manifest::{BlockEntry, Manifest};
 use super::settings::Settings;
 use super::shard::Shard;
@@ -87,16 +88,31 @@ fn verify_block(directory: &Path, block: &BlockEntry, manifest: &Manifest) -> Re
     check_removed(&shard, &block.removed)
         .and_then(|()| check_contents(&shard, manifest))
         .map_err(|reason| Error::format(directory.join(&block.factors.name), reason))?;
-    (0..shard.rows()).try_for_each(|row| shard.record(row).map(drop))?;
+    (0..shard.rows()).try_for_each(|row| check_record(&shard, row))?;
     shard.release();
     Ok(())
+}
+
+/// Whether a record can be read, and says what each of its factors is of.
+fn check_record(shard: &Shard, row: usize) -> Result<()> {
+    let (record, offsets) = (shard.record(row)?, shard.factor_offsets());
+    let expected = offsets.map(|offsets| (offsets[row + 1] - offsets[row]) as usize);
+    let found = record.said.map(|said| said.parts.len());
+    if expected == found {
+        return Ok(());
+    }
+    let reason = format!("row {row}: expected what {expected:?} factors are of, found {found:?}");
+    Err(shard.refuse_record(reason))
 }
 
 /// Whether a shard's numbers are what a writer would have let through; `Err` holds what is not.
 fn check_contents(shard: &Shard, manifest: &Manifest) -> Result<(), String> {
     let settings = &manifest.settings;
     check_indices(shard, settings.block_records, manifest.records)?;
-    check_labels(shard, settings)?;
+    match shard.bundles() {
+        Some(bundles) => check_bundles(shard, &bundles, settings)?,
+        None => check_labels(shard, settings)?,
+    }
     check_finite("loss", shard.losses())?;
     check_factors(&shard.factors())?;
     check_norms("feature residual", shard.residuals().unwrap_or_default())?;
@@ -130,6 +146,18 @@ fn check_labels(shard: &Shard, settings: &Settings) -> Result<(), String> {
     };
     check("label", shard.labels(), true)?;
     check("prediction", shard.predictions(), false)
+}
+
+/// Whether what is kept of records with several factors is what is made of those.
+fn check_bundles(shard: &Shard, bundles: &Bundles, settings: &Settings) -> Result<(), String> {
+    check_all("class", &bundles.classes, |class| (0..settings.classes as i64).contains(class))?;
+    check_finite("bias coordinate", &bundles.biases)?;
+    shard.means().iter().try_for_each(check_factors)?;
+    let (stored, factors) = (shard.gradient_norms().unwrap_or_default(), shard.factors());
+    if gradient_norms(settings, bundles, &factors.features.to_f32(), factors.deltas) == stored {
+        return Ok(());
+    }
+    Err("the gradients' norms are not those of the factors".into())
 }
 
 fn check_factors(factors: &FactorRows<'_>) -> Result<(), String> {

@@ -32,6 +32,7 @@ fn block(settings: &Settings, number: u64) -> Block {
         number,
         features,
         deltas,
+        bundles: None,
         labels: LabelVec::Classes(vec![0; n]),
         predictions: LabelVec::Classes(vec![0; n]),
         losses: vec![1.0; n],

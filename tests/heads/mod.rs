@@ -3,4 +3,6 @@
 mod command;
 mod dataset;
 mod golden;
+mod search;
+mod stores;
 mod task;

@@ -55,6 +55,7 @@ fn neighbour(rank: u64, score: f32, text: &str) -> Neighbour {
         text: text.into(),
         text_pair: None,
         columns: std::collections::BTreeMap::new(),
+        parts: Vec::new(),
         copies: None,
     }
 }
@@ -69,6 +70,7 @@ fn search(id: &str, index: u64, text: &str) -> SearchResult {
         predicted: json!("ham"),
         probability: Some(0.75),
         target: json!("ham"),
+        span: None,
         rule: "grad-cos".into(),
         proponents: vec![neighbour(1, 0.9, "much like it")],
         opponents: vec![neighbour(1, -0.8, "nothing like it")],

@@ -131,6 +131,11 @@ impl Factors {
         Self { width, classes, rows, features, values, deltas, feature_norms, delta_norms }
     }
 
+    /// The same, where no row tells how many classes there are.
+    pub(super) fn of_classes(self, classes: usize) -> Self {
+        Self { classes, ..self }
+    }
+
     pub(super) fn view(&self) -> FactorRows<'_> {
         FactorRows {
             rows: self.rows,

@@ -34,6 +34,7 @@ fn settings(sizes: &Sizes) -> Settings {
         checkpoints: RATES.iter().map(checkpoint).collect(),
         scan: None,
         gradients: None,
+        tokens: None,
         columns: vec![],
     }
 }
@@ -48,6 +49,7 @@ fn block(data: &Data, from: usize, to: usize) -> Block {
         indices: (from as u64..to as u64).collect(),
         features: features(&sets[0]),
         deltas: deltas(&sets[0]),
+        bundles: None,
         labels: LabelVec::Classes(vec![0; to - from]),
         predictions: LabelVec::Classes(vec![1; to - from]),
         losses: vec![0.5; to - from],

@@ -53,7 +53,9 @@ struct Audited {
 
 impl Audited {
     fn open(&self) -> Result<Store> {
-        Store::open_many(&self.store)
+        let store = Store::open_many(&self.store)?;
+        store.expect_one_factor("audit")?;
+        Ok(store)
     }
 }
 

@@ -86,6 +86,7 @@ impl Sparse {
         common: &Common,
     ) -> Result<Vec<SelectedRecord>> {
         let store = Store::open(pool)?;
+        store.expect_one_factor("audit sparse --pool")?;
         let options = PoolOptions {
             choice: self.choose,
             most: self.select,

@@ -77,6 +77,7 @@ impl Lds {
 pub(super) fn run(arguments: &Lds, common: &Common) -> anyhow::Result<Outcome> {
     let mut job = Job::begin("evaluate lds", common);
     let stores: Vec<Store> = arguments.store.iter().map(Store::open).collect::<Result<_>>()?;
+    stores.iter().try_for_each(|store| store.expect_one_factor("evaluate lds"))?;
     if stores[0].settings().problem != Problem::SingleLabel {
         return Err(Error::usage(
             "evaluate lds: expected a classifier of one label: what is predicted is the margin of a label",

@@ -75,6 +75,7 @@ impl Render for Exported {
 /// # Errors
 /// Where it cannot be written, or the store is damaged.
 pub fn export(store: &Store, format: ExportFormat, out: &Path, quiet: bool) -> Result<()> {
+    store.expect_one_factor("export")?;
     let progress = Progress::new("exporting", Some(store.rows() as u64), quiet);
     match format {
         ExportFormat::Parquet => rows(store, Format::Parquet, out, &progress),

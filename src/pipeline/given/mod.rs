@@ -98,6 +98,7 @@ impl GivenSearch<'_> {
     ) -> Result<Summary> {
         let Self { store, options, devices } = *self;
         let settings = store.settings();
+        store.expect_one_factor("--from-factors")?;
         if options.rule.needs_checkpoints() {
             return Err(Error::usage("rule tracin: given queries have no checkpoints' factors"));
         }
@@ -242,6 +243,7 @@ fn store_settings(model: &GivenModel, options: &IndexOptions) -> store::Settings
         checkpoints: Vec::new(),
         scan: options.scan,
         gradients: None,
+        tokens: None,
         columns: Vec::new(),
     }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::entry::{Entry, Search};
 use super::heat::{self, Line, Run};
 use super::marked::Marked;
-use crate::report::{Explanation, Neighbour, Prediction};
+use crate::report::{Explanation, Neighbour, NeighbourPart, Prediction};
 
 /// Characters of a text that is only told, not explained.
 const TOLD: usize = 4_000;
@@ -107,6 +107,8 @@ struct Near {
     predicted: Option<String>,
     text: String,
     pair: Option<String>,
+    /// What of it weighs most: text, target, score and sign.
+    parts: Vec<(String, String, String, &'static str)>,
 }
 
 impl<'a> Card<'a> {
@@ -229,11 +231,26 @@ impl Near {
             sign: if near.score < 0.0 { "n" } else { "p" },
             percent: percent(if largest > 0.0 { near.score.abs() / largest } else { 0.0 }),
             label: near.label.as_ref().map(plain),
-            predicted: near.predicted.as_ref().filter(|predicted| near.label.as_ref() != Some(predicted)).map(plain),
+            predicted: near
+                .predicted
+                .as_ref()
+                .filter(|predicted| !near.label.as_ref().is_some_and(|label| agree(label, predicted)))
+                .map(plain),
             text: clip(&near.text, NEIGHBOUR),
             pair: near.text_pair.as_ref().map(|pair| clip(pair, NEIGHBOUR)),
+            parts: near.parts.iter().map(part).collect(),
         }
     }
+}
+
+fn part(part: &NeighbourPart) -> (String, String, String, &'static str) {
+    let sign = if part.score < 0.0 { "n" } else { "p" };
+    (clip(&part.text, TOLD), part.target.clone(), format!("{:+.1e}", part.score), sign)
+}
+
+/// Whether a prediction is the label, or one of the right answers.
+fn agree(label: &Value, predicted: &Value) -> bool {
+    label == predicted || (predicted.is_string() && label.as_array().is_some_and(|right| right.contains(predicted)))
 }
 
 /// A label or prediction as a person reads it.

@@ -132,6 +132,9 @@ impl Entry {
             return self.right;
         }
         let label = self.label.as_ref()?;
+        if let (Some(right), true) = (label.as_array(), self.predicted.is_string()) {
+            return Some(right.contains(&self.predicted));
+        }
         let comparable = (self.predicted.is_string() && label.is_string())
             || (self.predicted.is_array() && label.is_array() && !has_numbers(label));
         comparable.then(|| *label == self.predicted)

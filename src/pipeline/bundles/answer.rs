@@ -1,0 +1,88 @@
+//! Answers: two boundaries in each window that holds one.
+
+use serde_json::Value;
+
+use super::{Bundled, Bundler};
+use crate::dataset::Label;
+use crate::factors::{Bundle, mean_features};
+use crate::model::Outputs;
+use crate::pipeline::predict_tokens::{characters, found, gold_span};
+use crate::pipeline::windows::Encoded;
+use crate::report::TargetSpan;
+use crate::store::{FactorPart, Said};
+use crate::task::{self, AnswerOptions};
+
+impl Bundler<'_> {
+    /// The factors of the answer that the record has, or that the model gives.
+    pub(super) fn of_answer(&self, encoded: Encoded, outputs: &[&[Outputs]]) -> Result<Bundled, String> {
+        let Encoded { record, sequences } = encoded;
+        let options =
+            AnswerOptions { max_tokens: self.tokens.max_answer_tokens, n_best: 1, ..AnswerOptions::default() };
+        let best = found(&sequences, outputs[0], &options).best.first().copied().ok_or("the context has no token")?;
+        let right = match &record.label {
+            Some(Label::Answers(answers)) => Some(answers),
+            _ => None,
+        };
+        let span = match right {
+            Some(_) if self.is_gold() => gold_span(&record)?,
+            _ => Some((best.start, best.end)),
+        };
+        let mut places: Vec<(usize, (usize, usize))> = Vec::new();
+        for (window, (encoding, _)) in sequences.iter().enumerate() {
+            let place = match span {
+                None => Some((0, 0)),
+                Some(span) if span == (best.start, best.end) && window == best.window => Some(best.tokens),
+                Some((start, end)) => task::place(encoding, start, end),
+            };
+            places.extend(place.map(|place| (window, place)));
+        }
+        if places.is_empty() {
+            return Err("the answer is whole in no window".to_owned());
+        }
+        let mut parts = Vec::with_capacity(2 * places.len());
+        for &(window, (first, last)) in &places {
+            let place = |token: usize| sequences[window].0.offsets[token].unwrap_or_default();
+            let part = |token: usize, target: &str| FactorPart {
+                start: place(token).0,
+                end: place(token).1,
+                target: target.to_owned(),
+            };
+            parts.extend([part(first, "start"), part(last, "end")]);
+        }
+        let bundle = |outputs: &&[Outputs]| {
+            let mut bundle = Bundle::default();
+            for &(window, (first, last)) in &places {
+                let Outputs { features, logits } = &outputs[window];
+                bundle.push_boundary(features, logits, 2, 0, first);
+                bundle.push_boundary(features, logits, 2, 1, last);
+            }
+            bundle
+        };
+        let width = self.model().width();
+        let context = record.pair.as_deref().unwrap_or_default();
+        let text = |(start, end): (usize, usize)| Value::from(characters(context, start, end));
+        Ok(Bundled {
+            bundles: outputs.iter().map(bundle).collect(),
+            mean: mean_over_windows(outputs[0], &places, width),
+            said: Said {
+                label: right.map(|answers| answers.iter().map(|answer| answer.text.as_str()).collect()),
+                predicted: text((best.start, best.end)),
+                target: span.map_or_else(|| Value::from(""), text),
+                parts,
+            },
+            span: span.map(|(start, end)| TargetSpan { start, end, segment: 1 }),
+            probability: None,
+            record,
+        })
+    }
+}
+
+/// The mean h of an answer's tokens, over all windows that hold it.
+fn mean_over_windows(outputs: &[Outputs], places: &[(usize, (usize, usize))], width: usize) -> Vec<f32> {
+    let rows = places.iter().flat_map(|&(window, (first, last))| {
+        outputs[window].features[first * width..(last + 1) * width].iter().copied()
+    });
+    let all: Vec<f32> = rows.collect();
+    let count = all.len() / width.max(1);
+    mean_features(&all, width, 0..count)
+}

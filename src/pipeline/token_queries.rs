@@ -1,0 +1,136 @@
+//! `search` in a store of a model that says something of tokens: what is asked of a record, and what its own factors ask.
+
+use super::answers::{Answers, Asked, Waiting};
+use super::bundles::{Against, BundleChunk, Bundled, Bundler, named_class};
+use super::prepared::{Asking, Prepared, joined};
+use super::queries::{QueryTarget, ResultSink, SearchJob, SearchOptions};
+use super::stream::stream_of;
+use super::{Chunking, Progress, Rejections, Settings, Summary};
+use crate::dataset::{Dataset, Record};
+use crate::error::{Error, Result};
+use crate::factors::{Bundle, Target};
+use crate::model::{Model, Task};
+use crate::report::SearchResult;
+use crate::search::{FactorSet, Source};
+use crate::store::{Said, Store, StoredRecord, TokenSettings};
+
+/// Records that ask together: δ over a vocabulary is large.
+const QUERIES: u64 = 512;
+
+/// Asks about every record of `dataset`, on the CPU.
+pub(super) fn search(
+    job: &SearchJob<'_>,
+    tokens: TokenSettings,
+    dataset: Dataset,
+    settings: &Settings,
+    rejections: &mut Rejections,
+    sink: &mut dyn ResultSink,
+) -> Result<Summary> {
+    let SearchJob { model, store, options, .. } = *job;
+    let against = against(model, options)?;
+    let prepared = Prepared::new(options.rule, store, &options.rule_options)?;
+    let answers = Answers::new(store, options, &prepared)?;
+    let models: Vec<&Model> = std::iter::once(model).chain(job.checkpoints).collect();
+    let bundler = Bundler { models: &models, tokens, against, token: options.token };
+    let progress = Progress::new("searching", dataset.bytes_total(), settings.quiet);
+    let chunking = Chunking { records: QUERIES, ..Chunking::any() };
+    let mut waiting = Waiting::new(&answers);
+    let mut answer =
+        |chunk: BundleChunk| waiting.ask(chunk.records.into_iter().map(|one| asked(one, options)).collect(), sink);
+    let mut bundle = |read, rejections: &mut _, steps: &mut _| bundler.chunk(read, settings, rejections, steps);
+    let mut summary = stream_of(&mut bundle, dataset, &chunking, rejections, &progress, &mut answer)?;
+    waiting.answer(sink)?;
+    summary.seconds = progress.seconds();
+    Ok(summary)
+}
+
+/// What the records' losses are against.
+fn against(model: &Model, options: &SearchOptions) -> Result<Against> {
+    let task = model.task();
+    if options.token.is_some() && task == Task::Spans {
+        return Err(Error::usage("--token: this model says nothing of single tokens"));
+    }
+    match &options.target {
+        QueryTarget::Predicted => Ok(Against::Predicted),
+        QueryTarget::Gold => Ok(Against::GoldAlone),
+        QueryTarget::Label(_) if task == Task::Tags && options.token.is_none() => {
+            Err(Error::usage("--target: a tag is explained at one token; say at which with --token"))
+        }
+        QueryTarget::Label(name) => named_class(model, name).map(Against::Class),
+    }
+}
+
+fn asked(one: Bundled, options: &SearchOptions) -> Asked {
+    let Bundled { record, bundles, mean, said, span, probability } = one;
+    let Record { id, index, text, pair, .. } = record;
+    let result = SearchResult { span, probability, ..result(options, id, index, text, pair, said) };
+    Asked { asking: asking(&result, mean, bundles), result, own_row: None }
+}
+
+fn asking(result: &SearchResult, mean: Vec<f32>, bundles: Vec<Bundle>) -> Asking {
+    let text = joined(&result.text, result.text_pair.as_deref());
+    // No one class is what is explained.
+    let target = Target::Values(Vec::new());
+    Asking { features: mean, delta: Vec::new(), target, checkpoints: Vec::new(), bundles, text }
+}
+
+/// A result with everything but its neighbours.
+fn result(
+    options: &SearchOptions,
+    id: String,
+    index: u64,
+    text: String,
+    text_pair: Option<String>,
+    said: Said,
+) -> SearchResult {
+    SearchResult {
+        id,
+        index,
+        text,
+        text_pair,
+        label: said.label,
+        predicted: said.predicted,
+        probability: None,
+        target: said.target,
+        span: None,
+        rule: options.rule.name().to_owned(),
+        proponents: Vec::new(),
+        opponents: Vec::new(),
+        groups: Vec::new(),
+        candidates: None,
+        certain: None,
+    }
+}
+
+/// A stored record as it was indexed, asking.
+pub(super) fn stored(store: &Store, options: &SearchOptions, row: usize) -> Result<Asked> {
+    let (shard, place) = store.locate(row);
+    let StoredRecord { id, text, pair, said, .. } = store.record(row)?;
+    let index = store.shards()[shard].indices()[place];
+    let result = result(options, id, index, text, pair, said.unwrap_or_default());
+    let mut sets = vec![FactorSet::Final];
+    if options.rule.reads_checkpoints() {
+        sets.extend((0..store.settings().checkpoints.len()).map(FactorSet::Checkpoint));
+    }
+    let bundles = sets.into_iter().filter_map(|set| stored_bundle(store, row, set)).collect();
+    let means = store.shards()[shard].means();
+    let mean = means.map(|means| means.features.slice(place * means.width..(place + 1) * means.width).to_f32());
+    Ok(Asked { asking: asking(&result, mean.unwrap_or_default(), bundles), result, own_row: Some(row) })
+}
+
+/// The factors of one record; `None` where there is no such set of them.
+pub(super) fn stored_bundle(store: &Store, row: usize, set: FactorSet) -> Option<Bundle> {
+    let (shard, place) = store.locate(row);
+    let factors = store.factors(shard, set)?;
+    let offsets = store.factor_offsets(shard, set)?;
+    let shard = &store.shards()[shard];
+    let own = offsets[place] as usize..offsets[place + 1] as usize;
+    let (e, k) = (factors.width, factors.classes);
+    Some(Bundle {
+        features: factors.features.slice(own.start * e..own.end * e).to_f32(),
+        deltas: factors.deltas[own.start * k..own.end * k].to_vec(),
+        biases: shard.factor_biases().map_or_else(|| vec![1.0; own.len()], |biases| biases[own.clone()].to_vec()),
+        classes: shard.factor_classes()?[own].iter().map(|&class| class as usize).collect(),
+        loss: f64::from(shard.losses()[place]),
+    })
+}
