@@ -3,6 +3,8 @@
 //! **Every gradient is one chain over the tokens of a step**, in the order they are packed, whatever they are cut into: an operation adds to
 //! what is there, so that micro-batches, and threads inside an operation, leave the bits alone.
 
+use rayon::prelude::*;
+
 use super::{Attended, AttentionGradients, Backend, Rows};
 use crate::error::Result;
 use crate::random::{Purpose, Stream};
@@ -78,6 +80,50 @@ fn mean_over(z: &mut [f64], targets: &[f32], part: impl Fn(f64, f64) -> (f64, f6
     }
     loss
 }
+
+/// The cross-entropy of one among some logits of a buffer, which stand at equal distances: a token's classes, or the tokens that may begin an
+/// answer. Several such rows count as their mean.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CrossEntropy {
+    /// Where each row's first logit is.
+    pub starts: Vec<usize>,
+    /// From one logit to the next.
+    pub stride: usize,
+    /// How many there are.
+    pub count: usize,
+    /// Which of them should have been the largest.
+    pub gold: usize,
+    /// What its gradient is multiplied by.
+    pub share: f64,
+}
+
+impl CrossEntropy {
+    /// Its value at the logits that `at` gives by place, and its gradient there: one number a place of a row, the same for every row.
+    pub fn to_gradient(&self, at: impl Fn(usize) -> f64) -> (f64, Vec<f64>) {
+        let mut z = self.logits(at);
+        let value = cross_entropy(&mut z, self.gold);
+        z.iter_mut().for_each(|slope| *slope *= self.share / self.starts.len() as f64);
+        (value, z)
+    }
+
+    /// The logits themselves, of several rows their mean.
+    pub fn logits(&self, at: impl Fn(usize) -> f64) -> Vec<f64> {
+        let rows = self.starts.len() as f64;
+        let mean = |i: usize| self.starts.iter().map(|start| at(start + i * self.stride)).sum::<f64>() / rows;
+        (0..self.count).map(mean).collect()
+    }
+
+    /// Every place of its rows, with the slope there.
+    pub fn places<'a>(&'a self, slopes: &'a [f64]) -> impl Iterator<Item = (usize, f64)> + 'a {
+        let along = move |start: &'a usize| {
+            slopes.iter().enumerate().map(move |(i, &slope)| (start + i * self.stride, slope))
+        };
+        self.starts.iter().flat_map(along)
+    }
+}
+
+/// Terms whose slopes wait in memory at a time.
+const TERMS: usize = 256;
 
 /// Which numbers a place of the network drops in a pass: a function of the seed, the place, the epoch, the record, and the number's own
 /// place in it, so that a record loses the same numbers in whatever batch and on whatever device.
@@ -249,6 +295,29 @@ pub trait Training: Backend {
         losses: &[(Loss<'_>, f64)],
         classes: usize,
     ) -> Result<Vec<f64>>;
+
+    /// `dz [len]`: the gradient of the sum of some losses at logits `z [len]`. Gives back the losses themselves.
+    fn cross_entropies(
+        &self,
+        dz: &mut Self::Tensor,
+        z: &Self::Tensor,
+        len: usize,
+        terms: &[CrossEntropy],
+    ) -> Result<Vec<f64>> {
+        let (mut logits, mut slopes) = (vec![0.0; len], vec![0.0_f32; len]);
+        self.download(&mut logits, z)?;
+        let mut losses = Vec::with_capacity(terms.len());
+        for terms in terms.chunks(TERMS) {
+            let of = |term: &CrossEntropy| term.to_gradient(|place| f64::from(logits[place]));
+            let found: Vec<(f64, Vec<f64>)> = terms.par_iter().map(of).collect();
+            for (term, (loss, gradient)) in terms.iter().zip(found) {
+                losses.push(loss);
+                term.places(&gradient).for_each(|(place, slope)| slopes[place] += slope as f32);
+            }
+        }
+        self.copy(dz, &self.upload(&slopes)?, len)?;
+        Ok(losses)
+    }
 
     /// The sum of the squares of the first `len` numbers: each 4096 by themselves, those sums in f64 in their order.
     fn squared_norm(&self, tensor: &Self::Tensor, len: usize) -> Result<f64>;

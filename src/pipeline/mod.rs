@@ -66,6 +66,7 @@ pub use of_itself::SelfSearch;
 pub use plan::{Plan, plan};
 pub use pool::{Choice, PoolOptions, candidates_per_target, nearest_records, select_from_pool};
 pub use predict::predict;
+pub(crate) use predict_tokens::{characters, gold_span};
 pub use predict_tokens::{SpanOptions, SpanScores, predict_masks, predict_spans, predict_tags};
 pub use prepared::RuleOptions;
 pub use progress::Progress;

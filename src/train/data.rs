@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::dataset::{Dataset, Label, Place, Record};
 use crate::error::{Error, Result};
 use crate::factors::Target;
-use crate::model::{HeadPlan, Problem, Trainee};
+use crate::model::{HeadPlan, Problem, Task, Trainee};
 use crate::pipeline::Rejections;
 use crate::tokens::Encoding;
 
@@ -35,9 +35,9 @@ impl Borrow<Encoding> for &Example {
 
 /// Records as read, each with its place for messages.
 pub struct Labelled {
-    records: Vec<(Record, Place)>,
+    pub(super) records: Vec<(Record, Place)>,
     /// The column of their weights, kept as [`crate::dataset::DatasetOptions::keep_columns`] says.
-    weight_column: Option<String>,
+    pub(super) weight_column: Option<String>,
 }
 
 impl Labelled {
@@ -46,12 +46,26 @@ impl Labelled {
     /// # Errors
     /// As [`Dataset`]'s items and [`Rejections::take`]; [`Error::Usage`] where none is left.
     pub fn read(dataset: Dataset, weight_column: Option<&str>, rejections: &mut Rejections) -> Result<Self> {
+        Self::read_for(Task::Record, dataset, weight_column, rejections)
+    }
+
+    /// [`Labelled::read`], for a task: texts that are to be masked need no label.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_for(
+        task: Task,
+        dataset: Dataset,
+        weight_column: Option<&str>,
+        rejections: &mut Rejections,
+    ) -> Result<Self> {
+        let needs_label = task != Task::Masks;
         let mut dataset = dataset;
         let mut records = Vec::new();
         while let Some(record) = dataset.next() {
             crate::interrupt::check()?;
             let place = dataset.place();
-            let usable = record.and_then(|record| match reason_against(&record, weight_column) {
+            let usable = record.and_then(|record| match reason_against(&record, needs_label, weight_column) {
                 None => Ok(record),
                 Some(reason) => Err(place.error(reason)),
             });
@@ -98,8 +112,8 @@ impl Labelled {
     }
 }
 
-fn reason_against(record: &Record, weight_column: Option<&str>) -> Option<String> {
-    if record.label.is_none() {
+fn reason_against(record: &Record, needs_label: bool, weight_column: Option<&str>) -> Option<String> {
+    if needs_label && record.label.is_none() {
         return Some("label: expected one to learn, found none".to_owned());
     }
     match weight(record, weight_column) {
@@ -113,7 +127,7 @@ fn reason_against(record: &Record, weight_column: Option<&str>) -> Option<String
 }
 
 /// A record's weight: 1 where there is no column of them.
-fn weight(record: &Record, column: Option<&str>) -> Option<f64> {
+pub(super) fn weight(record: &Record, column: Option<&str>) -> Option<f64> {
     match column {
         None => Some(1.0),
         Some(column) => record.columns.get(column)?.trim().parse().ok(),
@@ -147,6 +161,19 @@ pub fn plan_head(
         _ => found.names()?,
     };
     Ok(HeadPlan { names, problem })
+}
+
+/// What a head that tags words is: as asked for, else the model's own where every tag means something to it, else as the tags are.
+///
+/// # Errors
+/// As [`plan_head`].
+pub fn plan_tags(labelled: &Labelled, names: Option<&[String]>, own: Option<&HeadPlan>) -> Result<HeadPlan> {
+    let found = Kinds::of(labelled.records().filter_map(|record| record.label.as_ref()));
+    match (names, own.filter(|own| found.suit(own))) {
+        (Some(names), _) => Ok(HeadPlan { names: names.to_vec(), problem: Problem::SingleLabel }),
+        (None, Some(own)) => Ok(own.clone()),
+        (None, None) => Ok(HeadPlan { names: found.names()?, problem: Problem::SingleLabel }),
+    }
 }
 
 /// What labels there are.

@@ -68,6 +68,10 @@ pub enum Metric {
     F1Macro,
     /// F1 over all classes' decisions together.
     F1Micro,
+    /// The share of questions answered with a right answer.
+    ExactMatch,
+    /// The mean F1 of answers; that of entities.
+    F1,
     /// The mean loss; less is better.
     Loss,
 }
@@ -80,8 +84,12 @@ impl std::str::FromStr for Metric {
             "accuracy" => Ok(Self::Accuracy),
             "f1-macro" => Ok(Self::F1Macro),
             "f1-micro" => Ok(Self::F1Micro),
+            "exact-match" => Ok(Self::ExactMatch),
+            "f1" => Ok(Self::F1),
             "loss" => Ok(Self::Loss),
-            _ => Err(Error::usage(format!("metric: expected accuracy, f1-macro, f1-micro or loss, found \"{text}\""))),
+            _ => Err(Error::usage(format!(
+                "metric: expected accuracy, f1-macro, f1-micro, exact-match, f1 or loss, found \"{text}\""
+            ))),
         }
     }
 }

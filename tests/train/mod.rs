@@ -9,3 +9,4 @@ mod operations;
 mod resume;
 mod saving;
 mod support;
+mod tokens;

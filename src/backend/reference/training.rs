@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Float, Linear, Loops, Query, add, for_each_query, inner, statistics};
-use crate::backend::training::{AdamStep, Dropout, Loss, Pair, Place, Products, Shape, Tables, Training};
+use crate::backend::training::{AdamStep, CrossEntropy, Dropout, Loss, Pair, Place, Products, Shape, Tables, Training};
 use crate::backend::{Attended, AttentionGradients, Rows, table_row};
 use crate::error::Result;
 use crate::tokens::PackedBatch;
@@ -192,6 +192,22 @@ impl<F: Float> Training for Loops<F> {
             value
         };
         Ok(losses.iter().enumerate().map(of).collect())
+    }
+
+    fn cross_entropies(
+        &self,
+        dz: &mut Vec<F>,
+        z: &Vec<F>,
+        len: usize,
+        terms: &[CrossEntropy],
+    ) -> Result<Vec<f64>> {
+        dz[..len].fill(F::of(0.0));
+        let of = |term: &CrossEntropy| {
+            let (loss, slopes) = term.to_gradient(|place| z[place].wide());
+            term.places(&slopes).for_each(|(place, slope)| dz[place] += F::of(slope));
+            loss
+        };
+        Ok(terms.iter().map(of).collect())
     }
 
     fn squared_norm(&self, tensor: &Vec<F>, len: usize) -> Result<f64> {

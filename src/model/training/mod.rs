@@ -4,12 +4,14 @@
 //! parameters need. Weights of queries, keys and values are one parameter, one below the other; the gradients of a shared layer's uses
 //! (ALBERT) are added up. What this refuses to do: choose batches, rates or epochs, which is [`crate::train`]'s business.
 
+mod answer;
 mod backward;
 mod blueprint;
 mod checkpoint;
 mod forward;
 mod found;
 mod gradients;
+mod lesson;
 mod net;
 mod parameters;
 mod pass;
@@ -25,6 +27,8 @@ pub use self::blueprint::{Blueprint, HeadPlan, Trainee};
 pub use self::checkpoint::NamedTensor;
 pub use self::found::{Shape, found};
 use self::gradients::Gradients;
+pub use self::lesson::{Lesson, Term, TokenLesson};
+use self::lesson::{Reading, losses};
 use self::net::Net;
 use self::parameters::{Spec, specs};
 use self::pass::{Losing, Pass};
@@ -36,22 +40,10 @@ use self::tree::Tree;
 use super::config::Config;
 use super::encoder::distinct;
 use super::weights::Weights;
-use super::{Outputs, Problem};
-use crate::backend::training::{AdamStep, Loss, Training};
+use super::{Outputs, Problem, Reads, Task};
+use crate::backend::training::{AdamStep, CrossEntropy, Training};
 use crate::error::{Error, Result};
-use crate::factors::Target;
 use crate::tokens::PackedBatch;
-
-/// What a record is to teach.
-#[derive(Clone, Copy, Debug)]
-pub struct Lesson<'a> {
-    /// What its logits should have said.
-    pub target: &'a Target,
-    /// What its loss counts in the step's: its weight over the sum of the step's weights.
-    pub share: f64,
-    /// Its number, for what is dropped of it.
-    pub record: u32,
-}
 
 /// What a pass drops: the same of a record in an epoch, whatever its batch.
 #[derive(Clone, Copy, Debug)]
@@ -69,12 +61,14 @@ pub struct DropoutPass {
 pub struct Studied {
     /// Each record's loss, before its share.
     pub losses: Vec<f64>,
-    /// `z [B, K]`
+    /// `z [B, K]`; nothing where a model says something of tokens.
     pub logits: Vec<f32>,
 }
 
 /// A model that can be trained, on whatever device.
 pub trait Learn: Send + Sync {
+    /// What something is said of.
+    fn task(&self) -> Task;
     /// What is learned.
     fn problem(&self) -> Problem;
     /// K.
@@ -86,7 +80,22 @@ pub trait Learn: Send + Sync {
     /// # Errors
     /// [`Error::Usage`] where lessons are not of the batch or of the problem; what the device fails at.
     fn study(&mut self, batch: PackedBatch, lessons: &[Lesson<'_>], dropout: Option<DropoutPass>) -> Result<Studied>;
-    /// Features and logits of a batch, nothing dropped.
+    /// The same where a model says something of tokens: the loss is the sum of all terms, each times its lesson's share.
+    ///
+    /// # Errors
+    /// As [`Learn::study`].
+    fn study_tokens(
+        &mut self,
+        batch: PackedBatch,
+        lessons: &[TokenLesson<'_>],
+        dropout: Option<DropoutPass>,
+    ) -> Result<Studied>;
+    /// Features and logits of the tokens that are read of each sequence, one row each, nothing dropped, where a model says something of tokens.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for other models; what the device fails at.
+    fn read(&mut self, batch: PackedBatch, reads: &[Reads]) -> Result<Outputs>;
+    /// Features and logits of a batch, nothing dropped, where a model says something of records.
     ///
     /// # Errors
     /// What the device fails at.
@@ -131,6 +140,7 @@ pub trait Learn: Send + Sync {
 /// A model in training on a device.
 pub struct Learner<B: Training> {
     backend: B,
+    task: Task,
     problem: Problem,
     specs: Tree<Spec>,
     values: Tree<B::Tensor>,
@@ -140,6 +150,12 @@ pub struct Learner<B: Training> {
     net: Net<B>,
     tape: Option<Tape<B>>,
     limits: Limits,
+}
+
+/// What came of a pass: each term's loss, and how many rows of logits there are.
+struct Passed {
+    losses: Vec<f64>,
+    rows: usize,
 }
 
 /// How large the embedding tables are.
@@ -163,13 +179,13 @@ impl<B: Training> Learner<B> {
     pub(super) fn new(
         backend: B,
         config: &Config,
-        problem: Problem,
+        (task, problem): (Task, Problem),
         classes: usize,
         first: &First<'_>,
         seed: u64,
     ) -> Result<Self> {
         let (ids, schedule) = distinct(&config.schedule());
-        let specs = specs(config, &ids, classes);
+        let specs = specs(config, &ids, task, classes);
         let mut number = 0;
         let host = specs.map(|spec| {
             number += 1;
@@ -192,13 +208,27 @@ impl<B: Training> Learner<B> {
             values: host.map(|values| backend.upload(values))?,
             gradients: Gradients::new(&backend, &specs, &schedule)?,
             moments: [zeros()?, zeros()?],
-            net: Net::pack(&backend, &host, config, schedule, classes)?,
+            net: Net::pack(&backend, &host, config, schedule, (task, classes))?,
             backend,
+            task,
             problem,
             specs,
             tape: None,
             limits: Limits { vocabulary, positions, token_types },
         })
+    }
+
+    /// A tape that holds a batch of so many tokens, of which so many rows are read.
+    fn room(&mut self, tokens: usize, rows: usize) -> Result<()> {
+        if !self.tape.as_ref().is_some_and(|tape| tape.holds(tokens)) {
+            // Freed before the larger one is made.
+            self.tape = None;
+        }
+        let tape = match &mut self.tape {
+            Some(tape) => tape,
+            none => none.insert(Tape::new(&self.backend, &self.net.sizes, tokens)?),
+        };
+        tape.hold_rows(&self.backend, &self.net.sizes, rows)
     }
 
     /// Runs a batch forward on a tape that holds it.
@@ -208,22 +238,53 @@ impl<B: Training> Learner<B> {
         (tokens, sequences): (usize, usize),
         losing: Option<Losing<'_>>,
     ) -> Result<()> {
-        if !self.tape.as_ref().is_some_and(|tape| tape.holds(tokens)) {
-            // Freed before the larger one is made.
-            self.tape = None;
-        }
-        let tape = match &mut self.tape {
-            Some(tape) => tape,
-            none => none.insert(Tape::new(&self.backend, &self.net.sizes, tokens)?),
-        };
+        self.room(tokens, sequences)?;
         let pass = Pass { backend: &self.backend, batch, tokens, sequences, losing };
-        self.net.forward(&pass, tape, &self.values.tables)
+        self.net.forward(&pass, self.tape.as_mut().expect("just made"), &self.values.tables)
     }
 
     fn download(&self, tensor: &B::Tensor, len: usize) -> Result<Vec<f32>> {
         let mut values = vec![0.0; len];
         self.backend.download(&mut values, tensor)?;
         Ok(values)
+    }
+
+    /// Refuses what another kind of model is asked.
+    fn expect(&self, is_so: bool) -> Result<()> {
+        if is_so { Ok(()) } else { Err(Error::usage(format!("this is not asked of a head of {:?}", self.task))) }
+    }
+
+    /// A batch through a network that says something of tokens; and back from the losses, where there are terms.
+    fn pass_tokens(
+        &mut self,
+        batch: PackedBatch,
+        reading: Reading,
+        losing: Option<Losing<'_>>,
+        terms: Option<&[CrossEntropy]>,
+    ) -> Result<Passed> {
+        let (tokens, sequences) = (batch.tokens(), batch.sequences());
+        let (chosen, rows) = match reading {
+            Reading::All => (None, tokens),
+            Reading::Chosen(cut) => {
+                let rows = cut.sequences();
+                (Some((self.backend.stage(cut)?, rows)), rows)
+            }
+        };
+        self.room(tokens, rows)?;
+        let batch = self.backend.stage(batch)?;
+        let backend = &self.backend;
+        let pass = Pass { backend, batch: &batch, tokens, sequences, losing };
+        let read = chosen.as_ref().map(|(batch, sequences)| Pass { batch, sequences: *sequences, losing: None, ..pass });
+        let read = read.as_ref().unwrap_or(&pass);
+        let tape = self.tape.as_mut().expect("just made");
+        self.net.encode(&pass, tape, &self.values.tables)?;
+        self.net.answer(read, tape)?;
+        let Some(terms) = terms else { return Ok(Passed { losses: Vec::new(), rows }) };
+        let len = rows * self.net.sizes.classes;
+        let losses = backend.cross_entropies(&mut tape.back.logits, &tape.logits, len, terms)?;
+        self.net.answer_back(read, tape, &mut self.gradients)?;
+        self.net.encode_back(&pass, tape, &mut self.gradients)?;
+        Ok(Passed { losses, rows })
     }
 
     /// The tape of the last pass.
@@ -233,6 +294,10 @@ impl<B: Training> Learner<B> {
 }
 
 impl<B: Training> Learn for Learner<B> {
+    fn task(&self) -> Task {
+        self.task
+    }
+
     fn problem(&self) -> Problem {
         self.problem
     }
@@ -247,6 +312,7 @@ impl<B: Training> Learn for Learner<B> {
 
     fn study(&mut self, batch: PackedBatch, lessons: &[Lesson<'_>], dropout: Option<DropoutPass>) -> Result<Studied> {
         let size = self.limits.check(&batch)?;
+        self.expect(self.task == Task::Record)?;
         let losses = losses(self.problem, self.net.sizes.classes, lessons)?;
         if lessons.len() != size.1 {
             return Err(Error::usage(format!("a batch of {} records with lessons for {}", size.1, lessons.len())));
@@ -265,8 +331,57 @@ impl<B: Training> Learn for Learner<B> {
         Ok(Studied { losses, logits })
     }
 
+    fn study_tokens(
+        &mut self,
+        batch: PackedBatch,
+        lessons: &[TokenLesson<'_>],
+        dropout: Option<DropoutPass>,
+    ) -> Result<Studied> {
+        let (_, sequences) = self.limits.check(&batch)?;
+        self.expect(self.task != Task::Record)?;
+        if lessons.len() != sequences {
+            return Err(Error::usage(format!("a batch of {sequences} records with lessons for {}", lessons.len())));
+        }
+        let reading = Reading::of_lessons(self.task, &batch, lessons);
+        let mut terms = Vec::new();
+        for (sequence, lesson) in lessons.iter().enumerate() {
+            for term in lesson.terms {
+                terms.push(term.over(batch.range(sequence), &reading, &self.net.sizes, lesson.share)?);
+            }
+        }
+        let records: Vec<u32> = lessons.iter().map(|lesson| lesson.record).collect();
+        let losing = dropout.map(|DropoutPass { seed, epoch, rates }| Losing { seed, epoch, rates, records: &records });
+        let passed = self.pass_tokens(batch, reading, losing, Some(&terms))?;
+        let mut losses = passed.losses.into_iter();
+        let mean = |lesson: &TokenLesson<'_>| {
+            let own = losses.by_ref().take(lesson.terms.len());
+            own.sum::<f64>() / lesson.terms.len().max(1) as f64
+        };
+        Ok(Studied { losses: lessons.iter().map(mean).collect(), logits: Vec::new() })
+    }
+
+    fn read(&mut self, batch: PackedBatch, reads: &[Reads]) -> Result<Outputs> {
+        let (_, sequences) = self.limits.check(&batch)?;
+        self.expect(self.task != Task::Record)?;
+        if reads.len() != sequences {
+            return Err(Error::usage(format!("a batch of {sequences} records of which {} are read", reads.len())));
+        }
+        let reading = Reading::new(self.task, &batch, reads.iter().map(|tokens| tokens.to_vec()));
+        let starts = &batch.cu_seqlens;
+        let rows = starts.iter().zip(reads).flat_map(|(start, tokens)| tokens.iter().map(move |token| start + token));
+        let rows: Vec<usize> = rows.map(|token| reading.row(token as usize)).collect();
+        let all = self.pass_tokens(batch, reading, None, None)?.rows;
+        let (tape, sizes) = (self.tape(), self.net.sizes);
+        let taken = |tensor: &B::Tensor, width: usize| -> Result<Vec<f32>> {
+            let values = self.download(tensor, all * width)?;
+            Ok(rows.iter().flat_map(|row| &values[row * width..(row + 1) * width]).copied().collect())
+        };
+        Ok(Outputs { features: taken(&tape.features, sizes.feature_width)?, logits: taken(&tape.logits, sizes.classes)? })
+    }
+
     fn answer(&mut self, batch: PackedBatch) -> Result<Outputs> {
         let size = self.limits.check(&batch)?;
+        self.expect(self.task == Task::Record)?;
         let batch = self.backend.stage(batch)?;
         self.forward(&batch, size, None)?;
         let (tape, sizes) = (self.tape(), self.net.sizes);
@@ -318,23 +433,11 @@ impl<B: Training> Learn for Learner<B> {
     }
 
     fn set_head(&mut self, weight: &[f32], bias: &[f32]) -> Result<()> {
-        self.values.head.last.weight = self.backend.upload(weight)?;
-        self.values.head.last.bias = self.backend.upload(bias)?;
+        let last = self.values.head.last.as_mut();
+        let last = last.ok_or_else(|| Error::usage("a last layer that is the word embeddings is not fitted by itself"))?;
+        (last.weight, last.bias) = (self.backend.upload(weight)?, self.backend.upload(bias)?);
         self.net.repack(&self.backend, &self.values)
     }
-}
-
-/// Each record's loss and share; refuses targets of another problem.
-fn losses<'a>(problem: Problem, classes: usize, lessons: &[Lesson<'a>]) -> Result<Vec<(Loss<'a>, f64)>> {
-    let loss = |lesson: &Lesson<'a>| match (problem, lesson.target) {
-        (Problem::SingleLabel, Target::Class(class)) if *class < classes => Ok(Loss::CrossEntropy(*class)),
-        (Problem::MultiLabel, Target::Classes(targets)) if targets.len() == classes => Ok(Loss::Sigmoid(targets)),
-        (Problem::Regression, Target::Values(values)) if values.len() == classes => Ok(Loss::Squared(values)),
-        (problem, target) => {
-            Err(Error::usage(format!("a {problem:?} head of {classes} outputs cannot learn {target:?}")))
-        }
-    };
-    lessons.iter().map(|lesson| Ok((loss(lesson)?, lesson.share))).collect()
 }
 
 impl Limits {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::NamedTensor;
 use crate::error::{Error, Result};
-use crate::model::Problem;
+use crate::model::{Problem, Task};
 use crate::model::class_names::ClassNames;
 use crate::model::config::Config;
 
@@ -35,27 +35,34 @@ pub(super) fn config_fields(directory: &Path) -> Result<Map<String, Value>> {
     serde_json::from_slice(&bytes).map_err(|error| Error::format(&path, format!("not a JSON object: {error}")))
 }
 
-/// The same of a classifier with these classes, whose numbers are f32.
-pub(super) fn classifier_fields(
+/// The same of a model with a head for this task and these classes, whose numbers are f32.
+pub(super) fn head_fields(
     fields: &Map<String, Value>,
     config: &Config,
+    task: Task,
     classes: &ClassNames,
-    problem: Problem,
 ) -> Map<String, Value> {
     let mut fields = fields.clone();
-    let names = || classes.names().iter().enumerate();
-    let label_of: Map<String, Value> = names().map(|(id, name)| (id.to_string(), json!(name))).collect();
-    let id_of: Map<String, Value> = names().map(|(id, name)| (name.clone(), json!(id))).collect();
-    let problem_type = match problem {
-        Problem::MultiLabel => "multi_label_classification",
-        Problem::Regression => "regression",
-        Problem::SingleLabel | Problem::Headless => "single_label_classification",
-    };
-    fields.insert("architectures".to_owned(), json!([config.family.classifier_class()]));
-    fields.insert("id2label".to_owned(), label_of.into());
-    fields.insert("label2id".to_owned(), id_of.into());
-    fields.insert("problem_type".to_owned(), json!(problem_type));
-    fields.remove("num_labels");
+    fields.insert("architectures".to_owned(), json!([config.family.class_name(task)]));
+    // Whatever another head left there would be read as this one's.
+    for name in ["num_labels", "id2label", "label2id", "problem_type"] {
+        fields.remove(name);
+    }
+    if matches!(task, Task::Record | Task::Tags) {
+        let names = || classes.names().iter().enumerate();
+        let label_of: Map<String, Value> = names().map(|(id, name)| (id.to_string(), json!(name))).collect();
+        let id_of: Map<String, Value> = names().map(|(id, name)| (name.clone(), json!(id))).collect();
+        fields.insert("id2label".to_owned(), label_of.into());
+        fields.insert("label2id".to_owned(), id_of.into());
+    }
+    if task == Task::Record {
+        let problem_type = match classes.problem() {
+            Problem::MultiLabel => "multi_label_classification",
+            Problem::Regression => "regression",
+            Problem::SingleLabel | Problem::Headless => "single_label_classification",
+        };
+        fields.insert("problem_type".to_owned(), json!(problem_type));
+    }
     for name in ["dtype", "torch_dtype"] {
         if let Some(dtype) = fields.get_mut(name) {
             *dtype = json!("float32");

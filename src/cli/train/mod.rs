@@ -1,18 +1,23 @@
 //! `wherefore train`.
 
+mod teller;
+
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
 use tempfile::TempDir;
+use wherefore::dataset;
 use wherefore::factors::RefitOptions;
-use wherefore::model::{self, Blueprint, DropoutRates, Problem, Shape, Trainee};
-use wherefore::pipeline::{Rejections, Summary};
+use wherefore::model::{self, Blueprint, DropoutRates, HeadPlan, Problem, Shape, Task, Trainee};
+use wherefore::pipeline::{Rejections, Settings, Summary};
+use wherefore::task::Scoring;
 use wherefore::train::{
-    self, EpochReport, Example, Labelled, Metric, Metrics, Schedule, TrainOptions, TrainPlan, Warmup,
+    self, Example, Labelled, Material, Metric, Schedule, TokenExample, TokenOptions, TrainOptions, TrainPlan, Warmup,
 };
 use wherefore::{Error, Result};
 
+use self::teller::Teller;
 use super::Outcome;
 use super::arguments::{Common, Data};
 use super::output::{Output, sibling};
@@ -35,6 +40,11 @@ pub(crate) struct Arguments {
     /// The classes, in order [default: the model's own where it knows every label, else the data's]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     labels: Option<Vec<String>>,
+    /// What is learnt: classification (or regression), answers, tags or masks [default: what the columns of --data are]
+    #[arg(long, value_name = "TASK")]
+    task: Option<Job>,
+    #[command(flatten)]
+    spans: Windows,
     /// What the head learns: single-label, multi-label or regression [default: what the labels are]
     #[arg(long, value_name = "PROBLEM", value_parser = problem)]
     problem: Option<Problem>,
@@ -57,6 +67,59 @@ pub(crate) struct Arguments {
     optimiser: Optimiser,
     #[command(flatten)]
     keeping: Keeping,
+}
+
+/// How contexts are read.
+#[derive(Args)]
+struct Windows {
+    /// Answers: tokens of the context that neighbouring windows share
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    stride: usize,
+    /// Answers: how exact match and F1 are counted: english (SQuAD), chinese (CMRC, DuReader), or auto
+    #[arg(long, value_name = "WAY", default_value = "auto")]
+    scoring: Scoring,
+}
+
+/// What a training is to teach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Job {
+    Classification,
+    Answers,
+    Tags,
+    Masks,
+}
+
+impl std::str::FromStr for Job {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "classification" => Ok(Self::Classification),
+            "answers" => Ok(Self::Answers),
+            "tags" => Ok(Self::Tags),
+            "masks" => Ok(Self::Masks),
+            _ => Err(format!("expected classification, answers, tags or masks, found {text:?}")),
+        }
+    }
+}
+
+impl Job {
+    fn task(self) -> Task {
+        match self {
+            Self::Classification => Task::Record,
+            Self::Answers => Task::Spans,
+            Self::Tags => Task::Tags,
+            Self::Masks => Task::Masks,
+        }
+    }
+
+    fn shape(self) -> dataset::Shape {
+        match self {
+            Self::Classification | Self::Masks => dataset::Shape::Texts,
+            Self::Answers => dataset::Shape::Questions,
+            Self::Tags => dataset::Shape::Words,
+        }
+    }
 }
 
 /// How parameters are moved.
@@ -92,7 +155,7 @@ struct Optimiser {
     /// Epochs without a better outcome on --dev after which it ends, and the best is kept
     #[arg(long, value_name = "N", requires = "dev")]
     patience: Option<u32>,
-    /// What better means: accuracy, f1-macro, f1-micro or loss [default: accuracy; of a regression, loss]
+    /// What better means: accuracy, f1-macro, f1-micro, exact-match, f1 or loss [default: accuracy; answers: exact-match; tags: f1; else loss]
     #[arg(long, value_name = "NAME")]
     metric: Option<Metric>,
 }
@@ -146,10 +209,52 @@ impl Arguments {
         })
     }
 
-    fn read(&self, files: &[String], rejections: &mut Rejections) -> Result<Labelled> {
+    /// What is to be learnt: as said, or what the data plainly are.
+    fn job(&self) -> Job {
+        self.task.unwrap_or_else(|| match dataset::Shape::of(&self.data.options(dataset::Shape::Texts, &[])) {
+            dataset::Shape::Texts => Job::Classification,
+            dataset::Shape::Questions => Job::Answers,
+            dataset::Shape::Words => Job::Tags,
+        })
+    }
+
+    /// The training data, or the dev data, which have no weights.
+    fn read(&self, job: Job, files: &[String], weighted: bool, rejections: &mut Rejections) -> Result<Labelled> {
         let data = Data { files: files.to_vec(), ..self.data.clone() };
-        let keep: Vec<String> = self.weight_column.iter().cloned().collect();
-        Labelled::read(data.open_keeping(&keep)?, self.weight_column.as_deref(), rejections)
+        let weights = self.weight_column.as_deref().filter(|_| weighted);
+        let keep: Vec<String> = weights.iter().map(|&name| name.to_owned()).collect();
+        Labelled::read_for(job.task(), data.open_as(job.shape(), &keep)?, weights, rejections)
+    }
+
+    /// What head the model is to have.
+    fn head(&self, job: Job, labelled: &Labelled, own: Option<&HeadPlan>) -> Result<HeadPlan> {
+        let names = self.labels.as_deref();
+        let refuse = |flag: &str| Err(Error::usage(format!("{flag}: not for --task {}", format!("{job:?}").to_lowercase())));
+        match job {
+            Job::Classification => train::plan_head(labelled, names, self.problem, own),
+            _ if self.problem.is_some() => refuse("--problem"),
+            _ if self.head_only => refuse("--head-only"),
+            Job::Tags => train::plan_tags(labelled, names, own),
+            _ if names.is_some() => refuse("--labels"),
+            Job::Answers | Job::Masks => Ok(HeadPlan::for_task(job.task())),
+        }
+    }
+
+    /// What is learnt from, and judged on.
+    fn token_material(
+        &self,
+        job: Job,
+        labelled: Labelled,
+        trainee: &Trainee,
+        rejections: &mut Rejections,
+    ) -> Result<[Vec<TokenExample>; 2]> {
+        let options = TokenOptions { stride: self.spans.stride, scoring: self.spans.scoring };
+        let examples = labelled.token_examples(trainee, &options, rejections)?;
+        let dev = match &self.dev[..] {
+            [] => Vec::new(),
+            files => self.read(job, files, false, rejections)?.token_examples(trainee, &options, rejections)?,
+        };
+        Ok([examples, dev])
     }
 
     /// A configuration and a tokenizer made of the data, where that is asked for.
@@ -161,13 +266,18 @@ impl Arguments {
         Ok(Some(folder))
     }
 
-    /// Dev data have no weights.
-    fn dev(&self, trainee: &Trainee, rejections: &mut Rejections) -> Result<Vec<Example>> {
-        if self.dev.is_empty() {
-            return Ok(Vec::new());
-        }
-        let data = Data { files: self.dev.clone(), ..self.data.clone() };
-        Labelled::read(data.open()?, None, rejections)?.examples(trainee, rejections)
+    fn material(
+        &self,
+        labelled: Labelled,
+        trainee: &Trainee,
+        rejections: &mut Rejections,
+    ) -> Result<[Vec<Example>; 2]> {
+        let examples = labelled.examples(trainee, rejections)?;
+        let dev = match &self.dev[..] {
+            [] => Vec::new(),
+            files => self.read(Job::Classification, files, false, rejections)?.examples(trainee, rejections)?,
+        };
+        Ok([examples, dev])
     }
 
     /// Refuses to write over what the user did not say.
@@ -198,22 +308,19 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     arguments.check_places(&out, &checkpoints)?;
     let output = Output::new(common, Some(&out));
     let mut rejections = output.rejections();
-    let settings = common.settings()?;
 
-    let labelled = arguments.read(&arguments.data.files, &mut rejections)?;
+    let job = arguments.job();
+    let labelled = arguments.read(job, &arguments.data.files, true, &mut rejections)?;
     // Lives as long as the training: what is saved takes the tokenizer from there.
     let founded = arguments.found(&labelled)?;
     let (start, scratch) = match (&founded, &arguments.model) {
         (Some(folder), _) => (folder.path().to_string_lossy().into_owned(), true),
         (None, model) => (model.clone().unwrap_or_default(), arguments.scratch),
     };
-    let blueprint = Blueprint::read(&start, scratch)?;
-    let head = train::plan_head(&labelled, arguments.labels.as_deref(), arguments.problem, blueprint.head())?;
+    let blueprint = Blueprint::read(&start, scratch)?.for_task(job.task())?;
+    let head = arguments.head(job, &labelled, blueprint.head())?;
     let mut trainee =
         blueprint.build_on(common.device.clone(), common.precision, head, common.seed, common.max_length)?;
-    let examples = labelled.examples(&trainee, &mut rejections)?;
-    let dev = arguments.dev(&trainee, &mut rejections)?;
-
     run.set(
         "model",
         json!({
@@ -224,81 +331,103 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
             "new_head": trainee.has_new_head(),
         }),
     );
+    run.set("task", format!("{job:?}").to_lowercase());
     run.set("labels", trainee.class_names().names().to_vec());
-    run.set("records", json!({ "training": examples.len(), "dev": dev.len() }));
-    let tell = Teller { quiet: common.quiet };
-    let tokens = if arguments.head_only {
-        let options = RefitOptions { penalty: arguments.penalty, ..RefitOptions::default() };
-        let refit = train::train_head(&mut trainee, &examples, &options, settings.batch_tokens)?;
-        let judged =
-            (!dev.is_empty()).then(|| train::evaluate(&mut trainee, &dev, settings.batch_tokens)).transpose()?;
-        tell.head(&refit, judged.as_ref());
-        run.set("head", json!({ "penalty": arguments.penalty, "iterations": refit.iterations, "converged": refit.converged, "objective": refit.objective, "dev": judged }));
-        examples.iter().map(|example| example.encoding.ids.len() as u64).sum()
-    } else {
-        let options = arguments.options(&trainee, common.seed)?;
-        if !arguments.keeping.resume && checkpoints.exists() {
-            train::forget(&checkpoints)?;
+    let settings = common.settings()?;
+    let mut fit = Fit { arguments, common, settings, checkpoints: &checkpoints, run: &mut run };
+    let summary = match job {
+        Job::Classification => {
+            let [examples, dev] = arguments.material(labelled, &trainee, &mut rejections)?;
+            if arguments.head_only {
+                fit.head(&mut trainee, &examples, &dev)?
+            } else {
+                fit.whole(&mut trainee, &examples, &dev)?
+            }
         }
-        let plan = TrainPlan {
-            checkpoints: Some(checkpoints.clone()),
-            checkpoint_every: arguments.keeping.checkpoint_every,
-            resume: arguments.keeping.resume,
-            dynamics: arguments.keeping.dynamics.clone(),
-            epochs: arguments.keeping.save_epochs.clone(),
-            batch_tokens: settings.batch_tokens,
-            quiet: common.quiet,
-        };
-        let outcome = train::train(&mut trainee, &examples, &dev, &options, &plan, &mut |report| {
-            tell.epoch(report);
-            Ok(())
-        })?;
-        run.set("options", serde_json::to_value(&options)?);
-        run.set("epochs", serde_json::to_value(&outcome.epochs)?);
-        run.set("kept_epoch", outcome.kept);
-        outcome.tokens
+        Job::Answers | Job::Tags | Job::Masks => {
+            let [examples, dev] = arguments.token_material(job, labelled, &trainee, &mut rejections)?;
+            fit.whole(&mut trainee, &examples, &dev)?
+        }
     };
     trainee.save(&out)?;
     train::forget(&checkpoints)?;
     let summary = Summary {
-        numbered: examples.len() as u64 + dev.len() as u64 + rejections.count(),
-        records: examples.len() as u64,
+        numbered: summary.numbered + rejections.count(),
         skipped: rejections.count(),
-        tokens,
-        truncated: examples.iter().filter(|example| example.encoding.truncated).count() as u64,
         seconds: began.elapsed().as_secs_f64(),
-        ..Summary::default()
+        ..summary
     };
     output.finish("trained on", &summary, rejections, run)
 }
 
-/// Tells on standard error what became of each epoch.
-struct Teller {
-    quiet: bool,
+/// How a trainee is fitted to what there is to learn.
+struct Fit<'a> {
+    arguments: &'a Arguments,
+    common: &'a Common,
+    settings: Settings,
+    checkpoints: &'a Path,
+    run: &'a mut RunRecord,
 }
 
-impl Teller {
-    fn epoch(&self, report: &EpochReport) {
-        let dev = report.dev.as_ref().map_or_else(String::new, |dev| format!("  dev {}", worth(dev)));
-        self.line(&format!("epoch {}  loss {:.4}{dev}", report.epoch, report.loss));
+impl Fit<'_> {
+    /// The last layer alone.
+    fn head(&mut self, trainee: &mut Trainee, examples: &[Example], dev: &[Example]) -> Result<Summary> {
+        let penalty = self.arguments.penalty;
+        let options = RefitOptions { penalty, ..RefitOptions::default() };
+        let refit = train::train_head(trainee, examples, &options, self.settings.batch_tokens)?;
+        let judged =
+            (!dev.is_empty()).then(|| train::evaluate(trainee, dev, self.settings.batch_tokens)).transpose()?;
+        Teller { quiet: self.common.quiet }.head(&refit, judged.as_ref());
+        self.run.set("head", json!({ "penalty": penalty, "iterations": refit.iterations, "converged": refit.converged, "objective": refit.objective, "dev": judged }));
+        let tokens = examples.iter().map(|example| example.encoding.ids.len() as u64).sum();
+        Ok(self.summary(examples, dev, tokens))
     }
 
-    fn head(&self, refit: &wherefore::factors::Refit, dev: Option<&Metrics>) {
-        let end = if refit.converged { "" } else { ", not converged" };
-        let dev = dev.map_or_else(String::new, |dev| format!("  dev {}", worth(dev)));
-        self.line(&format!("head  objective {:.4} after {} steps{end}{dev}", refit.objective, refit.iterations));
+    /// Every parameter.
+    fn whole<M: Material>(&mut self, trainee: &mut Trainee, examples: &[M], dev: &[M]) -> Result<Summary> {
+        let keeping = &self.arguments.keeping;
+        let options = self.arguments.options(trainee, self.common.seed)?;
+        if !keeping.resume && self.checkpoints.exists() {
+            train::forget(self.checkpoints)?;
+        }
+        let plan = TrainPlan {
+            checkpoints: Some(self.checkpoints.to_owned()),
+            checkpoint_every: keeping.checkpoint_every,
+            resume: keeping.resume,
+            dynamics: keeping.dynamics.clone(),
+            epochs: keeping.save_epochs.clone(),
+            batch_tokens: self.settings.batch_tokens,
+            quiet: self.common.quiet,
+        };
+        let tell = Teller { quiet: self.common.quiet };
+        let outcome = train::train(trainee, examples, dev, &options, &plan, &mut |report| {
+            tell.epoch(report);
+            Ok(())
+        })?;
+        self.run.set("options", serde_json::to_value(&options).unwrap_or_default());
+        self.run.set("epochs", serde_json::to_value(&outcome.epochs).unwrap_or_default());
+        self.run.set("kept_epoch", outcome.kept);
+        Ok(self.summary(examples, dev, outcome.tokens))
     }
 
-    #[expect(clippy::print_stderr, reason = "messages go to standard error")]
-    fn line(&self, line: &str) {
-        if !self.quiet {
-            eprintln!("{line}");
+    fn summary<M: Material>(&mut self, examples: &[M], dev: &[M], tokens: u64) -> Summary {
+        let [training, judged] = [examples, dev].map(records);
+        let mut counts = json!({ "training": training, "dev": judged });
+        if training != examples.len() as u64 {
+            counts["windows"] = json!(examples.len());
+        }
+        self.run.set("records", counts);
+        Summary {
+            numbered: training + judged,
+            records: training,
+            tokens,
+            truncated: examples.iter().filter(|example| example.encoding().truncated).count() as u64,
+            ..Summary::default()
         }
     }
 }
 
-fn worth(metrics: &Metrics) -> String {
-    let named = [("accuracy", metrics.accuracy), ("f1-macro", metrics.f1_macro), ("pearson", metrics.pearson)];
-    let shown = named.iter().filter_map(|(name, value)| value.map(|value| format!("  {name} {value:.4}")));
-    format!("loss {:.4}{}", metrics.loss, shown.collect::<String>())
+/// How many records these are of: windows of one are one after the other.
+fn records<M: Material>(examples: &[M]) -> u64 {
+    examples.chunk_by(|a, b| a.name().0 == b.name().0).count() as u64
 }
