@@ -16,6 +16,7 @@ pub(super) fn name(metric: Metric) -> &'static str {
         Metric::F1Micro => "f1-micro",
         Metric::ExactMatch => "exact-match",
         Metric::F1 => "f1",
+        Metric::Selection => "selection",
         Metric::Loss => "loss",
     }
 }

@@ -32,12 +32,15 @@ pub struct Metrics {
     /// The share of questions without an answer that none was given to, where there are such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_answer: Option<f64>,
-    /// The share of entities predicted that are right.
+    /// The share of entities predicted that are right; of sentences kept that are evidence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precision: Option<f64>,
-    /// The share of entities that were found.
+    /// The share of entities that were found; of contexts some of whose evidence was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recall: Option<f64>,
+    /// Of a selector of sentences: 0.2 precision + 0.8 recall.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<f64>,
     /// Of masked pieces: e to the mean loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub perplexity: Option<f64>,
@@ -52,6 +55,7 @@ impl Metrics {
             Metric::F1Micro => self.f1_micro,
             Metric::ExactMatch => self.exact_match,
             Metric::F1 => self.f1,
+            Metric::Selection => self.selection,
             Metric::Loss => None,
         };
         found.unwrap_or(-self.loss)

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::data::weight;
 use super::material::{Material, Taught};
+use super::selector_data::{self, Evidence};
 use super::token_metrics;
 use super::{Labelled, Metric, Metrics, TrainOptions};
 use crate::dataset::{Label, Record};
@@ -15,7 +16,7 @@ use crate::factors::Target;
 use crate::model::{DropoutPass, Learn, Studied, Task, Term, TokenLesson, Trainee};
 use crate::pipeline::{Rejections, gold_span};
 use crate::random::{Purpose, Stream};
-use crate::task::{self, Scoring};
+use crate::task::{self, Scoring, SelectorSettings};
 use crate::tokens::{Encoding, PackedBatch};
 
 /// One sequence and what its tokens teach.
@@ -44,6 +45,8 @@ pub enum Gold {
     Tags(Arc<Vec<String>>, Arc<Vec<(usize, usize)>>),
     /// Masks are drawn anew for each epoch.
     Masks(Masking),
+    /// Which sentences of its context are evidence; the windows of one context share it.
+    Sentences(Arc<Evidence>),
 }
 
 /// A question, and what is right.
@@ -68,17 +71,19 @@ pub struct Masking {
 }
 
 /// How records become sequences.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenOptions {
     /// Tokens of a context that neighbouring windows share.
     pub stride: usize,
     /// How answers are compared.
     pub scoring: Scoring,
+    /// What stands around the sentences of a context, where it is they that are chosen.
+    pub markers: Option<[String; 2]>,
 }
 
 impl Default for TokenOptions {
     fn default() -> Self {
-        Self { stride: 128, scoring: Scoring::default() }
+        Self { stride: 128, scoring: Scoring::default(), markers: None }
     }
 }
 
@@ -160,6 +165,7 @@ impl Material for TokenExample {
     fn metric(options: &TrainOptions, trainee: &Trainee) -> Metric {
         options.metric.unwrap_or(match trainee.task() {
             Task::Spans => Metric::ExactMatch,
+            Task::Tags if trainee.class_names().names() == SelectorSettings::CLASSES => Metric::Selection,
             Task::Tags => Metric::F1,
             Task::Masks | Task::Record => Metric::Loss,
         })
@@ -228,6 +234,9 @@ impl Maker<'_> {
             id: record.id.clone(),
             gold,
         };
+        if let Some(markers) = &self.options.markers {
+            return selector_data::examples(self.trainee, markers, record, weight);
+        }
         match (self.trainee.task(), self.masking) {
             (Task::Spans, _) => {
                 let question = Arc::new(self.question(record)?);

@@ -11,7 +11,7 @@ use super::token_data::{Gold, Question, TokenExample};
 use crate::error::Result;
 use crate::model::{Reads, Task, Term, Trainee};
 use crate::pipeline::characters;
-use crate::task::{self, AnswerOptions, EntityCounts};
+use crate::task::{self, AnswerOptions, EntityCounts, SelectionCounts, SelectorSettings};
 
 /// The epoch whose masks are judged: one that no training comes to, so that every evaluation has the same.
 const DEV_EPOCH: u32 = u32::MAX;
@@ -19,9 +19,8 @@ const DEV_EPOCH: u32 = u32::MAX;
 /// What a model said of one sequence.
 #[derive(Clone, Debug, Default)]
 struct Said {
-    /// The sum of its terms' losses.
-    loss: f64,
-    terms: usize,
+    /// Each of its terms' losses.
+    losses: Vec<f64>,
     /// Terms whose class was the likeliest.
     right: usize,
     /// Every token's logits, where they are looked at as a whole.
@@ -68,10 +67,10 @@ fn reads(task: Task, example: &TokenExample) -> Reads {
 impl Said {
     fn new(task: Task, example: &TokenExample, reads: &[u32], logits: &[f32], classes: usize) -> Self {
         let row = |token: u32| reads.binary_search(&token).unwrap_or_default();
-        let mut said = Self { terms: example.terms.len(), ..Self::default() };
+        let mut said = Self::default();
         for term in &example.terms {
             let (loss, right) = term.judge(logits, reads.len(), classes, row);
-            said.loss += loss;
+            said.losses.push(loss);
             said.right += usize::from(right);
         }
         if task != Task::Masks {
@@ -82,13 +81,16 @@ impl Said {
 }
 
 fn metrics(trainee: &Trainee, examples: &[TokenExample], said: &[Said]) -> Metrics {
-    let terms: usize = said.iter().map(|said| said.terms).sum();
-    let loss = said.iter().map(|said| said.loss).sum::<f64>() / terms.max(1) as f64;
+    let terms: usize = said.iter().map(|said| said.losses.len()).sum();
+    let loss = said.iter().flat_map(|said| &said.losses).sum::<f64>() / terms.max(1) as f64;
     let share = |right: usize| right as f64 / terms.max(1) as f64;
     let right: usize = said.iter().map(|said| said.right).sum();
     let plain = Metrics { records: examples.len(), loss, ..Metrics::default() };
     match trainee.task() {
         Task::Spans => answers(plain, examples, said),
+        Task::Tags if examples.iter().any(|example| matches!(example.gold, Gold::Sentences(_))) => {
+            Metrics { accuracy: Some(share(right)), ..sentences(plain, examples, said) }
+        }
         Task::Tags => Metrics { accuracy: Some(share(right)), ..tags(plain, trainee, examples, said) },
         Task::Masks | Task::Record => {
             Metrics { accuracy: Some(share(right)), perplexity: Some(loss.exp()), ..plain }
@@ -131,6 +133,33 @@ fn answers(plain: Metrics, examples: &[TokenExample], said: &[Said]) -> Metrics 
         exact_match: Some(exact / n),
         f1: Some(f1 / n),
         no_answer: (without > 0).then(|| none_given as f64 / without as f64),
+        ..plain
+    }
+}
+
+/// The windows of a context together say which of its sentences are kept.
+fn sentences(plain: Metrics, examples: &[TokenExample], said: &[Said]) -> Metrics {
+    let all: Vec<(&TokenExample, &Said)> = examples.iter().zip(said).collect();
+    let threshold = SelectorSettings::default().threshold;
+    let (mut counts, mut contexts) = (SelectionCounts::default(), 0);
+    for windows in all.chunk_by(|(a, _), (b, _)| a.index == b.index) {
+        let terms = windows.iter().flat_map(|(example, said)| example.terms.iter().zip(&said.losses));
+        let (evidence, probabilities): (Vec<bool>, Vec<f64>) = terms
+            .map(|(term, loss)| {
+                let evidence = matches!(term, Term::Class { class: 1, .. });
+                // A loss is −ln of the right class's probability.
+                let right = (-loss).exp();
+                (evidence, if evidence { right } else { 1.0 - right })
+            })
+            .unzip();
+        counts.add(task::kept(&probabilities, threshold, None).into_iter().zip(evidence));
+        contexts += 1;
+    }
+    Metrics {
+        records: contexts,
+        precision: Some(counts.precision()),
+        recall: Some(counts.recall()),
+        selection: Some(counts.criterion()),
         ..plain
     }
 }

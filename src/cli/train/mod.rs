@@ -11,7 +11,7 @@ use wherefore::dataset;
 use wherefore::factors::RefitOptions;
 use wherefore::model::{self, Blueprint, DropoutRates, HeadPlan, Problem, Shape, Task, Trainee};
 use wherefore::pipeline::{Rejections, Settings, Summary};
-use wherefore::task::Scoring;
+use wherefore::task::{Scoring, SelectorSettings};
 use wherefore::train::{
     self, Example, Labelled, Material, Metric, Schedule, TokenExample, TokenOptions, TrainOptions, TrainPlan, Warmup,
 };
@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     /// The classes, in order [default: the model's own where it knows every label, else the data's]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     labels: Option<Vec<String>>,
-    /// What is learnt: classification (or regression), answers, tags or masks [default: what the columns of --data are]
+    /// What is learnt: classification (or regression), answers, tags, masks, or a selector of sentences for `select` [default: what the columns of --data are]
     #[arg(long, value_name = "TASK")]
     task: Option<Job>,
     #[command(flatten)]
@@ -87,6 +87,8 @@ enum Job {
     Answers,
     Tags,
     Masks,
+    /// Which sentences of a context are evidence.
+    Selector,
 }
 
 impl std::str::FromStr for Job {
@@ -98,7 +100,8 @@ impl std::str::FromStr for Job {
             "answers" => Ok(Self::Answers),
             "tags" => Ok(Self::Tags),
             "masks" => Ok(Self::Masks),
-            _ => Err(format!("expected classification, answers, tags or masks, found {text:?}")),
+            "selector" => Ok(Self::Selector),
+            _ => Err(format!("expected classification, answers, tags, masks or selector, found {text:?}")),
         }
     }
 }
@@ -108,7 +111,7 @@ impl Job {
         match self {
             Self::Classification => Task::Record,
             Self::Answers => Task::Spans,
-            Self::Tags => Task::Tags,
+            Self::Tags | Self::Selector => Task::Tags,
             Self::Masks => Task::Masks,
         }
     }
@@ -116,7 +119,7 @@ impl Job {
     fn shape(self) -> dataset::Shape {
         match self {
             Self::Classification | Self::Masks => dataset::Shape::Texts,
-            Self::Answers => dataset::Shape::Questions,
+            Self::Answers | Self::Selector => dataset::Shape::Questions,
             Self::Tags => dataset::Shape::Words,
         }
     }
@@ -237,6 +240,10 @@ impl Arguments {
             Job::Tags => train::plan_tags(labelled, names, own),
             _ if names.is_some() => refuse("--labels"),
             Job::Answers | Job::Masks => Ok(HeadPlan::for_task(job.task())),
+            Job::Selector => {
+                let names = SelectorSettings::CLASSES.map(str::to_owned).to_vec();
+                Ok(HeadPlan { names, problem: Problem::SingleLabel })
+            }
         }
     }
 
@@ -248,7 +255,8 @@ impl Arguments {
         trainee: &Trainee,
         rejections: &mut Rejections,
     ) -> Result<[Vec<TokenExample>; 2]> {
-        let options = TokenOptions { stride: self.spans.stride, scoring: self.spans.scoring };
+        let markers = (job == Job::Selector).then(|| SelectorSettings::default().markers);
+        let options = TokenOptions { stride: self.spans.stride, scoring: self.spans.scoring, markers };
         let examples = labelled.token_examples(trainee, &options, rejections)?;
         let dev = match &self.dev[..] {
             [] => Vec::new(),
@@ -317,10 +325,17 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         (Some(folder), _) => (folder.path().to_string_lossy().into_owned(), true),
         (None, model) => (model.clone().unwrap_or_default(), arguments.scratch),
     };
-    let blueprint = Blueprint::read(&start, scratch)?.for_task(job.task())?;
+    let mut blueprint = Blueprint::read(&start, scratch)?.for_task(job.task())?;
+    let selector = SelectorSettings::default();
+    if job == Job::Selector {
+        blueprint = blueprint.with_tokens(&selector.markers)?;
+    }
     let head = arguments.head(job, &labelled, blueprint.head())?;
     let mut trainee =
         blueprint.build_on(common.device.clone(), common.precision, head, common.seed, common.max_length)?;
+    if job == Job::Selector {
+        trainee.save_beside(SelectorSettings::FILE, format!("{:#}\n", json!(selector)));
+    }
     run.set(
         "model",
         json!({
@@ -344,7 +359,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
                 fit.whole(&mut trainee, &examples, &dev)?
             }
         }
-        Job::Answers | Job::Tags | Job::Masks => {
+        Job::Answers | Job::Tags | Job::Masks | Job::Selector => {
             let [examples, dev] = arguments.token_material(job, labelled, &trainee, &mut rejections)?;
             fit.whole(&mut trainee, &examples, &dev)?
         }

@@ -37,6 +37,7 @@ fn worth(metrics: &Metrics) -> String {
         ("precision", metrics.precision),
         ("recall", metrics.recall),
         ("f1", metrics.f1),
+        ("selection", metrics.selection),
         ("no-answer", metrics.no_answer),
         ("perplexity", metrics.perplexity),
     ];

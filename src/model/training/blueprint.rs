@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use tempfile::TempDir;
 
-use super::{DropoutRates, First, Learn, Learner, NamedTensor, save};
+use super::{DropoutRates, First, Learn, Learner, NamedTensor, markers, save};
 use crate::backend::cpu::Cpu;
 use crate::backend::training::Training;
 use crate::backend::{Backend, Precision};
@@ -26,6 +27,10 @@ pub struct Blueprint {
     weights: Option<Weights>,
     task: Task,
     head: Option<HeadPlan>,
+    /// Where its tokenizer is, where that is not the directory.
+    tokenizer: Option<TempDir>,
+    /// Rows of the word embeddings that the weights lack: tokens added.
+    grown: usize,
 }
 
 /// What a head is to be: a name for each output, and what it is trained to do.
@@ -47,7 +52,8 @@ impl Blueprint {
         let config = Config::load(&directory)?;
         let weights = (!scratch).then(|| Weights::open(&directory, config.family.tensor_names().prefix)).transpose()?;
         let fields = save::config_fields(&directory)?;
-        Self { directory, config, fields, weights, task: Task::Record, head: None }.for_task(Task::Record)
+        Self { directory, config, fields, weights, task: Task::Record, head: None, tokenizer: None, grown: 0 }
+            .for_task(Task::Record)
     }
 
     /// The same for a model that says something of `task`: of records where nothing else is asked for.
@@ -58,6 +64,31 @@ impl Blueprint {
         let head = |weights| existing_head(&self.directory, &self.config, weights, task);
         self.head = self.weights.as_ref().map(head).transpose()?.flatten();
         self.task = task;
+        Ok(self)
+    }
+
+    /// The same with more special tokens, where its tokenizer has them not: their embeddings are drawn.
+    ///
+    /// # Errors
+    /// Where the tokenizer's files are damaged, or take no more tokens.
+    pub fn with_tokens(mut self, tokens: &[String]) -> Result<Self> {
+        let folder = markers::added(&self.directory, tokens)?;
+        let options = TokenizerOptions {
+            segments: self.config.token_types > 1,
+            vocabulary: self.config.vocabulary + tokens.len(),
+        };
+        let tokenizer = Tokenizer::load(folder.path(), &options)?;
+        let id = |token: &String| {
+            tokenizer.id(token).ok_or_else(|| {
+                Error::format(&self.directory, format!("its tokenizer does not take the special token {token}"))
+            })
+        };
+        let last = tokens.iter().map(id).collect::<Result<Vec<u32>>>()?.into_iter().max().unwrap_or_default();
+        let rows = self.config.vocabulary.max(last as usize + 1);
+        self.grown = rows - self.config.vocabulary;
+        self.config.vocabulary = rows;
+        self.fields.insert("vocab_size".to_owned(), rows.into());
+        self.tokenizer = Some(folder);
         Ok(self)
     }
 
@@ -109,7 +140,7 @@ impl Blueprint {
         let HeadPlan { names, problem } = plan;
         let classes = if task == Task::Masks { self.config.vocabulary } else { names.len() };
         let first = match &self.weights {
-            Some(weights) => First::Checkpoint { weights, keep_head },
+            Some(weights) => First::Checkpoint { weights, keep_head, grown: self.grown },
             None => First::Drawn,
         };
         let learner = Learner::new(backend, &self.config, (task, problem), classes, &first, seed)?;
@@ -118,14 +149,17 @@ impl Blueprint {
         let named = if task == Task::Masks { 0 } else { classes };
         let class_names = ClassNames::new(Some(names), problem, named).map_err(Error::usage)?;
         let config_path = self.directory.join("config.json");
+        let of_tokenizer = self.tokenizer.as_ref().map_or(self.directory.as_path(), TempDir::path);
         Ok(Trainee {
-            tokenizer: Tokenizer::load(&self.directory, &segments)?,
+            tokenizer: Tokenizer::load(of_tokenizer, &segments)?,
             max_length: pretrained::max_length(&self.directory, &self.config, max_length)?,
             dropout: DropoutRates::read(&config_path, &self.fields, self.config.family, task)?,
             learner: Box::new(learner),
             new_head: !keep_head,
             class_names,
             directory: self.directory,
+            tokenizer_files: self.tokenizer,
+            beside: Vec::new(),
             config: self.config,
             fields: self.fields,
         })
@@ -195,6 +229,10 @@ pub struct Trainee {
     dropout: DropoutRates,
     new_head: bool,
     directory: PathBuf,
+    /// Where its tokenizer is, where that is not the directory.
+    tokenizer_files: Option<TempDir>,
+    /// Further files of the directory that is saved, each with its name.
+    beside: Vec<(String, String)>,
     config: Config,
     fields: Map<String, Value>,
 }
@@ -261,6 +299,11 @@ impl Trainee {
         self.tokenizer.encode(&record.text, record.pair.as_deref(), self.max_length)
     }
 
+    /// Has a further file written wherever it is saved.
+    pub fn save_beside(&mut self, name: &str, text: String) {
+        self.beside.push((name.to_owned(), text));
+    }
+
     /// Writes a directory that `transformers` and [`crate::model::Model::load`] load: configuration, weights, tokenizer. It appears whole or
     /// not at all, in the place of another that was there.
     ///
@@ -269,6 +312,7 @@ impl Trainee {
     pub fn save(&self, to: &Path) -> Result<()> {
         let parameters: Vec<NamedTensor> = self.learner.parameters()?;
         let fields = save::head_fields(&self.fields, &self.config, self.task(), &self.class_names);
-        save::directory(&self.directory, to, &fields, &parameters)
+        let source = self.tokenizer_files.as_ref().map_or(self.directory.as_path(), TempDir::path);
+        save::directory(source, to, &fields, &parameters, &self.beside)
     }
 }

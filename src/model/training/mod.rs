@@ -12,6 +12,7 @@ mod forward;
 mod found;
 mod gradients;
 mod lesson;
+mod markers;
 mod net;
 mod parameters;
 mod pass;
@@ -168,8 +169,8 @@ struct Limits {
 
 /// Where first values come from.
 pub(super) enum First<'a> {
-    /// A checkpoint; a head it has not, or has for other classes, is drawn.
-    Checkpoint { weights: &'a Weights, keep_head: bool },
+    /// A checkpoint; a head it has not, or has for other classes, is drawn, and so are the `grown` last rows of the word embeddings.
+    Checkpoint { weights: &'a Weights, keep_head: bool, grown: usize },
     /// Drawn, all of them.
     Drawn,
 }
@@ -190,7 +191,11 @@ impl<B: Training> Learner<B> {
         let host = specs.map(|spec| {
             number += 1;
             match first {
-                First::Checkpoint { weights, keep_head } if !spec.head || (*keep_head && spec.is_in(weights)) => {
+                // The word embeddings are the first.
+                First::Checkpoint { weights, grown, .. } if number == 1 && *grown > 0 => {
+                    spec.read_and_draw(weights, *grown, seed)
+                }
+                First::Checkpoint { weights, keep_head, .. } if !spec.head || (*keep_head && spec.is_in(weights)) => {
                     spec.read(weights)
                 }
                 _ => Ok(spec.draw(seed, number)),

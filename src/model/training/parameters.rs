@@ -51,6 +51,16 @@ impl Spec {
         Ok(parts.collect::<Result<Vec<_>>>()?.concat())
     }
 
+    /// A table's values in a checkpoint that has fewer rows, the last ones drawn.
+    pub(super) fn read_and_draw(&self, weights: &Weights, rows: usize, seed: u64) -> Result<Vec<f32>> {
+        let (name, shape) = &self.parts[0];
+        let [all, width] = [shape[0], shape[1]];
+        let mut values = weights.tensor(weights.bare(name), &[all - rows, width])?.into_owned();
+        let drawn = Self::new(name.clone(), vec![rows, width], self.role).draw(seed, 1);
+        values.extend(drawn);
+        Ok(values)
+    }
+
     /// First values: normal draws of the seed for matrices, by the parameter's number.
     pub(super) fn draw(&self, seed: u64, number: usize) -> Vec<f32> {
         match self.role {

@@ -14,7 +14,7 @@ use crate::model::class_names::ClassNames;
 use crate::model::config::Config;
 
 /// The files of a tokenizer, whichever of them there are; the last says how long sentences may be.
-const TOKENIZER: [&str; 11] = [
+pub(super) const TOKENIZER: [&str; 11] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -71,8 +71,14 @@ pub(super) fn head_fields(
     fields
 }
 
-/// Writes everything to a sibling of `to`, syncs it and gives it its name.
-pub(super) fn directory(source: &Path, to: &Path, fields: &Map<String, Value>, tensors: &[NamedTensor]) -> Result<()> {
+/// Writes everything, and the files `beside` it, to a sibling of `to`, syncs it and gives it its name.
+pub(super) fn directory(
+    source: &Path,
+    to: &Path,
+    fields: &Map<String, Value>,
+    tensors: &[NamedTensor],
+    beside: &[(String, String)],
+) -> Result<()> {
     let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
     let partial = tempfile::Builder::new().prefix(".wherefore-").suffix(".partial").tempdir_in(parent);
@@ -80,6 +86,9 @@ pub(super) fn directory(source: &Path, to: &Path, fields: &Map<String, Value>, t
     let config = serde_json::to_string_pretty(fields).map_err(|error| Error::format(to, error.to_string()))?;
     write(&partial.path().join("config.json"), format!("{config}\n").as_bytes())?;
     write(&partial.path().join("model.safetensors"), &encode(to, tensors)?)?;
+    for (name, text) in beside {
+        write(&partial.path().join(name), text.as_bytes())?;
+    }
     for name in TOKENIZER {
         let from = source.join(name);
         if from.is_file() {
