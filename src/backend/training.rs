@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use super::{Attended, AttentionGradients, Backend, Rows};
+use super::{Attended, AttentionGradients, AttentionShape, Backend, Rows};
 use crate::error::Result;
 use crate::random::{Purpose, Stream};
 
@@ -119,6 +119,62 @@ impl CrossEntropy {
             slopes.iter().enumerate().map(move |(i, &slope)| (start + i * self.stride, slope))
         };
         self.starts.iter().flat_map(along)
+    }
+}
+
+/// What the attention of first tokens is drawn to: the cross-entropy, in each head, between the softmax of its scores and that of 0 and 1 for tokens that
+/// people did not mark and did.
+#[derive(Clone, Copy, Debug)]
+pub struct Guide<'a> {
+    /// One a token; empty where the record has none.
+    pub marked: &'a [bool],
+    /// What the mean over heads counts in the step's loss.
+    pub share: f64,
+}
+
+impl Guide<'_> {
+    /// Of one head, from the scores of a query and all tokens: the loss, and its gradient in their place.
+    fn to_gradient(self, scores: &mut [f64]) -> f64 {
+        let (e, n) = (std::f64::consts::E, self.marked.iter().filter(|marked| **marked).count() as f64);
+        let whole = n * e + (scores.len() as f64 - n);
+        let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = scores.iter().map(|score| (score - largest).exp()).sum();
+        let mut loss = 0.0;
+        for (score, marked) in scores.iter_mut().zip(self.marked) {
+            let target = if *marked { e } else { 1.0 } / whole;
+            loss += target * (sum.ln() + largest - *score);
+            *score = (*score - largest).exp() / sum - target;
+        }
+        loss
+    }
+
+    /// The mean over heads of a sequence's losses; adds its share of their gradient to that of its query `[E]` and keys `[L, 2E]`, told by their places.
+    /// `query` and `key` read the sequence's own, the latter by token.
+    pub(super) fn add_gradient(
+        self,
+        shape: AttentionShape,
+        query: impl Fn(usize) -> f64,
+        key: impl Fn(usize, usize) -> f64,
+        add_to_query: &mut dyn FnMut(usize, f64),
+        add_to_key: &mut dyn FnMut(usize, usize, f64),
+    ) -> f64 {
+        let AttentionShape { heads, head_width, .. } = shape;
+        let scale = 1.0 / (head_width as f64).sqrt();
+        let mut loss = 0.0;
+        for head in 0..heads {
+            let places = head * head_width..(head + 1) * head_width;
+            let score = |token: usize| scale * places.clone().map(|e| query(e) * key(token, e)).sum::<f64>();
+            let mut scores: Vec<f64> = (0..self.marked.len()).map(score).collect();
+            loss += self.to_gradient(&mut scores) / heads as f64;
+            for (token, slope) in scores.into_iter().enumerate() {
+                let slope = slope * scale * self.share / heads as f64;
+                for e in places.clone() {
+                    add_to_query(e, slope * key(token, e));
+                    add_to_key(token, e, slope * query(e));
+                }
+            }
+        }
+        loss
     }
 }
 
@@ -286,6 +342,39 @@ pub trait Training: Backend {
         attended: &Attended<'_, Self>,
         dropout: &Dropout<'_>,
     ) -> Result<()>;
+
+    /// Adds the gradients of guides, one a sequence, to those of an attention of first tokens; `starts` are the sequences'. Gives back each one's loss, 0
+    /// where it has none.
+    fn guide_attention(
+        &self,
+        gradients: AttentionGradients<'_, Self::Tensor>,
+        attended: &Attended<'_, Self>,
+        starts: &[u32],
+        guides: &[Guide<'_>],
+    ) -> Result<Vec<f64>> {
+        let AttentionShape { heads, head_width, .. } = attended.shape;
+        let (width, tokens) = (heads * head_width, starts.last().map_or(0, |end| *end as usize));
+        let (mut queries, mut keys) = (vec![0.0_f32; guides.len() * width], vec![0.0_f32; tokens * 2 * width]);
+        self.download(&mut queries, attended.q.tensor)?;
+        self.download(&mut keys, attended.k.tensor)?;
+        let (mut d_queries, mut d_keys) = (vec![0.0_f32; queries.len()], vec![0.0_f32; keys.len()]);
+        let mut losses = vec![0.0; guides.len()];
+        for (sequence, guide) in guides.iter().enumerate().filter(|(_, guide)| !guide.marked.is_empty()) {
+            let (own, first) = (sequence * width, starts[sequence] as usize);
+            losses[sequence] = guide.add_gradient(
+                attended.shape,
+                |e| f64::from(queries[own + e]),
+                |token, e| f64::from(keys[(first + token) * 2 * width + e]),
+                &mut |e, slope| d_queries[own + e] += slope as f32,
+                &mut |token, e, slope| d_keys[(first + token) * 2 * width + e] += slope as f32,
+            );
+        }
+        self.add(gradients.packed, &self.upload(&d_keys)?, d_keys.len())?;
+        if let Some(query) = gradients.query {
+            self.add(query, &self.upload(&d_queries)?, d_queries.len())?;
+        }
+        Ok(losses)
+    }
 
     /// `dz [B, K]`: the gradient of each sequence's loss at its logits `z [B, K]`, times its share. Gives back the losses themselves.
     fn loss_gradient(

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use rayon::prelude::*;
 
+use super::rationale;
 use crate::dataset::{Dataset, Label, Place, Record};
 use crate::error::{Error, Result};
 use crate::factors::Target;
@@ -25,6 +26,8 @@ pub struct Example {
     pub index: u64,
     /// Its id.
     pub id: String,
+    /// The tokens that people marked, one a token; empty where none are.
+    pub rationale: Vec<bool>,
 }
 
 impl Borrow<Encoding> for &Example {
@@ -38,6 +41,8 @@ pub struct Labelled {
     pub(super) records: Vec<(Record, Place)>,
     /// The column of their weights, kept as [`crate::dataset::DatasetOptions::keep_columns`] says.
     pub(super) weight_column: Option<String>,
+    /// The column of the words that people marked.
+    rationale_column: Option<String>,
 }
 
 impl Labelled {
@@ -77,7 +82,13 @@ impl Labelled {
         if records.is_empty() {
             return Err(Error::usage("there are no labelled records to learn from"));
         }
-        Ok(Self { records, weight_column: weight_column.map(str::to_owned) })
+        Ok(Self { records, weight_column: weight_column.map(str::to_owned), rationale_column: None })
+    }
+
+    /// The same with the words that people marked, in a column that was kept.
+    #[must_use]
+    pub fn with_rationales(self, column: Option<&str>) -> Self {
+        Self { rationale_column: column.map(str::to_owned), ..self }
     }
 
     /// The records.
@@ -94,21 +105,35 @@ impl Labelled {
         for (record, place) in self.records {
             let label = record.label.as_ref().expect("read with a label");
             match trainee.resolve_label(label) {
-                Ok(target) => usable.push((record, target)),
+                Ok(target) => usable.push((record, target, place)),
                 Err(reason) => rejections.take(place.error(reason))?,
             }
         }
-        if usable.is_empty() {
+        let (weights, rationales) = (self.weight_column.as_deref(), self.rationale_column.as_deref());
+        let example = |(record, target, place): (Record, Target, Place)| {
+            let encoding = trainee.encode(&record)?;
+            let rationale = match rationales.and_then(|column| record.columns.get(column)) {
+                None => Vec::new(),
+                Some(value) => {
+                    rationale::marked(value, &record.text, &encoding).map_err(|reason| place.error(reason))?
+                }
+            };
+            let encoding = Encoding { tokens: vec![], offsets: vec![], segments: vec![], words: vec![], ..encoding };
+            let weight = weight(&record, weights).unwrap_or(1.0);
+            Ok(Example { encoding, target, weight, index: record.index, id: record.id, rationale })
+        };
+        let made: Vec<Result<Example>> = usable.into_par_iter().map(example).collect();
+        let mut examples = Vec::with_capacity(made.len());
+        for example in made {
+            match example {
+                Err(error @ Error::Record { .. }) => rejections.take(error)?,
+                example => examples.push(example?),
+            }
+        }
+        if examples.is_empty() {
             return Err(Error::usage("there are no records with labels of this model"));
         }
-        let column = self.weight_column.as_deref();
-        let example = |(record, target): (Record, Target)| {
-            let encoding = trainee.encode(&record)?;
-            let encoding = Encoding { tokens: vec![], offsets: vec![], segments: vec![], words: vec![], ..encoding };
-            let weight = weight(&record, column).unwrap_or(1.0);
-            Ok(Example { encoding, target, weight, index: record.index, id: record.id })
-        };
-        usable.into_par_iter().map(example).collect()
+        Ok(examples)
     }
 }
 

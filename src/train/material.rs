@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::{Example, Metric, Metrics, Moment, Tally, TrainOptions};
-use crate::backend::training::Loss;
+use crate::backend::training::{Guide, Loss};
 use crate::error::Result;
 use crate::factors::Target;
 use crate::interrupt;
@@ -26,6 +26,10 @@ pub trait Material: Clone + Send + Sync {
     /// What its weight is multiplied by: how many losses of one kind it brings.
     fn mass(&self) -> f64 {
         1.0
+    }
+    /// The tokens that its attention is drawn to, one a token; empty where there are none.
+    fn rationale(&self) -> &[bool] {
+        &[]
     }
     /// What is learnt of it in an epoch, where that is drawn anew each time; `row` is its place in the training data.
     fn in_epoch(&self, _seed: u64, _epoch: u32, _row: u32) -> Cow<'_, Self> {
@@ -62,6 +66,8 @@ pub struct Taught<'a, M> {
     pub of: &'a M,
     /// What each of its losses counts in the step's.
     pub share: f64,
+    /// What its attention counts in it.
+    pub guided: f64,
     /// Its place in the training data.
     pub row: u32,
 }
@@ -79,8 +85,15 @@ impl Material for Example {
         (self.index, &self.id)
     }
 
+    fn rationale(&self) -> &[bool] {
+        &self.rationale
+    }
+
     fn digest(&self) -> String {
-        format!("{:?}", self.target)
+        if self.rationale.is_empty() {
+            return format!("{:?}", self.target);
+        }
+        format!("{:?} {:?}", self.target, self.rationale)
     }
 
     fn study(
@@ -91,9 +104,14 @@ impl Material for Example {
     ) -> Result<Studied> {
         let lessons: Vec<Lesson<'_>> = taught
             .iter()
-            .map(|&Taught { of, share, row }| Lesson { target: &of.target, share, record: row })
+            .map(|&Taught { of, share, row, .. }| Lesson { target: &of.target, share, record: row })
             .collect();
-        learner.study(batch, &lessons, dropout)
+        if !taught.iter().any(|taught| taught.guided > 0.0 && !taught.of.rationale.is_empty()) {
+            return learner.study(batch, &lessons, dropout);
+        }
+        let guides: Vec<Guide<'_>> =
+            taught.iter().map(|taught| Guide { marked: &taught.of.rationale, share: taught.guided }).collect();
+        learner.study_guided(batch, &lessons, &guides, dropout)
     }
 
     fn moment(&self, problem: Problem, logits: &[f32]) -> Option<Moment> {

@@ -17,6 +17,7 @@ mod material;
 mod metrics;
 mod options;
 mod order;
+mod rationale;
 mod run;
 mod schedule;
 mod selector_data;

@@ -44,6 +44,9 @@ pub struct EpochReport {
     pub steps: u64,
     /// The mean loss over the epoch's training passes, weighted as they were.
     pub loss: f64,
+    /// How far attention was from the words it was drawn to, where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rationale_loss: Option<f64>,
     /// The learning rate of its last step.
     pub learning_rate: f64,
     /// On the dev data, where there is some.
@@ -106,6 +109,8 @@ struct Step<'a, M: Clone> {
     seen: &'a [Cow<'a, M>],
     /// How many losses they bring.
     mass: f64,
+    /// The weight of those whose attention is drawn to some words.
+    guided: f64,
 }
 
 /// A training under way.
@@ -243,7 +248,13 @@ impl<'a, M: Material> Run<'a, M> {
         let (seed, epoch) = (self.options.seed, self.progress.epoch);
         let seen: Vec<Cow<'_, M>> =
             rows.iter().map(|&row| self.examples[row].in_epoch(seed, epoch, row as u32)).collect();
-        let step = Step { rows, mass: seen.iter().map(|example| example.mass()).sum(), seen: &seen };
+        let guided = seen.iter().filter(|example| !example.rationale().is_empty()).map(|example| example.weight());
+        let step = Step {
+            rows,
+            mass: seen.iter().map(|example| example.mass()).sum(),
+            guided: guided.sum(),
+            seen: &seen,
+        };
         let window: Vec<&Encoding> = seen.iter().map(|example| example.encoding()).collect();
         for micro in pack(&window, self.trainee.positions(), self.plan.batch_tokens.unwrap_or(BATCH_TOKENS)) {
             self.study(&step, micro)?;
@@ -272,12 +283,14 @@ impl<'a, M: Material> Run<'a, M> {
 
     /// One pass of a step.
     fn study(&mut self, step: &Step<'_, M>, micro: MicroBatch) -> Result<()> {
-        let Step { rows, seen, mass } = *step;
+        let Step { rows, seen, mass, guided } = *step;
         // A step in which nothing was masked teaches nothing.
         let whole = (self.mean_weight * mass).max(f64::MIN_POSITIVE);
+        let guidance = self.options.rationale_weight / guided.max(f64::MIN_POSITIVE);
         let taught = |&place: &usize| Taught {
             of: &*seen[place],
             share: seen[place].weight() / whole,
+            guided: if guided > 0.0 { seen[place].weight() * guidance } else { 0.0 },
             row: rows[place] as u32,
         };
         let taught: Vec<Taught<'_, M>> = micro.rows.iter().map(taught).collect();
@@ -287,6 +300,11 @@ impl<'a, M: Material> Run<'a, M> {
         let studied = M::study(self.trainee.learner(), micro.batch, &taught, drops.then_some(dropout))?;
         for (taught, loss) in taught.iter().zip(&studied.losses) {
             self.add_loss(*loss, taught.of.weight() * taught.of.mass());
+        }
+        for (taught, apart) in taught.iter().zip(&studied.guided).filter(|(taught, _)| !taught.of.rationale().is_empty()) {
+            let [apart_so_far, weights] = self.progress.guided.map(f64::from_bits);
+            let weight = taught.of.weight();
+            self.progress.guided = [apart_so_far + apart * weight, weights + weight].map(f64::to_bits);
         }
         let (problem, classes) = (self.trainee.problem(), self.trainee.learner().classes());
         for (taught, logits) in taught.iter().zip(studied.logits.chunks_exact(classes.max(1))) {
@@ -303,8 +321,7 @@ impl<'a, M: Material> Run<'a, M> {
     }
 
     fn mean_loss(&self) -> f64 {
-        let [losses, weights] = self.progress.sums.map(f64::from_bits);
-        if weights > 0.0 { losses / weights } else { 0.0 }
+        mean(self.progress.sums).unwrap_or_default()
     }
 
     fn end_epoch(&mut self, told: &mut dyn FnMut(&EpochReport) -> Result<()>) -> Result<()> {
@@ -320,6 +337,7 @@ impl<'a, M: Material> Run<'a, M> {
             epoch: self.progress.epoch + 1,
             steps: self.progress.steps,
             loss: self.mean_loss(),
+            rationale_loss: mean(self.progress.guided),
             learning_rate: self.rates.at(self.progress.steps.saturating_sub(1)),
             dev: evaluated.transpose()?,
         };
@@ -331,7 +349,7 @@ impl<'a, M: Material> Run<'a, M> {
         }
         self.progress.history.push(report.clone());
         self.progress.epoch += 1;
-        (self.progress.step, self.progress.sums) = (0, [0; 2]);
+        (self.progress.step, self.progress.sums, self.progress.guided) = (0, [0; 2], [0; 2]);
         if self.options.patience.is_some() && self.best_epoch() == report.epoch {
             self.best = Some(self.trainee.learner().state()?);
         }
@@ -353,6 +371,12 @@ impl<'a, M: Material> Run<'a, M> {
         }
         Ok(TrainOutcome { epochs: self.progress.history, kept, tokens: self.tokens })
     }
+}
+
+/// A weighted sum over its weights, both as bits; `None` where nothing was added.
+fn mean(sums: [u64; 2]) -> Option<f64> {
+    let [sum, weights] = sums.map(f64::from_bits);
+    (weights > 0.0).then_some(sum / weights)
 }
 
 /// Removes a training's state, once its outcome is safe.

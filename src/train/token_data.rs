@@ -151,13 +151,12 @@ impl Material for TokenExample {
         taught: &[Taught<'_, Self>],
         dropout: Option<DropoutPass>,
     ) -> Result<Studied> {
-        let lesson = |&Taught { of, share, row }: &Taught<'_, Self>| -> (f64, u32) {
-            (share * of.mass() / of.terms.len().max(1) as f64, row)
-        };
         let lessons: Vec<TokenLesson<'_>> = taught
             .iter()
-            .map(|one| (one, lesson(one)))
-            .map(|(one, (share, record))| TokenLesson { terms: &one.of.terms, share, record })
+            .map(|&Taught { of, share, row, .. }| {
+                let share = share * of.mass() / of.terms.len().max(1) as f64;
+                TokenLesson { terms: &of.terms, share, record: row }
+            })
             .collect();
         learner.study_tokens(batch, &lessons, dropout)
     }

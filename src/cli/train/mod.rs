@@ -37,6 +37,12 @@ pub(crate) struct Arguments {
     /// Column of the records' weights [default: every record counts the same]
     #[arg(long, value_name = "NAME")]
     weight_column: Option<String>,
+    /// Column of the words that people marked, which first tokens' attention in the last layer is drawn to: [[start, end], …] in characters, or 0 and 1 a word
+    #[arg(long, value_name = "NAME", conflicts_with = "head_only")]
+    rationale_column: Option<String>,
+    /// What that counts in the loss
+    #[arg(long, value_name = "WEIGHT", default_value_t = 0.01, requires = "rationale_column")]
+    rationale_weight: f64,
     /// The classes, in order [default: the model's own where it knows every label, else the data's]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     labels: Option<Vec<String>>,
@@ -207,6 +213,7 @@ impl Arguments {
             seed,
             dropout: optimiser.dropout.map_or(Ok(trainee.dropout()), DropoutRates::uniform)?,
             patience: optimiser.patience,
+            rationale_weight: self.rationale_weight,
             metric: optimiser.metric,
             ..TrainOptions::default()
         })
@@ -221,12 +228,14 @@ impl Arguments {
         })
     }
 
-    /// The training data, or the dev data, which have no weights.
+    /// The training data, or the dev data, which have neither weights nor rationales.
     fn read(&self, job: Job, files: &[String], weighted: bool, rejections: &mut Rejections) -> Result<Labelled> {
         let data = Data { files: files.to_vec(), ..self.data.clone() };
         let weights = self.weight_column.as_deref().filter(|_| weighted);
-        let keep: Vec<String> = weights.iter().map(|&name| name.to_owned()).collect();
-        Labelled::read_for(job.task(), data.open_as(job.shape(), &keep)?, weights, rejections)
+        let rationales = self.rationale_column.as_deref().filter(|_| weighted);
+        let keep: Vec<String> = weights.iter().chain(&rationales).map(|&name| name.to_owned()).collect();
+        let dataset = data.open_as(job.shape(), &keep)?;
+        Ok(Labelled::read_for(job.task(), dataset, weights, rejections)?.with_rationales(rationales))
     }
 
     /// What head the model is to have.
@@ -235,6 +244,7 @@ impl Arguments {
         let refuse = |flag: &str| Err(Error::usage(format!("{flag}: not for --task {}", format!("{job:?}").to_lowercase())));
         match job {
             Job::Classification => train::plan_head(labelled, names, self.problem, own),
+            _ if self.rationale_column.is_some() => refuse("--rationale-column"),
             _ if self.problem.is_some() => refuse("--problem"),
             _ if self.head_only => refuse("--head-only"),
             Job::Tags => train::plan_tags(labelled, names, own),

@@ -11,7 +11,8 @@ pub(super) struct Teller {
 impl Teller {
     pub(super) fn epoch(&self, report: &EpochReport) {
         let dev = report.dev.as_ref().map_or_else(String::new, |dev| format!("  dev {}", worth(dev)));
-        self.line(&format!("epoch {}  loss {:.4}{dev}", report.epoch, report.loss));
+        let drawn = report.rationale_loss.map_or_else(String::new, |apart| format!("  rationale {apart:.4}"));
+        self.line(&format!("epoch {}  loss {:.4}{drawn}{dev}", report.epoch, report.loss));
     }
 
     pub(super) fn head(&self, refit: &Refit, dev: Option<&Metrics>) {

@@ -1,7 +1,7 @@
 //! The way back of a training pass: the chain rule, last layer to first, and what every parameter's gradient is made of on the way.
 
 use super::net::{Layer, Net};
-use super::pass::{Pass, Site};
+use super::pass::{Guidance, Pass, Site};
 use super::sink::{Linear, Normalisation, Operands, Sink};
 use super::tape::{Back, Step, Tape};
 use crate::backend::training::Training;
@@ -114,11 +114,16 @@ impl<B: Training> Net<B> {
         self.attention_out_back(pass, tape, number, layer, Rows::First, to)?;
         let (backend, width) = (pass.backend, self.sizes.width);
         let Tape { steps, first, queries, back, .. } = tape;
-        let Back { hidden, sum, dropped: d_queries, context, projected: d_projected, .. } = back;
+        let Back { hidden, sum, dropped: d_queries, context, projected: d_projected, guided, .. } = back;
         let Step { input, projected, .. } = &steps[number];
         let (query, key_value) = layer.split.as_ref().expect("packed for the last step");
         let gradients = AttentionGradients { packed: d_projected, query: Some(d_queries) };
         self.attention_back(pass, gradients, context, projected, Some(queries), number)?;
+        if let Some(Guidance { starts, guides }) = pass.guidance {
+            let gradients = AttentionGradients { packed: d_projected, query: Some(d_queries) };
+            let attended = pass.attended(projected, Some(queries), &self.sizes);
+            *guided = backend.guide_attention(gradients, &attended, starts, guides)?;
+        }
         let of_queries = Operands { dy: &*d_queries, x: &*first, inputs: width, outputs: width };
         to.linear(pass, Linear::Query(number), Rows::First, of_queries)?;
         let of_tokens = Operands { dy: &*d_projected, x: input, inputs: width, outputs: 2 * width };

@@ -32,7 +32,7 @@ pub use self::lesson::{Lesson, Term, TokenLesson};
 use self::lesson::{Reading, losses};
 use self::net::Net;
 use self::parameters::{Spec, specs};
-use self::pass::{Losing, Pass};
+use self::pass::{Guidance, Losing, Pass};
 pub use self::projection::{DEFAULT_DIMENSION, Projection, ProjectionKind};
 pub use self::rates::DropoutRates;
 use self::tape::Tape;
@@ -42,7 +42,7 @@ use super::config::Config;
 use super::encoder::distinct;
 use super::weights::Weights;
 use super::{Outputs, Problem, Reads, Task};
-use crate::backend::training::{AdamStep, CrossEntropy, Training};
+use crate::backend::training::{AdamStep, CrossEntropy, Guide, Training};
 use crate::error::{Error, Result};
 use crate::tokens::PackedBatch;
 
@@ -64,6 +64,8 @@ pub struct Studied {
     pub losses: Vec<f64>,
     /// `z [B, K]`; nothing where a model says something of tokens.
     pub logits: Vec<f32>,
+    /// How far each record's attention was from what it was drawn to; nothing where that was not asked.
+    pub guided: Vec<f64>,
 }
 
 /// A model that can be trained, on whatever device.
@@ -80,7 +82,20 @@ pub trait Learn: Send + Sync {
     ///
     /// # Errors
     /// [`Error::Usage`] where lessons are not of the batch or of the problem; what the device fails at.
-    fn study(&mut self, batch: PackedBatch, lessons: &[Lesson<'_>], dropout: Option<DropoutPass>) -> Result<Studied>;
+    fn study(&mut self, batch: PackedBatch, lessons: &[Lesson<'_>], dropout: Option<DropoutPass>) -> Result<Studied> {
+        self.study_guided(batch, lessons, &[], dropout)
+    }
+    /// The same where the attention of first tokens in the last layer is drawn to some tokens; a guide a record, or none at all.
+    ///
+    /// # Errors
+    /// As [`Learn::study`]; [`Error::Usage`] where guides are not of the batch.
+    fn study_guided(
+        &mut self,
+        batch: PackedBatch,
+        lessons: &[Lesson<'_>],
+        guides: &[Guide<'_>],
+        dropout: Option<DropoutPass>,
+    ) -> Result<Studied>;
     /// The same where a model says something of tokens: the loss is the sum of all terms, each times its lesson's share.
     ///
     /// # Errors
@@ -244,7 +259,7 @@ impl<B: Training> Learner<B> {
         losing: Option<Losing<'_>>,
     ) -> Result<()> {
         self.room(tokens, sequences)?;
-        let pass = Pass { backend: &self.backend, batch, tokens, sequences, losing };
+        let pass = Pass { backend: &self.backend, batch, tokens, sequences, losing, guidance: None };
         self.net.forward(&pass, self.tape.as_mut().expect("just made"), &self.values.tables)
     }
 
@@ -278,7 +293,7 @@ impl<B: Training> Learner<B> {
         self.room(tokens, rows)?;
         let batch = self.backend.stage(batch)?;
         let backend = &self.backend;
-        let pass = Pass { backend, batch: &batch, tokens, sequences, losing };
+        let pass = Pass { backend, batch: &batch, tokens, sequences, losing, guidance: None };
         let read = chosen.as_ref().map(|(batch, sequences)| Pass { batch, sequences: *sequences, losing: None, ..pass });
         let read = read.as_ref().unwrap_or(&pass);
         let tape = self.tape.as_mut().expect("just made");
@@ -315,25 +330,35 @@ impl<B: Training> Learn for Learner<B> {
         self.net.sizes.width
     }
 
-    fn study(&mut self, batch: PackedBatch, lessons: &[Lesson<'_>], dropout: Option<DropoutPass>) -> Result<Studied> {
+    fn study_guided(
+        &mut self,
+        batch: PackedBatch,
+        lessons: &[Lesson<'_>],
+        guides: &[Guide<'_>],
+        dropout: Option<DropoutPass>,
+    ) -> Result<Studied> {
         let size = self.limits.check(&batch)?;
         self.expect(self.task == Task::Record)?;
         let losses = losses(self.problem, self.net.sizes.classes, lessons)?;
         if lessons.len() != size.1 {
             return Err(Error::usage(format!("a batch of {} records with lessons for {}", size.1, lessons.len())));
         }
+        check_guides(&batch, guides)?;
+        let starts = batch.cu_seqlens.clone();
+        let guidance = (!guides.is_empty()).then_some(Guidance { starts: &starts, guides });
         let records: Vec<u32> = lessons.iter().map(|lesson| lesson.record).collect();
         let losing = dropout.map(|DropoutPass { seed, epoch, rates }| Losing { seed, epoch, rates, records: &records });
         let batch = self.backend.stage(batch)?;
         self.forward(&batch, size, losing)?;
         let (tokens, sequences) = size;
-        let pass = Pass { backend: &self.backend, batch: &batch, tokens, sequences, losing };
+        let pass = Pass { backend: &self.backend, batch: &batch, tokens, sequences, losing, guidance };
         let tape = self.tape.as_mut().expect("a pass has just left one");
         let losses =
             self.backend.loss_gradient(&mut tape.back.logits, &tape.logits, &losses, self.net.sizes.classes)?;
         self.net.backward(&pass, tape, &mut self.gradients)?;
+        let guided = if guides.is_empty() { Vec::new() } else { std::mem::take(&mut tape.back.guided) };
         let logits = self.download(&self.tape().logits, sequences * self.net.sizes.classes)?;
-        Ok(Studied { losses, logits })
+        Ok(Studied { losses, logits, guided })
     }
 
     fn study_tokens(
@@ -362,7 +387,7 @@ impl<B: Training> Learn for Learner<B> {
             let own = losses.by_ref().take(lesson.terms.len());
             own.sum::<f64>() / lesson.terms.len().max(1) as f64
         };
-        Ok(Studied { losses: lessons.iter().map(mean).collect(), logits: Vec::new() })
+        Ok(Studied { losses: lessons.iter().map(mean).collect(), logits: Vec::new(), guided: Vec::new() })
     }
 
     fn read(&mut self, batch: PackedBatch, reads: &[Reads]) -> Result<Outputs> {
@@ -443,6 +468,17 @@ impl<B: Training> Learn for Learner<B> {
         (last.weight, last.bias) = (self.backend.upload(weight)?, self.backend.upload(bias)?);
         self.net.repack(&self.backend, &self.values)
     }
+}
+
+/// Refuses guides that are not of the batch: none, or one a sequence, with a mark a token or none at all.
+fn check_guides(batch: &PackedBatch, guides: &[Guide<'_>]) -> Result<()> {
+    let fits = |(sequence, guide): (usize, &Guide<'_>)| {
+        guide.marked.is_empty() || guide.marked.len() == batch.range(sequence).len()
+    };
+    if guides.is_empty() || (guides.len() == batch.sequences() && guides.iter().enumerate().all(fits)) {
+        return Ok(());
+    }
+    Err(Error::usage(format!("a batch of {} records with {} guides of other tokens", batch.sequences(), guides.len())))
 }
 
 impl Limits {

@@ -63,6 +63,8 @@ pub(super) struct Back<B: Backend> {
     pub(super) projected: B::Tensor,
     /// `[rows, K]`
     pub(super) logits: B::Tensor,
+    /// `[B]`: how far attention was from what it was drawn to.
+    pub(super) guided: Vec<f64>,
 }
 
 impl<B: Backend> Tape<B> {
@@ -105,6 +107,7 @@ impl<B: Backend> Tape<B> {
                 inner: rows(inner_width)?,
                 projected: rows(3 * width)?,
                 logits: backend.tensor(logit_rows * classes)?,
+                guided: Vec::new(),
             },
         })
     }

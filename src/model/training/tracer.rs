@@ -187,7 +187,7 @@ impl<B: Training> Trace for Traced<B> {
             *space = Some(Space { tape: Tape::new(backend, &self.net.sizes, tokens)?, sides: [side()?, side()?] });
         }
         let Space { tape, sides } = space.as_mut().expect("just made");
-        let pass = Pass { backend, batch: &batch, tokens, sequences, losing: None };
+        let pass = Pass { backend, batch: &batch, tokens, sequences, losing: None, guidance: None };
         self.net.forward(&pass, tape, &self.tables)?;
         let mut logits = vec![0.0; sequences * classes];
         backend.download(&mut logits, &tape.logits)?;
