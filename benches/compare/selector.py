@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Selector-Predictor against the plain predictor, and against selection by attribution: exact match and F1 of answers.
 
-    python selector.py made --binary ../../target/release/wherefore --out ../results/selector.jsonl
-    python selector.py published --binary ../../target/release/wherefore --model hfl/chinese-roberta-wwm-ext \
-        --train robust/train.json --dev robust/dev.json --test checklist/dev.json --out ../results/selector.jsonl
+    python selector.py --binary ../../target/release/wherefore --out ../results/selector.jsonl made
+    python selector.py --binary ../../target/release/wherefore --out ../results/selector.jsonl published \
+        --model hfl/chinese-roberta-wwm-ext --train robust/train.json --dev robust/dev.json --test checklist/dev.json
 
 `made` writes questions about people whose contexts hold the sentence with the answer, sentences about anything else, and
 adversarial ones: the same template about another person. A selector and a predictor, each a BERT of two small layers

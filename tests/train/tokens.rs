@@ -4,11 +4,15 @@ use serde_json::Value;
 use wherefore::backend::cpu::Cpu;
 use wherefore::backend::reference::{Plain, Reference};
 use wherefore::backend::training::{AdamStep, Training};
-use wherefore::model::{Blueprint, DropoutPass, DropoutRates, HeadPlan, NamedTensor, Studied, Task, Term, TokenLesson, Trainee};
+use wherefore::model::{
+    Blueprint, Device, DropoutPass, DropoutRates, HeadPlan, LoadOptions, Model, NamedTensor, Reads, Studied, Task, Term,
+    TokenLesson, Trainee,
+};
 use wherefore::tokens::{Encoding, pack};
 use wherefore::train::{Rates, Schedule};
 
 use super::golden::{digest, errors, numbers};
+use super::saving::transformers;
 use super::support::{adam, flat, gradient_bits, json, path};
 
 /// A golden's sequences and what they teach.
@@ -229,6 +233,84 @@ fn neither_threads_nor_micro_batches_change_a_bit_on_tokens() {
         let whole = bits(1 << 20, 1);
         for (budget, threads) in [(1 << 20, 3), (40, 1), (17, 2)] {
             assert!(bits(budget, threads) == whole, "{name}: budget {budget}, {threads} threads");
+        }
+    }
+}
+
+/// Logits of every token of each sequence, as the trainee has them.
+fn logits(trainee: &mut Trainee, lessons: &Lessons) -> Vec<Vec<f32>> {
+    let positions = trainee.positions();
+    let read = |encoding: &Encoding| {
+        let batch = pack(std::slice::from_ref(encoding), positions, 1 << 20).remove(0).batch;
+        let all: Reads = (0..encoding.ids.len() as u32).collect();
+        trainee.learner().read(batch, &[all]).unwrap().logits
+    };
+    lessons.encodings.iter().map(read).collect()
+}
+
+const SCRIPT: &str = "
+import json, sys, torch, transformers
+sequences, folders = json.loads(sys.argv[1]), sys.argv[2:]
+for folder in folders:
+    config = transformers.AutoConfig.from_pretrained(folder)
+    kind = getattr(transformers, config.architectures[0])
+    model, info = kind.from_pretrained(folder, output_loading_info=True)
+    assert not info['missing_keys'] and not info['unexpected_keys'] and not info['mismatched_keys'], info
+    found = []
+    for ids, types in sequences[folder]:
+        inputs = {'input_ids': torch.tensor([ids]), 'attention_mask': torch.ones(1, len(ids), dtype=torch.long)}
+        if getattr(config, 'type_vocab_size', 0) > 1:
+            inputs['token_type_ids'] = torch.tensor([types])
+        with torch.no_grad():
+            out = model.eval()(**inputs)
+        z = torch.stack([out.start_logits, out.end_logits], -1) if hasattr(out, 'start_logits') else out.logits
+        found.append(z[0].flatten().tolist())
+    print(json.dumps(found))
+";
+
+#[test]
+#[allow(clippy::print_stderr)]
+fn saved_heads_on_tokens_are_loaded_here_and_by_transformers() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut ours, mut sequences, mut places) = (Vec::new(), serde_json::Map::new(), Vec::new());
+    for name in HEADS {
+        let lessons = lessons(&json(&path(name).join("train_tokens.json")));
+        let mut model = trainee(Cpu::new(), name, lessons.task);
+        for number in 1..=2 {
+            study(&mut model, &lessons, 1 << 20, None);
+            model.learner().step(&adam(1e-3, number)).unwrap();
+        }
+        let place = folder.path().join(name);
+        model.save(&place).unwrap();
+        let found = logits(&mut model, &lessons);
+        let options = LoadOptions { masks: true, ..LoadOptions::default() };
+        let loaded = Model::load(place.to_str().unwrap(), Device::Cpu, &options).unwrap();
+        assert_eq!(loaded.task(), lessons.task, "{name}");
+        let reads: Vec<(&Encoding, Reads)> = lessons
+            .encodings
+            .iter()
+            .map(|encoding| (encoding, (0..encoding.ids.len() as u32).collect()))
+            .collect();
+        let outputs = loaded.read(&reads, None, &|_| true).unwrap();
+        assert!(outputs.iter().zip(&found).all(|(outputs, found)| outputs.logits == *found), "{name}");
+        let pairs: Vec<_> = lessons.encodings.iter().map(|encoding| (&encoding.ids, &encoding.type_ids)).collect();
+        sequences.insert(place.to_str().unwrap().to_owned(), serde_json::to_value(pairs).unwrap());
+        places.push(place.to_str().unwrap().to_owned());
+        ours.push(found);
+    }
+    let sequences = Value::Object(sequences).to_string();
+    let arguments: Vec<&str> = std::iter::once(sequences.as_str()).chain(places.iter().map(String::as_str)).collect();
+    let Some(out) = transformers(SCRIPT, &arguments) else {
+        eprintln!("set WHEREFORE_PYTHON to an interpreter with transformers to hold this against it");
+        return;
+    };
+    assert_eq!(out.lines().count(), HEADS.len(), "{out}");
+    for ((line, ours), name) in out.lines().zip(ours).zip(HEADS) {
+        let theirs: Vec<Vec<f64>> = serde_json::from_str(line).unwrap();
+        assert_eq!(ours.concat().len(), theirs.concat().len(), "{name}");
+        for (ours, theirs) in ours.concat().into_iter().zip(theirs.concat()) {
+            // Two f32 implementations of the same few thousand operations.
+            assert!((f64::from(ours) - theirs).abs() <= 2e-5 * theirs.abs().max(1.0), "{name}: {ours} {theirs}");
         }
     }
 }

@@ -1,22 +1,26 @@
 //! `wherefore train`.
 
+mod job;
+mod options;
 mod teller;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 use serde_json::json;
 use tempfile::TempDir;
 use wherefore::dataset;
 use wherefore::factors::RefitOptions;
-use wherefore::model::{self, Blueprint, DropoutRates, HeadPlan, Problem, Shape, Task, Trainee};
+use wherefore::model::{self, Blueprint, DropoutRates, HeadPlan, Problem, Shape, Trainee};
 use wherefore::pipeline::{Rejections, Settings, Summary};
 use wherefore::task::{Scoring, SelectorSettings};
 use wherefore::train::{
-    self, Example, Labelled, Material, Metric, Schedule, TokenExample, TokenOptions, TrainOptions, TrainPlan, Warmup,
+    self, Example, Labelled, Material, TokenExample, TokenOptions, TrainOptions, TrainPlan,
 };
 use wherefore::{Error, Result};
 
+use self::job::Job;
+use self::options::{Keeping, Optimiser};
 use self::teller::Teller;
 use super::Outcome;
 use super::arguments::{Common, Data};
@@ -86,109 +90,6 @@ struct Windows {
     scoring: Scoring,
 }
 
-/// What a training is to teach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Job {
-    Classification,
-    Answers,
-    Tags,
-    Masks,
-    /// Which sentences of a context are evidence.
-    Selector,
-}
-
-impl std::str::FromStr for Job {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "classification" => Ok(Self::Classification),
-            "answers" => Ok(Self::Answers),
-            "tags" => Ok(Self::Tags),
-            "masks" => Ok(Self::Masks),
-            "selector" => Ok(Self::Selector),
-            _ => Err(format!("expected classification, answers, tags, masks or selector, found {text:?}")),
-        }
-    }
-}
-
-impl Job {
-    fn task(self) -> Task {
-        match self {
-            Self::Classification => Task::Record,
-            Self::Answers => Task::Spans,
-            Self::Tags | Self::Selector => Task::Tags,
-            Self::Masks => Task::Masks,
-        }
-    }
-
-    fn shape(self) -> dataset::Shape {
-        match self {
-            Self::Classification | Self::Masks => dataset::Shape::Texts,
-            Self::Answers | Self::Selector => dataset::Shape::Questions,
-            Self::Tags => dataset::Shape::Words,
-        }
-    }
-}
-
-/// How parameters are moved.
-#[derive(Args)]
-struct Optimiser {
-    /// Times through the data
-    #[arg(long, visible_alias = "num-train-epochs", value_name = "N", default_value_t = 3)]
-    epochs: u32,
-    /// The learning rate after the warm-up
-    #[arg(long, value_name = "RATE", default_value_t = 5e-5)]
-    learning_rate: f64,
-    /// What the rate does after the warm-up: linear, cosine or constant
-    #[arg(long, visible_alias = "lr-scheduler-type", value_name = "NAME", default_value = "linear")]
-    schedule: Schedule,
-    /// Steps of warm-up, or their share of all steps
-    #[arg(long, value_name = "N|SHARE", default_value = "0")]
-    warmup: Warmup,
-    /// Records in a batch
-    #[arg(long, visible_alias = "per-device-train-batch-size", value_name = "N", default_value_t = 32)]
-    batch_size: usize,
-    /// Batches whose gradients make one step
-    #[arg(long, visible_alias = "gradient-accumulation-steps", value_name = "N", default_value_t = 1)]
-    accumulate: usize,
-    /// λ of AdamW, not on biases and normalisations
-    #[arg(long, value_name = "LAMBDA", default_value_t = 0.01)]
-    weight_decay: f64,
-    /// Largest norm of a step's gradient; 0 is none
-    #[arg(long, visible_alias = "max-grad-norm", value_name = "NORM", default_value_t = 1.0)]
-    clip: f64,
-    /// Share of numbers dropped, everywhere [default: as config.json has it]
-    #[arg(long, value_name = "SHARE")]
-    dropout: Option<f64>,
-    /// Epochs without a better outcome on --dev after which it ends, and the best is kept
-    #[arg(long, value_name = "N", requires = "dev")]
-    patience: Option<u32>,
-    /// What better means: accuracy, f1-macro, f1-micro, exact-match, f1 or loss [default: accuracy; answers: exact-match; tags: f1; else loss]
-    #[arg(long, value_name = "NAME")]
-    metric: Option<Metric>,
-}
-
-/// What is kept on the way.
-#[derive(Args)]
-struct Keeping {
-    /// Steps between two checkpoints, beside those after each epoch and on Ctrl-C
-    #[arg(long, value_name = "STEPS")]
-    checkpoint_every: Option<u64>,
-    /// Go on from the checkpoint in OUT.training, if there is one
-    #[arg(long)]
-    resume: bool,
-    /// Write over what is in OUT
-    #[arg(long, visible_alias = "overwrite-output-dir")]
-    overwrite: bool,
-    /// Save the model after each epoch too, as DIR/epoch-001 and on: for `index --checkpoint`
-    #[arg(long, value_name = "DIR")]
-    save_epochs: Option<PathBuf>,
-    /// Note every record's probability, margin and correctness in each epoch, for `audit`
-    #[arg(long, value_name = "DIR")]
-    dynamics: Option<PathBuf>,
-}
-
 fn problem(text: &str) -> Result<Problem> {
     match text {
         "single-label" => Ok(Problem::SingleLabel),
@@ -241,7 +142,7 @@ impl Arguments {
     /// What head the model is to have.
     fn head(&self, job: Job, labelled: &Labelled, own: Option<&HeadPlan>) -> Result<HeadPlan> {
         let names = self.labels.as_deref();
-        let refuse = |flag: &str| Err(Error::usage(format!("{flag}: not for --task {}", format!("{job:?}").to_lowercase())));
+        let refuse = |flag: &str| Err(Error::usage(format!("{flag}: not for --task {job}")));
         match job {
             Job::Classification => train::plan_head(labelled, names, self.problem, own),
             _ if self.rationale_column.is_some() => refuse("--rationale-column"),
@@ -356,7 +257,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
             "new_head": trainee.has_new_head(),
         }),
     );
-    run.set("task", format!("{job:?}").to_lowercase());
+    run.set("task", job.to_string());
     run.set("labels", trainee.class_names().names().to_vec());
     let settings = common.settings()?;
     let mut fit = Fit { arguments, common, settings, checkpoints: &checkpoints, run: &mut run };
