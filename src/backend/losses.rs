@@ -86,9 +86,8 @@ impl CrossEntropy {
 
     /// Every place of its rows, with the slope there.
     pub fn places<'a>(&'a self, slopes: &'a [f64]) -> impl Iterator<Item = (usize, f64)> + 'a {
-        let along = move |start: &'a usize| {
-            slopes.iter().enumerate().map(move |(i, &slope)| (start + i * self.stride, slope))
-        };
+        let along =
+            move |start: &'a usize| slopes.iter().enumerate().map(move |(i, &slope)| (start + i * self.stride, slope));
         self.starts.iter().flat_map(along)
     }
 }

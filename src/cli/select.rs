@@ -49,12 +49,7 @@ impl Arguments {
     fn options(&self, common: &Common) -> wherefore::Result<SelectOptions> {
         Ok(SelectOptions {
             method: self.method,
-            options: Options {
-                steps: self.steps,
-                replacement: self.occlude,
-                seed: common.seed,
-                ..Options::default()
-            },
+            options: Options { steps: self.steps, replacement: self.occlude, seed: common.seed, ..Options::default() },
             spans: self.spans.options()?,
             threshold: self.threshold.unwrap_or(SelectOptions::default().threshold),
             most: self.keep,

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{Problem, Task};
 use super::families::Family;
+use super::{Problem, Task};
 use crate::backend::Activation;
 use crate::error::{Error, Result};
 use crate::tokens::Positions;

@@ -51,7 +51,10 @@ impl Selector {
         let model = Model::load(path_or_name, device, options)?;
         if model.task() != Task::Tags || model.classes() != 2 {
             let found = format!("{:?} of {} outputs", model.task(), model.classes());
-            return Err(Error::format(&path, format!("expected a head that tags tokens with two outputs, found {found}")));
+            return Err(Error::format(
+                &path,
+                format!("expected a head that tags tokens with two outputs, found {found}"),
+            ));
         }
         Ok(Self { model, settings })
     }
@@ -83,7 +86,8 @@ impl Selector {
     /// Each sentence's probability to be evidence.
     fn probabilities(outputs: &[Outputs]) -> Vec<f64> {
         let of = |four: &[f32; 4]| {
-            let [irrelevant, evidence] = [0, 1].map(|class| 0.5 * (f64::from(four[class]) + f64::from(four[class + 2])));
+            let [irrelevant, evidence] =
+                [0, 1].map(|class| 0.5 * (f64::from(four[class]) + f64::from(four[class + 2])));
             1.0 / (1.0 + (irrelevant - evidence).exp())
         };
         outputs.iter().flat_map(|outputs| outputs.logits.as_chunks::<4>().0.iter().map(of)).collect()
@@ -143,8 +147,7 @@ impl Waiting<'_> {
             let context = record.pair.as_deref().unwrap_or_default();
             let flags = task::kept(&probabilities, *threshold, *most);
             let places = task::sentences(context).into_iter().zip(probabilities).zip(flags);
-            let sentence =
-                |(((start, end), score), kept)| ContextSentence { start, end, score: score as f32, kept };
+            let sentence = |(((start, end), score), kept)| ContextSentence { start, end, score: score as f32, kept };
             let sentences: Vec<ContextSentence> = places.map(sentence).collect();
             let kept = Kept::new(context, &sentences);
             let shorter = Record { pair: Some(kept.text().to_owned()), ..record.clone() };

@@ -25,7 +25,8 @@ fn spans(value: &str, text: &str) -> Result<Vec<(usize, usize)>, String> {
     }
     let wrong = || format!("rationale: expected [[start, end], …] or a list of 0 and 1, found {value}");
     // Lists are written with spaces alone now and then.
-    let spaced = || Value::Array(value.split_whitespace().map(|part| part.parse().map_or(Value::Null, Value::Number)).collect());
+    let spaced =
+        || Value::Array(value.split_whitespace().map(|part| part.parse().map_or(Value::Null, Value::Number)).collect());
     let parsed = serde_json::from_str(value).ok().filter(Value::is_array).unwrap_or_else(spaced);
     let Value::Array(items) = parsed else { return Err(wrong()) };
     if items.iter().all(Value::is_array) {
@@ -52,7 +53,9 @@ fn spans(value: &str, text: &str) -> Result<Vec<(usize, usize)>, String> {
         n if n == characters => (0..n).map(|place| (place, place + 1)).collect(),
         n => {
             let words = words.len();
-            return Err(format!("rationale: expected {words} numbers, one a word, or {characters}, one a character, found {n}"));
+            return Err(format!(
+                "rationale: expected {words} numbers, one a word, or {characters}, one a character, found {n}"
+            ));
         }
     };
     Ok(places.into_iter().zip(flags).filter(|(_, marked)| *marked).map(|(place, _)| place).collect())

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::bar::Bar;
+use super::material::{BATCH_TOKENS, Material, Taught};
 use super::order::shuffled;
 use super::state::{Progress, STATE, State};
-use super::material::{BATCH_TOKENS, Material, Taught};
 use super::{DynamicsHeader, DynamicsWriter, Metrics, Moment, Rates, TrainOptions};
 use crate::backend::training::AdamStep;
 use crate::error::{Error, Result};
@@ -92,11 +92,7 @@ pub fn train<M: Material>(
 ///
 /// # Errors
 /// What the device fails at; [`Error::Interrupted`].
-pub fn evaluate<M: Material>(
-    trainee: &mut Trainee,
-    examples: &[M],
-    batch_tokens: Option<usize>,
-) -> Result<Metrics> {
+pub fn evaluate<M: Material>(trainee: &mut Trainee, examples: &[M], batch_tokens: Option<usize>) -> Result<Metrics> {
     M::evaluate(trainee, examples, batch_tokens)
 }
 
@@ -199,8 +195,10 @@ impl<'a, M: Material> Run<'a, M> {
             return DynamicsWriter::resume(folder, self.progress.epoch as usize);
         }
         if self.trainee.task() != Task::Record {
-            return Err(Error::usage("training dynamics are of records with labels, and this model says something of tokens")
-                .with_hint("leave --dynamics out"));
+            return Err(Error::usage(
+                "training dynamics are of records with labels, and this model says something of tokens",
+            )
+            .with_hint("leave --dynamics out"));
         }
         let header =
             DynamicsHeader { problem: self.trainee.problem(), classes: self.trainee.class_names().names().to_vec() };
@@ -249,12 +247,8 @@ impl<'a, M: Material> Run<'a, M> {
         let seen: Vec<Cow<'_, M>> =
             rows.iter().map(|&row| self.examples[row].in_epoch(seed, epoch, row as u32)).collect();
         let guided = seen.iter().filter(|example| !example.rationale().is_empty()).map(|example| example.weight());
-        let step = Step {
-            rows,
-            mass: seen.iter().map(|example| example.mass()).sum(),
-            guided: guided.sum(),
-            seen: &seen,
-        };
+        let step =
+            Step { rows, mass: seen.iter().map(|example| example.mass()).sum(), guided: guided.sum(), seen: &seen };
         let window: Vec<&Encoding> = seen.iter().map(|example| example.encoding()).collect();
         for micro in pack(&window, self.trainee.positions(), self.plan.batch_tokens.unwrap_or(BATCH_TOKENS)) {
             self.study(&step, micro)?;
@@ -301,7 +295,9 @@ impl<'a, M: Material> Run<'a, M> {
         for (taught, loss) in taught.iter().zip(&studied.losses) {
             self.add_loss(*loss, taught.of.weight() * taught.of.mass());
         }
-        for (taught, apart) in taught.iter().zip(&studied.guided).filter(|(taught, _)| !taught.of.rationale().is_empty()) {
+        for (taught, apart) in
+            taught.iter().zip(&studied.guided).filter(|(taught, _)| !taught.of.rationale().is_empty())
+        {
             let [apart_so_far, weights] = self.progress.guided.map(f64::from_bits);
             let weight = taught.of.weight();
             self.progress.guided = [apart_so_far + apart * weight, weights + weight].map(f64::to_bits);
@@ -394,12 +390,7 @@ pub fn forget(checkpoints: &Path) -> Result<()> {
 }
 
 /// What a training is of: first parameters, data, options.
-fn fingerprint<M: Material>(
-    learner: &dyn Learn,
-    examples: &[M],
-    dev: &[M],
-    options: &TrainOptions,
-) -> Result<String> {
+fn fingerprint<M: Material>(learner: &dyn Learn, examples: &[M], dev: &[M], options: &TrainOptions) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(format!("{options:?}").as_bytes());
     for tensor in learner.parameters()? {

@@ -21,7 +21,8 @@ pub(super) fn examples(
 ) -> Result<Vec<TokenExample>, String> {
     let context = record.pair.as_deref().unwrap_or_default();
     let places = task::sentences(context);
-    let texts: Vec<&str> = places.iter().map(|&(start, end)| crate::pipeline::characters(context, start, end)).collect();
+    let texts: Vec<&str> =
+        places.iter().map(|&(start, end)| crate::pipeline::characters(context, start, end)).collect();
     let evidence = Arc::new(Evidence(evidence(record, &places, &texts)?));
     let windows = trainee
         .tokenizer()

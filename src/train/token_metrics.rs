@@ -92,9 +92,7 @@ fn metrics(trainee: &Trainee, examples: &[TokenExample], said: &[Said]) -> Metri
             Metrics { accuracy: Some(share(right)), ..sentences(plain, examples, said) }
         }
         Task::Tags => Metrics { accuracy: Some(share(right)), ..tags(plain, trainee, examples, said) },
-        Task::Masks | Task::Record => {
-            Metrics { accuracy: Some(share(right)), perplexity: Some(loss.exp()), ..plain }
-        }
+        Task::Masks | Task::Record => Metrics { accuracy: Some(share(right)), perplexity: Some(loss.exp()), ..plain },
     }
 }
 

@@ -40,11 +40,7 @@ fn study(trainee: &mut Trainee, drawn: &Drawn, budget: usize) -> (Vec<f64>, Vec<
     let (mut losses, mut guided, mut sum) = (vec![0.0; lessons.len()], vec![0.0; lessons.len()], 0.0);
     let window: Vec<&Encoding> = lessons.iter().map(|(encoding, _)| encoding).collect();
     for micro in pack(&window, trainee.positions(), budget) {
-        let lesson = |&row: &usize| Lesson {
-            target: &lessons[row].1,
-            share: weights[row] / whole,
-            record: row as u32,
-        };
+        let lesson = |&row: &usize| Lesson { target: &lessons[row].1, share: weights[row] / whole, record: row as u32 };
         let guide = |&row: &usize| Guide { marked: &marked[row], share: rationale * weights[row] / of_marked };
         let taught: Vec<Lesson<'_>> = micro.rows.iter().map(lesson).collect();
         let guides: Vec<Guide<'_>> = micro.rows.iter().map(guide).collect();
@@ -134,7 +130,8 @@ fn the_command_draws_attention_to_a_column() {
     bench.model("bert-cls2");
     let line = |i: usize| {
         let good = i.is_multiple_of(2);
-        let (word, flags) = (if good { "good" } else { "bad" }, if i.is_multiple_of(5) { "null" } else { "[0, 0, 0, 1]" });
+        let (word, flags) =
+            (if good { "good" } else { "bad" }, if i.is_multiple_of(5) { "null" } else { "[0, 0, 0, 1]" });
         let label = i32::from(good);
         format!("{{\"text\":\"the book was {word}\",\"label\":{label},\"rationale\":{flags}}}\n")
     };

@@ -32,7 +32,8 @@ fn tagged(n: usize) -> String {
 }
 
 fn texts(n: usize) -> String {
-    let line = |i: usize| format!("{{\"text\":\"{} is in {} today\"}}\n", ["anna", "bob"][i % 2], ["bonn", "oslo"][i % 2]);
+    let line =
+        |i: usize| format!("{{\"text\":\"{} is in {} today\"}}\n", ["anna", "bob"][i % 2], ["bonn", "oslo"][i % 2]);
     (0..n).map(line).collect()
 }
 
@@ -138,7 +139,10 @@ fn resuming_leaves_the_bytes_of_heads_on_tokens() {
 fn what_heads_on_tokens_cannot_learn_is_told_in_one_line() {
     let bench = bench();
     bench.write("bare.jsonl", "{\"question\":\"a\",\"context\":\"b\"}\n");
-    bench.write("wrong.jsonl", "{\"question\":\"a\",\"context\":\"b c\",\"answers\":{\"text\":[\"c\"],\"answer_start\":[0]}}\n");
+    bench.write(
+        "wrong.jsonl",
+        "{\"question\":\"a\",\"context\":\"b c\",\"answers\":{\"text\":[\"c\"],\"answer_start\":[0]}}\n",
+    );
     bench.write("uneven.jsonl", "{\"tokens\":[\"a\",\"b\"],\"ner_tags\":[\"O\"]}\n");
     let fails = |arguments: &str, reason: &str| bench.fails(&format!("train {SMALL} --out m {arguments}"), reason);
     fails("--task answers --data bare.jsonl", "expected one to learn, found none");

@@ -5,8 +5,8 @@ use wherefore::backend::cpu::Cpu;
 use wherefore::backend::reference::{Plain, Reference};
 use wherefore::backend::training::{AdamStep, Training};
 use wherefore::model::{
-    Blueprint, Device, DropoutPass, DropoutRates, HeadPlan, LoadOptions, Model, NamedTensor, Reads, Studied, Task, Term,
-    TokenLesson, Trainee,
+    Blueprint, Device, DropoutPass, DropoutRates, HeadPlan, LoadOptions, Model, NamedTensor, Reads, Studied, Task,
+    Term, TokenLesson, Trainee,
 };
 use wherefore::tokens::{Encoding, pack};
 use wherefore::train::{Rates, Schedule};
@@ -47,8 +47,10 @@ fn lessons(golden: &Value) -> Lessons {
         _ => Term::Class { tokens: ids(&term[0]), class: term[1].as_u64().unwrap() as u32 },
     };
     let examples = golden["examples"].as_array().unwrap();
-    let encoding = |example: &Value| {
-        Encoding { ids: ids(&example["ids"]), type_ids: ids(&example["type_ids"]), ..Encoding::default() }
+    let encoding = |example: &Value| Encoding {
+        ids: ids(&example["ids"]),
+        type_ids: ids(&example["type_ids"]),
+        ..Encoding::default()
     };
     let terms = |example: &Value| (0..).zip(example["terms"].as_array().unwrap()).map(term).collect();
     Lessons {
@@ -196,7 +198,8 @@ fn gradients_on_tokens_are_finite_differences_with_dropout() {
                 for (i, value) in elsewhere[number].values.iter_mut().enumerate() {
                     let before = *value;
                     *value += sign * scattered(i) * 2.0_f32.powi(-18);
-                    expected += f64::from(sign) * (f64::from(*value) - f64::from(before)) * f64::from(gradient.values[i]);
+                    expected +=
+                        f64::from(sign) * (f64::from(*value) - f64::from(before)) * f64::from(gradient.values[i]);
                 }
                 model.learner().restore(&elsewhere).unwrap();
                 *end = study(&mut model, &lessons, 1 << 20, Some(dropout())).1;
@@ -286,11 +289,8 @@ fn saved_heads_on_tokens_are_loaded_here_and_by_transformers() {
         let options = LoadOptions { masks: true, ..LoadOptions::default() };
         let loaded = Model::load(place.to_str().unwrap(), Device::Cpu, &options).unwrap();
         assert_eq!(loaded.task(), lessons.task, "{name}");
-        let reads: Vec<(&Encoding, Reads)> = lessons
-            .encodings
-            .iter()
-            .map(|encoding| (encoding, (0..encoding.ids.len() as u32).collect()))
-            .collect();
+        let reads: Vec<(&Encoding, Reads)> =
+            lessons.encodings.iter().map(|encoding| (encoding, (0..encoding.ids.len() as u32).collect())).collect();
         let outputs = loaded.read(&reads, None, &|_| true).unwrap();
         assert!(outputs.iter().zip(&found).all(|(outputs, found)| outputs.logits == *found), "{name}");
         let pairs: Vec<_> = lessons.encodings.iter().map(|encoding| (&encoding.ids, &encoding.type_ids)).collect();

@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use super::{Float, Linear, Loops, Query, add, for_each_query, inner, statistics};
-use crate::backend::training::{AdamStep, CrossEntropy, Dropout, Guide, Loss, Pair, Place, Products, Shape, Tables, Training};
+use crate::backend::training::{
+    AdamStep, CrossEntropy, Dropout, Guide, Loss, Pair, Place, Products, Shape, Tables, Training,
+};
 use crate::backend::{Attended, AttentionGradients, Rows, table_row};
 use crate::error::Result;
 use crate::tokens::PackedBatch;
@@ -219,13 +221,7 @@ impl<F: Float> Training for Loops<F> {
         Ok(losses.iter().enumerate().map(of).collect())
     }
 
-    fn cross_entropies(
-        &self,
-        dz: &mut Vec<F>,
-        z: &Vec<F>,
-        len: usize,
-        terms: &[CrossEntropy],
-    ) -> Result<Vec<f64>> {
+    fn cross_entropies(&self, dz: &mut Vec<F>, z: &Vec<F>, len: usize, terms: &[CrossEntropy]) -> Result<Vec<f64>> {
         dz[..len].fill(F::of(0.0));
         let of = |term: &CrossEntropy| {
             let (loss, slopes) = term.to_gradient(|place| z[place].wide());

@@ -14,9 +14,7 @@ use wherefore::factors::RefitOptions;
 use wherefore::model::{self, Blueprint, DropoutRates, HeadPlan, Problem, Shape, Trainee};
 use wherefore::pipeline::{Rejections, Settings, Summary};
 use wherefore::task::{Scoring, SelectorSettings};
-use wherefore::train::{
-    self, Example, Labelled, Material, TokenExample, TokenOptions, TrainOptions, TrainPlan,
-};
+use wherefore::train::{self, Example, Labelled, Material, TokenExample, TokenOptions, TrainOptions, TrainPlan};
 use wherefore::{Error, Result};
 
 use self::job::Job;

@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::factors::Target;
 use crate::model::class_names::ClassNames;
 use crate::model::config::{Architecture, Config};
-use crate::model::weights::Weights;
 use crate::model::token_head::last_layer;
+use crate::model::weights::Weights;
 use crate::model::{Device, Problem, Task, hub, pretrained};
 use crate::tokens::{Encoding, Positions, Tokenizer, TokenizerOptions};
 

@@ -74,7 +74,8 @@ pub(super) enum Reading {
 impl Reading {
     /// What `terms` read of the sequences of `batch`.
     pub(super) fn of_lessons(task: Task, batch: &PackedBatch, lessons: &[TokenLesson<'_>]) -> Self {
-        let tokens = |lesson: &TokenLesson<'_>| -> Vec<u32> { lesson.terms.iter().flat_map(Term::tokens).copied().collect() };
+        let tokens =
+            |lesson: &TokenLesson<'_>| -> Vec<u32> { lesson.terms.iter().flat_map(Term::tokens).copied().collect() };
         Self::new(task, batch, lessons.iter().map(tokens))
     }
 
@@ -83,9 +84,11 @@ impl Reading {
         if task != Task::Masks {
             return Self::All;
         }
-        let places = batch.cu_seqlens.iter().zip(tokens).flat_map(|(start, tokens)| {
-            tokens.into_iter().map(move |token| start + token).collect::<Vec<_>>()
-        });
+        let places = batch
+            .cu_seqlens
+            .iter()
+            .zip(tokens)
+            .flat_map(|(start, tokens)| tokens.into_iter().map(move |token| start + token).collect::<Vec<_>>());
         let mut cuts: Vec<u32> = std::iter::once(0).chain(places).collect();
         cuts.sort_unstable();
         cuts.dedup();

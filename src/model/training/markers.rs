@@ -55,7 +55,8 @@ fn add_to_settings(fields: &mut Map<String, Value>, markers: &[String]) {
     }
     let Value::Array(tokens) = entry else { return };
     for marker in markers {
-        if !tokens.iter().any(|token| token == marker || token.get("content").is_some_and(|content| content == marker)) {
+        if !tokens.iter().any(|token| token == marker || token.get("content").is_some_and(|content| content == marker))
+        {
             tokens.push(json!(marker));
         }
     }

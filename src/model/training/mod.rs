@@ -189,7 +189,8 @@ impl<B: Training> Learner<B> {
         let batch = self.backend.stage(batch)?;
         let backend = &self.backend;
         let pass = Pass { backend, batch: &batch, tokens, sequences, losing, guidance: None };
-        let read = chosen.as_ref().map(|(batch, sequences)| Pass { batch, sequences: *sequences, losing: None, ..pass });
+        let read =
+            chosen.as_ref().map(|(batch, sequences)| Pass { batch, sequences: *sequences, losing: None, ..pass });
         let read = read.as_ref().unwrap_or(&pass);
         let tape = self.tape.as_mut().expect("just made");
         self.net.encode(&pass, tape, &self.values.tables)?;
@@ -301,7 +302,10 @@ impl<B: Training> Learn for Learner<B> {
             let values = self.download(tensor, all * width)?;
             Ok(rows.iter().flat_map(|row| &values[row * width..(row + 1) * width]).copied().collect())
         };
-        Ok(Outputs { features: taken(&tape.features, sizes.feature_width)?, logits: taken(&tape.logits, sizes.classes)? })
+        Ok(Outputs {
+            features: taken(&tape.features, sizes.feature_width)?,
+            logits: taken(&tape.logits, sizes.classes)?,
+        })
     }
 
     fn answer(&mut self, batch: PackedBatch) -> Result<Outputs> {
@@ -359,7 +363,8 @@ impl<B: Training> Learn for Learner<B> {
 
     fn set_head(&mut self, weight: &[f32], bias: &[f32]) -> Result<()> {
         let last = self.values.head.last.as_mut();
-        let last = last.ok_or_else(|| Error::usage("a last layer that is the word embeddings is not fitted by itself"))?;
+        let last =
+            last.ok_or_else(|| Error::usage("a last layer that is the word embeddings is not fitted by itself"))?;
         (last.weight, last.bias) = (self.backend.upload(weight)?, self.backend.upload(bias)?);
         self.net.repack(&self.backend, &self.values)
     }

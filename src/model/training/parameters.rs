@@ -3,8 +3,8 @@
 use super::tree::{Head, Layer, Tree};
 use crate::backend::training::{Pair, Tables};
 use crate::error::Result;
-use crate::model::config::{Config, LayerId};
 use crate::model::Task;
+use crate::model::config::{Config, LayerId};
 use crate::model::families::TensorNames;
 use crate::model::token_head::last_layer;
 use crate::model::weights::Weights;

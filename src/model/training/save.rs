@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 
 use super::NamedTensor;
 use crate::error::{Error, Result};
-use crate::model::{Problem, Task};
 use crate::model::class_names::ClassNames;
 use crate::model::config::Config;
+use crate::model::{Problem, Task};
 
 /// The files of a tokenizer, whichever of them there are; the last says how long sentences may be.
 pub(super) const TOKENIZER: [&str; 11] = [
