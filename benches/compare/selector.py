@@ -6,10 +6,11 @@
         --model hfl/chinese-roberta-wwm-ext --train robust/train.json --dev robust/dev.json --test checklist/dev.json
 
 `made` writes questions about people whose contexts hold the sentence with the answer, sentences about anything else, and
-adversarial ones: the same template about another person. A selector and a predictor, each a BERT of two small layers
-from scratch, learn from the same records; the predictor learns from whole contexts, as TrustAI's does. Every seed draws its
-data, its models and their order anew. It fails where the Selector-Predictor is not better than the plain predictor by
-`--margin` points of exact match, the mean over seeds.
+adversarial ones: the same template about another person. Contexts to learn from are short, those to be judged on have more
+of both kinds. A selector and a predictor, each a BERT of two small layers from scratch, learn from the same records; the
+predictor learns from whole contexts, as TrustAI's does. Everything reads windows of at most `--length` tokens. Every seed
+draws its data, its models and their order anew. It fails where the Selector-Predictor is not better than the plain predictor
+by `--margin` points of exact match, the mean over seeds.
 
 `published` is TrustAI's experiment on the user's own files and checkpoint (DuReader-robust and its checklist): selector
 batch 24, rate 8e-5, warm-up 0.1, weight decay 0.01, threshold 0.1; predictor batch 24, rate 5e-5, length 384, stride 128,
@@ -53,11 +54,12 @@ def main():
     parser.add_argument("--out", type=Path, help="a JSON line is appended for each seed")
     jobs = parser.add_subparsers(dest="job", required=True)
     made = jobs.add_parser("made", help="questions made for this")
-    made.add_argument("--records", type=int, default=3000, help="to learn from")
+    made.add_argument("--records", type=int, default=6000, help="to learn from")
     made.add_argument("--tests", type=int, default=400, help="to be judged on")
-    made.add_argument("--adversarial", type=int, default=3, help="sentences of the answer's template, at test")
-    made.add_argument("--shape", default="2x64")
-    made.add_argument("--epochs", type=int, default=20)
+    made.add_argument("--adversarial", type=int, default=4, help="sentences of the answer's template, at test")
+    made.add_argument("--length", type=int, default=80, help="tokens that are read at once")
+    made.add_argument("--shape", default="2x128")
+    made.add_argument("--epochs", type=int, default=30)
     made.add_argument("--rate", type=float, default=1e-3)
     made.add_argument("--seeds", type=int, default=3)
     made.add_argument("--margin", type=float, default=5.0, help="points of exact match that are to be gained")
@@ -101,7 +103,8 @@ class Run:
         shared += ["--epochs", a.epochs, "--patience", a.epochs, "--learning-rate", a.rate, "--warmup", 0.1]
         for name, task in (("predictor", "answers"), ("selector", "selector")):
             self.wherefore("train", "--task", task, *shared, "--out", self.folder / name)
-        return self.judge("made", "test", of("test"), {"adversarial": a.adversarial, "shape": a.shape})
+        about = {"adversarial": a.adversarial, "shape": a.shape, "records": a.records, "epochs": a.epochs}
+        return self.judge("made", "test", of("test"), about, ["--max-length", a.length, "--stride", a.length // 4])
 
     def published(self):
         a = self.arguments
@@ -118,9 +121,9 @@ class Run:
             self.judge("published", test.stem, answerable(test, self.folder), about)
         return gain
 
-    def judge(self, job, name, data, about):
+    def judge(self, job, name, data, about, windows=()):
         """Every way over one file; the gain in exact match, in points."""
-        shared = ["select", "--model", self.folder / "predictor", "--data", data]
+        shared = ["select", "--model", self.folder / "predictor", "--data", data, *windows]
         ways = {
             "selector": ["--selector", self.folder / "selector", "--threshold", 0.1],
             "attribution": ["--method", "occlusion", "--threshold", 0.1],
@@ -145,17 +148,18 @@ class Run:
 
 
 def question(draw, name, adversarial):
-    """A question and its context. Without a number of adversarial sentences, half of the contexts have one."""
+    """A question and its context: short, or with so many adversarial sentences and more of the others."""
     asked, told, answers = draw.choice(TEMPLATES)
-    adversarial = draw.choice([0, 1]) if adversarial is None else adversarial
-    person, *others = draw.sample(PEOPLE, adversarial + 3)
+    others = 2 if adversarial is None else 5
+    adversarial = draw.choice([0, 1, 2]) if adversarial is None else adversarial
+    person, *strangers = draw.sample(PEOPLE, adversarial + 3)
     answer, *wrong = draw.sample(answers, adversarial + 1)
     evidence = told.format(person, answer)
-    sentences = [told.format(other, instead) for other, instead in zip(others, wrong)]
+    sentences = [told.format(other, instead) for other, instead in zip(strangers, wrong)]
     # Of the same person something else, of another person something else, and of nobody.
     _, about, values = draw.choice([template for template in TEMPLATES if template[1] != told])
-    sentences += [about.format(person, draw.choice(values)), about.format(others[-1], draw.choice(values))]
-    sentences += draw.sample(OTHER, 2) + [evidence]
+    sentences += [about.format(person, draw.choice(values)), about.format(strangers[-1], draw.choice(values))]
+    sentences += draw.sample(OTHER, others) + [evidence]
     draw.shuffle(sentences)
     context = " ".join(sentences)
     start = context.index(evidence) + evidence.index(answer)
