@@ -32,6 +32,8 @@ pub enum Purpose {
     Chance = 11,
     /// The entries of projections of gradients.
     Projection = 12,
+    /// Which pieces of a text a masked-language model is to tell.
+    MaskedPieces = 16,
 }
 
 /// The stream of one purpose under one seed.

@@ -12,6 +12,7 @@
 pub mod check;
 pub mod cpu;
 pub mod gpu;
+mod losses;
 pub mod path;
 mod precision;
 pub mod reference;

@@ -3,7 +3,10 @@
 //! **Every gradient is one chain over the tokens of a step**, in the order they are packed, whatever they are cut into: an operation adds to
 //! what is there, so that micro-batches, and threads inside an operation, leave the bits alone.
 
-use super::{Attended, AttentionGradients, Backend, Rows};
+use rayon::prelude::*;
+
+pub use super::losses::{CrossEntropy, Guide, Loss};
+use super::{Attended, AttentionGradients, AttentionShape, Backend, Rows};
 use crate::error::Result;
 use crate::random::{Purpose, Stream};
 
@@ -29,55 +32,8 @@ pub struct Tables<T> {
     pub task: Option<T>,
 }
 
-/// One record's loss as a function of its logits: [`crate::factors::loss_and_delta`]'s in f64, but the mean over outputs where there are
-/// several, as `transformers` trains.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Loss<'a> {
-    /// `logsumexp(z) − z_y`
-    CrossEntropy(usize),
-    /// The mean over classes of `softplus(z_c) − y_c z_c`.
-    Sigmoid(&'a [f32]),
-    /// The mean over values of `(z_c − y_c)²`.
-    Squared(&'a [f32]),
-}
-
-impl Loss<'_> {
-    /// Its value at logits `z`, which become its gradient there.
-    pub fn to_gradient(self, z: &mut [f64]) -> f64 {
-        match self {
-            Self::CrossEntropy(class) => cross_entropy(z, class),
-            Self::Sigmoid(targets) => mean_over(z, targets, |z, y| {
-                let e = (-z.abs()).exp();
-                let sigmoid = if z < 0.0 { e / (1.0 + e) } else { 1.0 / (1.0 + e) };
-                (z.max(0.0) - y * z + e.ln_1p(), sigmoid - y)
-            }),
-            Self::Squared(targets) => mean_over(z, targets, |z, y| ((z - y) * (z - y), 2.0 * (z - y))),
-        }
-    }
-}
-
-fn cross_entropy(z: &mut [f64], class: usize) -> f64 {
-    let largest = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let gold = z[class];
-    let sum: f64 = z.iter().map(|z| (z - largest).exp()).sum();
-    for z in z.iter_mut() {
-        *z = (*z - largest).exp() / sum;
-    }
-    // The others' sum keeps its digits where p_y is nearly 1.
-    z[class] = -z.iter().enumerate().filter(|(c, _)| *c != class).map(|(_, p)| p).sum::<f64>();
-    sum.ln() + (largest - gold)
-}
-
-fn mean_over(z: &mut [f64], targets: &[f32], part: impl Fn(f64, f64) -> (f64, f64)) -> f64 {
-    let share = 1.0 / targets.len() as f64;
-    let mut loss = 0.0;
-    for (z, y) in z.iter_mut().zip(targets) {
-        let (value, slope) = part(*z, f64::from(*y));
-        loss += share * value;
-        *z = share * slope;
-    }
-    loss
-}
+/// Terms whose slopes wait in memory at a time.
+const TERMS: usize = 256;
 
 /// Which numbers a place of the network drops in a pass: a function of the seed, the place, the epoch, the record, and the number's own
 /// place in it, so that a record loses the same numbers in whatever batch and on whatever device.
@@ -241,6 +197,39 @@ pub trait Training: Backend {
         dropout: &Dropout<'_>,
     ) -> Result<()>;
 
+    /// Adds the gradients of guides, one a sequence, to those of an attention of first tokens; `starts` are the sequences'. Gives back each one's loss, 0
+    /// where it has none.
+    fn guide_attention(
+        &self,
+        gradients: AttentionGradients<'_, Self::Tensor>,
+        attended: &Attended<'_, Self>,
+        starts: &[u32],
+        guides: &[Guide<'_>],
+    ) -> Result<Vec<f64>> {
+        let AttentionShape { heads, head_width, .. } = attended.shape;
+        let (width, tokens) = (heads * head_width, starts.last().map_or(0, |end| *end as usize));
+        let (mut queries, mut keys) = (vec![0.0_f32; guides.len() * width], vec![0.0_f32; tokens * 2 * width]);
+        self.download(&mut queries, attended.q.tensor)?;
+        self.download(&mut keys, attended.k.tensor)?;
+        let (mut d_queries, mut d_keys) = (vec![0.0_f32; queries.len()], vec![0.0_f32; keys.len()]);
+        let mut losses = vec![0.0; guides.len()];
+        for (sequence, guide) in guides.iter().enumerate().filter(|(_, guide)| !guide.marked.is_empty()) {
+            let (own, first) = (sequence * width, starts[sequence] as usize);
+            losses[sequence] = guide.add_gradient(
+                attended.shape,
+                |e| f64::from(queries[own + e]),
+                |token, e| f64::from(keys[(first + token) * 2 * width + e]),
+                &mut |e, slope| d_queries[own + e] += slope as f32,
+                &mut |token, e, slope| d_keys[(first + token) * 2 * width + e] += slope as f32,
+            );
+        }
+        self.add(gradients.packed, &self.upload(&d_keys)?, d_keys.len())?;
+        if let Some(query) = gradients.query {
+            self.add(query, &self.upload(&d_queries)?, d_queries.len())?;
+        }
+        Ok(losses)
+    }
+
     /// `dz [B, K]`: the gradient of each sequence's loss at its logits `z [B, K]`, times its share. Gives back the losses themselves.
     fn loss_gradient(
         &self,
@@ -249,6 +238,29 @@ pub trait Training: Backend {
         losses: &[(Loss<'_>, f64)],
         classes: usize,
     ) -> Result<Vec<f64>>;
+
+    /// `dz [len]`: the gradient of the sum of some losses at logits `z [len]`. Gives back the losses themselves.
+    fn cross_entropies(
+        &self,
+        dz: &mut Self::Tensor,
+        z: &Self::Tensor,
+        len: usize,
+        terms: &[CrossEntropy],
+    ) -> Result<Vec<f64>> {
+        let (mut logits, mut slopes) = (vec![0.0; len], vec![0.0_f32; len]);
+        self.download(&mut logits, z)?;
+        let mut losses = Vec::with_capacity(terms.len());
+        for terms in terms.chunks(TERMS) {
+            let of = |term: &CrossEntropy| term.to_gradient(|place| f64::from(logits[place]));
+            let found: Vec<(f64, Vec<f64>)> = terms.par_iter().map(of).collect();
+            for (term, (loss, gradient)) in terms.iter().zip(found) {
+                losses.push(loss);
+                term.places(&gradient).for_each(|(place, slope)| slopes[place] += slope as f32);
+            }
+        }
+        self.copy(dz, &self.upload(&slopes)?, len)?;
+        Ok(losses)
+    }
 
     /// The sum of the squares of the first `len` numbers: each 4096 by themselves, those sums in f64 in their order.
     fn squared_norm(&self, tensor: &Self::Tensor, len: usize) -> Result<f64>;

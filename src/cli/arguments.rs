@@ -170,7 +170,12 @@ impl Data {
 
     /// Opens the files, of records of a shape.
     pub(crate) fn open_as(&self, shape: Shape, keep_columns: &[String]) -> Result<Dataset> {
-        Dataset::open(DatasetOptions {
+        Dataset::open(self.options(shape, keep_columns))
+    }
+
+    /// What is read, and which columns of it.
+    pub(crate) fn options(&self, shape: Shape, keep_columns: &[String]) -> DatasetOptions {
+        DatasetOptions {
             files: self.files.clone(),
             text_column: self.text_column.clone(),
             pair_column: self.pair_column.clone(),
@@ -181,7 +186,7 @@ impl Data {
             columns: self.columns.clone(),
             allow_duplicate_ids: false,
             shape,
-        })
+        }
     }
 }
 

@@ -117,7 +117,7 @@ impl Cell {
         }
     }
 
-    /// A value as it is written; `None` for null.
+    /// A value as it is written, a list as JSON; `None` for null.
     fn into_plain(self, column: &str) -> Result<Option<String>, String> {
         match self {
             Self::Null => Ok(None),
@@ -125,7 +125,15 @@ impl Cell {
             Self::Integer(value) => Ok(Some(value.to_string())),
             Self::Number(value) => Ok(Some(value.to_string())),
             Self::Text(text) => Ok(Some(text)),
-            other => Err(format!("{column}: expected a string, a number or a boolean, found {}", other.kind())),
+            Self::List(items) => {
+                let item = |item: Self| match item {
+                    Self::Text(text) => Ok(serde_json::Value::from(text).to_string()),
+                    other => other.into_plain(column).map(|value| value.unwrap_or_else(|| "null".to_owned())),
+                };
+                let items = items.into_iter().map(item).collect::<Result<Vec<String>, String>>()?;
+                Ok(Some(format!("[{}]", items.join(","))))
+            }
+            other => Err(format!("{column}: expected a string, a number, a boolean or a list, found {}", other.kind())),
         }
     }
 

@@ -21,6 +21,7 @@ mod objects;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod reader;
+mod shape;
 mod squad;
 
 use std::collections::BTreeMap;

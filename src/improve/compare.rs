@@ -14,6 +14,9 @@ pub(super) fn name(metric: Metric) -> &'static str {
         Metric::Accuracy => "accuracy",
         Metric::F1Macro => "f1-macro",
         Metric::F1Micro => "f1-micro",
+        Metric::ExactMatch => "exact-match",
+        Metric::F1 => "f1",
+        Metric::Selection => "selection",
         Metric::Loss => "loss",
     }
 }

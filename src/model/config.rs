@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::Problem;
 use super::families::Family;
+use super::{Problem, Task};
 use crate::backend::Activation;
 use crate::error::{Error, Result};
 use crate::tokens::Positions;
@@ -29,6 +29,19 @@ pub enum Architecture {
     Encoder,
     /// Not said: the weights tell, by whether the head's are among them.
     Unstated,
+}
+
+impl Architecture {
+    /// What a head of this kind says something of.
+    pub fn task(self) -> Option<Task> {
+        match self {
+            Self::SequenceClassification => Some(Task::Record),
+            Self::QuestionAnswering => Some(Task::Spans),
+            Self::TokenClassification => Some(Task::Tags),
+            Self::MaskedLanguageModel => Some(Task::Masks),
+            Self::Encoder | Self::Unstated => None,
+        }
+    }
 }
 
 /// The sizes and settings of a transformer encoder. Letters as in [`crate::backend`].

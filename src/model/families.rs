@@ -4,6 +4,7 @@
 //! residual and a layer normalisation ("post-LN", Vaswani et al. 2017). They differ in names, in which embedding tables there are, in
 //! whether layers share weights, and in the head.
 
+use super::Task;
 use super::config::LayerId;
 use crate::backend::Activation;
 
@@ -229,18 +230,25 @@ impl Family {
         }
     }
 
-    /// The class of `transformers` that is its encoder under a classification head, as `architectures` names it.
-    pub(super) const fn classifier_class(self) -> &'static str {
-        match self {
-            Self::Bert => "BertForSequenceClassification",
-            Self::Ernie => "ErnieForSequenceClassification",
-            Self::Roberta => "RobertaForSequenceClassification",
-            Self::XlmRoberta => "XLMRobertaForSequenceClassification",
-            Self::Camembert => "CamembertForSequenceClassification",
-            Self::Distilbert => "DistilBertForSequenceClassification",
-            Self::Electra => "ElectraForSequenceClassification",
-            Self::Albert => "AlbertForSequenceClassification",
-        }
+    /// The class of `transformers` that is its encoder under a head for this task, as `architectures` names it.
+    pub(super) fn class_name(self, task: Task) -> String {
+        let family = match self {
+            Self::Bert => "Bert",
+            Self::Ernie => "Ernie",
+            Self::Roberta => "Roberta",
+            Self::XlmRoberta => "XLMRoberta",
+            Self::Camembert => "Camembert",
+            Self::Distilbert => "DistilBert",
+            Self::Electra => "Electra",
+            Self::Albert => "Albert",
+        };
+        let head = match task {
+            Task::Record => "SequenceClassification",
+            Task::Spans => "QuestionAnswering",
+            Task::Tags => "TokenClassification",
+            Task::Masks => "MaskedLM",
+        };
+        format!("{family}For{head}")
     }
 
     /// The family of a `model_type`, where it is one of these.

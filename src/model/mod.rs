@@ -32,7 +32,7 @@ pub use pretrained::{LoadOptions, Model};
 pub use sentence::SentenceModel;
 pub use training::{
     Blueprint, DEFAULT_DIMENSION, DropoutPass, DropoutRates, HeadPlan, Learn, Learner, Lesson, NamedTensor, Projection,
-    ProjectionKind, Seed, Shape, Studied, Tracer, Trainee, found,
+    ProjectionKind, Seed, Shape, Studied, Term, TokenLesson, Tracer, Trainee, found,
 };
 
 use std::sync::Arc;

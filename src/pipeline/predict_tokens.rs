@@ -134,13 +134,13 @@ pub(super) fn span_prediction(encoded: &Encoded, outputs: &[Outputs], options: &
 }
 
 /// The characters `start..end` of a text.
-pub(super) fn characters(text: &str, start: usize, end: usize) -> &str {
+pub(crate) fn characters(text: &str, start: usize, end: usize) -> &str {
     let byte = |character: usize| text.char_indices().nth(character).map_or(text.len(), |(byte, _)| byte);
     &text[byte(start)..byte(end)]
 }
 
 /// Where the first of a record's right answers is, in characters of its context: as it says, or its first occurrence.
-pub(super) fn gold_span(record: &Record) -> Result<Option<(usize, usize)>, String> {
+pub(crate) fn gold_span(record: &Record) -> Result<Option<(usize, usize)>, String> {
     let Some(Label::Answers(answers)) = &record.label else { return Ok(None) };
     let Some(Answer { text, start }) = answers.first() else { return Ok(None) };
     let context = record.pair.as_deref().unwrap_or_default();

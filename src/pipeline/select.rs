@@ -88,15 +88,56 @@ pub fn select(
         let plain = span_prediction(&encoded, &outputs, &options.spans);
         let aimed = job.aims.aimed(encoded, outputs).map_err(Error::usage)?;
         let selection = job.selection(&aimed, plain)?;
-        scores.plain.add(selection.plain_exact_match, selection.plain_f1);
-        scores.selected.add(selection.exact_match, selection.f1);
-        scores.sentences += selection.sentences.len() as u64;
-        scores.kept += selection.sentences.iter().filter(|sentence| sentence.kept).count() as u64;
+        scores.add(&selection);
         write(&selection)
     })?;
-    scores.plain.finish();
-    scores.selected.finish();
+    scores.finish();
     Ok((summary, scores))
+}
+
+impl SelectScores {
+    /// Takes one question in.
+    pub(super) fn add(&mut self, selection: &ContextSelection) {
+        self.plain.add(selection.plain_exact_match, selection.plain_f1);
+        self.selected.add(selection.exact_match, selection.f1);
+        self.sentences += selection.sentences.len() as u64;
+        self.kept += selection.sentences.iter().filter(|sentence| sentence.kept).count() as u64;
+    }
+
+    /// From sums to means.
+    pub(super) fn finish(&mut self) {
+        self.plain.finish();
+        self.selected.finish();
+    }
+}
+
+/// What was selected of a context, and what was answered from all of it and from that alone.
+pub(super) fn selection_of(
+    plain: SpanPrediction,
+    selected: SpanPrediction,
+    kept: &Kept,
+    sentences: Vec<ContextSentence>,
+) -> ContextSelection {
+    let place = |span: AnswerSpan| {
+        if span.text.is_empty() {
+            return span;
+        }
+        AnswerSpan { start: kept.original(span.start), end: kept.original(span.end - 1) + 1, ..span }
+    };
+    ContextSelection {
+        id: plain.id,
+        index: plain.index,
+        question: plain.question,
+        context: plain.context,
+        answers: plain.answers,
+        answer: place(selected.answer),
+        exact_match: selected.exact_match,
+        f1: selected.f1,
+        plain_answer: plain.answer,
+        plain_exact_match: plain.exact_match,
+        plain_f1: plain.f1,
+        sentences,
+    }
 }
 
 struct Job<'a> {
@@ -111,26 +152,7 @@ impl Job<'_> {
         let sentences = self.sentences(aimed)?;
         let kept = Kept::new(&plain.context, &sentences);
         let selected = self.answer(&aimed.record, &kept)?;
-        let place = |span: AnswerSpan| {
-            if span.text.is_empty() {
-                return span;
-            }
-            AnswerSpan { start: kept.original(span.start), end: kept.original(span.end - 1) + 1, ..span }
-        };
-        Ok(ContextSelection {
-            id: plain.id,
-            index: plain.index,
-            question: plain.question,
-            context: plain.context,
-            answers: plain.answers,
-            answer: place(selected.answer),
-            exact_match: selected.exact_match,
-            f1: selected.f1,
-            plain_answer: plain.answer,
-            plain_exact_match: plain.exact_match,
-            plain_f1: plain.f1,
-            sentences,
-        })
+        Ok(selection_of(plain, selected, &kept, sentences))
     }
 
     /// The sentences of a context, each with its share of the scores above zero of its tokens, and whether it is kept.
@@ -143,19 +165,13 @@ impl Job<'_> {
         let places = task::sentences(aimed.record.pair.as_deref().unwrap_or_default());
         let masses = masses(&aimed.encoding, &scores, &places);
         let total = masses.iter().sum::<f64>();
-        let share = |mass: f64| if total > 0.0 { mass / total } else { 0.0 };
-        let mut ranked: Vec<usize> = (0..places.len()).collect();
-        ranked.sort_by(|&a, &b| masses[b].total_cmp(&masses[a]).then(a.cmp(&b)));
-        let rank = |place: usize| ranked.iter().position(|&other| other == place).unwrap_or(0);
-        let keeps = |place: usize| {
-            let enough = share(masses[place]) >= *threshold && most.is_none_or(|most| rank(place) < most);
-            enough || rank(place) == 0
-        };
+        let shares: Vec<f64> = masses.iter().map(|mass| if total > 0.0 { mass / total } else { 0.0 }).collect();
+        let kept = task::kept(&shares, *threshold, *most);
         let sentence = |(place, &(start, end)): (usize, &(usize, usize))| ContextSentence {
             start,
             end,
-            score: share(masses[place]) as f32,
-            kept: keeps(place),
+            score: shares[place] as f32,
+            kept: kept[place],
         };
         Ok(places.iter().enumerate().map(sentence).collect())
     }
@@ -188,14 +204,14 @@ fn masses(encoding: &Encoding, scores: &[f32], sentences: &[(usize, usize)]) -> 
 }
 
 /// The kept sentences as one text, which knows where its characters were.
-struct Kept {
+pub(super) struct Kept {
     text: String,
     /// Where each kept sentence begins here, and where it did.
     starts: Vec<(usize, usize)>,
 }
 
 impl Kept {
-    fn new(context: &str, sentences: &[ContextSentence]) -> Self {
+    pub(super) fn new(context: &str, sentences: &[ContextSentence]) -> Self {
         let (mut text, mut starts, mut end) = (String::new(), Vec::new(), 0);
         for sentence in sentences.iter().filter(|sentence| sentence.kept) {
             starts.push((end, sentence.start));
@@ -203,6 +219,10 @@ impl Kept {
             end += sentence.end - sentence.start;
         }
         Self { text, starts }
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.text
     }
 
     /// Where a character of the kept text is in the whole one.

@@ -133,7 +133,7 @@ pub struct ContextSentence {
     pub start: usize,
     /// One past its last.
     pub end: usize,
-    /// Its share of what speaks for the plain answer.
+    /// Its share of what speaks for the plain answer; with a trained selector, its probability to be evidence.
     pub score: f32,
     /// Whether it was kept.
     pub kept: bool,

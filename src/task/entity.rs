@@ -47,21 +47,31 @@ pub fn words(
         let class = (0..classes).fold(0, |best, k| if p[k] > p[best] { k } else { best });
         TaggedWord { token, start, end, class, probability: p[class] }
     };
-    let own: Vec<(usize, (usize, usize))> = encoding
-        .own_tokens()
-        .filter_map(|token| Some((token, encoding.offsets[token].filter(|(start, end)| start < end)?)))
-        .collect();
     let Some(given) = given else {
+        let own: Vec<(usize, (usize, usize))> = placed_tokens(encoding).collect();
         let words =
             own.chunk_by(|(a, _), (b, _)| encoding.words[*a].is_some() && encoding.words[*a] == encoding.words[*b]);
         let ends = words.map(|word| (word[0].0, word[0].1.0, word[word.len() - 1].1.1));
         return ends.map(|(token, start, end)| Some(tagged(token, start, end))).collect();
     };
+    let firsts = first_tokens(encoding, given).into_iter().zip(given);
+    firsts.map(|(token, &(start, end))| token.map(|token| tagged(token, start, end))).collect()
+}
+
+/// The first token of each word, words given by their characters: `None` where a word has none, cut off by the maximum length.
+pub fn first_tokens(encoding: &Encoding, words: &[(usize, usize)]) -> Vec<Option<usize>> {
+    let own: Vec<(usize, (usize, usize))> = placed_tokens(encoding).collect();
     let of = |&(start, end): &(usize, usize)| {
         let at = own.partition_point(|(_, (_, to))| *to <= start);
-        own.get(at).filter(|(_, (from, _))| *from < end).map(|(token, _)| tagged(*token, start, end))
+        own.get(at).filter(|(_, (from, _))| *from < end).map(|(token, _)| *token)
     };
-    given.iter().map(of).collect()
+    words.iter().map(of).collect()
+}
+
+/// The tokens that are some characters of the text, and which.
+fn placed_tokens(encoding: &Encoding) -> impl Iterator<Item = (usize, (usize, usize))> + '_ {
+    let place = |token: usize| Some((token, encoding.offsets[token].filter(|(start, end)| start < end)?));
+    encoding.own_tokens().filter_map(place)
 }
 
 /// A tag's first letter and the rest: `B-PER`, `I-PER`, `O`; a tag without a letter before a hyphen is all of one entity, as long as it lasts.

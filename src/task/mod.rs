@@ -6,12 +6,14 @@ mod answer;
 mod entity;
 mod fill;
 mod judge;
+mod selection;
 mod sentence;
 
 pub use answer::{AnswerOptions, Candidate, Found, answers, place};
-pub use entity::{Counts, Entity, EntityCounts, TaggedWord, entities, words};
+pub use entity::{Counts, Entity, EntityCounts, TaggedWord, entities, first_tokens, words};
 pub use fill::{Fill, fills};
 pub use judge::{Judged, Scoring, judge};
+pub use selection::{SelectionCounts, SelectorSettings, kept};
 pub use sentence::sentences;
 
 /// `softmax(z)`, in f64.

@@ -7,6 +7,7 @@
 
 mod batch;
 mod load;
+mod marked;
 mod prefix;
 mod settings;
 mod tokenizer;
@@ -14,6 +15,7 @@ mod vocabulary;
 mod wordpiece;
 
 pub use batch::{MicroBatch, Positions, pack};
+pub use marked::MarkedWindow;
 pub use settings::max_length;
 pub use tokenizer::{Tokenizer, TokenizerOptions};
 pub use vocabulary::{learn_vocabulary, write_vocabulary};

@@ -165,7 +165,7 @@ impl Tokenizer {
     }
 
     /// Tokens left for the texts once the special tokens have theirs.
-    fn room(&self, is_pair: bool, max_length: usize) -> Result<usize> {
+    pub(super) fn room(&self, is_pair: bool, max_length: usize) -> Result<usize> {
         let special = self.template.as_ref().map_or(0, |template| template.added_tokens(is_pair));
         max_length.checked_sub(special).filter(|_| max_length > 0).ok_or_else(|| {
             let what = if is_pair { "a pair" } else { "a text" };
@@ -206,7 +206,7 @@ impl Tokenizer {
     }
 
     /// Tokens up to the end of the word (from the side that is kept) that reaches the limit.
-    fn tokenize(&self, text: &str, limit: Option<usize>) -> Result<Pieces> {
+    pub(super) fn tokenize(&self, text: &str, limit: Option<usize>) -> Result<Pieces> {
         let added = self.pipeline.get_added_vocabulary();
         let mut words = added.extract_and_normalize(self.pipeline.get_normalizer(), text);
         if let Some(splitter) = self.pipeline.get_pre_tokenizer() {
@@ -234,7 +234,7 @@ impl Tokenizer {
     }
 
     /// Both segments and the special tokens as one sequence.
-    fn assemble(&self, mut first: Pieces, second: Option<Pieces>) -> Result<Pieces> {
+    pub(super) fn assemble(&self, mut first: Pieces, second: Option<Pieces>) -> Result<Pieces> {
         if let Some(template) = &self.template {
             return template.process(first, second, true).map_err(|error| self.failure(&*error));
         }
@@ -247,7 +247,7 @@ impl Tokenizer {
         Ok(first)
     }
 
-    fn finish(&self, pieces: &Pieces, truncated: bool) -> Result<Encoding> {
+    pub(super) fn finish(&self, pieces: &Pieces, truncated: bool) -> Result<Encoding> {
         let ids = pieces.get_ids().to_vec();
         if let Some(at) = ids.iter().position(|&id| id as usize >= self.vocabulary) {
             let (id, rows, piece) = (ids[at], self.vocabulary, &pieces.get_tokens()[at]);

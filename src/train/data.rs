@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 
 use rayon::prelude::*;
 
+use super::rationale;
 use crate::dataset::{Dataset, Label, Place, Record};
 use crate::error::{Error, Result};
 use crate::factors::Target;
-use crate::model::{HeadPlan, Problem, Trainee};
+use crate::model::{HeadPlan, Problem, Task, Trainee};
 use crate::pipeline::Rejections;
 use crate::tokens::Encoding;
 
@@ -25,6 +26,8 @@ pub struct Example {
     pub index: u64,
     /// Its id.
     pub id: String,
+    /// The tokens that people marked, one a token; empty where none are.
+    pub rationale: Vec<bool>,
 }
 
 impl Borrow<Encoding> for &Example {
@@ -35,9 +38,11 @@ impl Borrow<Encoding> for &Example {
 
 /// Records as read, each with its place for messages.
 pub struct Labelled {
-    records: Vec<(Record, Place)>,
+    pub(super) records: Vec<(Record, Place)>,
     /// The column of their weights, kept as [`crate::dataset::DatasetOptions::keep_columns`] says.
-    weight_column: Option<String>,
+    pub(super) weight_column: Option<String>,
+    /// The column of the words that people marked.
+    rationale_column: Option<String>,
 }
 
 impl Labelled {
@@ -46,12 +51,26 @@ impl Labelled {
     /// # Errors
     /// As [`Dataset`]'s items and [`Rejections::take`]; [`Error::Usage`] where none is left.
     pub fn read(dataset: Dataset, weight_column: Option<&str>, rejections: &mut Rejections) -> Result<Self> {
+        Self::read_for(Task::Record, dataset, weight_column, rejections)
+    }
+
+    /// [`Labelled::read`], for a task: texts that are to be masked need no label.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_for(
+        task: Task,
+        dataset: Dataset,
+        weight_column: Option<&str>,
+        rejections: &mut Rejections,
+    ) -> Result<Self> {
+        let needs_label = task != Task::Masks;
         let mut dataset = dataset;
         let mut records = Vec::new();
         while let Some(record) = dataset.next() {
             crate::interrupt::check()?;
             let place = dataset.place();
-            let usable = record.and_then(|record| match reason_against(&record, weight_column) {
+            let usable = record.and_then(|record| match reason_against(&record, needs_label, weight_column) {
                 None => Ok(record),
                 Some(reason) => Err(place.error(reason)),
             });
@@ -63,7 +82,13 @@ impl Labelled {
         if records.is_empty() {
             return Err(Error::usage("there are no labelled records to learn from"));
         }
-        Ok(Self { records, weight_column: weight_column.map(str::to_owned) })
+        Ok(Self { records, weight_column: weight_column.map(str::to_owned), rationale_column: None })
+    }
+
+    /// The same with the words that people marked, in a column that was kept.
+    #[must_use]
+    pub fn with_rationales(self, column: Option<&str>) -> Self {
+        Self { rationale_column: column.map(str::to_owned), ..self }
     }
 
     /// The records.
@@ -80,26 +105,40 @@ impl Labelled {
         for (record, place) in self.records {
             let label = record.label.as_ref().expect("read with a label");
             match trainee.resolve_label(label) {
-                Ok(target) => usable.push((record, target)),
+                Ok(target) => usable.push((record, target, place)),
                 Err(reason) => rejections.take(place.error(reason))?,
             }
         }
-        if usable.is_empty() {
+        let (weights, rationales) = (self.weight_column.as_deref(), self.rationale_column.as_deref());
+        let example = |(record, target, place): (Record, Target, Place)| {
+            let encoding = trainee.encode(&record)?;
+            let rationale = match rationales.and_then(|column| record.columns.get(column)) {
+                None => Vec::new(),
+                Some(value) => {
+                    rationale::marked(value, &record.text, &encoding).map_err(|reason| place.error(reason))?
+                }
+            };
+            let encoding = Encoding { tokens: vec![], offsets: vec![], segments: vec![], words: vec![], ..encoding };
+            let weight = weight(&record, weights).unwrap_or(1.0);
+            Ok(Example { encoding, target, weight, index: record.index, id: record.id, rationale })
+        };
+        let made: Vec<Result<Example>> = usable.into_par_iter().map(example).collect();
+        let mut examples = Vec::with_capacity(made.len());
+        for example in made {
+            match example {
+                Err(error @ Error::Record { .. }) => rejections.take(error)?,
+                example => examples.push(example?),
+            }
+        }
+        if examples.is_empty() {
             return Err(Error::usage("there are no records with labels of this model"));
         }
-        let column = self.weight_column.as_deref();
-        let example = |(record, target): (Record, Target)| {
-            let encoding = trainee.encode(&record)?;
-            let encoding = Encoding { tokens: vec![], offsets: vec![], segments: vec![], words: vec![], ..encoding };
-            let weight = weight(&record, column).unwrap_or(1.0);
-            Ok(Example { encoding, target, weight, index: record.index, id: record.id })
-        };
-        usable.into_par_iter().map(example).collect()
+        Ok(examples)
     }
 }
 
-fn reason_against(record: &Record, weight_column: Option<&str>) -> Option<String> {
-    if record.label.is_none() {
+fn reason_against(record: &Record, needs_label: bool, weight_column: Option<&str>) -> Option<String> {
+    if needs_label && record.label.is_none() {
         return Some("label: expected one to learn, found none".to_owned());
     }
     match weight(record, weight_column) {
@@ -113,7 +152,7 @@ fn reason_against(record: &Record, weight_column: Option<&str>) -> Option<String
 }
 
 /// A record's weight: 1 where there is no column of them.
-fn weight(record: &Record, column: Option<&str>) -> Option<f64> {
+pub(super) fn weight(record: &Record, column: Option<&str>) -> Option<f64> {
     match column {
         None => Some(1.0),
         Some(column) => record.columns.get(column)?.trim().parse().ok(),
@@ -147,6 +186,19 @@ pub fn plan_head(
         _ => found.names()?,
     };
     Ok(HeadPlan { names, problem })
+}
+
+/// What a head that tags words is: as asked for, else the model's own where every tag means something to it, else as the tags are.
+///
+/// # Errors
+/// As [`plan_head`].
+pub fn plan_tags(labelled: &Labelled, names: Option<&[String]>, own: Option<&HeadPlan>) -> Result<HeadPlan> {
+    let found = Kinds::of(labelled.records().filter_map(|record| record.label.as_ref()));
+    match (names, own.filter(|own| found.suit(own))) {
+        (Some(names), _) => Ok(HeadPlan { names: names.to_vec(), problem: Problem::SingleLabel }),
+        (None, Some(own)) => Ok(own.clone()),
+        (None, None) => Ok(HeadPlan { names: found.names()?, problem: Problem::SingleLabel }),
+    }
 }
 
 /// What labels there are.

@@ -9,9 +9,9 @@ use crate::model::Problem;
 /// What a model's predictions of some labelled records are worth.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// How many records.
+    /// How many records; of contexts in windows, questions.
     pub records: usize,
-    /// Their mean loss, unweighted.
+    /// Their mean loss, unweighted; of tokens, the mean over them.
     pub loss: f64,
     /// The share predicted as labelled; of a multi-label model, in every class. `None` for a regression.
     pub accuracy: Option<f64>,
@@ -23,6 +23,27 @@ pub struct Metrics {
     pub confusion: Option<Vec<Vec<u64>>>,
     /// Of a regression: the correlation of values and predictions (0 where either does not vary).
     pub pearson: Option<f64>,
+    /// Of questions: the share answered with a right answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact_match: Option<f64>,
+    /// The mean F1 of answers; or that of entities, all kinds together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub f1: Option<f64>,
+    /// The share of questions without an answer that none was given to, where there are such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_answer: Option<f64>,
+    /// The share of entities predicted that are right; of sentences kept that are evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<f64>,
+    /// The share of entities that were found; of contexts some of whose evidence was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recall: Option<f64>,
+    /// Of a selector of sentences: 0.2 precision + 0.8 recall.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<f64>,
+    /// Of masked pieces: e to the mean loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perplexity: Option<f64>,
 }
 
 impl Metrics {
@@ -32,6 +53,9 @@ impl Metrics {
             Metric::Accuracy => self.accuracy,
             Metric::F1Macro => self.f1_macro,
             Metric::F1Micro => self.f1_micro,
+            Metric::ExactMatch => self.exact_match,
+            Metric::F1 => self.f1,
+            Metric::Selection => self.selection,
             Metric::Loss => None,
         };
         found.unwrap_or(-self.loss)
@@ -118,6 +142,7 @@ impl Tally {
             f1_micro: of_classes.then_some(f1(total)),
             pearson: (!of_classes).then(|| self.correlation()),
             confusion: (self.problem == Problem::SingleLabel).then_some(self.confusion),
+            ..Metrics::default()
         }
     }
 

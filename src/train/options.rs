@@ -33,6 +33,8 @@ pub struct TrainOptions {
     pub dropout: DropoutRates,
     /// Epochs without a better outcome on the dev data after which it ends; the best one's parameters are then kept.
     pub patience: Option<u32>,
+    /// What the attention that is drawn to the words people marked counts in the loss, where there are such words (TrustAI's rationale-guided training).
+    pub rationale_weight: f64,
     /// What better means; by default accuracy, of a regression the loss.
     pub metric: Option<Metric>,
 }
@@ -53,6 +55,7 @@ impl Default for TrainOptions {
             seed: 0,
             dropout: DropoutRates::default(),
             patience: None,
+            rationale_weight: 0.01,
             metric: None,
         }
     }
@@ -68,6 +71,12 @@ pub enum Metric {
     F1Macro,
     /// F1 over all classes' decisions together.
     F1Micro,
+    /// The share of questions answered with a right answer.
+    ExactMatch,
+    /// The mean F1 of answers; that of entities.
+    F1,
+    /// Of a selector of sentences: 0.2 precision + 0.8 recall.
+    Selection,
     /// The mean loss; less is better.
     Loss,
 }
@@ -80,8 +89,13 @@ impl std::str::FromStr for Metric {
             "accuracy" => Ok(Self::Accuracy),
             "f1-macro" => Ok(Self::F1Macro),
             "f1-micro" => Ok(Self::F1Micro),
+            "exact-match" => Ok(Self::ExactMatch),
+            "f1" => Ok(Self::F1),
+            "selection" => Ok(Self::Selection),
             "loss" => Ok(Self::Loss),
-            _ => Err(Error::usage(format!("metric: expected accuracy, f1-macro, f1-micro or loss, found \"{text}\""))),
+            _ => Err(Error::usage(format!(
+                "metric: expected accuracy, f1-macro, f1-micro, exact-match, f1, selection or loss, found \"{text}\""
+            ))),
         }
     }
 }
@@ -117,6 +131,9 @@ impl TrainOptions {
             }
             _ if !not_negative(self.weight_decay) => {
                 refuse("weight-decay", "a number from 0", self.weight_decay.to_string())
+            }
+            _ if !not_negative(self.rationale_weight) => {
+                refuse("rationale-weight", "a number from 0", self.rationale_weight.to_string())
             }
             _ if !self.clip.is_none_or(|clip| clip > 0.0) => {
                 refuse("clip", "a number above 0", self.clip.unwrap_or_default().to_string())

@@ -1,19 +1,20 @@
 //! The loop: epochs of steps of micro-batches, an outcome after each epoch, and a state to go on from.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::bar::Bar;
+use super::material::{BATCH_TOKENS, Material, Taught};
 use super::order::shuffled;
 use super::state::{Progress, STATE, State};
-use super::{DynamicsHeader, DynamicsWriter, Example, Metrics, Moment, Rates, Tally, TrainOptions};
-use crate::backend::training::{AdamStep, Loss};
+use super::{DynamicsHeader, DynamicsWriter, Metrics, Moment, Rates, TrainOptions};
+use crate::backend::training::AdamStep;
 use crate::error::{Error, Result};
-use crate::factors::Target;
 use crate::interrupt;
-use crate::model::{DropoutPass, DropoutRates, Learn, Lesson, NamedTensor, Trainee};
-use crate::tokens::{MicroBatch, pack};
+use crate::model::{DropoutPass, DropoutRates, Learn, NamedTensor, Task, Trainee};
+use crate::tokens::{Encoding, MicroBatch, pack};
 
 /// How a training runs: none of it changes a bit of the outcome.
 #[derive(Clone, Debug, Default)]
@@ -34,9 +35,6 @@ pub struct TrainPlan {
     pub quiet: bool,
 }
 
-/// Tokens in a pass where the user has not said: enough for every thread, and for products to be worth their packing.
-const BATCH_TOKENS: usize = 2048;
-
 /// What became of an epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochReport {
@@ -46,6 +44,9 @@ pub struct EpochReport {
     pub steps: u64,
     /// The mean loss over the epoch's training passes, weighted as they were.
     pub loss: f64,
+    /// How far attention was from the words it was drawn to, where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rationale_loss: Option<f64>,
     /// The learning rate of its last step.
     pub learning_rate: f64,
     /// On the dev data, where there is some.
@@ -68,10 +69,10 @@ pub struct TrainOutcome {
 /// # Errors
 /// [`Error::Interrupted`] after a signal, the state written where there is a place for it; [`Error::Usage`] where options contradict each
 /// other or the loss is no longer a number; [`Error::Mismatch`] where the state is another training's.
-pub fn train(
+pub fn train<M: Material>(
     trainee: &mut Trainee,
-    examples: &[Example],
-    dev: &[Example],
+    examples: &[M],
+    dev: &[M],
     options: &TrainOptions,
     plan: &TrainPlan,
     told: &mut dyn FnMut(&EpochReport) -> Result<()>,
@@ -91,45 +92,28 @@ pub fn train(
 ///
 /// # Errors
 /// What the device fails at; [`Error::Interrupted`].
-pub fn evaluate(trainee: &mut Trainee, examples: &[Example], batch_tokens: Option<usize>) -> Result<Metrics> {
-    let (problem, positions) = (trainee.problem(), trainee.positions());
-    let mut logits = vec![Vec::new(); examples.len()];
-    // A window at a time: sorted by length as a whole, a set would be packed a little tighter and held twice.
-    for (number, window) in examples.chunks(WINDOW).enumerate() {
-        let window: Vec<&Example> = window.iter().collect();
-        for MicroBatch { rows, batch } in pack(&window, positions, batch_tokens.unwrap_or(BATCH_TOKENS)) {
-            interrupt::check()?;
-            let learner = trainee.learner();
-            let outputs = learner.answer(batch)?;
-            let found = outputs.logits.chunks_exact(learner.classes().max(1));
-            rows.iter().zip(found).for_each(|(row, z)| logits[number * WINDOW + row] = z.to_vec());
-        }
-    }
-    let mut tally = Tally::new(problem, trainee.learner().classes());
-    for (example, logits) in examples.iter().zip(logits) {
-        let mut z: Vec<f64> = logits.iter().map(|&z| f64::from(z)).collect();
-        let loss = loss_of(&example.target).to_gradient(&mut z);
-        tally.add(&logits, &example.target, loss);
-    }
-    Ok(tally.finish())
+pub fn evaluate<M: Material>(trainee: &mut Trainee, examples: &[M], batch_tokens: Option<usize>) -> Result<Metrics> {
+    M::evaluate(trainee, examples, batch_tokens)
 }
 
-/// Records packed together when only answers are asked for.
-const WINDOW: usize = 4096;
-
-fn loss_of(target: &Target) -> Loss<'_> {
-    match target {
-        Target::Class(class) => Loss::CrossEntropy(*class),
-        Target::Classes(classes) => Loss::Sigmoid(classes),
-        Target::Values(values) => Loss::Squared(values),
-    }
+/// The examples of one step.
+#[derive(Clone, Copy)]
+struct Step<'a, M: Clone> {
+    /// Their places in the training data.
+    rows: &'a [usize],
+    /// As they are in this epoch.
+    seen: &'a [Cow<'a, M>],
+    /// How many losses they bring.
+    mass: f64,
+    /// The weight of those whose attention is drawn to some words.
+    guided: f64,
 }
 
 /// A training under way.
-struct Run<'a> {
+struct Run<'a, M> {
     trainee: &'a mut Trainee,
-    examples: &'a [Example],
-    dev: &'a [Example],
+    examples: &'a [M],
+    dev: &'a [M],
     options: &'a TrainOptions,
     plan: &'a TrainPlan,
     rates: Rates,
@@ -144,17 +128,17 @@ struct Run<'a> {
     tokens: u64,
 }
 
-impl<'a> Run<'a> {
+impl<'a, M: Material> Run<'a, M> {
     fn begin(
         trainee: &'a mut Trainee,
-        examples: &'a [Example],
-        dev: &'a [Example],
+        examples: &'a [M],
+        dev: &'a [M],
         options: &'a TrainOptions,
         plan: &'a TrainPlan,
     ) -> Result<Self> {
         let steps_per_epoch = examples.len().div_ceil(options.records_per_step()) as u64;
         let steps = steps_per_epoch * u64::from(options.epochs);
-        let mean_weight = examples.iter().map(|example| example.weight).sum::<f64>() / examples.len().max(1) as f64;
+        let mean_weight = examples.iter().map(Material::weight).sum::<f64>() / examples.len().max(1) as f64;
         if mean_weight <= 0.0 {
             return Err(Error::usage("weights: expected at least one record of a weight above 0"));
         }
@@ -210,9 +194,16 @@ impl<'a> Run<'a> {
         if resumed {
             return DynamicsWriter::resume(folder, self.progress.epoch as usize);
         }
+        if self.trainee.task() != Task::Record {
+            return Err(Error::usage(
+                "training dynamics are of records with labels, and this model says something of tokens",
+            )
+            .with_hint("leave --dynamics out"));
+        }
         let header =
             DynamicsHeader { problem: self.trainee.problem(), classes: self.trainee.class_names().names().to_vec() };
-        let names: Vec<_> = self.examples.iter().map(|example| (example.index, example.id.clone())).collect();
+        let name = |example: &M| (example.name().0, example.name().1.to_owned());
+        let names: Vec<_> = self.examples.iter().map(name).collect();
         DynamicsWriter::create(folder, header, &names)
     }
 
@@ -224,7 +215,7 @@ impl<'a> Run<'a> {
 
     /// The best epoch so far, from 1; the first of several.
     fn best_epoch(&self) -> u32 {
-        let metric = self.options.metric(self.trainee.problem());
+        let metric = M::metric(self.options, self.trainee);
         let goodness = |report: &EpochReport| report.dev.as_ref().map_or(f64::NEG_INFINITY, |dev| dev.goodness(metric));
         let history = self.progress.history.iter();
         let best = history.fold(None, |best: Option<&EpochReport>, next| match best {
@@ -252,9 +243,15 @@ impl<'a> Run<'a> {
 
     /// One step over these examples.
     fn step(&mut self, rows: &[usize]) -> Result<()> {
-        let window: Vec<&Example> = rows.iter().map(|row| &self.examples[*row]).collect();
+        let (seed, epoch) = (self.options.seed, self.progress.epoch);
+        let seen: Vec<Cow<'_, M>> =
+            rows.iter().map(|&row| self.examples[row].in_epoch(seed, epoch, row as u32)).collect();
+        let guided = seen.iter().filter(|example| !example.rationale().is_empty()).map(|example| example.weight());
+        let step =
+            Step { rows, mass: seen.iter().map(|example| example.mass()).sum(), guided: guided.sum(), seen: &seen };
+        let window: Vec<&Encoding> = seen.iter().map(|example| example.encoding()).collect();
         for micro in pack(&window, self.trainee.positions(), self.plan.batch_tokens.unwrap_or(BATCH_TOKENS)) {
-            self.study(rows, &window, micro)?;
+            self.study(&step, micro)?;
         }
         let learner = self.trainee.learner();
         let norm = learner.gradient_norm()?;
@@ -278,25 +275,37 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// One pass of a step: `rows` are the step's examples, `micro.rows` places among them.
-    fn study(&mut self, rows: &[usize], window: &[&Example], micro: MicroBatch) -> Result<()> {
-        let lesson = |&place: &usize| {
-            let example = window[place];
-            let share = example.weight / (self.mean_weight * rows.len() as f64);
-            Lesson { target: &example.target, share, record: rows[place] as u32 }
+    /// One pass of a step.
+    fn study(&mut self, step: &Step<'_, M>, micro: MicroBatch) -> Result<()> {
+        let Step { rows, seen, mass, guided } = *step;
+        // A step in which nothing was masked teaches nothing.
+        let whole = (self.mean_weight * mass).max(f64::MIN_POSITIVE);
+        let guidance = self.options.rationale_weight / guided.max(f64::MIN_POSITIVE);
+        let taught = |&place: &usize| Taught {
+            of: &*seen[place],
+            share: seen[place].weight() / whole,
+            guided: if guided > 0.0 { seen[place].weight() * guidance } else { 0.0 },
+            row: rows[place] as u32,
         };
-        let lessons: Vec<Lesson<'_>> = micro.rows.iter().map(lesson).collect();
+        let taught: Vec<Taught<'_, M>> = micro.rows.iter().map(taught).collect();
         let drops = self.options.dropout != DropoutRates::default();
         let dropout = DropoutPass { seed: self.options.seed, epoch: self.progress.epoch, rates: self.options.dropout };
         self.tokens += micro.batch.tokens() as u64;
-        let studied = self.trainee.learner().study(micro.batch, &lessons, drops.then_some(dropout))?;
-        for (place, loss) in micro.rows.iter().zip(&studied.losses) {
-            self.add_loss(*loss, window[*place].weight);
+        let studied = M::study(self.trainee.learner(), micro.batch, &taught, drops.then_some(dropout))?;
+        for (taught, loss) in taught.iter().zip(&studied.losses) {
+            self.add_loss(*loss, taught.of.weight() * taught.of.mass());
+        }
+        for (taught, apart) in
+            taught.iter().zip(&studied.guided).filter(|(taught, _)| !taught.of.rationale().is_empty())
+        {
+            let [apart_so_far, weights] = self.progress.guided.map(f64::from_bits);
+            let weight = taught.of.weight();
+            self.progress.guided = [apart_so_far + apart * weight, weights + weight].map(f64::to_bits);
         }
         let (problem, classes) = (self.trainee.problem(), self.trainee.learner().classes());
-        for (place, logits) in micro.rows.iter().zip(studied.logits.chunks_exact(classes.max(1))) {
-            if let Some(moment) = self.moments.get_mut(rows[*place]) {
-                *moment = Moment::of(problem, logits, &window[*place].target).unwrap_or_default();
+        for (taught, logits) in taught.iter().zip(studied.logits.chunks_exact(classes.max(1))) {
+            if let Some(moment) = self.moments.get_mut(taught.row as usize) {
+                *moment = taught.of.moment(problem, logits).unwrap_or_default();
             }
         }
         Ok(())
@@ -308,8 +317,7 @@ impl<'a> Run<'a> {
     }
 
     fn mean_loss(&self) -> f64 {
-        let [losses, weights] = self.progress.sums.map(f64::from_bits);
-        if weights > 0.0 { losses / weights } else { 0.0 }
+        mean(self.progress.sums).unwrap_or_default()
     }
 
     fn end_epoch(&mut self, told: &mut dyn FnMut(&EpochReport) -> Result<()>) -> Result<()> {
@@ -325,6 +333,7 @@ impl<'a> Run<'a> {
             epoch: self.progress.epoch + 1,
             steps: self.progress.steps,
             loss: self.mean_loss(),
+            rationale_loss: mean(self.progress.guided),
             learning_rate: self.rates.at(self.progress.steps.saturating_sub(1)),
             dev: evaluated.transpose()?,
         };
@@ -336,7 +345,7 @@ impl<'a> Run<'a> {
         }
         self.progress.history.push(report.clone());
         self.progress.epoch += 1;
-        (self.progress.step, self.progress.sums) = (0, [0; 2]);
+        (self.progress.step, self.progress.sums, self.progress.guided) = (0, [0; 2], [0; 2]);
         if self.options.patience.is_some() && self.best_epoch() == report.epoch {
             self.best = Some(self.trainee.learner().state()?);
         }
@@ -360,6 +369,12 @@ impl<'a> Run<'a> {
     }
 }
 
+/// A weighted sum over its weights, both as bits; `None` where nothing was added.
+fn mean(sums: [u64; 2]) -> Option<f64> {
+    let [sum, weights] = sums.map(f64::from_bits);
+    (weights > 0.0).then_some(sum / weights)
+}
+
 /// Removes a training's state, once its outcome is safe.
 ///
 /// # Errors
@@ -375,17 +390,16 @@ pub fn forget(checkpoints: &Path) -> Result<()> {
 }
 
 /// What a training is of: first parameters, data, options.
-fn fingerprint(learner: &dyn Learn, examples: &[Example], dev: &[Example], options: &TrainOptions) -> Result<String> {
+fn fingerprint<M: Material>(learner: &dyn Learn, examples: &[M], dev: &[M], options: &TrainOptions) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(format!("{options:?}").as_bytes());
     for tensor in learner.parameters()? {
         hasher.update(tensor.name.as_bytes()).update_rayon(bytemuck::cast_slice(&tensor.values));
     }
     for example in examples.iter().chain(dev) {
-        hasher
-            .update(bytemuck::cast_slice(&example.encoding.ids))
-            .update(bytemuck::cast_slice(&example.encoding.type_ids));
-        hasher.update(format!("{:?} {} {}", example.target, example.weight.to_bits(), example.index).as_bytes());
+        let Encoding { ids, type_ids, .. } = example.encoding();
+        hasher.update(bytemuck::cast_slice(ids)).update(bytemuck::cast_slice(type_ids));
+        hasher.update(format!("{} {} {}", example.digest(), example.weight().to_bits(), example.name().0).as_bytes());
     }
     hasher.update(&(examples.len() as u64).to_le_bytes());
     Ok(hasher.finalize().to_hex().to_string())

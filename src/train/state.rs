@@ -30,6 +30,9 @@ pub(super) struct Progress {
     pub(super) steps: u64,
     /// The sums of weighted losses and of weights over this epoch, as bits: JSON would round them.
     pub(super) sums: [u64; 2],
+    /// The same of what attention is drawn to.
+    #[serde(default)]
+    pub(super) guided: [u64; 2],
     /// What became of each epoch.
     pub(super) history: Vec<EpochReport>,
 }

@@ -26,7 +26,7 @@ fn cases() -> Vec<String> {
     names
 }
 
-fn numbers(value: &Value) -> Vec<f64> {
+pub(super) fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
 }
 
@@ -68,7 +68,7 @@ fn run<B: Training>(backend: B, name: &str, golden: &Value) -> Course {
 }
 
 /// A tensor's norm and products with two waves; and what rounding each of its numbers to f32 may change of any of these.
-fn digest(values: &[f32]) -> ([f64; 3], f64) {
+pub(super) fn digest(values: &[f32]) -> ([f64; 3], f64) {
     let x = || values.iter().enumerate().map(|(i, x)| ((i + 1) as f64, f64::from(*x)));
     let norm = x().map(|(_, x)| x * x).sum::<f64>().sqrt();
     let products = [1.0, 2.0].map(|k: f64| x().map(|(i, x)| x * (k * i).cos()).sum::<f64>());
@@ -109,7 +109,7 @@ fn the_reference_trains_as_pytorch_does_in_f64() {
 }
 
 /// The largest error of any number, over the largest number, tensor by tensor.
-fn errors(found: &[NamedTensor], exact: &[NamedTensor]) -> Vec<(String, f64)> {
+pub(super) fn errors(found: &[NamedTensor], exact: &[NamedTensor]) -> Vec<(String, f64)> {
     let error = |(found, exact): (&NamedTensor, &NamedTensor)| {
         assert_eq!((&found.name, &found.shape), (&exact.name, &exact.shape));
         let scale = exact.values.iter().fold(1e-3_f64, |most, x| most.max(f64::from(x.abs())));

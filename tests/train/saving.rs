@@ -93,7 +93,7 @@ fn a_headless_encoder_gets_a_head_and_a_model_from_scratch_is_drawn() {
 }
 
 /// `transformers` on this machine, where there is one: the interpreter of `WHEREFORE_PYTHON`, or none.
-fn transformers(script: &str, arguments: &[&str]) -> Option<String> {
+pub(super) fn transformers(script: &str, arguments: &[&str]) -> Option<String> {
     let python = std::env::var("WHEREFORE_PYTHON").ok()?;
     let run = Command::new(python).arg("-c").arg(script).args(arguments).output().unwrap();
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));

@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use super::{Float, Linear, Loops, Query, add, for_each_query, inner, statistics};
-use crate::backend::training::{AdamStep, Dropout, Loss, Pair, Place, Products, Shape, Tables, Training};
+use crate::backend::training::{
+    AdamStep, CrossEntropy, Dropout, Guide, Loss, Pair, Place, Products, Shape, Tables, Training,
+};
 use crate::backend::{Attended, AttentionGradients, Rows, table_row};
 use crate::error::Result;
 use crate::tokens::PackedBatch;
@@ -177,6 +179,31 @@ impl<F: Float> Training for Loops<F> {
         Ok(())
     }
 
+    fn guide_attention(
+        &self,
+        gradients: AttentionGradients<'_, Vec<F>>,
+        attended: &Attended<'_, Self>,
+        starts: &[u32],
+        guides: &[Guide<'_>],
+    ) -> Result<Vec<f64>> {
+        let width = attended.shape.heads * attended.shape.head_width;
+        let AttentionGradients { packed, query } = gradients;
+        let (queries, keys) = (attended.q.tensor, attended.k.tensor);
+        let mut losses = vec![0.0; guides.len()];
+        let Some(d_queries) = query else { return Ok(losses) };
+        for (sequence, guide) in guides.iter().enumerate().filter(|(_, guide)| !guide.marked.is_empty()) {
+            let (own, first) = (sequence * width, starts[sequence] as usize);
+            losses[sequence] = guide.add_gradient(
+                attended.shape,
+                |e| queries[own + e].wide(),
+                |token, e| keys[(first + token) * 2 * width + e].wide(),
+                &mut |e, slope| d_queries[own + e] += F::of(slope),
+                &mut |token, e, slope| packed[(first + token) * 2 * width + e] += F::of(slope),
+            );
+        }
+        Ok(losses)
+    }
+
     fn loss_gradient(
         &self,
         dz: &mut Vec<F>,
@@ -192,6 +219,16 @@ impl<F: Float> Training for Loops<F> {
             value
         };
         Ok(losses.iter().enumerate().map(of).collect())
+    }
+
+    fn cross_entropies(&self, dz: &mut Vec<F>, z: &Vec<F>, len: usize, terms: &[CrossEntropy]) -> Result<Vec<f64>> {
+        dz[..len].fill(F::of(0.0));
+        let of = |term: &CrossEntropy| {
+            let (loss, slopes) = term.to_gradient(|place| z[place].wide());
+            term.places(&slopes).for_each(|(place, slope)| dz[place] += F::of(slope));
+            loss
+        };
+        Ok(terms.iter().map(of).collect())
     }
 
     fn squared_norm(&self, tensor: &Vec<F>, len: usize) -> Result<f64> {

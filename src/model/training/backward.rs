@@ -1,7 +1,7 @@
 //! The way back of a training pass: the chain rule, last layer to first, and what every parameter's gradient is made of on the way.
 
 use super::net::{Layer, Net};
-use super::pass::{Pass, Site};
+use super::pass::{Guidance, Pass, Site};
 use super::sink::{Linear, Normalisation, Operands, Sink};
 use super::tape::{Back, Step, Tape};
 use crate::backend::training::Training;
@@ -12,10 +12,14 @@ impl<B: Training> Net<B> {
     /// Hands `to` the gradients of every parameter, from that of the logits in `tape.back.logits`.
     pub(super) fn backward(&self, pass: &Pass<'_, B>, tape: &mut Tape<B>, to: &mut impl Sink<B>) -> Result<()> {
         self.answer_back(pass, tape, to)?;
-        let last = self.schedule.len() - 1;
+        self.encode_back(pass, tape, to)
+    }
+
+    /// The same of the encoder alone, from the gradient of the hidden states in `tape.back.hidden`.
+    pub(super) fn encode_back(&self, pass: &Pass<'_, B>, tape: &mut Tape<B>, to: &mut impl Sink<B>) -> Result<()> {
         for (number, layer) in self.schedule.iter().enumerate().rev() {
             let layer = &self.layers[*layer];
-            let rows = if number == last { Rows::First } else { Rows::All };
+            let rows = self.rows_of(number);
             self.feed_forward_back(pass, tape, number, layer, rows, to)?;
             match rows {
                 Rows::All => self.attend_back(pass, tape, number, layer, to)?,
@@ -23,29 +27,6 @@ impl<B: Training> Net<B> {
             }
         }
         self.embed_back(pass, tape, to)
-    }
-
-    /// From the logits to the hidden states the head read.
-    fn answer_back(&self, pass: &Pass<'_, B>, tape: &mut Tape<B>, to: &mut impl Sink<B>) -> Result<()> {
-        let Tape { head_input, features, head_slope, back, .. } = tape;
-        let Back { hidden, sum, dropped, logits, .. } = back;
-        let (backend, width, sequences) = (pass.backend, self.sizes.width, pass.sequences);
-        let last = Operands { dy: &*logits, x: &*features, inputs: width, outputs: self.sizes.classes };
-        to.linear(pass, Linear::Last, Rows::First, last)?;
-        // The slope and the dropout between are one product, in either order.
-        backend.linear_backward(sum, logits, &self.last, Some(head_slope), None, sequences)?;
-        if let Some(dropout) = pass.dropout(Site::Features) {
-            pass.drop(dropped, sum, None, &dropout, (Rows::First, width))?;
-            std::mem::swap(dropped, sum);
-        }
-        let dense = Operands { dy: &*sum, x: &*head_input, inputs: width, outputs: width };
-        to.linear(pass, Linear::Dense, Rows::First, dense)?;
-        backend.linear_backward(hidden, sum, &self.dense, None, None, sequences)?;
-        if let Some(dropout) = self.head_input_dropout(pass) {
-            pass.drop(dropped, hidden, None, &dropout, (Rows::First, width))?;
-            std::mem::swap(dropped, hidden);
-        }
-        Ok(())
     }
 
     fn feed_forward_back(
@@ -133,11 +114,16 @@ impl<B: Training> Net<B> {
         self.attention_out_back(pass, tape, number, layer, Rows::First, to)?;
         let (backend, width) = (pass.backend, self.sizes.width);
         let Tape { steps, first, queries, back, .. } = tape;
-        let Back { hidden, sum, dropped: d_queries, context, projected: d_projected, .. } = back;
+        let Back { hidden, sum, dropped: d_queries, context, projected: d_projected, guided, .. } = back;
         let Step { input, projected, .. } = &steps[number];
         let (query, key_value) = layer.split.as_ref().expect("packed for the last step");
         let gradients = AttentionGradients { packed: d_projected, query: Some(d_queries) };
         self.attention_back(pass, gradients, context, projected, Some(queries), number)?;
+        if let Some(Guidance { starts, guides }) = pass.guidance {
+            let gradients = AttentionGradients { packed: d_projected, query: Some(d_queries) };
+            let attended = pass.attended(projected, Some(queries), &self.sizes);
+            *guided = backend.guide_attention(gradients, &attended, starts, guides)?;
+        }
         let of_queries = Operands { dy: &*d_queries, x: &*first, inputs: width, outputs: width };
         to.linear(pass, Linear::Query(number), Rows::First, of_queries)?;
         let of_tokens = Operands { dy: &*d_projected, x: input, inputs: width, outputs: 2 * width };

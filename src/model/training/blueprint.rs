@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use tempfile::TempDir;
 
-use super::{DropoutRates, First, Learn, Learner, NamedTensor, save};
+use super::{DropoutRates, First, Learn, Learner, NamedTensor, markers, save};
 use crate::backend::cpu::Cpu;
 use crate::backend::training::Training;
 use crate::backend::{Backend, Precision};
@@ -13,8 +14,9 @@ use crate::error::{Error, Result};
 use crate::factors::Target;
 use crate::model::class_names::ClassNames;
 use crate::model::config::{Architecture, Config};
+use crate::model::token_head::last_layer;
 use crate::model::weights::Weights;
-use crate::model::{Device, Problem, hub, pretrained};
+use crate::model::{Device, Problem, Task, hub, pretrained};
 use crate::tokens::{Encoding, Positions, Tokenizer, TokenizerOptions};
 
 /// A model directory that a training starts from: its configuration and tokenizer, and, but from scratch, its weights.
@@ -23,7 +25,12 @@ pub struct Blueprint {
     config: Config,
     fields: Map<String, Value>,
     weights: Option<Weights>,
+    task: Task,
     head: Option<HeadPlan>,
+    /// Where its tokenizer is, where that is not the directory.
+    tokenizer: Option<TempDir>,
+    /// Rows of the word embeddings that the weights lack: tokens added.
+    grown: usize,
 }
 
 /// What a head is to be: a name for each output, and what it is trained to do.
@@ -44,12 +51,48 @@ impl Blueprint {
         let directory = hub::find(path_or_name)?;
         let config = Config::load(&directory)?;
         let weights = (!scratch).then(|| Weights::open(&directory, config.family.tensor_names().prefix)).transpose()?;
-        let head = weights.as_ref().map(|weights| existing_head(&directory, &config, weights)).transpose()?.flatten();
         let fields = save::config_fields(&directory)?;
-        Ok(Self { directory, config, fields, weights, head })
+        Self { directory, config, fields, weights, task: Task::Record, head: None, tokenizer: None, grown: 0 }
+            .for_task(Task::Record)
     }
 
-    /// The head it has.
+    /// The same for a model that says something of `task`: of records where nothing else is asked for.
+    ///
+    /// # Errors
+    /// [`Error::Format`] where the head it has for that is damaged.
+    pub fn for_task(mut self, task: Task) -> Result<Self> {
+        let head = |weights| existing_head(&self.directory, &self.config, weights, task);
+        self.head = self.weights.as_ref().map(head).transpose()?.flatten();
+        self.task = task;
+        Ok(self)
+    }
+
+    /// The same with more special tokens, where its tokenizer has them not: their embeddings are drawn.
+    ///
+    /// # Errors
+    /// Where the tokenizer's files are damaged, or take no more tokens.
+    pub fn with_tokens(mut self, tokens: &[String]) -> Result<Self> {
+        let folder = markers::added(&self.directory, tokens)?;
+        let options = TokenizerOptions {
+            segments: self.config.token_types > 1,
+            vocabulary: self.config.vocabulary + tokens.len(),
+        };
+        let tokenizer = Tokenizer::load(folder.path(), &options)?;
+        let id = |token: &String| {
+            tokenizer.id(token).ok_or_else(|| {
+                Error::format(&self.directory, format!("its tokenizer does not take the special token {token}"))
+            })
+        };
+        let last = tokens.iter().map(id).collect::<Result<Vec<u32>>>()?.into_iter().max().unwrap_or_default();
+        let rows = self.config.vocabulary.max(last as usize + 1);
+        self.grown = rows - self.config.vocabulary;
+        self.config.vocabulary = rows;
+        self.fields.insert("vocab_size".to_owned(), rows.into());
+        self.tokenizer = Some(folder);
+        Ok(self)
+    }
+
+    /// The head it has for its task.
     pub fn head(&self) -> Option<&HeadPlan> {
         self.head.as_ref()
     }
@@ -91,57 +134,87 @@ impl Blueprint {
         seed: u64,
         max_length: Option<usize>,
     ) -> Result<Trainee> {
-        check(&plan)?;
+        check(self.task, &plan)?;
+        let task = self.task;
         let keep_head = self.head.as_ref() == Some(&plan);
         let HeadPlan { names, problem } = plan;
-        let classes = names.len();
+        let classes = if task == Task::Masks { self.config.vocabulary } else { names.len() };
         let first = match &self.weights {
-            Some(weights) => First::Checkpoint { weights, keep_head },
+            Some(weights) => First::Checkpoint { weights, keep_head, grown: self.grown },
             None => First::Drawn,
         };
-        let learner = Learner::new(backend, &self.config, problem, classes, &first, seed)?;
+        let learner = Learner::new(backend, &self.config, (task, problem), classes, &first, seed)?;
         let segments = TokenizerOptions { segments: self.config.token_types > 1, vocabulary: self.config.vocabulary };
-        let class_names = ClassNames::new(Some(names), problem, classes).map_err(Error::usage)?;
+        // Pieces of the vocabulary are the tokenizer's to name.
+        let named = if task == Task::Masks { 0 } else { classes };
+        let class_names = ClassNames::new(Some(names), problem, named).map_err(Error::usage)?;
         let config_path = self.directory.join("config.json");
+        let of_tokenizer = self.tokenizer.as_ref().map_or(self.directory.as_path(), TempDir::path);
         Ok(Trainee {
-            tokenizer: Tokenizer::load(&self.directory, &segments)?,
+            tokenizer: Tokenizer::load(of_tokenizer, &segments)?,
             max_length: pretrained::max_length(&self.directory, &self.config, max_length)?,
-            dropout: DropoutRates::read(&config_path, &self.fields, self.config.family)?,
+            dropout: DropoutRates::read(&config_path, &self.fields, self.config.family, task)?,
             learner: Box::new(learner),
             new_head: !keep_head,
             class_names,
             directory: self.directory,
+            tokenizer_files: self.tokenizer,
+            beside: Vec::new(),
             config: self.config,
             fields: self.fields,
         })
     }
 }
 
-fn existing_head(directory: &Path, config: &Config, weights: &Weights) -> Result<Option<HeadPlan>> {
-    let last = config.family.head_names().last;
-    let stated = match config.architecture {
-        Architecture::Unstated => weights.contains(&format!("{last}.weight")),
-        Architecture::SequenceClassification => true,
-        // Other heads are put away for one that says something of a text as a whole.
-        _ => false,
+fn existing_head(directory: &Path, config: &Config, weights: &Weights, task: Task) -> Result<Option<HeadPlan>> {
+    let last = match task {
+        Task::Record => config.family.head_names().last,
+        Task::Spans | Task::Tags => last_layer(task),
+        Task::Masks => config.family.mask_head_names().dense,
+    };
+    let stated = match (config.architecture, task) {
+        (Architecture::Unstated, Task::Tags) => false,
+        (Architecture::Unstated, _) => weights.contains(&format!("{last}.weight")),
+        // Pre-trained encoders are at times stored without.
+        (Architecture::MaskedLanguageModel, Task::Masks) => weights.contains(&format!("{last}.weight")),
+        // Any other head is put away.
+        (architecture, task) => architecture.task() == Some(task),
     };
     if !stated {
         return Ok(None);
     }
     let classes = weights.rows(last)?;
-    let problem = config.problem(classes);
-    let names = ClassNames::new(config.labels.clone(), problem, classes)
+    let (names, problem, classes) = match task {
+        Task::Record => (config.labels.clone(), config.problem(classes), classes),
+        Task::Tags => (config.labels.clone(), Problem::SingleLabel, classes),
+        Task::Spans | Task::Masks => return Ok(Some(HeadPlan::for_task(task))),
+    };
+    let names = ClassNames::new(names, problem, classes)
         .map_err(|reason| Error::format(directory.join("config.json"), reason))?;
     Ok(Some(HeadPlan { names: names.names().to_vec(), problem }))
 }
 
-fn check(plan: &HeadPlan) -> Result<()> {
+impl HeadPlan {
+    /// The one head there is for answers or masks, whose outputs the data do not name.
+    pub fn for_task(task: Task) -> Self {
+        let names = if task == Task::Spans { vec!["start".to_owned(), "end".to_owned()] } else { Vec::new() };
+        Self { names, problem: Problem::SingleLabel }
+    }
+}
+
+fn check(task: Task, plan: &HeadPlan) -> Result<()> {
     let HeadPlan { names, problem } = plan;
-    match (problem, names.len()) {
-        (Problem::Headless, _) => Err(Error::usage("a model without a head has nothing to learn from labels")
+    match (task, problem, names.len()) {
+        (Task::Masks, _, 0) => Ok(()),
+        (Task::Spans, _, 2) => Ok(()),
+        (Task::Masks | Task::Spans, ..) => Err(Error::usage(format!("a head of {task:?} has no names of its own"))),
+        (Task::Tags, problem, _) if *problem != Problem::SingleLabel => {
+            Err(Error::usage("tags: each token has one of them: --problem is of records"))
+        }
+        (_, Problem::Headless, _) => Err(Error::usage("a model without a head has nothing to learn from labels")
             .with_hint("name the classes with --labels a,b,c")),
-        (_, 0) => Err(Error::usage("labels: expected at least one class, found none")),
-        (Problem::SingleLabel, 1) => Err(Error::usage("labels: expected at least two classes, found one")
+        (_, _, 0) => Err(Error::usage("labels: expected at least one class, found none")),
+        (_, Problem::SingleLabel, 1) => Err(Error::usage("labels: expected at least two classes, found one")
             .with_hint("a single output is a regression: --problem regression")),
         _ => Ok(()),
     }
@@ -156,6 +229,10 @@ pub struct Trainee {
     dropout: DropoutRates,
     new_head: bool,
     directory: PathBuf,
+    /// Where its tokenizer is, where that is not the directory.
+    tokenizer_files: Option<TempDir>,
+    /// Further files of the directory that is saved, each with its name.
+    beside: Vec<(String, String)>,
     config: Config,
     fields: Map<String, Value>,
 }
@@ -164,6 +241,11 @@ impl Trainee {
     /// Its parameters, on their device.
     pub fn learner(&mut self) -> &mut dyn Learn {
         &mut *self.learner
+    }
+
+    /// What it says something of.
+    pub fn task(&self) -> Task {
+        self.learner.task()
     }
 
     /// What it learns.
@@ -217,6 +299,11 @@ impl Trainee {
         self.tokenizer.encode(&record.text, record.pair.as_deref(), self.max_length)
     }
 
+    /// Has a further file written wherever it is saved.
+    pub fn save_beside(&mut self, name: &str, text: String) {
+        self.beside.push((name.to_owned(), text));
+    }
+
     /// Writes a directory that `transformers` and [`crate::model::Model::load`] load: configuration, weights, tokenizer. It appears whole or
     /// not at all, in the place of another that was there.
     ///
@@ -224,7 +311,8 @@ impl Trainee {
     /// What the device or the file system says.
     pub fn save(&self, to: &Path) -> Result<()> {
         let parameters: Vec<NamedTensor> = self.learner.parameters()?;
-        let fields = save::classifier_fields(&self.fields, &self.config, &self.class_names, self.problem());
-        save::directory(&self.directory, to, &fields, &parameters)
+        let fields = save::head_fields(&self.fields, &self.config, self.task(), &self.class_names);
+        let source = self.tokenizer_files.as_ref().map_or(self.directory.as_path(), TempDir::path);
+        save::directory(source, to, &fields, &parameters, &self.beside)
     }
 }

@@ -4,17 +4,22 @@ use super::net::{Layer, Net};
 use super::pass::{Pass, Site};
 use super::tape::{Back, Step, Tape};
 use super::tree::tables_ref;
-use crate::backend::training::{Dropout, Tables, Training};
+use crate::backend::training::{Tables, Training};
 use crate::backend::{Activation, Norm, Pooling, Rows};
 use crate::error::Result;
 
 impl<B: Training> Net<B> {
     /// Leaves features and logits on the tape.
     pub(super) fn forward(&self, pass: &Pass<'_, B>, tape: &mut Tape<B>, tables: &Tables<B::Tensor>) -> Result<()> {
+        self.encode(pass, tape, tables)?;
+        self.answer(pass, tape)
+    }
+
+    /// Leaves the hidden states that the head reads on the tape.
+    pub(super) fn encode(&self, pass: &Pass<'_, B>, tape: &mut Tape<B>, tables: &Tables<B::Tensor>) -> Result<()> {
         self.embed(pass, tape, tables)?;
-        let last = self.schedule.len() - 1;
         for (number, layer) in self.schedule.iter().enumerate() {
-            let rows = if number == last { Rows::First } else { Rows::All };
+            let rows = self.rows_of(number);
             let layer = &self.layers[*layer];
             match rows {
                 Rows::All => self.attend(pass, tape, number, layer)?,
@@ -22,7 +27,7 @@ impl<B: Training> Net<B> {
             }
             self.feed_forward(pass, tape, number, layer, rows)?;
         }
-        self.answer(pass, tape)
+        Ok(())
     }
 
     fn embed(&self, pass: &Pass<'_, B>, tape: &mut Tape<B>, tables: &Tables<B::Tensor>) -> Result<()> {
@@ -124,26 +129,6 @@ impl<B: Training> Net<B> {
             }
         }
         backend.layer_norm(out, sum, norm, rows)
-    }
-
-    /// The head: features and logits.
-    fn answer(&self, pass: &Pass<'_, B>, tape: &mut Tape<B>) -> Result<()> {
-        let Tape { head_input, features, head_slope, logits, back: Back { sum, .. }, .. } = tape;
-        let (backend, sequences) = (pass.backend, pass.sequences);
-        if let Some(dropout) = self.head_input_dropout(pass) {
-            pass.drop(sum, head_input, None, &dropout, (Rows::First, self.sizes.width))?;
-            std::mem::swap(sum, head_input);
-        }
-        backend.linear_with_slope(features, head_slope, head_input, &self.dense, self.head_activation, sequences)?;
-        if let Some(dropout) = pass.dropout(Site::Features) {
-            pass.drop(sum, features, None, &dropout, (Rows::First, self.sizes.width))?;
-            std::mem::swap(sum, features);
-        }
-        backend.linear(logits, features, &self.last, Activation::Identity, None, sequences)
-    }
-
-    pub(super) fn head_input_dropout<'a>(&self, pass: &Pass<'a, B>) -> Option<Dropout<'a>> {
-        if self.places.head_input { pass.dropout(Site::HeadInput) } else { None }
     }
 }
 

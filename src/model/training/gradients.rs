@@ -11,6 +11,8 @@ pub(super) struct Gradients<B: Training> {
     pub(super) tree: Tree<B::Tensor>,
     /// Those of a shared layer's further uses (ALBERT): kept apart, or what tokens are cut into would decide the order of the sum.
     further: Vec<Layer<B::Tensor>>,
+    /// That of the word embeddings where they are the last layer too, kept apart for the same reason.
+    pub(super) tied: Option<B::Tensor>,
     /// Where each step's go.
     places: Vec<Place>,
 }
@@ -42,7 +44,8 @@ impl<B: Training> Gradients<B> {
                 places.push(Place::First(*layer));
             }
         }
-        Ok(Self { tree, further, places })
+        let tied = specs.head.bias.as_ref().map(|_| zeros(&specs.tables.word)).transpose()?;
+        Ok(Self { tree, further, tied, places })
     }
 
     /// Where step `number` adds its layer's.
@@ -64,6 +67,10 @@ impl<B: Training> Gradients<B> {
                 backend.add(sum, x, spec.len())?;
                 backend.clear(x)?;
             }
+        }
+        if let Some(tied) = &mut self.tied {
+            backend.add(&mut self.tree.tables.word, tied, specs.tables.word.len())?;
+            backend.clear(tied)?;
         }
         Ok(())
     }

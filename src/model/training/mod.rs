@@ -4,12 +4,16 @@
 //! parameters need. Weights of queries, keys and values are one parameter, one below the other; the gradients of a shared layer's uses
 //! (ALBERT) are added up. What this refuses to do: choose batches, rates or epochs, which is [`crate::train`]'s business.
 
+mod answer;
 mod backward;
 mod blueprint;
 mod checkpoint;
 mod forward;
 mod found;
 mod gradients;
+mod learn;
+mod lesson;
+mod markers;
 mod net;
 mod parameters;
 mod pass;
@@ -25,9 +29,12 @@ pub use self::blueprint::{Blueprint, HeadPlan, Trainee};
 pub use self::checkpoint::NamedTensor;
 pub use self::found::{Shape, found};
 use self::gradients::Gradients;
+pub use self::learn::{DropoutPass, Learn, Studied};
+pub use self::lesson::{Lesson, Term, TokenLesson};
+use self::lesson::{Reading, losses};
 use self::net::Net;
 use self::parameters::{Spec, specs};
-use self::pass::{Losing, Pass};
+use self::pass::{Guidance, Losing, Pass};
 pub use self::projection::{DEFAULT_DIMENSION, Projection, ProjectionKind};
 pub use self::rates::DropoutRates;
 use self::tape::Tape;
@@ -36,101 +43,15 @@ use self::tree::Tree;
 use super::config::Config;
 use super::encoder::distinct;
 use super::weights::Weights;
-use super::{Outputs, Problem};
-use crate::backend::training::{AdamStep, Loss, Training};
+use super::{Outputs, Problem, Reads, Task};
+use crate::backend::training::{AdamStep, CrossEntropy, Guide, Training};
 use crate::error::{Error, Result};
-use crate::factors::Target;
 use crate::tokens::PackedBatch;
-
-/// What a record is to teach.
-#[derive(Clone, Copy, Debug)]
-pub struct Lesson<'a> {
-    /// What its logits should have said.
-    pub target: &'a Target,
-    /// What its loss counts in the step's: its weight over the sum of the step's weights.
-    pub share: f64,
-    /// Its number, for what is dropped of it.
-    pub record: u32,
-}
-
-/// What a pass drops: the same of a record in an epoch, whatever its batch.
-#[derive(Clone, Copy, Debug)]
-pub struct DropoutPass {
-    /// Of all draws.
-    pub seed: u64,
-    /// From 0.
-    pub epoch: u32,
-    /// How much.
-    pub rates: DropoutRates,
-}
-
-/// What a pass made of its records.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Studied {
-    /// Each record's loss, before its share.
-    pub losses: Vec<f64>,
-    /// `z [B, K]`
-    pub logits: Vec<f32>,
-}
-
-/// A model that can be trained, on whatever device.
-pub trait Learn: Send + Sync {
-    /// What is learned.
-    fn problem(&self) -> Problem;
-    /// K.
-    fn classes(&self) -> usize;
-    /// E: the width of the features.
-    fn width(&self) -> usize;
-    /// Runs a batch forth and back, and adds the gradients of the sum of its losses, each times its share, to those there are.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] where lessons are not of the batch or of the problem; what the device fails at.
-    fn study(&mut self, batch: PackedBatch, lessons: &[Lesson<'_>], dropout: Option<DropoutPass>) -> Result<Studied>;
-    /// Features and logits of a batch, nothing dropped.
-    ///
-    /// # Errors
-    /// What the device fails at.
-    fn answer(&mut self, batch: PackedBatch) -> Result<Outputs>;
-    /// `‖g‖₂` over all gradients.
-    ///
-    /// # Errors
-    /// What the device fails at.
-    fn gradient_norm(&mut self) -> Result<f64>;
-    /// One step against the gradients, which are then forgotten. Biases and normalisations do not decay.
-    ///
-    /// # Errors
-    /// What the device fails at.
-    fn step(&mut self, step: &AdamStep) -> Result<()>;
-    /// The parameters by the names `transformers` saves them under.
-    ///
-    /// # Errors
-    /// What the device fails at.
-    fn parameters(&self) -> Result<Vec<NamedTensor>>;
-    /// Their gradients, by the same names.
-    ///
-    /// # Errors
-    /// What the device fails at.
-    fn gradients(&mut self) -> Result<Vec<NamedTensor>>;
-    /// All that decides what comes next: parameters and moments.
-    ///
-    /// # Errors
-    /// What the device fails at.
-    fn state(&self) -> Result<Vec<NamedTensor>>;
-    /// Takes up what [`Learn::state`] gave.
-    ///
-    /// # Errors
-    /// [`Error::Mismatch`] where it is another model's.
-    fn restore(&mut self, state: &[NamedTensor]) -> Result<()>;
-    /// Puts other numbers in the place of the last layer: `weight [K, E]` and `bias [K]`.
-    ///
-    /// # Errors
-    /// What the device fails at.
-    fn set_head(&mut self, weight: &[f32], bias: &[f32]) -> Result<()>;
-}
 
 /// A model in training on a device.
 pub struct Learner<B: Training> {
     backend: B,
+    task: Task,
     problem: Problem,
     specs: Tree<Spec>,
     values: Tree<B::Tensor>,
@@ -140,6 +61,12 @@ pub struct Learner<B: Training> {
     net: Net<B>,
     tape: Option<Tape<B>>,
     limits: Limits,
+}
+
+/// What came of a pass: each term's loss, and how many rows of logits there are.
+struct Passed {
+    losses: Vec<f64>,
+    rows: usize,
 }
 
 /// How large the embedding tables are.
@@ -152,8 +79,8 @@ struct Limits {
 
 /// Where first values come from.
 pub(super) enum First<'a> {
-    /// A checkpoint; a head it has not, or has for other classes, is drawn.
-    Checkpoint { weights: &'a Weights, keep_head: bool },
+    /// A checkpoint; a head it has not, or has for other classes, is drawn, and so are the `grown` last rows of the word embeddings.
+    Checkpoint { weights: &'a Weights, keep_head: bool, grown: usize },
     /// Drawn, all of them.
     Drawn,
 }
@@ -163,18 +90,22 @@ impl<B: Training> Learner<B> {
     pub(super) fn new(
         backend: B,
         config: &Config,
-        problem: Problem,
+        (task, problem): (Task, Problem),
         classes: usize,
         first: &First<'_>,
         seed: u64,
     ) -> Result<Self> {
         let (ids, schedule) = distinct(&config.schedule());
-        let specs = specs(config, &ids, classes);
+        let specs = specs(config, &ids, task, classes);
         let mut number = 0;
         let host = specs.map(|spec| {
             number += 1;
             match first {
-                First::Checkpoint { weights, keep_head } if !spec.head || (*keep_head && spec.is_in(weights)) => {
+                // The word embeddings are the first.
+                First::Checkpoint { weights, grown, .. } if number == 1 && *grown > 0 => {
+                    spec.read_and_draw(weights, *grown, seed)
+                }
+                First::Checkpoint { weights, keep_head, .. } if !spec.head || (*keep_head && spec.is_in(weights)) => {
                     spec.read(weights)
                 }
                 _ => Ok(spec.draw(seed, number)),
@@ -192,13 +123,27 @@ impl<B: Training> Learner<B> {
             values: host.map(|values| backend.upload(values))?,
             gradients: Gradients::new(&backend, &specs, &schedule)?,
             moments: [zeros()?, zeros()?],
-            net: Net::pack(&backend, &host, config, schedule, classes)?,
+            net: Net::pack(&backend, &host, config, schedule, (task, classes))?,
             backend,
+            task,
             problem,
             specs,
             tape: None,
             limits: Limits { vocabulary, positions, token_types },
         })
+    }
+
+    /// A tape that holds a batch of so many tokens, of which so many rows are read.
+    fn room(&mut self, tokens: usize, rows: usize) -> Result<()> {
+        if !self.tape.as_ref().is_some_and(|tape| tape.holds(tokens)) {
+            // Freed before the larger one is made.
+            self.tape = None;
+        }
+        let tape = match &mut self.tape {
+            Some(tape) => tape,
+            none => none.insert(Tape::new(&self.backend, &self.net.sizes, tokens)?),
+        };
+        tape.hold_rows(&self.backend, &self.net.sizes, rows)
     }
 
     /// Runs a batch forward on a tape that holds it.
@@ -208,22 +153,54 @@ impl<B: Training> Learner<B> {
         (tokens, sequences): (usize, usize),
         losing: Option<Losing<'_>>,
     ) -> Result<()> {
-        if !self.tape.as_ref().is_some_and(|tape| tape.holds(tokens)) {
-            // Freed before the larger one is made.
-            self.tape = None;
-        }
-        let tape = match &mut self.tape {
-            Some(tape) => tape,
-            none => none.insert(Tape::new(&self.backend, &self.net.sizes, tokens)?),
-        };
-        let pass = Pass { backend: &self.backend, batch, tokens, sequences, losing };
-        self.net.forward(&pass, tape, &self.values.tables)
+        self.room(tokens, sequences)?;
+        let pass = Pass { backend: &self.backend, batch, tokens, sequences, losing, guidance: None };
+        self.net.forward(&pass, self.tape.as_mut().expect("just made"), &self.values.tables)
     }
 
     fn download(&self, tensor: &B::Tensor, len: usize) -> Result<Vec<f32>> {
         let mut values = vec![0.0; len];
         self.backend.download(&mut values, tensor)?;
         Ok(values)
+    }
+
+    /// Refuses what another kind of model is asked.
+    fn expect(&self, is_so: bool) -> Result<()> {
+        if is_so { Ok(()) } else { Err(Error::usage(format!("this is not asked of a head of {:?}", self.task))) }
+    }
+
+    /// A batch through a network that says something of tokens; and back from the losses, where there are terms.
+    fn pass_tokens(
+        &mut self,
+        batch: PackedBatch,
+        reading: Reading,
+        losing: Option<Losing<'_>>,
+        terms: Option<&[CrossEntropy]>,
+    ) -> Result<Passed> {
+        let (tokens, sequences) = (batch.tokens(), batch.sequences());
+        let (chosen, rows) = match reading {
+            Reading::All => (None, tokens),
+            Reading::Chosen(cut) => {
+                let rows = cut.sequences();
+                (Some((self.backend.stage(cut)?, rows)), rows)
+            }
+        };
+        self.room(tokens, rows)?;
+        let batch = self.backend.stage(batch)?;
+        let backend = &self.backend;
+        let pass = Pass { backend, batch: &batch, tokens, sequences, losing, guidance: None };
+        let read =
+            chosen.as_ref().map(|(batch, sequences)| Pass { batch, sequences: *sequences, losing: None, ..pass });
+        let read = read.as_ref().unwrap_or(&pass);
+        let tape = self.tape.as_mut().expect("just made");
+        self.net.encode(&pass, tape, &self.values.tables)?;
+        self.net.answer(read, tape)?;
+        let Some(terms) = terms else { return Ok(Passed { losses: Vec::new(), rows }) };
+        let len = rows * self.net.sizes.classes;
+        let losses = backend.cross_entropies(&mut tape.back.logits, &tape.logits, len, terms)?;
+        self.net.answer_back(read, tape, &mut self.gradients)?;
+        self.net.encode_back(&pass, tape, &mut self.gradients)?;
+        Ok(Passed { losses, rows })
     }
 
     /// The tape of the last pass.
@@ -233,6 +210,10 @@ impl<B: Training> Learner<B> {
 }
 
 impl<B: Training> Learn for Learner<B> {
+    fn task(&self) -> Task {
+        self.task
+    }
+
     fn problem(&self) -> Problem {
         self.problem
     }
@@ -245,28 +226,91 @@ impl<B: Training> Learn for Learner<B> {
         self.net.sizes.width
     }
 
-    fn study(&mut self, batch: PackedBatch, lessons: &[Lesson<'_>], dropout: Option<DropoutPass>) -> Result<Studied> {
+    fn study_guided(
+        &mut self,
+        batch: PackedBatch,
+        lessons: &[Lesson<'_>],
+        guides: &[Guide<'_>],
+        dropout: Option<DropoutPass>,
+    ) -> Result<Studied> {
         let size = self.limits.check(&batch)?;
+        self.expect(self.task == Task::Record)?;
         let losses = losses(self.problem, self.net.sizes.classes, lessons)?;
         if lessons.len() != size.1 {
             return Err(Error::usage(format!("a batch of {} records with lessons for {}", size.1, lessons.len())));
         }
+        check_guides(&batch, guides)?;
+        let starts = batch.cu_seqlens.clone();
+        let guidance = (!guides.is_empty()).then_some(Guidance { starts: &starts, guides });
         let records: Vec<u32> = lessons.iter().map(|lesson| lesson.record).collect();
         let losing = dropout.map(|DropoutPass { seed, epoch, rates }| Losing { seed, epoch, rates, records: &records });
         let batch = self.backend.stage(batch)?;
         self.forward(&batch, size, losing)?;
         let (tokens, sequences) = size;
-        let pass = Pass { backend: &self.backend, batch: &batch, tokens, sequences, losing };
+        let pass = Pass { backend: &self.backend, batch: &batch, tokens, sequences, losing, guidance };
         let tape = self.tape.as_mut().expect("a pass has just left one");
         let losses =
             self.backend.loss_gradient(&mut tape.back.logits, &tape.logits, &losses, self.net.sizes.classes)?;
         self.net.backward(&pass, tape, &mut self.gradients)?;
+        let guided = if guides.is_empty() { Vec::new() } else { std::mem::take(&mut tape.back.guided) };
         let logits = self.download(&self.tape().logits, sequences * self.net.sizes.classes)?;
-        Ok(Studied { losses, logits })
+        Ok(Studied { losses, logits, guided })
+    }
+
+    fn study_tokens(
+        &mut self,
+        batch: PackedBatch,
+        lessons: &[TokenLesson<'_>],
+        dropout: Option<DropoutPass>,
+    ) -> Result<Studied> {
+        let (_, sequences) = self.limits.check(&batch)?;
+        self.expect(self.task != Task::Record)?;
+        if lessons.len() != sequences {
+            return Err(Error::usage(format!("a batch of {sequences} records with lessons for {}", lessons.len())));
+        }
+        let reading = Reading::of_lessons(self.task, &batch, lessons);
+        let mut terms = Vec::new();
+        for (sequence, lesson) in lessons.iter().enumerate() {
+            for term in lesson.terms {
+                terms.push(term.over(batch.range(sequence), &reading, &self.net.sizes, lesson.share)?);
+            }
+        }
+        let records: Vec<u32> = lessons.iter().map(|lesson| lesson.record).collect();
+        let losing = dropout.map(|DropoutPass { seed, epoch, rates }| Losing { seed, epoch, rates, records: &records });
+        let passed = self.pass_tokens(batch, reading, losing, Some(&terms))?;
+        let mut losses = passed.losses.into_iter();
+        let mean = |lesson: &TokenLesson<'_>| {
+            let own = losses.by_ref().take(lesson.terms.len());
+            own.sum::<f64>() / lesson.terms.len().max(1) as f64
+        };
+        Ok(Studied { losses: lessons.iter().map(mean).collect(), logits: Vec::new(), guided: Vec::new() })
+    }
+
+    fn read(&mut self, batch: PackedBatch, reads: &[Reads]) -> Result<Outputs> {
+        let (_, sequences) = self.limits.check(&batch)?;
+        self.expect(self.task != Task::Record)?;
+        if reads.len() != sequences {
+            return Err(Error::usage(format!("a batch of {sequences} records of which {} are read", reads.len())));
+        }
+        let reading = Reading::new(self.task, &batch, reads.iter().map(|tokens| tokens.to_vec()));
+        let starts = &batch.cu_seqlens;
+        let rows = starts.iter().zip(reads).flat_map(|(start, tokens)| tokens.iter().map(move |token| start + token));
+        let rows: Vec<usize> = rows.map(|token| reading.row(token as usize)).collect();
+        let all = self.pass_tokens(batch, reading, None, None)?.rows;
+        let (tape, sizes) = (self.tape(), self.net.sizes);
+        let taken = |tensor: &B::Tensor, width: usize| -> Result<Vec<f32>> {
+            let values = self.download(tensor, all * width)?;
+            Ok(rows.iter().flat_map(|row| &values[row * width..(row + 1) * width]).copied().collect())
+        };
+        Ok(Outputs {
+            features: taken(&tape.features, sizes.feature_width)?,
+            logits: taken(&tape.logits, sizes.classes)?,
+        })
     }
 
     fn answer(&mut self, batch: PackedBatch) -> Result<Outputs> {
         let size = self.limits.check(&batch)?;
+        self.expect(self.task == Task::Record)?;
         let batch = self.backend.stage(batch)?;
         self.forward(&batch, size, None)?;
         let (tape, sizes) = (self.tape(), self.net.sizes);
@@ -318,23 +362,23 @@ impl<B: Training> Learn for Learner<B> {
     }
 
     fn set_head(&mut self, weight: &[f32], bias: &[f32]) -> Result<()> {
-        self.values.head.last.weight = self.backend.upload(weight)?;
-        self.values.head.last.bias = self.backend.upload(bias)?;
+        let last = self.values.head.last.as_mut();
+        let last =
+            last.ok_or_else(|| Error::usage("a last layer that is the word embeddings is not fitted by itself"))?;
+        (last.weight, last.bias) = (self.backend.upload(weight)?, self.backend.upload(bias)?);
         self.net.repack(&self.backend, &self.values)
     }
 }
 
-/// Each record's loss and share; refuses targets of another problem.
-fn losses<'a>(problem: Problem, classes: usize, lessons: &[Lesson<'a>]) -> Result<Vec<(Loss<'a>, f64)>> {
-    let loss = |lesson: &Lesson<'a>| match (problem, lesson.target) {
-        (Problem::SingleLabel, Target::Class(class)) if *class < classes => Ok(Loss::CrossEntropy(*class)),
-        (Problem::MultiLabel, Target::Classes(targets)) if targets.len() == classes => Ok(Loss::Sigmoid(targets)),
-        (Problem::Regression, Target::Values(values)) if values.len() == classes => Ok(Loss::Squared(values)),
-        (problem, target) => {
-            Err(Error::usage(format!("a {problem:?} head of {classes} outputs cannot learn {target:?}")))
-        }
+/// Refuses guides that are not of the batch: none, or one a sequence, with a mark a token or none at all.
+fn check_guides(batch: &PackedBatch, guides: &[Guide<'_>]) -> Result<()> {
+    let fits = |(sequence, guide): (usize, &Guide<'_>)| {
+        guide.marked.is_empty() || guide.marked.len() == batch.range(sequence).len()
     };
-    lessons.iter().map(|lesson| Ok((loss(lesson)?, lesson.share))).collect()
+    if guides.is_empty() || (guides.len() == batch.sequences() && guides.iter().enumerate().all(fits)) {
+        return Ok(());
+    }
+    Err(Error::usage(format!("a batch of {} records with {} guides of other tokens", batch.sequences(), guides.len())))
 }
 
 impl Limits {

@@ -5,8 +5,9 @@ use rayon::prelude::*;
 use super::rates::Places;
 use super::tree::{self, Tree, as_ref};
 use crate::backend::training::{Pair, Training};
-use crate::backend::{Activation, Norm};
+use crate::backend::{Activation, Norm, Rows};
 use crate::error::Result;
+use crate::model::Task;
 use crate::model::config::Config;
 
 /// What decides how large buffers are.
@@ -17,6 +18,10 @@ pub(super) struct Sizes {
     pub(super) inner_width: usize,
     pub(super) heads: usize,
     pub(super) classes: usize,
+    /// Of what the last layer reads.
+    pub(super) feature_width: usize,
+    /// Whether logits are made for some tokens alone: a head on masks has one for each piece of the vocabulary.
+    pub(super) chosen: bool,
     /// How many layers a pass goes through.
     pub(super) steps: usize,
 }
@@ -32,8 +37,19 @@ pub(super) struct Net<B: Training> {
     pub(super) layers: Vec<Layer<B>>,
     /// Which layer each step uses.
     pub(super) schedule: Vec<usize>,
-    pub(super) dense: B::Linear,
+    /// What stands before the last layer.
+    pub(super) before: Before<B>,
     pub(super) last: B::Linear,
+}
+
+/// What stands between the encoder and the last layer.
+pub(super) enum Before<B: Training> {
+    /// A layer on first tokens, with the net's head activation: a head on records.
+    Dense(B::Linear),
+    /// Nothing: a head on every token.
+    Nothing,
+    /// A layer, its activation and a normalisation: a head on masks. The identity, `[E', E']`, is what multiplies by a slope on the way back.
+    Transform { dense: B::Linear, norm: Norm<B>, identity: B::Linear },
 }
 
 /// One layer's.
@@ -56,14 +72,19 @@ impl<B: Training> Net<B> {
         values: &Tree<Vec<f32>>,
         config: &Config,
         schedule: Vec<usize>,
-        classes: usize,
+        (task, classes): (Task, usize),
     ) -> Result<Self> {
         let width = config.width;
         let packer = Packer { backend, epsilon: config.epsilon };
         let (last, before) = schedule.split_last().expect("a configuration has at least one layer");
+        let head = &values.head;
+        // Only heads on records read first tokens alone.
+        let of_first = head.dense.is_some() && head.norm.is_none();
+        let feature_width = if head.norm.is_some() { config.embedding_width } else { width };
         let layer = |(number, layer): (usize, &tree::Layer<Vec<f32>>)| -> Result<Layer<B>> {
-            let projection = before.contains(&number).then(|| packer.linear(&layer.projection, width));
-            let split = (number == *last).then(|| packer.split(&layer.projection, width));
+            let whole = !of_first || before.contains(&number);
+            let projection = whole.then(|| packer.linear(&layer.projection, width));
+            let split = (of_first && number == *last).then(|| packer.split(&layer.projection, width));
             Ok(Layer {
                 projection: projection.transpose()?,
                 split: split.transpose()?,
@@ -82,23 +103,41 @@ impl<B: Training> Net<B> {
                 inner_width: config.inner_width,
                 heads: config.heads,
                 classes,
+                feature_width,
+                chosen: head.norm.is_some(),
                 steps: schedule.len(),
             },
             activation: config.activation,
-            head_activation: config.family.head_names().activation,
-            places: Places::of(config.family),
+            head_activation: if head.norm.is_some() {
+                config.family.mask_head_names().activation.unwrap_or(config.activation)
+            } else {
+                config.family.head_names().activation
+            },
+            places: Places::of(config.family, task),
             embedding_norm: packer.norm(&values.embedding_norm)?,
             embedding_projection: projection.map(|pair| packer.linear(pair, config.embedding_width)).transpose()?,
             layers: values.layers.iter().enumerate().map(layer).collect::<Result<_>>()?,
-            dense: packer.linear(&values.head.dense, width)?,
-            last: packer.linear(&values.head.last, width)?,
+            before: packer.before(head, config)?,
+            last: match (&head.last, &head.bias) {
+                (Some(last), _) => packer.linear(last, feature_width)?,
+                (None, bias) => {
+                    let bias = bias.as_deref().unwrap_or_default();
+                    backend.pack_linear(&values.tables.word, bias, feature_width, classes)?
+                }
+            },
             schedule,
         })
     }
 
+    /// Which rows a step computes: the last one's are first tokens alone, where the head reads no others.
+    pub(super) fn rows_of(&self, step: usize) -> Rows {
+        let first = matches!(self.before, Before::Dense(_)) && step + 1 == self.schedule.len();
+        if first { Rows::First } else { Rows::All }
+    }
+
     /// Packs parameters that have changed, a layer a thread.
     pub(super) fn repack(&mut self, backend: &B, values: &Tree<B::Tensor>) -> Result<()> {
-        let Sizes { width, embedding_width, inner_width, classes, .. } = self.sizes;
+        let Sizes { width, embedding_width, inner_width, classes, feature_width, .. } = self.sizes;
         let whole = |linear: &mut B::Linear, pair: &Pair<B::Tensor>, inputs: usize, outputs: usize| {
             backend.repack_linear(linear, as_ref(pair), 0..outputs, inputs)
         };
@@ -124,8 +163,23 @@ impl<B: Training> Net<B> {
             whole(&mut layer.outer, &values.outer, inner_width, width)?;
             norm(&mut layer.outer_norm, &values.outer_norm)
         })?;
-        whole(&mut self.dense, &values.head.dense, width, width)?;
-        whole(&mut self.last, &values.head.last, width, classes)
+        let head = &values.head;
+        match (&mut self.before, &head.dense, &head.norm) {
+            (Before::Dense(dense), Some(values), _) => whole(dense, values, width, width)?,
+            (Before::Transform { dense, norm: of, .. }, Some(values), Some(of_norm)) => {
+                whole(dense, values, width, feature_width)?;
+                norm(of, of_norm)?;
+            }
+            _ => {}
+        }
+        match (&head.last, &head.bias) {
+            (Some(last), _) => whole(&mut self.last, last, feature_width, classes),
+            (None, Some(bias)) => {
+                let tied = Pair { weight: &values.tables.word, bias };
+                backend.repack_linear(&mut self.last, tied, 0..classes, feature_width)
+            }
+            (None, None) => Ok(()),
+        }
     }
 }
 
@@ -147,6 +201,20 @@ impl<B: Training> Packer<'_, B> {
             self.backend.pack_linear(query, query_bias, width, width)?,
             self.backend.pack_linear(key_value, key_value_bias, width, 2 * width)?,
         ))
+    }
+
+    fn before(&self, head: &tree::Head<Vec<f32>>, config: &Config) -> Result<Before<B>> {
+        match (&head.dense, &head.norm) {
+            (Some(dense), None) => Ok(Before::Dense(self.linear(dense, config.width)?)),
+            (Some(dense), Some(norm)) => {
+                let width = config.embedding_width;
+                let mut identity = vec![0.0; width * width];
+                identity.iter_mut().step_by(width + 1).for_each(|one| *one = 1.0);
+                let identity = self.backend.pack_linear(&identity, &vec![0.0; width], width, width)?;
+                Ok(Before::Transform { dense: self.linear(dense, config.width)?, norm: self.norm(norm)?, identity })
+            }
+            (None, _) => Ok(Before::Nothing),
+        }
     }
 
     fn norm(&self, pair: &Pair<Vec<f32>>) -> Result<Norm<B>> {

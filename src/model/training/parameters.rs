@@ -3,8 +3,10 @@
 use super::tree::{Head, Layer, Tree};
 use crate::backend::training::{Pair, Tables};
 use crate::error::Result;
+use crate::model::Task;
 use crate::model::config::{Config, LayerId};
 use crate::model::families::TensorNames;
+use crate::model::token_head::last_layer;
 use crate::model::weights::Weights;
 use crate::random::{Purpose, Stream, normal};
 
@@ -49,6 +51,16 @@ impl Spec {
         Ok(parts.collect::<Result<Vec<_>>>()?.concat())
     }
 
+    /// A table's values in a checkpoint that has fewer rows, the last ones drawn.
+    pub(super) fn read_and_draw(&self, weights: &Weights, rows: usize, seed: u64) -> Result<Vec<f32>> {
+        let (name, shape) = &self.parts[0];
+        let [all, width] = [shape[0], shape[1]];
+        let mut values = weights.tensor(weights.bare(name), &[all - rows, width])?.into_owned();
+        let drawn = Self::new(name.clone(), vec![rows, width], self.role).draw(seed, 1);
+        values.extend(drawn);
+        Ok(values)
+    }
+
     /// First values: normal draws of the seed for matrices, by the parameter's number.
     pub(super) fn draw(&self, seed: u64, number: usize) -> Vec<f32> {
         match self.role {
@@ -69,17 +81,13 @@ impl Spec {
     }
 }
 
-/// Every parameter of a model of this configuration, with a head of `classes` outputs.
-pub(super) fn specs(config: &Config, layers: &[LayerId], classes: usize) -> Tree<Spec> {
-    let (names, head, width) = (config.family.tensor_names(), config.family.head_names(), config.width);
+/// Every parameter of a model of this configuration, with a head for a task, of `classes` outputs.
+pub(super) fn specs(config: &Config, layers: &[LayerId], task: Task, classes: usize) -> Tree<Spec> {
+    let (names, width) = (config.family.tensor_names(), config.width);
     let source = Namer { names, config };
     let embedded = config.embedding_width;
     let table = |name: &str, rows: usize| Spec::new(source.full(name), vec![rows, embedded], Role::Matrix);
     let projected = config.family.projects_embeddings(embedded, width);
-    let in_head = |mut pair: Pair<Spec>| {
-        (pair.weight.head, pair.bias.head) = (true, true);
-        pair
-    };
     Tree {
         tables: Tables {
             word: table(names.word, config.vocabulary),
@@ -90,10 +98,42 @@ pub(super) fn specs(config: &Config, layers: &[LayerId], classes: usize) -> Tree
         embedding_norm: source.norm(names.embedding_norm, embedded),
         embedding_projection: projected.then(|| source.linear(&[names.projection], embedded, width)),
         layers: layers.iter().map(|id| source.layer(*id)).collect(),
-        head: Head {
-            dense: in_head(linear_named(&[source.head(head.dense)], width, width)),
-            last: in_head(linear_named(&[head.last.to_owned()], width, classes)),
-        },
+        head: head(&source, task, classes),
+    }
+}
+
+/// The head of a task.
+fn head(source: &Namer<'_>, task: Task, classes: usize) -> Head<Spec> {
+    let Config { family, width, embedding_width, tied, .. } = *source.config;
+    let of_head = |mut pair: Pair<Spec>| {
+        (pair.weight.head, pair.bias.head) = (true, true);
+        pair
+    };
+    let linear = |name: String, inputs, outputs| of_head(linear_named(&[name], inputs, outputs));
+    match task {
+        Task::Record => {
+            let names = family.head_names();
+            let dense = linear(source.head(names.dense), width, width);
+            let last = linear(names.last.to_owned(), width, classes);
+            Head { dense: Some(dense), norm: None, last: Some(last), bias: None }
+        }
+        Task::Spans | Task::Tags => {
+            let last = linear(last_layer(task).to_owned(), width, classes);
+            Head { dense: None, norm: None, last: Some(last), bias: None }
+        }
+        Task::Masks => {
+            let names = family.mask_head_names();
+            let weight = Spec::new(format!("{}.weight", names.decoder), vec![classes, embedding_width], Role::Matrix);
+            let bias = Spec::new(names.bias.to_owned(), vec![classes], Role::Bias);
+            let last = of_head(Pair { weight, bias });
+            let (last, bias) = if tied { (None, Some(last.bias)) } else { (Some(last), None) };
+            Head {
+                dense: Some(linear(names.dense.to_owned(), width, embedding_width)),
+                norm: Some(of_head(norm_named(names.norm, embedding_width))),
+                last,
+                bias,
+            }
+        }
     }
 }
 

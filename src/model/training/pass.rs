@@ -2,7 +2,7 @@
 
 use super::DropoutRates;
 use super::net::Sizes;
-use crate::backend::training::{Dropout, Place, Training};
+use crate::backend::training::{Dropout, Guide, Place, Training};
 use crate::backend::{Attended, AttentionShape, Columns, Rows};
 use crate::error::Result;
 
@@ -15,6 +15,17 @@ pub(super) struct Pass<'a, B: Training> {
     /// B.
     pub(super) sequences: usize,
     pub(super) losing: Option<Losing<'a>>,
+    /// What the last step's attention is drawn to.
+    pub(super) guidance: Option<Guidance<'a>>,
+}
+
+/// What the attention of a batch's first tokens is drawn to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Guidance<'a> {
+    /// Where sequences start, and where the last one ends.
+    pub(super) starts: &'a [u32],
+    /// One a sequence.
+    pub(super) guides: &'a [Guide<'a>],
 }
 
 /// What a pass drops.

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::model::Task;
 use crate::model::families::Family;
 
 /// Shares of numbers dropped in a training pass.
@@ -34,7 +35,7 @@ impl DropoutRates {
     ///
     /// # Errors
     /// [`Error::Format`] where one is no share.
-    pub(super) fn read(path: &Path, fields: &Map<String, Value>, family: Family) -> Result<Self> {
+    pub(super) fn read(path: &Path, fields: &Map<String, Value>, family: Family, task: Task) -> Result<Self> {
         let rate = |name: &str, default: f64| match fields.get(name).filter(|value| !value.is_null()) {
             None => Ok(default),
             Some(value) => match value.as_f64() {
@@ -50,9 +51,11 @@ impl DropoutRates {
             Family::Albert => (rate("hidden_dropout_prob", 0.0)?, rate("attention_probs_dropout_prob", 0.0)?),
             _ => (rate("hidden_dropout_prob", 0.1)?, rate("attention_probs_dropout_prob", 0.1)?),
         };
-        let head = match family {
-            Family::Distilbert => rate("seq_classif_dropout", 0.2)?,
-            Family::Albert => rate("classifier_dropout_prob", 0.1)?,
+        let head = match (family, task) {
+            (Family::Distilbert, Task::Spans) => rate("qa_dropout", 0.1)?,
+            (Family::Distilbert, Task::Tags) => hidden,
+            (Family::Distilbert, _) => rate("seq_classif_dropout", 0.2)?,
+            (Family::Albert, _) => rate("classifier_dropout_prob", 0.1)?,
             _ => rate("classifier_dropout", hidden)?,
         };
         Ok(Self { hidden, attention, head })
@@ -68,15 +71,18 @@ pub(super) struct Places {
     pub(super) feed_forward: bool,
     /// What the head's first layer reads.
     pub(super) head_input: bool,
+    /// What a head on tokens reads: those of answers drop nothing, but for one family's.
+    pub(super) token_features: bool,
 }
 
 impl Places {
-    pub(super) fn of(family: Family) -> Self {
+    pub(super) fn of(family: Family, task: Task) -> Self {
         let deep_head = matches!(family, Family::Roberta | Family::XlmRoberta | Family::Camembert | Family::Electra);
         Self {
             attention_out: family != Family::Distilbert,
             feed_forward: family != Family::Albert,
             head_input: deep_head,
+            token_features: task == Task::Tags || family == Family::Distilbert,
         }
     }
 }

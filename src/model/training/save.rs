@@ -9,12 +9,12 @@ use serde_json::{Map, Value, json};
 
 use super::NamedTensor;
 use crate::error::{Error, Result};
-use crate::model::Problem;
 use crate::model::class_names::ClassNames;
 use crate::model::config::Config;
+use crate::model::{Problem, Task};
 
 /// The files of a tokenizer, whichever of them there are; the last says how long sentences may be.
-const TOKENIZER: [&str; 11] = [
+pub(super) const TOKENIZER: [&str; 11] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -35,27 +35,34 @@ pub(super) fn config_fields(directory: &Path) -> Result<Map<String, Value>> {
     serde_json::from_slice(&bytes).map_err(|error| Error::format(&path, format!("not a JSON object: {error}")))
 }
 
-/// The same of a classifier with these classes, whose numbers are f32.
-pub(super) fn classifier_fields(
+/// The same of a model with a head for this task and these classes, whose numbers are f32.
+pub(super) fn head_fields(
     fields: &Map<String, Value>,
     config: &Config,
+    task: Task,
     classes: &ClassNames,
-    problem: Problem,
 ) -> Map<String, Value> {
     let mut fields = fields.clone();
-    let names = || classes.names().iter().enumerate();
-    let label_of: Map<String, Value> = names().map(|(id, name)| (id.to_string(), json!(name))).collect();
-    let id_of: Map<String, Value> = names().map(|(id, name)| (name.clone(), json!(id))).collect();
-    let problem_type = match problem {
-        Problem::MultiLabel => "multi_label_classification",
-        Problem::Regression => "regression",
-        Problem::SingleLabel | Problem::Headless => "single_label_classification",
-    };
-    fields.insert("architectures".to_owned(), json!([config.family.classifier_class()]));
-    fields.insert("id2label".to_owned(), label_of.into());
-    fields.insert("label2id".to_owned(), id_of.into());
-    fields.insert("problem_type".to_owned(), json!(problem_type));
-    fields.remove("num_labels");
+    fields.insert("architectures".to_owned(), json!([config.family.class_name(task)]));
+    // Whatever another head left there would be read as this one's.
+    for name in ["num_labels", "id2label", "label2id", "problem_type"] {
+        fields.remove(name);
+    }
+    if matches!(task, Task::Record | Task::Tags) {
+        let names = || classes.names().iter().enumerate();
+        let label_of: Map<String, Value> = names().map(|(id, name)| (id.to_string(), json!(name))).collect();
+        let id_of: Map<String, Value> = names().map(|(id, name)| (name.clone(), json!(id))).collect();
+        fields.insert("id2label".to_owned(), label_of.into());
+        fields.insert("label2id".to_owned(), id_of.into());
+    }
+    if task == Task::Record {
+        let problem_type = match classes.problem() {
+            Problem::MultiLabel => "multi_label_classification",
+            Problem::Regression => "regression",
+            Problem::SingleLabel | Problem::Headless => "single_label_classification",
+        };
+        fields.insert("problem_type".to_owned(), json!(problem_type));
+    }
     for name in ["dtype", "torch_dtype"] {
         if let Some(dtype) = fields.get_mut(name) {
             *dtype = json!("float32");
@@ -64,8 +71,14 @@ pub(super) fn classifier_fields(
     fields
 }
 
-/// Writes everything to a sibling of `to`, syncs it and gives it its name.
-pub(super) fn directory(source: &Path, to: &Path, fields: &Map<String, Value>, tensors: &[NamedTensor]) -> Result<()> {
+/// Writes everything, and the files `beside` it, to a sibling of `to`, syncs it and gives it its name.
+pub(super) fn directory(
+    source: &Path,
+    to: &Path,
+    fields: &Map<String, Value>,
+    tensors: &[NamedTensor],
+    beside: &[(String, String)],
+) -> Result<()> {
     let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
     let partial = tempfile::Builder::new().prefix(".wherefore-").suffix(".partial").tempdir_in(parent);
@@ -73,6 +86,9 @@ pub(super) fn directory(source: &Path, to: &Path, fields: &Map<String, Value>, t
     let config = serde_json::to_string_pretty(fields).map_err(|error| Error::format(to, error.to_string()))?;
     write(&partial.path().join("config.json"), format!("{config}\n").as_bytes())?;
     write(&partial.path().join("model.safetensors"), &encode(to, tensors)?)?;
+    for (name, text) in beside {
+        write(&partial.path().join(name), text.as_bytes())?;
+    }
     for name in TOKENIZER {
         let from = source.join(name);
         if from.is_file() {

@@ -2,7 +2,7 @@
 
 use super::gradients::Gradients;
 use super::pass::Pass;
-use super::tree::as_mut;
+use super::tree::{Head, as_mut};
 use crate::backend::training::{Pair, Shape, Training};
 use crate::backend::{Norm, Rows};
 use crate::error::Result;
@@ -30,6 +30,8 @@ pub(super) enum Normalisation {
     Embedding,
     Attention(usize),
     Outer(usize),
+    /// Of a head on masks.
+    Head,
 }
 
 /// What takes the gradients of a way back, as it comes to them.
@@ -73,8 +75,17 @@ impl<B: Training> Sink<B> for Gradients<B> {
             Linear::AttentionOut(step) => (&mut self.layer(step).attention_out, 0),
             Linear::Inner(step) => (&mut self.layer(step).inner, 0),
             Linear::Outer(step) => (&mut self.layer(step).outer, 0),
-            Linear::Dense => (&mut self.tree.head.dense, 0),
-            Linear::Last => (&mut self.tree.head.last, 0),
+            Linear::Dense => match &mut self.tree.head.dense {
+                Some(to) => (to, 0),
+                None => return Ok(()),
+            },
+            Linear::Last => match (&mut self.tree.head, &mut self.tied) {
+                (Head { bias: Some(bias), .. }, Some(weight)) => {
+                    return pass.backend.linear_parameters_backward(Pair { weight, bias }, 0, dy, x, shape);
+                }
+                (Head { last: Some(to), .. }, _) => (to, 0),
+                _ => return Ok(()),
+            },
         };
         pass.backend.linear_parameters_backward(as_mut(to), first, dy, x, shape)
     }
@@ -91,6 +102,10 @@ impl<B: Training> Sink<B> for Gradients<B> {
             Normalisation::Embedding => &mut self.tree.embedding_norm,
             Normalisation::Attention(step) => &mut self.layer(step).attention_norm,
             Normalisation::Outer(step) => &mut self.layer(step).outer_norm,
+            Normalisation::Head => match &mut self.tree.head.norm {
+                Some(to) => to,
+                None => return Ok(()),
+            },
         };
         let shape = Shape { rows: pass.rows(rows), inputs: norm.width, outputs: norm.width };
         pass.backend.layer_norm_parameters_backward(as_mut(to), dy, x, norm.epsilon, shape)

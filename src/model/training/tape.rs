@@ -8,19 +8,22 @@ use crate::error::Result;
 pub(super) struct Tape<B: Backend> {
     /// T there is room for.
     tokens: usize,
+    /// Rows of logits there is room for.
+    rows: usize,
     /// `[T, embedding width]`: the sum of the tables' rows.
     pub(super) embedding_sum: B::Tensor,
     /// `[T, embedding width]`: what the projection reads, where there is one.
     pub(super) embedded: B::Tensor,
     pub(super) steps: Vec<Step<B>>,
-    /// `[T, E]`, the last step's first tokens: their hidden states, queries.
+    /// `[T, E]`, the last step's first tokens: their hidden states, queries. In a head on masks: the hidden states read, and what its first layer
+    /// made of them.
     pub(super) first: B::Tensor,
     pub(super) queries: B::Tensor,
     /// `[T, E or embedding width]`: what the head's layers read (they trade places with `back.sum`), and the slope between them.
     pub(super) head_input: B::Tensor,
     pub(super) features: B::Tensor,
     pub(super) head_slope: B::Tensor,
-    /// `[T, K]`
+    /// `[rows, K]`
     pub(super) logits: B::Tensor,
     pub(super) back: Back<B>,
 }
@@ -58,15 +61,19 @@ pub(super) struct Back<B: Backend> {
     pub(super) inner: B::Tensor,
     /// `[T, 3E]`
     pub(super) projected: B::Tensor,
-    /// `[T, K]`
+    /// `[rows, K]`
     pub(super) logits: B::Tensor,
+    /// `[B]`: how far attention was from what it was drawn to.
+    pub(super) guided: Vec<f64>,
 }
 
 impl<B: Backend> Tape<B> {
     /// Room for `tokens` tokens.
     pub(super) fn new(backend: &B, sizes: &Sizes, tokens: usize) -> Result<Self> {
         let rows = |width: usize| backend.tensor(tokens * width);
-        let Sizes { width, embedding_width, inner_width, classes, .. } = *sizes;
+        let Sizes { width, embedding_width, inner_width, classes, chosen, .. } = *sizes;
+        // Logits over a vocabulary are made for the rows that are read.
+        let logit_rows = if chosen { 0 } else { tokens };
         let widest = width.max(embedding_width);
         let step = || {
             Ok(Step {
@@ -82,15 +89,16 @@ impl<B: Backend> Tape<B> {
         };
         Ok(Self {
             tokens,
+            rows: logit_rows,
             embedding_sum: rows(embedding_width)?,
             embedded: rows(embedding_width)?,
             steps: (0..sizes.steps).map(|_| step()).collect::<Result<_>>()?,
             first: rows(width)?,
-            queries: rows(width)?,
+            queries: rows(widest)?,
             head_input: rows(widest)?,
             features: rows(widest)?,
-            head_slope: rows(width)?,
-            logits: rows(classes)?,
+            head_slope: rows(widest)?,
+            logits: backend.tensor(logit_rows * classes)?,
             back: Back {
                 hidden: rows(widest)?,
                 sum: rows(widest)?,
@@ -98,9 +106,20 @@ impl<B: Backend> Tape<B> {
                 context: rows(width)?,
                 inner: rows(inner_width)?,
                 projected: rows(3 * width)?,
-                logits: rows(classes)?,
+                logits: backend.tensor(logit_rows * classes)?,
+                guided: Vec::new(),
             },
         })
+    }
+
+    /// Makes room for so many rows of logits.
+    pub(super) fn hold_rows(&mut self, backend: &B, sizes: &Sizes, rows: usize) -> Result<()> {
+        if rows > self.rows {
+            self.rows = rows;
+            self.logits = backend.tensor(rows * sizes.classes)?;
+            self.back.logits = backend.tensor(rows * sizes.classes)?;
+        }
+        Ok(())
     }
 
     /// Whether a batch of `tokens` tokens fits.

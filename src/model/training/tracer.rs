@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::model::encoder::distinct;
 use crate::model::weights::Weights;
-use crate::model::{Model, Outputs, Problem};
+use crate::model::{Model, Outputs, Problem, Task};
 use crate::tokens::{self, Encoding, MicroBatch, PackedBatch, Positions};
 
 /// Where a way back starts: told a record's place and its logits, fills in the gradient at them, `[K]`.
@@ -63,7 +63,7 @@ impl Tracer {
     pub fn width_of(model: &Model, projection: &Projection) -> Result<usize> {
         check_head(model)?;
         let (ids, _) = distinct(&model.config().schedule());
-        Ok(projection.slots(&sizes(&specs(model.config(), &ids, model.classes())))?.1)
+        Ok(projection.slots(&sizes(&specs(model.config(), &ids, Task::Record, model.classes())))?.1)
     }
 
     /// Numbers kept of a record.
@@ -158,9 +158,9 @@ struct Both<B: Training> {
 impl<B: Training> Traced<B> {
     fn new(backend: B, config: &Config, weights: &Weights, classes: usize, projection: Projection) -> Result<Self> {
         let (ids, schedule) = distinct(&config.schedule());
-        let specs = specs(config, &ids, classes);
+        let specs = specs(config, &ids, Task::Record, classes);
         let host: Tree<Vec<f32>> = specs.map(|spec| spec.read(weights))?;
-        let net = Net::pack(&backend, &host, config, schedule.clone(), classes)?;
+        let net = Net::pack(&backend, &host, config, schedule.clone(), (Task::Record, classes))?;
         let tables = Tables {
             word: backend.upload(&host.tables.word)?,
             position: backend.upload(&host.tables.position)?,
@@ -187,7 +187,7 @@ impl<B: Training> Trace for Traced<B> {
             *space = Some(Space { tape: Tape::new(backend, &self.net.sizes, tokens)?, sides: [side()?, side()?] });
         }
         let Space { tape, sides } = space.as_mut().expect("just made");
-        let pass = Pass { backend, batch: &batch, tokens, sequences, losing: None };
+        let pass = Pass { backend, batch: &batch, tokens, sequences, losing: None, guidance: None };
         self.net.forward(&pass, tape, &self.tables)?;
         let mut logits = vec![0.0; sequences * classes];
         backend.download(&mut logits, &tape.logits)?;
@@ -210,7 +210,7 @@ impl<B: Training> Trace for Traced<B> {
 fn sizes(specs: &Tree<Spec>) -> Vec<(usize, usize)> {
     let of_layers =
         specs.layers.iter().flat_map(|layer| [&layer.projection, &layer.attention_out, &layer.inner, &layer.outer]);
-    let pairs = of_layers.chain([&specs.head.dense, &specs.head.last]).chain(&specs.embedding_projection);
+    let pairs = of_layers.chain(&specs.head.dense).chain(&specs.head.last).chain(&specs.embedding_projection);
     pairs.map(|pair| (pair.weight.len() / pair.bias.len() + 1, pair.bias.len())).collect()
 }
 

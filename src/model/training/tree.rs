@@ -30,8 +30,14 @@ pub(super) struct Layer<T> {
 /// The head's.
 #[derive(Clone, Debug)]
 pub(super) struct Head<T> {
-    pub(super) dense: Pair<T>,
-    pub(super) last: Pair<T>,
+    /// What stands before the last layer: in heads on records and on masks.
+    pub(super) dense: Option<Pair<T>>,
+    /// Between the two, in heads on masks.
+    pub(super) norm: Option<Pair<T>>,
+    /// The last layer, where its weight is its own.
+    pub(super) last: Option<Pair<T>>,
+    /// Its bias, where its weight is the word embeddings.
+    pub(super) bias: Option<T>,
 }
 
 impl<T> Tree<T> {
@@ -48,7 +54,10 @@ impl<T> Tree<T> {
         let embedding_norm = pair(&self.embedding_norm)?;
         let embedding_projection = self.embedding_projection.as_ref().map(&mut pair).transpose()?;
         let layers = self.layers.iter().map(|layer| layer.map_pairs(&mut pair)).collect::<Result<_>>()?;
-        let head = Head { dense: pair(&self.head.dense)?, last: pair(&self.head.last)? };
+        let Head { dense, norm, last, bias } = &self.head;
+        let [dense, norm, last] = [dense, norm, last].map(|of| of.as_ref().map(&mut pair).transpose());
+        let (dense, norm, last) = (dense?, norm?, last?);
+        let head = Head { dense, norm, last, bias: bias.as_ref().map(f).transpose()? };
         Ok(Tree { tables, embedding_norm, embedding_projection, layers, head })
     }
 
@@ -60,8 +69,9 @@ impl<T> Tree<T> {
         let pairs = std::iter::once(&self.embedding_norm)
             .chain(&self.embedding_projection)
             .chain(self.layers.iter().flat_map(Layer::pairs))
-            .chain([&self.head.dense, &self.head.last]);
+            .chain([&self.head.dense, &self.head.norm, &self.head.last].into_iter().flatten());
         leaves.extend(pairs.flat_map(|pair| [&pair.weight, &pair.bias]));
+        leaves.extend(&self.head.bias);
         leaves
     }
 
@@ -73,8 +83,9 @@ impl<T> Tree<T> {
         let pairs = std::iter::once(&mut self.embedding_norm)
             .chain(&mut self.embedding_projection)
             .chain(self.layers.iter_mut().flat_map(Layer::pairs_mut))
-            .chain([&mut self.head.dense, &mut self.head.last]);
+            .chain([&mut self.head.dense, &mut self.head.norm, &mut self.head.last].into_iter().flatten());
         leaves.extend(pairs.flat_map(|pair| [&mut pair.weight, &mut pair.bias]));
+        leaves.extend(&mut self.head.bias);
         leaves
     }
 }

@@ -1,0 +1,47 @@
+//! What is told of a training on standard error.
+
+use wherefore::factors::Refit;
+use wherefore::train::{EpochReport, Metrics};
+
+/// Tells what became of each epoch.
+pub(super) struct Teller {
+    pub(super) quiet: bool,
+}
+
+impl Teller {
+    pub(super) fn epoch(&self, report: &EpochReport) {
+        let dev = report.dev.as_ref().map_or_else(String::new, |dev| format!("  dev {}", worth(dev)));
+        let drawn = report.rationale_loss.map_or_else(String::new, |apart| format!("  rationale {apart:.4}"));
+        self.line(&format!("epoch {}  loss {:.4}{drawn}{dev}", report.epoch, report.loss));
+    }
+
+    pub(super) fn head(&self, refit: &Refit, dev: Option<&Metrics>) {
+        let end = if refit.converged { "" } else { ", not converged" };
+        let dev = dev.map_or_else(String::new, |dev| format!("  dev {}", worth(dev)));
+        self.line(&format!("head  objective {:.4} after {} steps{end}{dev}", refit.objective, refit.iterations));
+    }
+
+    #[expect(clippy::print_stderr, reason = "messages go to standard error")]
+    pub(super) fn line(&self, line: &str) {
+        if !self.quiet {
+            eprintln!("{line}");
+        }
+    }
+}
+
+fn worth(metrics: &Metrics) -> String {
+    let named = [
+        ("accuracy", metrics.accuracy),
+        ("f1-macro", metrics.f1_macro),
+        ("pearson", metrics.pearson),
+        ("exact-match", metrics.exact_match),
+        ("precision", metrics.precision),
+        ("recall", metrics.recall),
+        ("f1", metrics.f1),
+        ("selection", metrics.selection),
+        ("no-answer", metrics.no_answer),
+        ("perplexity", metrics.perplexity),
+    ];
+    let shown = named.iter().filter_map(|(name, value)| value.map(|value| format!("  {name} {value:.4}")));
+    format!("loss {:.4}{}", metrics.loss, shown.collect::<String>())
+}

@@ -1,0 +1,333 @@
+//! Training of heads on tokens is PyTorch's too: gradients of every parameter, and AdamW step by step; and the same bits in any company.
+
+use serde_json::Value;
+use wherefore::backend::cpu::Cpu;
+use wherefore::backend::reference::{Plain, Reference};
+use wherefore::backend::training::{AdamStep, Training};
+use wherefore::model::{
+    Blueprint, Device, DropoutPass, DropoutRates, HeadPlan, LoadOptions, Model, NamedTensor, Reads, Studied, Task,
+    Term, TokenLesson, Trainee,
+};
+use wherefore::tokens::{Encoding, pack};
+use wherefore::train::{Rates, Schedule};
+
+use super::golden::{digest, errors, numbers};
+use super::saving::transformers;
+use super::support::{adam, flat, gradient_bits, json, path};
+
+/// A golden's sequences and what they teach.
+struct Lessons {
+    task: Task,
+    encodings: Vec<Encoding>,
+    terms: Vec<Vec<Term>>,
+    weights: Vec<f64>,
+}
+
+fn cases() -> Vec<String> {
+    let folders = std::fs::read_dir(path("")).unwrap().map(|entry| entry.unwrap());
+    let trained = folders.filter(|entry| entry.path().join("train_tokens.json").is_file());
+    let mut names: Vec<String> = trained.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names.len(), 10, "golden trainings are missing: {names:?}");
+    names
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+fn lessons(golden: &Value) -> Lessons {
+    let task = match golden["kind"].as_str().unwrap() {
+        "spans" => Task::Spans,
+        "tags" => Task::Tags,
+        _ => Task::Masks,
+    };
+    let term = |(column, term): (u32, &Value)| match task {
+        Task::Spans => Term::Token { column, token: ids(term)[0] },
+        _ => Term::Class { tokens: ids(&term[0]), class: term[1].as_u64().unwrap() as u32 },
+    };
+    let examples = golden["examples"].as_array().unwrap();
+    let encoding = |example: &Value| Encoding {
+        ids: ids(&example["ids"]),
+        type_ids: ids(&example["type_ids"]),
+        ..Encoding::default()
+    };
+    let terms = |example: &Value| (0..).zip(example["terms"].as_array().unwrap()).map(term).collect();
+    Lessons {
+        task,
+        encodings: examples.iter().map(encoding).collect(),
+        terms: examples.iter().map(terms).collect(),
+        weights: numbers(&golden["settings"]["weights"]),
+    }
+}
+
+/// A golden model to be trained for its task, on some device.
+fn trainee<B: Training>(backend: B, name: &str, task: Task) -> Trainee {
+    let blueprint = Blueprint::read(path(name).to_str().unwrap(), false).unwrap().for_task(task).unwrap();
+    let head = blueprint.head().unwrap().clone();
+    blueprint.build(backend, head, 0, None).unwrap()
+}
+
+/// Gradients of all lessons, in micro-batches; losses in their order, and the sum of the losses by their shares.
+fn study(trainee: &mut Trainee, lessons: &Lessons, budget: usize, dropout: Option<DropoutPass>) -> (Vec<f64>, f64) {
+    let Lessons { task, encodings, terms, weights } = lessons;
+    let mass = |row: usize| if *task == Task::Spans { 1.0 } else { terms[row].len() as f64 };
+    let whole: f64 = weights.iter().enumerate().map(|(row, weight)| weight * mass(row)).sum();
+    let (mut losses, mut sum) = (vec![0.0; encodings.len()], 0.0);
+    for micro in pack(encodings, trainee.positions(), budget) {
+        let lesson = |&row: &usize| TokenLesson {
+            terms: &terms[row],
+            share: weights[row] * mass(row) / terms[row].len() as f64 / whole,
+            record: row as u32,
+        };
+        let taught: Vec<TokenLesson<'_>> = micro.rows.iter().map(lesson).collect();
+        let Studied { losses: some, .. } = trainee.learner().study_tokens(micro.batch, &taught, dropout).unwrap();
+        for (&row, loss) in micro.rows.iter().zip(some) {
+            losses[row] = loss;
+            sum += loss * weights[row] * mass(row) / whole;
+        }
+    }
+    (losses, sum)
+}
+
+struct Course {
+    losses: Vec<Vec<f64>>,
+    norms: Vec<f64>,
+    gradients: Vec<NamedTensor>,
+    parameters: Vec<NamedTensor>,
+}
+
+fn run<B: Training>(backend: B, name: &str, golden: &Value) -> Course {
+    let lessons = lessons(golden);
+    let mut trainee = trainee(backend, name, lessons.task);
+    let settings = &golden["settings"];
+    let number = |name: &str| settings[name].as_f64().unwrap();
+    let rates = Rates {
+        schedule: golden["schedule"].as_str().unwrap().parse::<Schedule>().unwrap(),
+        height: number("rate"),
+        warmup: number("warmup") as u64,
+        steps: number("steps") as u64,
+    };
+    let mut course = Course { losses: vec![], norms: vec![], gradients: vec![], parameters: vec![] };
+    for step in 0..rates.steps {
+        course.losses.push(study(&mut trainee, &lessons, 1 << 20, None).0);
+        if step == 0 {
+            course.gradients = trainee.learner().gradients().unwrap();
+        }
+        let norm = trainee.learner().gradient_norm().unwrap();
+        course.norms.push(norm);
+        let adam = AdamStep {
+            rate: rates.at(step),
+            decay: number("decay"),
+            betas: [0.9, 0.999],
+            epsilon: number("epsilon"),
+            number: step + 1,
+            scale: (number("clip") / (norm + 1e-6)).min(1.0),
+        };
+        trainee.learner().step(&adam).unwrap();
+    }
+    course.parameters = trainee.learner().parameters().unwrap();
+    course
+}
+
+#[test]
+fn the_reference_trains_heads_on_tokens_as_pytorch_does_in_f64() {
+    for name in cases() {
+        let golden = json(&path(&name).join("train_tokens.json"));
+        let course = run(Reference, &name, &golden);
+        let steps = golden["steps"].as_array().unwrap();
+        for (step, (losses, norm)) in course.losses.iter().zip(&course.norms).enumerate() {
+            for (found, expected) in losses.iter().zip(numbers(&steps[step]["losses"])) {
+                assert!(
+                    (found - expected).abs() <= 1e-9 * expected.abs().max(1.0),
+                    "{name}, step {step}: {found} {expected}"
+                );
+            }
+            let expected = steps[step]["norm"].as_f64().unwrap();
+            assert!((norm - expected).abs() <= 1e-8 * expected, "{name}, step {step}: norm {norm} {expected}");
+        }
+        for (what, tensors) in [("gradients", &course.gradients), ("parameters", &course.parameters)] {
+            let expected = golden[what].as_object().unwrap();
+            assert_eq!(tensors.len(), expected.len(), "{name}: {what}");
+            for tensor in tensors {
+                let (found, rounding) = digest(&tensor.values);
+                for (found, expected) in found.iter().zip(numbers(&expected[&tensor.name])) {
+                    // f64's own error, which AdamW magnifies where gradients nearly vanish.
+                    let allowed = rounding + 1e-9 * expected.abs().max(1e-3);
+                    assert!((found - expected).abs() <= allowed, "{name} {what} {}: {found} {expected}", tensor.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_cpu_errs_no_more_than_plain_f32_on_tokens() {
+    let floor = 64.0 * f64::from(f32::EPSILON);
+    for name in cases() {
+        let golden = json(&path(&name).join("train_tokens.json"));
+        let (exact, plain) = (run(Reference, &name, &golden), run(Plain, &name, &golden));
+        let cpu = run(Cpu::new().shared_out(), &name, &golden);
+        let (cpu, plain) = (errors(&cpu.gradients, &exact.gradients), errors(&plain.gradients, &exact.gradients));
+        for ((tensor, cpu), (_, plain)) in cpu.into_iter().zip(plain) {
+            assert!(cpu <= 2.0 * plain + floor, "{name} {tensor}: {cpu:e}, plain f32 {plain:e}");
+        }
+    }
+}
+
+fn dropout() -> DropoutPass {
+    DropoutPass { seed: 11, epoch: 3, rates: DropoutRates { hidden: 0.2, attention: 0.3, head: 0.25 } }
+}
+
+/// One of each kind of head, of each place where it drops, tied to the embeddings or not.
+const HEADS: [&str; 5] = ["bert-spans", "distilbert-spans", "bert-tags", "electra-masks", "albert-masks"];
+
+#[test]
+fn gradients_on_tokens_are_finite_differences_with_dropout() {
+    for name in HEADS {
+        let lessons = lessons(&json(&path(name).join("train_tokens.json")));
+        let mut model = trainee(Reference, name, lessons.task);
+        study(&mut model, &lessons, 1 << 20, Some(dropout()));
+        let gradients = model.learner().gradients().unwrap();
+        let state = model.learner().state().unwrap();
+        for (number, gradient) in gradients.iter().enumerate() {
+            let (mut ends, mut expected) = ([0.0; 2], 0.0);
+            for (end, sign) in ends.iter_mut().zip([1.0_f32, -1.0]) {
+                let mut elsewhere = state.clone();
+                let scattered = |i: usize| if (i * 2_654_435_761) & 64 == 0 { 1.0 } else { -1.0 };
+                for (i, value) in elsewhere[number].values.iter_mut().enumerate() {
+                    let before = *value;
+                    *value += sign * scattered(i) * 2.0_f32.powi(-18);
+                    expected +=
+                        f64::from(sign) * (f64::from(*value) - f64::from(before)) * f64::from(gradient.values[i]);
+                }
+                model.learner().restore(&elsewhere).unwrap();
+                *end = study(&mut model, &lessons, 1 << 20, Some(dropout())).1;
+            }
+            let found = ends[0] - ends[1];
+            let size: f64 = gradient.values.iter().map(|g| f64::from(g.abs())).sum::<f64>() * 2.0_f64.powi(-17);
+            assert!(
+                (found - expected).abs() <= 1e-5 * size + 1e-12,
+                "{name} {}: {found:e} {expected:e}",
+                gradient.name
+            );
+        }
+    }
+}
+
+#[test]
+fn neither_threads_nor_micro_batches_change_a_bit_on_tokens() {
+    for name in HEADS {
+        let lessons = lessons(&json(&path(name).join("train_tokens.json")));
+        let bits = |budget: usize, threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let mut model = trainee(Cpu::new().shared_out(), name, lessons.task);
+                let mut gradients = Vec::new();
+                for number in 1..=2 {
+                    study(&mut model, &lessons, budget, Some(dropout()));
+                    gradients = gradient_bits(model.learner());
+                    model.learner().step(&adam(1e-3, number)).unwrap();
+                }
+                let parameters = flat(&model.learner().parameters().unwrap());
+                (gradients, parameters.iter().map(|x| x.to_bits()).collect::<Vec<u32>>())
+            })
+        };
+        let whole = bits(1 << 20, 1);
+        for (budget, threads) in [(1 << 20, 3), (40, 1), (17, 2)] {
+            assert!(bits(budget, threads) == whole, "{name}: budget {budget}, {threads} threads");
+        }
+    }
+}
+
+/// Logits of every token of each sequence, as the trainee has them.
+fn logits(trainee: &mut Trainee, lessons: &Lessons) -> Vec<Vec<f32>> {
+    let positions = trainee.positions();
+    let read = |encoding: &Encoding| {
+        let batch = pack(std::slice::from_ref(encoding), positions, 1 << 20).remove(0).batch;
+        let all: Reads = (0..encoding.ids.len() as u32).collect();
+        trainee.learner().read(batch, &[all]).unwrap().logits
+    };
+    lessons.encodings.iter().map(read).collect()
+}
+
+const SCRIPT: &str = "
+import json, sys, torch, transformers
+sequences, folders = json.loads(sys.argv[1]), sys.argv[2:]
+for folder in folders:
+    config = transformers.AutoConfig.from_pretrained(folder)
+    kind = getattr(transformers, config.architectures[0])
+    model, info = kind.from_pretrained(folder, output_loading_info=True)
+    assert not info['missing_keys'] and not info['unexpected_keys'] and not info['mismatched_keys'], info
+    found = []
+    for ids, types in sequences[folder]:
+        inputs = {'input_ids': torch.tensor([ids]), 'attention_mask': torch.ones(1, len(ids), dtype=torch.long)}
+        if getattr(config, 'type_vocab_size', 0) > 1:
+            inputs['token_type_ids'] = torch.tensor([types])
+        with torch.no_grad():
+            out = model.eval()(**inputs)
+        z = torch.stack([out.start_logits, out.end_logits], -1) if hasattr(out, 'start_logits') else out.logits
+        found.append(z[0].flatten().tolist())
+    print(json.dumps(found))
+";
+
+#[test]
+#[allow(clippy::print_stderr)]
+fn saved_heads_on_tokens_are_loaded_here_and_by_transformers() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut ours, mut sequences, mut places) = (Vec::new(), serde_json::Map::new(), Vec::new());
+    for name in HEADS {
+        let lessons = lessons(&json(&path(name).join("train_tokens.json")));
+        let mut model = trainee(Cpu::new(), name, lessons.task);
+        for number in 1..=2 {
+            study(&mut model, &lessons, 1 << 20, None);
+            model.learner().step(&adam(1e-3, number)).unwrap();
+        }
+        let place = folder.path().join(name);
+        model.save(&place).unwrap();
+        let found = logits(&mut model, &lessons);
+        let options = LoadOptions { masks: true, ..LoadOptions::default() };
+        let loaded = Model::load(place.to_str().unwrap(), Device::Cpu, &options).unwrap();
+        assert_eq!(loaded.task(), lessons.task, "{name}");
+        let reads: Vec<(&Encoding, Reads)> =
+            lessons.encodings.iter().map(|encoding| (encoding, (0..encoding.ids.len() as u32).collect())).collect();
+        let outputs = loaded.read(&reads, None, &|_| true).unwrap();
+        assert!(outputs.iter().zip(&found).all(|(outputs, found)| outputs.logits == *found), "{name}");
+        let pairs: Vec<_> = lessons.encodings.iter().map(|encoding| (&encoding.ids, &encoding.type_ids)).collect();
+        sequences.insert(place.to_str().unwrap().to_owned(), serde_json::to_value(pairs).unwrap());
+        places.push(place.to_str().unwrap().to_owned());
+        ours.push(found);
+    }
+    let sequences = Value::Object(sequences).to_string();
+    let arguments: Vec<&str> = std::iter::once(sequences.as_str()).chain(places.iter().map(String::as_str)).collect();
+    let Some(out) = transformers(SCRIPT, &arguments) else {
+        eprintln!("set WHEREFORE_PYTHON to an interpreter with transformers to hold this against it");
+        return;
+    };
+    assert_eq!(out.lines().count(), HEADS.len(), "{out}");
+    for ((line, ours), name) in out.lines().zip(ours).zip(HEADS) {
+        let theirs: Vec<Vec<f64>> = serde_json::from_str(line).unwrap();
+        assert_eq!(ours.concat().len(), theirs.concat().len(), "{name}");
+        for (ours, theirs) in ours.concat().into_iter().zip(theirs.concat()) {
+            // Two f32 implementations of the same few thousand operations.
+            assert!((f64::from(ours) - theirs).abs() <= 2e-5 * theirs.abs().max(1.0), "{name}: {ours} {theirs}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_of_the_head_is_refused() {
+    let name = "bert-spans";
+    let lessons = lessons(&json(&path(name).join("train_tokens.json")));
+    let mut model = trainee(Cpu::new(), name, Task::Spans);
+    let batch = || pack(&lessons.encodings[..1], model.positions(), 1 << 20).remove(0).batch;
+    let (first, second) = (batch(), batch());
+    let beyond = [Term::Token { column: 0, token: 999 }];
+    let lesson = TokenLesson { terms: &beyond, share: 1.0, record: 0 };
+    assert!(model.learner().study_tokens(first, &[lesson], None).is_err());
+    assert!(model.learner().study_tokens(second.clone(), &[], None).is_err());
+    assert!(model.learner().answer(second).is_err());
+    let blueprint = Blueprint::read(path(name).to_str().unwrap(), false).unwrap().for_task(Task::Masks).unwrap();
+    assert!(blueprint.head().is_none(), "a model of answers has no head on masks");
+    assert!(blueprint.build(Cpu::new(), HeadPlan::for_task(Task::Spans), 0, None).is_err());
+}
