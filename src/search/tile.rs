@@ -268,12 +268,12 @@ impl<'a> RowTile<'a> {
     }
 
     fn load_norms(&mut self, factors: &FactorRows<'_>, span: Span) {
-        let stored = &factors.feature_norms[span.start..][..span.rows];
+        let stored = || &factors.feature_norms[span.start..][..span.rows];
         self.norms.clear();
         match self.form.norm {
             RowNorm::One => {}
-            RowNorm::Feature => self.norms.extend_from_slice(stored),
-            RowNorm::Gradient => self.norms.extend(stored.iter().map(|&n| gradient_norm(n))),
+            RowNorm::Feature => self.norms.extend_from_slice(stored()),
+            RowNorm::Gradient => self.norms.extend(stored().iter().map(|&n| gradient_norm(n))),
             RowNorm::Given(norms) => self.norms.extend_from_slice(&norms[span.global..][..span.rows]),
         }
     }
