@@ -32,6 +32,8 @@ pub enum Purpose {
     Chance = 11,
     /// The entries of projections of gradients.
     Projection = 12,
+    /// Labels drawn as the model would give them.
+    FisherLabels = 24,
 }
 
 /// The stream of one purpose under one seed.

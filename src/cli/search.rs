@@ -44,9 +44,12 @@ pub(crate) struct Arguments {
     /// The label explained: predicted, gold, or a class's name
     #[arg(long, default_value = "predicted", value_name = "predicted|gold|LABEL")]
     target: String,
-    /// The last layer's curvature, for influence and relatif
+    /// The curvature, for influence and relatif: the last layer's, or of a store of projected gradients the whole network's
     #[arg(long, value_enum, default_value_t = Hessian::Exact)]
     hessian: Hessian,
+    /// Where `wherefore curvature` left the whole network's [default: in the store]
+    #[arg(long, value_name = "DIR")]
+    curvature: Option<PathBuf>,
     /// λ: the penalty of the representer's refit [default: 0.06], the damping of influence and relatif [default: 0.01]; over projected
     /// gradients, the damping over the Gram matrix's mean diagonal [default: 0.1]
     #[arg(long, value_name = "λ")]
@@ -80,10 +83,13 @@ pub(crate) struct Arguments {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Hessian {
-    /// Cholesky, or conjugate gradients where the head is large
+    /// Cholesky, or conjugate gradients where the head is large; of projected gradients, their Gauss-Newton matrix
     Exact,
-    /// Its Kronecker form: one outer product a query
+    /// Its Kronecker form: one outer product a query; of the whole network, K-FAC
+    #[value(alias = "kfac")]
     Kronecker,
+    /// The whole network's, EK-FAC (fitted by `wherefore curvature`)
+    Ekfac,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -107,7 +113,9 @@ impl Arguments {
             hessian: match self.hessian {
                 Hessian::Exact => HessianForm::Exact,
                 Hessian::Kronecker => HessianForm::Kronecker,
+                Hessian::Ekfac => HessianForm::Corrected,
             },
+            curvature: self.curvature.clone().unwrap_or_else(|| self.store[0].clone()),
             lambda: self.lambda,
             compat: match self.representer_compat {
                 None => RepresenterCompat::Exact,

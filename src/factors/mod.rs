@@ -7,6 +7,7 @@ mod block;
 mod cg;
 mod curvature;
 mod dense;
+mod fisher;
 mod gram;
 mod head;
 mod hessian;
@@ -23,6 +24,7 @@ mod target;
 
 pub use block::KeepGoing;
 pub use curvature::{Curvature, CurvatureOptions, HessianForm, Preconditioned, QueryFactors};
+pub use fisher::{FisherForm, FisherLabels, LayerFisher, fisher_gradient};
 pub use head::Head;
 pub use loss::{loss_and_delta, predict, probabilities};
 pub use margin::output_gradient;

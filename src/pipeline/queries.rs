@@ -3,6 +3,7 @@
 use super::answers::{Answers, Waiting};
 use super::asker::Asker;
 use super::index::tracers;
+use super::preconditioned::Preconditioning;
 use super::prepared::Prepared;
 use super::runner::{Plain, Runner, Tracing};
 use super::scope::ScopeOptions;
@@ -14,7 +15,7 @@ use crate::factors::Target;
 use crate::model::Model;
 use crate::report::{NeighbourList, SearchResult};
 use crate::search::Rule;
-use crate::store::Store;
+use crate::store::{Fisher, Store};
 
 /// Which label a query is explained for.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -126,16 +127,32 @@ impl SearchJob<'_> {
     ) -> Result<Summary> {
         let Self { model, store, options, .. } = *self;
         self.check()?;
-        let prepared = Prepared::new(options.rule, store, &options.rule_options)?;
+        let whole = options.rule_options.fisher(options.rule, store)?;
+        let fisher = whole.map(|_| Fisher::read(&options.rule_options.curvature)).transpose()?;
+        let prepared = match (&fisher, whole) {
+            (Some(fisher), Some(whole)) => Prepared::whole(options.rule, store, fisher, whole)?,
+            _ => Prepared::new(options.rule, store, &options.rule_options)?,
+        };
         let answers = Answers::new(store, options, &prepared)?.on(model.gpus());
         let projection = store.settings().gradients;
         let asker = Asker::new(model.class_names(), options, projection.is_some())?;
         let models: Vec<&Model> = std::iter::once(model).chain(self.checkpoints).collect();
-        let tracers = tracers(&models, projection.as_ref().filter(|_| options.rule.reads_gradients()))?;
         let target = |gold: Option<&Target>, z: &[f32]| asker.explained(gold, z);
+        let preconditioning = match (&fisher, whole, &projection) {
+            (Some(fisher), Some(whole), Some(projection)) => {
+                Some(Preconditioning::new(model, fisher, whole, projection, &target)?)
+            }
+            _ => None,
+        };
+        let traced = options.rule.reads_gradients() && preconditioning.is_none();
+        let tracers = tracers(&models, projection.as_ref().filter(|_| traced))?;
         let tracing = tracers.as_deref().map(|tracers| Tracing { model, tracers, target: &target });
         let plain = Plain(&models);
-        let runner: &dyn Runner = tracing.as_ref().map_or(&plain, |tracing| tracing);
+        let runner: &dyn Runner = match (&preconditioning, &tracing) {
+            (Some(preconditioning), _) => preconditioning,
+            (None, Some(tracing)) => tracing,
+            (None, None) => &plain,
+        };
         let progress = Progress::new("searching", dataset.bytes_total(), settings.quiet);
         let mut waiting = Waiting::new(&answers);
         let mut answer = |chunk: Chunk| waiting.ask(asker.asked(&chunk)?, sink);
