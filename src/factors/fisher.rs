@@ -176,3 +176,87 @@ fn rows(eigen: &Eigen) -> Vec<f32> {
     let n = eigen.values.len();
     (0..n).flat_map(|j| eigen.vectors.col_as_slice(j).iter().map(|&x| x as f32)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The mean of `δ δᵀ` over draws.
+    fn second_moment(problem: Problem, logits: &[f32], draws: u64) -> Vec<f64> {
+        let k = logits.len();
+        let (mut sum, mut delta) = (vec![0.0; k * k], vec![0.0; k]);
+        for record in 0..draws {
+            fisher_gradient(problem, logits, 7, record, &mut delta);
+            for (at, sum) in sum.iter_mut().enumerate() {
+                *sum += f64::from(delta[at / k]) * f64::from(delta[at % k]) / draws as f64;
+            }
+        }
+        sum
+    }
+
+    /// The loss's second derivative in the logits, which that is the mean of.
+    fn curvature(problem: Problem, logits: &[f32]) -> Vec<f64> {
+        let (k, p) = (logits.len(), probabilities(problem, logits));
+        let entry = |at: usize| {
+            let (i, j) = (at / k, at % k);
+            let (p, q, same) = (f64::from(p[i]), f64::from(p[j]), f64::from(u8::from(i == j)));
+            match problem {
+                Problem::SingleLabel => same * p - p * q,
+                Problem::MultiLabel => same * p * (1.0 - p),
+                Problem::Regression | Problem::Headless => 2.0 * same,
+            }
+        };
+        (0..k * k).map(entry).collect()
+    }
+
+    #[test]
+    fn drawn_gradients_have_the_curvature_of_the_loss() {
+        for problem in [Problem::SingleLabel, Problem::MultiLabel, Problem::Regression] {
+            let logits = [0.5, -1.0, 1.5];
+            let found = second_moment(problem, &logits, 20_000);
+            for (found, expected) in found.iter().zip(curvature(problem, &logits)) {
+                // A product of two δ varies by 8 at the most (a regression's): six standard errors of its mean.
+                assert!((found - expected).abs() < 6.0 * 8.0_f64.sqrt() / 20_000_f64.sqrt(), "{problem:?}: {found} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_drawn_where_one_gradient_says_all() {
+        let cases: [(Problem, &[f32]); 5] = [
+            (Problem::SingleLabel, &[2.0, -1.0]),
+            (Problem::SingleLabel, &[40.0, -40.0]),
+            (Problem::MultiLabel, &[0.3]),
+            (Problem::MultiLabel, &[-90.0]),
+            (Problem::Regression, &[0.7]),
+        ];
+        for (problem, logits) in cases {
+            for (found, expected) in second_moment(problem, logits, 1).iter().zip(curvature(problem, logits)) {
+                let expected = if problem == Problem::SingleLabel {
+                    // 1 − p loses digits: e^−d / (1 + e^−d)² does not.
+                    let e = (-f64::from((logits[0] - logits[1]).abs())).exp();
+                    expected.signum() * e / (1.0 + e) / (1.0 + e)
+                } else {
+                    expected
+                };
+                assert!((found - expected).abs() <= 1e-6 * expected.abs(), "{problem:?} {logits:?}: {found:e} {expected:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_layer_that_no_gradient_reaches_takes_no_part() {
+        let layer = LinearLayer { name: "a".into(), inputs: 2, outputs: 3, blocks: 3 };
+        let moments = Moments {
+            inputs: vec![4.0, 0.0, 0.0, 2.0],
+            outputs: vec![8.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0],
+            rows: 2,
+        };
+        let fitted = LayerFisher::new(&layer, &moments, 4).unwrap();
+        assert_eq!((fitted.input_values.as_slice(), fitted.output_values.as_slice()), ([1.0, 2.0].as_slice(), [2.0, 0.0, 0.5].as_slice()));
+        // Each block's λ is of its own mean: 3 and 0.75.
+        let inverse = fitted.inverse(FisherForm::Kfac, 1.0);
+        let expected = [1.0 / 5.0, 1.0 / 7.0, 0.0, 0.0, 1.0 / 1.25, 1.0 / 1.75];
+        inverse.iter().zip(expected).for_each(|(x, y)| assert!((x - y).abs() < 1e-12, "{inverse:?}"));
+    }
+}
