@@ -7,8 +7,8 @@ use clap::{Args, ValueEnum};
 use wherefore::factors::{HessianForm, RepresenterCompat};
 use wherefore::model::Model;
 use wherefore::pipeline::{
-    self, Condition, GivenFactors, GivenFile, GivenSearch, QueryTarget, Rejections, ResultSink, RuleOptions,
-    ScopeOptions, SearchOptions, SelfSearch, Summary, TopK,
+    self, Condition, ExactOptions, GivenFactors, GivenFile, GivenSearch, QueryTarget, Rejections, ResultSink,
+    RuleOptions, ScopeOptions, SearchOptions, SelfSearch, Summary, TopK,
 };
 use wherefore::report::{Format, NeighbourList, RecordWriter, SearchResult};
 use wherefore::search::Rule;
@@ -76,6 +76,15 @@ pub(crate) struct Arguments {
     /// Leave out the training record that has the query's own id
     #[arg(long)]
     exclude_same_id: bool,
+    /// Of a store of projected gradients: score the N records of each end again, by the gradients themselves
+    #[arg(long, value_name = "N", conflicts_with_all = ["of_itself", "from_factors", "group_by"])]
+    exact: Option<usize>,
+    /// What each layer adds to a neighbour's score (with --exact; JSON)
+    #[arg(long, requires = "exact")]
+    layers: bool,
+    /// What each pair of a query's token and a training record's adds to the score of those two (with --exact; JSON and the page)
+    #[arg(long, requires = "exact")]
+    token_pairs: bool,
     /// Memory for the search, in MiB; a store larger than it is read in passing
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     memory: usize,
@@ -140,6 +149,11 @@ impl Arguments {
             exclude_same_id: self.exclude_same_id,
             of_itself: self.of_itself,
             memory: self.memory << 20,
+            exact: self.exact.map(|records| ExactOptions {
+                records,
+                layers: self.layers,
+                token_pairs: self.token_pairs,
+            }),
         }
     }
 }

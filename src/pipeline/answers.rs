@@ -262,6 +262,7 @@ impl<'a> Answers<'a> {
             text_pair: pair,
             columns,
             copies: self.scope.copies(row),
+            detail: None,
         }
     }
 }

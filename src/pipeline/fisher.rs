@@ -106,7 +106,7 @@ pub(super) fn basis(layer: &LayerFisher) -> Basis<'_> {
 }
 
 /// The label that a stored record's gradient is of.
-fn target(store: &Store, row: usize) -> Result<Target> {
+pub(super) fn target_of(store: &Store, row: usize) -> Result<Target> {
     let label = match store.settings().target {
         LabelUsed::Gold => stored_target(store, row, Column::Labels),
         LabelUsed::Predicted => None,
@@ -219,7 +219,7 @@ impl Fit<'_> {
     }
 
     fn targets(&self, rows: &[usize]) -> Result<Vec<Target>> {
-        rows.iter().map(|&row| target(self.store, row)).collect()
+        rows.iter().map(|&row| target_of(self.store, row)).collect()
     }
 
     fn encode(&self, rows: &[usize]) -> Result<Vec<Encoding>> {

@@ -31,6 +31,7 @@ mod aims;
 mod answers;
 mod asker;
 mod condition;
+mod exact;
 mod explain;
 mod export;
 mod fisher;
@@ -60,6 +61,7 @@ mod windows;
 
 pub use accuracy::{AccuracyOptions, Apart, Measured, measure};
 pub use condition::Condition;
+pub use exact::ExactOptions;
 pub use explain::{Convergence, ExplainOptions, ExplainTarget, Output, explain, norm_lime};
 pub use export::{ExportFormat, export};
 pub use fisher::{DAMPING as FISHER_DAMPING, FisherOptions, fit_fisher};

@@ -254,7 +254,7 @@ fn curvature<'a>(rule: Rule, store: &'a Store, options: &RuleOptions) -> Result<
 }
 
 /// RelatIF's denominators.
-fn self_influence(store: &Store, fisher: &Fisher, (form, damping): (FisherForm, f64)) -> Result<Vec<f32>> {
+pub(super) fn self_influence(store: &Store, fisher: &Fisher, (form, damping): (FisherForm, f64)) -> Result<Vec<f32>> {
     let again = "fit it with `wherefore curvature --self-influence`, and the same --form and --lambda";
     let Some(found) = &fisher.self_influence else {
         return Err(

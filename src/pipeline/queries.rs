@@ -2,6 +2,7 @@
 
 use super::answers::{Answers, Waiting};
 use super::asker::Asker;
+use super::exact::{Exact, ExactOptions, Scoring, Way};
 use super::index::tracers;
 use super::preconditioned::Preconditioning;
 use super::prepared::Prepared;
@@ -57,6 +58,24 @@ pub struct SearchOptions {
     pub of_itself: bool,
     /// Bytes that the search itself may take.
     pub memory: usize,
+    /// Score the ends again, by whole gradients that are not projected.
+    pub exact: Option<ExactOptions>,
+}
+
+impl SearchOptions {
+    /// As many records of each end as there are to be scored again, where that is more.
+    fn widened(&self) -> Result<Self> {
+        let top_k = match (self.exact, self.top_k) {
+            (None, top_k) => top_k,
+            (Some(exact), TopK::Count(k)) => TopK::Count(k.max(exact.records)),
+            (Some(_), TopK::All) => {
+                return Err(
+                    Error::usage("--exact: full rankings are not scored again").with_hint("use --top-k with a number")
+                );
+            }
+        };
+        Ok(Self { top_k, ..self.clone() })
+    }
 }
 
 impl Default for SearchOptions {
@@ -70,6 +89,7 @@ impl Default for SearchOptions {
             exclude_same_id: false,
             of_itself: false,
             memory: 1 << 30,
+            exact: None,
         }
     }
 }
@@ -125,7 +145,8 @@ impl SearchJob<'_> {
         rejections: &mut Rejections,
         sink: &mut dyn ResultSink,
     ) -> Result<Summary> {
-        let Self { model, store, options, .. } = *self;
+        let Self { model, store, .. } = *self;
+        let options = &self.options.widened()?;
         self.check()?;
         let whole = options.rule_options.fisher(options.rule, store)?;
         let fisher = whole.map(|_| Fisher::read(&options.rule_options.curvature)).transpose()?;
@@ -155,6 +176,16 @@ impl SearchJob<'_> {
         };
         let progress = Progress::new("searching", dataset.bytes_total(), settings.quiet);
         let mut waiting = Waiting::new(&answers);
+        let way = self.options.exact.map(|_| Way::new(model, store, options.rule, fisher.as_ref().zip(whole), &target));
+        let mut exact;
+        let sink: &mut dyn ResultSink = match (way.transpose()?, self.options.exact, self.options.top_k) {
+            (Some(way), Some(exact_options), TopK::Count(top_k)) => {
+                let (rule, options) = (options.rule, exact_options);
+                exact = Exact { inner: sink, scoring: Scoring { model, store, rule, options, top_k, settings, way } };
+                &mut exact
+            }
+            _ => sink,
+        };
         let mut answer = |chunk: Chunk| waiting.ask(asker.asked(&chunk)?, sink);
         let mut summary = stream_by(runner, dataset, &Chunking::any(), settings, rejections, &progress, &mut answer)?;
         waiting.answer(sink)?;

@@ -120,6 +120,31 @@ pub struct Neighbour {
     /// How many records with these texts and this label there are, where they were collapsed into the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copies: Option<u64>,
+    /// What the score is made of, where it was computed exactly and that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<PairDetail>,
+}
+
+/// The score of two whole gradients, taken apart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PairDetail {
+    /// Each linear layer's name and part.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<(String, f32)>,
+    /// Each pair of tokens' part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_pairs: Option<TokenPairs>,
+}
+
+/// Which token of the training record taught which token of the query.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenPairs {
+    /// The query's tokens.
+    pub query: Vec<String>,
+    /// The training record's.
+    pub record: Vec<String>,
+    /// A row for each token of the query; all together they are the score.
+    pub scores: Vec<Vec<f32>>,
 }
 
 /// What is there of named values; a table has a null where there is none.

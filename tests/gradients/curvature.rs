@@ -68,12 +68,8 @@ fn influence_is_that_of_the_formulas_in_float64() {
                 bench.ok(&format!(
                     "curvature --store store --form {form} --fisher {kind} --self-influence --curvature {form}-{kind} --quiet"
                 ));
-                let expected: Vec<Vec<f64>> = golden["scores"][format!("{form}-{kind}")]
-                    .as_array()
-                    .unwrap()
-                    .iter()
-                    .map(numbers)
-                    .collect();
+                let expected: Vec<Vec<f64>> =
+                    golden["scores"][format!("{form}-{kind}")].as_array().unwrap().iter().map(numbers).collect();
                 let own = numbers(&golden["self_influence"][format!("{form}-{kind}")]);
                 let fitted = Fisher::read(&bench.path(&format!("{form}-{kind}"))).unwrap();
                 let found: Vec<f64> = fitted.self_influence.unwrap().values.iter().map(|&x| f64::from(x)).collect();

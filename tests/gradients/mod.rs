@@ -2,4 +2,5 @@
 
 mod command;
 mod curvature;
+mod exact;
 mod projected;

@@ -56,6 +56,7 @@ fn neighbour(rank: u64, score: f32, text: &str) -> Neighbour {
         text_pair: None,
         columns: std::collections::BTreeMap::new(),
         copies: None,
+        detail: None,
     }
 }
 

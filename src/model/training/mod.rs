@@ -30,7 +30,7 @@ pub use self::found::{Shape, found};
 use self::gradients::Gradients;
 use self::net::Net;
 pub use self::network::Seed;
-pub use self::observer::{Basis, LinearLayer, Moments, Observer, Turned};
+pub use self::observer::{Basis, LayerFactors, LinearLayer, Moments, Observer, Turned};
 use self::parameters::{Spec, specs};
 use self::pass::{Losing, Pass};
 pub use self::projection::{DEFAULT_DIMENSION, ProjectedLayer, Projection, ProjectionKind};

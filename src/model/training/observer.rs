@@ -51,6 +51,17 @@ pub struct Basis<'a> {
     pub outputs: &'a [f32],
 }
 
+/// What a record's gradient of one layer is the sum of the outer products of.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LayerFactors {
+    /// ã `[R, inputs]`, the bias's 1 last.
+    pub inputs: Vec<f32>,
+    /// δ `[R, outputs]`
+    pub outputs: Vec<f32>,
+    /// Whose token's they are, by its place in the record, `[R]`. A layer that is used several times has several rows a token.
+    pub tokens: Vec<u32>,
+}
+
 /// Told a layer's number, the records' places in the window, and their gradients `[records, outputs, inputs]` in the layer's basis.
 pub type Turned<'a> = &'a mut dyn FnMut(usize, &[usize], &[f32]) -> Result<()>;
 
@@ -153,6 +164,33 @@ impl Observer {
         ((1 << 26) / largest).clamp(1, 256)
     }
 
+    /// Both sides of every layer's gradient of a window's records, `[window][layers]`, from `seed`; and logits `[window, K]`.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where `going` said so; what the device fails at.
+    pub fn factors(
+        &self,
+        window: &[&Encoding],
+        batch_tokens: Option<usize>,
+        seed: Seed<'_>,
+        going: &dyn Fn() -> bool,
+    ) -> Result<(Vec<Vec<LayerFactors>>, Vec<f32>)> {
+        let (mut all, mut all_logits) = (vec![Vec::new(); window.len()], Vec::new());
+        for MicroBatch { rows, batch } in self.batches(window, batch_tokens) {
+            if !going() {
+                return Err(Error::Interrupted);
+            }
+            let (factors, logits) = self.observe.factors(batch, &|place, z, dz| seed(rows[place], z, dz))?;
+            let classes = logits.len() / rows.len();
+            all_logits.resize(window.len() * classes, 0.0);
+            for ((row, factors), z) in rows.into_iter().zip(factors).zip(logits.chunks_exact(classes)) {
+                all[row] = factors;
+                all_logits[row * classes..][..classes].copy_from_slice(z);
+            }
+        }
+        Ok((all, all_logits))
+    }
+
     fn batches(&self, window: &[&Encoding], batch_tokens: Option<usize>) -> Vec<MicroBatch> {
         tokens::pack(window, self.positions, batch_tokens.unwrap_or(BATCH_TOKENS))
     }
@@ -177,6 +215,8 @@ trait Observe: Send + Sync {
         seed: Seed<'_>,
         going: &dyn Fn() -> bool,
     ) -> Result<Vec<Moments>>;
+
+    fn factors(&self, batch: PackedBatch, seed: Seed<'_>) -> Result<(Vec<Vec<LayerFactors>>, Vec<f32>)>;
 
     fn set_bases(&mut self, bases: &[Basis<'_>]) -> Result<()>;
 
@@ -226,6 +266,15 @@ impl<B: Training> Observe for Observed<B> {
             self.network.run(batch, &|place, z, dz| seed(rows[place], z, dz), &mut adding)?;
         }
         adding.sums.iter().zip(layers).map(|(sums, layer)| sums.download(backend, layer)).collect()
+    }
+
+    fn factors(&self, batch: PackedBatch, seed: Seed<'_>) -> Result<(Vec<Vec<LayerFactors>>, Vec<f32>)> {
+        let starts = batch.cu_seqlens.clone();
+        let layers = vec![LayerFactors::default(); self.network.linears().len()];
+        let records = vec![layers; batch.sequences()];
+        let mut keeping = Keeping { network: &self.network, starts, records };
+        let logits = self.network.run(batch, seed, &mut keeping)?;
+        Ok((keeping.records, logits))
     }
 
     fn set_bases(&mut self, bases: &[Basis<'_>]) -> Result<()> {
@@ -423,6 +472,49 @@ impl<B: Training> Sink<B> for Turning<'_, B> {
         backend.download(&mut self.host, &buffer.0)?;
         self.free.push(buffer);
         (self.to)(number, &self.host)
+    }
+
+    fn norm(&mut self, _: &Pass<'_, B>, _: Normalisation, _: &Norm<B>, _: Rows, _: [&B::Tensor; 2]) -> Result<()> {
+        Ok(())
+    }
+
+    fn tables(&mut self, _: &Pass<'_, B>, _: &B::Tensor, _: usize) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Keeps both sides of what a way back comes to, record by record.
+struct Keeping<'a, B: Training> {
+    network: &'a Network<B>,
+    /// Each record's first token, and the number of tokens.
+    starts: Vec<u32>,
+    records: Vec<Vec<LayerFactors>>,
+}
+
+impl<B: Training> Sink<B> for Keeping<'_, B> {
+    fn linear(&mut self, pass: &Pass<'_, B>, of: Linear, rows: Rows, operands: Operands<'_, B>) -> Result<()> {
+        let ((number, part), count) = (self.network.place(of), pass.rows(rows));
+        let Operands { dy, x, inputs, outputs } = operands;
+        let (mut read, mut slopes) = (vec![0.0; count * inputs], vec![0.0; count * outputs]);
+        pass.backend.download(&mut read, x)?;
+        pass.backend.download(&mut slopes, dy)?;
+        let whole = self.network.linears()[number].1;
+        let first = if part == Part::KeysAndValues { whole - outputs } else { 0 };
+        for (record, kept) in self.records.iter_mut().enumerate() {
+            let own = match rows {
+                Rows::All => self.starts[record] as usize..self.starts[record + 1] as usize,
+                Rows::First => record..record + 1,
+            };
+            let kept = &mut kept[number];
+            for (token, row) in own.enumerate() {
+                kept.inputs.extend(read[row * inputs..][..inputs].iter().chain([&1.0]));
+                let start = kept.outputs.len();
+                kept.outputs.resize(start + whole, 0.0);
+                kept.outputs[start + first..][..outputs].copy_from_slice(&slopes[row * outputs..][..outputs]);
+                kept.tokens.push(token as u32);
+            }
+        }
+        Ok(())
     }
 
     fn norm(&mut self, _: &Pass<'_, B>, _: Normalisation, _: &Norm<B>, _: Rows, _: [&B::Tensor; 2]) -> Result<()> {
