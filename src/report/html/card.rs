@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::entry::{Entry, Search};
+use super::pairs::Pairs;
 use super::heat::{self, Line, Run};
 use super::marked::Marked;
 use crate::report::{Explanation, Neighbour, Prediction};
@@ -107,6 +108,7 @@ struct Near {
     predicted: Option<String>,
     text: String,
     pair: Option<String>,
+    pairs: Option<Pairs>,
 }
 
 impl<'a> Card<'a> {
@@ -232,6 +234,7 @@ impl Near {
             predicted: near.predicted.as_ref().filter(|predicted| near.label.as_ref() != Some(predicted)).map(plain),
             text: clip(&near.text, NEIGHBOUR),
             pair: near.text_pair.as_ref().map(|pair| clip(pair, NEIGHBOUR)),
+            pairs: near.detail.as_ref().and_then(|detail| detail.token_pairs.as_ref()).map(Pairs::new),
         }
     }
 }
