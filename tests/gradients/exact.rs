@@ -91,7 +91,6 @@ fn only_what_was_asked_for_is_told_and_what_cannot_be_is_refused() {
     let command = "search --store short --data queries.jsonl --quiet";
     bench.fails(&format!("{command} --rule trak --exact 5"), "not of two records' gradients alone");
     bench.fails(&format!("{command} --exact 5 --top-k all"), "full rankings");
-    bench.fails(&format!("{command} --layers"), "--exact");
     bench.ok("index --model bert-cls2 --data data.jsonl --store last --quiet");
     bench.fails("search --store last --data queries.jsonl --exact 5 --quiet", "not of two records' gradients alone");
 }
