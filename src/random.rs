@@ -34,6 +34,8 @@ pub enum Purpose {
     Projection = 12,
     /// Which pieces of a text a masked-language model is to tell.
     MaskedPieces = 16,
+    /// Labels drawn as the model would give them.
+    FisherLabels = 24,
 }
 
 /// The stream of one purpose under one seed.

@@ -8,6 +8,7 @@ mod arguments;
 mod audit;
 mod bench;
 mod config_file;
+mod curvature;
 mod demo;
 mod doctor;
 mod evaluate;
@@ -51,6 +52,8 @@ enum Command {
     Index(index::Arguments),
     /// The training records that most support and most oppose each prediction
     Search(search::Arguments),
+    /// The curvature of the whole network, fitted to a store's records, for influence over all its layers
+    Curvature(curvature::Arguments),
     /// A score for each token and word of each record: what made the model say this
     Explain(Box<explain::Arguments>),
     /// Evidence sentences of a long context, then the answer from them
@@ -114,6 +117,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Predict(arguments) => predict::run(&arguments, &common),
         Command::Index(arguments) => index::run(&arguments, &common),
         Command::Search(arguments) => search::run(&arguments, &common),
+        Command::Curvature(arguments) => curvature::run(&arguments, &common),
         Command::Select(arguments) => select::run(&arguments, &common),
         Command::Explain(arguments) => explain::run(&arguments, &common),
         Command::Audit(arguments) => audit::run(&arguments, &common),

@@ -7,8 +7,8 @@ use clap::{Args, ValueEnum};
 use wherefore::factors::{HessianForm, RepresenterCompat};
 use wherefore::model::{Device, Model, Task};
 use wherefore::pipeline::{
-    self, Condition, GivenFactors, GivenFile, GivenSearch, QueryTarget, Rejections, ResultSink, RuleOptions,
-    ScopeOptions, SearchOptions, SelfSearch, Summary, TopK,
+    self, Condition, ExactOptions, GivenFactors, GivenFile, GivenSearch, QueryTarget, Rejections, ResultSink,
+    RuleOptions, ScopeOptions, SearchOptions, SelfSearch, Summary, TopK,
 };
 use wherefore::report::{Format, NeighbourList, RecordWriter, SearchResult};
 use wherefore::search::Rule;
@@ -48,9 +48,12 @@ pub(crate) struct Arguments {
     /// a tag or a piece
     #[arg(long, value_name = "N", conflicts_with_all = ["of_itself", "from_factors"])]
     token: Option<usize>,
-    /// The last layer's curvature, for influence and relatif
+    /// The curvature, for influence and relatif: the last layer's, or of a store of projected gradients the whole network's
     #[arg(long, value_enum, default_value_t = Hessian::Exact)]
     hessian: Hessian,
+    /// Where `wherefore curvature` left the whole network's [default: in the store]
+    #[arg(long, value_name = "DIR")]
+    curvature: Option<PathBuf>,
     /// λ: the penalty of the representer's refit [default: 0.06], the damping of influence and relatif [default: 0.01]; over projected
     /// gradients, the damping over the Gram matrix's mean diagonal [default: 0.1]
     #[arg(long, value_name = "λ")]
@@ -77,6 +80,15 @@ pub(crate) struct Arguments {
     /// Leave out the training record that has the query's own id
     #[arg(long)]
     exclude_same_id: bool,
+    /// Of a store of projected gradients: score the N records of each end again, by the gradients themselves
+    #[arg(long, value_name = "N", conflicts_with_all = ["of_itself", "from_factors", "group_by"])]
+    exact: Option<usize>,
+    /// What each layer adds to a neighbour's score (with --exact; JSON)
+    #[arg(long, requires = "exact")]
+    layers: bool,
+    /// What each pair of a query's token and a training record's adds to the score of those two (with --exact; JSON and the page)
+    #[arg(long, requires = "exact")]
+    token_pairs: bool,
     /// Memory for the search, in MiB; a store larger than it is read in passing
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     memory: usize,
@@ -84,10 +96,13 @@ pub(crate) struct Arguments {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Hessian {
-    /// Cholesky, or conjugate gradients where the head is large
+    /// Cholesky, or conjugate gradients where the head is large; of projected gradients, their Gauss-Newton matrix
     Exact,
-    /// Its Kronecker form: one outer product a query
+    /// Its Kronecker form: one outer product a query; of the whole network, K-FAC
+    #[value(alias = "kfac")]
     Kronecker,
+    /// The whole network's, EK-FAC (fitted by `wherefore curvature`)
+    Ekfac,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -111,7 +126,9 @@ impl Arguments {
             hessian: match self.hessian {
                 Hessian::Exact => HessianForm::Exact,
                 Hessian::Kronecker => HessianForm::Kronecker,
+                Hessian::Ekfac => HessianForm::Corrected,
             },
+            curvature: self.curvature.clone().unwrap_or_else(|| self.store[0].clone()),
             lambda: self.lambda,
             compat: match self.representer_compat {
                 None => RepresenterCompat::Exact,
@@ -137,6 +154,11 @@ impl Arguments {
             exclude_same_id: self.exclude_same_id,
             of_itself: self.of_itself,
             memory: self.memory << 20,
+            exact: self.exact.map(|records| ExactOptions {
+                records,
+                layers: self.layers,
+                token_pairs: self.token_pairs,
+            }),
         }
     }
 }

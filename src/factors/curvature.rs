@@ -27,6 +27,8 @@ pub enum HessianForm {
     Exact,
     /// Its Kronecker form: no limit on the number of classes, and for two of them (and regressions) as cheap to search by as grad-dot.
     Kronecker,
+    /// The Kronecker form's eigenvectors with their own eigenvalues (EK-FAC): of a whole network's gradients alone.
+    Corrected,
 }
 
 /// How curvature is taken and inverted.
@@ -108,6 +110,12 @@ impl<'a> Curvature<'a> {
             }
             HessianForm::Exact => Inverse::MatrixFree(kronecker(&blocks, options.damping)?),
             HessianForm::Kronecker => Inverse::Kronecker(kronecker(&blocks, options.damping)?),
+            HessianForm::Corrected => {
+                return Err(Error::usage(
+                    "--hessian ekfac: is of gradients of the whole model, and the store's are not",
+                )
+                .with_hint("use --hessian kronecker, or index with --gradients projected"));
+            }
         };
         Ok(Self { source, options, inverse })
     }

@@ -120,15 +120,15 @@ impl Kronecker {
 /// A positive semidefinite matrix in its eigenvectors.
 pub(super) struct Eigen {
     /// One eigenvector a column.
-    vectors: Mat<f64>,
-    values: Vec<f64>,
+    pub(super) vectors: Mat<f64>,
+    pub(super) values: Vec<f64>,
 }
 
 impl Eigen {
     /// Of `matrix`, whose lower triangle is read.
     pub(super) fn new(matrix: &Mat<f64>) -> Result<Self> {
         let hint = "a feature or a δ is not a number, or too large for one";
-        let failed = || Error::usage("the factors of the head's curvature have no eigenvectors").with_hint(hint);
+        let failed = || Error::usage("the factors of the curvature have no eigenvectors").with_hint(hint);
         if !(0..matrix.nrows()).all(|i| matrix[(i, i)].is_finite()) {
             return Err(failed());
         }

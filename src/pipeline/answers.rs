@@ -283,6 +283,7 @@ impl<'a> Answers<'a> {
             columns,
             copies: self.scope.copies(row),
             parts,
+            detail: None,
         }
     }
 

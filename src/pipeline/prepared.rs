@@ -1,16 +1,19 @@
 //! A rule made ready for one store: what it needs beyond the factors, and a query for each record that asks.
 
+use std::path::PathBuf;
+
+use super::fisher::DAMPING;
 use super::token_queries;
 use crate::error::{Error, Result};
 use crate::factors::{
-    self, Bundle, Curvature, CurvatureOptions, DampedGram, HessianForm, Preconditioned, QueryFactors, RefitOptions,
-    Representer, RepresenterCompat, Target, Weighting,
+    self, Bundle, Curvature, CurvatureOptions, DampedGram, FisherForm, HessianForm, Preconditioned, QueryFactors,
+    RefitOptions, Representer, RepresenterCompat, Target, Weighting,
 };
 use crate::interrupt;
 use crate::lexical::{Bm25, Bm25Queries};
 use crate::model::Problem;
 use crate::search::{FactorSet, Form, Losses, Query, Rule, Source};
-use crate::store::Store;
+use crate::store::{Fisher, Store};
 
 /// What decides a rule's numbers, besides the store.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +24,28 @@ pub struct RuleOptions {
     pub lambda: Option<f64>,
     /// Whose definition of representer values.
     pub compat: RepresenterCompat,
+    /// Where the whole network's curvature is, for the influence rules over its gradients.
+    pub curvature: PathBuf,
+}
+
+impl RuleOptions {
+    /// Which curvature of the whole network preconditions queries for `rule`, and λ as a share of its layers' mean eigenvalues.
+    pub(super) fn fisher(&self, rule: Rule, store: &Store) -> Result<Option<(FisherForm, f64)>> {
+        let form = match self.hessian {
+            HessianForm::Kronecker => FisherForm::Kfac,
+            HessianForm::Corrected => FisherForm::Ekfac,
+            HessianForm::Exact => return Ok(None),
+        };
+        let of_rule = matches!(rule, Rule::Influence | Rule::RelatIf);
+        if !of_rule || store.settings().gradients.is_none() {
+            return Ok(None);
+        }
+        let damping = self.lambda.unwrap_or(DAMPING);
+        if !(damping.is_finite() && damping > 0.0) {
+            return Err(Error::usage(format!("--lambda: expected a number above 0, found {damping}")));
+        }
+        Ok(Some((form, damping)))
+    }
 }
 
 /// A rule, and what it needs beyond the factors.
@@ -49,6 +74,8 @@ enum Means<'a> {
     },
     /// Over projected gradients.
     GaussNewton(DampedGram),
+    /// Over projected gradients, of queries that come preconditioned; RelatIF's norms of records.
+    Whole(Option<Vec<f32>>),
 }
 
 /// One record that asks: its factors under the model, and under each checkpoint where the rule reads them.
@@ -91,11 +118,42 @@ impl<'a> Prepared<'a> {
                 Means::Alphas(factors::representer(store, &refit, options.compat, keep_going)?)
             }
             Rule::Trak => trak(store, options)?,
-            Rule::Influence if settings.gradients.is_some() => gauss_newton(store, options)?,
+            Rule::Influence | Rule::RelatIf if options.fisher(rule, store)?.is_some() => {
+                return Err(Error::usage(
+                    "rule influence: the whole network's curvature preconditions gradients before they are projected",
+                )
+                .with_hint("ask with the records themselves, by --data, and --exclude-same-id"));
+            }
+            Rule::Influence if settings.gradients.is_some() => {
+                Means::GaussNewton(gram(store, FactorSet::Final, Weighting::Curvature, options)?)
+            }
+            Rule::RelatIf if settings.gradients.is_some() => {
+                return Err(Error::usage("rule relatif: over gradients of the whole model needs its own curvature")
+                    .with_hint("use --hessian ekfac or kfac"));
+            }
             Rule::Influence | Rule::RelatIf => curvature(rule, store, options)?,
             _ => Means::Factors,
         };
         Ok(Self { rule, problem: settings.problem, store, means })
+    }
+
+    /// The influence rules over gradients of the whole model, of queries that come preconditioned by `fisher` at this damping.
+    pub(super) fn whole(
+        rule: Rule,
+        store: &'a Store,
+        fisher: &Fisher,
+        (form, damping): (FisherForm, f64),
+    ) -> Result<Self> {
+        rule.check(store.settings().problem, store.settings().checkpoints.len())?;
+        if form == FisherForm::Ekfac && fisher.settings.form == FisherForm::Kfac {
+            return Err(Error::usage("--hessian ekfac: the curvature was fitted by K-FAC alone")
+                .with_hint("use --hessian kfac, or `wherefore curvature --form ekfac`"));
+        }
+        let norms = match rule {
+            Rule::RelatIf => Some(self_influence(store, fisher, (form, damping))?),
+            _ => None,
+        };
+        Ok(Self { rule, problem: store.settings().problem, store, means: Means::Whole(norms) })
     }
 
     /// The form that training records are scored with for the queries of `batch`.
@@ -115,12 +173,13 @@ impl<'a> Prepared<'a> {
                 let form = if *rank_one { Form::grad_dot() } else { Form::bilinear(classes) };
                 norms.as_deref().map_or_else(|| form.clone(), |norms| form.clone().over(norms))
             }
+            (Means::Whole(Some(norms)), _) => Form::grad_dot().over(norms),
             (Means::Trak { weights, .. }, _) => Form::ensemble(self.store.settings().checkpoints.len(), weights),
             (Means::Factors, Rule::FeatureDot) => Form::feature_dot(),
             (Means::Factors, Rule::FeatureCos | Rule::ProjectedCos) => Form::feature_cos(),
             (Means::Factors, Rule::FeatureEuc) => Form::feature_euc(),
             (Means::Factors, Rule::GradCos) => Form::grad_cos(),
-            (Means::Factors | Means::Words(_) | Means::GaussNewton(_), _) => Form::grad_dot(),
+            (Means::Factors | Means::Words(_) | Means::GaussNewton(_) | Means::Whole(_), _) => Form::grad_dot(),
         }
     }
 
@@ -161,6 +220,7 @@ impl<'a> Prepared<'a> {
             Means::Rates(_) if self.store.settings().gradients.is_some() => {
                 Ok(asking.into_iter().map(|a| Query::members(a.checkpoints)).collect())
             }
+            Means::Whole(_) => Ok(asking.into_iter().map(|a| Query::transformed(a.features, 0.0, a.delta)).collect()),
             Means::Factors if self.rule == Rule::ProjectedDot => {
                 Ok(asking.into_iter().map(|a| Query::transformed(a.features, 0.0, a.delta)).collect())
             }
@@ -273,6 +333,31 @@ fn curvature<'a>(rule: Rule, store: &'a Store, options: &RuleOptions) -> Result<
     Ok(Means::Curvature { inverse, norms, rank_one: options.form == HessianForm::Kronecker })
 }
 
+/// RelatIF's denominators.
+pub(super) fn self_influence(store: &Store, fisher: &Fisher, (form, damping): (FisherForm, f64)) -> Result<Vec<f32>> {
+    let again = "fit it with `wherefore curvature --self-influence`, and the same --form and --lambda";
+    let Some(found) = &fisher.self_influence else {
+        return Err(
+            Error::usage("rule relatif: the curvature was fitted without records' self-influence").with_hint(again)
+        );
+    };
+    if (found.damping, fisher.settings.form) != (damping, form) {
+        let (was, kind) = (found.damping, fisher.settings.form);
+        return Err(Error::usage(format!(
+            "rule relatif: records' self-influence was taken by {kind} at λ = {was}, and is asked for by {form} at {damping}"
+        ))
+        .with_hint(again));
+    }
+    let indices = store.shards().iter().flat_map(|shard| shard.indices());
+    if !indices.eq(&found.indices) {
+        return Err(Error::Mismatch(
+            "rule relatif: records' self-influence is of other records than the store's".to_owned(),
+            Some(again.to_owned()),
+        ));
+    }
+    Ok(found.values.iter().map(|x| x.sqrt()).collect())
+}
+
 /// λ over the mean of the Gram matrix's diagonal, where the user has not said: what `LogIX` takes, as most gradients have no more records than
 /// dimensions, or none that are independent.
 const GRAM_DAMPING: f64 = 0.1;
@@ -292,16 +377,6 @@ fn trak<'a>(store: &'a Store, options: &RuleOptions) -> Result<Means<'a>> {
     }
     let weights = weights.into_iter().map(|sum| (sum / sets.len() as f64) as f32).collect();
     Ok(Means::Trak { inverses, weights })
-}
-
-fn gauss_newton<'a>(store: &'a Store, options: &RuleOptions) -> Result<Means<'a>> {
-    if options.hessian != HessianForm::Exact {
-        return Err(Error::usage(
-            "rule influence: over projected gradients the curvature is the projected Gauss-Newton matrix",
-        )
-        .with_hint("leave --hessian out"));
-    }
-    Ok(Means::GaussNewton(gram(store, FactorSet::Final, Weighting::Curvature, options)?))
 }
 
 fn gram(store: &Store, set: FactorSet, weighting: Weighting, options: &RuleOptions) -> Result<DampedGram> {

@@ -2,7 +2,9 @@
 
 use super::answers::{Answers, Waiting};
 use super::asker::Asker;
+use super::exact::{Exact, ExactOptions, Scoring, Way};
 use super::index::tracers;
+use super::preconditioned::Preconditioning;
 use super::prepared::Prepared;
 use super::runner::{Plain, Runner, Tracing};
 use super::scope::ScopeOptions;
@@ -15,7 +17,7 @@ use crate::factors::Target;
 use crate::model::Model;
 use crate::report::{NeighbourList, SearchResult};
 use crate::search::Rule;
-use crate::store::Store;
+use crate::store::{Fisher, Store};
 
 /// Which label a query is explained for.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -59,6 +61,24 @@ pub struct SearchOptions {
     pub of_itself: bool,
     /// Bytes that the search itself may take.
     pub memory: usize,
+    /// Score the ends again, by whole gradients that are not projected.
+    pub exact: Option<ExactOptions>,
+}
+
+impl SearchOptions {
+    /// As many records of each end as there are to be scored again, where that is more.
+    fn widened(&self) -> Result<Self> {
+        let top_k = match (self.exact, self.top_k) {
+            (None, top_k) => top_k,
+            (Some(exact), TopK::Count(k)) => TopK::Count(k.max(exact.records)),
+            (Some(_), TopK::All) => {
+                return Err(
+                    Error::usage("--exact: full rankings are not scored again").with_hint("use --top-k with a number")
+                );
+            }
+        };
+        Ok(Self { top_k, ..self.clone() })
+    }
 }
 
 impl Default for SearchOptions {
@@ -73,6 +93,7 @@ impl Default for SearchOptions {
             exclude_same_id: false,
             of_itself: false,
             memory: 1 << 30,
+            exact: None,
         }
     }
 }
@@ -128,7 +149,8 @@ impl SearchJob<'_> {
         rejections: &mut Rejections,
         sink: &mut dyn ResultSink,
     ) -> Result<Summary> {
-        let Self { model, store, options, .. } = *self;
+        let Self { model, store, .. } = *self;
+        let options = &self.options.widened()?;
         self.check()?;
         if let Some(tokens) = store.settings().tokens {
             return token_queries::search(self, tokens, dataset, settings, rejections, sink);
@@ -136,18 +158,44 @@ impl SearchJob<'_> {
         if options.token.is_some() {
             return Err(Error::usage("--token: this model says nothing of single tokens"));
         }
-        let prepared = Prepared::new(options.rule, store, &options.rule_options)?;
+        let whole = options.rule_options.fisher(options.rule, store)?;
+        let fisher = whole.map(|_| Fisher::read(&options.rule_options.curvature)).transpose()?;
+        let prepared = match (&fisher, whole) {
+            (Some(fisher), Some(whole)) => Prepared::whole(options.rule, store, fisher, whole)?,
+            _ => Prepared::new(options.rule, store, &options.rule_options)?,
+        };
         let answers = Answers::new(store, options, &prepared)?.on(model.gpus());
         let projection = store.settings().gradients;
         let asker = Asker::new(model.class_names(), options, projection.is_some())?;
         let models: Vec<&Model> = std::iter::once(model).chain(self.checkpoints).collect();
-        let tracers = tracers(&models, projection.as_ref().filter(|_| options.rule.reads_gradients()))?;
         let target = |gold: Option<&Target>, z: &[f32]| asker.explained(gold, z);
+        let preconditioning = match (&fisher, whole, &projection) {
+            (Some(fisher), Some(whole), Some(projection)) => {
+                Some(Preconditioning::new(model, fisher, whole, projection, &target)?)
+            }
+            _ => None,
+        };
+        let traced = options.rule.reads_gradients() && preconditioning.is_none();
+        let tracers = tracers(&models, projection.as_ref().filter(|_| traced))?;
         let tracing = tracers.as_deref().map(|tracers| Tracing { model, tracers, target: &target });
         let plain = Plain(&models);
-        let runner: &dyn Runner = tracing.as_ref().map_or(&plain, |tracing| tracing);
+        let runner: &dyn Runner = match (&preconditioning, &tracing) {
+            (Some(preconditioning), _) => preconditioning,
+            (None, Some(tracing)) => tracing,
+            (None, None) => &plain,
+        };
         let progress = Progress::new("searching", dataset.bytes_total(), settings.quiet);
         let mut waiting = Waiting::new(&answers);
+        let way = self.options.exact.map(|_| Way::new(model, store, options.rule, fisher.as_ref().zip(whole), &target));
+        let mut exact;
+        let sink: &mut dyn ResultSink = match (way.transpose()?, self.options.exact, self.options.top_k) {
+            (Some(way), Some(exact_options), TopK::Count(top_k)) => {
+                let (rule, options) = (options.rule, exact_options);
+                exact = Exact { inner: sink, scoring: Scoring { model, store, rule, options, top_k, settings, way } };
+                &mut exact
+            }
+            _ => sink,
+        };
         let mut answer = |chunk: Chunk| waiting.ask(asker.asked(&chunk)?, sink);
         let mut summary = stream_by(runner, dataset, &Chunking::any(), settings, rejections, &progress, &mut answer)?;
         waiting.answer(sink)?;

@@ -34,8 +34,8 @@ pub use html::{DEFAULT_LIMIT, Finding, Page, PageOptions};
 pub use improvement::{AskedRecord, ChangeRecord, ComparedArm, ComparedSet, Comparison, RoundRecord, Spread};
 pub(crate) use records::class_kind;
 pub use records::{
-    Certain, Neighbour, NeighbourGroup, NeighbourList, NeighbourPart, Neighbours, Prediction, Probabilities,
-    SearchResult, class_value,
+    Certain, Neighbour, NeighbourGroup, NeighbourList, NeighbourPart, Neighbours, PairDetail, Prediction,
+    Probabilities, SearchResult, TokenPairs, class_value,
 };
 pub use results::{ResultRecord, read_results};
 pub use schema::Kind;

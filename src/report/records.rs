@@ -124,6 +124,9 @@ pub struct Neighbour {
     /// Of models that say something of tokens: the words, boundaries or masks of it that weigh most in its score, the weightiest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub parts: Vec<NeighbourPart>,
+    /// What the score is made of, where it was computed exactly and that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<PairDetail>,
 }
 
 /// One factor of a training record.
@@ -139,6 +142,28 @@ pub struct NeighbourPart {
     pub target: String,
     /// What it adds to the record's score.
     pub score: f32,
+}
+
+/// The score of two whole gradients, taken apart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PairDetail {
+    /// Each linear layer's name and part.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<(String, f32)>,
+    /// Each pair of tokens' part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_pairs: Option<TokenPairs>,
+}
+
+/// Which token of the training record taught which token of the query.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenPairs {
+    /// The query's tokens.
+    pub query: Vec<String>,
+    /// The training record's.
+    pub record: Vec<String>,
+    /// A row for each token of the query; all together they are the score.
+    pub scores: Vec<Vec<f32>>,
 }
 
 /// What is there of named values; a table has a null where there is none.

@@ -115,13 +115,13 @@ impl Rule {
     /// # Errors
     /// [`Error::Usage`], with what to do instead.
     pub fn check_gradients(self, projected: bool) -> Result<()> {
-        let of_either = matches!(self, Self::TracIn | Self::Influence | Self::Bm25 | Self::Loss);
+        let of_either = matches!(self, Self::TracIn | Self::Influence | Self::RelatIf | Self::Bm25 | Self::Loss);
         if projected && !self.is_projected() && !of_either {
             return Err(Error::usage(format!(
                 "rule {self}: the store holds gradients of the whole model, not factors of its last layer"
             ))
             .with_hint(
-                "use projected-dot, projected-cos, trak, tracin or influence, or index without --gradients projected",
+                "use projected-dot, projected-cos, trak, tracin, influence or relatif, or index without --gradients projected",
             ));
         }
         if self.is_projected() && !projected {

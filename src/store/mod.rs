@@ -88,6 +88,7 @@ mod block;
 mod directory;
 mod encode;
 mod fingerprint;
+mod fisher;
 mod head;
 mod info;
 mod lock;
@@ -106,6 +107,7 @@ mod writer;
 
 pub use block::{Block, Bundles, Recall};
 pub use fingerprint::data_fingerprint;
+pub use fisher::{Fisher, FisherSettings, SelfInfluence};
 pub use info::{Info, info};
 pub use merge::merge;
 pub use reader::Store;

@@ -1,4 +1,6 @@
 //! Tests of projected gradients of the whole model, and of the rules over them.
 
 mod command;
+mod curvature;
+mod exact;
 mod projected;

@@ -57,6 +57,7 @@ fn neighbour(rank: u64, score: f32, text: &str) -> Neighbour {
         columns: std::collections::BTreeMap::new(),
         parts: Vec::new(),
         copies: None,
+        detail: None,
     }
 }
 

@@ -52,6 +52,17 @@ impl Default for Projection {
     }
 }
 
+/// Both projections of a linear layer, as matrices, and the first place of what they leave among a record's numbers.
+#[derive(Clone, Debug)]
+pub struct ProjectedLayer {
+    /// P_in `[k_in, inputs]`, the bias's 1 among the inputs.
+    pub inputs: Vec<f32>,
+    /// P_out `[k_out, outputs]`
+    pub outputs: Vec<f32>,
+    /// The place of the first of `[k_out, k_in]`.
+    pub offset: usize,
+}
+
 /// One linear layer's part of a projected gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Slot {
@@ -113,6 +124,27 @@ impl Projection {
             offset += slot.len();
         }
         Ok((slots, width))
+    }
+
+    /// The matrices of layers of so many inputs (the bias's 1 included) and outputs.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where the projection leaves a layer nothing.
+    pub fn layers(&self, layers: &[(usize, usize)]) -> Result<Vec<ProjectedLayer>> {
+        let matrices = |Slot { number, inputs, outputs, offset }| ProjectedLayer {
+            inputs: self.matrix(number, inputs),
+            outputs: self.matrix(number, outputs),
+            offset,
+        };
+        Ok(self.slots(layers)?.0.into_iter().map(matrices).collect())
+    }
+
+    /// Numbers kept of a record of such layers.
+    ///
+    /// # Errors
+    /// As [`Projection::layers`].
+    pub fn width(&self, layers: &[(usize, usize)]) -> Result<usize> {
+        Ok(self.slots(layers)?.1)
     }
 
     /// The projection of one side, `[kept, whole]` row-major.

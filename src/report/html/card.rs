@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::entry::{Entry, Search};
 use super::heat::{self, Line, Run};
 use super::marked::Marked;
+use super::pairs::Pairs;
 use crate::report::{Explanation, Neighbour, NeighbourPart, Prediction};
 
 /// Characters of a text that is only told, not explained.
@@ -109,6 +110,7 @@ struct Near {
     pair: Option<String>,
     /// What of it weighs most: text, target, score and sign.
     parts: Vec<(String, String, String, &'static str)>,
+    pairs: Option<Pairs>,
 }
 
 impl<'a> Card<'a> {
@@ -239,6 +241,7 @@ impl Near {
             text: clip(&near.text, NEIGHBOUR),
             pair: near.text_pair.as_ref().map(|pair| clip(pair, NEIGHBOUR)),
             parts: near.parts.iter().map(part).collect(),
+            pairs: near.detail.as_ref().and_then(|detail| detail.token_pairs.as_ref()).map(Pairs::new),
         }
     }
 }

@@ -14,6 +14,7 @@ mod entry;
 mod heat;
 mod importance;
 mod marked;
+mod pairs;
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,0 +1,94 @@
+//! `wherefore curvature`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use wherefore::Error;
+use wherefore::factors::{FisherForm, FisherLabels};
+use wherefore::model::Device;
+use wherefore::pipeline::{self, FisherOptions};
+use wherefore::store::Store;
+
+use super::Outcome;
+use super::arguments::Common;
+use super::output::Output;
+use super::run_record::RunRecord;
+use super::search::load_model;
+
+/// The curvature of the whole network, for `search --rule influence --hessian ekfac|kfac`.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// The store whose records it is fitted to (repeatable: the parts that `index --shard` made)
+    #[arg(long, value_name = "DIR", required = true)]
+    store: Vec<PathBuf>,
+    /// Where the model is now [default: where it was at indexing]
+    #[arg(long, value_name = "DIR")]
+    model: Option<String>,
+    /// Where to write it [default: into the store]
+    #[arg(long, value_name = "DIR")]
+    curvature: Option<PathBuf>,
+    /// What is fitted
+    #[arg(long, value_enum, default_value_t = Form::Ekfac)]
+    form: Form,
+    /// Whose labels the gradients are of
+    #[arg(long, value_enum, default_value_t = Fisher::Model)]
+    fisher: Fisher,
+    /// Records it is fitted to at the most, spread evenly over the store
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    records: usize,
+    /// Also every record's self-influence, which relatif needs: one more pass, over all records
+    #[arg(long)]
+    self_influence: bool,
+    /// λ over a layer's mean eigenvalue, for the self-influence [default: 0.1]
+    #[arg(long, value_name = "λ", requires = "self_influence")]
+    lambda: Option<f64>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Form {
+    /// Both sides' second moments
+    Kfac,
+    /// Those, and the eigenvalues of the gradients themselves: a second pass
+    Ekfac,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Fisher {
+    /// The model's: the Fisher information
+    Model,
+    /// The data's: the empirical Fisher
+    Data,
+}
+
+pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
+    if let Device::Cuda(_) = common.device {
+        return Err(Error::Device("curvature: the whole network's is fitted on the CPU".to_owned(), None)
+            .with_hint("run with --device cpu")
+            .into());
+    }
+    let common = &Common { device: Device::Cpu, ..common.clone() };
+    let mut run = RunRecord::begin("curvature");
+    let store = Store::open_many(&arguments.store)?;
+    run.store(&store);
+    let model = load_model(&store, arguments.model.as_deref(), common)?;
+    run.model(&model);
+    let options = FisherOptions {
+        form: match arguments.form {
+            Form::Kfac => FisherForm::Kfac,
+            Form::Ekfac => FisherForm::Ekfac,
+        },
+        labels: match arguments.fisher {
+            Fisher::Model => FisherLabels::Model,
+            Fisher::Data => FisherLabels::Data,
+        },
+        records: arguments.records,
+        seed: common.seed,
+        self_influence: arguments.self_influence.then(|| arguments.lambda.unwrap_or(pipeline::FISHER_DAMPING)),
+    };
+    let directory = arguments.curvature.as_ref().unwrap_or(&arguments.store[0]);
+    std::fs::create_dir_all(directory).map_err(Error::io(directory))?;
+    let output = Output::new(common, None);
+    let rejections = output.rejections();
+    let summary = pipeline::fit_fisher(&model, &store, directory, &options, &common.settings()?)?;
+    output.finish("fitted", &summary, rejections, run)
+}

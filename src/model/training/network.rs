@@ -1,0 +1,179 @@
+//! A network that is gone through forth and back, record by record, and never learns: what takes gradients is a [`Sink`] of the caller's.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::Limits;
+use super::net::Net;
+use super::parameters::{Spec, specs};
+use super::pass::Pass;
+use super::sink::{Linear, Sink};
+use super::tape::Tape;
+use super::tree::Tree;
+use crate::backend::training::{Pair, Tables, Training};
+use crate::error::{Error, Result};
+use crate::model::encoder::distinct;
+use crate::model::weights::Weights;
+use crate::model::{Model, Problem, Task};
+use crate::tokens::PackedBatch;
+
+/// Where a way back starts: told a record's place and its logits, fills in the gradient at them, `[K]`.
+pub type Seed<'a> = &'a dyn Fn(usize, &[f32], &mut [f32]);
+
+/// A model's parameters on a device, and the tape of its passes.
+pub(super) struct Network<B: Training> {
+    pub(super) backend: B,
+    net: Net<B>,
+    tables: Tables<B::Tensor>,
+    limits: Limits,
+    /// Distinct layers of the encoder.
+    layers: usize,
+    linears: Vec<(usize, usize)>,
+    names: Vec<String>,
+    /// One batch at a time: its operations are shared out among the workers.
+    tape: Mutex<Option<Tape<B>>>,
+}
+
+/// Which of a linear layer's outputs some operands are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Whole,
+    /// The first third of them: the last step's queries, of first tokens alone.
+    Queries,
+    /// The rest of them there.
+    KeysAndValues,
+}
+
+impl<B: Training> Network<B> {
+    /// # Errors
+    /// [`Error::Usage`] for a model without a head; what its files say, and the device fails at.
+    pub(super) fn new(backend: B, model: &Model) -> Result<Self> {
+        check_head(model)?;
+        let config = model.config();
+        let weights = Weights::open(model.directory(), config.family.tensor_names().prefix)?;
+        let (ids, schedule) = distinct(&config.schedule());
+        let specs = specs(config, &ids, Task::Record, model.classes());
+        let host: Tree<Vec<f32>> = specs.map(|spec| spec.read(&weights))?;
+        let tables = Tables {
+            word: backend.upload(&host.tables.word)?,
+            position: backend.upload(&host.tables.position)?,
+            token_type: host.tables.token_type.as_ref().map(|table| backend.upload(table)).transpose()?,
+            task: host.tables.task.as_ref().map(|table| backend.upload(table)).transpose()?,
+        };
+        Ok(Self {
+            net: Net::pack(&backend, &host, config, schedule, (Task::Record, model.classes()))?,
+            tables,
+            limits: Limits {
+                vocabulary: config.vocabulary,
+                positions: config.positions,
+                token_types: config.token_types,
+            },
+            layers: host.layers.len(),
+            linears: sizes(&specs),
+            names: names(&specs),
+            tape: Mutex::default(),
+            backend,
+        })
+    }
+
+    /// Inputs, the bias's 1 included, and outputs of every linear layer, by its number: four of each of the encoder's distinct layers (queries,
+    /// keys and values; attention's output; inner; outer), then the head's two, then what projects embeddings.
+    pub(super) fn linears(&self) -> &[(usize, usize)] {
+        &self.linears
+    }
+
+    /// Their weights' names in a checkpoint; of several one below the other, the first's.
+    pub(super) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Whether a linear layer is one of queries, keys and values.
+    pub(super) fn is_split(&self, number: usize) -> bool {
+        number < 4 * self.layers && number.is_multiple_of(4)
+    }
+
+    /// The number of a linear layer that a way back comes to, and which of its outputs.
+    pub(super) fn place(&self, of: Linear) -> (usize, Part) {
+        let step = |step: usize, which: usize| 4 * self.net.schedule[step] + which;
+        let whole = |number: usize| (number, Part::Whole);
+        match of {
+            Linear::Projection(number) => whole(step(number, 0)),
+            Linear::Query(number) => (step(number, 0), Part::Queries),
+            Linear::KeyValue(number) => (step(number, 0), Part::KeysAndValues),
+            Linear::AttentionOut(number) => whole(step(number, 1)),
+            Linear::Inner(number) => whole(step(number, 2)),
+            Linear::Outer(number) => whole(step(number, 3)),
+            Linear::Dense => whole(4 * self.layers),
+            Linear::Last => whole(4 * self.layers + 1),
+            Linear::EmbeddingProjection => whole(4 * self.layers + 2),
+        }
+    }
+
+    /// How often a way back comes to each linear layer.
+    pub(super) fn visits(&self) -> Vec<usize> {
+        let mut visits = vec![0; self.linears.len()];
+        for &layer in &self.net.schedule {
+            (0..4).for_each(|which| visits[4 * layer + which] += 1);
+        }
+        visits[4 * self.layers..].fill(1);
+        // The last step comes to queries by themselves.
+        visits[4 * self.net.schedule[self.net.schedule.len() - 1]] += 1;
+        visits
+    }
+
+    /// Runs a batch forth, and back from `seed` to `sink`. Gives back logits `[B, K]`.
+    pub(super) fn run(&self, batch: PackedBatch, seed: Seed<'_>, sink: &mut impl Sink<B>) -> Result<Vec<f32>> {
+        let (tokens, sequences) = self.limits.check(&batch)?;
+        let (backend, classes) = (&self.backend, self.net.sizes.classes);
+        let batch = backend.stage(batch)?;
+        let mut tape = self.tape.lock().unwrap_or_else(PoisonError::into_inner);
+        if !tape.as_ref().is_some_and(|tape| tape.holds(tokens)) {
+            // Freed before the larger one is made.
+            *tape = None;
+            *tape = Some(Tape::new(backend, &self.net.sizes, tokens)?);
+        }
+        let tape = tape.as_mut().expect("just made");
+        let pass = Pass { backend, batch: &batch, tokens, sequences, losing: None, guidance: None };
+        self.net.forward(&pass, tape, &self.tables)?;
+        let mut logits = vec![0.0; sequences * classes];
+        backend.download(&mut logits, &tape.logits)?;
+        let mut seeds = vec![0.0; sequences * classes];
+        let rows = logits.chunks_exact(classes).zip(seeds.chunks_exact_mut(classes));
+        rows.enumerate().for_each(|(place, (z, dz))| seed(place, z, dz));
+        backend.copy(&mut tape.back.logits, &backend.upload(&seeds)?, seeds.len())?;
+        self.net.backward(&pass, tape, sink)?;
+        Ok(logits)
+    }
+}
+
+/// Refuses a model that has no loss.
+pub(super) fn check_head(model: &Model) -> Result<()> {
+    if model.problem() == Problem::Headless {
+        let message = format!("{}: a model without a head has no loss to take gradients of", model.name());
+        return Err(
+            Error::usage(message).with_hint("use a fine-tuned classifier or regressor, or index features alone")
+        );
+    }
+    Ok(())
+}
+
+/// [`Network::linears`] of a model.
+pub(super) fn sizes_of(model: &Model) -> Vec<(usize, usize)> {
+    let (ids, _) = distinct(&model.config().schedule());
+    sizes(&specs(model.config(), &ids, Task::Record, model.classes()))
+}
+
+fn sizes(specs: &Tree<Spec>) -> Vec<(usize, usize)> {
+    let size = |pair: &Pair<Spec>| (pair.weight.len() / pair.bias.len() + 1, pair.bias.len());
+    linears(specs).map(size).collect()
+}
+
+fn names(specs: &Tree<Spec>) -> Vec<String> {
+    linears(specs).map(|pair| pair.weight.parts[0].0.trim_end_matches(".weight").to_owned()).collect()
+}
+
+/// Every linear layer, in the order of their numbers.
+fn linears(specs: &Tree<Spec>) -> impl Iterator<Item = &Pair<Spec>> {
+    let of_layers =
+        specs.layers.iter().flat_map(|layer| [&layer.projection, &layer.attention_out, &layer.inner, &layer.outer]);
+    of_layers.chain(&specs.head.dense).chain(&specs.head.last).chain(&specs.embedding_projection)
+}

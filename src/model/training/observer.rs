@@ -1,0 +1,527 @@
+//! The passes that the curvature of a whole network is fitted by: sums of both sides' second moments, and every record's gradient in a basis of
+//! its own for each layer.
+//!
+//! The gradient of a linear layer's `[W b]` is `G = Σ_t δ_t ã_tᵀ`, ã = [a; 1], over a record's tokens. Its Kronecker factors are sums of `ã ãᵀ` and
+//! of `δ δᵀ` over tokens; a layer of queries, keys and values is three outputs of one input, each with a factor of its own. What is seen of the
+//! last step's queries are first tokens' δ, as the others' are zero.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::network::{Network, Part, Seed};
+use super::pass::Pass;
+use super::sink::{Linear, Normalisation, Operands, Sink};
+use super::two_sided::TwoSided;
+use crate::backend::cpu::Cpu;
+use crate::backend::training::{Pair, Products, Shape, Training};
+use crate::backend::{Norm, Rows};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::tokens::{self, Encoding, MicroBatch, PackedBatch, Positions};
+
+/// A linear layer of a network, as its curvature sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinearLayer {
+    /// Its weight's name in a checkpoint, without `.weight`; of queries, keys and values, the first's.
+    pub name: String,
+    /// Numbers it reads, the bias's 1 included.
+    pub inputs: usize,
+    /// Numbers it puts out.
+    pub outputs: usize,
+    /// How many layers of one input its outputs are of: three where they are queries, keys and values.
+    pub blocks: usize,
+}
+
+/// Sums over the tokens of records that have been seen by a layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moments {
+    /// `Σ ã ãᵀ [inputs, inputs]`
+    pub inputs: Vec<f64>,
+    /// `Σ δ δᵀ [outputs, outputs]`
+    pub outputs: Vec<f64>,
+    /// How many tokens those were.
+    pub rows: u64,
+}
+
+/// Orthonormal bases of both sides of a layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Basis<'a> {
+    /// `[inputs, inputs]`, a vector a row.
+    pub inputs: &'a [f32],
+    /// `[outputs, outputs]`, a vector a row.
+    pub outputs: &'a [f32],
+}
+
+/// What a record's gradient of one layer is the sum of the outer products of.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LayerFactors {
+    /// ã `[R, inputs]`, the bias's 1 last.
+    pub inputs: Vec<f32>,
+    /// δ `[R, outputs]`
+    pub outputs: Vec<f32>,
+    /// Whose token's they are, by its place in the record, `[R]`. A layer that is used several times has several rows a token.
+    pub tokens: Vec<u32>,
+}
+
+/// Told a layer's number, the records' places in the window, and their gradients `[records, outputs, inputs]` in the layer's basis.
+pub type Turned<'a> = &'a mut dyn FnMut(usize, &[usize], &[f32]) -> Result<()>;
+
+/// A model whose gradients are looked at, layer by layer.
+pub struct Observer {
+    observe: Box<dyn Observe>,
+    positions: Positions,
+    layers: Vec<LinearLayer>,
+}
+
+/// Tokens in a pass where the user has not said.
+const BATCH_TOKENS: usize = 2048;
+
+impl Observer {
+    /// Every linear layer of `model`, on the CPU.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a model without a head; what its files say.
+    pub fn new(model: &Model) -> Result<Self> {
+        Self::on(Cpu::new().shared_out(), model)
+    }
+
+    /// [`Observer::new`] on a device.
+    ///
+    /// # Errors
+    /// As there; what the device fails at.
+    pub fn on<B: Training>(backend: B, model: &Model) -> Result<Self> {
+        let network = Network::new(backend, model)?;
+        let layers = layers(&network);
+        Ok(Self { observe: Box::new(Observed::new(network)), positions: model.positions(), layers })
+    }
+
+    /// The layers, by number.
+    pub fn layers(&self) -> &[LinearLayer] {
+        &self.layers
+    }
+
+    /// The sums of a window's records, each gradient taken from `seed`: one f32 chain over its tokens, the same whatever `batch_tokens`.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where `going` said so; what the device fails at.
+    pub fn moments(
+        &self,
+        window: &[&Encoding],
+        batch_tokens: Option<usize>,
+        seed: Seed<'_>,
+        going: &dyn Fn() -> bool,
+    ) -> Result<Vec<Moments>> {
+        let batches = self.batches(window, batch_tokens);
+        self.observe.moments(&self.layers, batches, seed, going)
+    }
+
+    /// Sets the bases of all layers, in their order, for [`Observer::turned`].
+    ///
+    /// # Errors
+    /// What the device fails at.
+    ///
+    /// # Panics
+    /// Where they are of other layers.
+    pub fn set_bases(&mut self, bases: &[Basis<'_>]) -> Result<()> {
+        assert_eq!(bases.len(), self.layers.len(), "a basis for every layer");
+        self.observe.set_bases(bases)
+    }
+
+    /// Hands `to` the gradients of a window's records, layer by layer, from `seed`. Gives back logits `[window, K]`.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where `going` said so; what `to` says, and the device fails at.
+    pub fn turned(
+        &self,
+        window: &[&Encoding],
+        batch_tokens: Option<usize>,
+        seed: Seed<'_>,
+        going: &dyn Fn() -> bool,
+        to: Turned<'_>,
+    ) -> Result<Vec<f32>> {
+        let mut all = Vec::new();
+        let together = self.records_together();
+        for (number, some) in window.chunks(together).enumerate() {
+            for MicroBatch { mut rows, batch } in self.batches(some, batch_tokens) {
+                if !going() {
+                    return Err(Error::Interrupted);
+                }
+                rows.iter_mut().for_each(|row| *row += number * together);
+                let seed = |place: usize, z: &[f32], dz: &mut [f32]| seed(rows[place], z, dz);
+                let logits = self.observe.turned(batch, &seed, &mut |layer, gradients| to(layer, &rows, gradients))?;
+                let classes = logits.len() / rows.len();
+                all.resize(window.len() * classes, 0.0);
+                for (row, z) in rows.iter().zip(logits.chunks_exact(classes)) {
+                    all[row * classes..][..classes].copy_from_slice(z);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// As many as have their gradients of the largest layer in a quarter of a GiB: told by the model alone, as the order of records is.
+    fn records_together(&self) -> usize {
+        let largest = self.layers.iter().map(|layer| layer.inputs * layer.outputs).max().unwrap_or(1);
+        ((1 << 26) / largest).clamp(1, 256)
+    }
+
+    /// Both sides of every layer's gradient of a window's records, `[window][layers]`, from `seed`; and logits `[window, K]`.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where `going` said so; what the device fails at.
+    pub fn factors(
+        &self,
+        window: &[&Encoding],
+        batch_tokens: Option<usize>,
+        seed: Seed<'_>,
+        going: &dyn Fn() -> bool,
+    ) -> Result<(Vec<Vec<LayerFactors>>, Vec<f32>)> {
+        let (mut all, mut all_logits) = (vec![Vec::new(); window.len()], Vec::new());
+        for MicroBatch { rows, batch } in self.batches(window, batch_tokens) {
+            if !going() {
+                return Err(Error::Interrupted);
+            }
+            let (factors, logits) = self.observe.factors(batch, &|place, z, dz| seed(rows[place], z, dz))?;
+            let classes = logits.len() / rows.len();
+            all_logits.resize(window.len() * classes, 0.0);
+            for ((row, factors), z) in rows.into_iter().zip(factors).zip(logits.chunks_exact(classes)) {
+                all[row] = factors;
+                all_logits[row * classes..][..classes].copy_from_slice(z);
+            }
+        }
+        Ok((all, all_logits))
+    }
+
+    fn batches(&self, window: &[&Encoding], batch_tokens: Option<usize>) -> Vec<MicroBatch> {
+        tokens::pack(window, self.positions, batch_tokens.unwrap_or(BATCH_TOKENS))
+    }
+}
+
+fn layers<B: Training>(network: &Network<B>) -> Vec<LinearLayer> {
+    let layer = |(number, (name, &(inputs, outputs))): (usize, (&String, &(usize, usize)))| LinearLayer {
+        name: name.clone(),
+        inputs,
+        outputs,
+        blocks: if network.is_split(number) { 3 } else { 1 },
+    };
+    network.names().iter().zip(network.linears()).enumerate().map(layer).collect()
+}
+
+/// A network on some device.
+trait Observe: Send + Sync {
+    fn moments(
+        &self,
+        layers: &[LinearLayer],
+        batches: Vec<MicroBatch>,
+        seed: Seed<'_>,
+        going: &dyn Fn() -> bool,
+    ) -> Result<Vec<Moments>>;
+
+    fn factors(&self, batch: PackedBatch, seed: Seed<'_>) -> Result<(Vec<Vec<LayerFactors>>, Vec<f32>)>;
+
+    fn set_bases(&mut self, bases: &[Basis<'_>]) -> Result<()>;
+
+    fn turned(
+        &self,
+        batch: PackedBatch,
+        seed: Seed<'_>,
+        to: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<Vec<f32>>;
+}
+
+struct Observed<B: Training> {
+    network: Network<B>,
+    bases: Vec<TwoSided<B>>,
+    space: Mutex<Space<B>>,
+}
+
+/// Buffers that are used again, each with how many numbers it holds.
+struct Space<B: Training> {
+    /// `[T, widest]`: both sides of a layer, turned.
+    sides: Option<([B::Tensor; 2], usize)>,
+    /// Of gradients.
+    free: Vec<(B::Tensor, usize)>,
+}
+
+impl<B: Training> Observed<B> {
+    fn new(network: Network<B>) -> Self {
+        Self { network, bases: Vec::new(), space: Mutex::new(Space { sides: None, free: Vec::new() }) }
+    }
+}
+
+impl<B: Training> Observe for Observed<B> {
+    fn moments(
+        &self,
+        layers: &[LinearLayer],
+        batches: Vec<MicroBatch>,
+        seed: Seed<'_>,
+        going: &dyn Fn() -> bool,
+    ) -> Result<Vec<Moments>> {
+        let backend = &self.network.backend;
+        let sums = layers.iter().map(|layer| Sums::new(backend, layer)).collect::<Result<_>>()?;
+        let mut adding = Adding { network: &self.network, sums };
+        for MicroBatch { rows, batch } in batches {
+            if !going() {
+                return Err(Error::Interrupted);
+            }
+            self.network.run(batch, &|place, z, dz| seed(rows[place], z, dz), &mut adding)?;
+        }
+        adding.sums.iter().zip(layers).map(|(sums, layer)| sums.download(backend, layer)).collect()
+    }
+
+    fn factors(&self, batch: PackedBatch, seed: Seed<'_>) -> Result<(Vec<Vec<LayerFactors>>, Vec<f32>)> {
+        let starts = batch.cu_seqlens.clone();
+        let layers = vec![LayerFactors::default(); self.network.linears().len()];
+        let records = vec![layers; batch.sequences()];
+        let mut keeping = Keeping { network: &self.network, starts, records };
+        let logits = self.network.run(batch, seed, &mut keeping)?;
+        Ok((keeping.records, logits))
+    }
+
+    fn set_bases(&mut self, bases: &[Basis<'_>]) -> Result<()> {
+        let Network { backend, .. } = &self.network;
+        let both = |(number, basis): (usize, &Basis<'_>)| {
+            let (shape, split) = (self.network.linears()[number], self.network.is_split(number));
+            TwoSided::new(backend, basis.inputs, basis.outputs, shape, split)
+        };
+        self.bases = bases.iter().enumerate().map(both).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    fn turned(
+        &self,
+        batch: PackedBatch,
+        seed: Seed<'_>,
+        to: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<Vec<f32>> {
+        let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
+        let widest = self.bases.iter().map(|both| both.inputs.max(both.outputs)).max().unwrap_or_default();
+        let needed = batch.tokens() * widest;
+        if !space.sides.as_ref().is_some_and(|(_, room)| needed <= *room) {
+            space.sides = None;
+            let side = || self.network.backend.tensor(needed);
+            space.sides = Some(([side()?, side()?], needed));
+        }
+        let Space { sides, free } = &mut *space;
+        let visits = self.network.visits();
+        let gradients = visits.iter().map(|_| None).collect();
+        let (sides, _) = sides.as_mut().expect("just made");
+        let mut turning = Turning {
+            network: &self.network,
+            bases: &self.bases,
+            sides,
+            free,
+            visits,
+            gradients,
+            host: Vec::new(),
+            to,
+        };
+        self.network.run(batch, seed, &mut turning)
+    }
+}
+
+/// A layer's sums on the device.
+struct Sums<B: Training> {
+    /// `Σ a aᵀ` and `Σ a`.
+    inputs: Pair<B::Tensor>,
+    /// `Σ δ δᵀ`, and `Σ δ`, which nobody reads.
+    outputs: Pair<B::Tensor>,
+    /// The same of the last step's queries, and of its keys and values, where they have come by themselves.
+    parts: [Option<Pair<B::Tensor>>; 2],
+    rows: u64,
+}
+
+/// Zeros for the sums of `width` numbers' products and of themselves.
+fn square<B: Training>(backend: &B, width: usize) -> Result<Pair<B::Tensor>> {
+    let zeros = |len: usize| -> Result<B::Tensor> {
+        let mut tensor = backend.tensor(len)?;
+        backend.clear(&mut tensor)?;
+        Ok(tensor)
+    };
+    Ok(Pair { weight: zeros(width * width)?, bias: zeros(width)? })
+}
+
+impl<B: Training> Sums<B> {
+    fn new(backend: &B, layer: &LinearLayer) -> Result<Self> {
+        let (inputs, outputs) = (square(backend, layer.inputs - 1)?, square(backend, layer.outputs)?);
+        Ok(Self { inputs, outputs, parts: [None, None], rows: 0 })
+    }
+
+    /// With the bias's 1, and the parts, put in their places.
+    fn download(&self, backend: &B, layer: &LinearLayer) -> Result<Moments> {
+        let download = |tensor: &B::Tensor, len: usize| -> Result<Vec<f32>> {
+            let mut values = vec![0.0; len];
+            backend.download(&mut values, tensor)?;
+            Ok(values)
+        };
+        let width = layer.inputs - 1;
+        let (square, sum) = (download(&self.inputs.weight, width * width)?, download(&self.inputs.bias, width)?);
+        let mut inputs = Vec::with_capacity(layer.inputs * layer.inputs);
+        for (row, sum) in square.chunks_exact(width).zip(&sum) {
+            inputs.extend(row.iter().chain([sum]).map(|&x| f64::from(x)));
+        }
+        inputs.extend(sum.iter().map(|&x| f64::from(x)).chain([self.rows as f64]));
+        let whole = layer.outputs;
+        let mut outputs: Vec<f64> = download(&self.outputs.weight, whole * whole)?.into_iter().map(f64::from).collect();
+        let third = whole / 3;
+        for (part, (first, width)) in self.parts.iter().zip([(0, third), (third, whole - third)]) {
+            let Some(part) = part else { continue };
+            for (row, values) in download(&part.weight, width * width)?.chunks_exact(width).enumerate() {
+                let to = &mut outputs[(first + row) * whole + first..][..width];
+                to.iter_mut().zip(values).for_each(|(to, &x)| *to += f64::from(x));
+            }
+        }
+        Ok(Moments { inputs, outputs, rows: self.rows })
+    }
+}
+
+/// Adds both sides' products up.
+struct Adding<'a, B: Training> {
+    network: &'a Network<B>,
+    sums: Vec<Sums<B>>,
+}
+
+impl<B: Training> Sink<B> for Adding<'_, B> {
+    fn linear(&mut self, pass: &Pass<'_, B>, of: Linear, rows: Rows, operands: Operands<'_, B>) -> Result<()> {
+        let Operands { dy, x, inputs, outputs } = operands;
+        let ((number, part), backend, rows) = (self.network.place(of), pass.backend, pass.rows(rows));
+        let sums = &mut self.sums[number];
+        let add = |to: &mut Pair<B::Tensor>, x: &B::Tensor, width: usize| {
+            let Pair { weight, bias } = to;
+            backend.linear_parameters_backward(
+                Pair { weight, bias },
+                0,
+                x,
+                x,
+                Shape { rows, inputs: width, outputs: width },
+            )
+        };
+        // Where queries come by themselves, keys and values bring the input.
+        if part != Part::Queries {
+            add(&mut sums.inputs, x, inputs)?;
+            sums.rows += rows as u64;
+        }
+        let to = match part {
+            Part::Whole => &mut sums.outputs,
+            Part::Queries | Part::KeysAndValues => {
+                let of_part = &mut sums.parts[usize::from(part == Part::KeysAndValues)];
+                match of_part {
+                    Some(to) => to,
+                    none => none.insert(square(backend, outputs)?),
+                }
+            }
+        };
+        add(to, dy, outputs)
+    }
+
+    fn norm(&mut self, _: &Pass<'_, B>, _: Normalisation, _: &Norm<B>, _: Rows, _: [&B::Tensor; 2]) -> Result<()> {
+        Ok(())
+    }
+
+    fn tables(&mut self, _: &Pass<'_, B>, _: &B::Tensor, _: usize) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Turns every record's gradient of a layer, and hands it over when the way back has come past all uses of the layer.
+struct Turning<'a, B: Training> {
+    network: &'a Network<B>,
+    bases: &'a [TwoSided<B>],
+    sides: &'a mut [B::Tensor; 2],
+    free: &'a mut Vec<(B::Tensor, usize)>,
+    /// How often each layer will still be come to.
+    visits: Vec<usize>,
+    gradients: Vec<Option<(B::Tensor, usize)>>,
+    host: Vec<f32>,
+    to: &'a mut dyn FnMut(usize, &[f32]) -> Result<()>,
+}
+
+impl<B: Training> Turning<'_, B> {
+    /// Zeros for at least `len` numbers.
+    fn zeros(&mut self, backend: &B, len: usize) -> Result<(B::Tensor, usize)> {
+        let fitting = self.free.iter().position(|(_, room)| *room >= len);
+        let mut buffer = match fitting {
+            Some(place) => self.free.swap_remove(place),
+            None => (backend.tensor(len)?, len),
+        };
+        backend.clear(&mut buffer.0)?;
+        Ok(buffer)
+    }
+}
+
+impl<B: Training> Sink<B> for Turning<'_, B> {
+    fn linear(&mut self, pass: &Pass<'_, B>, of: Linear, rows: Rows, operands: Operands<'_, B>) -> Result<()> {
+        let ((number, part), backend) = (self.network.place(of), pass.backend);
+        let both = &self.bases[number];
+        let stride = both.inputs * both.outputs;
+        let len = pass.sequences * stride;
+        both.apply(pass, self.sides, part, rows, &operands)?;
+        let mut buffer = match self.gradients[number].take() {
+            Some(buffer) => buffer,
+            None => self.zeros(backend, len)?,
+        };
+        let products =
+            Products { batch: pass.batch, rows, inputs: both.inputs, outputs: both.outputs, stride, offset: 0 };
+        let [dy, x] = &*self.sides;
+        backend.outer_products(&mut buffer.0, dy, x, products)?;
+        self.visits[number] -= 1;
+        if self.visits[number] > 0 {
+            self.gradients[number] = Some(buffer);
+            return Ok(());
+        }
+        self.host.resize(len, 0.0);
+        backend.download(&mut self.host, &buffer.0)?;
+        self.free.push(buffer);
+        (self.to)(number, &self.host)
+    }
+
+    fn norm(&mut self, _: &Pass<'_, B>, _: Normalisation, _: &Norm<B>, _: Rows, _: [&B::Tensor; 2]) -> Result<()> {
+        Ok(())
+    }
+
+    fn tables(&mut self, _: &Pass<'_, B>, _: &B::Tensor, _: usize) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Keeps both sides of what a way back comes to, record by record.
+struct Keeping<'a, B: Training> {
+    network: &'a Network<B>,
+    /// Each record's first token, and the number of tokens.
+    starts: Vec<u32>,
+    records: Vec<Vec<LayerFactors>>,
+}
+
+impl<B: Training> Sink<B> for Keeping<'_, B> {
+    fn linear(&mut self, pass: &Pass<'_, B>, of: Linear, rows: Rows, operands: Operands<'_, B>) -> Result<()> {
+        let ((number, part), count) = (self.network.place(of), pass.rows(rows));
+        let Operands { dy, x, inputs, outputs } = operands;
+        let (mut read, mut slopes) = (vec![0.0; count * inputs], vec![0.0; count * outputs]);
+        pass.backend.download(&mut read, x)?;
+        pass.backend.download(&mut slopes, dy)?;
+        let whole = self.network.linears()[number].1;
+        let first = if part == Part::KeysAndValues { whole - outputs } else { 0 };
+        for (record, kept) in self.records.iter_mut().enumerate() {
+            let own = match rows {
+                Rows::All => self.starts[record] as usize..self.starts[record + 1] as usize,
+                Rows::First => record..record + 1,
+            };
+            let kept = &mut kept[number];
+            for (token, row) in own.enumerate() {
+                kept.inputs.extend(read[row * inputs..][..inputs].iter().chain([&1.0]));
+                let start = kept.outputs.len();
+                kept.outputs.resize(start + whole, 0.0);
+                kept.outputs[start + first..][..outputs].copy_from_slice(&slopes[row * outputs..][..outputs]);
+                kept.tokens.push(token as u32);
+            }
+        }
+        Ok(())
+    }
+
+    fn norm(&mut self, _: &Pass<'_, B>, _: Normalisation, _: &Norm<B>, _: Rows, _: [&B::Tensor; 2]) -> Result<()> {
+        Ok(())
+    }
+
+    fn tables(&mut self, _: &Pass<'_, B>, _: &B::Tensor, _: usize) -> Result<()> {
+        Ok(())
+    }
+}
