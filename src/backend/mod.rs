@@ -20,7 +20,7 @@ pub mod training;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::tokens::PackedBatch;
+use crate::tokens::{Masked, PackedBatch};
 pub use path::{Path, Stage};
 pub use precision::Precision;
 
@@ -295,6 +295,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn download(&self, out: &mut [f32], tensor: &Self::Tensor) -> Result<()>;
     /// A batch to the device.
     fn stage(&self, batch: PackedBatch) -> Result<Self::Batch>;
+    /// Masked texts to the device, as [`Backend::stage`] would take them expanded.
+    fn stage_masked(&self, masked: Masked) -> Result<Self::Batch> {
+        self.stage(masked.expanded())
+    }
     /// Paths to the device.
     fn stage_path(&self, path: Path) -> Result<Self::Path>;
     /// Packs `weight [outputs, inputs]` and `bias [outputs]`.

@@ -87,7 +87,7 @@ fn through(maps: &[Vec<f32>], length: usize, roots: &[usize], next: impl Fn(&[f6
 impl Course for OfMaps {
     fn probes(&mut self) -> Vec<Probe> {
         let wants = std::mem::take(&mut self.wants);
-        wants.into_iter().map(|want| Probe { sequence: self.sequence.clone(), point: None, want }).collect()
+        wants.into_iter().map(|want| Probe::of(&self.sequence, None, want)).collect()
     }
 
     fn take(&mut self, answers: Vec<Answer>) {

@@ -5,14 +5,38 @@ use std::sync::Arc;
 use super::subject::{Scores, Sequence};
 use crate::backend::Fold;
 use crate::model::MapKind;
+use crate::tokens::{Masked, Positions};
 
 /// One question to the network.
 #[derive(Clone, Debug)]
 pub(super) struct Probe {
     pub(super) sequence: Arc<Sequence>,
+    /// Which of its tokens another stands in for, and which: as [`Masked`] has them. All of a round have the same one.
+    pub(super) replaced: Option<(Vec<u32>, u32)>,
     /// Where it stands; at the sequence's own embeddings where there is none.
     pub(super) point: Option<Point>,
     pub(super) want: Want,
+}
+
+impl Probe {
+    /// What is asked of a sequence as it is.
+    pub(super) fn of(sequence: &Arc<Sequence>, point: Option<Point>, want: Want) -> Self {
+        Self { sequence: Arc::clone(sequence), replaced: None, point, want }
+    }
+
+    /// The logits of a sequence without some of its tokens (ascending): replaced, or gone.
+    pub(super) fn without(
+        sequence: &Arc<Sequence>,
+        tokens: &[usize],
+        replacement: Option<u32>,
+        positions: Positions,
+    ) -> Self {
+        let Some(id) = replacement else {
+            return Self::of(&Arc::new(sequence.deleted(tokens, positions)), None, Want::Logits);
+        };
+        let bits = Masked::bits_of(sequence.ids.len(), tokens.iter().copied());
+        Self { replaced: Some((bits, id)), ..Self::of(sequence, None, Want::Logits) }
+    }
 }
 
 /// A point on a path: see [`crate::backend::Path`].

@@ -40,7 +40,7 @@ use std::sync::Arc;
 use crate::backend::gpu::Gpu;
 use crate::backend::{Fold, Objective, Path, Precision, Rows};
 use crate::error::Result;
-use crate::tokens::PackedBatch;
+use crate::tokens::{Masked, PackedBatch};
 
 /// What the head was trained to do: decides the loss, and so δ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -86,8 +86,10 @@ pub type Reads = Arc<[u32]>;
 /// A batch of questions to a network: sequences, where each stands, and what is asked of them.
 #[derive(Clone, Debug)]
 pub struct Probes {
-    /// The sequences.
+    /// The sequences; their lengths alone, where they are masked texts.
     pub batch: PackedBatch,
+    /// The texts that they are, with tokens replaced; these stand on no path.
+    pub masked: Option<Masked>,
     /// Where each stands between a baseline and its own embeddings; at its own where there is none.
     pub path: Option<Path>,
     /// What is asked.
@@ -99,7 +101,7 @@ pub struct Probes {
 impl Probes {
     /// Sequences of which nothing but features and logits is asked.
     fn plain(batch: PackedBatch) -> Self {
-        Self { batch, path: None, ask: Ask::Outputs, reads: Vec::new() }
+        Self { batch, masked: None, path: None, ask: Ask::Outputs, reads: Vec::new() }
     }
 
     /// How many rows of outputs a sequence has.

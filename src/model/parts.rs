@@ -3,7 +3,7 @@
 
 use super::{Answers, Ask, Outputs, Probes};
 use crate::backend::{Objective, Path};
-use crate::tokens::PackedBatch;
+use crate::tokens::{Masked, PackedBatch};
 
 impl Probes {
     /// The first half of the sequences, and the rest. `None` where there is but one.
@@ -38,7 +38,9 @@ impl Probes {
             ..*path
         });
         let reads = self.reads.get(begin..end).unwrap_or_default().to_vec();
-        Self { batch: part_of(&self.batch, begin, end), path, ask, reads }
+        let masked = self.masked.as_ref().map(|masked| masked.part(begin, end));
+        let batch = masked.as_ref().map_or_else(|| part_of(&self.batch, begin, end), Masked::lengths);
+        Self { batch, masked, path, ask, reads }
     }
 
     /// How many targets are gone back from.

@@ -7,6 +7,7 @@
 
 mod batch;
 mod load;
+mod masked;
 mod prefix;
 mod settings;
 mod tokenizer;
@@ -14,6 +15,7 @@ mod vocabulary;
 mod wordpiece;
 
 pub use batch::{MicroBatch, Positions, pack};
+pub use masked::Masked;
 pub use settings::max_length;
 pub use tokenizer::{Tokenizer, TokenizerOptions};
 pub use vocabulary::{learn_vocabulary, write_vocabulary};
@@ -63,9 +65,9 @@ impl PackedBatch {
         self.cu_seqlens.len().saturating_sub(1)
     }
 
-    /// T.
+    /// T, by the sequences' own ends: lengths alone are a batch too, where ids are elsewhere ([`Masked::lengths`]).
     pub fn tokens(&self) -> usize {
-        self.ids.len()
+        self.cu_seqlens.last().map_or(0, |end| *end as usize)
     }
 
     /// The token range of sequence `b`.

@@ -46,7 +46,7 @@ use super::{
     Precision,
 };
 use crate::error::{Error, Result};
-use crate::tokens::PackedBatch;
+use crate::tokens::{Masked, PackedBatch};
 
 /// Every kernel, by the stem of its file.
 const KERNELS: [(&str, &[&str]); 19] = [
@@ -189,6 +189,10 @@ impl Backend for Gpu {
 
     fn stage(&self, batch: PackedBatch) -> Result<Batch> {
         Batch::upload(&self.device, batch, attention::tile(self.number()))
+    }
+
+    fn stage_masked(&self, masked: Masked) -> Result<Batch> {
+        Batch::upload_masked(&self.device, masked, attention::tile(self.number()))
     }
 
     fn stage_path(&self, path: super::Path) -> Result<Path> {
