@@ -3,7 +3,7 @@
 use super::reference::Reference;
 use super::{
     Activation, Attended, AttentionGradients, AttentionMap, AttentionShape, Backend, Columns, Embeddings, Fold, Norm,
-    Objective, Path, Pooling, Rows, Stage,
+    Objective, Path, Pooling, Rows, Stage, Step,
 };
 use crate::error::Result;
 use crate::tokens::{Masked, PackedBatch};
@@ -184,6 +184,12 @@ fn attention<B: Backend>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch) -> R
             let mut out = backend.results(pairs)?;
             backend.attention_map(&mut out, &attended, map)?;
             outcomes.keep(format!("attention_map ({name}, {queries:?})"), &out, pairs, longest + head_width)?;
+            if name == "Weights" {
+                let (row, mut followed) = (drawn(backend, TOKENS, 19)?, backend.results(TOKENS)?);
+                let step = Step { queries, own: 0.5, below: &[1.0, 0.5, 0.25, 2.0] };
+                backend.follow(&mut followed, &row, &out, staged, step)?;
+                outcomes.keep(format!("follow ({queries:?})"), &followed, TOKENS, longest + head_width)?;
+            }
         }
     }
     Ok(())

@@ -136,6 +136,17 @@ pub enum AttentionMap<'a, B: Backend> {
     GradientWeights(&'a B::Tensor),
 }
 
+/// A layer's step of [`Backend::follow`].
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// Which tokens asked in the map.
+    pub queries: Rows,
+    /// What the row itself is multiplied by.
+    pub own: f32,
+    /// What each sequence's product with its map is, `[B]`.
+    pub below: &'a [f32],
+}
+
 /// The function of a sequence's logits whose gradient is asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Objective {
@@ -392,6 +403,18 @@ pub trait Backend: Send + Sync + Sized + 'static {
         out: &mut Self::Tensor,
         attended: &Attended<'_, Self>,
         map: AttentionMap<'_, Self>,
+    ) -> Result<()>;
+
+    /// A row vector one layer down through attention maps, in each sequence: `out [T] = own · row + below_b (row A)`, with A the sequence's
+    /// part of `map`, as [`Backend::attention_map`] left it; where first tokens alone asked, row A is the first's number times A's one row.
+    /// `out`, `row` and `map` are f32 on every device: buffers of [`Backend::results`] or [`Backend::upload`].
+    fn follow(
+        &self,
+        out: &mut Self::Tensor,
+        row: &Self::Tensor,
+        map: &Self::Tensor,
+        batch: &Self::Batch,
+        step: Step<'_>,
     ) -> Result<()>;
 
     /// Adds row b of `rows [B, width]` to the first token of sequence b in `x [T, width]`: the backward of [`Pooling::First`].

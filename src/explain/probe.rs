@@ -56,17 +56,41 @@ pub(super) enum Want {
     Logits,
     /// Attention maps of the layers from this one on.
     Maps(MapKind, usize),
+    /// Rows from each objective's roots down through the maps of the layers from this one on.
+    Rows(MapKind, usize, Mix),
     /// The gradient of every objective, folded.
     Gradient(Fold),
-    /// Maps weighted by the gradient of one of the subject's objectives.
-    GradientMaps(usize, usize),
+    /// The same for one of the subject's objectives, through maps weighted by its gradient.
+    GradientRows(usize, usize, Mix),
+}
+
+/// What a row `r` becomes at a map A.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mix {
+    /// `r A`
+    Below,
+    /// `(r + r A) / 2`
+    Mean,
+    /// `r + r A`
+    Sum,
+}
+
+impl Mix {
+    /// What `r` and `r A` are multiplied by.
+    pub(super) fn shares(self) -> [f32; 2] {
+        match self {
+            Self::Below => [0.0, 1.0],
+            Self::Mean => [0.5, 0.5],
+            Self::Sum => [1.0, 1.0],
+        }
+    }
 }
 
 /// What came of a probe of L tokens.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Answer {
     pub(super) logits: Vec<f32>,
-    /// For each objective, the folded gradient.
+    /// For each objective, the folded gradient, or the row that came down to the tokens.
     pub(super) folded: Vec<Vec<f32>>,
     /// For each layer `[L, L]`, or `[1, L]` where only the first token asked.
     pub(super) maps: Vec<Vec<f32>>,

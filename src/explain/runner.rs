@@ -7,11 +7,11 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::method::{Method, Options};
-use super::probe::{Answer, Course, Point, Probe, Want};
+use super::probe::{Answer, Course, Mix, Point, Probe, Want};
 use super::subject::{Scores, Sequence, Subject};
-use crate::backend::{Fold, Objective, Path, Rows, Stage};
+use crate::backend::{Fold, Path, Rows, Stage};
 use crate::error::Result;
-use crate::model::{Answers, Ask, Forward, Model, Probes};
+use crate::model::{Answers, Ask, Descent, Forward, Model, Probes, Reads};
 use crate::tokens::{Masked, PackedBatch};
 
 /// Scores of every subject, in their order, one for each of its objectives. `batch_tokens` is the budget of a micro-batch, the device's own by
@@ -73,6 +73,11 @@ struct Runner<'a> {
     seed: u64,
     budget: usize,
     done: &'a (dyn Fn(usize) -> bool + Sync),
+}
+
+fn descent(from: usize, mix: Mix, roots: Vec<Reads>) -> Descent {
+    let [own, below] = mix.shares();
+    Descent { from, own, below, roots }
 }
 
 /// Sequences laid end to end.
@@ -165,13 +170,14 @@ impl Runner<'_> {
         batches
     }
 
-    /// What the probes of one batch must have in common.
+    /// What the probes of one batch must have in common. Those of one method read the same maps.
     fn kind(&self, asked: &Asked) -> (u8, usize, usize) {
         match asked.probe.want {
             Want::Logits => (0, usize::from(asked.probe.replaced.is_some()), 0),
-            Want::Maps(kind, from) => (1, kind as usize, from),
-            Want::Gradient(fold) => (2, fold as usize, self.subjects[asked.subject].objectives.len()),
-            Want::GradientMaps(_, from) => (3, from, 0),
+            Want::Maps(..) => (1, 0, 0),
+            Want::Rows(..) => (2, 0, self.subjects[asked.subject].objectives.len()),
+            Want::Gradient(fold) => (3, fold as usize, self.subjects[asked.subject].objectives.len()),
+            Want::GradientRows(..) => (4, 0, 0),
         }
     }
 
@@ -204,6 +210,7 @@ impl Runner<'_> {
 
     fn ask(&self, round: &[Asked], batch: &[usize]) -> Ask {
         let objectives = |i: &usize| &self.subjects[round[*i].subject].objectives;
+        let roots = |i: &usize, target: usize| self.subjects[round[*i].subject].roots(&objectives(i)[target]);
         match round[batch[0]].probe.want {
             Want::Logits => Ask::Outputs,
             Want::Maps(kind, from) => Ask::Maps(kind, from),
@@ -212,12 +219,19 @@ impl Runner<'_> {
                 let objectives = targets.flat_map(|target| batch.iter().map(move |i| objectives(i)[target].clone()));
                 Ask::Gradient(objectives.collect(), fold)
             }
-            Want::GradientMaps(_, from) => {
-                let own = |i: &usize| match round[*i].probe.want {
-                    Want::GradientMaps(target, _) => objectives(i)[target].clone(),
-                    _ => Objective::Logit(0),
+            Want::Rows(kind, from, mix) => {
+                let targets = 0..objectives(&batch[0]).len();
+                let roots = targets.flat_map(|target| batch.iter().map(move |i| roots(i, target)));
+                Ask::Rows(kind, descent(from, mix, roots.collect()))
+            }
+            Want::GradientRows(_, from, mix) => {
+                let target = |i: &usize| match round[*i].probe.want {
+                    Want::GradientRows(target, ..) => target,
+                    _ => 0,
                 };
-                Ask::GradientMaps(batch.iter().map(own).collect(), from)
+                let own = batch.iter().map(|i| objectives(i)[target(i)].clone()).collect();
+                let roots = batch.iter().map(|i| roots(i, target(i))).collect();
+                Ask::GradientRows(own, descent(from, mix, roots))
             }
         }
     }

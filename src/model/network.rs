@@ -7,11 +7,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rayon::prelude::*;
 
 use super::config::Config;
-use super::encoder::{Encoder, Maps, Pass, Workspace};
+use super::encoder::{Encoder, Maps, Pass, Wanted, Workspace};
 use super::head::Head;
 use super::queue::Queue;
-use super::token_head::Said;
-use super::{Answers, Ask, Forward, MapKind, Outputs, Probes};
+use super::token_head::{Said, Seeds};
+use super::{Answers, Ask, Forward, Outputs, Probes};
 use crate::backend::gpu::Gpu;
 use crate::backend::{Backend, Fold, Objective, Path, Precision, Rows};
 use crate::error::{Error, Result};
@@ -73,7 +73,7 @@ impl<B: Backend> Network<B> {
         if probes.batch.sequences() == 0 {
             return Ok(Answers::default());
         }
-        let keep = matches!(probes.ask, Ask::Gradient(..) | Ask::GradientMaps(..));
+        let keep = matches!(probes.ask, Ask::Gradient(..) | Ask::GradientRows(..));
         let idle = lock(&self.idle).pop();
         let mut space = match idle {
             Some(space) => space,
@@ -89,9 +89,10 @@ impl<B: Backend> Network<B> {
     fn run_in(&self, space: &mut Workspace<B>, probes: Probes, keep: bool) -> Result<Answers> {
         let Probes { batch, masked, path, ask, reads } = probes;
         let (backend, tokens, sequences) = (&self.backend, batch.tokens(), batch.sequences());
-        let mut maps = match ask {
-            Ask::Maps(kind, from) => Maps::new(kind, from, &batch),
-            Ask::GradientMaps(_, from) => Maps::new(MapKind::GradientWeights, from, &batch),
+        let mut maps = match &ask {
+            Ask::Maps(kind, from) => Maps::new(Wanted::Forward(*kind), *from, &batch),
+            Ask::Rows(kind, descent) => Maps::new(Wanted::Forward(*kind), descent.from, &batch),
+            Ask::GradientRows(_, descent) => Maps::new(Wanted::Gradient, descent.from, &batch),
             Ask::Outputs | Ask::Gradient(..) => Maps::none(),
         };
         let picks = self.head.picks(&batch, &reads)?;
@@ -105,15 +106,16 @@ impl<B: Backend> Network<B> {
         let said = self.head.forward(&mut pass, self.encoder.width(), picks)?;
         let folded = match &ask {
             Ask::Gradient(objectives, fold) => self.gradients(&mut pass, &said, objectives, *fold)?,
-            Ask::GradientMaps(objectives, _) => {
+            Ask::Rows(_, descent) => maps.follow(&pass, descent, &Seeds::default())?,
+            Ask::GradientRows(objectives, descent) => {
                 let seeds = self.head.backward(&mut pass, &said, objectives)?;
                 self.encoder.backward(&mut pass, &mut maps)?;
-                maps.divide(&seeds);
-                Vec::new()
+                maps.follow(&pass, descent, &seeds)?
             }
             Ask::Outputs | Ask::Maps(..) => Vec::new(),
         };
-        Ok(Answers { outputs: said.outputs, folded, maps: maps.into_layers() })
+        let maps = if matches!(ask, Ask::Maps(..)) { maps.fetch(backend)? } else { Vec::new() };
+        Ok(Answers { outputs: said.outputs, folded, maps })
     }
 
     /// One way back for each target.
