@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use wherefore::backend::gpu::{Ceilings, Gpu};
 use wherefore::backend::{
-    Activation, Attended, AttentionGradients, AttentionShape, Backend, Columns, Norm, Precision, Rows,
+    Activation, Attended, AttentionGradients, AttentionShape, Backend, Columns, Embeddings, Norm, Precision, Rows, Step,
 };
 use wherefore::factors::{FactorRows, Floats};
 use wherefore::search::{Form, Options, Query, search};
-use wherefore::tokens::PackedBatch;
+use wherefore::tokens::{Masked, PackedBatch};
 use wherefore::{Error, Result};
 
 /// Tokens of a batch: 44 × 128, a whole wave of tiles on 132 multiprocessors.
@@ -163,6 +163,37 @@ fn sequences(length: usize) -> PackedBatch {
     }
 }
 
+/// Masked texts, and rows down through their maps.
+fn explaining(bench: &Bench) -> Result<()> {
+    let gpu = &bench.gpu;
+    let length = 128;
+    let texts = sequences(length);
+    let table = |rows: usize| gpu.upload(&numbers(rows * WIDTH, 1.0));
+    let norm = Norm { weight: table(1)?, bias: table(1)?, epsilon: 1e-12, width: WIDTH };
+    let embeddings = Embeddings {
+        word: table(TOKENS)?,
+        position: Some(table(length)?),
+        token_type: Some(table(1)?),
+        task: None,
+        norm,
+    };
+    let count = texts.sequences();
+    let of: Vec<u32> = vec![0; count];
+    let bits = (0..count * Masked::words(length)).map(|word| word as u32 * 0x9E37_79B9).collect();
+    let batch = gpu.stage_masked(Masked { texts: texts.clone(), of, bits, stand_in: 7 })?;
+    let (mut out, row) = (gpu.tensor(TOKENS * WIDTH)?, (TOKENS * WIDTH) as f64);
+    let seconds = bench.time(&mut out, |out| gpu.embed(out, &embeddings, &batch))?;
+    let bytes = row * (4.0 + bench.stored());
+    bench.row("embed (masked)", &format!("{TOKENS} x {WIDTH}"), seconds, Bound::Bytes(bytes));
+
+    let (map, share) = (gpu.upload(&numbers(TOKENS * length, 1.0))?, gpu.upload(&numbers(TOKENS, 1.0))?);
+    let (mut out, staged, below) = (gpu.results(TOKENS)?, gpu.stage(texts)?, vec![0.5; count]);
+    let step = Step { queries: Rows::All, own: 0.5, below: &below };
+    let seconds = bench.time(&mut out, |out| gpu.follow(out, &share, &map, &staged, step))?;
+    bench.row("follow", &format!("{TOKENS} x {length}"), seconds, Bound::Bytes(4.0 * (TOKENS * length) as f64));
+    Ok(())
+}
+
 fn layer_norm(bench: &Bench) -> Result<()> {
     let gpu = &bench.gpu;
     let (x, dy, mut out) = (bench.drawn(TOKENS * WIDTH)?, bench.drawn(TOKENS * WIDTH)?, gpu.tensor(TOKENS * WIDTH)?);
@@ -214,6 +245,7 @@ fn run() -> Result<()> {
         linear(&bench)?;
         attention(&bench)?;
         layer_norm(&bench)?;
+        explaining(&bench)?;
         if precision == Precision::F32 {
             searching(&bench)?;
         }

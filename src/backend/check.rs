@@ -3,10 +3,10 @@
 use super::reference::Reference;
 use super::{
     Activation, Attended, AttentionGradients, AttentionMap, AttentionShape, Backend, Columns, Embeddings, Fold, Norm,
-    Objective, Path, Pooling, Rows, Stage,
+    Objective, Path, Pooling, Rows, Stage, Step,
 };
 use crate::error::Result;
-use crate::tokens::PackedBatch;
+use crate::tokens::{Masked, PackedBatch};
 
 /// One operation's outcome.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -97,6 +97,11 @@ fn embedding<B: Backend>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch) -> R
     let (embeddings, mut out) = (embeddings(backend)?, backend.tensor(TOKENS * WIDTH)?);
     backend.embed(&mut out, &embeddings, staged)?;
     outcomes.keep("embed", &out, TOKENS * WIDTH, WIDTH)?;
+    let masked = drawn_masks();
+    let tokens = masked.lengths().tokens();
+    let mut of_masked = backend.tensor(tokens * WIDTH)?;
+    backend.embed(&mut of_masked, &embeddings, &backend.stage_masked(masked)?)?;
+    outcomes.keep("embed (masked)", &of_masked, tokens * WIDTH, WIDTH)?;
     for stage in [Stage::Word, Stage::Output] {
         let path = backend.stage_path(drawn_path(stage))?;
         backend.embed_path(&mut out, &embeddings, staged, &path)?;
@@ -179,6 +184,12 @@ fn attention<B: Backend>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch) -> R
             let mut out = backend.results(pairs)?;
             backend.attention_map(&mut out, &attended, map)?;
             outcomes.keep(format!("attention_map ({name}, {queries:?})"), &out, pairs, longest + head_width)?;
+            if name == "Weights" {
+                let (row, mut followed) = (drawn(backend, TOKENS, 19)?, backend.results(TOKENS)?);
+                let step = Step { queries, own: 0.5, below: &[1.0, 0.5, 0.25, 2.0] };
+                backend.follow(&mut followed, &row, &out, staged, step)?;
+                outcomes.keep(format!("follow ({queries:?})"), &followed, TOKENS, longest + head_width)?;
+            }
         }
     }
     Ok(())
@@ -235,6 +246,16 @@ fn drawn_batch() -> PackedBatch {
         batch.cu_seqlens.push(batch.ids.len() as u32);
     }
     batch
+}
+
+/// Each text three times, other tokens replaced each time.
+fn drawn_masks() -> Masked {
+    let of: Vec<u32> = (0..3 * LENGTHS.len() as u32).map(|sequence| sequence / 3).collect();
+    let bits = of.iter().enumerate().flat_map(|(sequence, &text)| {
+        let length = LENGTHS[text as usize];
+        Masked::bits_of(length, (0..length).filter(move |token| token * 7 % 3 == sequence % 3))
+    });
+    Masked { texts: drawn_batch(), bits: bits.collect(), of, stand_in: VOCABULARY as u32 - 1 }
 }
 
 /// Every sequence elsewhere on its path: from zero, from other tokens, with noise and without.

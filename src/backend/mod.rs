@@ -21,7 +21,7 @@ pub mod training;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::tokens::PackedBatch;
+use crate::tokens::{Masked, PackedBatch};
 pub use path::{Path, Stage};
 pub use precision::Precision;
 
@@ -135,6 +135,17 @@ pub enum AttentionMap<'a, B: Backend> {
     Scores,
     /// The mean of the positive part of weight × its gradient (Chefer et al. 2021, eq. 5), for the gradient of the attention's output.
     GradientWeights(&'a B::Tensor),
+}
+
+/// A layer's step of [`Backend::follow`].
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// Which tokens asked in the map.
+    pub queries: Rows,
+    /// What the row itself is multiplied by.
+    pub own: f32,
+    /// What each sequence's product with its map is, `[B]`.
+    pub below: &'a [f32],
 }
 
 /// The function of a sequence's logits whose gradient is asked for.
@@ -296,6 +307,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn download(&self, out: &mut [f32], tensor: &Self::Tensor) -> Result<()>;
     /// A batch to the device.
     fn stage(&self, batch: PackedBatch) -> Result<Self::Batch>;
+    /// Masked texts to the device, as [`Backend::stage`] would take them expanded.
+    fn stage_masked(&self, masked: Masked) -> Result<Self::Batch> {
+        self.stage(masked.expanded())
+    }
     /// Paths to the device.
     fn stage_path(&self, path: Path) -> Result<Self::Path>;
     /// Packs `weight [outputs, inputs]` and `bias [outputs]`.
@@ -389,6 +404,18 @@ pub trait Backend: Send + Sync + Sized + 'static {
         out: &mut Self::Tensor,
         attended: &Attended<'_, Self>,
         map: AttentionMap<'_, Self>,
+    ) -> Result<()>;
+
+    /// A row vector one layer down through attention maps, in each sequence: `out [T] = own · row + below_b (row A)`, with A the sequence's
+    /// part of `map`, as [`Backend::attention_map`] left it; where first tokens alone asked, row A is the first's number times A's one row.
+    /// `out`, `row` and `map` are f32 on every device: buffers of [`Backend::results`] or [`Backend::upload`].
+    fn follow(
+        &self,
+        out: &mut Self::Tensor,
+        row: &Self::Tensor,
+        map: &Self::Tensor,
+        batch: &Self::Batch,
+        step: Step<'_>,
     ) -> Result<()>;
 
     /// Adds row b of `rows [B, width]` to the first token of sequence b in `x [T, width]`: the backward of [`Pooling::First`].

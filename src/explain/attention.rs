@@ -1,13 +1,13 @@
 //! Methods that read attention maps: the last layer's, or all of them followed from the top down.
 //!
 //! Only the rows of the tokens that a head reads are asked for (the first token's, or those the explained objective is about, each an equal
-//! part), so maps are never multiplied with each other: a row vector goes down through the layers.
+//! part), so maps are never multiplied with each other: a row vector goes down through the layers, on the device.
 
 use std::sync::Arc;
 
 use super::flow::Flow;
 use super::method::Options;
-use super::probe::{Answer, Course, Probe, Want};
+use super::probe::{Answer, Course, Mix, Probe, Want};
 use super::subject::{Scores, Sequence, Subject};
 use crate::model::{MapKind, Model};
 
@@ -28,8 +28,6 @@ pub(super) struct OfMaps {
     sequence: Arc<Sequence>,
     maps: Maps,
     wants: Vec<Want>,
-    /// For each objective, the tokens that maps are followed from.
-    roots: Vec<Vec<usize>>,
     outputs: Vec<f64>,
     /// Once for all objectives, or once for each.
     answers: Vec<Answer>,
@@ -37,57 +35,38 @@ pub(super) struct OfMaps {
 
 impl OfMaps {
     pub(super) fn new(model: &Model, subject: &Subject<'_>, maps: Maps, options: &Options) -> Self {
-        let last = model.network().depth() - 1;
+        let (last, from) = (model.network().depth() - 1, options.start_layer);
         let wants = match maps {
-            Maps::Last if options.raw_attention => vec![Want::Maps(MapKind::Scores, last)],
-            Maps::Last => vec![Want::Maps(MapKind::Weights, last)],
-            Maps::Rollout | Maps::Flow => vec![Want::Maps(MapKind::Weights, options.start_layer)],
+            Maps::Last => {
+                let kind = if options.raw_attention { MapKind::Scores } else { MapKind::Weights };
+                vec![Want::Rows(kind, last, Mix::Below)]
+            }
+            Maps::Rollout => vec![Want::Rows(MapKind::Weights, from, Mix::Mean)],
+            Maps::Flow => vec![Want::Maps(MapKind::Weights, from)],
             Maps::Generic => {
-                let targets = 0..subject.objectives.len();
-                targets.map(|target| Want::GradientMaps(target, options.start_layer)).collect()
+                (0..subject.objectives.len()).map(|target| Want::GradientRows(target, from, Mix::Sum)).collect()
             }
         };
-        let (sequence, outputs) = (subject.sequence(model), subject.outputs());
-        let roots = subject.objectives.iter().map(|objective| subject.roots(objective)).collect();
-        Self { sequence, maps, wants, roots, outputs, answers: Vec::new() }
+        Self { sequence: subject.sequence(model), maps, wants, outputs: subject.outputs(), answers: Vec::new() }
     }
 
-    fn scores(&self, maps: &[Vec<f32>], roots: &[usize]) -> Vec<f64> {
-        let length = self.sequence.ids.len();
-        match self.maps {
-            Maps::Last => through(maps, length, roots, |_, below| below.to_vec()),
-            Maps::Rollout => through(maps, length, roots, |row, below| {
-                row.iter().zip(below).map(|(own, below)| (own + below) / 2.0).collect()
-            }),
-            Maps::Flow => Flow::new(maps, length).to_each_token(),
-            Maps::Generic => through(maps, length, roots, |row, below| {
-                row.iter().zip(below).map(|(own, below)| own + below).collect()
-            }),
+    /// Of objective `target`.
+    fn scores(&self, target: usize) -> Vec<f32> {
+        match (self.maps, &*self.answers) {
+            (Maps::Flow, [all, ..]) => {
+                let flows = Flow::new(&all.maps, self.sequence.ids.len()).to_each_token();
+                flows.into_iter().map(|flow| flow as f32).collect()
+            }
+            (Maps::Generic, each) => each[target].folded[0].clone(),
+            (_, all) => all[0].folded[target].clone(),
         }
     }
-}
-
-/// A row vector from the roots at the top down through the layers: `next(r, r A)` at each.
-fn through(maps: &[Vec<f32>], length: usize, roots: &[usize], next: impl Fn(&[f64], &[f64]) -> Vec<f64>) -> Vec<f64> {
-    let mut row = vec![0.0; length];
-    for &root in roots {
-        row[root] = 1.0 / roots.len() as f64;
-    }
-    for map in maps.iter().rev() {
-        let mut below = vec![0.0; length];
-        // A map of one row is the first token's, which is all there is of `row` at the top.
-        for (&share, seen) in row.iter().zip(map.chunks_exact(length)) {
-            below.iter_mut().zip(seen).for_each(|(below, &a)| *below += share * f64::from(a));
-        }
-        row = next(&row, &below);
-    }
-    row
 }
 
 impl Course for OfMaps {
     fn probes(&mut self) -> Vec<Probe> {
         let wants = std::mem::take(&mut self.wants);
-        wants.into_iter().map(|want| Probe { sequence: self.sequence.clone(), point: None, want }).collect()
+        wants.into_iter().map(|want| Probe::of(&self.sequence, None, want)).collect()
     }
 
     fn take(&mut self, answers: Vec<Answer>) {
@@ -95,12 +74,7 @@ impl Course for OfMaps {
     }
 
     fn finish(&mut self) -> Vec<Scores> {
-        let own = |(target, &output): (usize, &f64)| {
-            // Once for all objectives, or once for each.
-            let maps = &self.answers[target.min(self.answers.len() - 1)].maps;
-            let tokens = self.scores(maps, &self.roots[target]).into_iter().map(|score| score as f32).collect();
-            Scores { tokens, output, ..Scores::default() }
-        };
+        let own = |(target, &output)| Scores { tokens: self.scores(target), output, ..Scores::default() };
         self.outputs.iter().enumerate().map(own).collect()
     }
 }

@@ -33,7 +33,7 @@ impl Course for AtText {
         }
         let zero = vec![Path::ZERO; self.sequence.ids.len()].into();
         let point = Point { baseline: zero, alpha: 1.0, sigma: 0.0, sample: 0 };
-        vec![Probe { sequence: self.sequence.clone(), point: Some(point), want: Want::Gradient(self.fold) }]
+        vec![Probe::of(&self.sequence, Some(point), Want::Gradient(self.fold))]
     }
 
     fn take(&mut self, answers: Vec<Answer>) {
@@ -79,10 +79,9 @@ impl Course for SmoothGrad {
         let round = self.asked..self.samples.min(self.asked + SMOOTH_ROUND);
         self.asked = round.end;
         let zero: Arc<[u32]> = vec![Path::ZERO; self.sequence.ids.len()].into();
-        let probe = |sample: usize| Probe {
-            sequence: self.sequence.clone(),
-            point: Some(Point { baseline: zero.clone(), alpha: 1.0, sigma: self.sigma, sample: sample as u32 }),
-            want: Want::Gradient(Fold::Whole),
+        let probe = |sample: usize| {
+            let point = Point { baseline: zero.clone(), alpha: 1.0, sigma: self.sigma, sample: sample as u32 };
+            Probe::of(&self.sequence, Some(point), Want::Gradient(Fold::Whole))
         };
         round.map(probe).collect()
     }
@@ -161,7 +160,7 @@ impl Course for GradientShap {
         if std::mem::replace(&mut self.asked, true) {
             return Vec::new();
         }
-        let probe = |point: Point, want| Probe { sequence: self.sequence.clone(), point: Some(point), want };
+        let probe = |point: Point, want| Probe::of(&self.sequence, Some(point), want);
         let gradients = self.points.iter().map(|point| probe(point.clone(), Want::Gradient(Fold::Step)));
         let start = |baseline: &Arc<[u32]>| Point { baseline: baseline.clone(), alpha: 0.0, sigma: 0.0, sample: 0 };
         gradients.chain(self.baselines.iter().map(|b| probe(start(b), Want::Logits))).collect()

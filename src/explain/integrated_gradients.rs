@@ -54,7 +54,7 @@ impl IntegratedGradients {
 
     fn probe(&self, alpha: f64, want: Want) -> Probe {
         let point = Point { baseline: self.baseline.clone(), alpha: alpha as f32, sigma: 0.0, sample: 0 };
-        Probe { sequence: self.sequence.clone(), point: Some(point), want }
+        Probe::of(&self.sequence, Some(point), want)
     }
 
     fn baseline_output(&self, target: usize) -> f64 {

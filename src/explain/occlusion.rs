@@ -1,9 +1,7 @@
 //! Occlusion (Zeiler & Fergus 2014): what the output loses when a token is gone. Special tokens stay, and score 0.
 
-use std::sync::Arc;
-
 use super::method::Options;
-use super::probe::{Answer, Course, Probe, Want};
+use super::probe::{Answer, Course, Probe};
 use super::subject::{Scores, Sequence, Subject, values};
 use crate::backend::Objective;
 use crate::error::Result;
@@ -24,11 +22,7 @@ impl Occlusion {
         let replacement = options.replacement.id(model)?;
         let whole = subject.sequence(model);
         let tokens: Vec<usize> = subject.own_tokens().collect();
-        let without = |&token: &usize| Probe {
-            sequence: Arc::new(whole.without(&[token], replacement, model.positions())),
-            point: None,
-            want: Want::Logits,
-        };
+        let without = |&token: &usize| Probe::without(&whole, &[token], replacement, model.positions());
         Ok(Self {
             probes: tokens.iter().map(without).collect(),
             tokens,
@@ -61,20 +55,14 @@ impl Course for Occlusion {
 }
 
 impl Sequence {
-    /// Itself with some tokens (ascending) replaced, or gone. Positions stay those of the whole text unless tokens are gone.
-    pub(super) fn without(&self, tokens: &[usize], replacement: Option<u32>, positions: Positions) -> Self {
+    /// Itself with some tokens (ascending) gone: those after them move up.
+    pub(super) fn deleted(&self, tokens: &[usize], positions: Positions) -> Self {
         let mut rest = self.clone();
-        let Some(id) = replacement else {
-            for &token in tokens.iter().rev() {
-                rest.ids.remove(token);
-                rest.type_ids.remove(token);
-            }
-            rest.positions = positions.of(&rest.ids);
-            return rest;
-        };
-        for &token in tokens {
-            rest.ids[token] = id;
+        for &token in tokens.iter().rev() {
+            rest.ids.remove(token);
+            rest.type_ids.remove(token);
         }
+        rest.positions = positions.of(&rest.ids);
         rest
     }
 }

@@ -1,6 +1,10 @@
 //! What the model says of a text without some of its tokens: what attributions are held against.
 
+use std::ptr;
+use std::sync::Arc;
+
 use super::Replacement;
+use super::probe::Probe;
 use super::runner;
 use super::subject::Sequence;
 use crate::error::Result;
@@ -30,12 +34,17 @@ pub fn logits_without(
     done: &(dyn Fn(usize) -> bool + Sync),
 ) -> Result<Vec<Vec<f32>>> {
     let stand_in = replacement.id(model)?;
-    let sequence = |removal: &Removal<'_>| {
-        let Encoding { ids, type_ids, .. } = removal.encoding;
-        let positions = model.positions().of(ids);
-        let whole = Sequence { ids: ids.clone(), type_ids: type_ids.clone(), positions };
-        let all = stand_in.is_none() && removal.tokens.len() == ids.len();
-        whole.without(&removal.tokens[usize::from(all)..], stand_in, model.positions())
+    let whole = |encoding: &Encoding| {
+        let Encoding { ids, type_ids, .. } = encoding;
+        Arc::new(Sequence { ids: ids.clone(), type_ids: type_ids.clone(), positions: model.positions().of(ids) })
     };
-    runner::logits(model, removals.iter().map(sequence).collect(), batch_tokens, done)
+    let mut probes = Vec::with_capacity(removals.len());
+    for of_text in removals.chunk_by(|one, next| ptr::eq(one.encoding, next.encoding)) {
+        let text = whole(of_text[0].encoding);
+        for Removal { tokens, .. } in of_text {
+            let all = stand_in.is_none() && tokens.len() == text.ids.len();
+            probes.push(Probe::without(&text, &tokens[usize::from(all)..], stand_in, model.positions()));
+        }
+    }
+    runner::logits(model, probes, batch_tokens, done)
 }

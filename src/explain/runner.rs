@@ -7,12 +7,12 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::method::{Method, Options};
-use super::probe::{Answer, Course, Point, Probe, Want};
+use super::probe::{Answer, Course, Mix, Point, Probe, Want};
 use super::subject::{Scores, Sequence, Subject};
-use crate::backend::{Fold, Objective, Path, Rows, Stage};
+use crate::backend::{Fold, Path, Rows, Stage};
 use crate::error::Result;
-use crate::model::{Answers, Ask, Forward, Model, Probes};
-use crate::tokens::PackedBatch;
+use crate::model::{Answers, Ask, Descent, Forward, Model, Probes, Reads};
+use crate::tokens::{Masked, PackedBatch};
 
 /// Scores of every subject, in their order, one for each of its objectives. `batch_tokens` is the budget of a micro-batch, the device's own by
 /// default; it never changes the numbers. `done` is told of each probe that is finished, from any thread; where it answers `false`, no
@@ -43,16 +43,14 @@ pub fn explain(
     Ok(courses.par_iter_mut().map(|course| course.finish()).collect())
 }
 
-/// `z` of each sequence, in their order: nothing else is asked. `done` is as for [`explain`].
+/// `z` of each probe, in their order: nothing else is asked. `done` is as for [`explain`].
 pub(super) fn logits(
     model: &Model,
-    sequences: Vec<Sequence>,
+    probes: Vec<Probe>,
     batch_tokens: Option<usize>,
     done: &(dyn Fn(usize) -> bool + Sync),
 ) -> Result<Vec<Vec<f32>>> {
-    let asked =
-        |sequence| Asked { subject: 0, probe: Probe { sequence: Arc::new(sequence), point: None, want: Want::Logits } };
-    let round: Vec<Asked> = sequences.into_iter().map(asked).collect();
+    let round: Vec<Asked> = probes.into_iter().map(|probe| Asked { subject: 0, probe }).collect();
     let runner = Runner {
         network: model.network(),
         subjects: &[],
@@ -75,6 +73,38 @@ struct Runner<'a> {
     seed: u64,
     budget: usize,
     done: &'a (dyn Fn(usize) -> bool + Sync),
+}
+
+fn descent(from: usize, mix: Mix, roots: Vec<Reads>) -> Descent {
+    let [own, below] = mix.shares();
+    Descent { from, own, below, roots }
+}
+
+/// Sequences laid end to end.
+fn packed<'a>(sequences: impl Iterator<Item = &'a Sequence>) -> PackedBatch {
+    let mut packed = PackedBatch { cu_seqlens: vec![0], ..PackedBatch::default() };
+    for Sequence { ids, type_ids, positions } in sequences {
+        packed.ids.extend_from_slice(ids);
+        packed.type_ids.extend_from_slice(type_ids);
+        packed.positions.extend_from_slice(positions);
+        packed.cu_seqlens.push(packed.ids.len() as u32);
+    }
+    packed
+}
+
+/// Probes in which tokens are replaced, as the bits by which they differ: one text after another, each once.
+fn masked<'a>(probes: impl Iterator<Item = &'a Probe>) -> Option<Masked> {
+    let (mut masked, mut texts) = (Masked::default(), Vec::<&Arc<Sequence>>::new());
+    for probe in probes {
+        let (bits, stand_in) = probe.replaced.as_ref()?;
+        if !texts.last().is_some_and(|last| Arc::ptr_eq(last, &probe.sequence)) {
+            texts.push(&probe.sequence);
+        }
+        masked.of.push(texts.len() as u32 - 1);
+        masked.bits.extend_from_slice(bits);
+        masked.stand_in = *stand_in;
+    }
+    Some(Masked { texts: packed(texts.into_iter().map(|text| &**text)), ..masked })
 }
 
 /// A probe of a round, and whose it is.
@@ -140,28 +170,25 @@ impl Runner<'_> {
         batches
     }
 
-    /// What the probes of one batch must have in common.
+    /// What the probes of one batch must have in common. Those of one method read the same maps.
     fn kind(&self, asked: &Asked) -> (u8, usize, usize) {
         match asked.probe.want {
-            Want::Logits => (0, 0, 0),
-            Want::Maps(kind, from) => (1, kind as usize, from),
-            Want::Gradient(fold) => (2, fold as usize, self.subjects[asked.subject].objectives.len()),
-            Want::GradientMaps(_, from) => (3, from, 0),
+            Want::Logits => (0, usize::from(asked.probe.replaced.is_some()), 0),
+            Want::Maps(..) => (1, 0, 0),
+            Want::Rows(..) => (2, 0, self.subjects[asked.subject].objectives.len()),
+            Want::Gradient(fold) => (3, fold as usize, self.subjects[asked.subject].objectives.len()),
+            Want::GradientRows(..) => (4, 0, 0),
         }
     }
 
     fn probes(&self, round: &[Asked], batch: &[usize]) -> Probes {
-        let mut packed = PackedBatch { cu_seqlens: vec![0], ..PackedBatch::default() };
-        for Sequence { ids, type_ids, positions } in batch.iter().map(|&i| &*round[i].probe.sequence) {
-            packed.ids.extend_from_slice(ids);
-            packed.type_ids.extend_from_slice(type_ids);
-            packed.positions.extend_from_slice(positions);
-            packed.cu_seqlens.push(packed.ids.len() as u32);
-        }
+        let probes = batch.iter().map(|&i| &round[i].probe);
+        let masked = masked(probes.clone());
+        let packed = masked.as_ref().map_or_else(|| packed(probes.map(|probe| &*probe.sequence)), Masked::lengths);
         // Texts that are only run, without tokens of theirs, are no subjects.
         let reads_of = |&i: &usize| self.subjects.get(round[i].subject)?.reads.clone();
         let reads = batch.iter().filter_map(reads_of).collect();
-        Probes { batch: packed, path: self.path(round, batch), ask: self.ask(round, batch), reads }
+        Probes { batch: packed, masked, path: self.path(round, batch), ask: self.ask(round, batch), reads }
     }
 
     /// The paths of a batch, where any of its probes stands on one.
@@ -183,6 +210,7 @@ impl Runner<'_> {
 
     fn ask(&self, round: &[Asked], batch: &[usize]) -> Ask {
         let objectives = |i: &usize| &self.subjects[round[*i].subject].objectives;
+        let roots = |i: &usize, target: usize| self.subjects[round[*i].subject].roots(&objectives(i)[target]);
         match round[batch[0]].probe.want {
             Want::Logits => Ask::Outputs,
             Want::Maps(kind, from) => Ask::Maps(kind, from),
@@ -191,12 +219,19 @@ impl Runner<'_> {
                 let objectives = targets.flat_map(|target| batch.iter().map(move |i| objectives(i)[target].clone()));
                 Ask::Gradient(objectives.collect(), fold)
             }
-            Want::GradientMaps(_, from) => {
-                let own = |i: &usize| match round[*i].probe.want {
-                    Want::GradientMaps(target, _) => objectives(i)[target].clone(),
-                    _ => Objective::Logit(0),
+            Want::Rows(kind, from, mix) => {
+                let targets = 0..objectives(&batch[0]).len();
+                let roots = targets.flat_map(|target| batch.iter().map(move |i| roots(i, target)));
+                Ask::Rows(kind, descent(from, mix, roots.collect()))
+            }
+            Want::GradientRows(_, from, mix) => {
+                let target = |i: &usize| match round[*i].probe.want {
+                    Want::GradientRows(target, ..) => target,
+                    _ => 0,
                 };
-                Ask::GradientMaps(batch.iter().map(own).collect(), from)
+                let own = batch.iter().map(|i| objectives(i)[target(i)].clone()).collect();
+                let roots = batch.iter().map(|i| roots(i, target(i))).collect();
+                Ask::GradientRows(own, descent(from, mix, roots))
             }
         }
     }

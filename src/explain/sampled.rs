@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Masks;
 use super::method::{Method, Options};
-use super::probe::{Answer, Probe, Want};
+use super::probe::{Answer, Probe};
 use super::subject::{Sequence, Subject, values};
 use crate::backend::Objective;
 use crate::error::Result;
@@ -77,8 +77,7 @@ impl Sampled {
     fn probe(&self, mask: &[bool]) -> Probe {
         let left_out = self.features.iter().zip(mask).filter(|(_, kept)| !**kept);
         let tokens: Vec<usize> = left_out.flat_map(|(tokens, _)| tokens.iter().copied()).collect();
-        let sequence = Arc::new(self.whole.without(&tokens, self.replacement, self.positions));
-        Probe { sequence, point: None, want: Want::Logits }
+        Probe::without(&self.whole, &tokens, self.replacement, self.positions)
     }
 
     /// One score a token: a feature's coefficient in equal parts, 0 for tokens of no feature.

@@ -56,17 +56,17 @@ impl Subject<'_> {
     }
 
     /// The tokens whose last hidden states an objective is about: those it names, each counted once; the first where a head reads that.
-    pub(super) fn roots(&self, objective: &Objective) -> Vec<usize> {
-        let (Objective::Sum(terms), Some(reads)) = (objective, &self.reads) else { return vec![0] };
+    pub(super) fn roots(&self, objective: &Objective) -> Reads {
+        let (Objective::Sum(terms), Some(reads)) = (objective, &self.reads) else { return Reads::from([0]) };
         let row = |term: &Term| match (term.part, &term.objective) {
             (Part::Row(row, _), _) => row,
             (Part::Column(..), Objective::Softmax(row) | Objective::Logit(row)) => *row,
             (Part::Column(..), _) => 0,
         };
-        let mut roots: Vec<usize> = terms.iter().map(|term| reads[row(term)] as usize).collect();
+        let mut roots: Vec<u32> = terms.iter().map(|term| reads[row(term)]).collect();
         roots.sort_unstable();
         roots.dedup();
-        roots
+        roots.into()
     }
 
     /// How many tokens it has.

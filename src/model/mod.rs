@@ -41,7 +41,7 @@ use std::sync::Arc;
 use crate::backend::gpu::Gpu;
 use crate::backend::{Fold, Objective, Path, Precision, Rows};
 use crate::error::Result;
-use crate::tokens::PackedBatch;
+use crate::tokens::{Masked, PackedBatch};
 
 /// What the head was trained to do: decides the loss, and so δ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -88,8 +88,10 @@ pub type Reads = Arc<[u32]>;
 /// A batch of questions to a network: sequences, where each stands, and what is asked of them.
 #[derive(Clone, Debug)]
 pub struct Probes {
-    /// The sequences.
+    /// The sequences; their lengths alone, where they are masked texts.
     pub batch: PackedBatch,
+    /// The texts that they are, with tokens replaced; these stand on no path.
+    pub masked: Option<Masked>,
     /// Where each stands between a baseline and its own embeddings; at its own where there is none.
     pub path: Option<Path>,
     /// What is asked.
@@ -101,7 +103,7 @@ pub struct Probes {
 impl Probes {
     /// Sequences of which nothing but features and logits is asked.
     fn plain(batch: PackedBatch) -> Self {
-        Self { batch, path: None, ask: Ask::Outputs, reads: Vec::new() }
+        Self { batch, masked: None, path: None, ask: Ask::Outputs, reads: Vec::new() }
     }
 
     /// How many rows of outputs a sequence has.
@@ -119,8 +121,23 @@ pub enum Ask {
     Maps(MapKind, usize),
     /// The gradient of objectives at what the path moves, folded: B objectives a target, and each target in turn.
     Gradient(Vec<Objective>, Fold),
-    /// Attention maps weighted by the gradient of B objectives, of the layers from this one on.
-    GradientMaps(Vec<Objective>, usize),
+    /// Rows followed down through attention maps.
+    Rows(MapKind, Descent),
+    /// The same through maps weighted by the gradient of B objectives: the heads' mean positive part of weight × gradient.
+    GradientRows(Vec<Objective>, Descent),
+}
+
+/// A row vector of each sequence, from the last layer's attention map down to an earlier one's: `r ← own · r + below · r A`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Descent {
+    /// The last layer it goes through.
+    pub from: usize,
+    /// What r is multiplied by at each.
+    pub own: f32,
+    /// What r A is.
+    pub below: f32,
+    /// The tokens it begins at, each an equal part of 1: B a target, and each target in turn.
+    pub roots: Vec<Reads>,
 }
 
 /// Which attention maps: see [`crate::backend::AttentionMap`].
@@ -130,8 +147,6 @@ pub enum MapKind {
     Weights,
     /// The heads' summed scores before the softmax.
     Scores,
-    /// The heads' mean positive part of weight × gradient.
-    GradientWeights,
 }
 
 /// What a network answers to [`Probes`].
@@ -139,7 +154,7 @@ pub enum MapKind {
 pub struct Answers {
     /// Features and logits.
     pub outputs: Outputs,
-    /// [`Ask::Gradient`]: for each target, the folded gradients of all tokens.
+    /// [`Ask::Gradient`]: for each target, the folded gradients of all tokens; for rows, what came down to each.
     pub folded: Vec<f32>,
     /// Maps: for each layer, each sequence's in turn, as [`crate::backend::Backend::attention_map`] lays them out.
     pub maps: Vec<Vec<f32>>,

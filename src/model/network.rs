@@ -7,15 +7,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rayon::prelude::*;
 
 use super::config::Config;
-use super::encoder::{Encoder, Maps, Pass, Workspace};
+use super::encoder::{Encoder, Maps, Pass, Wanted, Workspace};
 use super::head::Head;
 use super::queue::Queue;
-use super::token_head::Said;
-use super::{Answers, Ask, Forward, MapKind, Outputs, Probes};
+use super::token_head::{Said, Seeds};
+use super::{Answers, Ask, Forward, Outputs, Probes};
 use crate::backend::gpu::Gpu;
 use crate::backend::{Backend, Fold, Objective, Path, Precision, Rows};
 use crate::error::{Error, Result};
-use crate::tokens::PackedBatch;
+use crate::tokens::{Masked, PackedBatch};
 
 /// A whole model on a device.
 pub(super) struct Network<B: Backend> {
@@ -73,7 +73,7 @@ impl<B: Backend> Network<B> {
         if probes.batch.sequences() == 0 {
             return Ok(Answers::default());
         }
-        let keep = matches!(probes.ask, Ask::Gradient(..) | Ask::GradientMaps(..));
+        let keep = matches!(probes.ask, Ask::Gradient(..) | Ask::GradientRows(..));
         let idle = lock(&self.idle).pop();
         let mut space = match idle {
             Some(space) => space,
@@ -87,30 +87,35 @@ impl<B: Backend> Network<B> {
     }
 
     fn run_in(&self, space: &mut Workspace<B>, probes: Probes, keep: bool) -> Result<Answers> {
-        let Probes { batch, path, ask, reads } = probes;
+        let Probes { batch, masked, path, ask, reads } = probes;
         let (backend, tokens, sequences) = (&self.backend, batch.tokens(), batch.sequences());
-        let mut maps = match ask {
-            Ask::Maps(kind, from) => Maps::new(kind, from, &batch),
-            Ask::GradientMaps(_, from) => Maps::new(MapKind::GradientWeights, from, &batch),
+        let mut maps = match &ask {
+            Ask::Maps(kind, from) => Maps::new(Wanted::Forward(*kind), *from, &batch),
+            Ask::Rows(kind, descent) => Maps::new(Wanted::Forward(*kind), descent.from, &batch),
+            Ask::GradientRows(_, descent) => Maps::new(Wanted::Gradient, descent.from, &batch),
             Ask::Outputs | Ask::Gradient(..) => Maps::none(),
         };
         let picks = self.head.picks(&batch, &reads)?;
-        let batch = backend.stage(batch)?;
+        let batch = match masked {
+            Some(masked) => backend.stage_masked(masked)?,
+            None => backend.stage(batch)?,
+        };
         let path = path.map(|path| backend.stage_path(path)).transpose()?;
         let mut pass = Pass { backend, space, batch: &batch, path: path.as_ref(), tokens, sequences, keep };
         self.encoder.forward(&mut pass, &mut maps)?;
         let said = self.head.forward(&mut pass, self.encoder.width(), picks)?;
         let folded = match &ask {
             Ask::Gradient(objectives, fold) => self.gradients(&mut pass, &said, objectives, *fold)?,
-            Ask::GradientMaps(objectives, _) => {
+            Ask::Rows(_, descent) => maps.follow(&pass, descent, &Seeds::default())?,
+            Ask::GradientRows(objectives, descent) => {
                 let seeds = self.head.backward(&mut pass, &said, objectives)?;
                 self.encoder.backward(&mut pass, &mut maps)?;
-                maps.divide(&seeds);
-                Vec::new()
+                maps.follow(&pass, descent, &seeds)?
             }
             Ask::Outputs | Ask::Maps(..) => Vec::new(),
         };
-        Ok(Answers { outputs: said.outputs, folded, maps: maps.into_layers() })
+        let maps = if matches!(ask, Ask::Maps(..)) { maps.fetch(backend)? } else { Vec::new() };
+        Ok(Answers { outputs: said.outputs, folded, maps })
     }
 
     /// One way back for each target.
@@ -192,23 +197,40 @@ impl Limits {
     /// Refuses what would look outside a table. Batches of this crate's own tokenizer and packer pass; others' may not.
     fn check(self, probes: &Probes) -> Result<()> {
         let batch = &probes.batch;
-        let tokens = batch.tokens();
-        let lengths =
-            [batch.type_ids.len(), batch.positions.len(), batch.cu_seqlens.last().map_or(0, |end| *end as usize)];
-        let starts = batch.cu_seqlens.first().is_none_or(|start| *start == 0);
-        if lengths != [tokens; 3] || !starts || !batch.cu_seqlens.is_sorted_by(|a, b| a < b) {
-            return Err(Error::usage("batch: expected sequences of at least one token, laid end to end"));
+        match &probes.masked {
+            Some(masked) => self.check_masked(masked, probes)?,
+            None => self.check_batch(batch)?,
         }
-        below("token id", &batch.ids, self.vocabulary)?;
-        below("position", &batch.positions, self.positions)?;
         if probes.reads.iter().enumerate().any(|(b, reads)| !reads_within(reads, batch, b)) {
             return Err(Error::usage("reads: expected tokens of the sequence, ascending"));
         }
         if let Some(path) = &probes.path {
-            path.check(tokens, batch.sequences())?;
+            path.check(batch.tokens(), batch.sequences())?;
             let baseline = path.baseline.iter().copied().filter(|id| *id != Path::ZERO);
             below("baseline token id", &baseline.collect::<Vec<_>>(), self.vocabulary)?;
         }
+        Ok(())
+    }
+
+    fn check_masked(self, masked: &Masked, probes: &Probes) -> Result<()> {
+        self.check_batch(&masked.texts)?;
+        below("token id", &[masked.stand_in], self.vocabulary)?;
+        let of_texts = masked.of.iter().all(|&text| (text as usize) < masked.texts.sequences());
+        let words = || masked.word_starts().last().is_some_and(|end| *end as usize == masked.bits.len());
+        if !of_texts || !words() || probes.path.is_some() || probes.batch != masked.lengths() {
+            return Err(Error::usage("masks: expected a bit for each token of texts of the batch, on no path"));
+        }
+        Ok(())
+    }
+
+    fn check_batch(self, batch: &PackedBatch) -> Result<()> {
+        let lengths = [batch.ids.len(), batch.type_ids.len(), batch.positions.len()];
+        let starts = batch.cu_seqlens.first().is_none_or(|start| *start == 0);
+        if lengths != [batch.tokens(); 3] || !starts || !batch.cu_seqlens.is_sorted_by(|a, b| a < b) {
+            return Err(Error::usage("batch: expected sequences of at least one token, laid end to end"));
+        }
+        below("token id", &batch.ids, self.vocabulary)?;
+        below("position", &batch.positions, self.positions)?;
         if self.token_types == 0 { Ok(()) } else { below("segment", &batch.type_ids, self.token_types) }
     }
 }

@@ -1,9 +1,11 @@
 //! A batch taken apart, and answers put together again: results do not depend on the mixing. In halves where a device had no room for it whole,
 //! sequence by sequence where some are to be run again.
 
-use super::{Answers, Ask, Outputs, Probes};
-use crate::backend::{Objective, Path};
-use crate::tokens::PackedBatch;
+use std::ops::Range;
+
+use super::{Answers, Ask, Descent, Outputs, Probes};
+use crate::backend::Path;
+use crate::tokens::{Masked, PackedBatch};
 
 impl Probes {
     /// The first half of the sequences, and the rest. `None` where there is but one.
@@ -21,12 +23,13 @@ impl Probes {
     /// The sequences from `begin` to before `end`.
     fn part(&self, begin: usize, end: usize) -> Self {
         let sequences = self.batch.sequences();
-        let of_each_target = |objectives: &[Objective]| {
-            objectives.chunks_exact(sequences).flat_map(|target| target[begin..end].to_vec()).collect()
-        };
+        let objectives_of = |objectives| of_each_target(objectives, sequences, begin..end);
+        let descent_of =
+            |descent: &Descent| Descent { roots: of_each_target(&descent.roots, sequences, begin..end), ..*descent };
         let ask = match &self.ask {
-            Ask::Gradient(objectives, fold) => Ask::Gradient(of_each_target(objectives), *fold),
-            Ask::GradientMaps(objectives, from) => Ask::GradientMaps(of_each_target(objectives), *from),
+            Ask::Gradient(objectives, fold) => Ask::Gradient(objectives_of(objectives), *fold),
+            Ask::Rows(kind, descent) => Ask::Rows(*kind, descent_of(descent)),
+            Ask::GradientRows(objectives, descent) => Ask::GradientRows(objectives_of(objectives), descent_of(descent)),
             same @ (Ask::Outputs | Ask::Maps(..)) => same.clone(),
         };
         let tokens = self.batch.cu_seqlens[begin] as usize..self.batch.cu_seqlens[end] as usize;
@@ -38,15 +41,19 @@ impl Probes {
             ..*path
         });
         let reads = self.reads.get(begin..end).unwrap_or_default().to_vec();
-        Self { batch: part_of(&self.batch, begin, end), path, ask, reads }
+        let masked = self.masked.as_ref().map(|masked| masked.part(begin, end));
+        let batch = masked.as_ref().map_or_else(|| part_of(&self.batch, begin, end), Masked::lengths);
+        Self { batch, masked, path, ask, reads }
     }
 
-    /// How many targets are gone back from.
+    /// How many numbers, or rows of them, there are a token: one a target.
     fn targets(&self) -> usize {
-        match &self.ask {
-            Ask::Gradient(objectives, _) => objectives.len() / self.batch.sequences().max(1),
-            Ask::Outputs | Ask::Maps(..) | Ask::GradientMaps(..) => 0,
-        }
+        let all = match &self.ask {
+            Ask::Gradient(objectives, _) => objectives.len(),
+            Ask::Rows(_, descent) | Ask::GradientRows(_, descent) => descent.roots.len(),
+            Ask::Outputs | Ask::Maps(..) => 0,
+        };
+        all / self.batch.sequences().max(1)
     }
 
     /// The answer to these, from those to their halves.
@@ -84,6 +91,11 @@ impl Answers {
         }
         pieces
     }
+}
+
+/// Of each target's `sequences`, those in `range`.
+fn of_each_target<T: Clone>(all: &[T], sequences: usize, range: Range<usize>) -> Vec<T> {
+    all.chunks_exact(sequences).flat_map(|target| target[range.clone()].to_vec()).collect()
 }
 
 /// One sequence's part of a layer's map: a row for each of its tokens, or for the first alone.

@@ -296,7 +296,7 @@ impl Model {
         let mut places = Vec::with_capacity(packed.len());
         for MicroBatch { rows, batch } in packed {
             let reads = rows.iter().map(|&row| Reads::clone(&window[row].1)).collect();
-            probes.push(Probes { batch, path: None, ask: Ask::Outputs, reads });
+            probes.push(Probes { batch, masked: None, path: None, ask: Ask::Outputs, reads });
             places.push(rows);
         }
         let answers = self.network.probe(probes, &|place| done(places[place].len()))?;

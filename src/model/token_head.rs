@@ -112,17 +112,17 @@ fn scale_for(size: f64) -> f64 {
 }
 
 impl Seeds {
-    /// Takes the scales off what came of each token, `values [T, width]`.
-    pub(super) fn divide(&self, values: &mut [f32]) {
-        let tokens = self.0.iter().map(|(_, length)| length).sum::<usize>().max(1);
-        let width = values.len() / tokens;
-        self.divide_parts(values, |length| length * width);
+    /// What a sequence's gradient is larger by.
+    pub(super) fn scale(&self, sequence: usize) -> f32 {
+        self.0.get(sequence).map_or(1.0, |(scale, _)| *scale)
     }
 
-    /// Takes the scales off each sequence's part of `values`, told by its length how long it is.
-    pub(super) fn divide_parts(&self, mut values: &mut [f32], part: impl Fn(usize) -> usize) {
+    /// Takes the scales off what came of each token, `values [T, width]`.
+    pub(super) fn divide(&self, mut values: &mut [f32]) {
+        let tokens = self.0.iter().map(|(_, length)| length).sum::<usize>().max(1);
+        let width = values.len() / tokens;
         for &(scale, length) in &self.0 {
-            let (own, rest) = values.split_at_mut(part(length));
+            let (own, rest) = values.split_at_mut(length * width);
             for value in own {
                 *value /= scale;
             }

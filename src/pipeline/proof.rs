@@ -160,7 +160,8 @@ fn along_path(model: &Model, encoding: &Encoding, alpha: &[f32]) -> Result<(Vec<
         ..backend::Path::default()
     };
     let ask = Ask::Gradient(vec![Objective::Logit(0); points], Fold::Step);
-    let answers = model.network().probe(vec![Probes { batch, path: Some(path), ask, reads: Vec::new() }], &|_| true)?;
+    let probes = Probes { batch, masked: None, path: Some(path), ask, reads: Vec::new() };
+    let answers = model.network().probe(vec![probes], &|_| true)?;
     let Answers { outputs, folded, .. } = &answers[0];
     let logits = outputs.logits.chunks_exact(model.classes()).map(|z| f64::from(z[0])).collect();
     Ok((logits, folded[..length].iter().map(|&slope| f64::from(slope)).sum()))

@@ -8,6 +8,7 @@
 mod batch;
 mod load;
 mod marked;
+mod masked;
 mod prefix;
 mod settings;
 mod tokenizer;
@@ -16,6 +17,7 @@ mod wordpiece;
 
 pub use batch::{MicroBatch, Positions, pack};
 pub use marked::MarkedWindow;
+pub use masked::Masked;
 pub use settings::max_length;
 pub use tokenizer::{Tokenizer, TokenizerOptions};
 pub use vocabulary::{learn_vocabulary, write_vocabulary};
@@ -65,9 +67,9 @@ impl PackedBatch {
         self.cu_seqlens.len().saturating_sub(1)
     }
 
-    /// T.
+    /// T, by the sequences' own ends: lengths alone are a batch too, where ids are elsewhere ([`Masked::lengths`]).
     pub fn tokens(&self) -> usize {
-        self.ids.len()
+        self.cu_seqlens.last().map_or(0, |end| *end as usize)
     }
 
     /// The token range of sequence `b`.

@@ -36,6 +36,15 @@ impl Tables {
     }
 
     pub(super) fn run<B: Backend>(&self, backend: &B, batch: &PackedBatch) -> wherefore::Result<B::Tensor> {
+        self.run_on(backend, &backend.stage(batch.clone())?, batch.tokens())
+    }
+
+    pub(super) fn run_on<B: Backend>(
+        &self,
+        backend: &B,
+        batch: &B::Batch,
+        tokens: usize,
+    ) -> wherefore::Result<B::Tensor> {
         let upload = |table: &Option<Vec<f32>>| table.as_deref().map(|t| backend.upload(t).unwrap());
         let norm = Norm {
             weight: backend.upload(&self.weight)?,
@@ -50,8 +59,8 @@ impl Tables {
             task: upload(&self.task),
             norm,
         };
-        let mut out = backend.tensor(batch.tokens() * self.width)?;
-        backend.embed(&mut out, &embeddings, &backend.stage(batch.clone())?)?;
+        let mut out = backend.tensor(tokens * self.width)?;
+        backend.embed(&mut out, &embeddings, batch)?;
         Ok(out)
     }
 

@@ -4,6 +4,8 @@ use wherefore::backend::gpu::Gpu;
 use wherefore::backend::reference::Reference;
 use wherefore::backend::{Activation, Backend, Pooling, Precision, Rows, check};
 
+use wherefore::tokens::{Masked, PackedBatch};
+
 use half::{bf16, f16};
 
 use super::support::{Numbers, assert_accurate, assert_accurate_to, batch, bits};
@@ -110,6 +112,56 @@ fn embed_with_every_choice_of_tables() {
             assert_accurate(&format!("width {width}, choice {choice}"), &values, &tables.plain(&batch), &exact);
         }
     }
+}
+
+/// Sequences of these texts, whole, with every token replaced and with some.
+fn masked(texts: &PackedBatch, numbers: &mut Numbers) -> Masked {
+    let of: Vec<u32> = (0..texts.sequences() as u32).flat_map(|text| [text; 4]).chain([0]).collect();
+    let bits = of.iter().enumerate().flat_map(|(sequence, &text)| {
+        let length = texts.range(text as usize).len();
+        let replaced: Vec<usize> = match sequence % 4 {
+            0 => Vec::new(),
+            1 => (0..length).collect(),
+            _ => (0..length).filter(|_| numbers.below(2) == 1).collect(),
+        };
+        Masked::bits_of(length, replaced)
+    });
+    Masked { texts: texts.clone(), bits: bits.collect(), of, stand_in: embed::VOCABULARY as u32 - 1 }
+}
+
+#[test]
+fn embed_of_masked_texts_has_the_bits_of_their_sequences() {
+    let mut numbers = Numbers::new(4);
+    for lengths in [&[1][..], &[31, 32, 33, 1], &[64, 2, 40]] {
+        let texts = batch(lengths, embed::VOCABULARY as u32, &mut numbers);
+        let masked = masked(&texts, &mut numbers);
+        let expanded = masked.expanded();
+        for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
+            let gpu = emulator::gpu(precision);
+            for (width, tables) in [(7, [true; 3]), (33, [true, false, false])] {
+                let tables = embed::Tables::new(width, tables);
+                let staged = gpu.stage_masked(masked.clone()).unwrap();
+                let found = tables.run_on(&gpu, &staged, expanded.tokens()).unwrap();
+                let len = expanded.tokens() * width;
+                let expected = tables.run(&gpu, &expanded).unwrap();
+                assert_eq!(
+                    bits(&read(&gpu, &found, len)),
+                    bits(&read(&gpu, &expected, len)),
+                    "{lengths:?}, {precision}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn embed_refuses_a_stand_in_beyond_a_table() {
+    let texts = batch(&[3], embed::VOCABULARY as u32, &mut Numbers::new(2));
+    let masked = Masked { texts, of: vec![0], bits: vec![0], stand_in: embed::VOCABULARY as u32 };
+    let gpu = gpu();
+    let staged = gpu.stage_masked(masked).unwrap();
+    let error = embed::Tables::new(8, [true; 3]).run_on(&gpu, &staged, 3).err().unwrap();
+    assert_eq!(error.to_string(), "token id 50 is beyond the model's table of 50");
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod attention;
 mod backward;
 mod dot;
 mod embed;
+mod follow;
 mod gpu;
 mod gpu_backward;
 mod layer_norm;

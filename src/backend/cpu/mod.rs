@@ -13,6 +13,7 @@ mod bf16;
 mod ceilings;
 mod dot;
 mod embed;
+mod follow;
 mod gemm;
 mod layer_norm;
 mod linear;
@@ -44,7 +45,7 @@ use self::linear::Finish;
 use self::share::split;
 use super::{
     Activation, Attended, AttentionGradients, AttentionMap, Backend, Embeddings, Fold, Norm, Objective, Path, Pooling,
-    Precision,
+    Precision, Step,
 };
 use crate::error::{Error, Result};
 use crate::tokens::PackedBatch;
@@ -291,6 +292,18 @@ impl Backend for Cpu {
         map: AttentionMap<'_, Self>,
     ) -> Result<()> {
         attention::map(self.isa, out, attended, &map);
+        Ok(())
+    }
+
+    fn follow(
+        &self,
+        out: &mut Vec<f32>,
+        row: &Vec<f32>,
+        map: &Vec<f32>,
+        batch: &PackedBatch,
+        step: Step<'_>,
+    ) -> Result<()> {
+        follow::follow(out, row, map, batch, &step);
         Ok(())
     }
 

@@ -50,7 +50,7 @@ pub(super) fn map(
 }
 
 /// Where each sequence's pairs begin, and how many there are.
-fn offsets(batch: &Batch, queries: Rows) -> Result<(Vec<u32>, usize)> {
+pub(super) fn offsets(batch: &Batch, queries: Rows) -> Result<(Vec<u32>, usize)> {
     let mut pairs = 0;
     let mut offsets = Vec::with_capacity(batch.host.sequences());
     for sequence in 0..batch.host.sequences() {

@@ -4,12 +4,14 @@ use super::device::{Argument, Device};
 use super::tensor::{Number, Tensor};
 use crate::backend::Rows;
 use crate::error::Result;
-use crate::tokens::PackedBatch;
+use crate::tokens::{Masked, PackedBatch};
 
 /// A packed batch on the device.
 pub struct Batch {
-    /// As the host had it.
+    /// As the host had it; of masked texts, their lengths.
     pub(super) host: PackedBatch,
+    /// The texts, of which [`Part::Ids`], [`Part::Positions`] and [`Part::Types`] are then.
+    pub(super) masked: Option<Masked>,
     /// Every [`Part`], in their order.
     memory: Tensor,
     /// Where each begins.
@@ -32,43 +34,65 @@ pub(super) enum Part {
     Tiles,
     /// `[B, 2]`: attention's, where first tokens ask.
     FirstTiles,
-    /// `[T]`: the sequence each token is in.
+    /// `[T]`: the sequence each token is in, where tokens may stand on paths.
     SequenceOf,
     /// f32 `[B]`: the power of two each sequence's gradient is multiplied by. Ones, until the kernel that starts a backward pass writes them.
     Scales,
+    /// `[B]`: where each sequence's text begins among the texts' tokens, for masked ones.
+    Texts,
+    /// `[B]`: where each sequence's bits begin, for masked ones.
+    Words,
+    /// [`Masked::bits`]
+    Bits,
 }
 
-const PARTS: usize = 8;
+const PARTS: usize = 11;
 
 impl Batch {
     /// With attention's tiles of so many queries.
     pub(super) fn upload(device: &Device, host: PackedBatch, queries: usize) -> Result<Self> {
+        Self::upload_any(device, host, None, queries)
+    }
+
+    /// Of each masked sequence, bits and two words to find them by; of each text its tokens, once.
+    pub(super) fn upload_masked(device: &Device, masked: Masked, queries: usize) -> Result<Self> {
+        Self::upload_any(device, masked.lengths(), Some(masked), queries)
+    }
+
+    fn upload_any(device: &Device, host: PackedBatch, masked: Option<Masked>, queries: usize) -> Result<Self> {
         let (tiles, sequences) = (tiles(&host, queries), host.sequences());
         let first: Vec<u32> = (0..sequences as u32).flat_map(|sequence| [sequence, 0]).collect();
+        let on_paths = if masked.is_some() { 0 } else { sequences };
         let sequence_of: Vec<u32> =
-            (0..sequences).flat_map(|sequence| host.range(sequence).map(move |_| sequence as u32)).collect();
+            (0..on_paths).flat_map(|sequence| host.range(sequence).map(move |_| sequence as u32)).collect();
+        let texts = masked.as_ref().map_or(&host, |masked| &masked.texts);
+        let (starts, words, bits) = masked.as_ref().map_or_else(Default::default, places_of);
         let scales = vec![1.0_f32.to_bits(); sequences];
         let parts: [&[u32]; PARTS] = [
-            &host.ids,
-            &host.positions,
-            &host.type_ids,
+            &texts.ids,
+            &texts.positions,
+            &texts.type_ids,
             &host.cu_seqlens,
             tiles.as_flattened(),
             &first,
             &sequence_of,
             &scales,
+            &starts,
+            &words,
+            bits,
         ];
         let mut places = [0; PARTS];
         for part in 1..PARTS {
             places[part] = places[part - 1] + parts[part - 1].len();
         }
         let memory = device.upload(Number::F32, bytemuck::cast_slice(&parts.concat()))?;
-        Ok(Self { host, memory, places, tiles: tiles.len() })
+        let tiles = tiles.len();
+        Ok(Self { host, masked, memory, places, tiles })
     }
 
-    /// T, by the sequences' own ends: pooling is asked of batches without ids too.
+    /// T.
     pub(super) fn tokens(&self) -> usize {
-        self.host.cu_seqlens.last().map_or(0, |end| *end as usize)
+        self.host.tokens()
     }
 
     /// Where a part begins.
@@ -91,6 +115,12 @@ impl Batch {
             Rows::First => self.host.sequences(),
         }
     }
+}
+
+/// Where each sequence's text begins, where its bits do, and the bits.
+fn places_of(masked: &Masked) -> (Vec<u32>, Vec<u32>, &[u32]) {
+    let starts = masked.of.iter().map(|&text| masked.texts.cu_seqlens[text as usize]).collect();
+    (starts, masked.word_starts(), &masked.bits)
 }
 
 /// `[sequence, first query]` of each tile, those of the longest sequences first: they take longest.

@@ -7,7 +7,12 @@ use super::{Gpu, layer_norm};
 use crate::backend::{Embeddings, beyond_table};
 use crate::error::Result;
 
-pub(super) const NAMES: [&str; 3] = ["embed_f32", "embed_f16", "embed_bf16"];
+pub(super) const NAMES: [&str; 6] = {
+    let ([a, b, c], [d, e, f]) = (PLAIN, MASKED);
+    [a, b, c, d, e, f]
+};
+const PLAIN: [&str; 3] = ["embed_f32", "embed_f16", "embed_bf16"];
+const MASKED: [&str; 3] = ["embed_masked_f32", "embed_masked_f16", "embed_masked_bf16"];
 
 pub(super) fn embed(device: &Device, out: &mut Tensor, embeddings: &Embeddings<Gpu>, batch: &Batch) -> Result<()> {
     let (width, tokens) = (embeddings.norm.width, batch.host.tokens());
@@ -18,8 +23,15 @@ pub(super) fn embed(device: &Device, out: &mut Tensor, embeddings: &Embeddings<G
     }
     let mut arguments = vec![device.address(out, 0)];
     arguments.extend(stage_arguments(device, embeddings, batch));
+    let names = if let Some(masked) = &batch.masked {
+        arguments.extend([Part::Starts, Part::Texts, Part::Words, Part::Bits].map(|part| batch.part(device, part)));
+        arguments.extend([batch.host.sequences().into(), Argument::Integer(masked.stand_in.cast_signed())]);
+        MASKED
+    } else {
+        PLAIN
+    };
     arguments.extend([tokens, width].map(Argument::from));
-    device.launch(out.number.pick(NAMES), layer_norm::shape(tokens, width, 1), &arguments)
+    device.launch(out.number.pick(names), layer_norm::shape(tokens, width, 1), &arguments)
 }
 
 /// The tables, the normalisation, and which rows the tokens look up.
@@ -42,8 +54,10 @@ pub(super) fn stage_arguments(device: &Device, embeddings: &Embeddings<Gpu>, bat
 
 /// Kernels look rows up unasked: here it is seen that they are there.
 pub(super) fn check_tables(embeddings: &Embeddings<Gpu>, batch: &Batch) -> Result<()> {
-    let (host, width) = (&batch.host, embeddings.norm.width);
-    check(Some(&embeddings.word), &host.ids, width, "token id")?;
+    let (masked, width) = (batch.masked.as_ref(), embeddings.norm.width);
+    let host = masked.map_or(&batch.host, |masked| &masked.texts);
+    let stand_in = masked.map(|masked| &masked.stand_in);
+    check(Some(&embeddings.word), host.ids.iter().chain(stand_in), width, "token id")?;
     check(embeddings.position.as_ref(), &host.positions, width, "position")?;
     check(embeddings.token_type.as_ref(), &host.type_ids, width, "segment")
 }

@@ -48,13 +48,13 @@ pub(super) struct OnPath<'a> {
 impl OnPath<'_> {
     /// The stage's output at each token's point.
     pub(super) fn embed(&self, out: &mut Tensor) -> Result<()> {
-        assert!(self.batch.host.tokens() * self.width() <= out.len, "a buffer of fewer rows");
+        assert!(self.batch.tokens() * self.width() <= out.len, "a buffer of fewer rows");
         self.launch(out.number.pick(FORWARD), 2, &[self.device.address(out, 0)])
     }
 
     /// The gradient at what the path moves, from that at the stage's output, in place.
     pub(super) fn backward(&self, gradient: &mut Tensor) -> Result<()> {
-        assert!(self.batch.host.tokens() * self.width() <= gradient.len, "a buffer of fewer rows");
+        assert!(self.batch.tokens() * self.width() <= gradient.len, "a buffer of fewer rows");
         match self.path.host.stage {
             Stage::Output => Ok(()),
             Stage::Word => self.launch(gradient.number.pick(BACKWARD), 2, &[self.device.address(gradient, 0)]),
@@ -63,7 +63,7 @@ impl OnPath<'_> {
 
     /// What `fold` makes of each token's gradient, over the scale it was seeded with: in f32, whatever gradients are stored as.
     pub(super) fn fold(&self, out: &mut Tensor, gradient: &Tensor, fold: Fold) -> Result<()> {
-        let (tokens, width) = (self.batch.host.tokens(), self.width());
+        let (tokens, width) = (self.batch.tokens(), self.width());
         let (kind, len, ends) = match fold {
             Fold::Step => (0, tokens, 2),
             Fold::Norm => (1, tokens, 0),
@@ -86,8 +86,9 @@ impl OnPath<'_> {
 
     /// A kernel of one warp a token, so many ends of its path in shared memory.
     fn launch(&self, name: &str, ends: usize, own: &[Argument]) -> Result<()> {
-        let (tokens, host) = (self.batch.host.tokens(), &self.path.host);
+        let (tokens, host) = (self.batch.tokens(), &self.path.host);
         host.check(tokens, self.batch.host.sequences())?;
+        assert!(self.batch.masked.is_none(), "masked texts stand on no path");
         check_tables(self.embeddings, self.batch)?;
         let baseline = host.baseline.iter().filter(|id| **id != backend::Path::ZERO);
         check(Some(&self.embeddings.word), baseline, self.width(), "token id")?;

@@ -13,6 +13,7 @@ mod convert;
 mod device;
 mod embed;
 mod embed_path;
+mod follow;
 mod images;
 mod layer_norm;
 mod linear;
@@ -43,13 +44,13 @@ use self::linear::Finish;
 use self::tensor::Number;
 use super::{
     Activation, Attended, AttentionGradients, AttentionMap, Backend, Embeddings, Fold, Norm, Objective, Pooling,
-    Precision,
+    Precision, Step,
 };
 use crate::error::{Error, Result};
-use crate::tokens::PackedBatch;
+use crate::tokens::{Masked, PackedBatch};
 
 /// Every kernel, by the stem of its file.
-const KERNELS: [(&str, &[&str]); 19] = [
+const KERNELS: [(&str, &[&str]); 20] = [
     ("attention_backward_bf16", &attention_backward::BF16),
     ("attention_backward_f16", &attention_backward::F16),
     ("attention_backward_f32", &attention_backward::F32),
@@ -61,6 +62,7 @@ const KERNELS: [(&str, &[&str]); 19] = [
     ("convert", &convert::NAMES),
     ("embed", &embed::NAMES),
     ("embed_path", &embed_path::NAMES),
+    ("follow", &follow::NAMES),
     ("layer_norm", &layer_norm::NAMES),
     ("linear_bf16", &linear::BF16),
     ("linear_bf16x3", &linear::BF16X3),
@@ -191,6 +193,10 @@ impl Backend for Gpu {
         Batch::upload(&self.device, batch, attention::tile(self.number()))
     }
 
+    fn stage_masked(&self, masked: Masked) -> Result<Batch> {
+        Batch::upload_masked(&self.device, masked, attention::tile(self.number()))
+    }
+
     fn stage_path(&self, path: super::Path) -> Result<Path> {
         Path::upload(&self.device, path)
     }
@@ -282,6 +288,10 @@ impl Backend for Gpu {
         map: AttentionMap<'_, Self>,
     ) -> Result<()> {
         attention_map::map(&self.device, out, attended, &map, self.number())
+    }
+
+    fn follow(&self, out: &mut Tensor, row: &Tensor, map: &Tensor, batch: &Batch, step: Step<'_>) -> Result<()> {
+        follow::follow(&self.device, out, row, map, batch, &step)
     }
 
     fn add_to_first(&self, x: &mut Tensor, rows: &Tensor, batch: &Batch, width: usize) -> Result<()> {

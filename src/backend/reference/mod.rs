@@ -11,7 +11,7 @@ mod training;
 pub use self::special::{activate, derivative, erf, erfc};
 use super::{
     Activation, Attended, AttentionGradients, AttentionMap, Backend, Columns, Embeddings, Fold, Norm, Objective, Path,
-    Pooling, Precision, Rows,
+    Pooling, Precision, Rows, Step,
 };
 use crate::error::Result;
 use crate::tokens::PackedBatch;
@@ -278,6 +278,22 @@ impl<F: Float> Backend for Loops<F> {
         map: AttentionMap<'_, Self>,
     ) -> Result<()> {
         backward::attention_map(out, attended, &map);
+        Ok(())
+    }
+
+    fn follow(&self, out: &mut Vec<F>, row: &Vec<F>, map: &Vec<F>, batch: &PackedBatch, step: Step<'_>) -> Result<()> {
+        let mut map = map.iter();
+        for (sequence, &below) in step.below.iter().enumerate() {
+            let range = batch.range(sequence);
+            let rows = if step.queries == Rows::First { 1 } else { range.len() };
+            let mut sums = vec![F::of(0.0); range.len()];
+            for &share in &row[range.clone()][..rows] {
+                sums.iter_mut().zip(&mut map).for_each(|(sum, &a)| *sum = *sum + share * a);
+            }
+            for (token, sum) in range.zip(sums) {
+                out[token] = F::of(f64::from(step.own)) * row[token] + F::of(f64::from(below)) * sum;
+            }
+        }
         Ok(())
     }
 

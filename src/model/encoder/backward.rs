@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 impl<B: Backend> Encoder<B> {
     /// Takes the gradient of the last layer's hidden states in `pass.space.hidden` to that of what the pass's path moves, also in
     /// `hidden` (`embedded` where embeddings are projected). The forward pass before it must have been one that keeps.
-    pub(in crate::model) fn backward(&self, pass: &mut Pass<'_, B>, maps: &mut Maps) -> Result<()> {
+    pub(in crate::model) fn backward(&self, pass: &mut Pass<'_, B>, maps: &mut Maps<B>) -> Result<()> {
         let (number, layer) = (self.steps.len(), &self.layers[self.last]);
         match &self.last_split {
             None => self.step_back(pass, number, layer, maps)?,
@@ -56,7 +56,7 @@ impl<B: Backend> Encoder<B> {
         }
     }
 
-    fn step_back(&self, pass: &mut Pass<'_, B>, number: usize, layer: &Layer<B>, maps: &mut Maps) -> Result<()> {
+    fn step_back(&self, pass: &mut Pass<'_, B>, number: usize, layer: &Layer<B>, maps: &mut Maps<B>) -> Result<()> {
         Self::feed_forward_back(pass, number, layer, pass.tokens)?;
         self.attend_back(pass, number, layer, maps)
     }
@@ -73,7 +73,7 @@ impl<B: Backend> Encoder<B> {
     }
 
     /// Past attention, over every token.
-    fn attend_back(&self, pass: &mut Pass<'_, B>, number: usize, layer: &Layer<B>, maps: &mut Maps) -> Result<()> {
+    fn attend_back(&self, pass: &mut Pass<'_, B>, number: usize, layer: &Layer<B>, maps: &mut Maps<B>) -> Result<()> {
         let Pass { backend, batch, tokens, .. } = *pass;
         let Workspace { hidden, sum, context, steps, back, .. } = pass.space;
         let (step, back) = (&steps[number], back.as_mut().ok_or_else(not_kept)?);
@@ -93,7 +93,7 @@ impl<B: Backend> Encoder<B> {
         number: usize,
         layer: &Layer<B>,
         projection: &SplitProjection<B>,
-        maps: &mut Maps,
+        maps: &mut Maps<B>,
     ) -> Result<()> {
         let Pass { backend, batch, tokens, sequences, .. } = *pass;
         let Workspace { hidden, sum, queries, context, inner, steps, back, .. } = pass.space;

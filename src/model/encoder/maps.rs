@@ -1,90 +1,125 @@
-//! Attention maps picked up on a pass's way.
+//! Attention maps picked up on a pass's way. They stay on the device, where rows are followed down through them; only whole maps come to the host.
 
-use crate::backend::{Attended, AttentionMap, Backend, Rows};
+use super::Pass;
+use crate::backend::{Attended, AttentionMap, Backend, Rows, Step};
 use crate::error::Result;
-use crate::model::MapKind;
 use crate::model::token_head::Seeds;
+use crate::model::{Descent, MapKind, Reads};
 use crate::tokens::PackedBatch;
 
-/// Which maps a pass is asked for, and those it has given.
-#[derive(Debug, Default)]
-pub(in crate::model) struct Maps {
-    kind: Option<MapKind>,
+/// Which maps a pass is asked for, and those it has come past.
+pub(in crate::model) struct Maps<B: Backend> {
+    wanted: Option<Wanted>,
     /// The first layer whose map is wanted.
     from: usize,
     /// Pairs of tokens of the batch: all of them, and those of first tokens.
     pairs: [usize; 2],
-    /// From the first wanted layer on, each as [`Backend::attention_map`] lays it out.
-    layers: Vec<Vec<f32>>,
+    /// Where each sequence begins.
+    starts: Vec<u32>,
+    /// From the first wanted layer on.
+    layers: Vec<Map<B>>,
 }
 
-impl Maps {
+/// On which way maps are picked up, and what they are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::model) enum Wanted {
+    /// On the way forward.
+    Forward(MapKind),
+    /// On the way back: weights and their gradients.
+    Gradient,
+}
+
+/// A layer's, as [`Backend::attention_map`] lays it out.
+struct Map<B: Backend> {
+    tensor: B::Tensor,
+    queries: Rows,
+}
+
+impl<B: Backend> Maps<B> {
     /// No maps.
     pub(in crate::model) fn none() -> Self {
-        Self::default()
+        Self { wanted: None, from: 0, pairs: [0; 2], starts: Vec::new(), layers: Vec::new() }
     }
 
     /// Maps of `batch`, of the layers from `from` on.
-    pub(in crate::model) fn new(kind: MapKind, from: usize, batch: &PackedBatch) -> Self {
+    pub(in crate::model) fn new(wanted: Wanted, from: usize, batch: &PackedBatch) -> Self {
         let lengths = || (0..batch.sequences()).map(|sequence| batch.range(sequence).len());
-        Self { kind: Some(kind), from, pairs: [lengths().map(|l| l * l).sum(), batch.tokens()], layers: Vec::new() }
+        let pairs = [lengths().map(|l| l * l).sum(), batch.tokens()];
+        Self { wanted: Some(wanted), from, pairs, starts: batch.cu_seqlens.clone(), layers: Vec::new() }
     }
 
-    /// What was given, the first layer first.
-    pub(in crate::model) fn into_layers(self) -> Vec<Vec<f32>> {
-        self.layers
+    /// The maps themselves, the first layer's first.
+    pub(in crate::model) fn fetch(self, backend: &B) -> Result<Vec<Vec<f32>>> {
+        let fetch = |Map { tensor, queries }: Map<B>| {
+            let mut layer = vec![0.0; self.pairs[usize::from(queries == Rows::First)]];
+            backend.download(&mut layer, &tensor).map(|()| layer)
+        };
+        self.layers.into_iter().map(fetch).collect()
     }
 
-    /// Takes the scales of gradients off maps that were weighted by them.
-    pub(in crate::model) fn divide(&mut self, seeds: &Seeds) {
-        self.layers.iter_mut().for_each(|layer| seeds.divide_parts(layer, |length| length * length));
+    /// Each target's row of all tokens, down through every map. `seeds` are what weighted maps are larger by.
+    pub(in crate::model) fn follow(&self, pass: &Pass<'_, B>, descent: &Descent, seeds: &Seeds) -> Result<Vec<f32>> {
+        let Pass { backend, batch, tokens, sequences, .. } = *pass;
+        let below: Vec<f32> = (0..sequences).map(|sequence| descent.below / seeds.scale(sequence)).collect();
+        let mut followed = Vec::with_capacity(tokens * descent.roots.len() / sequences.max(1));
+        for roots in descent.roots.chunks_exact(sequences) {
+            let (mut row, mut next) = (backend.upload(&self.shares(roots))?, backend.results(tokens)?);
+            for Map { tensor, queries } in self.layers.iter().rev() {
+                let step = Step { queries: *queries, own: descent.own, below: &below };
+                backend.follow(&mut next, &row, tensor, batch, step)?;
+                std::mem::swap(&mut row, &mut next);
+            }
+            let mut values = vec![0.0; tokens];
+            backend.download(&mut values, &row)?;
+            followed.extend(values);
+        }
+        Ok(followed)
     }
 
-    /// Whether gradients must be taken for them.
-    pub(super) fn go_back(&self) -> bool {
-        self.kind == Some(MapKind::GradientWeights)
+    /// A row that begins at each sequence's roots, `[T]`.
+    fn shares(&self, roots: &[Reads]) -> Vec<f32> {
+        let mut row = vec![0.0; self.pairs[1]];
+        for (&start, roots) in self.starts.iter().zip(roots) {
+            for &root in &**roots {
+                row[(start + root) as usize] = 1.0 / roots.len() as f32;
+            }
+        }
+        row
     }
 
     /// Picks up layer `number`'s map on the way forward, where it is one of those.
-    pub(super) fn of_forward<B: Backend>(
-        &mut self,
-        backend: &B,
-        number: usize,
-        attended: &Attended<'_, B>,
-    ) -> Result<()> {
-        let map = match self.kind {
-            Some(MapKind::Weights) => AttentionMap::Weights,
-            Some(MapKind::Scores) => AttentionMap::Scores,
-            _ => return Ok(()),
+    pub(super) fn of_forward(&mut self, backend: &B, number: usize, attended: &Attended<'_, B>) -> Result<()> {
+        let map = match self.wanted {
+            Some(Wanted::Forward(MapKind::Weights)) => AttentionMap::Weights,
+            Some(Wanted::Forward(MapKind::Scores)) => AttentionMap::Scores,
+            Some(Wanted::Gradient) | None => return Ok(()),
         };
         if number >= self.from {
-            let layer = self.fetch(backend, attended, map)?;
+            let layer = self.map(backend, attended, map)?;
             self.layers.push(layer);
         }
         Ok(())
     }
 
     /// The same on the way back, from the last layer to the first.
-    pub(super) fn of_backward<B: Backend>(
+    pub(super) fn of_backward(
         &mut self,
         backend: &B,
         number: usize,
         attended: &Attended<'_, B>,
         d_out: &B::Tensor,
     ) -> Result<()> {
-        if self.go_back() && number >= self.from {
-            let layer = self.fetch(backend, attended, AttentionMap::GradientWeights(d_out))?;
+        if self.wanted == Some(Wanted::Gradient) && number >= self.from {
+            let layer = self.map(backend, attended, AttentionMap::GradientWeights(d_out))?;
             self.layers.insert(0, layer);
         }
         Ok(())
     }
 
-    fn fetch<B: Backend>(&self, backend: &B, attended: &Attended<'_, B>, map: AttentionMap<'_, B>) -> Result<Vec<f32>> {
-        let pairs = self.pairs[usize::from(attended.shape.queries == Rows::First)];
-        let mut on_device = backend.results(pairs)?;
-        backend.attention_map(&mut on_device, attended, map)?;
-        let mut layer = vec![0.0; pairs];
-        backend.download(&mut layer, &on_device)?;
-        Ok(layer)
+    fn map(&self, backend: &B, attended: &Attended<'_, B>, map: AttentionMap<'_, B>) -> Result<Map<B>> {
+        let queries = attended.shape.queries;
+        let mut tensor = backend.results(self.pairs[usize::from(queries == Rows::First)])?;
+        backend.attention_map(&mut tensor, attended, map)?;
+        Ok(Map { tensor, queries })
     }
 }

@@ -15,7 +15,7 @@ mod maps;
 mod workspace;
 
 pub(super) use self::load::distinct;
-pub(super) use self::maps::Maps;
+pub(super) use self::maps::{Maps, Wanted};
 use self::workspace::Step;
 pub(super) use self::workspace::{Back, Workspace};
 use crate::backend::{Activation, Attended, AttentionShape, Backend, Columns, Embeddings, Norm, Pooling, Rows};
@@ -94,7 +94,7 @@ impl<B: Backend> Encoder<B> {
 
     /// Leaves the last layer's hidden states in `pass.space.hidden`, one row a token, or one a sequence where the encoder was loaded for
     /// [`Rows::First`].
-    pub(super) fn forward(&self, pass: &mut Pass<'_, B>, maps: &mut Maps) -> Result<()> {
+    pub(super) fn forward(&self, pass: &mut Pass<'_, B>, maps: &mut Maps<B>) -> Result<()> {
         pass.space.reserve(pass.backend, self, pass.tokens, pass.keep)?;
         self.embed(pass)?;
         for (number, step) in self.steps.iter().enumerate() {
@@ -127,13 +127,13 @@ impl<B: Backend> Encoder<B> {
     }
 
     /// One layer over every token: `hidden` to itself.
-    fn step(&self, pass: &mut Pass<'_, B>, number: usize, layer: &Layer<B>, maps: &mut Maps) -> Result<()> {
+    fn step(&self, pass: &mut Pass<'_, B>, number: usize, layer: &Layer<B>, maps: &mut Maps<B>) -> Result<()> {
         self.attend(pass, number, layer, maps)?;
         self.feed_forward(pass, number, layer, pass.tokens)
     }
 
     /// Attention, its residual and normalisation.
-    fn attend(&self, pass: &mut Pass<'_, B>, number: usize, layer: &Layer<B>, maps: &mut Maps) -> Result<()> {
+    fn attend(&self, pass: &mut Pass<'_, B>, number: usize, layer: &Layer<B>, maps: &mut Maps<B>) -> Result<()> {
         let Pass { backend, batch, tokens, keep, .. } = *pass;
         let Workspace { hidden, context, steps, .. } = pass.space;
         let Step { projected, attention_sum, .. } = &mut steps[if keep { number } else { 0 }];
@@ -152,7 +152,7 @@ impl<B: Backend> Encoder<B> {
         number: usize,
         layer: &Layer<B>,
         projection: &SplitProjection<B>,
-        maps: &mut Maps,
+        maps: &mut Maps<B>,
     ) -> Result<()> {
         let Pass { backend, batch, tokens, sequences, keep, .. } = *pass;
         let Workspace { hidden, queries, context, steps, .. } = pass.space;
