@@ -1,6 +1,8 @@
 //! `search`: queries through the model, and for each the training records at both ends of the rule's ranking.
 
-use super::answers::{Answers, Waiting};
+use std::time::Instant;
+
+use super::answers::{Answers, Asked, Waiting};
 use super::asker::Asker;
 use super::index::tracers;
 use super::prepared::Prepared;
@@ -128,6 +130,23 @@ impl SearchJob<'_> {
         self.check()?;
         let prepared = Prepared::new(options.rule, store, &options.rule_options)?;
         let answers = Answers::new(store, options, &prepared)?.on(model.gpus());
+        let mut waiting = Waiting::new(&answers);
+        let began = Instant::now();
+        let mut summary = self.ask(dataset, settings, rejections, &mut |asked| waiting.ask(asked, sink))?;
+        waiting.answer(sink)?;
+        summary.seconds = began.elapsed().as_secs_f64();
+        Ok(summary)
+    }
+
+    /// Runs every record of `dataset` through the model, and hands `take` what they ask, a chunk at a time.
+    pub(super) fn ask(
+        &self,
+        dataset: Dataset,
+        settings: &Settings,
+        rejections: &mut Rejections,
+        take: &mut (dyn FnMut(Vec<Asked>) -> Result<()> + Send),
+    ) -> Result<Summary> {
+        let Self { model, store, options, .. } = *self;
         let projection = store.settings().gradients;
         let asker = Asker::new(model.class_names(), options, projection.is_some())?;
         let models: Vec<&Model> = std::iter::once(model).chain(self.checkpoints).collect();
@@ -137,15 +156,11 @@ impl SearchJob<'_> {
         let plain = Plain(&models);
         let runner: &dyn Runner = tracing.as_ref().map_or(&plain, |tracing| tracing);
         let progress = Progress::new("searching", dataset.bytes_total(), settings.quiet);
-        let mut waiting = Waiting::new(&answers);
-        let mut answer = |chunk: Chunk| waiting.ask(asker.asked(&chunk)?, sink);
-        let mut summary = stream_by(runner, dataset, &Chunking::any(), settings, rejections, &progress, &mut answer)?;
-        waiting.answer(sink)?;
-        summary.seconds = progress.seconds();
-        Ok(summary)
+        let mut answer = |chunk: Chunk| take(asker.asked(&chunk)?);
+        stream_by(runner, dataset, &Chunking::any(), settings, rejections, &progress, &mut answer)
     }
 
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let Self { model, store, .. } = *self;
         let head = model.head_fingerprint().unwrap_or_default();
         store.check_model(model.fingerprint(), head, model.tokenizer().fingerprint(), model.max_length())?;

@@ -26,6 +26,9 @@ pub(super) struct RetrainArguments {
     /// With --retrain full: records in a batch
     #[arg(long, value_name = "N", default_value_t = 32)]
     batch_size: usize,
+    /// With --retrain full: models trained at once, the threads shared out among them [default: as many as there are threads]
+    #[arg(long, value_name = "N")]
+    at_once: Option<usize>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -35,6 +38,10 @@ enum Retrain {
 }
 
 impl RetrainArguments {
+    pub(super) fn at_once(&self) -> usize {
+        self.at_once.unwrap_or_else(rayon::current_num_threads)
+    }
+
     pub(super) fn retraining(&self, model: &Model, seed: u64) -> Retraining {
         let full = || FullRetraining {
             start: self.start.clone().unwrap_or_else(|| model.name().to_owned()),
