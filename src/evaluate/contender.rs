@@ -8,7 +8,7 @@ use super::{Measure, Trainings};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::pipeline::{QueryTarget, Rejections, SearchJob, SearchOptions, Settings};
+use crate::pipeline::{QueryTarget, Rejections, RuleOptions, SearchJob, SearchOptions, Settings};
 use crate::random::{Purpose, Stream, uniform};
 use crate::search::Rule;
 use crate::store::{Shard, Store};
@@ -26,6 +26,8 @@ pub struct Contender<'a> {
     pub name: Option<&'a str>,
     /// Bytes that the store takes on the disk.
     pub bytes: u64,
+    /// How the rule is made ready.
+    pub options: &'a RuleOptions,
 }
 
 /// Refuses a rule that a store cannot be searched by.
@@ -104,12 +106,13 @@ impl Trainings<'_> {
 
     /// What one rule says of every query.
     fn scores(&self, contender: &Contender<'_>, queries: Dataset, settings: &Settings, each: Each<'_>) -> Result<()> {
-        let Contender { rule, store, checkpoints, .. } = *contender;
+        let Contender { rule, store, checkpoints, options, .. } = *contender;
         let indices = |store: &Store| store.shards().iter().flat_map(Shard::indices).copied().collect::<Vec<u64>>();
         if store.data_fingerprint() != self.store.data_fingerprint() || indices(store) != indices(self.store) {
             return Err(Error::Mismatch("the stores are of other records".to_owned(), None));
         }
-        let options = SearchOptions { rule, target: QueryTarget::Gold, ..SearchOptions::default() };
+        let rule_options = options.clone();
+        let options = SearchOptions { rule, rule_options, target: QueryTarget::Gold, ..SearchOptions::default() };
         let job = SearchJob { model: self.model, checkpoints, store, options: &options };
         let quiet = Settings { quiet: true, ..settings.clone() };
         let mut found = 0;
@@ -145,4 +148,14 @@ pub(super) fn behind(judged: &[Judgement], values: &[Vec<f64>], seed: u64) -> Ve
         Measure::of(&best.iter().zip(values).map(|(best, value)| best - value).collect::<Vec<f64>>(), seed)
     };
     values.iter().map(apart).collect()
+}
+
+/// Whether the best is better than the second by more than the interval, in words; nothing where there are not two.
+pub(super) fn verdict<'a>(rows: impl Iterator<Item = (&'a Judgement, Option<Measure>)>) -> Option<String> {
+    let mut rivals: Vec<(&Judgement, Measure)> = rows.filter_map(|(judged, behind)| Some((judged, behind?))).collect();
+    rivals.sort_by(|(_, a), (_, b)| a.mean.total_cmp(&b.mean));
+    let [(first, _), (second, Measure { mean, low, high }), ..] = rivals.as_slice() else { return None };
+    let sure = if *low > 0.0 { "ahead" } else { "not surely ahead" };
+    let (first, second) = (first.name(), second.name());
+    Some(format!("{first} is {sure} of {second}: by {mean:.3} (95 %: {low:.3} to {high:.3})"))
 }

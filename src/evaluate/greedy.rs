@@ -5,24 +5,13 @@
 //! those of the new optimum: the marginal effect of record i is `g_qᵀ (H + λI)⁻¹ (g_i + λθ) / (N − 1)`, what leaving it out of the N that are left
 //! does to the query's loss to first order, the penalty's part included.
 
-use super::Trainings;
 use super::retraining::loss;
+use super::{Features, Trainings};
 use crate::error::{Error, Result};
 use crate::factors::{
-    Curvature, CurvatureOptions, InMemory, LabelVec, Preconditioned, QueryFactors, Refit, RefitOptions, Target, refit,
+    Curvature, CurvatureOptions, InMemory, Preconditioned, QueryFactors, Refit, RefitOptions, Target, refit, refit_from,
 };
 use crate::interrupt;
-use crate::model::Problem;
-use crate::pipeline::Settings;
-use crate::train::Example;
-
-/// The features of training records `[N, E]` and of queries `[Q, E]`.
-pub struct Features {
-    /// Of training records.
-    pub training: Vec<f32>,
-    /// Of queries.
-    pub queries: Vec<f32>,
-}
 
 /// A record of a set.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,18 +32,6 @@ pub struct GreedySet {
 }
 
 impl Trainings<'_> {
-    /// What the model makes of both sets.
-    ///
-    /// # Errors
-    /// What the device fails at; [`Error::Interrupted`].
-    pub fn features(&self, settings: &Settings) -> Result<Features> {
-        let of = |examples: &[Example]| -> Result<Vec<f32>> {
-            let window: Vec<&Example> = examples.iter().collect();
-            Ok(self.model.run(&window, settings.batch_tokens, &|_| !interrupt::asked())?.features)
-        };
-        Ok(Features { training: of(&self.training)?, queries: of(&self.queries)? })
-    }
-
     /// The `count` records whose removal raises the loss of query number `query` the most, chosen one by one; the last layer has this `penalty`.
     ///
     /// # Errors
@@ -67,14 +44,14 @@ impl Trainings<'_> {
         let width = self.model.width();
         let asks = (&features.queries[query * width..][..width], &self.queries[query].target);
         let mut left: Vec<usize> = (0..self.training.len()).collect();
-        let mut optimum = Optimum::of(self, &left, penalty, &features.training)?;
+        let mut optimum = Optimum::of(self, &left, penalty, &features.training, None)?;
         let before = optimum.loss(asks);
         let mut set = GreedySet::default();
         while set.chosen.len() < count {
             let effects = optimum.effects(asks, penalty)?;
             let best = (0..left.len()).fold(0, |best, i| if effects[i] > effects[best] { i } else { best });
             let row = left.remove(best);
-            optimum = Optimum::of(self, &left, penalty, &features.training)?;
+            optimum = Optimum::of(self, &left, penalty, &features.training, Some(&optimum))?;
             set.chosen.push(Chosen { row, marginal: effects[best], joint: optimum.loss(asks) - before });
         }
         Ok(set)
@@ -88,25 +65,22 @@ struct Optimum {
 }
 
 impl Optimum {
-    fn of(trainings: &Trainings<'_>, rows: &[usize], penalty: f64, features: &[f32]) -> Result<Self> {
-        let (width, classes) = (trainings.model.width(), trainings.model.classes());
-        let label = |&row: &usize| match trainings.training[row].target {
-            Target::Class(class) => class as i64,
-            Target::Classes(_) | Target::Values(_) => -1,
-        };
-        let mut source = InMemory {
-            problem: Problem::SingleLabel,
-            width,
-            classes,
-            features: rows.iter().flat_map(|row| &features[row * width..][..width]).copied().collect(),
-            deltas: vec![0.0; rows.len() * classes],
-            labels: LabelVec::Classes(rows.iter().map(label).collect()),
-            rows_at_a_time: 65_536,
-        };
+    fn of(
+        trainings: &Trainings<'_>,
+        rows: &[usize],
+        penalty: f64,
+        features: &[f32],
+        from: Option<&Self>,
+    ) -> Result<Self> {
+        let mut source = trainings.rows(rows, features);
         let options = RefitOptions { penalty, ..RefitOptions::default() };
-        let head = refit(&source, &options, &|| !interrupt::asked())?;
+        let going = || !interrupt::asked();
+        let head = match from {
+            Some(from) => refit_from(&from.head, &source, &options, &going)?,
+            None => refit(&source, &options, &going)?,
+        };
         let of_row = |(h, &row): (&[f32], &usize)| delta(&head.logits(h), &trainings.training[row].target);
-        source.deltas = source.features.chunks_exact(width).zip(rows).flat_map(of_row).collect();
+        source.deltas = source.features.chunks_exact(trainings.model.width()).zip(rows).flat_map(of_row).collect();
         Ok(Self { source, head })
     }
 

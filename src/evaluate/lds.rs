@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use super::contender::behind;
+use super::contender::{behind, verdict};
 use super::retraining::{RetrainingPlan, Subset};
 use super::table::{Table, cell};
 use super::units::{count, first, order};
@@ -67,6 +67,10 @@ impl Lds {
                 "{queries} queries, {subsets} subsets of each share, {seeds} training{} of each; ± is half a 95 % interval over queries",
                 if *seeds == 1 { "" } else { "s" }
             ));
+        }
+        let first = |row: &&Self| row.fraction == list[0].fraction;
+        if let Some(verdict) = verdict(list.iter().filter(first).map(|row| (&row.judged, row.behind_best))) {
+            table.note(verdict);
         }
         table
     }

@@ -7,7 +7,7 @@
 
 use serde::Serialize;
 
-use super::contender::behind;
+use super::contender::{behind, verdict};
 use super::lds::check_seeds;
 use super::retraining::{RetrainingPlan, Subset, loss};
 use super::table::{Table, cell};
@@ -107,6 +107,9 @@ impl LeaveOut {
                 "{queries} queries, {sets} sets of {records} records left out, {seeds} training{} of each; ± is half a 95 % interval over queries",
                 if *seeds == 1 { "" } else { "s" }
             ));
+        }
+        if let Some(verdict) = verdict(list.iter().map(|row| (&row.judged, row.behind_best))) {
+            table.note(verdict);
         }
         table
     }

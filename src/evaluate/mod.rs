@@ -47,14 +47,14 @@ pub use consistency::{Consistency, ConsistencyOptions, consistency, mean_average
 pub use contender::{Contender, Judgement, OpenQueries, suits};
 pub use faithfulness::{AtShare, AtStep, Faithfulness, FaithfulnessOptions, faithfulness};
 pub use gold::Gold;
-pub use greedy::{Chosen, Features, GreedySet};
+pub use greedy::{Chosen, GreedySet};
 pub use label_noise::{NoiseOptions, Recovery, label_noise};
 pub use lds::{Lds, LdsOptions};
 pub use leave_out::{LeaveOut, LeaveOutOptions, OfSet, Sets};
 pub use plausibility::{Agreement, Plausibility, PlausibilityOptions, agreement, plausibility};
 pub use randomised::draw_anew;
 pub use removal::{AtAmount, Removal, RemovalOptions};
-pub use retraining::{FullRetraining, Retraining, RetrainingPlan, Subset, Trainings};
+pub use retraining::{Features, FullRetraining, Retraining, RetrainingPlan, Subset, Trainings};
 pub use stability::{Member, Stability, StabilityOptions, stability, train_members};
 pub use statistics::{Measure, area_under_roc, average_precision, pearson, spearman};
 pub use subjects::{Judged, TokenOptions};

@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use super::contender::behind;
+use super::contender::{behind, verdict};
 use super::retraining::{Retraining, RetrainingPlan, Subset, loss};
 use super::table::{Table, cell};
 use super::units::top;
@@ -88,6 +88,9 @@ impl Removal {
                 "{} queries, {ranking}; loss rises: the mean over amounts; lost: at the largest; ± is half a 95 % interval over queries",
                 row.queries
             ));
+        }
+        if let Some(verdict) = verdict(list.iter().map(|row| (&row.judged, row.behind_best))) {
+            table.note(verdict);
         }
         table
     }

@@ -16,7 +16,7 @@ use super::kept::Kept;
 use crate::backend::cpu::Cpu;
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
-use crate::factors::{InMemory, LabelVec, RefitOptions, Target, refit};
+use crate::factors::{InMemory, LabelVec, Refit, RefitOptions, Target, refit, refit_from};
 use crate::interrupt;
 use crate::model::{Blueprint, HeadPlan, Model, Problem, Trainee};
 use crate::pipeline::{Progress, Rejections, Settings};
@@ -223,16 +223,55 @@ impl<'a> Trainings<'a> {
     }
 
     fn ready<'r>(&'r self, plan: &'r RetrainingPlan, settings: &'r Settings) -> Result<Ready<'r>> {
-        let features = |examples: &[Example]| -> Result<Vec<f32>> {
+        let mut ready = Ready { trainings: self, plan, settings, features: Features::default(), start: None };
+        if let Retraining::Head(penalty) = plan.retraining {
+            ready.features = self.features(settings)?;
+            let rows: Vec<usize> = (0..self.training.len()).collect();
+            let source = self.rows(&rows, &ready.features.training);
+            let options = RefitOptions { penalty, ..RefitOptions::default() };
+            ready.start = Some(refit(&source, &options, &|| !interrupt::asked())?);
+        }
+        Ok(ready)
+    }
+
+    /// What the model makes of both sets.
+    ///
+    /// # Errors
+    /// What the device fails at; [`Error::Interrupted`].
+    pub fn features(&self, settings: &Settings) -> Result<Features> {
+        let of = |examples: &[Example]| -> Result<Vec<f32>> {
             let window: Vec<&Example> = examples.iter().collect();
             Ok(self.model.run(&window, settings.batch_tokens, &|_| !interrupt::asked())?.features)
         };
-        let features = match plan.retraining {
-            Retraining::Head(_) => [features(&self.training)?, features(&self.queries)?],
-            Retraining::Full(_) => [Vec::new(), Vec::new()],
-        };
-        Ok(Ready { trainings: self, plan, settings, features })
+        Ok(Features { training: of(&self.training)?, queries: of(&self.queries)? })
     }
+
+    /// Some training records as a last layer is fitted to them, of the features of all.
+    pub(super) fn rows(&self, rows: &[usize], features: &[f32]) -> InMemory {
+        let (width, classes) = (self.model.width(), self.model.classes());
+        let label = |&row: &usize| match self.training[row].target {
+            Target::Class(class) => class as i64,
+            Target::Classes(_) | Target::Values(_) => -1,
+        };
+        InMemory {
+            problem: Problem::SingleLabel,
+            width,
+            classes,
+            features: rows.iter().flat_map(|row| &features[row * width..][..width]).copied().collect(),
+            deltas: vec![0.0; rows.len() * classes],
+            labels: LabelVec::Classes(rows.iter().map(label).collect()),
+            rows_at_a_time: 65_536,
+        }
+    }
+}
+
+/// The features of both sets.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Features {
+    /// Of training records, `[N, E]`.
+    pub training: Vec<f32>,
+    /// Of queries, `[Q, E]`.
+    pub queries: Vec<f32>,
 }
 
 impl RetrainingPlan {
@@ -265,8 +304,10 @@ struct Ready<'a> {
     trainings: &'a Trainings<'a>,
     plan: &'a RetrainingPlan,
     settings: &'a Settings,
-    /// Of training records and of queries, where heads are refitted: `[N, E]`, `[Q, E]`.
-    features: [Vec<f32>; 2],
+    /// Where heads are fitted again.
+    features: Features,
+    /// The optimum over all records, which that of most of them is near.
+    start: Option<Refit>,
 }
 
 impl Ready<'_> {
@@ -295,27 +336,16 @@ impl Ready<'_> {
     }
 
     fn refit(&self, subset: &Subset, penalty: f64) -> Result<Vec<f64>> {
-        let Trainings { model, training, queries, .. } = self.trainings;
-        let (width, classes) = (model.width(), model.classes());
+        let Trainings { training, queries, model, .. } = self.trainings;
         let members = subset.members(training.len());
         let rows: Vec<usize> = (0..members.len()).filter(|&row| members[row]).collect();
-        let label = |&row: &usize| match training[row].target {
-            Target::Class(class) => class as i64,
-            Target::Classes(_) | Target::Values(_) => -1,
-        };
-        let [of_training, of_queries] = &self.features;
-        let source = InMemory {
-            problem: Problem::SingleLabel,
-            width,
-            classes,
-            features: rows.iter().flat_map(|row| &of_training[row * width..][..width]).copied().collect(),
-            deltas: vec![0.0; rows.len() * classes],
-            labels: LabelVec::Classes(rows.iter().map(label).collect()),
-            rows_at_a_time: 65_536,
-        };
         let options = RefitOptions { penalty, ..RefitOptions::default() };
-        let head = refit(&source, &options, &|| !interrupt::asked())?;
-        let margins = of_queries.chunks_exact(width).zip(queries);
+        let source = self.trainings.rows(&rows, &self.features.training);
+        let head = match &self.start {
+            Some(start) => refit_from(start, &source, &options, &|| !interrupt::asked())?,
+            None => refit(&source, &options, &|| !interrupt::asked())?,
+        };
+        let margins = self.features.queries.chunks_exact(model.width()).zip(queries);
         Ok(margins.map(|(h, query)| margin(&head.logits(h), &query.target)).collect())
     }
 

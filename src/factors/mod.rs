@@ -28,7 +28,7 @@ pub use loss::{loss_and_delta, predict, probabilities};
 pub use margin::output_gradient;
 pub use objective::RefitTargets;
 pub use projected::{DampedGram, Weighting};
-pub use refit::{CHOLESKY_LIMIT, Refit, RefitOptions, refit};
+pub use refit::{CHOLESKY_LIMIT, Refit, RefitOptions, refit, refit_from};
 pub use representer::{Representer, RepresenterCompat, representer};
 pub(crate) use scan_copy::residuals;
 pub use scan_copy::{Int8Rows, ScanCopy, ScanRows, ScanType, ScanValues};

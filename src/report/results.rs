@@ -4,8 +4,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{
-    ContextSelection, EvaluationRow, Explanation, Finding, GlobalImportance, MaskPrediction, Prediction, SearchResult, SpanPrediction,
-    TagPrediction,
+    ContextSelection, EvaluationRow, Explanation, Finding, GlobalImportance, MaskPrediction, Prediction, SearchResult,
+    SpanPrediction, TagPrediction,
 };
 use crate::dataset::each_object;
 use crate::error::Result;

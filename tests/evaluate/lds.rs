@@ -4,7 +4,7 @@ use wherefore::backend::cpu::Cpu;
 use wherefore::dataset::{Dataset, DatasetOptions};
 use wherefore::evaluate::{Contender, LdsOptions, Retraining, RetrainingPlan, Trainings, spearman};
 use wherefore::model::{LoadOptions, Model};
-use wherefore::pipeline::{Rejections, Settings};
+use wherefore::pipeline::{Rejections, RuleOptions, Settings};
 use wherefore::search::Rule;
 use wherefore::store::Store;
 
@@ -54,7 +54,9 @@ fn a_subsets_margins_are_those_of_a_head_trained_on_it() {
     }
 
     // The score itself, from a rule's own scores.
-    let contender = Contender { rule: Rule::Influence, store: &store, checkpoints: &[], name: None, bytes: 0 };
+    let rule = RuleOptions::default();
+    let contender =
+        Contender { rule: Rule::Influence, store: &store, checkpoints: &[], name: None, bytes: 0, options: &rule };
     let queries = || Ok(open(&bench, "queries.jsonl"));
     let rows = trainings.lds(&[contender], &queries, &options, &plan, &settings).unwrap();
     assert_eq!(rows.len(), 2, "the rule, and chance");

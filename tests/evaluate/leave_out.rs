@@ -15,7 +15,8 @@ fn bench() -> Bench {
     bench
 }
 
-const COMMAND: &str = "evaluate leave-out --store store --data queries.jsonl --training training.jsonl --penalty 0.01 --quiet";
+const COMMAND: &str =
+    "evaluate leave-out --store store --data queries.jsonl --training training.jsonl --penalty 0.01 --quiet";
 
 fn mean(row: &Value, field: &str) -> f64 {
     row[field]["mean"].as_f64().unwrap_or_else(|| panic!("{field}: {row}"))
@@ -30,7 +31,10 @@ fn influence_says_what_leaving_one_out_does() {
     let bench = bench();
     let rows = lines(&bench.ok(&format!("{COMMAND} --sets 0 --rule influence,grad-dot,feature-cos")));
     let influence = row(&rows, "influence");
-    assert_eq!((&influence["sets"], &influence["records"], &influence["queries"]), (&40.into(), &1.0.into(), &6.into()));
+    assert_eq!(
+        (&influence["sets"], &influence["records"], &influence["queries"]),
+        (&40.into(), &1.0.into(), &6.into())
+    );
     // At the optimum the two differ by what is beyond first order, the square of a step of 1/40.
     assert!(mean(influence, "pearson") > 0.97 && mean(influence, "spearman") > 0.97, "{influence}");
     assert!(mean(influence, "spearman") > mean(row(&rows, "feature-cos"), "spearman") + 0.3, "{rows:?}");
@@ -65,7 +69,8 @@ fn the_rise_of_the_loss_is_that_of_a_head_trained_without_the_set() {
     let expected = losses("rest").iter().zip(losses("head")).map(|(after, before)| after - before).sum::<f64>() / 6.0;
     assert!((mean(&sets[0], "actual") - expected).abs() < 1e-5, "{} {expected}", sets[0]);
     // What `search` sums up of the same set.
-    let search = "search --store store --data queries.jsonl --rule influence --target gold --set odd.txt --top-k 1 --quiet";
+    let search =
+        "search --store store --data queries.jsonl --rule influence --target gold --set odd.txt --top-k 1 --quiet";
     let totals: Vec<f64> = lines(&bench.ok(search))
         .iter()
         .map(|result| {
@@ -75,7 +80,10 @@ fn the_rise_of_the_loss_is_that_of_a_head_trained_without_the_set() {
         })
         .collect();
     let predicted = sets[0]["predicted"].as_f64().unwrap();
-    assert!((predicted - totals.iter().sum::<f64>() / 6.0).abs() < 1e-6 * predicted.abs().max(1.0), "{predicted} {totals:?}");
+    assert!(
+        (predicted - totals.iter().sum::<f64>() / 6.0).abs() < 1e-6 * predicted.abs().max(1.0),
+        "{predicted} {totals:?}"
+    );
 }
 
 #[test]

@@ -105,18 +105,24 @@ fn sums_of_scores_are_what_sets_are_worth() {
     let texts: Vec<(f64, Vec<f64>)> = TEXTS.iter().map(|text| by_hand(&model, text)).collect();
     for at in &rows[0].curve {
         let gone = |losses: &Vec<f64>| (at.share * losses.len() as f64 - 1e-9).ceil() as usize;
-        let expected: f64 =
-            texts.iter().map(|(p, losses)| p - losses[..gone(losses)].iter().sum::<f64>()).sum::<f64>() / TEXTS.len() as f64;
-        let size: f64 = texts.iter().map(|(_, l)| l.iter().map(|x| x.abs()).sum::<f64>()).sum::<f64>() / TEXTS.len() as f64;
+        let expected: f64 = texts.iter().map(|(p, losses)| p - losses[..gone(losses)].iter().sum::<f64>()).sum::<f64>()
+            / TEXTS.len() as f64;
+        let size: f64 =
+            texts.iter().map(|(_, l)| l.iter().map(|x| x.abs()).sum::<f64>()).sum::<f64>() / TEXTS.len() as f64;
         assert!((at.deletion - expected).abs() < f64::from(SHARE) * size, "{at:?} {expected} of {size}");
     }
     // No ranking takes off more, at any share, than the sum of the greatest; and every measure is a difference of probabilities.
     for row in &rows {
         for at in &row.shares {
             assert!(at.comprehensiveness.abs() <= 1.0 && at.sufficiency.abs() <= 1.0);
-            assert!(at.comprehensiveness <= rows[0].shares.iter().find(|s| s.share == at.share).unwrap().comprehensiveness + 1e-4);
+            assert!(
+                at.comprehensiveness
+                    <= rows[0].shares.iter().find(|s| s.share == at.share).unwrap().comprehensiveness + 1e-4
+            );
         }
-        let mean = |of: fn(&wherefore::evaluate::AtShare) -> f64| row.shares.iter().map(of).sum::<f64>() / row.shares.len() as f64;
+        let mean = |of: fn(&wherefore::evaluate::AtShare) -> f64| {
+            row.shares.iter().map(of).sum::<f64>() / row.shares.len() as f64
+        };
         assert!((row.aopc_comprehensiveness.unwrap().mean - mean(|at| at.comprehensiveness)).abs() < 1e-9);
         assert!((row.aopc_sufficiency.unwrap().mean - mean(|at| at.sufficiency)).abs() < 1e-9);
         // Deletion ends where insertion begins, and the other way round.

@@ -38,7 +38,8 @@ fn a_query_suffers_once_what_supports_it_is_gone() {
     let names: Vec<&str> = rows.iter().map(|row| row["rule"].as_str().unwrap()).collect();
     assert_eq!(names, ["influence", "loss", "greedy", "random"]);
     for row in &rows {
-        let removed: Vec<u64> = row["curve"].as_array().unwrap().iter().map(|at| at["removed"].as_u64().unwrap()).collect();
+        let removed: Vec<u64> =
+            row["curve"].as_array().unwrap().iter().map(|at| at["removed"].as_u64().unwrap()).collect();
         assert_eq!(removed, [1, 4]);
     }
     let (influence, greedy) = (row(&rows, "influence"), row(&rows, "greedy"));
@@ -93,7 +94,9 @@ fn a_small_step_on_the_last_layer_changes_the_loss_by_the_gradients_product() {
     let rows = lines(&bench.ok(&command));
     // grad-dot is what a step on a record takes off the query's loss, over the rate.
     let mut expected = 0.0;
-    for result in lines(&bench.ok("search --store store --data queries.jsonl --rule grad-dot --target gold --top-k 3 --quiet")) {
+    for result in
+        lines(&bench.ok("search --store store --data queries.jsonl --rule grad-dot --target gold --top-k 3 --quiet"))
+    {
         let scores = result["proponents"].as_array().unwrap();
         expected += scores.iter().map(|hit| hit["score"].as_f64().unwrap()).sum::<f64>() / 3.0 * rate / 5.0;
     }

@@ -6,7 +6,7 @@ use clap::Args;
 use wherefore::dataset::Dataset;
 use wherefore::evaluate::{Contender, RetrainingPlan, Trainings, suits};
 use wherefore::model::{Model, Problem};
-use wherefore::pipeline::Rejections;
+use wherefore::pipeline::{Rejections, RuleOptions};
 use wherefore::search::Rule;
 use wherefore::store::{self, Store};
 use wherefore::{Error, Result};
@@ -35,6 +35,9 @@ pub(super) struct RuleArguments {
     /// The rules, by commas or repeated [default: every one the stores have what it takes for]
     #[arg(long, value_name = "RULES", value_delimiter = ',')]
     rule: Vec<Rule>,
+    /// λ of the rules that have one, as for `search`: damping of influence, relatif and trak, penalty of representer
+    #[arg(long, value_name = "λ")]
+    lambda: Option<f64>,
     #[command(flatten)]
     retrain: RetrainArguments,
     /// Keep what each training taught here, and go on from what is there; yardsticks that train on the same may share it
@@ -48,6 +51,7 @@ pub(super) struct Rules<'a> {
     pub(super) stores: Vec<Store>,
     pub(super) model: Model,
     pub(super) plan: RetrainingPlan,
+    options: RuleOptions,
     /// Of each rule, with the place of its store.
     found: Vec<(Rule, usize, Vec<Model>)>,
 }
@@ -73,7 +77,8 @@ impl RuleArguments {
         let with_checkpoints =
             |(rule, store): (Rule, usize)| Ok((rule, store, load_checkpoints(&stores[store], rule, common)?));
         let found = chosen.into_iter().map(with_checkpoints).collect::<Result<_>>()?;
-        Ok(Rules { arguments: self, stores, model, plan, found })
+        let options = RuleOptions { lambda: self.lambda, ..RuleOptions::default() };
+        Ok(Rules { arguments: self, stores, model, plan, options, found })
     }
 
     /// The rules asked for, or all, each with every store that has what it takes; what reads no factors is judged once.
@@ -121,6 +126,7 @@ impl Rules<'_> {
             checkpoints,
             name: several.then(|| name(path)),
             bytes: store::info(path)?.bytes,
+            options: &self.options,
         })
     }
 }

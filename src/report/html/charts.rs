@@ -41,7 +41,8 @@ impl Axis {
         let (low, high) = values.fold((0.0_f64, 0.0_f64), |(l, h), x| (l.min(x), h.max(x)));
         let span = if high > low { high - low } else { 1.0 };
         let power = 10.0_f64.powf((span / 5.0).log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|step| span / step <= 5.0).unwrap_or(power);
+        let step =
+            [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|step| span / step <= 5.0).unwrap_or(power);
         // Values on a tick need no other one beyond them.
         let steps = |value: f64| value / step - 1e-9 * value.signum();
         let (first, last) = (steps(low).floor(), steps(high).ceil().max(steps(low).floor() + 1.0));

@@ -42,8 +42,16 @@ const SPECS: [Spec; 9] = [
             ("randomisation", "randomised → 0", false),
         ],
         curves: &[
-            Curve { field: "deletion", title: "Probability as words go", across: "share of the words gone, the most important first" },
-            Curve { field: "insertion", title: "Probability as words come", across: "share of the words there, the most important first" },
+            Curve {
+                field: "deletion",
+                title: "Probability as words go",
+                across: "share of the words gone, the most important first",
+            },
+            Curve {
+                field: "insertion",
+                title: "Probability as words come",
+                across: "share of the words there, the most important first",
+            },
         ],
     },
     Spec {
@@ -92,13 +100,21 @@ const SPECS: [Spec; 9] = [
             ("over_chance", "over chance", true),
             ("behind_best", "behind the best", false),
         ],
-        curves: &[Curve { field: "loss_rise", title: "Rise of the loss", across: "share of the training records removed" }],
+        curves: &[Curve {
+            field: "loss_rise",
+            title: "Rise of the loss",
+            across: "share of the training records removed",
+        }],
     },
     Spec {
         yardstick: "tail-patch",
         title: "Does one more step on the records ranked first lower a query's loss?",
         note: "How much the query's loss falls after a step of gradient descent on them.",
-        measures: &[("loss_fall", "loss falls ↑", true), ("over_chance", "over chance", true), ("helped", "helped", true)],
+        measures: &[
+            ("loss_fall", "loss falls ↑", true),
+            ("over_chance", "over chance", true),
+            ("helped", "helped", true),
+        ],
         curves: &[],
     },
     Spec {
@@ -201,7 +217,9 @@ impl Shown {
     fn new(spec: &Spec, rows: &[EvaluationRow]) -> Self {
         let (field, heading, more) = spec.measures[0];
         let mut sorted: Vec<&EvaluationRow> = rows.iter().collect();
-        let mean = |row: &EvaluationRow| row.measure(field).map_or(f64::NEG_INFINITY, |[mean, ..]| if more { mean } else { -mean });
+        let mean = |row: &EvaluationRow| {
+            row.measure(field).map_or(f64::NEG_INFINITY, |[mean, ..]| if more { mean } else { -mean })
+        };
         sorted.sort_by(|a, b| mean(b).total_cmp(&mean(a)));
         let several = sorted.iter().any(|row| row.fields.get("fraction") != sorted[0].fields.get("fraction"));
         let name = |row: &EvaluationRow| match row.fields.get("fraction") {
@@ -271,7 +289,8 @@ fn facts(row: &EvaluationRow) -> Vec<String> {
         ("top_k", "records of each ranking"),
         ("turned", "turned labels"),
     ];
-    let fact = |(field, what): (&str, &str)| row.fields.get(field).and_then(Value::as_f64).map(|n| format!("{n} {what}"));
+    let fact =
+        |(field, what): (&str, &str)| row.fields.get(field).and_then(Value::as_f64).map(|n| format!("{n} {what}"));
     names.into_iter().filter_map(fact).collect()
 }
 
@@ -298,12 +317,8 @@ impl Drawing {
             row.fields.get("curve")?.as_array()?.iter().map(point).collect()
         };
         let (chance, rivals): (Vec<_>, Vec<_>) = rows.iter().partition(|row| is_chance(row));
-        let drawn: Vec<(&EvaluationRow, Vec<(f64, f64)>)> = rivals
-            .into_iter()
-            .take(LINES)
-            .chain(chance)
-            .filter_map(|row| Some((row, points(row)?)))
-            .collect();
+        let drawn: Vec<(&EvaluationRow, Vec<(f64, f64)>)> =
+            rivals.into_iter().take(LINES).chain(chance).filter_map(|row| Some((row, points(row)?))).collect();
         let all = || drawn.iter().flat_map(|(_, points)| points);
         let most = all().map(|(share, _)| *share).fold(0.0, f64::max);
         if most == 0.0 {
