@@ -76,6 +76,9 @@ pub type OpenQueries<'a> = &'a dyn Fn() -> Result<Dataset>;
 /// Takes a query's number and a score for each row of the store.
 pub(super) type Each<'a> = &'a mut (dyn FnMut(usize, &[f32]) -> Result<()> + Send);
 
+/// Takes the number of what is judged, a query's, and a score for each row of the store.
+pub(super) type EachJudged<'a> = &'a mut (dyn FnMut(usize, usize, &[f32]) -> Result<()> + Send);
+
 impl Trainings<'_> {
     /// Every rule's scores in turn, then draws: `each` is handed the number of what is judged, the query's, and the scores.
     pub(super) fn each_scores(
@@ -84,7 +87,7 @@ impl Trainings<'_> {
         open: OpenQueries<'_>,
         seed: u64,
         settings: &Settings,
-        each: &mut (dyn FnMut(usize, usize, &[f32]) -> Result<()> + Send),
+        each: EachJudged<'_>,
     ) -> Result<Vec<Judgement>> {
         let mut judged = Vec::new();
         for (number, contender) in contenders.iter().enumerate() {

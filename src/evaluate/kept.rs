@@ -31,6 +31,9 @@ impl Kept {
             check_header(path, &header, found)?;
             whole = found.len();
         }
+        if whole == 0 && !header.starts_with(&text) {
+            return Err(Error::format(path, NOT_OURS));
+        }
         let mut pieces = Vec::new();
         for line in lines {
             pieces.push(serde_json::from_str(line).map_err(|e| Error::format(path, e.to_string()))?);
@@ -56,6 +59,8 @@ impl Kept {
     }
 }
 
+const NOT_OURS: &str = "nothing that an evaluation kept";
+
 fn line_of(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default() + "\n"
 }
@@ -65,7 +70,7 @@ fn check_header(path: &Path, expected: &str, found: &str) -> Result<()> {
         return Ok(());
     }
     if serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(found).is_err() {
-        return Err(Error::format(path, "nothing that an evaluation kept"));
+        return Err(Error::format(path, NOT_OURS));
     }
     Err(Error::Mismatch(format!("{}: what is kept there is of another model, data or options", path.display()), None)
         .with_hint("name another file with --keep, or remove it"))

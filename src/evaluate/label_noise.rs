@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::json;
 
-use super::learn::learn;
+use super::learn::{learn, settle};
 use super::retraining::Retraining;
 use super::table::Table;
 use super::units::{count, first, order};
@@ -24,7 +24,7 @@ use crate::pipeline::{IndexOptions, Rejections, Settings, index};
 use crate::random::{Purpose, Stream, uniform};
 use crate::report::Destination;
 use crate::search;
-use crate::store::{Shard, Store};
+use crate::store::{Shard, Store, data_fingerprint};
 use crate::train::Labelled;
 
 /// How labels are turned, and what learns them.
@@ -95,6 +95,13 @@ pub fn label_noise(
     let labelled = Labelled::read(training, None, rejections)?;
     let records: Vec<&Record> = labelled.records().collect();
     let turned = turned(records.len(), options)?;
+    settle(
+        folder,
+        &json!({
+            "model": model.fingerprint(), "data": data_fingerprint(records.iter().copied()), "share": options.share,
+            "seed": options.seed, "retraining": options.retraining, "projection": options.projection,
+        }),
+    )?;
     let data = folder.join("turned.jsonl");
     write(model, &records, &turned, &data, options.seed)?;
     let open = || {

@@ -127,9 +127,10 @@ impl Trainings<'_> {
             let subset = subset.clone();
             (0..options.seeds).map(move |r| subset.clone().seeded(j as u64 + ((r as u64) << 32))).collect::<Vec<_>>()
         };
-        let trained: Vec<Subset> = match plan.retraining.has_seeds() {
-            true => subsets.iter().enumerate().flat_map(seeded).collect(),
-            false => subsets.clone(),
+        let trained: Vec<Subset> = if plan.retraining.has_seeds() {
+            subsets.iter().enumerate().flat_map(seeded).collect()
+        } else {
+            subsets.clone()
         };
         let margins = self.margins(&trained, plan, settings)?;
         let mean = |of_subset: &[Vec<f64>]| {

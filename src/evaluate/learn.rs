@@ -2,14 +2,24 @@
 
 use std::path::Path;
 
+use super::kept::Kept;
 use super::retraining::{Retraining, plan};
 use crate::backend::cpu::Cpu;
 use crate::dataset::Dataset;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::factors::RefitOptions;
 use crate::model::{Blueprint, Device, LoadOptions, Model};
 use crate::pipeline::{Rejections, Settings};
 use crate::train::{self, Labelled, TrainOptions, TrainPlan, train_head};
+
+/// Notes in a folder what its models and stores are made of, and refuses one that was made of something else.
+///
+/// # Errors
+/// [`crate::Error::Mismatch`] then; what the file system says.
+pub(super) fn settle(folder: &Path, made_of: &serde_json::Value) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    Kept::open::<()>(Some(&folder.join("made-of.json")), made_of).map(|_| ())
+}
 
 /// Trains on `training` from `seed`, saves the model to the folder `to`, which appears whole, and loads it; loads it alone where it is there. A
 /// training that was interrupted goes on.

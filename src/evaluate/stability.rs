@@ -6,8 +6,9 @@
 use std::path::Path;
 
 use serde::Serialize;
+use serde_json::json;
 
-use super::learn::learn;
+use super::learn::{learn, settle};
 use super::retraining::Retraining;
 use super::spearman;
 use super::table::{Table, cell};
@@ -20,7 +21,8 @@ use crate::pipeline::{IndexOptions, QueryTarget, Rejections, SearchJob, SearchOp
 use crate::random::{Purpose, Stream, uniform};
 use crate::report::SearchResult;
 use crate::search::Rule;
-use crate::store::{Shard, Store};
+use crate::store::{Shard, Store, data_fingerprint};
+use crate::train::Labelled;
 
 /// One model, and a store of the training records by it.
 pub struct Member {
@@ -101,6 +103,11 @@ pub fn train_members(
         return Err(Error::usage("a last layer's optimum is the same whatever the seed")
             .with_hint("train whole models: --retrain full"));
     }
+    let labelled = Labelled::read(training()?, None, &mut Rejections::new(false, None))?;
+    let data = data_fingerprint(labelled.records());
+    let made_of =
+        json!({ "model": model.fingerprint(), "data": data, "retraining": retraining, "projection": projection });
+    settle(folder, &made_of)?;
     let member = |seed: u64| {
         let own = folder.join(format!("seed-{seed}"));
         std::fs::create_dir_all(&own).map_err(Error::io(&own))?;

@@ -198,14 +198,13 @@ impl Trainings<'_> {
         for (done, step) in (1..).zip(steps) {
             interrupt::check()?;
             let name = name(step);
-            let fall = match known.get(&name) {
-                Some(fall) => *fall,
-                None => {
-                    let fall = options.mean(step.1, |rows| patient.fall(step.0, rows, options.rate))?;
-                    kept.push(&Patched { step: name.clone(), fall })?;
-                    known.insert(name, fall);
-                    fall
-                }
+            let fall = if let Some(fall) = known.get(&name) {
+                *fall
+            } else {
+                let fall = options.mean(step.1, |rows| patient.fall(step.0, rows, options.rate))?;
+                kept.push(&Patched { step: name.clone(), fall })?;
+                known.insert(name, fall);
+                fall
             };
             falls.push(fall);
             progress.set(done, done);

@@ -34,7 +34,9 @@ pub fn scores<S: Source + ?Sized>(
             of_query.iter_mut().zip(worker.0).for_each(|(all, own): (&mut Vec<Piece>, _)| all.extend(own));
         }
         for (query, pieces) in of_query.into_iter().enumerate() {
-            pieces.iter().for_each(|(first, piece)| scores[*first..][..piece.len()].copy_from_slice(piece));
+            for (first, piece) in pieces {
+                scores[first..][..piece.len()].copy_from_slice(&piece);
+            }
             each(number * batch + query, &scores)?;
         }
     }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use wherefore::backend::cpu::Cpu;
 use wherefore::dataset::{Dataset, DatasetOptions};
-use wherefore::evaluate::Trainings;
+use wherefore::evaluate::{Retraining, RetrainingPlan, Subset, Trainings};
 use wherefore::model::{LoadOptions, Model};
 use wherefore::pipeline::{Rejections, Settings};
 use wherefore::store::Store;
@@ -47,7 +47,7 @@ fn a_query_suffers_once_what_supports_it_is_gone() {
     // The first choice is influence's own, but for where the two curvatures are taken.
     let first = |row: &Value| row["curve"][0]["loss_rise"]["mean"].as_f64().unwrap();
     assert!((first(influence) - first(greedy)).abs() < 0.05 * first(greedy), "{influence} {greedy}");
-    assert!(mean(greedy, "loss_rise") >= mean(influence, "loss_rise") * 0.99, "{influence} {greedy}");
+    assert!(mean(greedy, "loss_rise") >= mean(influence, "loss_rise") * 0.95, "{influence} {greedy}");
 
     let jointly = lines(&bench.ok(&format!("{command} --jointly")));
     assert_eq!(row(&jointly, "influence")["jointly"], true);
@@ -69,20 +69,26 @@ fn greedy_effects_are_first_orders_of_what_fitting_again_gives() {
     let mut none = Rejections::new(false, None);
     let trainings = Trainings::read(&model, &store, open("training.jsonl"), open("queries.jsonl"), &mut none).unwrap();
     let features = trainings.features(&Settings { quiet: true, ..Settings::default() }).unwrap();
-    let set = trainings.greedy(1, 5, 0.01, &features).unwrap().chosen;
+    let set = trainings.greedy(1, 5, 10.0, &features).unwrap().chosen;
     let mut before = 0.0;
     for chosen in &set {
         let actual = chosen.joint - before;
-        // The remainder is of second order: the effect times a step of one record in forty.
-        assert!((actual - chosen.marginal).abs() < 0.15 * actual.abs(), "{chosen:?} after {before}");
+        // With so large a penalty a record's leverage, ‖h‖²/4 over 40 λ, which is what first order leaves out, is below a tenth.
+        assert!((actual - chosen.marginal).abs() < 0.1 * actual.abs(), "{chosen:?} after {before}");
         before = chosen.joint;
     }
     let mut rows: Vec<usize> = set.iter().map(|chosen| chosen.row).collect();
     rows.sort_unstable();
     rows.dedup();
     assert_eq!(rows.len(), 5, "no record is chosen twice");
-    // No other first record raises the loss more, to first order: what is chosen is the largest of all effects.
-    assert!(set[0].marginal >= set[1].marginal * 0.9, "{set:?}");
+    // The first is the one whose absence raises the loss the most, by training without each.
+    let all = (0..40).map(|row| Subset::without([row]));
+    let asked: Vec<Subset> = std::iter::once(Subset::without([])).chain(all).collect();
+    let plan = RetrainingPlan { retraining: Retraining::Head(10.0), keep: None, at_once: 1 };
+    let margins = trainings.margins(&asked, &plan, &Settings { quiet: true, ..Settings::default() }).unwrap();
+    let loss = |margins: &Vec<f64>| (-margins[1]).exp().ln_1p();
+    let most = margins[1..].iter().map(|without| loss(without) - loss(&margins[0])).fold(f64::NEG_INFINITY, f64::max);
+    assert!((set[0].joint - most).abs() < 0.05 * most, "{} {most}", set[0].joint);
     assert!(trainings.greedy(0, 40, 0.01, &features).is_err());
 }
 

@@ -309,7 +309,8 @@ fn verdict(sorted: &[&EvaluationRow]) -> Option<String> {
 
 impl Drawing {
     fn new(curve: &Curve, rows: &[&EvaluationRow]) -> Option<Self> {
-        let points = |row: &EvaluationRow| -> Option<Vec<(f64, f64)>> {
+        type Points = Vec<(f64, f64)>;
+        let points = |row: &EvaluationRow| -> Option<Points> {
             let point = |point: &Value| {
                 let value = point.get(curve.field)?;
                 Some((point.get("share")?.as_f64()?, value.as_f64().or_else(|| value.get("mean")?.as_f64())?))
@@ -317,7 +318,7 @@ impl Drawing {
             row.fields.get("curve")?.as_array()?.iter().map(point).collect()
         };
         let (chance, rivals): (Vec<_>, Vec<_>) = rows.iter().partition(|row| is_chance(row));
-        let drawn: Vec<(&EvaluationRow, Vec<(f64, f64)>)> =
+        let drawn: Vec<(&EvaluationRow, Points)> =
             rivals.into_iter().take(LINES).chain(chance).filter_map(|row| Some((row, points(row)?))).collect();
         let all = || drawn.iter().flat_map(|(_, points)| points);
         let most = all().map(|(share, _)| *share).fold(0.0, f64::max);
@@ -326,7 +327,7 @@ impl Drawing {
         }
         let axis = Axis::round(all().map(|(_, value)| *value));
         let place = |(share, value): &(f64, f64)| (100.0 * share / most, 100.0 - axis.place(*value));
-        let line = |(number, (row, points)): (usize, &(&EvaluationRow, Vec<(f64, f64)>))| Line {
+        let line = |(number, (row, points)): (usize, &(&EvaluationRow, Points))| Line {
             name: row.name(),
             number,
             is_chance: is_chance(row),
