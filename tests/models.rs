@@ -10,3 +10,5 @@ mod invariance;
 mod labels;
 mod lookup;
 mod safetensors;
+
+pub(crate) use safetensors::Parts;

@@ -17,7 +17,7 @@ use super::run_record::RunRecord;
 /// Results of one record, by id and index, come together: several methods side by side, with the nearest training records below.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Files of explain, search, predict, audit and improve, in any mixture: .jsonl (also .gz or .zst) or .parquet; `-` is JSONL on standard input
+    /// Files of explain, search, predict, audit, evaluate and improve, in any mixture: .jsonl (also .gz or .zst) or .parquet; `-` is JSONL on standard input
     #[arg(required = true, value_name = "RESULT")]
     results: Vec<String>,
     /// The page's heading

@@ -8,7 +8,7 @@ use wherefore::factors::{HessianForm, RepresenterCompat};
 use wherefore::model::{Device, Model, Task};
 use wherefore::pipeline::{
     self, Condition, ExactOptions, GivenFactors, GivenFile, GivenSearch, QueryTarget, Rejections, ResultSink,
-    RuleOptions, ScopeOptions, SearchOptions, SelfSearch, Summary, TopK,
+    RuleOptions, ScopeOptions, SearchOptions, SelfSearch, SetFile, Summary, TopK,
 };
 use wherefore::report::{Format, NeighbourList, RecordWriter, SearchResult};
 use wherefore::search::Rule;
@@ -68,6 +68,9 @@ pub(crate) struct Arguments {
     /// Also each group's own ends and the sum of its scores: label, predicted, or a column kept at indexing
     #[arg(long, value_name = "COLUMN")]
     group_by: Option<String>,
+    /// Also the joint effect of the records whose ids are in this file, one a line (repeatable): the set's own ends and the sum of its scores
+    #[arg(long, value_name = "[NAME=]FILE", conflicts_with = "group_by")]
+    set: Vec<SetFile>,
     /// Of records with the same texts and label, only the first (it says how many copies there are)
     #[arg(long)]
     collapse_duplicates: bool,
@@ -150,6 +153,7 @@ impl Arguments {
                 conditions: self.conditions.clone(),
                 collapse_duplicates: self.collapse_duplicates,
                 group_by: self.group_by.clone(),
+                sets: self.set.clone(),
             },
             exclude_same_id: self.exclude_same_id,
             of_itself: self.of_itself,

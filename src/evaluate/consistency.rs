@@ -8,10 +8,11 @@
 //! in both: `a a b` agrees with `a b c` in one `a`, not in two. Rationales are in order of importance, never of the text.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::subjects::{Judged, TokenOptions, each_window};
+use super::subjects::{Asked, Judged, Keep, TokenOptions, Window, each_window};
 use super::table::{Table, cell};
 use super::{Measure, units};
 use crate::dataset::Dataset;
@@ -32,6 +33,8 @@ pub struct ConsistencyOptions {
 /// How consistent one method is: means over pairs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Consistency {
+    /// `consistency`
+    pub yardstick: &'static str,
     /// The method.
     pub method: Judged,
     /// Pairs of a record and its perturbed version.
@@ -85,6 +88,7 @@ pub fn mean_average_precision(original: &[String], perturbed: &[String]) -> f64 
 }
 
 /// One record's rationale by each method, most important word first, and what is predicted of it.
+#[derive(Serialize, Deserialize)]
 struct Rationales {
     id: String,
     of: Option<String>,
@@ -110,8 +114,13 @@ pub fn consistency(
         );
     }
     let mut seconds = vec![0.0; options.tokens.methods.len()];
-    let originals = rationales(model, originals, options, settings, rejections, &mut seconds)?;
-    let perturbed = rationales(model, perturbed, options, settings, rejections, &mut seconds)?;
+    let mut read = |what: &str, dataset| {
+        let keep = options.tokens.keep(&format!("consistency, {what}"), &options.original_column);
+        let path = keep.path.map(|path| sibling(path, what));
+        let keep = Keep { path: path.as_deref(), ..keep };
+        rationales(model, dataset, options, &keep, settings, rejections, &mut seconds)
+    };
+    let (originals, perturbed) = (read("originals", originals)?, read("perturbed", perturbed)?);
     let by_id: HashMap<&str, &Rationales> = originals.iter().map(|one| (one.id.as_str(), one)).collect();
     let pair = |one| Ok((original(one, &by_id, &options.original_column)?, one));
     let pairs: Vec<(&Rationales, &Rationales)> = perturbed.iter().map(pair).collect::<Result<_>>()?;
@@ -123,6 +132,7 @@ pub fn consistency(
         };
         let of_same: Vec<f64> = pairs.iter().filter(|pair| same(pair)).map(map).collect();
         Consistency {
+            yardstick: "consistency",
             method,
             pairs: pairs.len() as u64,
             same_prediction: of_same.len() as u64,
@@ -143,32 +153,40 @@ fn original<'a>(one: &Rationales, by_id: &HashMap<&str, &'a Rationales>, column:
     found.ok_or_else(|| Error::usage(format!("perturbed record {}: no record {of:?} in the data", one.id)))
 }
 
+/// Each of the two sets has a file of its own.
+fn sibling(path: &Path, what: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{what}"));
+    name.into()
+}
+
 fn rationales(
     model: &Model,
     dataset: Dataset,
     options: &ConsistencyOptions,
+    keep: &Keep<'_>,
     settings: &Settings,
     rejections: &mut Rejections,
     seconds: &mut [f64],
 ) -> Result<Vec<Rationales>> {
-    let mut all = Vec::new();
-    each_window(model, dataset, &options.tokens, settings, rejections, &mut |window| {
-        for (i, record) in window.records.iter().enumerate() {
+    let take = &mut |window: Window| -> Result<Vec<Rationales>> {
+        let one = |(i, record): (usize, &Asked)| {
             let words = |scores: &[f64]| {
                 let rounded: Vec<f32> = scores.iter().map(|&score| score as f32).collect();
                 let count = options.tokens.rationale.choose(&rounded).len();
                 let chosen = units::order(scores).into_iter().take(count);
                 chosen.map(|word| record.words.list()[word].text.clone()).collect()
             };
-            all.push(Rationales {
+            Rationales {
                 id: record.record.id.clone(),
                 of: record.record.columns.get(&options.original_column).cloned(),
                 predicted: record.target,
                 by_method: window.said.iter().map(|said| words(&said[i].units)).collect(),
-            });
-        }
-        seconds.iter_mut().zip(&window.seconds).for_each(|(all, new)| *all += new);
-        Ok(())
-    })?;
-    Ok(all)
+            }
+        };
+        Ok(window.records.iter().enumerate().map(one).collect())
+    };
+    let windows = each_window(model, dataset, &options.tokens, keep, settings, rejections, take)?;
+    seconds.iter_mut().zip(windows.seconds).for_each(|(all, new)| *all += new);
+    Ok(windows.found.into_iter().flatten().collect())
 }

@@ -13,7 +13,7 @@
 
 use std::collections::HashMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::subjects::{Asked, Judged, Said, TokenOptions, Window, answers, each_window, objective, say};
 use super::table::{Table, cell};
@@ -68,9 +68,22 @@ pub struct AtShare {
     pub sufficiency: f64,
 }
 
+/// What the probability is once a share of the words has gone, or come, the most important first: means over records.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct AtStep {
+    /// Of the words.
+    pub share: f64,
+    /// Without them.
+    pub deletion: f64,
+    /// With nothing else.
+    pub insertion: f64,
+}
+
 /// How faithful one method is: means over records. Where a yardstick has no meaning for a method, or for any record, there is none.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Faithfulness {
+    /// `faithfulness`
+    pub yardstick: &'static str,
     /// The method.
     pub method: Judged,
     /// Records it is judged by.
@@ -97,6 +110,8 @@ pub struct Faithfulness {
     pub randomisation: Option<Measure>,
     /// At each share.
     pub shares: Vec<AtShare>,
+    /// The deletion and insertion curves.
+    pub curve: Vec<AtStep>,
     /// What explaining took.
     pub seconds: f64,
 }
@@ -155,15 +170,16 @@ pub fn faithfulness(
 ) -> Result<Vec<Faithfulness>> {
     options.check()?;
     let judge = Judge { model, randomised, options, settings };
-    let mut found: Vec<Vec<Found>> = options.tokens.methods.iter().map(|_| Vec::new()).collect();
-    let mut seconds = vec![0.0; found.len()];
-    each_window(model, dataset, &options.tokens, settings, rejections, &mut |window| {
-        let judged = judge.window(&window)?;
-        found.iter_mut().zip(judged).for_each(|(all, new)| all.extend(new));
-        seconds.iter_mut().zip(&window.seconds).for_each(|(all, new)| *all += new);
-        Ok(())
-    })?;
-    let rows = options.tokens.methods.iter().zip(found).zip(seconds);
+    let FaithfulnessOptions { tokens, shares, curve_steps, subsets } = options;
+    let other = randomised.map(Model::fingerprint);
+    let keep = tokens.keep("faithfulness", &(shares, curve_steps, subsets, other));
+    let take = &mut |window: Window| judge.window(&window);
+    let windows = each_window(model, dataset, tokens, &keep, settings, rejections, take)?;
+    let mut found: Vec<Vec<Found>> = tokens.methods.iter().map(|_| Vec::new()).collect();
+    for window in windows.found {
+        found.iter_mut().zip(window).for_each(|(all, new): (_, Vec<Found>)| all.extend(new));
+    }
+    let rows = tokens.methods.iter().zip(found).zip(windows.seconds);
     Ok(rows.map(|((&method, found), seconds)| judge.sum_up(method, &found, seconds)).collect())
 }
 
@@ -176,13 +192,15 @@ struct Judge<'a> {
 }
 
 /// What is found of one record and method.
+#[derive(Serialize, Deserialize)]
 struct Found {
     comprehensiveness: f64,
     sufficiency: f64,
     by_share: Vec<[f64; 2]>,
     new_p: f64,
-    deletion: f64,
-    insertion: f64,
+    /// The probability as words go, and as they come.
+    deletion: Vec<f64>,
+    insertion: Vec<f64>,
     sensitivity_n: Option<f64>,
     completeness_error: Option<f64>,
     randomisation: Option<f64>,
@@ -326,7 +344,17 @@ impl Judge<'_> {
             };
             AtShare { share, comprehensiveness: mean(0), sufficiency: mean(1) }
         };
+        let steps = self.options.curve_steps;
+        let at_step = |step: usize| {
+            let mean = |of: &dyn Fn(&Found) -> f64| found.iter().map(of).sum::<f64>() / found.len().max(1) as f64;
+            AtStep {
+                share: step as f64 / steps as f64,
+                deletion: mean(&|found| found.deletion[step]),
+                insertion: mean(&|found| found.insertion[step]),
+            }
+        };
         Faithfulness {
+            yardstick: "faithfulness",
             method,
             records: found.len() as u64,
             comprehensiveness: of(&|found| Some(found.comprehensiveness)),
@@ -334,12 +362,13 @@ impl Judge<'_> {
             aopc_comprehensiveness: of(&aopc(0)),
             aopc_sufficiency: of(&aopc(1)),
             new_p: of(&|found| Some(found.new_p)),
-            deletion: of(&|found| Some(found.deletion)),
-            insertion: of(&|found| Some(found.insertion)),
+            deletion: of(&|found| Some(area(&found.deletion))),
+            insertion: of(&|found| Some(area(&found.insertion))),
             sensitivity_n: of(&|found| found.sensitivity_n),
             completeness_error: of(&|found| found.completeness_error),
             randomisation: of(&|found| found.randomisation),
             shares: self.options.shares.iter().enumerate().map(at).collect(),
+            curve: (0..=self.options.curve_steps).map(at_step).collect(),
             seconds,
         }
     }
@@ -362,8 +391,8 @@ fn found(record: &Asked, said: &Said, anew: Option<&Said>, asks: &Asks, sets: &[
         sufficiency: lost(alone),
         by_share: asks.by_share.iter().map(|&[without, alone]| [lost(without), lost(alone)]).collect(),
         new_p: f64::from(answers.keeps(alone) && !answers.keeps(without)),
-        deletion: area(&asks.deletion.iter().map(|&way| answers.at(way)).collect::<Vec<_>>()),
-        insertion: area(&asks.insertion.iter().map(|&way| answers.at(way)).collect::<Vec<_>>()),
+        deletion: asks.deletion.iter().map(|&way| answers.at(way)).collect(),
+        insertion: asks.insertion.iter().map(|&way| answers.at(way)).collect(),
         sensitivity_n: mean(&correlations),
         completeness_error: completeness_error(said),
         randomisation: anew.and_then(|anew| spearman(&said.units, &anew.units)),

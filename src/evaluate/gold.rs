@@ -51,6 +51,13 @@ impl Gold {
         Ok(gold)
     }
 
+    /// Of all there are, whatever their order.
+    pub(super) fn digest(&self) -> String {
+        let mut all: Vec<_> = self.of.iter().collect();
+        all.sort_by_key(|(id, _)| *id);
+        blake3::hash(format!("{all:?}").as_bytes()).to_hex().to_string()
+    }
+
     /// How many records have one.
     pub fn len(&self) -> usize {
         self.of.len()

@@ -9,23 +9,23 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::json;
 
-use super::lds::Retraining;
+use super::learn::{learn, settle};
+use super::retraining::Retraining;
 use super::table::Table;
 use super::units::{count, first, order};
 use super::{area_under_roc, average_precision};
 use crate::audit::{self, DirtyOptions, Signal};
-use crate::backend::cpu::Cpu;
 use crate::dataset::{Dataset, DatasetOptions, Record};
 use crate::error::{Error, Result};
-use crate::factors::{RefitOptions, Target};
+use crate::factors::Target;
 use crate::interrupt;
-use crate::model::{Blueprint, Device, HeadPlan, LoadOptions, Model, Problem, Projection};
+use crate::model::{Model, Problem, Projection};
 use crate::pipeline::{IndexOptions, Rejections, Settings, index};
 use crate::random::{Purpose, Stream, uniform};
 use crate::report::Destination;
 use crate::search;
-use crate::store::{Shard, Store};
-use crate::train::{Labelled, TrainOptions, TrainPlan, train, train_head};
+use crate::store::{Shard, Store, data_fingerprint};
+use crate::train::Labelled;
 
 /// How labels are turned, and what learns them.
 #[derive(Clone, Debug)]
@@ -43,6 +43,8 @@ pub struct NoiseOptions {
 /// How well one signal finds turned labels.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Recovery {
+    /// `label-noise`
+    pub yardstick: &'static str,
     /// The signal, `loss`, `gradient-length` or `random`.
     pub signal: String,
     /// The probability that a turned label is more suspect than another.
@@ -93,14 +95,21 @@ pub fn label_noise(
     let labelled = Labelled::read(training, None, rejections)?;
     let records: Vec<&Record> = labelled.records().collect();
     let turned = turned(records.len(), options)?;
+    settle(
+        folder,
+        &json!({
+            "model": model.fingerprint(), "data": data_fingerprint(records.iter().copied()), "share": options.share,
+            "seed": options.seed, "retraining": options.retraining, "projection": options.projection,
+        }),
+    )?;
     let data = folder.join("turned.jsonl");
     write(model, &records, &turned, &data, options.seed)?;
     let open = || {
         Dataset::open(DatasetOptions { files: vec![data.to_string_lossy().into_owned()], ..DatasetOptions::default() })
     };
-    let learnt = learn(model, open()?, &folder.join("model"), options, settings)?;
+    let learnt = learn(model, open, &folder.join("model"), &options.retraining, options.seed, settings)?;
     let store = |name: &str, gradients: Option<Projection>| -> Result<Store> {
-        let (to, all) = (folder.join(name), IndexOptions { gradients, ..IndexOptions::default() });
+        let (to, all) = (folder.join(name), IndexOptions { gradients, resume: true, ..IndexOptions::default() });
         index(&learnt, open()?, &to, &all, settings, &mut Rejections::new(false, None))?;
         Store::open(to)
     };
@@ -109,6 +118,7 @@ pub fn label_noise(
     let mut judge = |signal: &str, scores: &[f32]| {
         let scores: Vec<f64> = scores.iter().map(|&score| f64::from(score)).collect();
         rows.push(Recovery {
+            yardstick: "label-noise",
             signal: signal.to_owned(),
             auc: area_under_roc(&scores, &turned),
             average_precision: average_precision(&scores, &turned),
@@ -179,31 +189,4 @@ fn write(model: &Model, records: &[&Record], turned: &[bool], to: &Path, seed: u
         file.write(format!("{line}\n").as_bytes())?;
     }
     file.finish()
-}
-
-/// A model that has learnt the turned labels.
-fn learn(model: &Model, training: Dataset, to: &Path, options: &NoiseOptions, settings: &Settings) -> Result<Model> {
-    let (start, scratch) = match &options.retraining {
-        Retraining::Head(_) => (model.directory().to_string_lossy().into_owned(), false),
-        Retraining::Full(full) => (full.start.clone(), full.scratch),
-    };
-    let plan = HeadPlan { names: model.class_names().names().to_vec(), problem: model.problem() };
-    let blueprint = Blueprint::read(&start, scratch)?;
-    let mut trainee = blueprint.build(Cpu::new().shared_out(), plan, options.seed, Some(model.max_length()))?;
-    let mut none = Rejections::new(false, None);
-    let examples = Labelled::read(training, None, &mut none)?.examples(&trainee, &mut none)?;
-    match &options.retraining {
-        Retraining::Head(penalty) => {
-            let refit = RefitOptions { penalty: *penalty, ..RefitOptions::default() };
-            train_head(&mut trainee, &examples, &refit, settings.batch_tokens)?;
-        }
-        Retraining::Full(full) => {
-            let learning = TrainOptions { seed: options.seed, ..full.options.clone() };
-            let plan = TrainPlan { quiet: settings.quiet, batch_tokens: settings.batch_tokens, ..TrainPlan::default() };
-            train(&mut trainee, &examples, &[], &learning, &plan, &mut |_| Ok(()))?;
-        }
-    }
-    trainee.save(to)?;
-    let load = LoadOptions { max_length: Some(model.max_length()), ..LoadOptions::default() };
-    Model::load(&to.to_string_lossy(), Device::Cpu, &load)
 }

@@ -10,31 +10,53 @@
 //! | randomisation | whether scores change when the model's weights are drawn anew | Adebayo et al. 2018 |
 //! | token F1, IoU F1, union F1, AUPRC | whether the words are those that people marked | DeYoung et al. 2020, Wang et al. 2022 |
 //! | LDS | whether sums of scores say what a model trained on other records would have said | Park et al. 2023 |
+//! | leave-out | the same of one record left out, of k, or of a group | Koh & Liang 2017, Koh et al. 2019 |
+//! | removal | how much the loss rises once what is ranked first is gone | Ilyas et al. 2022 |
+//! | tail-patch | whether a step on what is ranked first lowers the loss | Chang et al. 2024 |
+//! | stability | whether models of other seeds rank the same records first | Søgaard et al. 2021 |
 //! | label noise | whether labels that were turned before training are found again | Koh & Liang 2017 |
 //! | MAP | whether a text and its perturbed version have the same words in the same order | Wang et al. 2022 |
 //!
 //! **Random scores are always there to compare with**: a yardstick by which chance does as well measures nothing. Every mean has its
 //! bootstrap interval over records.
 
+mod amount;
 mod consistency;
+mod contender;
 mod faithfulness;
 mod gold;
+mod greedy;
+mod kept;
 mod label_noise;
 mod lds;
+mod learn;
+mod leave_out;
 mod plausibility;
 mod randomised;
+mod removal;
+mod retraining;
+mod stability;
 mod statistics;
 mod subjects;
 mod table;
+mod tail_patch;
 mod units;
 
+pub use amount::Amount;
 pub use consistency::{Consistency, ConsistencyOptions, consistency, mean_average_precision};
-pub use faithfulness::{AtShare, Faithfulness, FaithfulnessOptions, faithfulness};
+pub use contender::{Contender, Judgement, OpenQueries, suits};
+pub use faithfulness::{AtShare, AtStep, Faithfulness, FaithfulnessOptions, faithfulness};
 pub use gold::Gold;
+pub use greedy::{Chosen, GreedySet};
 pub use label_noise::{NoiseOptions, Recovery, label_noise};
-pub use lds::{Contender, FullRetraining, Lds, LdsOptions, Outcomes, Retraining, Trainings};
+pub use lds::{Lds, LdsOptions};
+pub use leave_out::{LeaveOut, LeaveOutOptions, OfSet, Sets};
 pub use plausibility::{Agreement, Plausibility, PlausibilityOptions, agreement, plausibility};
 pub use randomised::draw_anew;
+pub use removal::{AtAmount, Removal, RemovalOptions};
+pub use retraining::{Features, FullRetraining, Retraining, RetrainingPlan, Subset, Trainings};
+pub use stability::{Member, Stability, StabilityOptions, stability, train_members};
 pub use statistics::{Measure, area_under_roc, average_precision, pearson, spearman};
 pub use subjects::{Judged, TokenOptions};
 pub use table::Table;
+pub use tail_patch::{TailPatch, TailPatchOptions};

@@ -6,9 +6,9 @@
 
 use std::ops::Range;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::subjects::{Asked, Judged, TokenOptions, each_window};
+use super::subjects::{Asked, Judged, TokenOptions, Window, each_window};
 use super::table::{Table, cell};
 use super::units::{first, order};
 use super::{Gold, Measure, average_precision};
@@ -30,6 +30,8 @@ pub struct PlausibilityOptions {
 /// How plausible one method is: means over records with a gold rationale.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plausibility {
+    /// `plausibility`
+    pub yardstick: &'static str,
     /// The method.
     pub method: Judged,
     /// Records it is judged by.
@@ -61,7 +63,7 @@ impl Plausibility {
 }
 
 /// How one rationale agrees with the gold.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Agreement {
     /// 2PR/(P + R) against the best single alternative.
     pub f1: f64,
@@ -121,9 +123,10 @@ pub fn plausibility(
             Error::usage("plausibility is of words, and there are to be none").with_hint("say what a word is: --words")
         );
     }
-    let mut found: Vec<Vec<Found>> = options.tokens.methods.iter().map(|_| Vec::new()).collect();
-    let mut seconds = vec![0.0; found.len()];
-    each_window(model, dataset, &options.tokens, settings, rejections, &mut |window| {
+    let TokenOptions { methods, .. } = &options.tokens;
+    let keep = options.tokens.keep("plausibility", &(gold.digest(), options.as_many_as_gold));
+    let take = &mut |window: Window| -> Result<Vec<Vec<Found>>> {
+        let mut found: Vec<Vec<Found>> = methods.iter().map(|_| Vec::new()).collect();
         for (i, record) in window.records.iter().enumerate() {
             let Some(spans) = gold.spans(&record.record.id, &record.record.text) else { continue };
             let spans = spans.map_err(|reason| Error::usage(format!("record {}: {reason}", record.record.id)))?;
@@ -132,9 +135,13 @@ pub fn plausibility(
                 found.push(judge(&said[i].units, &alternatives, options));
             }
         }
-        seconds.iter_mut().zip(&window.seconds).for_each(|(all, new)| *all += new);
-        Ok(())
-    })?;
+        Ok(found)
+    };
+    let windows = each_window(model, dataset, &options.tokens, &keep, settings, rejections, take)?;
+    let mut found: Vec<Vec<Found>> = methods.iter().map(|_| Vec::new()).collect();
+    for window in windows.found {
+        found.iter_mut().zip(window).for_each(|(all, new)| all.extend(new));
+    }
     if found.iter().all(Vec::is_empty) {
         let count = gold.len();
         return Err(Error::usage(format!("none of the {count} gold rationales is of a record of the data"))
@@ -146,6 +153,7 @@ pub fn plausibility(
             Measure::of(&found.iter().map(|(agreement, _)| value(agreement)).collect::<Vec<f64>>(), seed)
         };
         Plausibility {
+            yardstick: "plausibility",
             method,
             records: found.len() as u64,
             token_f1: of(&|agreement| agreement.f1),
@@ -155,7 +163,7 @@ pub fn plausibility(
             seconds,
         }
     };
-    Ok(options.tokens.methods.iter().zip(found).zip(seconds).map(row).collect())
+    Ok(methods.iter().zip(found).zip(windows.seconds).map(row).collect())
 }
 
 /// How one record agrees with its gold, and its average precision.

@@ -1,9 +1,12 @@
 //! Records, window by window, with what each method says of them.
 
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
+use super::kept::Kept;
 use super::units::Units;
 use crate::backend::Objective;
 use crate::dataset::{Dataset, Record};
@@ -59,9 +62,20 @@ pub struct TokenOptions {
     pub words: Segmentation,
     /// How many words make a rationale.
     pub rationale: Rationale,
+    /// Where what is found is kept, a window of records at a time, for a run that goes on; nowhere where `None`.
+    pub keep: Option<PathBuf>,
 }
 
 impl TokenOptions {
+    /// Where a yardstick that all of these options decide keeps what it finds.
+    pub(super) fn keep(&self, yardstick: &str, others: &dyn std::fmt::Debug) -> Keep<'_> {
+        let Self { methods, explain, words, rationale, keep } = self;
+        Keep {
+            path: keep.as_deref(),
+            of: format!("{yardstick} {methods:?} {explain:?} {words:?} {rationale:?} {others:?}"),
+        }
+    }
+
     /// Refuses what cannot be judged.
     pub(super) fn check(&self, model: &Model) -> Result<()> {
         if !matches!(model.problem(), Problem::SingleLabel | Problem::MultiLabel) {
@@ -99,53 +113,117 @@ pub(super) struct Said {
     pub(super) units: Vec<f64>,
 }
 
-/// A window of records, what each method says of each, and how long each method took.
+/// A window of records, and what each method says of each.
 pub(super) struct Window {
     pub(super) records: Vec<Asked>,
     /// `[methods][records]`
     pub(super) said: Vec<Vec<Said>>,
+}
+
+/// What becomes of windows, in order, and how long each method took over all of them.
+pub(super) struct Windows<T> {
+    pub(super) found: Vec<T>,
     pub(super) seconds: Vec<f64>,
 }
 
 /// Records taken together: so many that batches are even.
 const WINDOW: usize = 64;
 
-/// Explains every record of `dataset` by every method, and hands them to `take`, a window at a time, with the number of records before it.
-/// Records without a single word are passed over. How many there were in all.
-pub(super) fn each_window(
+/// What a yardstick's windows are kept by.
+pub(super) struct Keep<'a> {
+    /// Where, if anywhere.
+    pub(super) path: Option<&'a Path>,
+    /// The yardstick and everything that decides its numbers, besides model and records.
+    pub(super) of: String,
+}
+
+/// A line of what is kept.
+#[derive(Serialize, Deserialize)]
+struct Line<T> {
+    /// Of the window's records, as the model reads them.
+    records: String,
+    seconds: Vec<f64>,
+    found: T,
+}
+
+/// Explains every record of `dataset` by every method, and hands them to `take`, a window at a time; windows that an earlier run has kept are
+/// taken from there. Records without a single word are passed over.
+pub(super) fn each_window<T: Serialize + DeserializeOwned>(
     model: &Model,
     mut dataset: Dataset,
     options: &TokenOptions,
+    keep: &Keep<'_>,
     settings: &Settings,
     rejections: &mut Rejections,
-    take: &mut dyn FnMut(Window) -> Result<()>,
-) -> Result<u64> {
+    take: &mut dyn FnMut(Window) -> Result<T>,
+) -> Result<Windows<T>> {
     options.check(model)?;
+    let header = serde_json::json!({ "model": model.fingerprint(), "of": keep.of });
+    let (mut kept, lines) = Kept::open::<Line<T>>(keep.path, &header)?;
+    let mut lines = lines.into_iter();
     let progress = Progress::new("evaluating", dataset.bytes_total(), settings.quiet);
+    let mut windows = Windows { found: Vec::new(), seconds: vec![0.0; options.methods.len()] };
     let mut count = 0;
     loop {
-        let records = read(model, &mut dataset, options, settings, rejections)?;
+        let mut records = read(model, &mut dataset, options, rejections)?;
         if records.is_empty() {
-            return Ok(count);
+            return Ok(windows);
         }
         count += records.len() as u64;
-        let (mut said, mut seconds) = (Vec::new(), Vec::new());
-        for judged in &options.methods {
-            let began = Instant::now();
-            let logits = records.iter().map(|asked| asked.logits.clone()).collect();
-            said.push(say(model, &records, logits, *judged, options, settings)?);
-            seconds.push(began.elapsed().as_secs_f64());
-        }
-        take(Window { records, said, seconds })?;
+        let digest = digest(&records);
+        let line = match lines.next() {
+            Some(line) if line.records == digest => line,
+            Some(_) => return Err(of_other_records(keep.path)),
+            None => {
+                ask(model, &mut records, settings)?;
+                let (said, seconds) = explain_all(model, &records, options, settings)?;
+                let line = Line { records: digest, seconds, found: take(Window { records, said })? };
+                kept.push(&line)?;
+                line
+            }
+        };
+        windows.seconds.iter_mut().zip(line.seconds).for_each(|(all, new)| *all += new);
+        windows.found.push(line.found);
         progress.set(dataset.bytes_read(), count);
     }
+}
+
+fn of_other_records(path: Option<&Path>) -> Error {
+    let path = path.unwrap_or(Path::new("")).display();
+    Error::Mismatch(format!("{path}: what is kept there is of other records"), None)
+        .with_hint("name another file with --keep, or remove it")
+}
+
+fn digest(records: &[Asked]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for asked in records {
+        let Record { id, text, pair, .. } = &asked.record;
+        hasher.update(format!("{id:?} {text:?} {pair:?} {:?}", asked.encoding.ids).as_bytes());
+    }
+    hasher.finalize().to_hex()[..24].to_owned()
+}
+
+/// What every method says of records, and how long each took.
+fn explain_all(
+    model: &Model,
+    records: &[Asked],
+    options: &TokenOptions,
+    settings: &Settings,
+) -> Result<(Vec<Vec<Said>>, Vec<f64>)> {
+    let (mut said, mut seconds) = (Vec::new(), Vec::new());
+    for judged in &options.methods {
+        let began = Instant::now();
+        let logits = records.iter().map(|asked| asked.logits.clone()).collect();
+        said.push(say(model, records, logits, *judged, options, settings)?);
+        seconds.push(began.elapsed().as_secs_f64());
+    }
+    Ok((said, seconds))
 }
 
 fn read(
     model: &Model,
     dataset: &mut Dataset,
     options: &TokenOptions,
-    settings: &Settings,
     rejections: &mut Rejections,
 ) -> Result<Vec<Asked>> {
     let mut window = Vec::new();
@@ -164,12 +242,17 @@ fn read(
             }
         }
     }
-    let logits = answers(model, &window, settings)?;
+    Ok(window)
+}
+
+/// What the model says of them.
+fn ask(model: &Model, window: &mut [Asked], settings: &Settings) -> Result<()> {
+    let logits = answers(model, window, settings)?;
     for (asked, logits) in window.iter_mut().zip(logits) {
         asked.target = most_likely(&logits);
         asked.logits = logits;
     }
-    Ok(window)
+    Ok(())
 }
 
 /// `z [K]` of each record, by a model that need not be the one whose predictions are explained.

@@ -71,3 +71,15 @@ pub(super) fn first(order: &[usize], count: usize) -> Vec<bool> {
 pub(super) fn count(share: f64, n: usize) -> usize {
     ((share * n as f64 - 1e-9).ceil().max(0.0) as usize).min(n)
 }
+
+/// The rows of the `count` greatest scores, from the greatest on, ties by position.
+pub(super) fn top(scores: &[f32], count: usize) -> Vec<usize> {
+    let order = |a: &usize, b: &usize| (scores[*b] + 0.0).total_cmp(&(scores[*a] + 0.0)).then(a.cmp(b));
+    let mut rows: Vec<usize> = (0..scores.len()).collect();
+    if count < rows.len() {
+        rows.select_nth_unstable_by(count, order);
+        rows.truncate(count);
+    }
+    rows.sort_unstable_by(order);
+    rows
+}

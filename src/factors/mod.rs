@@ -35,7 +35,7 @@ pub use margin::output_gradient;
 pub use objective::RefitTargets;
 pub use pairs::{Product, product, product_with};
 pub use projected::{DampedGram, Weighting};
-pub use refit::{CHOLESKY_LIMIT, Refit, RefitOptions, refit};
+pub use refit::{CHOLESKY_LIMIT, Refit, RefitOptions, refit, refit_from};
 pub use representer::{Representer, RepresenterCompat, representer};
 pub(crate) use scan_copy::residuals;
 pub use scan_copy::{Int8Rows, ScanCopy, ScanRows, ScanType, ScanValues};

@@ -95,8 +95,9 @@ struct Asker<'a> {
 
 impl<'a> Answers<'a> {
     pub(super) fn new(store: &'a Store, options: &'a SearchOptions, prepared: &'a Prepared<'a>) -> Result<Self> {
-        if options.top_k == TopK::All && options.scope.group_by.is_some() {
-            return Err(Error::usage("--group-by gives each group's ends, not full rankings")
+        let grouped = options.scope.group_by.is_some() || !options.scope.sets.is_empty();
+        if options.top_k == TopK::All && grouped {
+            return Err(Error::usage("--group-by and --set give each group's ends, not full rankings")
                 .with_hint("ask for a number of records: --top-k K"));
         }
         let scope = Scope::new(store, &options.scope)?;

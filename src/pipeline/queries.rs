@@ -1,6 +1,8 @@
 //! `search`: queries through the model, and for each the training records at both ends of the rule's ranking.
 
-use super::answers::{Answers, Waiting};
+use std::time::Instant;
+
+use super::answers::{Answers, Asked, Waiting};
 use super::asker::Asker;
 use super::exact::{Exact, ExactOptions, Scoring, Way};
 use super::index::tracers;
@@ -13,7 +15,7 @@ use super::token_queries;
 use super::{Chunk, Chunking, Progress, Rejections, RuleOptions, Settings, Summary};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
-use crate::factors::Target;
+use crate::factors::{FisherForm, Target};
 use crate::model::Model;
 use crate::report::{NeighbourList, SearchResult};
 use crate::search::Rule;
@@ -125,6 +127,12 @@ impl ResultSink for Vec<SearchResult> {
     }
 }
 
+/// The whole network's curvature, and how it is read.
+pub(super) struct Whole {
+    fisher: Fisher,
+    at: (FisherForm, f64),
+}
+
 /// A model's questions to a store of its training records.
 pub struct SearchJob<'a> {
     /// The model whose predictions are explained.
@@ -158,20 +166,64 @@ impl SearchJob<'_> {
         if options.token.is_some() {
             return Err(Error::usage("--token: this model says nothing of single tokens"));
         }
-        let whole = options.rule_options.fisher(options.rule, store)?;
-        let fisher = whole.map(|_| Fisher::read(&options.rule_options.curvature)).transpose()?;
-        let prepared = match (&fisher, whole) {
-            (Some(fisher), Some(whole)) => Prepared::whole(options.rule, store, fisher, whole)?,
-            _ => Prepared::new(options.rule, store, &options.rule_options)?,
-        };
+        let whole = self.whole()?;
+        let prepared = self.prepared(whole.as_ref())?;
         let answers = Answers::new(store, options, &prepared)?.on(model.gpus());
+        let asker = Asker::new(model.class_names(), options, store.settings().gradients.is_some())?;
+        let target = |gold: Option<&Target>, z: &[f32]| asker.explained(gold, z);
+        let mut exact;
+        let sink: &mut dyn ResultSink = match (self.options.exact, self.options.top_k) {
+            (Some(exact_options), TopK::Count(top_k)) => {
+                let whole = whole.as_ref().map(|whole| (&whole.fisher, whole.at));
+                let way = Way::new(model, store, options.rule, whole, &target)?;
+                let (rule, options) = (options.rule, exact_options);
+                exact = Exact { inner: sink, scoring: Scoring { model, store, rule, options, top_k, settings, way } };
+                &mut exact
+            }
+            _ => sink,
+        };
+        let mut waiting = Waiting::new(&answers);
+        let began = Instant::now();
+        let mut take = |asked| waiting.ask(asked, sink);
+        let mut summary = self.ask(whole.as_ref(), dataset, settings, rejections, &mut take)?;
+        waiting.answer(sink)?;
+        summary.seconds = began.elapsed().as_secs_f64();
+        Ok(summary)
+    }
+
+    /// The whole network's curvature, where the rule is preconditioned by it.
+    pub(super) fn whole(&self) -> Result<Option<Whole>> {
+        let SearchOptions { rule, rule_options, .. } = self.options;
+        let whole = |at| Ok(Whole { fisher: Fisher::read(&rule_options.curvature)?, at });
+        rule_options.fisher(*rule, self.store)?.map(whole).transpose()
+    }
+
+    /// The rule made ready.
+    pub(super) fn prepared(&self, whole: Option<&Whole>) -> Result<Prepared<'_>> {
+        let SearchOptions { rule, rule_options, .. } = self.options;
+        match whole {
+            Some(whole) => Prepared::whole(*rule, self.store, &whole.fisher, whole.at),
+            None => Prepared::new(*rule, self.store, rule_options),
+        }
+    }
+
+    /// Runs every record of `dataset` through the model, and hands `take` what they ask, a chunk at a time.
+    pub(super) fn ask(
+        &self,
+        whole: Option<&Whole>,
+        dataset: Dataset,
+        settings: &Settings,
+        rejections: &mut Rejections,
+        take: &mut (dyn FnMut(Vec<Asked>) -> Result<()> + Send),
+    ) -> Result<Summary> {
+        let Self { model, store, options, .. } = *self;
         let projection = store.settings().gradients;
         let asker = Asker::new(model.class_names(), options, projection.is_some())?;
         let models: Vec<&Model> = std::iter::once(model).chain(self.checkpoints).collect();
         let target = |gold: Option<&Target>, z: &[f32]| asker.explained(gold, z);
-        let preconditioning = match (&fisher, whole, &projection) {
-            (Some(fisher), Some(whole), Some(projection)) => {
-                Some(Preconditioning::new(model, fisher, whole, projection, &target)?)
+        let preconditioning = match (whole, &projection) {
+            (Some(whole), Some(projection)) => {
+                Some(Preconditioning::new(model, &whole.fisher, whole.at, projection, &target)?)
             }
             _ => None,
         };
@@ -185,25 +237,11 @@ impl SearchJob<'_> {
             (None, None) => &plain,
         };
         let progress = Progress::new("searching", dataset.bytes_total(), settings.quiet);
-        let mut waiting = Waiting::new(&answers);
-        let way = self.options.exact.map(|_| Way::new(model, store, options.rule, fisher.as_ref().zip(whole), &target));
-        let mut exact;
-        let sink: &mut dyn ResultSink = match (way.transpose()?, self.options.exact, self.options.top_k) {
-            (Some(way), Some(exact_options), TopK::Count(top_k)) => {
-                let (rule, options) = (options.rule, exact_options);
-                exact = Exact { inner: sink, scoring: Scoring { model, store, rule, options, top_k, settings, way } };
-                &mut exact
-            }
-            _ => sink,
-        };
-        let mut answer = |chunk: Chunk| waiting.ask(asker.asked(&chunk)?, sink);
-        let mut summary = stream_by(runner, dataset, &Chunking::any(), settings, rejections, &progress, &mut answer)?;
-        waiting.answer(sink)?;
-        summary.seconds = progress.seconds();
-        Ok(summary)
+        let mut answer = |chunk: Chunk| take(asker.asked(&chunk)?);
+        stream_by(runner, dataset, &Chunking::any(), settings, rejections, &progress, &mut answer)
     }
 
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let Self { model, store, .. } = *self;
         let head = model.head_fingerprint().unwrap_or_default();
         store.check_model(model.fingerprint(), head, model.tokenizer().fingerprint(), model.max_length())?;

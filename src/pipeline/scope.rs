@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::condition::{Condition, check_column, class_words, each_row, each_shard, select, written_label};
+use super::sets::{SetFile, set_of_each_row};
 use crate::error::{Error, Result};
 use crate::search::{Groups, RowSet};
 use crate::store::{Shard, Store, StoredRecord};
@@ -17,6 +18,8 @@ pub struct ScopeOptions {
     pub collapse_duplicates: bool,
     /// Give each group's own ends and total too: `label`, `predicted`, or a column kept at indexing.
     pub group_by: Option<String>,
+    /// Give these sets' own ends and totals, and those of all other records.
+    pub sets: Vec<SetFile>,
 }
 
 /// The rows searched, and their groups.
@@ -53,7 +56,13 @@ impl Scope {
         if options.collapse_duplicates {
             scope.collapse(store)?;
         }
-        if let Some(by) = &options.group_by {
+        if !options.sets.is_empty() {
+            let of_rows = set_of_each_row(store, &options.sets)?;
+            let mut values = Values::default();
+            values.extend((0..store.rows()).map(|row| of_rows.get(&row).cloned()));
+            let rows = scope.rows.as_ref();
+            scope.grouping = Some(Grouping::of(&values, |row| rows.is_none_or(|rows| rows.contains(row))));
+        } else if let Some(by) = &options.group_by {
             scope.grouping = Some(Grouping::new(store, by, scope.rows.as_ref())?);
         }
         Ok(scope)
@@ -102,7 +111,7 @@ fn kind(record: &StoredRecord) -> [u8; 16] {
 }
 
 impl Grouping {
-    fn new(store: &Store, by: &str, rows: Option<&RowSet>) -> Result<Self> {
+    pub(super) fn new(store: &Store, by: &str, rows: Option<&RowSet>) -> Result<Self> {
         let headless = store.settings().classes == 0;
         let value = |shard: &Shard, row: usize, record: Option<&StoredRecord>| match by {
             "label" if headless => record.and_then(|record| record.label.as_ref()).map(written_label),
@@ -151,7 +160,7 @@ struct Values {
 }
 
 impl Values {
-    fn extend(&mut self, of_rows: Vec<Option<String>>) {
+    fn extend(&mut self, of_rows: impl IntoIterator<Item = Option<String>>) {
         for value in of_rows {
             let next = self.numbers.len() as u32;
             self.of_rows.push(value.map(|value| *self.numbers.entry(value).or_insert(next)));

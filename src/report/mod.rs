@@ -4,6 +4,7 @@
 
 mod destination;
 mod dirty_label;
+mod evaluation;
 mod explanation;
 mod finding;
 mod global_importance;
@@ -24,6 +25,7 @@ use serde::Serialize;
 
 pub use destination::Destination;
 pub use dirty_label::{DirtyLabel, NearRecord};
+pub use evaluation::EvaluationRow;
 pub use explanation::{Explanation, TargetSpan, WordScore};
 pub use finding::{
     BiasFinding, MappedRecord, ProposedRecord, RedundantRecord, SelectedRecord, SparseRecord, UnreliableRecord,

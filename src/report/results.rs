@@ -1,11 +1,11 @@
-//! Results read back: what `explain`, `search`, `predict`, `audit` and `improve` wrote, told apart by their fields.
+//! Results read back: what `explain`, `search`, `predict`, `audit`, `evaluate` and `improve` wrote, told apart by their fields.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{
-    ContextSelection, Explanation, Finding, GlobalImportance, MaskPrediction, Prediction, SearchResult, SpanPrediction,
-    TagPrediction,
+    ContextSelection, EvaluationRow, Explanation, Finding, GlobalImportance, MaskPrediction, Prediction, SearchResult,
+    SpanPrediction, TagPrediction,
 };
 use crate::dataset::each_object;
 use crate::error::Result;
@@ -29,6 +29,8 @@ pub enum ResultRecord {
     Masks(MaskPrediction),
     /// Of `select`: it has sentences.
     Selection(ContextSelection),
+    /// Of `evaluate`: it names a yardstick.
+    Evaluation(EvaluationRow),
     /// Of an audit or of `improve`.
     Finding(Finding),
 }
@@ -60,6 +62,9 @@ impl ResultRecord {
     /// # Errors
     /// What is missing or of another type than it should be.
     pub fn from_object(object: Map<String, Value>) -> Result<Self, String> {
+        if object.contains_key("yardstick") {
+            return EvaluationRow::from_object(object).map(Self::Evaluation);
+        }
         match FIELDS.into_iter().find(|&field| object.contains_key(field)) {
             Some("method") => parse("an explain", object).map(Self::Explanation),
             Some("rule") => parse("a search", object).map(Self::Search),
@@ -71,7 +76,7 @@ impl ResultRecord {
             Some(_) => parse("a norm-lime", object).map(Self::Global),
             None => match FINDINGS.iter().find(|(field, _)| object.contains_key(*field)) {
                 Some((_, read)) => read(object).map(Self::Finding),
-                None => Err("expected a record of explain, search or predict, of an audit or of improve: found none of \"method\", \"rule\", \
+                None => Err("expected a record of explain, search or predict, of an audit, of evaluate or of improve: found none of \"method\", \"rule\", \
                              \"logits\", \"feature\" and \"rank\""
                     .to_owned()),
             },

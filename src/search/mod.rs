@@ -67,6 +67,7 @@ mod rule;
 mod runs;
 mod scan;
 mod scorer;
+mod scores;
 mod shape;
 mod source;
 mod sum;
@@ -83,6 +84,7 @@ pub use ranking::{Ranking, rank};
 pub use rows::{Groups, RowSet};
 pub use rule::Rule;
 pub use scorer::{Losses, Scorer};
+pub use scores::scores;
 pub use source::{FactorSet, Selected, Source, View};
 pub use topk::{End, Hit, Hits, TopK, TwoEnded};
 

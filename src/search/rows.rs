@@ -96,7 +96,7 @@ impl Groups {
 
     /// The group of `row`.
     #[inline]
-    pub(super) fn of(&self, row: usize) -> Option<usize> {
+    pub fn of(&self, row: usize) -> Option<usize> {
         let group = self.of_row[row];
         (group != NONE).then_some(group as usize)
     }

@@ -45,7 +45,7 @@ impl Data {
 
 fn tokens(methods: Vec<Judged>, rationale: Rationale) -> TokenOptions {
     let explain = Options { steps: 8, seed: 5, ..Options::default() };
-    TokenOptions { methods, explain, words: Segmentation::None, rationale }
+    TokenOptions { methods, explain, words: Segmentation::None, rationale, keep: None }
 }
 
 fn judge(options: &FaithfulnessOptions, batch_tokens: Option<usize>, randomised: Option<&Model>) -> Vec<Faithfulness> {

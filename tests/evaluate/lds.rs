@@ -2,9 +2,9 @@
 
 use wherefore::backend::cpu::Cpu;
 use wherefore::dataset::{Dataset, DatasetOptions};
-use wherefore::evaluate::{Contender, LdsOptions, Retraining, Trainings, spearman};
+use wherefore::evaluate::{Contender, LdsOptions, Retraining, RetrainingPlan, Trainings, spearman};
 use wherefore::model::{LoadOptions, Model};
-use wherefore::pipeline::{Rejections, Settings};
+use wherefore::pipeline::{Rejections, RuleOptions, Settings};
 use wherefore::search::Rule;
 use wherefore::store::Store;
 
@@ -24,10 +24,6 @@ fn open(bench: &Bench, name: &str) -> Dataset {
     Dataset::open(DatasetOptions { files, ..DatasetOptions::default() }).unwrap()
 }
 
-fn options() -> LdsOptions {
-    LdsOptions { subsets: 5, fraction: 0.5, retraining: Retraining::Head(1e-2), keep: None, seed: 3 }
-}
-
 #[test]
 fn a_subsets_margins_are_those_of_a_head_trained_on_it() {
     let bench = bench();
@@ -37,33 +33,33 @@ fn a_subsets_margins_are_those_of_a_head_trained_on_it() {
     let queries = open(&bench, "queries.jsonl");
     let trainings = Trainings::read(&model, &store, open(&bench, "training.jsonl"), queries, &mut none).unwrap();
     let settings = Settings { quiet: true, ..Settings::default() };
-    let outcomes = trainings.run(&options(), &settings).unwrap();
-    assert_eq!((outcomes.members.len(), outcomes.margins.len()), (5, 5));
-    assert!(outcomes.members.iter().all(|of| of.iter().filter(|&&member| member).count() == 15));
-    assert_ne!(outcomes.members[0], outcomes.members[1]);
+    let plan = RetrainingPlan { retraining: Retraining::Head(1e-2), keep: None, at_once: 1 };
+    let options = LdsOptions { subsets: 5, fractions: vec![0.5], seeds: 1, seed: 3 };
+    let subsets: Vec<_> = (0..5).map(|j| trainings.draw(0.5, j, 3)).collect();
+    let members: Vec<Vec<bool>> = subsets.iter().map(|subset| subset.members(30)).collect();
+    let margins = trainings.margins(&subsets, &plan, &settings).unwrap();
+    assert!(members.iter().all(|of| of.iter().filter(|&&member| member).count() == 15));
+    assert_ne!(members[0], members[1]);
 
     let text = std::fs::read_to_string(bench.path("training.jsonl")).unwrap();
-    let of_subset = text.lines().zip(&outcomes.members[2]).filter(|(_, member)| **member);
+    let of_subset = text.lines().zip(&members[2]).filter(|(_, member)| **member);
     bench.write("subset.jsonl", of_subset.map(|(line, _)| line.to_owned() + "\n").collect::<String>());
     bench.ok("train --model bert-cls2 --data subset.jsonl --head-only --penalty 0.01 --out head --quiet");
     for (number, answer) in lines(&bench.ok("predict --model head --data queries.jsonl --quiet")).iter().enumerate() {
         let z: Vec<f64> = answer["logits"].as_array().unwrap().iter().map(|z| z.as_f64().unwrap()).collect();
         // The queries' labels are their numbers, modulo two.
         let expected = z[number % 2] - z[1 - number % 2];
-        let found = outcomes.margins[2][number];
+        let found = margins[2][number];
         assert!((found - expected).abs() < 1e-4, "query {number}: {found} {expected}");
     }
 
     // The score itself, from a rule's own scores.
-    let row = trainings
-        .judge(
-            &Contender { rule: Rule::Influence, store: &store, checkpoints: &[] },
-            open(&bench, "queries.jsonl"),
-            &outcomes,
-            &options(),
-            &settings,
-        )
-        .unwrap();
+    let rule = RuleOptions::default();
+    let contender =
+        Contender { rule: Rule::Influence, store: &store, checkpoints: &[], name: None, bytes: 0, options: &rule };
+    let queries = || Ok(open(&bench, "queries.jsonl"));
+    let rows = trainings.lds(&[contender], &queries, &options, &plan, &settings).unwrap();
+    assert_eq!(rows.len(), 2, "the rule, and chance");
     let search = "search --store last --data queries.jsonl --rule influence --target gold --top-k 30 --quiet";
     let mut sum = 0.0;
     for (query, result) in lines(&bench.ok(search)).iter().enumerate() {
@@ -72,11 +68,12 @@ fn a_subsets_margins_are_those_of_a_head_trained_on_it() {
             let member = |hit: &&serde_json::Value| members[hit["index"].as_u64().unwrap() as usize];
             hits.iter().filter(member).map(|hit| hit["score"].as_f64().unwrap()).sum()
         };
-        let sums: Vec<f64> = outcomes.members.iter().map(of_subset).collect();
-        let margins: Vec<f64> = outcomes.margins.iter().map(|margins| margins[query]).collect();
+        let sums: Vec<f64> = members.iter().map(of_subset).collect();
+        let margins: Vec<f64> = margins.iter().map(|margins| margins[query]).collect();
         sum += spearman(&sums, &margins).unwrap_or(0.0);
     }
-    assert!((row.lds.unwrap().mean - sum / 4.0).abs() < 1e-9, "{row:?} {}", sum / 4.0);
+    let found = rows[0].lds.unwrap().mean;
+    assert!((found - sum / 4.0).abs() < 1e-9, "{found} {}", sum / 4.0);
 }
 
 #[test]
@@ -103,9 +100,40 @@ fn every_rule_has_a_row_and_an_interrupted_run_goes_on_to_the_same_numbers() {
         bench.ok(&format!("{command} --keep kept.jsonl --rule loss"));
         assert_eq!(std::fs::read(bench.path("kept.jsonl")).unwrap(), whole, "cut at byte {cut}");
     }
-    bench.fails(&format!("{command} --keep kept.jsonl --seed 1"), "another model, data or options");
+    // Another seed's subsets stand beside these; another penalty's margins do not.
+    bench.ok(&format!("{command} --keep kept.jsonl --rule loss --seed 1"));
+    let both = std::fs::read(bench.path("kept.jsonl")).unwrap();
+    assert!(both.starts_with(&whole) && both.len() > whole.len());
+    bench.fails(&format!("{command} --keep kept.jsonl --penalty 0.5"), "another model, data or options");
+    bench.write("kept.jsonl", "not a line of ours\n");
+    bench.fails(&format!("{command} --keep kept.jsonl"), "nothing that an evaluation kept");
     bench.fails(&format!("{command} --fraction 1.5"), "--fraction");
     bench.fails(&format!("{command} --rule tracin"), "checkpoint");
+}
+
+#[test]
+fn rules_are_compared_query_by_query_for_every_share_and_store() {
+    let bench = bench();
+    bench.ok("index --model bert-cls2 --data training.jsonl --store other --quiet");
+    let command = "evaluate lds --store last --store other --data queries.jsonl --training training.jsonl --subsets 8 \
+                   --fraction 0.3,0.7 --rule grad-dot,influence,loss --quiet";
+    let rows = lines(&bench.ok(command));
+    // Two rules of two stores, one that reads no factors, and chance; each for both shares.
+    assert_eq!(rows.len(), 2 * 6, "{rows:?}");
+    let number = |row: &serde_json::Value, field: &str, end: &str| row[field][end].as_f64().unwrap();
+    for of_share in rows.chunks(6) {
+        assert_eq!(of_share[0]["store"], "last");
+        assert_eq!(of_share[0]["lds"], of_share[1]["lds"], "the same factors twice");
+        let best = of_share[..5].iter().map(|row| number(row, "lds", "mean")).fold(f64::NEG_INFINITY, f64::max);
+        for row in &of_share[..5] {
+            let behind = number(row, "behind_best", "mean");
+            assert!((behind - (best - number(row, "lds", "mean"))).abs() < 1e-12, "{row}");
+            assert!(row["bytes_per_record"].as_f64().unwrap() > 100.0, "{row}");
+        }
+        assert_eq!(of_share[5]["rule"], "random");
+        assert!(of_share[5]["behind_best"].is_null());
+    }
+    bench.fails(&format!("{command} --seeds 2"), "--seeds");
 }
 
 #[test]
@@ -116,5 +144,35 @@ fn whole_models_are_retrained_too() {
     let first = bench.ok(command);
     let mean = |out: &str| -> Vec<String> { lines(out).iter().map(|row| row["lds"].to_string()).collect() };
     assert_eq!(lines(&first).len(), 3);
-    assert_eq!(mean(&first), mean(&bench.ok(&format!("{command} --threads 1"))));
+    // However many at once, and on however many threads.
+    assert_eq!(mean(&first), mean(&bench.ok(&format!("{command} --threads 1 --keep one.jsonl"))));
+    assert_eq!(mean(&first), mean(&bench.ok(&format!("{command} --at-once 3 --keep three.jsonl"))));
+    let read = |name: &str| std::fs::read(bench.path(name)).unwrap();
+    assert_eq!(read("one.jsonl"), read("three.jsonl"));
+    let seeds = lines(&bench.ok(&format!("{command} --seeds 2 --keep one.jsonl")));
+    assert_eq!((&seeds[0]["seeds"], &seeds[0]["subsets"]), (&2.into(), &3.into()));
+    assert!(read("one.jsonl").starts_with(&read("three.jsonl")), "the first seed's trainings are taken as they are");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_training_that_is_interrupted_goes_on_to_the_same_bits() {
+    let bench = bench();
+    let command = "evaluate lds --store last --data queries.jsonl --training training.jsonl --subsets 3 --retrain full \
+                   --start bert-cls2 --epochs 40 --learning-rate 1e-3 --at-once 1 --rule loss --quiet --keep";
+    bench.ok(&format!("{command} whole.jsonl"));
+    for _ in 0..2 {
+        let mut child = bench.command(&format!("{command} cut.jsonl")).spawn().expect("the binary starts");
+        let under_way = bench.path("cut.jsonl.under-way");
+        while !under_way.exists() && child.try_wait().expect("it is a child").is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let interrupt = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+        interrupt.expect("kill runs");
+        let ended = child.wait().expect("it ends").code();
+        assert!(ended == Some(130) || ended == Some(0), "{ended:?}");
+    }
+    bench.ok(&format!("{command} cut.jsonl"));
+    assert_eq!(std::fs::read(bench.path("cut.jsonl")).unwrap(), std::fs::read(bench.path("whole.jsonl")).unwrap());
+    assert!(!bench.path("cut.jsonl.under-way").exists(), "no state is left");
 }

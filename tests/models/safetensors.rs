@@ -5,38 +5,38 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 /// A file in its parts.
-pub(super) struct Parts {
-    pub(super) header: Map<String, Value>,
-    pub(super) data: Vec<u8>,
+pub(crate) struct Parts {
+    pub(crate) header: Map<String, Value>,
+    pub(crate) data: Vec<u8>,
 }
 
 impl Parts {
-    pub(super) fn read(path: &Path) -> Self {
+    pub(crate) fn read(path: &Path) -> Self {
         let bytes = std::fs::read(path).unwrap();
         let (length, rest) = bytes.split_first_chunk::<8>().unwrap();
         let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
         Self { header: serde_json::from_slice(header).unwrap(), data: data.to_vec() }
     }
 
-    pub(super) fn write(&self, path: &Path) {
+    pub(crate) fn write(&self, path: &Path) {
         let header = serde_json::to_vec(&self.header).unwrap();
         let length = (header.len() as u64).to_le_bytes();
         std::fs::write(path, [&length, header.as_slice(), &self.data].concat()).unwrap();
     }
 
     /// Where a tensor's bytes are.
-    pub(super) fn range(&self, name: &str) -> std::ops::Range<usize> {
+    pub(crate) fn range(&self, name: &str) -> std::ops::Range<usize> {
         let offset = |i: usize| self.header[name]["data_offsets"][i].as_u64().unwrap() as usize;
         offset(0)..offset(1)
     }
 
     /// The same tensors under other names.
-    pub(super) fn rename(&mut self, change: impl Fn(&str) -> String) {
+    pub(crate) fn rename(&mut self, change: impl Fn(&str) -> String) {
         self.header = std::mem::take(&mut self.header).into_iter().map(|(name, info)| (change(&name), info)).collect();
     }
 
     /// Every f16 or bf16 tensor as f32, by `widen`.
-    pub(super) fn widen(&mut self, widen: impl Fn([u8; 2]) -> f32) {
+    pub(crate) fn widen(&mut self, widen: impl Fn([u8; 2]) -> f32) {
         let mut data = Vec::new();
         let names: Vec<String> = self.header.keys().filter(|name| *name != "__metadata__").cloned().collect();
         for name in names {

@@ -272,3 +272,38 @@ fn an_end_with_nothing_below_zero_opposes_nothing() {
     assert!(page.contains("These support it least") && !page.contains("These oppose it most"));
     assert!(page.contains("<summary>7 more of 12</summary>"));
 }
+
+fn evaluated(row: serde_json::Value) -> ResultRecord {
+    let serde_json::Value::Object(object) = row else { panic!("a row is an object") };
+    ResultRecord::from_object(object).unwrap()
+}
+
+#[test]
+fn a_yardstick_is_a_chart_and_a_table_with_chance_in_grey() {
+    let measure = |mean: f64| json!({ "mean": mean, "low": mean - 0.1, "high": mean + 0.1 });
+    let row = |rule: &str, mean: f64, behind: f64| {
+        json!({ "yardstick": "lds", "rule": rule, "lds": measure(mean), "behind_best": measure(behind), "queries": 30, "subsets": 40,
+                "fraction": 0.5, "seeds": 1, "seconds": 0.1, "bytes_per_record": 944.0 })
+    };
+    let mut chance = row("random", 0.0, 0.0);
+    chance["behind_best"] = serde_json::Value::Null;
+    let page = render([row("grad-cos", 0.7, 0.15), row("influence", 0.85, 0.0), chance].map(evaluated));
+    assert!(page.contains("30 queries, 40 subsets"), "what it was measured on");
+    let places = ["influence", "grad-cos", "random"].map(|name| page.find(&format!("<td>{name}</td>")).unwrap());
+    assert!(places.is_sorted(), "the best first: {places:?}");
+    assert!(page.contains("influence is ahead of grad-cos by 0.150 (95 %: 0.050 to 0.250)"));
+    assert!(page.contains("0.850 ± 0.100"));
+    assert_eq!(count(&page, "<span class=\"plot chance\">"), 1);
+    assert_eq!(count(&page, "<i class=\"whisker\""), 3);
+
+    let at = |removed: u64, rise: f64| json!({ "removed": removed, "share": removed as f64 / 100.0, "loss_rise": measure(rise), "lost": 0.1 });
+    let row = |rule: &str, rise: f64| json!({ "yardstick": "removal", "rule": rule, "loss_rise": measure(rise), "curve": [at(1, 0.5 * rise), at(10, rise)] });
+    let page = render([row("influence", 0.4), row(HOSTILE, 0.2), row("random", 0.01)].map(evaluated));
+    assert_eq!(count(&page, "<polyline"), 3);
+    assert!(page.contains("influence, 10.0 %: 0.4000"), "points tell what they are");
+    assert!(!page.contains("<img"), "names are escaped");
+    // Rows of several shares tell which; a row that says of nothing what it is is refused.
+    let nameless = json!({ "yardstick": "lds", "lds": measure(0.5) });
+    let serde_json::Value::Object(nameless) = nameless else { panic!("an object") };
+    assert!(ResultRecord::from_object(nameless).unwrap_err().contains("\"rule\""));
+}

@@ -1,5 +1,7 @@
 //! `wherefore evaluate label-noise`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use wherefore::Error;
 use wherefore::evaluate::{NoiseOptions, Recovery, label_noise};
@@ -24,6 +26,9 @@ pub(super) struct LabelNoise {
     /// Numbers kept of each record's gradient of the whole model
     #[arg(long, value_name = "K", default_value_t = 1024)]
     projection_dim: usize,
+    /// Keep the turned data, the model and its stores in this folder, and go on from what is there
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
 }
 
 pub(super) fn run(arguments: &LabelNoise, common: &Common) -> anyhow::Result<Outcome> {
@@ -38,7 +43,9 @@ pub(super) fn run(arguments: &LabelNoise, common: &Common) -> anyhow::Result<Out
     };
     job.run.set("retraining", serde_json::to_value(&options.retraining)?);
     let folder = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
-    let rows = label_noise(&model, dataset, folder.path(), &options, &common.settings()?, &mut job.rejections)?;
+    let to = arguments.keep.as_deref().unwrap_or(folder.path());
+    std::fs::create_dir_all(to).map_err(Error::io(to))?;
+    let rows = label_noise(&model, dataset, to, &options, &common.settings()?, &mut job.rejections)?;
     let records = rows.first().map_or(0, |row| row.records);
     job.finish(&rows, records, &Recovery::table(&rows))
 }

@@ -4,8 +4,13 @@ mod consistency;
 mod faithfulness;
 mod label_noise;
 mod lds;
+mod leave_out;
 mod plausibility;
+mod removal;
 mod retrain;
+mod rules;
+mod stability;
+mod tail_patch;
 mod tokens;
 
 use std::time::Instant;
@@ -38,6 +43,14 @@ enum Evaluate {
     Consistency(Box<consistency::Consistency>),
     /// Do the scores of training records say what a model trained on other records would have said? LDS of every rule, over retrainings
     Lds(Box<lds::Lds>),
+    /// Do they say what the loss does without a record, without k, or without a group? Correlations of every rule, over retrainings
+    LeaveOut(Box<leave_out::LeaveOut>),
+    /// Does a query suffer once the records ranked first for it are gone? The rise of its loss, over retrainings
+    Removal(Box<removal::Removal>),
+    /// Does one more step of training on the records ranked first lower a query's loss?
+    TailPatch(Box<tail_patch::TailPatch>),
+    /// Do models of other seeds rank the same records first? Overlap and rank correlation of every rule
+    Stability(Box<stability::Stability>),
     /// Are labels that were turned before training found again? AUC and average precision of every signal of `audit dirty`, loss and gradient length
     LabelNoise(Box<label_noise::LabelNoise>),
 }
@@ -48,6 +61,10 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         Evaluate::Plausibility(arguments) => plausibility::run(arguments, common),
         Evaluate::Consistency(arguments) => consistency::run(arguments, common),
         Evaluate::Lds(arguments) => lds::run(arguments, common),
+        Evaluate::LeaveOut(arguments) => leave_out::run(arguments, common),
+        Evaluate::Removal(arguments) => removal::run(arguments, common),
+        Evaluate::TailPatch(arguments) => tail_patch::run(arguments, common),
+        Evaluate::Stability(arguments) => stability::run(arguments, common),
         Evaluate::LabelNoise(arguments) => label_noise::run(arguments, common),
     }
 }

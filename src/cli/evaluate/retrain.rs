@@ -26,6 +26,9 @@ pub(super) struct RetrainArguments {
     /// With --retrain full: records in a batch
     #[arg(long, value_name = "N", default_value_t = 32)]
     batch_size: usize,
+    /// With --retrain full: models trained at once, the threads shared out among them; memory for each
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    at_once: usize,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -35,6 +38,10 @@ enum Retrain {
 }
 
 impl RetrainArguments {
+    pub(super) fn at_once(&self) -> usize {
+        self.at_once
+    }
+
     pub(super) fn retraining(&self, model: &Model, seed: u64) -> Retraining {
         let full = || FullRetraining {
             start: self.start.clone().unwrap_or_else(|| model.name().to_owned()),

@@ -1,5 +1,7 @@
 //! What the yardsticks of token methods have in common: whose scores are judged, and what decides them.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 use wherefore::evaluate::{Judged, TokenOptions};
 use wherefore::explain::{Baseline, Method, Options, Rationale, Replacement, Segmentation};
@@ -34,6 +36,9 @@ pub(super) struct TokenArguments {
     /// Draws of smoothgrad, gradient-shap, lime and kernel-shap [default: as for `explain`]
     #[arg(long, value_name = "N")]
     samples: Option<usize>,
+    /// Keep what is found here, 64 records at a time, and go on from what is there
+    #[arg(long, value_name = "FILE")]
+    keep: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -62,7 +67,13 @@ impl TokenArguments {
             seed,
             ..Options::default()
         };
-        TokenOptions { methods: self.methods.clone(), explain, words: self.words, rationale: self.rationale }
+        TokenOptions {
+            methods: self.methods.clone(),
+            explain,
+            words: self.words,
+            rationale: self.rationale,
+            keep: self.keep.clone(),
+        }
     }
 
     /// As they are written beside results.

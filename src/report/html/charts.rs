@@ -36,7 +36,26 @@ impl Axis {
         Self { ticks: (0..=count).map(tick).collect(), low, high }
     }
 
-    fn place(&self, value: f64) -> f64 {
+    /// Over values of any size, zero among them, in about five steps of 1, 2 or 5 times a power of ten.
+    pub(super) fn round(values: impl Iterator<Item = f64>) -> Self {
+        let (low, high) = values.fold((0.0_f64, 0.0_f64), |(l, h), x| (l.min(x), h.max(x)));
+        let span = if high > low { high - low } else { 1.0 };
+        let power = 10.0_f64.powf((span / 5.0).log10().floor());
+        let step =
+            [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|step| span / step <= 5.0).unwrap_or(power);
+        // Values on a tick need no other one beyond them.
+        let steps = |value: f64| value / step - 1e-9 * value.signum();
+        let (first, last) = (steps(low).floor(), steps(high).ceil().max(steps(low).floor() + 1.0));
+        let digits = (-step.log10().floor()).clamp(0.0, 9.0) as usize;
+        let tick = |i: usize| {
+            let value = (first + i as f64) * step;
+            let shown = if step < 1e-4 && value != 0.0 { format!("{value:.0e}") } else { format!("{value:.digits$}") };
+            (format!("{:.2}", 100.0 * i as f64 / (last - first)), shown)
+        };
+        Self { ticks: (0..=(last - first) as usize).map(tick).collect(), low: first * step, high: last * step }
+    }
+
+    pub(super) fn place(&self, value: f64) -> f64 {
         (100.0 * (value - self.low) / (self.high - self.low)).clamp(0.0, 100.0)
     }
 
@@ -276,6 +295,18 @@ impl Reliability {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_round_axis_holds_zero_and_its_values_whatever_their_size() {
+        for values in [[0.0, 0.79], [-0.5, 0.2], [1e-6, 3e-6], [12.0, 470.0], [0.0, 0.0]] {
+            let axis = Axis::round(values.into_iter());
+            assert!(axis.low <= values[0].min(0.0) && axis.high >= values[1], "{values:?} {axis:?}");
+            assert!((2..=8).contains(&axis.ticks.len()), "{axis:?}");
+            assert_eq!(axis.ticks.last().unwrap().0, "100.00", "{axis:?}");
+        }
+        let texts: Vec<String> = Axis::round([0.0, 0.79].into_iter()).ticks.into_iter().map(|(_, text)| text).collect();
+        assert_eq!(texts, ["0.0", "0.2", "0.4", "0.6", "0.8"]);
+    }
 
     #[test]
     fn an_axis_holds_its_values_and_counts_in_round_steps() {

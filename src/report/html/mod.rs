@@ -11,6 +11,7 @@ mod audits;
 mod card;
 mod charts;
 mod entry;
+mod evaluations;
 mod heat;
 mod importance;
 mod marked;
@@ -27,6 +28,7 @@ use self::audits::Audits;
 pub use self::audits::Finding;
 use self::card::{Card, plain};
 use self::entry::Entry;
+use self::evaluations::Evaluations;
 use self::importance::Importances;
 use super::ResultRecord;
 use crate::error::{Error, Result};
@@ -70,6 +72,7 @@ pub struct Page {
     left_out: HashSet<(u64, String)>,
     importances: Importances,
     audits: Audits,
+    evaluations: Evaluations,
     /// Findings taken.
     findings: usize,
 }
@@ -119,6 +122,7 @@ impl Page {
                 }
             }
             ResultRecord::Global(importance) => self.importances.add(&importance),
+            ResultRecord::Evaluation(row) => self.evaluations.add(row),
             ResultRecord::Finding(finding) => {
                 self.findings += 1;
                 self.audits.add(finding);
@@ -159,6 +163,7 @@ impl Page {
         let audits = self.audits.shown();
         let page = context! {
             audits => Serde(&audits),
+            evaluations => Serde(self.evaluations.shown()),
             has_audits => !self.audits.is_empty(),
             mapdata => Value::from_safe_string(audits.map_data().to_owned()),
             findings => self.findings,
@@ -209,6 +214,7 @@ fn templates() -> Result<Environment<'static>, minijinja::Error> {
     templates.add_template("card.html", include_str!("card.html"))?;
     templates.add_template("near.html", include_str!("near.html"))?;
     templates.add_template("audits.html", include_str!("audits.html"))?;
+    templates.add_template("evaluations.html", include_str!("evaluations.html"))?;
     Ok(templates)
 }
 

@@ -1,0 +1,137 @@
+//! What the yardsticks of rules have in common: which rules over which stores, and the data that models are trained on again.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use wherefore::dataset::Dataset;
+use wherefore::evaluate::{Contender, RetrainingPlan, Trainings, suits};
+use wherefore::model::{Model, Problem};
+use wherefore::pipeline::{Rejections, RuleOptions};
+use wherefore::search::Rule;
+use wherefore::store::{self, Store};
+use wherefore::{Error, Result};
+
+use super::retrain::RetrainArguments;
+use crate::cli::arguments::{Common, Data};
+use crate::cli::run_record::RunRecord;
+use crate::cli::search::{load_checkpoints, load_model};
+
+/// Rules, the stores they score over, and the data.
+#[derive(Args)]
+pub(super) struct RuleArguments {
+    /// Stores of the training data, such as one of the last layer and one of projected gradients (repeatable); each rule is judged over every
+    /// one it is of
+    #[arg(long, value_name = "DIR", required = true)]
+    store: Vec<PathBuf>,
+    /// Where the model is now [default: where it was at indexing]
+    #[arg(long, value_name = "DIR")]
+    model: Option<String>,
+    /// The queries, with labels
+    #[command(flatten)]
+    pub(super) data: Data,
+    /// The data that were indexed, with the columns of --data
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    training: Vec<String>,
+    /// The rules, by commas or repeated [default: every one the stores have what it takes for]
+    #[arg(long, value_name = "RULES", value_delimiter = ',')]
+    rule: Vec<Rule>,
+    /// λ of the rules that have one, as for `search`: damping of influence, relatif and trak, penalty of representer
+    #[arg(long, value_name = "λ")]
+    lambda: Option<f64>,
+    #[command(flatten)]
+    retrain: RetrainArguments,
+    /// Keep what each training taught here, and go on from what is there; yardsticks that train on the same may share it
+    #[arg(long, value_name = "FILE")]
+    keep: Option<PathBuf>,
+}
+
+/// The stores, the model, and what is trained again.
+pub(super) struct Rules<'a> {
+    arguments: &'a RuleArguments,
+    pub(super) stores: Vec<Store>,
+    pub(super) model: Model,
+    pub(super) plan: RetrainingPlan,
+    options: RuleOptions,
+    /// Of each rule, with the place of its store.
+    found: Vec<(Rule, usize, Vec<Model>)>,
+}
+
+impl RuleArguments {
+    pub(super) fn open(&self, common: &Common, run: &mut RunRecord) -> Result<Rules<'_>> {
+        let stores: Vec<Store> = self.store.iter().map(Store::open).collect::<Result<_>>()?;
+        stores.iter().try_for_each(|store| store.expect_one_factor("evaluate"))?;
+        if stores[0].settings().problem != Problem::SingleLabel {
+            return Err(Error::usage(
+                "evaluate: expected a classifier of one label: what is predicted is the margin of a label",
+            ));
+        }
+        let chosen = self.rules(&stores)?;
+        let model = load_model(&stores[0], self.model.as_deref(), common)?;
+        run.model(&model);
+        run.store(&stores[0]);
+        let plan = RetrainingPlan {
+            retraining: self.retrain.retraining(&model, common.seed),
+            keep: self.keep.clone(),
+            at_once: self.retrain.at_once(),
+        };
+        run.set("retraining", serde_json::to_value(&plan.retraining).unwrap_or_default());
+        let with_checkpoints =
+            |(rule, store): (Rule, usize)| Ok((rule, store, load_checkpoints(&stores[store], rule, common)?));
+        let found = chosen.into_iter().map(with_checkpoints).collect::<Result<_>>()?;
+        let options = RuleOptions { lambda: self.lambda, ..RuleOptions::default() };
+        Ok(Rules { arguments: self, stores, model, plan, options, found })
+    }
+
+    /// The rules asked for, or all, each with every store that has what it takes; what reads no factors is judged once.
+    fn rules(&self, stores: &[Store]) -> Result<Vec<(Rule, usize)>> {
+        let places = |rule: Rule| {
+            let suited = (0..stores.len()).filter(move |&place| suits(rule, &stores[place]).is_ok());
+            suited.take(if rule.reads_gradients() { usize::MAX } else { 1 }).map(move |place| (rule, place))
+        };
+        if self.rule.is_empty() {
+            return Ok(Rule::ALL.into_iter().flat_map(places).collect());
+        }
+        let mut chosen = Vec::new();
+        for &rule in &self.rule {
+            let before = chosen.len();
+            chosen.extend(places(rule));
+            if chosen.len() == before {
+                suits(rule, &stores[0])?;
+            }
+        }
+        Ok(chosen)
+    }
+}
+
+impl Rules<'_> {
+    pub(super) fn trainings(&self, rejections: &mut Rejections) -> Result<Trainings<'_>> {
+        let RuleArguments { training, data, .. } = self.arguments;
+        let training = Data { files: training.clone(), ..data.clone() };
+        Trainings::read(&self.model, &self.stores[0], training.open()?, data.open()?, rejections)
+    }
+
+    pub(super) fn queries(&self) -> Result<Dataset> {
+        self.arguments.data.open()
+    }
+
+    pub(super) fn contenders(&self) -> Result<Vec<Contender<'_>>> {
+        self.found.iter().map(|found| self.contender(found)).collect()
+    }
+
+    fn contender<'a>(&'a self, (rule, place, checkpoints): &'a (Rule, usize, Vec<Model>)) -> Result<Contender<'a>> {
+        let several = self.found.iter().filter(|(other, ..)| other == rule).count() > 1;
+        let path = &self.arguments.store[*place];
+        Ok(Contender {
+            rule: *rule,
+            store: &self.stores[*place],
+            checkpoints,
+            name: several.then(|| name(path)),
+            bytes: store::info(path)?.bytes,
+            options: &self.options,
+        })
+    }
+}
+
+fn name(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or("store")
+}

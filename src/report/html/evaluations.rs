@@ -1,0 +1,356 @@
+//! How far attributions can be trusted: for each yardstick one chart and one table, the best first, chance in grey.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::charts::Axis;
+use crate::report::EvaluationRow;
+
+/// What is shown of one yardstick.
+struct Spec {
+    yardstick: &'static str,
+    title: &'static str,
+    note: &'static str,
+    /// Field, heading, and whether more is better; the first is drawn and sorted by.
+    measures: &'static [(&'static str, &'static str, bool)],
+    curves: &'static [Curve],
+}
+
+/// Lines over a share, from the field `curve`.
+struct Curve {
+    field: &'static str,
+    title: &'static str,
+    across: &'static str,
+}
+
+const SPECS: [Spec; 9] = [
+    Spec {
+        yardstick: "faithfulness",
+        title: "Are the words that matter to the method those that the model needs?",
+        note: "Comprehensiveness: what the probability loses without the rationale. Sufficiency: what it loses with nothing else. Randomised: the rank \
+               correlation with scores of the same network under other weights, which should be near 0.",
+        measures: &[
+            ("aopc_comprehensiveness", "AOPC comp ↑", true),
+            ("aopc_sufficiency", "AOPC suff ↓", false),
+            ("comprehensiveness", "comp ↑", true),
+            ("sufficiency", "suff ↓", false),
+            ("new_p", "New-P ↑", true),
+            ("deletion", "deletion ↓", false),
+            ("insertion", "insertion ↑", true),
+            ("sensitivity_n", "sens-n ↑", true),
+            ("completeness_error", "compl. error ↓", false),
+            ("randomisation", "randomised → 0", false),
+        ],
+        curves: &[
+            Curve {
+                field: "deletion",
+                title: "Probability as words go",
+                across: "share of the words gone, the most important first",
+            },
+            Curve {
+                field: "insertion",
+                title: "Probability as words come",
+                across: "share of the words there, the most important first",
+            },
+        ],
+    },
+    Spec {
+        yardstick: "plausibility",
+        title: "Are they the words that people marked?",
+        note: "Against people's rationales, where a record has several, the best of them.",
+        measures: &[
+            ("token_f1", "token F1 ↑", true),
+            ("union_f1", "union F1 ↑", true),
+            ("iou_hits", "IoU ≥ ½ ↑", true),
+            ("auprc", "AUPRC ↑", true),
+        ],
+        curves: &[],
+    },
+    Spec {
+        yardstick: "consistency",
+        title: "Are they the same after a change that should not matter?",
+        note: "Mean average precision between the rationales of a text and of its perturbed version.",
+        measures: &[("map", "MAP ↑", true), ("map_same_prediction", "MAP, same prediction ↑", true)],
+        curves: &[],
+    },
+    Spec {
+        yardstick: "lds",
+        title: "Do sums of scores say what a model trained on other records would have said?",
+        note: "LDS: the rank correlation, over subsets of the training data, between the sum of a subset's scores and the margin of a model trained on it.",
+        measures: &[("lds", "LDS ↑", true), ("behind_best", "behind the best", false)],
+        curves: &[],
+    },
+    Spec {
+        yardstick: "leave-out",
+        title: "Do they say what the loss does without a record, or a group?",
+        note: "The correlation, over sets left out, between the sum of a set's scores and the rise of the loss of a model trained without it.",
+        measures: &[
+            ("spearman", "Spearman ↑", true),
+            ("pearson", "Pearson ↑", true),
+            ("behind_best", "behind the best", false),
+        ],
+        curves: &[],
+    },
+    Spec {
+        yardstick: "removal",
+        title: "Does a query suffer once the records ranked first for it are gone?",
+        note: "How much the query's loss rises when a model is trained without them.",
+        measures: &[
+            ("loss_rise", "loss rises ↑", true),
+            ("over_chance", "over chance", true),
+            ("behind_best", "behind the best", false),
+        ],
+        curves: &[Curve {
+            field: "loss_rise",
+            title: "Rise of the loss",
+            across: "share of the training records removed",
+        }],
+    },
+    Spec {
+        yardstick: "tail-patch",
+        title: "Does one more step on the records ranked first lower a query's loss?",
+        note: "How much the query's loss falls after a step of gradient descent on them.",
+        measures: &[
+            ("loss_fall", "loss falls ↑", true),
+            ("over_chance", "over chance", true),
+            ("helped", "helped", true),
+        ],
+        curves: &[],
+    },
+    Spec {
+        yardstick: "stability",
+        title: "Do models of other seeds rank the same records first?",
+        note: "The share of the first k that two models both name, and the rank correlation of their scores.",
+        measures: &[
+            ("overlap", "top-k overlap ↑", true),
+            ("overlap_same_prediction", "same prediction ↑", true),
+            ("rank_correlation", "rank correlation ↑", true),
+        ],
+        curves: &[],
+    },
+    Spec {
+        yardstick: "label-noise",
+        title: "Are labels that were turned before training found again?",
+        note: "AUC: the probability that a turned label is more suspect than another.",
+        measures: &[("average_precision", "average precision ↑", true), ("auc", "AUC ↑", true)],
+        curves: &[],
+    },
+];
+
+/// Lines in a drawing at most, chance beside.
+const LINES: usize = 7;
+
+/// All rows, yardstick by yardstick.
+#[derive(Debug, Default)]
+pub(super) struct Evaluations(Vec<(String, Vec<EvaluationRow>)>);
+
+/// One yardstick as the template shows it.
+#[derive(Debug, Serialize)]
+pub(super) struct Shown {
+    title: &'static str,
+    note: &'static str,
+    facts: Vec<String>,
+    verdict: Option<String>,
+    drawn: &'static str,
+    axis: Axis,
+    zero: String,
+    bars: Vec<Bar>,
+    curves: Vec<Drawing>,
+    headings: Vec<&'static str>,
+    rows: Vec<Row>,
+}
+
+#[derive(Debug, Serialize)]
+struct Bar {
+    name: String,
+    is_chance: bool,
+    from: String,
+    length: String,
+    mean: String,
+    value: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Drawing {
+    title: &'static str,
+    across: &'static str,
+    axis: Axis,
+    /// Of the share across: place in percent, text.
+    ticks: Vec<(String, String)>,
+    lines: Vec<Line>,
+}
+
+#[derive(Debug, Serialize)]
+struct Line {
+    name: String,
+    number: usize,
+    is_chance: bool,
+    points: String,
+    /// Places, and what is told of them.
+    marks: Vec<(String, String, String)>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    is_chance: bool,
+    cells: Vec<String>,
+}
+
+impl Evaluations {
+    pub(super) fn add(&mut self, row: EvaluationRow) {
+        let place = self.0.iter().position(|(yardstick, _)| *yardstick == row.yardstick).unwrap_or_else(|| {
+            self.0.push((row.yardstick.clone(), Vec::new()));
+            self.0.len() - 1
+        });
+        self.0[place].1.push(row);
+    }
+
+    /// In the order of the yardsticks' own list; others are passed over.
+    pub(super) fn shown(&self) -> Vec<Shown> {
+        let rows = |spec: &Spec| self.0.iter().find(|(yardstick, _)| yardstick == spec.yardstick);
+        SPECS.iter().filter_map(|spec| Some(Shown::new(spec, &rows(spec)?.1))).collect()
+    }
+}
+
+impl Shown {
+    fn new(spec: &Spec, rows: &[EvaluationRow]) -> Self {
+        let (field, heading, more) = spec.measures[0];
+        let mut sorted: Vec<&EvaluationRow> = rows.iter().collect();
+        let mean = |row: &EvaluationRow| {
+            row.measure(field).map_or(f64::NEG_INFINITY, |[mean, ..]| if more { mean } else { -mean })
+        };
+        sorted.sort_by(|a, b| mean(b).total_cmp(&mean(a)));
+        let several = sorted.iter().any(|row| row.fields.get("fraction") != sorted[0].fields.get("fraction"));
+        let name = |row: &EvaluationRow| match row.fields.get("fraction") {
+            Some(fraction) if several => format!("{}, {fraction}", row.name()),
+            _ => row.name(),
+        };
+        let measured: Vec<(&EvaluationRow, [f64; 3])> =
+            sorted.iter().filter_map(|row| Some((*row, row.measure(field)?))).collect();
+        let axis = Axis::round(measured.iter().flat_map(|(_, ends)| *ends));
+        let place = |value: f64| format!("{:.2}", axis.place(value));
+        let bar = |(row, [mean, low, high]): &(&EvaluationRow, [f64; 3])| Bar {
+            name: name(row),
+            is_chance: is_chance(row),
+            from: place(*low),
+            length: format!("{:.2}", axis.place(*high) - axis.place(*low)),
+            mean: place(*mean),
+            value: told([*mean, *low, *high]),
+        };
+        let has = |field: &str| rows.iter().any(|row| row.measure(field).is_some());
+        let columns: Vec<_> = spec.measures.iter().filter(|(field, ..)| has(field)).collect();
+        let row = |row: &&EvaluationRow| Row {
+            name: name(row),
+            is_chance: is_chance(row),
+            cells: columns.iter().map(|(field, ..)| row.measure(field).map_or_else(String::new, told)).collect(),
+        };
+        Self {
+            title: spec.title,
+            note: spec.note,
+            facts: facts(sorted[0]),
+            verdict: if several { None } else { verdict(&sorted) },
+            drawn: heading,
+            zero: place(0.0),
+            bars: measured.iter().map(bar).collect(),
+            curves: spec.curves.iter().filter_map(|curve| Drawing::new(curve, &sorted)).collect(),
+            headings: columns.iter().map(|(_, heading, _)| *heading).collect(),
+            rows: sorted.iter().map(row).collect(),
+            axis,
+        }
+    }
+}
+
+fn is_chance(row: &EvaluationRow) -> bool {
+    row.name() == "random"
+}
+
+/// A mean with half its interval's width, in the digits it has.
+fn told([mean, low, high]: [f64; 3]) -> String {
+    let half = (high - low) / 2.0;
+    let number = |x: f64| match x.abs() {
+        0.0 => "0".to_owned(),
+        size if size < 0.01 => format!("{x:.1e}"),
+        _ => format!("{x:.3}"),
+    };
+    if half == 0.0 { number(mean) } else { format!("{} ± {}", number(mean), number(half)) }
+}
+
+/// What all rows have in common.
+fn facts(row: &EvaluationRow) -> Vec<String> {
+    let names = [
+        ("records", "records"),
+        ("pairs", "pairs"),
+        ("queries", "queries"),
+        ("subsets", "subsets"),
+        ("sets", "sets"),
+        ("seeds", "trainings of each"),
+        ("models", "models"),
+        ("top_k", "records of each ranking"),
+        ("turned", "turned labels"),
+    ];
+    let fact =
+        |(field, what): (&str, &str)| row.fields.get(field).and_then(Value::as_f64).map(|n| format!("{n} {what}"));
+    names.into_iter().filter_map(fact).collect()
+}
+
+/// Whether the first is surely better than the second.
+fn verdict(sorted: &[&EvaluationRow]) -> Option<String> {
+    let rivals: Vec<&&EvaluationRow> = sorted.iter().filter(|row| !is_chance(row)).collect();
+    let [first, second, ..] = rivals.as_slice() else { return None };
+    let [mean, low, high] = second.measure("behind_best")?;
+    let told = format!("{mean:.3} (95 %: {low:.3} to {high:.3})");
+    Some(if low > 0.0 {
+        format!("{} is ahead of {} by {told}: more than the queries' chance.", first.name(), second.name())
+    } else {
+        format!("{} is not surely ahead of {}: by {told}.", first.name(), second.name())
+    })
+}
+
+impl Drawing {
+    fn new(curve: &Curve, rows: &[&EvaluationRow]) -> Option<Self> {
+        type Points = Vec<(f64, f64)>;
+        let points = |row: &EvaluationRow| -> Option<Points> {
+            let point = |point: &Value| {
+                let value = point.get(curve.field)?;
+                Some((point.get("share")?.as_f64()?, value.as_f64().or_else(|| value.get("mean")?.as_f64())?))
+            };
+            row.fields.get("curve")?.as_array()?.iter().map(point).collect()
+        };
+        let (chance, rivals): (Vec<_>, Vec<_>) = rows.iter().partition(|row| is_chance(row));
+        let drawn: Vec<(&EvaluationRow, Points)> =
+            rivals.into_iter().take(LINES).chain(chance).filter_map(|row| Some((row, points(row)?))).collect();
+        let all = || drawn.iter().flat_map(|(_, points)| points);
+        let most = all().map(|(share, _)| *share).fold(0.0, f64::max);
+        if most == 0.0 {
+            return None;
+        }
+        let axis = Axis::round(all().map(|(_, value)| *value));
+        let place = |(share, value): &(f64, f64)| (100.0 * share / most, 100.0 - axis.place(*value));
+        let line = |(number, (row, points)): (usize, &(&EvaluationRow, Points))| Line {
+            name: row.name(),
+            number,
+            is_chance: is_chance(row),
+            points: points.iter().map(place).map(|(x, y)| format!("{x:.2},{y:.2}")).collect::<Vec<_>>().join(" "),
+            marks: points
+                .iter()
+                .map(|point| {
+                    let (x, y) = place(point);
+                    let told = format!("{}, {:.1} %: {:.4}", row.name(), 100.0 * point.0, point.1);
+                    (format!("{x:.2}"), format!("{y:.2}"), told)
+                })
+                .collect(),
+        };
+        let tick = |part: u32| {
+            let share = most * f64::from(part) / 4.0;
+            (format!("{}", 25 * part), format!("{}", (1000.0 * share).round() / 10.0))
+        };
+        Some(Self {
+            title: curve.title,
+            across: curve.across,
+            ticks: (0..=4).map(tick).collect(),
+            lines: drawn.iter().enumerate().map(line).collect(),
+            axis,
+        })
+    }
+}
