@@ -12,7 +12,10 @@
 //
 // Four threads have a row of the block's own and go through a tile of others. Sums go by ascending rows of the sequence: a row's bits depend on
 // its own sequence alone. Bound by arithmetic: 18 · L · D operations a query and head.
+//
+// attention_backward_*_dropout: F the factors that the weights were dropped by, dP = F ∘ (dO vᵀ) and dv = (F ∘ P)ᵀ dO.
 #include "activation.cuh"
+#include "dropout.cuh"
 #include "reduce.cuh"
 #include "vector.cuh"
 
@@ -100,8 +103,8 @@ struct Row {
     }
 };
 
-template <int COLUMNS>
-DEVICE void attention_backward_queries(float* d_q, int d_q_stride, const Attended& of) {
+template <int COLUMNS, class Kept>
+DEVICE void attention_backward_queries(float* d_q, int d_q_stride, const Attended& of, const Kept& kept) {
     SHARED(float, shared);
     const int width = of.width, stride = row_stride(width);
     float* const d_out = shared + TILE * stride;   // [TILE, D]
@@ -133,6 +136,11 @@ DEVICE void attention_backward_queries(float* d_q, int d_q_stride, const Attende
         products(scores, shared + query * stride, keys, part, width);
         products(d_weights, d_out + query * stride, values, part, width);
 #pragma unroll
+        for (int j = 0; j < OTHERS; j += 2) {
+            const float2 factors = kept.of_weights(sequence, head, first + query, tile + PARTS * j, part);
+            d_weights[j] *= factors.x, d_weights[j + 1] *= factors.y;
+        }
+#pragma unroll
         for (int j = 0; j < OTHERS; ++j) scores[j] = part + PARTS * j < present ? scores[j] : -INFINITY;
         if (step < tiles) {
             row.collect(scores, d_weights, scale);
@@ -154,8 +162,8 @@ DEVICE void attention_backward_queries(float* d_q, int d_q_stride, const Attende
     put(d_q + size_t(first_row + query) * d_q_stride + head * width, sums, part, width);
 }
 
-template <int COLUMNS>
-DEVICE void attention_backward_keys(float* d_k, float* d_v, int d_stride, const Attended& of) {
+template <int COLUMNS, class Kept>
+DEVICE void attention_backward_keys(float* d_k, float* d_v, int d_stride, const Attended& of, const Kept& kept) {
     SHARED(float, shared);
     const int width = of.width, stride = row_stride(width);
     float* const values = shared + TILE * stride;            // [TILE, D]
@@ -180,6 +188,8 @@ DEVICE void attention_backward_keys(float* d_k, float* d_v, int d_stride, const 
         sync_block();  // all are done with the last tile
         gather(queries, of.q, first_query + tile, present, head, width);
         gather(d_out, of.d_out, first_query + tile, present, head, width);
+        // A thread draws for one query and eight keys, to where the weights will be.
+        kept.fill(weights + 8 * part * (TILE + 1) + key, TILE + 1, sequence, head, tile + key, first + 8 * part);
         sync_block();
         float scores[OTHERS], d_weights[OTHERS];
         products(scores, shared + key * stride, queries, part, width);
@@ -190,8 +200,10 @@ DEVICE void attention_backward_keys(float* d_k, float* d_v, int d_stride, const 
             float weight = 0.0f, slope = 0.0f;
             if (query < present) {
                 const float4 row = load<float4>(of.row(first_query + tile + query, head));
+                const float factor = Kept::DROPS ? weights[mine + query] : 1.0f;
                 weight = Exact::exp((scores[j] - row.x) * scale) * row.y;
-                slope = weight * (d_weights[j] - row.z) * scale;
+                slope = weight * (d_weights[j] * factor - row.z) * scale;
+                weight *= factor;
             }
             weights[mine + query] = weight, slopes[mine + query] = slope;
         }
@@ -216,10 +228,17 @@ DEVICE void attention_backward_keys(float* d_k, float* d_v, int d_stride, const 
 // By the largest D: 32, 64, 128.
 #define ATTENTION_BACKWARD(WIDTH)                                                                                                              \
     KERNEL(attention_backward_queries_f32_##WIDTH, TILE* PARTS, float* d_q, int d_q_stride, ATTENDED_PARAMETERS) {                             \
-        attention_backward_queries<WIDTH / PARTS>(d_q, d_q_stride, ATTENDED);                                                                  \
+        attention_backward_queries<WIDTH / PARTS>(d_q, d_q_stride, ATTENDED, Whole{});                                                         \
+    }                                                                                                                                          \
+    KERNEL(attention_backward_queries_dropout_f32_##WIDTH, TILE* PARTS, float* d_q, int d_q_stride, ATTENDED_PARAMETERS, DROPOUT_PARAMETERS) { \
+        attention_backward_queries<WIDTH / PARTS>(d_q, d_q_stride, ATTENDED, DROPOUT);                                                         \
+    }                                                                                                                                          \
+    KERNEL(attention_backward_keys_dropout_f32_##WIDTH, TILE* PARTS, float* d_k, float* d_v, int d_stride, ATTENDED_PARAMETERS,                \
+           DROPOUT_PARAMETERS) {                                                                                                               \
+        attention_backward_keys<WIDTH / PARTS>(d_k, d_v, d_stride, ATTENDED, DROPOUT);                                                         \
     }                                                                                                                                          \
     KERNEL(attention_backward_keys_f32_##WIDTH, TILE* PARTS, float* d_k, float* d_v, int d_stride, ATTENDED_PARAMETERS) {                      \
-        attention_backward_keys<WIDTH / PARTS>(d_k, d_v, d_stride, ATTENDED);                                                                  \
+        attention_backward_keys<WIDTH / PARTS>(d_k, d_v, d_stride, ATTENDED, Whole{});                                                         \
     }
 
 ATTENTION_BACKWARD(32)

@@ -8,7 +8,10 @@
 // y = Σ exp(score − m) v are scaled by exp(m − m') when a tile brings a larger m'. A query's bits depend on its own sequence alone: on its
 // keys in their order and not on which queries share the tile.
 // Bound by arithmetic: 4 · L · D operations a query and head.
+//
+// attention_dropout: the weights are dropped as training asks, after the softmax.
 #include "activation.cuh"
+#include "dropout.cuh"
 #include "reduce.cuh"
 
 constexpr int QUERIES = 32;  // of a block
@@ -35,8 +38,9 @@ DEVICE void gather(float* to, View view, int first, int present, int count, int 
 }
 
 // `COLUMNS`: of the output, at most, for each of a query's four threads.
-template <int COLUMNS>
-DEVICE void attention(float* out, View q, View k, View v, const unsigned* tiles, const unsigned* starts, int first_only, int heads, int width) {
+template <int COLUMNS, class Kept>
+DEVICE void attention(float* out, View q, View k, View v, const unsigned* tiles, const unsigned* starts, int first_only, int heads, int width,
+                      const Kept& kept) {
     SHARED(float, shared);
     const int stride = row_stride(width);
     float* const queries = shared;                   // [QUERIES, D]
@@ -77,11 +81,13 @@ DEVICE void attention(float* out, View q, View k, View v, const unsigned* tiles,
         largest = next;
 
         float tile_sum = 0.0f;
+        float2 factors = make_float2(1.0f, 1.0f);
 #pragma unroll
         for (int j = 0; j < KEYS / PARTS; ++j) {
             const int key = part + PARTS * j;
             const float weight = key < present ? Exact::exp((scores[j] - largest) * scale) : 0.0f;
-            weights[query * (KEYS + 1) + key] = weight;
+            if (j % 2 == 0) factors = kept.of_weights(sequence, head, first + query, tile + PARTS * j, part);
+            weights[query * (KEYS + 1) + key] = weight * (j % 2 ? factors.y : factors.x);
             tile_sum += weight;
         }
         sum = fmaf(sum, shrink, quad_sum(tile_sum));
@@ -108,7 +114,14 @@ DEVICE void attention(float* out, View q, View k, View v, const unsigned* tiles,
 #define ATTENTION(WIDTH)                                                                                                                       \
     KERNEL(attention_f32_##WIDTH, QUERIES* PARTS, float* out, const float* q, int q_stride, const float* k, int k_stride, const float* v,       \
            int v_stride, const unsigned* tiles, const unsigned* starts, int first_only, int heads, int width) {                                \
-        attention<WIDTH / PARTS>(out, View{q, q_stride}, View{k, k_stride}, View{v, v_stride}, tiles, starts, first_only, heads, width);        \
+        attention<WIDTH / PARTS>(out, View{q, q_stride}, View{k, k_stride}, View{v, v_stride}, tiles, starts, first_only, heads, width,         \
+                                 Whole{});                                                                                                     \
+    }                                                                                                                                          \
+    KERNEL(attention_dropout_f32_##WIDTH, QUERIES* PARTS, float* out, const float* q, int q_stride, const float* k, int k_stride,              \
+           const float* v, int v_stride, const unsigned* tiles, const unsigned* starts, int first_only, int heads, int width,                  \
+           DROPOUT_PARAMETERS) {                                                                                                               \
+        attention<WIDTH / PARTS>(out, View{q, q_stride}, View{k, k_stride}, View{v, v_stride}, tiles, starts, first_only, heads, width,         \
+                                 DROPOUT);                                                                                                     \
     }
 
 ATTENTION(32)

@@ -69,6 +69,31 @@ impl<'a> Dropout<'a> {
         }
     }
 
+    /// What every draw is keyed by.
+    pub(super) fn key(&self) -> [u32; 2] {
+        self.stream.key()
+    }
+
+    /// The place and the epoch.
+    pub(super) fn site(&self) -> u32 {
+        self.site
+    }
+
+    /// A draw below this is dropped.
+    pub(super) fn threshold(&self) -> u32 {
+        self.threshold
+    }
+
+    /// What is kept is multiplied by this.
+    pub(super) fn scale(&self) -> f32 {
+        self.scale
+    }
+
+    /// The number of each sequence's record, `[B]`.
+    pub(super) fn records(&self) -> &'a [u32] {
+        self.records
+    }
+
     /// The row number of a query's attention weights in a head.
     pub fn attention_row(head: usize, query: usize) -> u32 {
         (head << 16 | query) as u32
@@ -98,6 +123,36 @@ impl AdamStep {
         let [first, second] = self.betas.map(|beta| 1.0 - beta.powf(self.number as f64));
         [first, second.sqrt()]
     }
+
+    /// As devices compute with it.
+    pub(super) fn rounded(&self) -> RoundedStep {
+        let [mean, deviation] = self.corrections();
+        RoundedStep {
+            kept: (1.0 - self.rate * self.decay) as f32,
+            rate: (self.rate / mean) as f32,
+            betas: self.betas.map(|beta| beta as f32),
+            rests: self.betas.map(|beta| (1.0 - beta) as f32),
+            deviation: deviation as f32,
+            epsilon: self.epsilon as f32,
+            scale: self.scale as f32,
+        }
+    }
+}
+
+/// What is the same for every number of a step, rounded once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RoundedStep {
+    /// `1 − ηλ`
+    pub(super) kept: f32,
+    /// `η / (1 − β₁ᵗ)`
+    pub(super) rate: f32,
+    pub(super) betas: [f32; 2],
+    /// `1 − β`, rounded after the subtraction.
+    pub(super) rests: [f32; 2],
+    /// `√(1 − β₂ᵗ)`
+    pub(super) deviation: f32,
+    pub(super) epsilon: f32,
+    pub(super) scale: f32,
 }
 
 /// A device that trains. Its operations are shared out among its workers: one batch at a time.

@@ -72,12 +72,21 @@ impl Cuda {
         let mut operations = Vec::new();
         for (device, precision) in devices.iter().flat_map(|device| PRECISIONS.map(|precision| (device, precision))) {
             match Gpu::open(device.ordinal, precision) {
-                Ok(gpu) => operations.push(OfDevice { device: gpu.name(), precision, checks: check::check(&gpu)? }),
+                Ok(gpu) => operations.push(OfDevice { device: gpu.name(), precision, checks: of_gpu(&gpu)? }),
                 Err(error) => reason = Some(error.to_string()),
             }
         }
         Ok(Self { kernels, devices, reason, operations })
     }
+}
+
+/// Training is in f32.
+fn of_gpu(gpu: &Gpu) -> wherefore::Result<Vec<Check>> {
+    let mut checks = check::check(gpu)?;
+    if gpu.precision() == Precision::F32 {
+        checks.extend(check::check_training(gpu)?);
+    }
+    Ok(checks)
 }
 
 impl fmt::Display for Cuda {
@@ -103,7 +112,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         version: env!("CARGO_PKG_VERSION"),
         cpu: Processor { vectors: cpu.isa().name(), threads: rayon::current_num_threads() },
         cuda: Cuda::ask()?,
-        operations: check::check(&cpu)?,
+        operations: [check::check(&cpu)?, check::check_training(&cpu.shared_out())?].concat(),
         model,
     };
     print(common, [&report], &report)?;

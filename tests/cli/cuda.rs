@@ -167,6 +167,28 @@ fn several_devices_give_the_bytes_of_one() {
     assert!(ok(&bench, &format!("{itself} --device cuda:all"), None) == expected);
 }
 
+/// Fine-tuning on a device learns what it learns on the CPU: losses within rounding, the same predictions.
+#[test]
+fn a_model_trains_on_a_device_as_on_the_cpu() {
+    if gpu::compiler().is_none() {
+        return;
+    }
+    let (bench, model) = bench();
+    let losses = |device: &str| {
+        let job = format!(
+            "train --model {model} --data train.jsonl --epochs 2 --batch-size 8 --out {device} --device {device}"
+        );
+        ok(&bench, &job, None);
+        let run: Value =
+            serde_json::from_slice(&std::fs::read(bench.path(&format!("{device}.run.json"))).unwrap()).unwrap();
+        run["epochs"].as_array().unwrap().iter().map(|epoch| epoch["loss"].as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    let (cpu, gpu) = (losses("cpu"), losses("cuda"));
+    assert!(cpu.iter().zip(&gpu).all(|(cpu, gpu)| (cpu - gpu).abs() < 1e-4 * cpu.max(1.0)), "{cpu:?} {gpu:?}");
+    let refused = format!("train --model {model} --data train.jsonl --out several --device cuda:0,1");
+    run(&bench, &refused, None).failed("2 devices: training runs on one");
+}
+
 /// `doctor` finds nothing wrong with any device or precision, nor with a model on one.
 #[test]
 fn doctor_checks_every_kernel_and_a_model_on_a_device() {

@@ -67,6 +67,13 @@ fn every_operation_passes_its_check() {
     }
 }
 
+#[test]
+fn every_operation_of_training_passes_its_check() {
+    for check in check::check_training(&gpu()).unwrap() {
+        assert!(check.passed(), "{check:?}");
+    }
+}
+
 /// What a batch may have, all workers have at once, and something is left.
 #[test]
 fn the_room_there_is_fits_into_memory() {

@@ -1,6 +1,7 @@
 //! Training is PyTorch's: gradients of every parameter of every family, and AdamW step by step, in f64; and f32's own error, no more, on the CPU.
 
 use serde_json::Value;
+use wherefore::backend::Precision;
 use wherefore::backend::cpu::Cpu;
 use wherefore::backend::reference::{Plain, Reference};
 use wherefore::backend::training::{AdamStep, Training};
@@ -8,6 +9,7 @@ use wherefore::model::NamedTensor;
 use wherefore::train::{Rates, Schedule};
 
 use super::support::{json, lessons, path, study, trainee};
+use crate::emulator;
 
 /// What a training gave: losses a step, gradient norms a step, the first step's gradients, the last parameters.
 struct Course {
@@ -122,12 +124,23 @@ pub(super) fn errors(found: &[NamedTensor], exact: &[NamedTensor]) -> Vec<(Strin
 
 #[test]
 fn the_cpu_errs_no_more_than_plain_f32() {
+    errs_no_more_than_plain_f32(|| Cpu::new().shared_out(), &cases());
+}
+
+/// One of each: plain, several labels, numbers, shared layers of projected embeddings, a task's embedding.
+#[test]
+fn the_gpu_errs_no_more_than_plain_f32() {
+    let names = ["bert-cls2", "bert-multilabel", "bert-regression", "albert-groups-cls3", "ernie-task-cls2"];
+    errs_no_more_than_plain_f32(|| emulator::gpu(Precision::F32), &names.map(str::to_owned));
+}
+
+fn errs_no_more_than_plain_f32<B: Training>(device: impl Fn() -> B, cases: &[String]) {
     // A sum of so many terms, each rounded: what neither can be held to.
     let floor = 64.0 * f64::from(f32::EPSILON);
-    for name in cases() {
-        let golden = json(&path(&name).join("train.json"));
-        let (exact, plain) = (run(Reference, &name, &golden), run(Plain, &name, &golden));
-        let cpu = run(Cpu::new().shared_out(), &name, &golden);
+    for name in cases {
+        let golden = json(&path(name).join("train.json"));
+        let (exact, plain) = (run(Reference, name, &golden), run(Plain, name, &golden));
+        let own = run(device(), name, &golden);
         let losses = |course: &Course| course.losses.concat();
         let worst = |course: &Course| {
             losses(course)
@@ -135,10 +148,10 @@ fn the_cpu_errs_no_more_than_plain_f32() {
                 .zip(losses(&exact))
                 .fold(0.0_f64, |most, (f, e)| most.max((f - e).abs() / e.abs().max(1.0)))
         };
-        assert!(worst(&cpu) <= 2.0 * worst(&plain) + floor, "{name}: losses {:e} {:e}", worst(&cpu), worst(&plain));
-        let (cpu, plain) = (errors(&cpu.gradients, &exact.gradients), errors(&plain.gradients, &exact.gradients));
-        for ((tensor, cpu), (_, plain)) in cpu.into_iter().zip(plain) {
-            assert!(cpu <= 2.0 * plain + floor, "{name} {tensor}: {cpu:e}, plain f32 {plain:e}");
+        assert!(worst(&own) <= 2.0 * worst(&plain) + floor, "{name}: losses {:e} {:e}", worst(&own), worst(&plain));
+        let (own, plain) = (errors(&own.gradients, &exact.gradients), errors(&plain.gradients, &exact.gradients));
+        for ((tensor, own), (_, plain)) in own.into_iter().zip(plain) {
+            assert!(own <= 2.0 * plain + floor, "{name} {tensor}: {own:e}, plain f32 {plain:e}");
         }
     }
 }

@@ -3,7 +3,11 @@
 use proptest::prelude::*;
 use wherefore::backend::cpu::{Cpu, Isa};
 use wherefore::backend::reference::{Plain, Reference};
-use wherefore::backend::training::{Loss, Pair, Shape, Training};
+use wherefore::backend::training::{AdamStep, Dropout, Loss, Pair, Place, Products, Shape, Tables, Training};
+use wherefore::backend::{Activation, Backend, Precision, Rows};
+use wherefore::tokens::PackedBatch;
+
+use crate::emulator;
 
 fn numbers(len: usize, stream: u32) -> Vec<f32> {
     let mix =
@@ -63,6 +67,168 @@ proptest! {
             let cpu = Cpu::with_isa(isa).shared_out();
             prop_assert!([linear(&cpu, shape), norm(&cpu, square)] == first, "{}", isa.name());
         }
+    }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Every number of a buffer.
+fn read<B: Training>(backend: &B, tensor: &B::Tensor, len: usize) -> Vec<f32> {
+    let mut out = vec![0.0; len];
+    backend.download(&mut out, tensor).unwrap();
+    out
+}
+
+/// Widths that are no multiple of anything, rows that end within a step, tiles of both sizes.
+#[test]
+fn parameter_gradients_on_a_gpu_have_the_bits_of_the_cpu() {
+    let (gpu, cpu) = (emulator::gpu(Precision::F32), Cpu::new());
+    for [rows, inputs, outputs] in [[1, 1, 1], [15, 7, 65], [16, 64, 64], [33, 130, 12], [70, 300, 260], [200, 36, 132]]
+    {
+        let shape = Shape { rows, inputs, outputs };
+        let (found, expected) = (linear(&gpu, shape), linear(&cpu, shape));
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!(bits(found) == bits(expected), "{shape:?}");
+        }
+    }
+}
+
+#[test]
+fn normalisations_gradients_on_a_gpu_err_no_more_than_plain_f32() {
+    let gpu = emulator::gpu(Precision::F32);
+    for [rows, width] in [[1, 1], [63, 33], [64, 32], [65, 70], [300, 5]] {
+        let shape = Shape { rows, inputs: width, outputs: width };
+        let (exact, floor) = (norm(&Reference, shape), f64::from(f32::EPSILON) * rows as f64);
+        let (found, plain) = (norm(&gpu, shape), norm(&Plain, shape));
+        assert!(worst(&found, &exact) <= 2.0 * worst(&plain, &exact) + floor, "{shape:?}");
+    }
+}
+
+/// Three sequences whose tokens name some rows often, one once and some never.
+fn batch() -> PackedBatch {
+    let lengths = [1_u32, 70, 9];
+    let mut batch = PackedBatch { cu_seqlens: vec![0], ..PackedBatch::default() };
+    for length in lengths {
+        batch.ids.extend((0..length).map(|token| if token == 3 { 10 } else { token * token % 7 }));
+        batch.positions.extend(0..length);
+        batch.type_ids.extend((0..length).map(|token| u32::from(token > 4)));
+        batch.cu_seqlens.push(batch.ids.len() as u32);
+    }
+    batch
+}
+
+/// The tables' sum, and their gradients.
+fn tables<B: Training>(backend: &B, width: usize) -> Vec<Vec<f32>> {
+    let (batch, rows) = (batch(), [11, 70, 2, 1]);
+    let tokens = batch.tokens();
+    let staged = backend.stage(batch).unwrap();
+    let table = |rows: usize, stream| backend.upload(&numbers(rows * width, stream)).unwrap();
+    let [mut word, mut position, mut types, mut task] = [0, 1, 2, 3].map(|i| table(rows[i], i as u32));
+    let mut sum = backend.tensor(tokens * width).unwrap();
+    let of = Tables { word: &word, position: &position, token_type: Some(&types), task: Some(&task) };
+    backend.embed_sum(&mut sum, of, &staged, width).unwrap();
+    let d_sum = backend.upload(&numbers(tokens * width, 9)).unwrap();
+    let gradients =
+        Tables { word: &mut word, position: &mut position, token_type: Some(&mut types), task: Some(&mut task) };
+    backend.embed_sum_backward(gradients, &d_sum, &staged, width).unwrap();
+    let mut out = vec![read(backend, &sum, tokens * width)];
+    out.extend([word, position, types, task].iter().zip(rows).map(|(table, rows)| read(backend, table, rows * width)));
+    out
+}
+
+/// Dropout of rows with and without a residual, and outer products, of tokens and of sequences.
+fn of_rows<B: Training>(backend: &B, width: usize) -> Vec<Vec<f32>> {
+    let (batch, records) = (batch(), [7, 1, 1 << 20]);
+    let (tokens, sequences) = (batch.tokens(), batch.sequences());
+    let staged = backend.stage(batch).unwrap();
+    let dropout = Dropout::new(5, 0.3, 17, &records).unwrap();
+    let (x, residual) = (numbers(tokens * width, 1), numbers(tokens * width, 2));
+    let (x, residual) = (backend.upload(&x).unwrap(), backend.upload(&residual).unwrap());
+    let mut found = Vec::new();
+    for (rows, count) in [(Rows::All, tokens), (Rows::First, sequences)] {
+        for residual in [None, Some(&residual)] {
+            let mut out = backend.tensor(tokens * width).unwrap();
+            let place = Place { batch: &staged, rows, width };
+            backend.dropout(&mut out, &x, residual, &dropout, place).unwrap();
+            found.push(read(backend, &out, count * width));
+        }
+        let stride = 3 * width + 5;
+        let mut out = backend.upload(&numbers(sequences * stride, 3)).unwrap();
+        let products = Products { batch: &staged, rows, inputs: width, outputs: 3, stride, offset: 2 };
+        let dy = backend.upload(&numbers(tokens * 3, 4)).unwrap();
+        backend.outer_products(&mut out, &dy, &x, products).unwrap();
+        found.push(read(backend, &out, sequences * stride));
+    }
+    found
+}
+
+/// A step of AdamW on what a step before it left.
+fn stepped<B: Training>(backend: &B, len: usize) -> Vec<Vec<f32>> {
+    let upload = |stream| backend.upload(&numbers(len, stream)).unwrap();
+    let (mut parameter, gradient, mut sum) = (upload(1), upload(2), upload(3));
+    let mut moments = [backend.tensor(len).unwrap(), backend.tensor(len).unwrap()];
+    moments.iter_mut().for_each(|moment| backend.clear(moment).unwrap());
+    for number in 1..3 {
+        let step = AdamStep { rate: 0.01, decay: 0.1, betas: [0.9, 0.999], epsilon: 1e-8, number, scale: 0.75 };
+        let [first, second] = &mut moments;
+        backend.adam_step(&mut parameter, [first, second], &gradient, &step).unwrap();
+    }
+    backend.add(&mut sum, &parameter, len).unwrap();
+    let mut copied = backend.tensor(len).unwrap();
+    backend.copy(&mut copied, &gradient, len).unwrap();
+    [&parameter, &moments[0], &moments[1], &sum, &copied].map(|tensor| read(backend, tensor, len)).to_vec()
+}
+
+#[test]
+fn what_training_does_by_row_and_number_on_a_gpu_has_the_bits_of_the_cpu() {
+    let (gpu, cpu) = (emulator::gpu(Precision::F32), Cpu::new());
+    for width in [1, 8, 33, 64] {
+        assert!(tables(&gpu, width) == tables(&cpu, width), "tables of width {width}");
+        assert!(of_rows(&gpu, width) == of_rows(&cpu, width), "rows of width {width}");
+    }
+    for len in [1, 255, 256, 1000] {
+        let (found, expected) = (stepped(&gpu, len), stepped(&cpu, len));
+        assert!(found.concat().iter().all(|x| x.is_finite()) && found == expected, "{len} numbers");
+    }
+}
+
+#[test]
+fn norms_on_a_gpu_are_those_of_f64() {
+    let gpu = emulator::gpu(Precision::F32);
+    for len in [1, 4095, 4096, 4097, 20_000] {
+        let (values, exact) = (gpu.upload(&numbers(len + 3, 5)).unwrap(), numbers(len, 5));
+        let exact: f64 = exact.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+        let found = gpu.squared_norm(&values, len).unwrap();
+        assert!((found - exact).abs() <= 1e-6 * exact, "{len}: {found} {exact}");
+    }
+}
+
+/// A layer packed again multiplies as one that was packed from the same numbers, both ways.
+#[test]
+fn layers_packed_again_are_as_if_packed_anew() {
+    let gpu = emulator::gpu(Precision::F32);
+    let rows = 5;
+    for (inputs, outputs) in [(1, 1), (33, 70), (64, 32), (6, 37)] {
+        let (weight, bias) = (numbers((outputs + 3) * inputs, 1), numbers(outputs + 3, 2));
+        let own = |before: usize| {
+            (weight[before * inputs..][..outputs * inputs].to_vec(), bias[before..][..outputs].to_vec())
+        };
+        let pack = |(weight, bias): (Vec<f32>, Vec<f32>)| gpu.pack_linear(&weight, &bias, inputs, outputs).unwrap();
+        let (x, dy) =
+            (gpu.upload(&numbers(rows * inputs, 3)).unwrap(), gpu.upload(&numbers(rows * outputs, 4)).unwrap());
+        let run = |layer: &_| {
+            let (mut out, mut dx) = (gpu.tensor(rows * outputs).unwrap(), gpu.tensor(rows * inputs).unwrap());
+            gpu.linear(&mut out, &x, layer, Activation::Identity, None, rows).unwrap();
+            gpu.linear_backward(&mut dx, &dy, layer, None, None, rows).unwrap();
+            [read(&gpu, &out, rows * outputs), read(&gpu, &dx, rows * inputs)]
+        };
+        let (mut again, anew) = (pack(own(0)), pack(own(2)));
+        assert!(run(&again) != run(&anew));
+        let parameters = Pair { weight: &gpu.upload(&weight).unwrap(), bias: &gpu.upload(&bias).unwrap() };
+        gpu.repack_linear(&mut again, parameters, 2..outputs + 2, inputs).unwrap();
+        assert!(run(&again) == run(&anew), "{inputs} to {outputs}");
     }
 }
 

@@ -4,11 +4,18 @@ use super::Gpu;
 use super::batch::{Batch, Part};
 use super::convert::{Operand, stored_as};
 use super::device::{Argument, Device, Shape};
+use super::dropout::Draws;
 use super::tensor::{Number, Tensor};
+use crate::backend::training::Dropout;
 use crate::backend::{Attended, AttentionShape, Rows};
 use crate::error::{Error, Result};
 
-pub(super) const F32: [&str; 3] = ["attention_f32_32", "attention_f32_64", "attention_f32_128"];
+pub(super) const F32: [&str; 6] = {
+    let ([a, b, c], [d, e, f]) = (WHOLE_F32, DROPPED_F32);
+    [a, b, c, d, e, f]
+};
+const WHOLE_F32: [&str; 3] = ["attention_f32_32", "attention_f32_64", "attention_f32_128"];
+const DROPPED_F32: [&str; 3] = ["attention_dropout_f32_32", "attention_dropout_f32_64", "attention_dropout_f32_128"];
 pub(super) const F16: [&str; 3] = ["attention_f16_32", "attention_f16_64", "attention_f16_128"];
 pub(super) const BF16: [&str; 3] = ["attention_bf16_32", "attention_bf16_64", "attention_bf16_128"];
 
@@ -89,7 +96,13 @@ impl<'a> Operands<'a> {
     }
 }
 
-pub(super) fn attention(device: &Device, out: &mut Tensor, attended: &Attended<'_, Gpu>) -> Result<()> {
+/// With its weights dropped where training asks, which is in f32.
+pub(super) fn attention(
+    device: &Device,
+    out: &mut Tensor,
+    attended: &Attended<'_, Gpu>,
+    dropout: Option<&Dropout<'_>>,
+) -> Result<()> {
     let Attended { batch, shape: AttentionShape { heads, head_width: width, queries }, .. } = *attended;
     assert!(batch.asking(queries) * heads * width <= out.len, "a buffer of fewer rows");
     let operands = Operands::new(device, attended, out.number)?;
@@ -102,7 +115,15 @@ pub(super) fn attention(device: &Device, out: &mut Tensor, attended: &Attended<'
         Number::F32 => (F32_TILE * F32_PARTS, shared_bytes_f32(width)),
         Number::F16 | Number::Bf16 => block_mma(queries, WIDTHS[operands.kernel]),
     };
-    device.launch(operands.pick(F32, F16, BF16), Shape { grid: [count, heads], threads, shared_bytes }, &arguments)
+    let draws = dropout.map(|dropout| Draws::upload(device, dropout)).transpose()?;
+    let f32 = if let Some(draws) = &draws {
+        assert_eq!(out.number, Number::F32, "dropout is in f32");
+        arguments.extend(draws.arguments(device));
+        DROPPED_F32
+    } else {
+        WHOLE_F32
+    };
+    device.launch(operands.pick(f32, F16, BF16), Shape { grid: [count, heads], threads, shared_bytes }, &arguments)
 }
 
 /// Queries, keys, values (rows of odd stride) and weights.

@@ -4,7 +4,9 @@ use super::Gpu;
 use super::attention::{F32_PARTS, F32_TILE, MMA_ROWS, MMA_TILE, MMA_WARPS, Operands, WIDTHS, f32_stride, warps};
 use super::convert::stored_as;
 use super::device::{Argument, Device, Shape};
+use super::dropout::Draws;
 use super::tensor::{Number, Tensor};
+use crate::backend::training::Dropout;
 use crate::backend::{Attended, AttentionGradients, AttentionShape, Rows};
 use crate::error::Result;
 
@@ -22,7 +24,12 @@ macro_rules! names {
     };
 }
 
-pub(super) const F32: [&str; 6] = names!("f32");
+pub(super) const F32: [&str; 12] = {
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (WHOLE_F32, DROPPED_F32);
+    [a, b, c, d, e, f, g, h, i, j, k, l]
+};
+const WHOLE_F32: [&str; 6] = names!("f32");
+const DROPPED_F32: [&str; 6] = names!("dropout_f32");
 pub(super) const F16: [&str; 6] = names!("f16");
 pub(super) const BF16: [&str; 6] = names!("bf16");
 
@@ -34,6 +41,7 @@ pub(super) fn backward(
     gradients: AttentionGradients<'_, Tensor>,
     d_out: &Tensor,
     attended: &Attended<'_, Gpu>,
+    dropout: Option<&Dropout<'_>>,
 ) -> Result<()> {
     let AttentionGradients { packed, query } = gradients;
     let Attended { batch, shape: AttentionShape { heads, head_width, queries }, .. } = *attended;
@@ -44,10 +52,14 @@ pub(super) fn backward(
     let operands = Operands::new(device, attended, number)?;
     let d_out = stored_as(device, d_out, number)?;
     let rows = device.allocate(Number::F32, asking * heads * ROW)?;
+    let draws = dropout.map(|dropout| Draws::upload(device, dropout)).transpose()?;
+    assert!(draws.is_none() || number == Number::F32, "dropout is in f32");
+    let names = if draws.is_some() { DROPPED_F32 } else { WHOLE_F32 };
     let shared = |tiles: (Argument, usize)| {
         let mut arguments = operands.views().to_vec();
         arguments.extend([device.address(&d_out, 0), device.address(&rows, 0), tiles.0, operands.starts()]);
         arguments.extend(operands.sizes());
+        arguments.extend(draws.iter().flat_map(|draws| draws.arguments(device)));
         arguments
     };
     let packed_at = |part: usize| device.address(packed, part * width);
@@ -58,12 +70,12 @@ pub(super) fn backward(
         None => [packed_at(0), packed_stride],
     };
     let tiles = batch.tiles(device, queries);
-    let block = Block::of_queries(&operands);
+    let block = Block::of_queries(&operands, names);
     device.launch(block.name, block.shape(tiles.1, heads), &[&own[..], &shared(tiles)].concat())?;
 
     let own = [packed_at(parts - 2), packed_at(parts - 1), packed_stride];
     let tiles = batch.tiles(device, Rows::All);
-    let block = Block::of_keys(&operands);
+    let block = Block::of_keys(&operands, names);
     device.launch(block.name, block.shape(tiles.1, heads), &[&own[..], &shared(tiles)].concat())
 }
 
@@ -75,23 +87,23 @@ struct Block {
 }
 
 impl Block {
-    fn of_queries(operands: &Operands<'_>) -> Self {
+    fn of_queries(operands: &Operands<'_>, f32: [&'static str; 6]) -> Self {
         let warps = warps(operands.shape.queries);
         let (threads, shared_bytes) = match operands.number {
             Number::F32 => (F32_TILE * F32_PARTS, shared_bytes_f32(operands.shape.head_width, 1)),
             _ => (warps * 32, 2 * WIDTHS[operands.kernel] * (2 * warps * MMA_ROWS + 4 * MMA_TILE)),
         };
-        Self { name: operands.number.pick([F32, F16, BF16].map(|names| names[operands.kernel])), threads, shared_bytes }
+        Self { name: operands.number.pick([f32, F16, BF16].map(|names| names[operands.kernel])), threads, shared_bytes }
     }
 
-    fn of_keys(operands: &Operands<'_>) -> Self {
+    fn of_keys(operands: &Operands<'_>, f32: [&'static str; 6]) -> Self {
         let width = WIDTHS[operands.kernel];
         let tile = if width > 64 { MMA_TILE / 2 } else { MMA_TILE };
         let (threads, shared_bytes) = match operands.number {
             Number::F32 => (F32_TILE * F32_PARTS, shared_bytes_f32(operands.shape.head_width, 2)),
             _ => (MMA_WARPS * 32, 2 * width * (2 * MMA_WARPS * MMA_ROWS + 4 * tile) + 2 * tile * ROW * 4),
         };
-        let name = operands.number.pick([F32, F16, BF16].map(|names| names[WIDTHS.len() + operands.kernel]));
+        let name = operands.number.pick([f32, F16, BF16].map(|names| names[WIDTHS.len() + operands.kernel]));
         Self { name, threads, shared_bytes }
     }
 

@@ -303,6 +303,11 @@ impl Device {
         fetched.map_err(|error| self.failed("copy from the device", error))
     }
 
+    /// Makes every byte of a buffer zero, when the kernels launched until now have run.
+    pub(super) fn clear(&self, tensor: &mut Tensor) -> Result<()> {
+        self.streams.kernels.memset_zeros(&mut tensor.memory).map_err(|error| self.failed("clear", error))
+    }
+
     /// Where a buffer lies, from an element on.
     pub(super) fn address(&self, tensor: &Tensor, element: usize) -> Argument {
         use cudarc::driver::DevicePtr;

@@ -1,11 +1,14 @@
 //! Launches `kernels/linear_f32.cu` and the tensor-core kernels of `linear_mma.cuh`.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use super::convert::{Operand, stored_as};
 use super::device::{Argument, Device, Shape};
+use super::optimizer::{self, Packing};
 use super::pack::{GROUP, Matrix};
 use super::tensor::{Number, Tensor};
+use crate::backend::training::Pair;
 use crate::backend::{Activation, Precision};
 use crate::error::Result;
 
@@ -104,6 +107,25 @@ impl Linear {
             precision,
             transposed: OnceLock::new(),
         })
+    }
+
+    /// Packs outputs `outputs` of other parameters in the place of these, on the device. In exact f32, which training is in.
+    pub(super) fn repack(
+        &mut self,
+        device: &Device,
+        parameters: Pair<&Tensor>,
+        outputs: Range<usize>,
+        inputs: usize,
+    ) -> Result<()> {
+        assert_eq!(self.precision, Precision::F32, "what is packed again is in f32");
+        assert_eq!((inputs, outputs.len()), (self.inputs, self.outputs), "parameters of another layer");
+        let packing =
+            Packing { weight: parameters.weight, first: outputs.start * inputs, inputs, outputs: outputs.len() };
+        packing.to(device, &self.weight, true)?;
+        if let Some(transposed) = self.transposed.get() {
+            packing.to(device, transposed, false)?;
+        }
+        optimizer::copy_from(device, &mut self.bias, parameters.bias, outputs)
     }
 
     /// `out [rows, outputs] = activation(x [rows, inputs] · weightᵀ + bias) + residual`.

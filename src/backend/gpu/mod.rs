@@ -9,21 +9,27 @@ mod attention_backward;
 mod attention_map;
 mod batch;
 mod ceilings;
+mod columns;
 mod convert;
 mod device;
+mod dropout;
 mod embed;
 mod embed_path;
+mod embed_sum;
 mod follow;
+mod gradients;
 mod images;
 mod layer_norm;
 mod linear;
 mod objective;
+mod optimizer;
 mod pack;
 mod pool;
 mod resident;
 mod search;
 mod staging;
 mod tensor;
+mod training;
 
 pub use batch::Batch;
 pub use ceilings::Ceilings;
@@ -50,7 +56,7 @@ use crate::error::{Error, Result};
 use crate::tokens::{Masked, PackedBatch};
 
 /// Every kernel, by the stem of its file.
-const KERNELS: [(&str, &[&str]); 20] = [
+const KERNELS: [(&str, &[&str]); 25] = [
     ("attention_backward_bf16", &attention_backward::BF16),
     ("attention_backward_f16", &attention_backward::F16),
     ("attention_backward_f32", &attention_backward::F32),
@@ -59,16 +65,21 @@ const KERNELS: [(&str, &[&str]); 20] = [
     ("attention_f32", &attention::F32),
     ("attention_map", &attention_map::NAMES),
     ("ceilings", &ceilings::NAMES),
+    ("columns", &columns::NAMES),
     ("convert", &convert::NAMES),
+    ("dropout", &dropout::NAMES),
     ("embed", &embed::NAMES),
     ("embed_path", &embed_path::NAMES),
+    ("embed_sum", &embed_sum::NAMES),
     ("follow", &follow::NAMES),
+    ("gradients", &gradients::NAMES),
     ("layer_norm", &layer_norm::NAMES),
     ("linear_bf16", &linear::BF16),
     ("linear_bf16x3", &linear::BF16X3),
     ("linear_f16", &linear::F16),
     ("linear_f32", &linear::F32),
     ("objective", &objective::NAMES),
+    ("optimizer", &optimizer::NAMES),
     ("pool", &pool::NAMES),
     ("search", &search::NAMES),
 ];
@@ -226,7 +237,7 @@ impl Backend for Gpu {
     }
 
     fn attention(&self, out: &mut Tensor, attended: &Attended<'_, Self>) -> Result<()> {
-        attention::attention(&self.device, out, attended)
+        attention::attention(&self.device, out, attended, None)
     }
 
     fn pool(&self, out: &mut Tensor, x: &Tensor, batch: &Batch, pooling: Pooling, width: usize) -> Result<()> {
@@ -278,7 +289,7 @@ impl Backend for Gpu {
         d_out: &Tensor,
         attended: &Attended<'_, Self>,
     ) -> Result<()> {
-        attention_backward::backward(&self.device, gradients, d_out, attended)
+        attention_backward::backward(&self.device, gradients, d_out, attended, None)
     }
 
     fn attention_map(

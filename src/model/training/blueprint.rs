@@ -6,9 +6,9 @@ use serde_json::{Map, Value};
 use tempfile::TempDir;
 
 use super::{DropoutRates, First, Learn, Learner, NamedTensor, markers, save};
+use crate::backend::Precision;
 use crate::backend::cpu::Cpu;
 use crate::backend::training::Training;
-use crate::backend::{Backend, Precision};
 use crate::dataset::{Label, Record};
 use crate::error::{Error, Result};
 use crate::factors::Target;
@@ -97,10 +97,10 @@ impl Blueprint {
         self.head.as_ref()
     }
 
-    /// [`Blueprint::build`] on a device of the library's choice: the CPU, which is what trains.
+    /// [`Blueprint::build`] on a device as it is asked for, in f32.
     ///
     /// # Errors
-    /// [`Error::Device`] for a GPU; as [`Blueprint::build`].
+    /// [`Error::Usage`] for several devices, or another precision; as [`Gpu::open`](crate::backend::gpu::Gpu::open) and [`Blueprint::build`].
     #[allow(clippy::needless_pass_by_value)] // a device is named where it is passed
     pub fn build_on(
         self,
@@ -110,16 +110,17 @@ impl Blueprint {
         seed: u64,
         max_length: Option<usize>,
     ) -> Result<Trainee> {
-        if matches!(device, Device::Cuda(_) | Device::EveryCuda) {
-            return Err(Error::Device("the GPU computes forward passes only: this trains".to_owned(), None)
-                .with_hint("run with --device cpu"));
-        }
-        let cpu = Cpu::new().in_precision(precision)?;
-        if cpu.precision() != Precision::F32 {
-            return Err(Error::usage(format!("--precision {precision}: training on the CPU computes in f32"))
+        if !matches!(precision, Precision::Auto | Precision::F32) {
+            return Err(Error::usage(format!("--precision {precision}: training computes in f32"))
                 .with_hint("leave --precision out, or use --precision f32"));
         }
-        self.build(cpu.shared_out(), plan, seed, max_length)
+        let mut gpus = device.gpus(Precision::F32)?;
+        match (gpus.pop(), gpus.len()) {
+            (None, _) => self.build(Cpu::new().shared_out(), plan, seed, max_length),
+            (Some(gpu), 0) => self.build(gpu, plan, seed, max_length),
+            (Some(_), others) => Err(Error::usage(format!("{} devices: training runs on one", others + 1))
+                .with_hint("name it, as in --device cuda:0")),
+        }
     }
 
     /// Makes the model on a device. A head other than [`Blueprint::head`] is new: drawn from the seed, like everything from scratch.

@@ -1,5 +1,9 @@
 //! Every operation of a device against [`Reference`](type@Reference), on drawn inputs: what `doctor` runs on the user's own machine.
 
+mod training;
+
+pub use training::check_training;
+
 use super::reference::Reference;
 use super::{
     Activation, Attended, AttentionGradients, AttentionMap, AttentionShape, Backend, Columns, Embeddings, Fold, Norm,

@@ -1,0 +1,120 @@
+// The gradients of a linear layer's parameters, in exact f32: dw [outputs, inputs] += dyᵀ x and db [outputs] += Σ dy, over rows in their order.
+//
+//   dw, db   f32, added to          dy   f32 [rows, outputs]          x   f32 [rows, inputs], all row-major
+//
+// A block of 16 × 16 threads makes a tile of BM outputs × BN inputs; a thread owns outputs 4 ty + 64 i … + 3 and inputs 4 tx + 64 j … + 3. An
+// element goes on from what is in the gradient, as one chain of fused multiply-adds by ascending row: its bits are the CPU's, for any tile,
+// and however rows are cut into batches. The blocks of the first inputs add up the bias. Bound by arithmetic: 2 · rows · outputs · inputs operations.
+#include "vector.cuh"
+
+constexpr int ROWS = 16;  // rows a step
+constexpr int THREADS = 256;
+constexpr int STAGES = 2;
+
+template <int BM, int BN>
+struct Stage {
+    float dy[ROWS * BM];
+    float x[ROWS * BN];
+};
+
+struct Operands {
+    const float* dy;
+    const float* x;
+    int rows, inputs, outputs;
+};
+
+// Begins the copy of some rows of `width` numbers, from column `first` on; what is beyond the matrix becomes zeros.
+template <int COLUMNS>
+DEVICE void fetch(float* to, const float* from, int row, int rows, int first, int width) {
+    constexpr int CHUNKS = COLUMNS / 4;
+#pragma unroll
+    for (int chunk = threadIdx.x; chunk < ROWS * CHUNKS; chunk += THREADS) {
+        const int r = chunk / CHUNKS, c = chunk % CHUNKS * 4;
+        const int count = row + r < rows ? width - (first + c) : 0;
+        const float* const at = from + size_t(row + r) * width + first + c;
+        if (width % 4 == 0) copy_async(to + r * COLUMNS + c, count > 0 ? at : from, count > 0);
+        else store_vector<4>(to + r * COLUMNS + c, load_some<4>(at, count));
+    }
+}
+
+template <int BM, int BN>
+DEVICE void fetch(Stage<BM, BN>& stage, const Operands& of, int output, int input, int row) {
+    fetch<BM>(stage.dy, of.dy, row, of.rows, output, of.outputs);
+    fetch<BN>(stage.x, of.x, row, of.rows, input, of.inputs);
+}
+
+template <int BM, int BN>
+DEVICE void weight_gradient(float* dw, float* db, const Operands& of) {
+    typedef Stage<BM, BN> Tile;
+    SHARED(Tile, stages);
+    const int output = int(blockIdx.x) * BM, input = int(blockIdx.y) * BN, tx = threadIdx.x % 16, ty = threadIdx.x / 16;
+    const int steps = (of.rows + ROWS - 1) / ROWS, own = output + int(threadIdx.x);
+    const bool has_bias = blockIdx.y == 0 && int(threadIdx.x) < BM && own < of.outputs;
+    float bias = has_bias ? db[own] : 0.0f;
+    Vector<4> sums[BM / 16][BN / 64];
+#pragma unroll
+    for (int i = 0; i < BM / 16; ++i)
+#pragma unroll
+        for (int j = 0; j < BN / 64; ++j) {
+            const int o = output + 64 * (i / 4) + 4 * ty + i % 4, c = input + 64 * j + 4 * tx;
+            sums[i][j] = load_some<4>(dw + size_t(o) * of.inputs + c, o < of.outputs ? of.inputs - c : 0);
+        }
+
+    if (steps > 0) fetch(stages[0], of, output, input, 0);
+    copy_commit();
+    for (int step = 0; step < steps; ++step) {
+        copy_wait<0>();
+        sync_block();  // this step has landed for all, and all are done with the one whose place is next to be filled
+        if (step + 1 < steps) fetch(stages[(step + 1) % STAGES], of, output, input, (step + 1) * ROWS);
+        copy_commit();
+        const Tile& stage = stages[step % STAGES];
+        const int present = min(ROWS, of.rows - step * ROWS);
+#pragma unroll 1
+        for (int r = 0; r < present; ++r) {
+            Vector<4> dy[BM / 64];
+#pragma unroll
+            for (int i = 0; i < BM / 64; ++i) dy[i] = load_vector<4>(stage.dy + r * BM + 64 * i + 4 * ty);
+#pragma unroll
+            for (int j = 0; j < BN / 64; ++j) {
+                const Vector<4> x = load_vector<4>(stage.x + r * BN + 64 * j + 4 * tx);
+#pragma unroll
+                for (int i = 0; i < BM / 16; ++i)
+#pragma unroll
+                    for (int c = 0; c < 4; ++c) sums[i][j].x[c] = fmaf(dy[i / 4].x[i % 4], x.x[c], sums[i][j].x[c]);
+            }
+            if (has_bias) bias += stage.dy[r * BM + int(threadIdx.x)];
+        }
+    }
+    copy_wait<0>();
+
+    if (has_bias) db[own] = bias;
+#pragma unroll
+    for (int i = 0; i < BM / 16; ++i)
+#pragma unroll
+        for (int j = 0; j < BN / 64; ++j) {
+            const int o = output + 64 * (i / 4) + 4 * ty + i % 4, c = input + 64 * j + 4 * tx;
+            if (o < of.outputs) store_some<4>(dw + size_t(o) * of.inputs + c, sums[i][j], of.inputs - c);
+        }
+}
+
+#define WEIGHT_GRADIENT(BM, BN)                                                                                                             \
+    KERNEL(weight_gradient_##BM##x##BN, THREADS, float* dw, float* db, const float* dy, const float* x, int rows, int inputs, int outputs) { \
+        weight_gradient<BM, BN>(dw, db, Operands{dy, x, rows, inputs, outputs});                                                            \
+    }
+
+WEIGHT_GRADIENT(128, 128)
+WEIGHT_GRADIENT(64, 64)
+
+// out [B, stride] += Σ dyᵀ x of each sequence's own rows, at `offset`: [outputs, inputs] numbers, a thread each. Each product is rounded, then added.
+KERNEL(outer_products, 128, float* out, const float* dy, const float* x, const unsigned* starts, int first_only, int inputs, int outputs, int stride,
+       int offset) {
+    const int at = int(blockIdx.y) * int(blockDim.x) + int(threadIdx.x), sequence = int(blockIdx.x);
+    if (at >= inputs * outputs) return;
+    const unsigned begin = first_only ? unsigned(sequence) : starts[sequence], end = first_only ? begin + 1 : starts[sequence + 1];
+    const int o = at / inputs, i = at % inputs;
+    float* const to = out + size_t(sequence) * stride + offset + at;
+    float sum = *to;
+#pragma unroll 4
+    for (unsigned row = begin; row < end; ++row) sum += dy[size_t(row) * outputs + o] * x[size_t(row) * inputs + i];
+    *to = sum;
+}

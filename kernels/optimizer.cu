@@ -1,0 +1,68 @@
+// What an optimiser does number by number. One thread a number, its operations in the order of the formula: the bits are the CPU's.
+//
+//   adam_step       parameter, first, second, gradient   f32 [n]: AdamW (Loshchilov & Hutter 2019, algorithm 2) as src/backend/training.rs has it
+//   add_numbers     sum [n] += x [n]            copy_numbers   out [n] = x [n]
+//   squared_sums    out [blocks]: the sum of the squares of each 4096 numbers, 16 chains a lane and one tree
+//   pack_weight     out [rows, stride] = weight, or its transpose, zeros after a row's end: what linear_f32.cu multiplies by
+//
+// Bound by memory.
+#include "reduce.cuh"
+
+KERNEL(adam_step, 256, float* parameter, float* first, float* second, const float* gradient, float kept, float rate, float beta1, float beta2,
+       float rest1, float rest2, float deviation, float epsilon, float scale, int n) {
+    const int i = int(blockIdx.x) * int(blockDim.x) + int(threadIdx.x);
+    if (i >= n) return;
+    const float g = gradient[i] * scale;
+    const float m = beta1 * first[i] + rest1 * g, v = beta2 * second[i] + rest2 * g * g;
+    first[i] = m, second[i] = v;
+    parameter[i] = parameter[i] * kept - rate * (m / (sqrtf(v) / deviation + epsilon));
+}
+
+KERNEL(add_numbers, 256, float* sum, const float* x, int n) {
+    const int i = int(blockIdx.x) * int(blockDim.x) + int(threadIdx.x);
+    if (i < n) sum[i] += x[i];
+}
+
+KERNEL(copy_numbers, 256, float* out, const float* x, int n) {
+    const int i = int(blockIdx.x) * int(blockDim.x) + int(threadIdx.x);
+    if (i < n) out[i] = x[i];
+}
+
+constexpr int SQUARES = 4096;
+constexpr int SQUARING = 256;
+
+KERNEL(squared_sums, SQUARING, float* out, const float* x, int n) {
+    SHARED(float, sums);
+    const int first = int(blockIdx.x) * SQUARES + int(threadIdx.x);
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < SQUARES / SQUARING; ++i) {
+        const int at = first + i * SQUARING;
+        const float value = at < n ? x[at] : 0.0f;
+        sum = fmaf(value, value, sum);
+    }
+    sum = warp_sum(sum);
+    if (lane_id() == 0) sums[warp_id()] = sum;
+    sync_block();
+    if (warp_id() > 0) return;
+    sum = warp_sum(lane_id() < SQUARING / WARP ? sums[lane_id()] : 0.0f);
+    if (lane_id() == 0) out[blockIdx.x] = sum;
+}
+
+// A block has 32 × 32 of the matrix, turned in shared memory where it is to be, so that both sides go by whole cache lines.
+KERNEL(pack_weight, 256, float* out, const float* weight, int inputs, int outputs, int stride, int turned) {
+    SHARED(float, tile);  // [32, 33]
+    const int column = int(blockIdx.x) * WARP, row = int(blockIdx.y) * WARP;  // of the weight
+    for (int r = warp_id(); r < WARP; r += 8) {
+        const bool inside = row + r < outputs && column + lane_id() < inputs;
+        tile[r * (WARP + 1) + lane_id()] = inside ? weight[size_t(row + r) * inputs + column + lane_id()] : 0.0f;
+    }
+    sync_block();
+    for (int r = warp_id(); r < WARP; r += 8) {
+        if (turned) {
+            if (column + r < inputs && row + lane_id() < stride) out[size_t(column + r) * stride + row + lane_id()] = tile[lane_id() * (WARP + 1) + r];
+        } else {
+            if (row + r < outputs && column + lane_id() < stride) out[size_t(row + r) * stride + column + lane_id()] = tile[r * (WARP + 1) + lane_id()];
+        }
+    }
+}

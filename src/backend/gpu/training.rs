@@ -1,0 +1,144 @@
+//! What training asks of a GPU, in exact f32: every gradient is one chain over the tokens, as on the CPU.
+
+use std::ops::Range;
+
+use super::{
+    Batch, Gpu, Linear, Tensor, attention, attention_backward, columns, dropout, embed_sum, gradients, optimizer,
+};
+use crate::backend::training::{AdamStep, Dropout, Loss, Pair, Place, Products, Shape, Tables, Training};
+use crate::backend::{Attended, AttentionGradients, Backend};
+use crate::error::Result;
+
+impl Training for Gpu {
+    fn clear(&self, tensor: &mut Tensor) -> Result<()> {
+        self.device.clear(tensor)
+    }
+
+    fn add(&self, sum: &mut Tensor, x: &Tensor, len: usize) -> Result<()> {
+        optimizer::add(&self.device, sum, x, len)
+    }
+
+    fn repack_linear(
+        &self,
+        linear: &mut Linear,
+        parameters: Pair<&Tensor>,
+        outputs: Range<usize>,
+        inputs: usize,
+    ) -> Result<()> {
+        linear.repack(&self.device, parameters, outputs, inputs)
+    }
+
+    fn copy(&self, out: &mut Tensor, x: &Tensor, len: usize) -> Result<()> {
+        optimizer::copy(&self.device, out, x, len)
+    }
+
+    fn embed_sum(&self, out: &mut Tensor, tables: Tables<&Tensor>, batch: &Batch, width: usize) -> Result<()> {
+        embed_sum::sum(&self.device, out, tables, batch, width)
+    }
+
+    /// Tokens are put in the order of the rows they name, so that each row is added to by one block.
+    fn embed_sum_backward(
+        &self,
+        gradients: Tables<&mut Tensor>,
+        d_sum: &Tensor,
+        batch: &Batch,
+        width: usize,
+    ) -> Result<()> {
+        let Tables { word, position, token_type, task } = gradients;
+        let (host, device) = (&batch.host, &self.device);
+        columns::rows(device, word, d_sum, &host.ids, width)?;
+        columns::rows(device, position, d_sum, &host.positions, width)?;
+        if let Some(table) = token_type {
+            columns::rows(device, table, d_sum, &host.type_ids, width)?;
+        }
+        if let Some(table) = task {
+            columns::rows(device, table, d_sum, &vec![0; host.tokens()], width)?;
+        }
+        Ok(())
+    }
+
+    fn linear_parameters_backward(
+        &self,
+        gradients: Pair<&mut Tensor>,
+        first: usize,
+        dy: &Tensor,
+        x: &Tensor,
+        shape: Shape,
+    ) -> Result<()> {
+        gradients::linear(&self.device, gradients, first, dy, x, shape)
+    }
+
+    fn outer_products(&self, out: &mut Tensor, dy: &Tensor, x: &Tensor, products: Products<'_, Self>) -> Result<()> {
+        gradients::outer_products(&self.device, out, dy, x, &products)
+    }
+
+    fn layer_norm_parameters_backward(
+        &self,
+        gradients: Pair<&mut Tensor>,
+        dy: &Tensor,
+        x: &Tensor,
+        epsilon: f32,
+        shape: Shape,
+    ) -> Result<()> {
+        columns::norm(&self.device, gradients, dy, x, epsilon, shape)
+    }
+
+    fn dropout(
+        &self,
+        out: &mut Tensor,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        dropout: &Dropout<'_>,
+        place: Place<'_, Self>,
+    ) -> Result<()> {
+        dropout::dropout(&self.device, out, x, residual, dropout, &place)
+    }
+
+    fn attention_dropout(&self, out: &mut Tensor, attended: &Attended<'_, Self>, dropout: &Dropout<'_>) -> Result<()> {
+        attention::attention(&self.device, out, attended, Some(dropout))
+    }
+
+    fn attention_dropout_backward(
+        &self,
+        gradients: AttentionGradients<'_, Tensor>,
+        d_out: &Tensor,
+        attended: &Attended<'_, Self>,
+        dropout: &Dropout<'_>,
+    ) -> Result<()> {
+        attention_backward::backward(&self.device, gradients, d_out, attended, Some(dropout))
+    }
+
+    /// On the host, in f64, as everywhere: a loss goes there anyway.
+    fn loss_gradient(
+        &self,
+        dz: &mut Tensor,
+        z: &Tensor,
+        losses: &[(Loss<'_>, f64)],
+        classes: usize,
+    ) -> Result<Vec<f64>> {
+        let mut logits = vec![0.0; losses.len() * classes];
+        self.download(&mut logits, z)?;
+        let mut values = Vec::with_capacity(losses.len());
+        for (z, (loss, share)) in logits.chunks_exact_mut(classes.max(1)).zip(losses) {
+            let mut row: Vec<f64> = z.iter().map(|&z| f64::from(z)).collect();
+            values.push(loss.to_gradient(&mut row));
+            z.iter_mut().zip(row).for_each(|(dz, slope)| *dz = (slope * share) as f32);
+        }
+        optimizer::copy(&self.device, dz, &self.upload(&logits)?, logits.len())?;
+        Ok(values)
+    }
+
+    fn squared_norm(&self, tensor: &Tensor, len: usize) -> Result<f64> {
+        optimizer::squared_norm(&self.device, tensor, len)
+    }
+
+    fn adam_step(
+        &self,
+        parameter: &mut Tensor,
+        moments: [&mut Tensor; 2],
+        gradient: &Tensor,
+        step: &AdamStep,
+    ) -> Result<()> {
+        optimizer::adam_step(&self.device, parameter, moments, gradient, step)
+    }
+}
