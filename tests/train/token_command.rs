@@ -82,7 +82,7 @@ fn tags_and_masks_are_learnt() {
     let run = json(&bench.path("mlm.run.json"));
     let perplexity = |epoch: usize| run["epochs"][epoch]["dev"]["perplexity"].as_f64().unwrap();
     assert!(perplexity(7) < 0.8 * perplexity(0), "{run}");
-    let filled = lines(&bench.ok("predict --model mlm --text [MASK]:is:in:bonn --quiet".replace(':', " ").as_str()));
+    let filled = lines(&bench.ok("predict --model mlm --text [MASK] --quiet"));
     assert_eq!(filled.len(), 1);
 }
 
