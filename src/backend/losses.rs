@@ -73,7 +73,9 @@ impl CrossEntropy {
     pub fn to_gradient(&self, at: impl Fn(usize) -> f64) -> (f64, Vec<f64>) {
         let mut z = self.logits(at);
         let value = cross_entropy(&mut z, self.gold);
-        z.iter_mut().for_each(|slope| *slope *= self.share / self.starts.len() as f64);
+        for slope in &mut z {
+            *slope *= self.share / self.starts.len() as f64;
+        }
         (value, z)
     }
 

@@ -124,7 +124,7 @@ impl Material for Example {
 
     fn evaluate(trainee: &mut Trainee, examples: &[Self], batch_tokens: Option<usize>) -> Result<Metrics> {
         let mut logits = vec![Vec::new(); examples.len()];
-        each_batch(trainee, examples, batch_tokens, &mut |trainee, rows, batch| {
+        each_batch(trainee, examples, batch_tokens, |trainee, rows, batch| {
             let learner = trainee.learner();
             let outputs = learner.answer(batch)?;
             let found = outputs.logits.chunks_exact(learner.classes().max(1));
@@ -147,7 +147,7 @@ pub(super) fn each_batch<M: Material>(
     trainee: &mut Trainee,
     examples: &[M],
     batch_tokens: Option<usize>,
-    run: &mut dyn FnMut(&mut Trainee, &[usize], PackedBatch) -> Result<()>,
+    mut run: impl FnMut(&mut Trainee, &[usize], PackedBatch) -> Result<()>,
 ) -> Result<()> {
     let positions = trainee.positions();
     for (number, window) in examples.chunks(WINDOW).enumerate() {

@@ -37,7 +37,7 @@ pub(super) fn evaluate(
         (0..).zip(examples).map(|(row, example)| example.in_epoch(0, DEV_EPOCH, row)).map(Cow::into_owned).collect();
     let (task, classes) = (trainee.task(), trainee.learner().classes());
     let mut said = vec![Said::default(); seen.len()];
-    each_batch(trainee, &seen, batch_tokens, &mut |trainee, rows, batch| {
+    each_batch(trainee, &seen, batch_tokens, |trainee, rows, batch| {
         let reads: Vec<Reads> = rows.iter().map(|&row| reads(task, &seen[row])).collect();
         let outputs = trainee.learner().read(batch, &reads)?;
         let mut rest = &outputs.logits[..];
@@ -109,8 +109,8 @@ fn answers(plain: Metrics, examples: &[TokenExample], said: &[Said]) -> Metrics 
     // Where a question has no answer, none may be given.
     let some_have_none = all.iter().any(|(_, _, question)| question.answers.is_empty());
     let options = AnswerOptions { no_answer_threshold: some_have_none.then_some(0.0), ..AnswerOptions::default() };
-    let (mut questions, mut exact, mut f1) = (0, 0.0, 0.0);
-    let (mut without, mut none_given) = (0, 0);
+    let (mut questions, mut exact, mut f1) = (0_u32, 0.0, 0.0);
+    let (mut without, mut none_given) = (0_u32, 0_u32);
     for windows in all.chunk_by(|(_, _, a), (_, _, b)| Arc::ptr_eq(a, b)) {
         let question = windows[0].2;
         let read = windows.iter().map(|(example, said, _)| (&example.encoding, &said.logits[..]));
@@ -122,7 +122,7 @@ fn answers(plain: Metrics, examples: &[TokenExample], said: &[Said]) -> Metrics 
         f1 += judged.f1;
         if question.answers.is_empty() {
             without += 1;
-            none_given += usize::from(judged.exact_match);
+            none_given += u32::from(judged.exact_match);
         }
     }
     let n = f64::from(questions.max(1));
@@ -130,7 +130,7 @@ fn answers(plain: Metrics, examples: &[TokenExample], said: &[Said]) -> Metrics 
         records: questions as usize,
         exact_match: Some(exact / n),
         f1: Some(f1 / n),
-        no_answer: (without > 0).then(|| none_given as f64 / without as f64),
+        no_answer: (without > 0).then(|| f64::from(none_given) / f64::from(without)),
         ..plain
     }
 }

@@ -175,9 +175,10 @@ fn existing_head(directory: &Path, config: &Config, weights: &Weights, task: Tas
     };
     let stated = match (config.architecture, task) {
         (Architecture::Unstated, Task::Tags) => false,
-        (Architecture::Unstated, _) => weights.contains(&format!("{last}.weight")),
-        // Pre-trained encoders are at times stored without.
-        (Architecture::MaskedLanguageModel, Task::Masks) => weights.contains(&format!("{last}.weight")),
+        // Pre-trained encoders are at times stored without their head.
+        (Architecture::Unstated, _) | (Architecture::MaskedLanguageModel, Task::Masks) => {
+            weights.contains(&format!("{last}.weight"))
+        }
         // Any other head is put away.
         (architecture, task) => architecture.task() == Some(task),
     };
@@ -206,8 +207,7 @@ impl HeadPlan {
 fn check(task: Task, plan: &HeadPlan) -> Result<()> {
     let HeadPlan { names, problem } = plan;
     match (task, problem, names.len()) {
-        (Task::Masks, _, 0) => Ok(()),
-        (Task::Spans, _, 2) => Ok(()),
+        (Task::Masks, _, 0) | (Task::Spans, _, 2) => Ok(()),
         (Task::Masks | Task::Spans, ..) => Err(Error::usage(format!("a head of {task:?} has no names of its own"))),
         (Task::Tags, problem, _) if *problem != Problem::SingleLabel => {
             Err(Error::usage("tags: each token has one of them: --problem is of records"))

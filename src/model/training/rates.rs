@@ -64,6 +64,7 @@ impl DropoutRates {
 
 /// Where a family drops hidden states, beside its embeddings and the last layer's input.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools)] // each a place of its own
 pub(super) struct Places {
     /// What attention adds to its residual.
     pub(super) attention_out: bool,
