@@ -123,7 +123,16 @@ def traker(arguments, training, asked):
     from trak import TRAKer
     from trak.projectors import BasicProjector, NoOpProjector, ProjectionType
 
+    class Logits(torch.nn.Module):
+        def __init__(self, whole):
+            super().__init__()
+            self.whole = whole
+
+        def forward(self, **inputs):
+            return self.whole(**inputs).logits
+
     model, rows = prepared(arguments, training + asked)
+    model = Logits(model).eval()
     wanted = linear_parameters(model)
     size = sum(parameter.numel() for name, parameter in model.named_parameters() if name in wanted)
     # What transformers asks of a mask [B, T] cannot be asked under vmap; it takes what is added to attention's logits as it is.
