@@ -4,9 +4,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::entry::{Entry, Search};
-use super::pairs::Pairs;
 use super::heat::{self, Line, Run};
 use super::marked::Marked;
+use super::pairs::Pairs;
 use crate::report::{Explanation, Neighbour, Prediction};
 
 /// Characters of a text that is only told, not explained.
