@@ -123,10 +123,21 @@ def traker(arguments, training, asked):
     from trak import TRAKer
     from trak.projectors import BasicProjector, NoOpProjector, ProjectionType
 
+    class Logits(torch.nn.Module):
+        def __init__(self, whole):
+            super().__init__()
+            self.whole = whole
+
+        def forward(self, **inputs):
+            return self.whole(**inputs).logits
+
     model, rows = prepared(arguments, training + asked)
+    model = Logits(model).eval()
     wanted = linear_parameters(model)
     size = sum(parameter.numel() for name, parameter in model.named_parameters() if name in wanted)
-    order = ("input_ids", "token_type_ids", "attention_mask", "labels")
+    # What transformers asks of a mask [B, T] cannot be asked under vmap; it takes what is added to attention's logits as it is.
+    rows["added"] = (1.0 - rows["attention_mask"][:, None, None, :]) * torch.finfo(torch.float32).min
+    order = ("input_ids", "token_type_ids", "added", "labels")
 
     def batches(first, last):
         for start in range(first, last, arguments.batch):
