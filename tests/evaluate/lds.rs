@@ -170,7 +170,8 @@ fn a_training_that_is_interrupted_goes_on_to_the_same_bits() {
         let interrupt = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
         interrupt.expect("kill runs");
         let ended = child.wait().expect("it ends").code();
-        assert!(ended == Some(130) || ended == Some(0), "{ended:?}");
+        // It may be killed before it listens, which is an interruption too.
+        assert!(matches!(ended, Some(130 | 0) | None), "{ended:?}");
     }
     bench.ok(&format!("{command} cut.jsonl"));
     assert_eq!(std::fs::read(bench.path("cut.jsonl")).unwrap(), std::fs::read(bench.path("whole.jsonl")).unwrap());

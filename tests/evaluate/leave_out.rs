@@ -37,7 +37,7 @@ fn influence_says_what_leaving_one_out_does() {
     );
     // At the optimum the two differ by what is beyond first order, a record's leverage: here a few percent of the effect.
     assert!(mean(influence, "pearson") > 0.97 && mean(influence, "spearman") > 0.97, "{influence}");
-    assert!(mean(influence, "spearman") > mean(row(&rows, "feature-cos"), "spearman") + 0.3, "{rows:?}");
+    assert!(mean(influence, "spearman") > mean(row(&rows, "feature-cos"), "spearman") + 0.1, "{rows:?}");
     // Of forty independent pairs, a correlation has a standard deviation of 1/√39; of six queries' mean, three of them are no chance.
     assert!(mean(row(&rows, "random"), "spearman").abs() < 3.0 / (39.0_f64 * 6.0).sqrt(), "{rows:?}");
     assert_eq!(influence["behind_best"]["mean"], 0.0);
@@ -98,8 +98,8 @@ fn groups_are_sets_and_sets_that_make_no_sense_are_refused() {
     bench.fails(&format!("{COMMAND} --set strange.txt"), "nobody");
     bench.write("none.txt", "\n");
     bench.fails(&format!("{COMMAND} --set none.txt"), "found none");
-    let all: String = (0..40).map(|i| format!("r{i}\n")).collect();
-    bench.write("all.txt", all);
+    let all: Vec<String> = (0..40).map(|i| format!("r{i}")).collect();
+    bench.write("all.txt", all.join("\n"));
     bench.fails(&format!("{COMMAND} --set all.txt"), "not all");
     bench.write("one.txt", "r1\n");
     let search = "search --store store --data queries.jsonl --quiet";

@@ -17,8 +17,8 @@ fn windows_that_are_known_are_not_explained_again() {
     bench.model("bert-cls2");
     // Three windows of 64.
     bench.records("data.jsonl", 150);
-    let gold: String = (0..150).map(|i| format!("{{\"id\":\"r{i}\",\"rationales\":[[[0,3]]]}}\n")).collect();
-    bench.write("gold.jsonl", gold);
+    let gold: Vec<String> = (0..150).map(|i| format!("{{\"id\":\"r{i}\",\"rationales\":[[[0,3]]]}}")).collect();
+    bench.write("gold.jsonl", gold.join("\n"));
     let data = std::fs::read_to_string(bench.path("data.jsonl")).unwrap();
     let perturbed = lines(&data).into_iter().map(|mut record| {
         record["original"] = record["id"].clone();
@@ -43,7 +43,7 @@ fn windows_that_are_known_are_not_explained_again() {
             assert_eq!(rows(&bench.ok(&format!("{command} --keep kept"))), expected, "{yardstick} cut at byte {cut}");
         }
         bench.fails(&format!("{command} --keep kept --rationale 1"), "another model, data or options");
-        bench.write("fewer.jsonl", data.lines().skip(1).map(|line| format!("{line}\n")).collect::<String>());
+        bench.write("fewer.jsonl", data.lines().skip(1).collect::<Vec<_>>().join("\n"));
         if yardstick != "consistency" {
             bench.fails(&format!("{command} --keep kept").replace("data.jsonl", "fewer.jsonl"), "of other records");
         }

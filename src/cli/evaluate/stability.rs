@@ -85,10 +85,8 @@ pub(super) fn run(arguments: &Stability, common: &Common) -> anyhow::Result<Outc
         !rule.needs_checkpoints()
             && members.iter().all(|one| one.stores.iter().any(|store| suits(*rule, store).is_ok()))
     };
-    let rules = match arguments.rule.is_empty() {
-        true => Rule::ALL.into_iter().filter(suited).collect(),
-        false => arguments.rule.clone(),
-    };
+    let rules =
+        if arguments.rule.is_empty() { Rule::ALL.into_iter().filter(suited).collect() } else { arguments.rule.clone() };
     let options = StabilityOptions { top_k: arguments.top_k, seed: common.seed };
     let rows = stability(&members, &rules, &|| arguments.data.open(), &options, &common.settings()?)?;
     let queries = rows.first().map_or(0, |row| row.queries);
