@@ -97,8 +97,8 @@ pub(crate) struct Arguments {
     memory: usize,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Hessian {
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Hessian {
     /// Cholesky, or conjugate gradients where the head is large; of projected gradients, their Gauss-Newton matrix
     Exact,
     /// Its Kronecker form: one outer product a query; of the whole network, K-FAC
@@ -106,6 +106,16 @@ enum Hessian {
     Kronecker,
     /// The whole network's, EK-FAC (fitted by `wherefore curvature`)
     Ekfac,
+}
+
+impl Hessian {
+    pub(crate) fn form(self) -> HessianForm {
+        match self {
+            Self::Exact => HessianForm::Exact,
+            Self::Kronecker => HessianForm::Kronecker,
+            Self::Ekfac => HessianForm::Corrected,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -126,11 +136,7 @@ fn parse_top_k(text: &str) -> Result<TopK, String> {
 impl Arguments {
     fn options(&self, default: Rule) -> SearchOptions {
         let rule_options = RuleOptions {
-            hessian: match self.hessian {
-                Hessian::Exact => HessianForm::Exact,
-                Hessian::Kronecker => HessianForm::Kronecker,
-                Hessian::Ekfac => HessianForm::Corrected,
-            },
+            hessian: self.hessian.form(),
             curvature: self.curvature.clone().unwrap_or_else(|| self.store[0].clone()),
             lambda: self.lambda,
             compat: match self.representer_compat {

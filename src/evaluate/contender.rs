@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{Measure, Trainings};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
+use crate::factors::HessianForm;
 use crate::model::Model;
 use crate::pipeline::{QueryTarget, Rejections, RuleOptions, SearchJob, SearchOptions, Settings};
 use crate::random::{Purpose, Stream, uniform};
@@ -34,10 +35,21 @@ pub struct Contender<'a> {
 ///
 /// # Errors
 /// [`Error::Usage`], with what to do instead.
-pub fn suits(rule: Rule, store: &Store) -> Result<()> {
+pub fn suits(rule: Rule, store: &Store, hessian: HessianForm) -> Result<()> {
     let settings = store.settings();
+    let whole = settings.gradients.is_some();
     rule.check(settings.problem, settings.checkpoints.len())?;
-    rule.check_gradients(settings.gradients.is_some())
+    rule.check_gradients(whole)?;
+    match (rule, whole, hessian) {
+        (Rule::RelatIf, true, HessianForm::Exact) => {
+            Err(Error::usage("rule relatif: over gradients of the whole model needs its own curvature")
+                .with_hint("use --hessian ekfac or kfac"))
+        }
+        (Rule::Influence | Rule::RelatIf, false, HessianForm::Corrected) => {
+            Err(Error::usage("--hessian ekfac: expected a store of projected gradients"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What is judged: its name, and what its scores cost.

@@ -142,7 +142,7 @@ impl Fit<'_> {
             if sums.is_empty() {
                 sums = new;
             } else {
-                sums.par_iter_mut().zip(new).for_each(|(sum, new)| add(sum, &new));
+                sums.par_iter_mut().zip(new).for_each(|(sum, new)| sum.add(&new));
             }
             self.advance(window.len());
         }
@@ -235,12 +235,6 @@ impl Fit<'_> {
         self.done += records;
         self.progress.set(self.done as u64, self.done as u64);
     }
-}
-
-fn add(sum: &mut Moments, new: &Moments) {
-    sum.inputs.iter_mut().zip(&new.inputs).for_each(|(sum, x)| *sum += x);
-    sum.outputs.iter_mut().zip(&new.outputs).for_each(|(sum, x)| *sum += x);
-    sum.rows += new.rows;
 }
 
 /// Numbers of a layer that a thread takes at a time.

@@ -9,6 +9,7 @@ use super::block::Recall;
 use super::manifest::Manifest;
 use super::settings::{Part, Settings};
 use crate::error::Result;
+use crate::model::Task;
 
 /// What a store is. Its `Display` is for people; serialized, it is for programs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -81,8 +82,14 @@ impl fmt::Display for Info {
             settings.classes,
             settings.label_names.join(", ")
         )?;
-        if settings.tokens.is_some() {
-            writeln!(f, "factors      several a record, of {:?}", settings.task())?;
+        let of = match settings.task() {
+            _ if settings.tokens.is_none() => None,
+            Task::Spans => Some("the boundaries of its answer"),
+            Task::Masks => Some("its masks"),
+            Task::Tags | Task::Record => Some("its words"),
+        };
+        if let Some(of) = of {
+            writeln!(f, "factors      one for each of {of}")?;
         }
         write!(f, "features     {} numbers each, {:?}; target {:?}", settings.width, settings.dtype, settings.target)?;
         if let Some(recall) = &self.recall {

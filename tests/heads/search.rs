@@ -51,7 +51,7 @@ fn training_questions_are_found_for_an_answer() {
     bench.write("train.jsonl", asked(12));
     bench.ok(&format!("index --model {model} --data train.jsonl --store store --stride 4 --quiet"));
     bench.ok("store verify store");
-    assert!(bench.ok("store info store").contains("several a record, of Spans"));
+    assert!(bench.ok("store info store").contains("one for each of the boundaries of its answer"));
     let results =
         lines(&bench.ok("search --store store --data train.jsonl --target gold --rule grad-dot -k 3 --quiet"));
     assert_eq!(results.len(), 12);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use wherefore::dataset::Dataset;
 use wherefore::evaluate::{Contender, RetrainingPlan, Trainings, suits};
 use wherefore::model::{Model, Problem};
@@ -14,7 +14,7 @@ use wherefore::{Error, Result};
 use super::retrain::RetrainArguments;
 use crate::cli::arguments::{Common, Data};
 use crate::cli::run_record::RunRecord;
-use crate::cli::search::{load_checkpoints, load_model};
+use crate::cli::search::{Hessian, load_checkpoints, load_model};
 
 /// Rules, the stores they score over, and the data.
 #[derive(Args)]
@@ -38,6 +38,9 @@ pub(super) struct RuleArguments {
     /// λ of the rules that have one, as for `search`: damping of influence, relatif and trak, penalty of representer
     #[arg(long, value_name = "λ")]
     lambda: Option<f64>,
+    /// The curvatures of influence and relatif, as for `search`; each is judged
+    #[arg(long, value_enum, value_name = "FORMS", value_delimiter = ',', default_value = "exact")]
+    hessian: Vec<Hessian>,
     #[command(flatten)]
     retrain: RetrainArguments,
     /// Keep what each training taught here, and go on from what is there; yardsticks that train on the same may share it
@@ -51,9 +54,18 @@ pub(super) struct Rules<'a> {
     pub(super) stores: Vec<Store>,
     pub(super) model: Model,
     pub(super) plan: RetrainingPlan,
+    found: Vec<Found>,
+}
+
+/// A rule over one of the stores.
+struct Found {
+    rule: Rule,
+    place: usize,
+    hessian: Hessian,
+    checkpoints: Vec<Model>,
     options: RuleOptions,
-    /// Of each rule, with the place of its store.
-    found: Vec<(Rule, usize, Vec<Model>)>,
+    /// Where there are several of the rule.
+    name: Option<String>,
 }
 
 impl RuleArguments {
@@ -75,18 +87,38 @@ impl RuleArguments {
             at_once: self.retrain.at_once(),
         };
         run.set("retraining", serde_json::to_value(&plan.retraining).unwrap_or_default());
-        let with_checkpoints =
-            |(rule, store): (Rule, usize)| Ok((rule, store, load_checkpoints(&stores[store], rule, common)?));
-        let found = chosen.into_iter().map(with_checkpoints).collect::<Result<_>>()?;
-        let options = RuleOptions { lambda: self.lambda, ..RuleOptions::default() };
-        Ok(Rules { arguments: self, stores, model, plan, options, found })
+        let several = |rule: Rule| chosen.iter().filter(|(other, ..)| *other == rule).count() > 1;
+        let find = |&(rule, place, hessian): &(Rule, usize, Hessian)| -> Result<Found> {
+            let curvature = self.store[place].clone();
+            Ok(Found {
+                rule,
+                place,
+                hessian,
+                checkpoints: load_checkpoints(&stores[place], rule, common)?,
+                options: RuleOptions {
+                    lambda: self.lambda,
+                    hessian: hessian.form(),
+                    curvature,
+                    ..RuleOptions::default()
+                },
+                name: several(rule).then(|| self.name(rule, place, hessian)),
+            })
+        };
+        let found = chosen.iter().map(find).collect::<Result<_>>()?;
+        Ok(Rules { arguments: self, stores, model, plan, found })
     }
 
-    /// The rules asked for, or all, each with every store that has what it takes; what reads no factors is judged once.
-    fn rules(&self, stores: &[Store]) -> Result<Vec<(Rule, usize)>> {
+    /// The rules asked for, or all, each with every store that has what it takes, and every curvature; what reads no factors is judged once.
+    fn rules(&self, stores: &[Store]) -> Result<Vec<(Rule, usize, Hessian)>> {
+        let forms = |rule: Rule| match rule {
+            Rule::Influence | Rule::RelatIf => self.hessian.as_slice(),
+            _ => &[Hessian::Exact],
+        };
         let places = |rule: Rule| {
-            let suited = (0..stores.len()).filter(move |&place| suits(rule, &stores[place]).is_ok());
-            suited.take(if rule.reads_gradients() { usize::MAX } else { 1 }).map(move |place| (rule, place))
+            let every = (0..stores.len()).flat_map(move |place| forms(rule).iter().map(move |&form| (place, form)));
+            let suited = every.filter(move |(place, form)| suits(rule, &stores[*place], form.form()).is_ok());
+            let most = if rule.reads_gradients() { usize::MAX } else { 1 };
+            suited.take(most).map(move |(place, form)| (rule, place, form))
         };
         if self.rule.is_empty() {
             return Ok(Rule::ALL.into_iter().flat_map(places).collect());
@@ -96,10 +128,21 @@ impl RuleArguments {
             let before = chosen.len();
             chosen.extend(places(rule));
             if chosen.len() == before {
-                suits(rule, &stores[0])?;
+                suits(rule, &stores[0], forms(rule)[0].form())?;
             }
         }
         Ok(chosen)
+    }
+
+    /// What tells a rule over this store from the same over others.
+    fn name(&self, rule: Rule, place: usize, hessian: Hessian) -> String {
+        let name = name(&self.store[place]);
+        match (rule, hessian.to_possible_value()) {
+            (Rule::Influence | Rule::RelatIf, Some(form)) if self.hessian.len() > 1 => {
+                format!("{name}, {}", form.get_name())
+            }
+            _ => name.to_owned(),
+        }
     }
 }
 
@@ -118,16 +161,14 @@ impl Rules<'_> {
         self.found.iter().map(|found| self.contender(found)).collect()
     }
 
-    fn contender<'a>(&'a self, (rule, place, checkpoints): &'a (Rule, usize, Vec<Model>)) -> Result<Contender<'a>> {
-        let several = self.found.iter().filter(|(other, ..)| other == rule).count() > 1;
-        let path = &self.arguments.store[*place];
+    fn contender<'a>(&'a self, found: &'a Found) -> Result<Contender<'a>> {
         Ok(Contender {
-            rule: *rule,
-            store: &self.stores[*place],
-            checkpoints,
-            name: several.then(|| name(path)),
-            bytes: store::info(path)?.bytes,
-            options: &self.options,
+            rule: found.rule,
+            store: &self.stores[found.place],
+            checkpoints: &found.checkpoints,
+            name: found.name.as_deref(),
+            bytes: store::info(&self.arguments.store[found.place])?.bytes,
+            options: &found.options,
         })
     }
 }

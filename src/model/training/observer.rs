@@ -42,6 +42,15 @@ pub struct Moments {
     pub rows: u64,
 }
 
+impl Moments {
+    /// Adds others of the layer.
+    pub fn add(&mut self, new: &Self) {
+        self.inputs.iter_mut().zip(&new.inputs).for_each(|(sum, x)| *sum += x);
+        self.outputs.iter_mut().zip(&new.outputs).for_each(|(sum, x)| *sum += x);
+        self.rows += new.rows;
+    }
+}
+
 /// Orthonormal bases of both sides of a layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Basis<'a> {
@@ -257,15 +266,22 @@ impl<B: Training> Observe for Observed<B> {
         going: &dyn Fn() -> bool,
     ) -> Result<Vec<Moments>> {
         let backend = &self.network.backend;
-        let sums = layers.iter().map(|layer| Sums::new(backend, layer)).collect::<Result<_>>()?;
-        let mut adding = Adding { network: &self.network, sums };
+        let uses = layers.iter().map(|_| Vec::new()).collect();
+        let mut adding = Adding { network: &self.network, layers, uses, come_to: vec![0; layers.len()] };
         for MicroBatch { rows, batch } in batches {
             if !going() {
                 return Err(Error::Interrupted);
             }
+            adding.come_to.fill(0);
             self.network.run(batch, &|place, z, dz| seed(rows[place], z, dz), &mut adding)?;
         }
-        adding.sums.iter().zip(layers).map(|(sums, layer)| sums.download(backend, layer)).collect()
+        let of_layer = |(uses, layer): (&Vec<Sums<B>>, &LinearLayer)| {
+            let mut uses = uses.iter().map(|sums| sums.download(backend, layer));
+            let mut all = uses.next().expect("a way back comes to every layer")?;
+            uses.try_for_each(|new| new.map(|new| all.add(&new)))?;
+            Ok(all)
+        };
+        adding.uses.iter().zip(layers).map(of_layer).collect()
     }
 
     fn factors(&self, batch: PackedBatch, seed: Seed<'_>) -> Result<(Vec<Vec<LayerFactors>>, Vec<f32>)> {
@@ -319,7 +335,8 @@ impl<B: Training> Observe for Observed<B> {
     }
 }
 
-/// A layer's sums on the device.
+/// A layer's sums on the device, in one of its places in the network: layers that are used again have a chain for each, so that batches do not
+/// come between its terms.
 struct Sums<B: Training> {
     /// `Σ a aᵀ` and `Σ a`.
     inputs: Pair<B::Tensor>,
@@ -377,14 +394,27 @@ impl<B: Training> Sums<B> {
 /// Adds both sides' products up.
 struct Adding<'a, B: Training> {
     network: &'a Network<B>,
-    sums: Vec<Sums<B>>,
+    layers: &'a [LinearLayer],
+    /// Of each layer.
+    uses: Vec<Vec<Sums<B>>>,
+    /// How many of them this way back has been past.
+    come_to: Vec<usize>,
 }
 
 impl<B: Training> Sink<B> for Adding<'_, B> {
     fn linear(&mut self, pass: &Pass<'_, B>, of: Linear, rows: Rows, operands: Operands<'_, B>) -> Result<()> {
         let Operands { dy, x, inputs, outputs } = operands;
         let ((number, part), backend, rows) = (self.network.place(of), pass.backend, pass.rows(rows));
-        let sums = &mut self.sums[number];
+        // Queries come by themselves in one place alone; there, keys and values bring the input.
+        let place = if part == Part::Queries { 0 } else { self.come_to[number] };
+        if part != Part::Queries {
+            self.come_to[number] += 1;
+        }
+        let uses = &mut self.uses[number];
+        while uses.len() <= place {
+            uses.push(Sums::new(backend, &self.layers[number])?);
+        }
+        let sums = &mut uses[place];
         let add = |to: &mut Pair<B::Tensor>, x: &B::Tensor, width: usize| {
             let Pair { weight, bias } = to;
             backend.linear_parameters_backward(
@@ -395,7 +425,6 @@ impl<B: Training> Sink<B> for Adding<'_, B> {
                 Shape { rows, inputs: width, outputs: width },
             )
         };
-        // Where queries come by themselves, keys and values bring the input.
         if part != Part::Queries {
             add(&mut sums.inputs, x, inputs)?;
             sums.rows += rows as u64;
