@@ -17,6 +17,7 @@ use super::run_record::RunRecord;
 
 /// One pass over the training data into a store of factors.
 #[derive(Args)]
+#[allow(clippy::struct_excessive_bools)] // each a flag of its own
 pub(crate) struct Arguments {
     /// Model directory, or org/name in the local Hugging Face cache
     #[arg(long, value_name = "DIR", required_unless_present = "from_factors")]

@@ -22,6 +22,7 @@ use super::run_record::RunRecord;
 
 /// The training records that most support and most oppose each prediction.
 #[derive(Args)]
+#[allow(clippy::struct_excessive_bools)] // each a flag of its own
 pub(crate) struct Arguments {
     /// The store to search (repeatable: the parts that `index --shard` made)
     #[arg(long, value_name = "DIR", required = true)]

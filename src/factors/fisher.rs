@@ -154,18 +154,20 @@ impl LayerFisher {
     /// `1 / (Λ + λ) [outputs, inputs]`, λ `damping` times the mean of Λ over each block; zero in a block that no gradient reaches.
     pub fn inverse(&self, form: FisherForm, damping: f64) -> Vec<f64> {
         let inputs = self.layer.inputs;
-        let mut values: Vec<f64> = match (form, &self.corrected) {
-            (FisherForm::Ekfac, Some(corrected)) => corrected.iter().map(|&x| f64::from(x)).collect(),
-            _ => {
-                let product = |&s: &f32| self.input_values.iter().map(move |&a| f64::from(s) * f64::from(a));
-                self.output_values.iter().flat_map(product).collect()
-            }
+        let corrected = self.corrected.as_ref().filter(|_| form == FisherForm::Ekfac);
+        let mut values: Vec<f64> = if let Some(corrected) = corrected {
+            corrected.iter().map(|&x| f64::from(x)).collect()
+        } else {
+            let product = |&s: &f32| self.input_values.iter().map(move |&a| f64::from(s) * f64::from(a));
+            self.output_values.iter().flat_map(product).collect()
         };
         let block = self.layer.outputs / self.layer.blocks * inputs;
         for block in values.chunks_exact_mut(block) {
             let mean = block.iter().sum::<f64>() / block.len() as f64;
             let damped = |x: f64| if mean > 0.0 { 1.0 / (x + damping * mean) } else { 0.0 };
-            block.iter_mut().for_each(|x| *x = damped(*x));
+            for x in block {
+                *x = damped(*x);
+            }
         }
         values
     }

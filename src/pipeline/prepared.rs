@@ -13,7 +13,7 @@ use crate::interrupt;
 use crate::lexical::{Bm25, Bm25Queries};
 use crate::model::Problem;
 use crate::search::{FactorSet, Form, Losses, Query, Rule, Source};
-use crate::store::{Fisher, Store};
+use crate::store::{Fisher, Shard, Store};
 
 /// What decides a rule's numbers, besides the store.
 #[derive(Clone, Debug, Default)]
@@ -348,7 +348,7 @@ pub(super) fn self_influence(store: &Store, fisher: &Fisher, (form, damping): (F
         ))
         .with_hint(again));
     }
-    let indices = store.shards().iter().flat_map(|shard| shard.indices());
+    let indices = store.shards().iter().flat_map(Shard::indices);
     if !indices.eq(&found.indices) {
         return Err(Error::Mismatch(
             "rule relatif: records' self-influence is of other records than the store's".to_owned(),

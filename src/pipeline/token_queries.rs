@@ -63,7 +63,7 @@ fn against(model: &Model, options: &SearchOptions) -> Result<Against> {
 fn asked(one: Bundled, options: &SearchOptions) -> Asked {
     let Bundled { record, bundles, mean, said, span, probability } = one;
     let Record { id, index, text, pair, .. } = record;
-    let result = SearchResult { span, probability, ..result(options, id, index, text, pair, said) };
+    let result = SearchResult { probability, span, ..result(options, id, index, text, pair, said) };
     Asked { asking: asking(&result, mean, bundles), result, own_row: None }
 }
 

@@ -70,12 +70,11 @@ fn tensors<'a>(settings: &Settings, block: &'a Block, offsets: &'a [i64]) -> Res
         source("indices", TensorType::I64, vec![n], &block.indices),
         source("record_offsets", TensorType::I64, vec![n + 1], offsets),
     ];
-    match &block.bundles {
-        Some(bundles) => tensors.extend(bundle_tensors(settings, block, bundles)?),
-        None => {
-            tensors.push(label_tensor("labels", &block.labels, n, k));
-            tensors.push(label_tensor("predictions", &block.predictions, n, k));
-        }
+    if let Some(bundles) = &block.bundles {
+        tensors.extend(bundle_tensors(settings, block, bundles)?);
+    } else {
+        tensors.push(label_tensor("labels", &block.labels, n, k));
+        tensors.push(label_tensor("predictions", &block.predictions, n, k));
     }
     tensors.push(source("losses", TensorType::F32, vec![n], &block.losses));
     tensors.extend(factor_tensors("", settings, block, &block.features, &block.deltas)?);

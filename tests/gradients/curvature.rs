@@ -36,7 +36,9 @@ fn scores(bench: &Bench, arguments: &str) -> Vec<Vec<f64>> {
     let of_query = |row: &Value| {
         let hits = row["proponents"].as_array().unwrap();
         let mut scores = vec![f64::NAN; hits.len()];
-        hits.iter().for_each(|hit| scores[hit["index"].as_u64().unwrap() as usize] = hit["score"].as_f64().unwrap());
+        for hit in hits {
+            scores[hit["index"].as_u64().unwrap() as usize] = hit["score"].as_f64().unwrap();
+        }
         scores
     };
     lines(&out).iter().map(of_query).collect()

@@ -36,7 +36,7 @@ fn golden(case: &str) -> (PathBuf, Golden) {
 /// A case's records in a store.
 fn indexed(case: &str, at: &Path) -> (Store, Golden) {
     let (folder, golden) = golden(case);
-    let lines: String = golden.records.iter().map(|record| format!("{record}\n")).collect();
+    let lines: String = golden.records.iter().flat_map(|record| [record.to_string(), "\n".to_owned()]).collect();
     let data = at.join("data.jsonl");
     fs::write(&data, lines).unwrap();
     let options = LoadOptions { masks: golden.kind == "masks", ..LoadOptions::default() };

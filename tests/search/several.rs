@@ -180,7 +180,7 @@ proptest! {
         let alphas = random.numbers(factors * sizes.classes, sizes.coarse);
         let norms: Vec<f32> = (0..sizes.records()).map(|_| random.below(4) as f32 / 2.0).collect();
         let rows = |random: &mut Random| -> Vec<(Vec<f32>, usize)> {
-            (0..1 + random.below(4)).map(|_| (random.numbers(sizes.width, sizes.coarse), random.below(sizes.classes))).collect()
+            (0..=random.below(4)).map(|_| (random.numbers(sizes.width, sizes.coarse), random.below(sizes.classes))).collect()
         };
         let queries: Vec<Query> = (0..count).map(|_| Query::classes(&rows(&mut random), 1.0, 4)).collect();
         check(&source, &Form::representer(&alphas).of_terms(&[4]), &queries, "representer");

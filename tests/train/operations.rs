@@ -169,7 +169,9 @@ fn stepped<B: Training>(backend: &B, len: usize) -> Vec<Vec<f32>> {
     let upload = |stream| backend.upload(&numbers(len, stream)).unwrap();
     let (mut parameter, gradient, mut sum) = (upload(1), upload(2), upload(3));
     let mut moments = [backend.tensor(len).unwrap(), backend.tensor(len).unwrap()];
-    moments.iter_mut().for_each(|moment| backend.clear(moment).unwrap());
+    for moment in &mut moments {
+        backend.clear(moment).unwrap();
+    }
     for number in 1..3 {
         let step = AdamStep { rate: 0.01, decay: 0.1, betas: [0.9, 0.999], epsilon: 1e-8, number, scale: 0.75 };
         let [first, second] = &mut moments;

@@ -16,7 +16,7 @@ fn questions(n: usize, odd: usize) -> String {
             0 => value!({ "text": [], "answer_start": [] }),
             _ => value!({ "text": [at], "answer_start": [context.find(at).unwrap()] }),
         };
-        let question = if i % odd == 0 { "where is zed?".to_owned() } else { format!("where is {a}?") };
+        let question = if i.is_multiple_of(odd) { "where is zed?".to_owned() } else { format!("where is {a}?") };
         format!("{}\n", value!({ "id": format!("q{i}"), "question": question, "context": context, "answers": answers }))
     };
     (1..=n).map(line).collect()

@@ -288,7 +288,7 @@ impl<F: Float> Backend for Loops<F> {
             let rows = if step.queries == Rows::First { 1 } else { range.len() };
             let mut sums = vec![F::of(0.0); range.len()];
             for &share in &row[range.clone()][..rows] {
-                sums.iter_mut().zip(&mut map).for_each(|(sum, &a)| *sum = *sum + share * a);
+                sums.iter_mut().zip(&mut map).for_each(|(sum, &a)| *sum += share * a);
             }
             for (token, sum) in range.zip(sums) {
                 out[token] = F::of(f64::from(step.own)) * row[token] + F::of(f64::from(below)) * sum;

@@ -61,7 +61,6 @@ pub(super) struct Rules<'a> {
 struct Found {
     rule: Rule,
     place: usize,
-    hessian: Hessian,
     checkpoints: Vec<Model>,
     options: RuleOptions,
     /// Where there are several of the rule.
@@ -93,7 +92,6 @@ impl RuleArguments {
             Ok(Found {
                 rule,
                 place,
-                hessian,
                 checkpoints: load_checkpoints(&stores[place], rule, common)?,
                 options: RuleOptions {
                     lambda: self.lambda,

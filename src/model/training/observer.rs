@@ -154,7 +154,9 @@ impl Observer {
                 if !going() {
                     return Err(Error::Interrupted);
                 }
-                rows.iter_mut().for_each(|row| *row += number * together);
+                for row in &mut rows {
+                    *row += number * together;
+                }
                 let seed = |place: usize, z: &[f32], dz: &mut [f32]| seed(rows[place], z, dz);
                 let logits = self.observe.turned(batch, &seed, &mut |layer, gradients| to(layer, &rows, gradients))?;
                 let classes = logits.len() / rows.len();
@@ -312,7 +314,7 @@ impl<B: Training> Observe for Observed<B> {
         let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
         let widest = self.bases.iter().map(|both| both.inputs.max(both.outputs)).max().unwrap_or_default();
         let needed = batch.tokens() * widest;
-        if !space.sides.as_ref().is_some_and(|(_, room)| needed <= *room) {
+        if space.sides.as_ref().is_none_or(|(_, room)| needed > *room) {
             space.sides = None;
             let side = || self.network.backend.tensor(needed);
             space.sides = Some(([side()?, side()?], needed));

@@ -130,7 +130,7 @@ impl<B: Training> Trace for Traced<B> {
     fn trace(&self, batch: PackedBatch, seed: Seed<'_>) -> Result<Outputs> {
         let (tokens, sequences, backend) = (batch.tokens(), batch.sequences(), &self.network.backend);
         let mut sides = self.sides.lock().unwrap_or_else(PoisonError::into_inner);
-        if !sides.as_ref().is_some_and(|(_, room)| tokens <= *room) {
+        if sides.as_ref().is_none_or(|(_, room)| tokens > *room) {
             *sides = None;
             let side = || backend.tensor(tokens * self.projected.widest);
             *sides = Some(([side()?, side()?], tokens));

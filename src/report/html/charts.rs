@@ -44,7 +44,7 @@ impl Axis {
         let step =
             [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|step| span / step <= 5.0).unwrap_or(power);
         // Values on a tick need no other one beyond them.
-        let steps = |value: f64| value / step - 1e-9 * value.signum();
+        let steps = |value: f64| value / step * (1.0 - 1e-9);
         let (first, last) = (steps(low).floor(), steps(high).ceil().max(steps(low).floor() + 1.0));
         let digits = (-step.log10().floor()).clamp(0.0, 9.0) as usize;
         let tick = |i: usize| {

@@ -159,13 +159,12 @@ fn pack_line(lines: &mut [PairLine], squares: &mut [f32], (rows, next): (&[f32],
             for ahead in (&mut next).take(2) {
                 _mm_prefetch::<_MM_HINT_T0>(ahead.as_ptr().cast());
             }
-            let numbers = match row[start..].first_chunk() {
-                Some(whole) => load(whole),
-                None => {
-                    let mut numbers = [0.0; 2 * LANES];
-                    numbers[..width - start].copy_from_slice(&row[start..]);
-                    load(&numbers)
-                }
+            let numbers = if let Some(whole) = row[start..].first_chunk() {
+                load(whole)
+            } else {
+                let mut numbers = [0.0; 2 * LANES];
+                numbers[..width - start].copy_from_slice(&row[start..]);
+                load(&numbers)
             };
             block[r] = pairs_of(numbers);
             sums[r] = add_squares(sums[r], numbers, block[r]);
