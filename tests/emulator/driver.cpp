@@ -79,9 +79,13 @@ int capability_of(int device) {
 }
 
 Context& context(int device) {
-    static Context contexts[16];
-    contexts[device].device = device;
-    return contexts[device];
+    static struct Contexts {
+        Context of[16];
+        Contexts() {
+            for (int device = 0; device < 16; ++device) of[device].device = device;
+        }
+    } contexts;
+    return contexts.of[device];
 }
 
 // To who reads along.
