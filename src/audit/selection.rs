@@ -15,7 +15,7 @@ pub struct SelectionOptions<'a> {
     pub most: usize,
     /// How near to a target a chosen record must be.
     pub threshold: f32,
-    /// Whether two records of the pool are so alike that a label for one is enough.
+    /// Whether two records of the pool are so alike that a label for one is enough, as long as there are others.
     pub alike: &'a dyn Fn(u64, u64) -> bool,
 }
 
@@ -25,10 +25,11 @@ impl SelectionOptions<'_> {
     }
 }
 
-/// Takes turns: every target's nearest candidate, then every target's second, …, each candidate once (`TrustAI`'s selection).
+/// Takes turns: every target's nearest candidate, then every target's second, …, each candidate once (`TrustAI`'s selection); those like one before
+/// come last.
 pub fn round_robin(candidates: &[Candidates], options: &SelectionOptions<'_>) -> Chosen {
     let longest = candidates.iter().map(Vec::len).max().unwrap_or(0);
-    let (mut seen, mut taken, mut chosen) = (HashSet::new(), Vec::new(), Vec::new());
+    let (mut seen, mut taken, mut chosen, mut passed_over) = (HashSet::new(), Vec::new(), Vec::new(), Vec::new());
     for place in 0..longest {
         for (target, candidates) in candidates.iter().enumerate() {
             if chosen.len() == options.most {
@@ -36,12 +37,19 @@ pub fn round_robin(candidates: &[Candidates], options: &SelectionOptions<'_>) ->
             }
             let candidate = candidates.get(place).filter(|(_, score)| *score >= options.threshold);
             let Some(&(index, _)) = candidate else { continue };
-            if seen.insert(index) && options.differs(index, &taken) {
+            if !seen.insert(index) {
+                continue;
+            }
+            if options.differs(index, &taken) {
                 taken.push(index);
                 chosen.push((target, place));
+            } else {
+                passed_over.push((target, place));
             }
         }
     }
+    chosen.extend(passed_over);
+    chosen.truncate(options.most);
     chosen
 }
 
@@ -119,8 +127,9 @@ mod tests {
         let candidates = [vec![(1, 0.9), (2, 0.8), (3, 0.5)], vec![(1, 0.95), (4, 0.8)], vec![]];
         assert_eq!(round_robin(&candidates, &options(10, 0.7)), [(0, 0), (0, 1), (1, 1)]);
         assert_eq!(round_robin(&candidates, &options(1, 0.7)), [(0, 0)]);
-        let alike = SelectionOptions { alike: &|a, b| a + b == 6, ..options(10, 0.7) };
-        assert_eq!(round_robin(&candidates, &alike), [(0, 0), (0, 1)]);
+        let alike = |most| SelectionOptions { alike: &|a, b| a + b == 3, ..options(most, 0.7) };
+        assert_eq!(round_robin(&candidates, &alike(2)), [(0, 0), (1, 1)]);
+        assert_eq!(round_robin(&candidates, &alike(10)), [(0, 0), (1, 1), (0, 1)]);
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub struct PoolOptions {
     pub most: usize,
     /// How near to a target a chosen record must be.
     pub threshold: f32,
-    /// Of two records of the pool that are nearer to each other than this, one is enough.
+    /// Of two records of the pool that are nearer to each other than this, one is enough, as long as there are others.
     pub spread: f32,
     /// How many nearest training records a target's coverage is the mean of.
     pub nearest: usize,
@@ -122,7 +122,7 @@ pub fn nearest_records(
 
 /// How many of the pool's nearest are looked at for one target.
 pub fn candidates_per_target(most: usize, targets: usize, pool: usize) -> usize {
-    (2 * most.div_ceil(targets.max(1)) + 10).min(pool.max(1))
+    (4 * most.div_ceil(targets.max(1)) + 10).min(pool.max(1))
 }
 
 /// Chooses from the store of a pool. Targets are given as (their nearest training records, their nearest of the pool); choices without targets need
@@ -160,8 +160,10 @@ fn for_targets(pool: &Store, targets: &[(&SearchResult, &SearchResult)], options
         let mut rest = audit::round_robin(&candidates, &SelectionOptions { most: usize::MAX, ..rules });
         let index = |&(target, place): &(usize, usize)| candidates[target][place].0;
         let taken: HashSet<u64> = greedy.iter().map(index).collect();
-        rest.retain(|choice| taken.iter().all(|&other| other != index(choice) && !alike(index(choice), other)));
-        greedy.into_iter().chain(rest).take(options.most).collect()
+        rest.retain(|choice| !taken.contains(&index(choice)));
+        let (new, alike): (Vec<_>, Vec<_>) =
+            rest.into_iter().partition(|choice| taken.iter().all(|&other| !alike(index(choice), other)));
+        greedy.into_iter().chain(new).chain(alike).take(options.most).collect()
     };
     let record = |(rank, (target, place)): (usize, (usize, usize))| {
         let result = targets[target].1;
@@ -181,7 +183,7 @@ fn top(train: &SearchResult, nearest: usize) -> Vec<f32> {
 
 fn without_targets(pool: &Store, order: &[(usize, f32)], options: &PoolOptions) -> Result<Vec<SelectedRecord>> {
     let likeness = Likeness::new(pool);
-    let mut chosen: Vec<SelectedRecord> = Vec::new();
+    let (mut chosen, mut passed_over) = (Vec::new(), Vec::new());
     for &(row, score) in order {
         if chosen.len() == options.most {
             break;
@@ -189,15 +191,21 @@ fn without_targets(pool: &Store, order: &[(usize, f32)], options: &PoolOptions) 
         let (shard, at) = pool.locate(row);
         let index = pool.shards()[shard].indices()[at];
         // What is drawn is drawn from all.
-        let alike = |other: &SelectedRecord| likeness.cosine(index, other.index) > options.spread;
+        let alike = |&(_, other, _): &(usize, u64, f32)| likeness.cosine(index, other) > options.spread;
         if options.choice != Choice::Random && chosen.iter().any(alike) {
-            continue;
+            passed_over.push((row, index, score));
+        } else {
+            chosen.push((row, index, score));
         }
+    }
+    chosen.extend(passed_over);
+    chosen.truncate(options.most);
+    let record = |(rank, (row, index, score)): (usize, (usize, u64, f32))| {
         let record = pool.record(row)?;
         let (id, text, text_pair) = (record.id, record.text, record.pair);
-        chosen.push(SelectedRecord { rank: chosen.len() as u64 + 1, index, id, score, target: None, text, text_pair });
-    }
-    Ok(chosen)
+        Ok(SelectedRecord { rank: rank as u64 + 1, index, id, score, target: None, text, text_pair })
+    };
+    chosen.into_iter().enumerate().map(record).collect()
 }
 
 /// Rows of a store by how unsure the model is of them: 1 less what the most likely class is ahead of the next (Scheffer et al. 2001).

@@ -53,7 +53,7 @@ pub(super) struct Sparse {
     /// How they are chosen: coverage (greedy, what covers the targets most), round-robin, unsure (of the model) or random
     #[arg(long, value_name = "NAME", default_value_t = Choice::Coverage)]
     choose: Choice,
-    /// Of two records of the pool nearer to each other than this, one is taken
+    /// Of two records of the pool nearer to each other than this, one is taken, as long as there are others
     #[arg(long, value_name = "COSINE", default_value_t = 0.98)]
     spread: f32,
     /// Groups that the least covered records are told in [default: the root of half their number, 12 at most]
