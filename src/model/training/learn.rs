@@ -41,14 +41,14 @@ pub trait Learn: Send + Sync {
     /// Runs a batch forth and back, and adds the gradients of the sum of its losses, each times its share, to those there are.
     ///
     /// # Errors
-    /// [`Error::Usage`] where lessons are not of the batch or of the problem; what the device fails at.
+    /// [`crate::Error::Usage`] where lessons are not of the batch or of the problem; what the device fails at.
     fn study(&mut self, batch: PackedBatch, lessons: &[Lesson<'_>], dropout: Option<DropoutPass>) -> Result<Studied> {
         self.study_guided(batch, lessons, &[], dropout)
     }
     /// The same where the attention of first tokens in the last layer is drawn to some tokens; a guide a record, or none at all.
     ///
     /// # Errors
-    /// As [`Learn::study`]; [`Error::Usage`] where guides are not of the batch.
+    /// As [`Learn::study`]; [`crate::Error::Usage`] where guides are not of the batch.
     fn study_guided(
         &mut self,
         batch: PackedBatch,
@@ -69,7 +69,7 @@ pub trait Learn: Send + Sync {
     /// Features and logits of the tokens that are read of each sequence, one row each, nothing dropped, where a model says something of tokens.
     ///
     /// # Errors
-    /// [`Error::Usage`] for other models; what the device fails at.
+    /// [`crate::Error::Usage`] for other models; what the device fails at.
     fn read(&mut self, batch: PackedBatch, reads: &[Reads]) -> Result<Outputs>;
     /// Features and logits of a batch, nothing dropped, where a model says something of records.
     ///
@@ -104,7 +104,7 @@ pub trait Learn: Send + Sync {
     /// Takes up what [`Learn::state`] gave.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] where it is another model's.
+    /// [`crate::Error::Mismatch`] where it is another model's.
     fn restore(&mut self, state: &[NamedTensor]) -> Result<()>;
     /// Puts other numbers in the place of the last layer: `weight [K, E]` and `bias [K]`.
     ///
