@@ -111,7 +111,8 @@ class Case:
     def rounds(self):
         first, batch = 600, 400
         turned = set(self.draw.sample(range(first), first // 10))
-        self.write("truth", self.rest[:first])
+        # What was labelled on the way may be asked about again.
+        self.write("truth", self.rest[: first + 10 * batch])
         self.write("train", [{**r, "label": other(r["label"])} if i in turned else r for i, r in enumerate(self.rest[:first])])
         batches = [[f"batch-{i:02}.jsonl"] for i in range(10)]
         for i, (name,) in enumerate(batches):
