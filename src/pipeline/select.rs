@@ -57,6 +57,15 @@ pub struct SelectScores {
     pub kept: u64,
 }
 
+/// Refuses a model that answers no questions.
+pub(super) fn check_answers(model: &Model) -> Result<()> {
+    if model.task() != Task::Spans {
+        return Err(Error::usage(format!("select: {} answers no questions", model.name()))
+            .with_hint("give a model with a question-answering head"));
+    }
+    Ok(())
+}
+
 /// Answers every question of `dataset` from chosen sentences and hands each record's to `write`, in input order.
 ///
 /// # Errors
@@ -69,10 +78,7 @@ pub fn select(
     rejections: &mut Rejections,
     write: &mut dyn FnMut(&ContextSelection) -> Result<()>,
 ) -> Result<(Summary, SelectScores)> {
-    if model.task() != Task::Spans {
-        return Err(Error::usage(format!("select: {} answers no questions", model.name()))
-            .with_hint("give a model with a question-answering head"));
-    }
+    check_answers(model)?;
     options.method.check(model, &options.options)?;
     let explained = ExplainOptions {
         method: options.method,

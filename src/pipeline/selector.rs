@@ -7,7 +7,7 @@
 //! which is one linear layer on the mean of the two hidden states. Contexts longer than the selector are read in windows of whole sentences.
 
 use super::predict_tokens::{SpanOptions, characters, question_windows, span_prediction};
-use super::select::{Kept, SelectScores, selection_of};
+use super::select::{Kept, SelectScores, check_answers, selection_of};
 use super::windows::{Encoded, Windows, read_whole};
 use super::{Rejections, Settings, Summary};
 use crate::dataset::{Dataset, Record};
@@ -107,10 +107,7 @@ pub fn select_with(
     rejections: &mut Rejections,
     write: &mut dyn FnMut(&ContextSelection) -> Result<()>,
 ) -> Result<(Summary, SelectScores)> {
-    if model.task() != Task::Spans {
-        return Err(Error::usage(format!("select: {} answers no questions", model.name()))
-            .with_hint("give a model with a question-answering head"));
-    }
+    check_answers(model)?;
     let encode = |record: Record| -> Result<Encoded, String> {
         // What the predictor cannot read is told with its place.
         question_windows(model, &record, options.spans.stride)?;

@@ -33,34 +33,36 @@ fn moved(tensor: &NamedTensor, sign: f32) -> (NamedTensor, Vec<f64>) {
     (NamedTensor { values, ..tensor.clone() }, by)
 }
 
+/// The gradients that `loss` leaves behind are its differences, tensor by tensor, with every number moved a little.
+pub(super) fn gradients_are_finite_differences(
+    model: &mut Trainee,
+    name: &str,
+    mut loss: impl FnMut(&mut Trainee) -> f64,
+) {
+    loss(model);
+    let gradients = model.learner().gradients().unwrap();
+    let state = model.learner().state().unwrap();
+    for (number, gradient) in gradients.iter().enumerate() {
+        let (mut ends, mut expected) = ([0.0; 2], 0.0);
+        for (end, sign) in ends.iter_mut().zip([1.0, -1.0]) {
+            let mut elsewhere = state.clone();
+            let (tensor, by) = moved(&state[number], sign);
+            expected += f64::from(sign) * by.iter().zip(&gradient.values).map(|(d, g)| d * f64::from(*g)).sum::<f64>();
+            elsewhere[number] = tensor;
+            model.learner().restore(&elsewhere).unwrap();
+            *end = loss(model);
+        }
+        let found = ends[0] - ends[1];
+        // What is left is of the square of the distance, unless an activation's kink lies within it (DistilBERT's head has one).
+        let size: f64 = gradient.values.iter().map(|g| f64::from(g.abs())).sum::<f64>() * 2.0_f64.powi(-17);
+        assert!((found - expected).abs() <= 1e-5 * size + 1e-12, "{name} {}: {found:e} {expected:e}", gradient.name);
+    }
+}
+
 #[test]
 fn gradients_are_finite_differences_of_the_loss_with_dropout() {
     for name in FAMILIES {
-        let mut model = trainee(Reference, name);
-        loss(&mut model, name);
-        let gradients = model.learner().gradients().unwrap();
-        let state = model.learner().state().unwrap();
-        for (number, gradient) in gradients.iter().enumerate() {
-            let mut ends = [0.0; 2];
-            let mut expected = 0.0;
-            for (end, sign) in ends.iter_mut().zip([1.0, -1.0]) {
-                let mut elsewhere = state.clone();
-                let (tensor, by) = moved(&state[number], sign);
-                expected +=
-                    f64::from(sign) * by.iter().zip(&gradient.values).map(|(d, g)| d * f64::from(*g)).sum::<f64>();
-                elsewhere[number] = tensor;
-                model.learner().restore(&elsewhere).unwrap();
-                *end = loss(&mut model, name);
-            }
-            let found = ends[0] - ends[1];
-            // What is left is of the square of the distance, unless an activation's kink lies within it (DistilBERT's head has one).
-            let size: f64 = gradient.values.iter().map(|g| f64::from(g.abs())).sum::<f64>() * 2.0_f64.powi(-17);
-            assert!(
-                (found - expected).abs() <= 1e-5 * size + 1e-12,
-                "{name} {}: {found:e} {expected:e}",
-                gradient.name
-            );
-        }
+        gradients_are_finite_differences(&mut trainee(Reference, name), name, |model| loss(model, name));
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tests of `wherefore::train`, and of the models it trains.
 
 mod command;
+mod course;
 mod dynamics;
 mod golden;
 mod gradients;

@@ -7,7 +7,8 @@ use wherefore::factors::Target;
 use wherefore::model::{Lesson, NamedTensor, Studied, Trainee};
 use wherefore::tokens::{Encoding, pack};
 
-use super::golden::{digest, numbers};
+use super::course::{digest, numbers};
+use super::gradients::gradients_are_finite_differences;
 use super::support::{flat, json, lessons, path, trainee};
 use crate::cli::Bench;
 
@@ -111,25 +112,7 @@ fn drawn_gradients_are_finite_differences() {
     let name = "bert-cls2";
     let mut model = trainee(Reference, name);
     let drawn = drawn(&model, name);
-    study(&mut model, &drawn, 1 << 20);
-    let gradients = model.learner().gradients().unwrap();
-    let state = model.learner().state().unwrap();
-    for (number, gradient) in gradients.iter().enumerate() {
-        let (mut ends, mut expected) = ([0.0; 2], 0.0);
-        for (end, sign) in ends.iter_mut().zip([1.0_f32, -1.0]) {
-            let mut elsewhere = state.clone();
-            for (i, value) in elsewhere[number].values.iter_mut().enumerate() {
-                let before = *value;
-                *value += sign * if (i * 2_654_435_761) & 64 == 0 { 1.0 } else { -1.0 } * 2.0_f32.powi(-18);
-                expected += f64::from(sign) * (f64::from(*value) - f64::from(before)) * f64::from(gradient.values[i]);
-            }
-            model.learner().restore(&elsewhere).unwrap();
-            *end = study(&mut model, &drawn, 1 << 20).2;
-        }
-        let found = ends[0] - ends[1];
-        let size: f64 = gradient.values.iter().map(|g| f64::from(g.abs())).sum::<f64>() * 2.0_f64.powi(-17);
-        assert!((found - expected).abs() <= 1e-5 * size + 1e-12, "{}: {found:e} {expected:e}", gradient.name);
-    }
+    gradients_are_finite_differences(&mut model, name, |model| study(model, &drawn, 1 << 20).2);
 }
 
 #[test]

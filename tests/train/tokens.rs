@@ -3,15 +3,15 @@
 use serde_json::Value;
 use wherefore::backend::cpu::Cpu;
 use wherefore::backend::reference::{Plain, Reference};
-use wherefore::backend::training::{AdamStep, Training};
+use wherefore::backend::training::Training;
 use wherefore::model::{
-    Blueprint, Device, DropoutPass, DropoutRates, HeadPlan, LoadOptions, Model, NamedTensor, Reads, Studied, Task,
-    Term, TokenLesson, Trainee,
+    Blueprint, Device, DropoutPass, DropoutRates, HeadPlan, LoadOptions, Model, Reads, Studied, Task, Term,
+    TokenLesson, Trainee,
 };
 use wherefore::tokens::{Encoding, pack};
-use wherefore::train::{Rates, Schedule};
 
-use super::golden::{digest, errors, numbers};
+use super::course::{Course, errors, numbers};
+use super::gradients::gradients_are_finite_differences;
 use super::saving::transformers;
 use super::support::{adam, flat, gradient_bits, json, path};
 
@@ -24,12 +24,7 @@ struct Lessons {
 }
 
 fn cases() -> Vec<String> {
-    let folders = std::fs::read_dir(path("")).unwrap().map(|entry| entry.unwrap());
-    let trained = folders.filter(|entry| entry.path().join("train_tokens.json").is_file());
-    let mut names: Vec<String> = trained.map(|entry| entry.file_name().into_string().unwrap()).collect();
-    names.sort();
-    assert_eq!(names.len(), 10, "golden trainings are missing: {names:?}");
-    names
+    super::course::cases("train_tokens.json", 10)
 }
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -90,74 +85,17 @@ fn study(trainee: &mut Trainee, lessons: &Lessons, budget: usize, dropout: Optio
     (losses, sum)
 }
 
-struct Course {
-    losses: Vec<Vec<f64>>,
-    norms: Vec<f64>,
-    gradients: Vec<NamedTensor>,
-    parameters: Vec<NamedTensor>,
-}
-
 fn run<B: Training>(backend: B, name: &str, golden: &Value) -> Course {
     let lessons = lessons(golden);
-    let mut trainee = trainee(backend, name, lessons.task);
-    let settings = &golden["settings"];
-    let number = |name: &str| settings[name].as_f64().unwrap();
-    let rates = Rates {
-        schedule: golden["schedule"].as_str().unwrap().parse::<Schedule>().unwrap(),
-        height: number("rate"),
-        warmup: number("warmup") as u64,
-        steps: number("steps") as u64,
-    };
-    let mut course = Course { losses: vec![], norms: vec![], gradients: vec![], parameters: vec![] };
-    for step in 0..rates.steps {
-        course.losses.push(study(&mut trainee, &lessons, 1 << 20, None).0);
-        if step == 0 {
-            course.gradients = trainee.learner().gradients().unwrap();
-        }
-        let norm = trainee.learner().gradient_norm().unwrap();
-        course.norms.push(norm);
-        let adam = AdamStep {
-            rate: rates.at(step),
-            decay: number("decay"),
-            betas: [0.9, 0.999],
-            epsilon: number("epsilon"),
-            number: step + 1,
-            scale: (number("clip") / (norm + 1e-6)).min(1.0),
-        };
-        trainee.learner().step(&adam).unwrap();
-    }
-    course.parameters = trainee.learner().parameters().unwrap();
-    course
+    let trainee = trainee(backend, name, lessons.task);
+    Course::run(trainee, golden, |trainee, _| study(trainee, &lessons, 1 << 20, None).0)
 }
 
 #[test]
 fn the_reference_trains_heads_on_tokens_as_pytorch_does_in_f64() {
     for name in cases() {
         let golden = json(&path(&name).join("train_tokens.json"));
-        let course = run(Reference, &name, &golden);
-        let steps = golden["steps"].as_array().unwrap();
-        for (step, (losses, norm)) in course.losses.iter().zip(&course.norms).enumerate() {
-            for (found, expected) in losses.iter().zip(numbers(&steps[step]["losses"])) {
-                assert!(
-                    (found - expected).abs() <= 1e-9 * expected.abs().max(1.0),
-                    "{name}, step {step}: {found} {expected}"
-                );
-            }
-            let expected = steps[step]["norm"].as_f64().unwrap();
-            assert!((norm - expected).abs() <= 1e-8 * expected, "{name}, step {step}: norm {norm} {expected}");
-        }
-        for (what, tensors) in [("gradients", &course.gradients), ("parameters", &course.parameters)] {
-            let expected = golden[what].as_object().unwrap();
-            assert_eq!(tensors.len(), expected.len(), "{name}: {what}");
-            for tensor in tensors {
-                let (found, rounding) = digest(&tensor.values);
-                for (found, expected) in found.iter().zip(numbers(&expected[&tensor.name])) {
-                    // f64's own error, which AdamW magnifies where gradients nearly vanish.
-                    let allowed = rounding + 1e-9 * expected.abs().max(1e-3);
-                    assert!((found - expected).abs() <= allowed, "{name} {what} {}: {found} {expected}", tensor.name);
-                }
-            }
-        }
+        run(Reference, &name, &golden).is_pytorchs(&name, &golden);
     }
 }
 
@@ -187,31 +125,7 @@ fn gradients_on_tokens_are_finite_differences_with_dropout() {
     for name in HEADS {
         let lessons = lessons(&json(&path(name).join("train_tokens.json")));
         let mut model = trainee(Reference, name, lessons.task);
-        study(&mut model, &lessons, 1 << 20, Some(dropout()));
-        let gradients = model.learner().gradients().unwrap();
-        let state = model.learner().state().unwrap();
-        for (number, gradient) in gradients.iter().enumerate() {
-            let (mut ends, mut expected) = ([0.0; 2], 0.0);
-            for (end, sign) in ends.iter_mut().zip([1.0_f32, -1.0]) {
-                let mut elsewhere = state.clone();
-                let scattered = |i: usize| if (i * 2_654_435_761) & 64 == 0 { 1.0 } else { -1.0 };
-                for (i, value) in elsewhere[number].values.iter_mut().enumerate() {
-                    let before = *value;
-                    *value += sign * scattered(i) * 2.0_f32.powi(-18);
-                    expected +=
-                        f64::from(sign) * (f64::from(*value) - f64::from(before)) * f64::from(gradient.values[i]);
-                }
-                model.learner().restore(&elsewhere).unwrap();
-                *end = study(&mut model, &lessons, 1 << 20, Some(dropout())).1;
-            }
-            let found = ends[0] - ends[1];
-            let size: f64 = gradient.values.iter().map(|g| f64::from(g.abs())).sum::<f64>() * 2.0_f64.powi(-17);
-            assert!(
-                (found - expected).abs() <= 1e-5 * size + 1e-12,
-                "{name} {}: {found:e} {expected:e}",
-                gradient.name
-            );
-        }
+        gradients_are_finite_differences(&mut model, name, |model| study(model, &lessons, 1 << 20, Some(dropout())).1);
     }
 }
 

@@ -9,11 +9,11 @@ use std::sync::{Mutex, PoisonError};
 
 use super::network::{Network, Part, Seed};
 use super::pass::Pass;
-use super::sink::{Linear, Normalisation, Operands, Sink};
+use super::sink::{Linear, Operands, Sink};
 use super::two_sided::TwoSided;
+use crate::backend::Rows;
 use crate::backend::cpu::Cpu;
 use crate::backend::training::{Pair, Products, Shape, Training};
-use crate::backend::{Norm, Rows};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::tokens::{self, Encoding, MicroBatch, PackedBatch, Positions};
@@ -443,14 +443,6 @@ impl<B: Training> Sink<B> for Adding<'_, B> {
         };
         add(to, dy, outputs)
     }
-
-    fn norm(&mut self, _: &Pass<'_, B>, _: Normalisation, _: &Norm<B>, _: Rows, _: [&B::Tensor; 2]) -> Result<()> {
-        Ok(())
-    }
-
-    fn tables(&mut self, _: &Pass<'_, B>, _: &B::Tensor, _: usize) -> Result<()> {
-        Ok(())
-    }
 }
 
 /// Turns every record's gradient of a layer, and hands it over when the way back has come past all uses of the layer.
@@ -504,14 +496,6 @@ impl<B: Training> Sink<B> for Turning<'_, B> {
         self.free.push(buffer);
         (self.to)(number, &self.host)
     }
-
-    fn norm(&mut self, _: &Pass<'_, B>, _: Normalisation, _: &Norm<B>, _: Rows, _: [&B::Tensor; 2]) -> Result<()> {
-        Ok(())
-    }
-
-    fn tables(&mut self, _: &Pass<'_, B>, _: &B::Tensor, _: usize) -> Result<()> {
-        Ok(())
-    }
 }
 
 /// Keeps both sides of what a way back comes to, record by record.
@@ -545,14 +529,6 @@ impl<B: Training> Sink<B> for Keeping<'_, B> {
                 kept.tokens.push(token as u32);
             }
         }
-        Ok(())
-    }
-
-    fn norm(&mut self, _: &Pass<'_, B>, _: Normalisation, _: &Norm<B>, _: Rows, _: [&B::Tensor; 2]) -> Result<()> {
-        Ok(())
-    }
-
-    fn tables(&mut self, _: &Pass<'_, B>, _: &B::Tensor, _: usize) -> Result<()> {
         Ok(())
     }
 }

@@ -39,18 +39,22 @@ pub(super) trait Sink<B: Training> {
     /// Of a linear layer: `dy [rows, outputs]` of its sums and `x [rows, inputs]` it read, one row a token or a sequence.
     fn linear(&mut self, pass: &Pass<'_, B>, of: Linear, rows: Rows, operands: Operands<'_, B>) -> Result<()>;
 
-    /// Of a normalisation: `dy [rows, E]` of what it put out and `x [rows, E]` it read.
+    /// Of a normalisation: `dy [rows, E]` of what it put out and `x [rows, E]` it read. Passed over, unless a sink says otherwise.
     fn norm(
         &mut self,
-        pass: &Pass<'_, B>,
-        of: Normalisation,
-        norm: &Norm<B>,
-        rows: Rows,
-        operands: [&B::Tensor; 2],
-    ) -> Result<()>;
+        _pass: &Pass<'_, B>,
+        _of: Normalisation,
+        _norm: &Norm<B>,
+        _rows: Rows,
+        _operands: [&B::Tensor; 2],
+    ) -> Result<()> {
+        Ok(())
+    }
 
-    /// Of the embedding tables: `d_sum [T, width]` of the sum of their rows.
-    fn tables(&mut self, pass: &Pass<'_, B>, d_sum: &B::Tensor, width: usize) -> Result<()>;
+    /// Of the embedding tables: `d_sum [T, width]` of the sum of their rows. Passed over, unless a sink says otherwise.
+    fn tables(&mut self, _pass: &Pass<'_, B>, _d_sum: &B::Tensor, _width: usize) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// What a linear layer's gradient is the product of.

@@ -5,11 +5,11 @@ use std::sync::{Mutex, PoisonError};
 use super::network::{Network, Seed, check_head, sizes_of};
 use super::pass::Pass;
 use super::projection::{Projection, Slot};
-use super::sink::{Linear, Normalisation, Operands, Sink};
+use super::sink::{Linear, Operands, Sink};
 use super::two_sided::TwoSided;
+use crate::backend::Rows;
 use crate::backend::cpu::Cpu;
 use crate::backend::training::{Products, Training};
-use crate::backend::{Norm, Rows};
 use crate::error::{Error, Result};
 use crate::model::{Model, Outputs};
 use crate::tokens::{self, Encoding, MicroBatch, PackedBatch, Positions};
@@ -172,13 +172,5 @@ impl<B: Training> Sink<B> for Contraction<'_, B> {
         };
         let [dy, x] = &*self.sides;
         pass.backend.outer_products(self.out, dy, x, products)
-    }
-
-    fn norm(&mut self, _: &Pass<'_, B>, _: Normalisation, _: &Norm<B>, _: Rows, _: [&B::Tensor; 2]) -> Result<()> {
-        Ok(())
-    }
-
-    fn tables(&mut self, _: &Pass<'_, B>, _: &B::Tensor, _: usize) -> Result<()> {
-        Ok(())
     }
 }
