@@ -173,6 +173,43 @@ fn rows_that_rounding_treats_worst() {
     }
 }
 
+#[test]
+fn rows_whose_rounding_all_goes_one_way() {
+    let (rows, width, queries, half_a_step) = (3000, 256, 30, 1.0 / 256.0);
+    // To bf16, the first few lose nine tenths of half a step in every number, and come out below the others, which lose nothing.
+    let row = |i: usize| -> Vec<f32> {
+        let last = 1e-3 * (i % 50) as f32;
+        match i {
+            0..4 => vec![1.0 + (0.9 + last) * half_a_step; width],
+            // The other end is theirs: what may belong to either is looked at for both.
+            4..24 => vec![0.5 + last; width],
+            _ => (0..width).map(|j| if j < 7 * i % 101 { 1.0 + 2.0 * half_a_step } else { 1.0 }).collect(),
+        }
+    };
+    let features: Vec<f32> = (0..rows).flat_map(row).collect();
+    let norms: Vec<f32> = features.chunks_exact(width).map(|row| dot(row, row).sqrt()).collect();
+    let factors = FactorRows {
+        rows,
+        width,
+        classes: 0,
+        features: Floats::F32(&features),
+        deltas: &[],
+        feature_norms: &norms,
+        delta_norms: &[],
+    };
+    let indices: Vec<u64> = (0..rows as u64).collect();
+    let views = [View { factors, checkpoints: vec![], indices: &indices }];
+    // And queries that are what they are, in either sign: the one way or the other, rounding misleads.
+    for sign in [1.0, -1.0] {
+        let asked: Vec<Query> =
+            (0..queries).map(|i| Query::feature(vec![sign * 2.0_f32.powi(i - 15); width])).collect();
+        check(views.as_slice(), &Form::feature_dot(), &asked, 4, "rounded one way");
+        // Far away, along the same line: who is nearest is told by the same products.
+        let far: Vec<Query> = (0..queries).map(|i| Query::feature(vec![sign * (64 + i) as f32; width])).collect();
+        check(views.as_slice(), &Form::feature_euc(), &far, 4, "rounded one way, distances");
+    }
+}
+
 /// Every form, of these queries' features, and some of the worst weights.
 fn check_hard<S: Source + ?Sized>(source: &S, asked: &[f32], width: usize, k: usize, what: &str) {
     let asked: Vec<&[f32]> = asked.chunks_exact(width).collect();
