@@ -168,7 +168,13 @@ impl FromStr for MethodName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text == "norm-lime" { Ok(Self::NormLime) } else { text.parse().map(Self::Of) }
+        if text == Self::NormLime.name() {
+            return Ok(Self::NormLime);
+        }
+        text.parse().map(Self::Of).map_err(|_: String| {
+            let names: Vec<_> = Method::ALL.iter().map(|m| m.name()).chain([Self::NormLime.name()]).collect();
+            format!("expected one of {}, found {text:?}", names.join(", "))
+        })
     }
 }
 

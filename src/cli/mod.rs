@@ -25,6 +25,7 @@ mod search;
 mod select;
 mod store;
 mod train;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -93,12 +94,13 @@ pub(crate) fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return tell(&error),
     };
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match Cli::try_parse_from(&arguments).map_err(|error| usage::refusal(error, &arguments)) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are not errors; clap knows which stream and code are theirs.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        Err(Ok(refusal)) => return tell(&refusal.into()),
+        Err(Err(help)) => {
+            // Clap knows which stream and code are theirs.
+            let _ = help.print();
+            return ExitCode::from(u8::try_from(help.exit_code()).unwrap_or(2));
         }
     };
     match run(cli) {

@@ -239,11 +239,12 @@ const DAMAGED: &str =
     "the manifest was cut short or changed after it was written: restore it from a copy, or index the data again";
 
 fn missing(directory: &Path, error: std::io::Error) -> Error {
-    if error.kind() == std::io::ErrorKind::NotFound && directory.is_dir() {
-        return Error::format(directory, format!("not a store: it has no {MANIFEST}"))
-            .with_hint("make one with `wherefore index`");
+    if error.kind() != std::io::ErrorKind::NotFound {
+        return Error::io(directory.join(MANIFEST))(error);
     }
-    Error::io(directory.join(MANIFEST))(error)
+    let reason =
+        if directory.is_dir() { format!("not a store: it has no {MANIFEST}") } else { "no such directory".to_owned() };
+    Error::format(directory, reason).with_hint("make a store with `wherefore index`")
 }
 
 /// The format and its version first, so that a store of another version is refused for what it is; then the rest, strictly: bytes that

@@ -39,6 +39,24 @@ fn an_invalid_record_is_named_by_file_and_line() {
 }
 
 #[test]
+fn a_command_line_that_means_nothing_is_refused_in_one_line_with_what_to_do() {
+    let bench = Bench::new();
+    for (arguments, expected, hint) in [
+        ("search --data x.jsonl", "arguments were not provided: --store <DIR>", "`wherefore search --help` tells"),
+        ("explain --methd saliency", "unexpected argument '--methd' found", "a similar argument exists: '--method'"),
+        ("index --store s --data d --dtype f65", "invalid value 'f65' for '--dtype <DTYPE>' [possible values: f32", ""),
+        ("explain --model m --text t --method saliensy", "generic-attention, norm-lime, found \"saliensy\"", ""),
+        ("audit dirty --top", "unexpected argument '--top' found", ""),
+        ("frobnicate", "unrecognized subcommand 'frobnicate'", "`wherefore --help` tells"),
+        ("store info nowhere", "nowhere: no such directory", "make a store with `wherefore index`"),
+    ] {
+        let ran = bench.run(arguments);
+        ran.failed(expected);
+        assert!(ran.err.contains(&format!("\nhint: {hint}")), "{arguments}: {}", ran.err);
+    }
+}
+
+#[test]
 fn skipped_records_are_counted_and_listed() {
     let bench = Bench::new();
     bench.model("bert-cls2");

@@ -86,8 +86,7 @@ fn a_condition_that_means_nothing_is_refused() {
     for (condition, expected) in
         [("nonsense", "not a condition"), ("id=@nowhere", "No such file"), ("=x", "not a condition")]
     {
-        let ran = bench.run(&format!("{search} {condition}"));
-        assert!(ran.code == Some(2) && ran.err.contains(expected), "{condition}: {}", ran.err);
+        bench.fails(&format!("{search} {condition}"), expected);
     }
     let none = super::Ran::from(bench.command(&format!("{search} id=x")).output().expect("it runs"));
     assert_eq!((none.code, lines(&none.out)[0]["proponents"].as_array().map(Vec::len)), (Some(0), Some(0)));
