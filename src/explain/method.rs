@@ -218,8 +218,10 @@ impl Method {
                     .with_hint("use --occlude mask, pad or unk"));
             }
         }
-        if options.steps == 0 || options.samples == Some(0) {
-            return Err(Error::usage(format!("{self}: expected at least one step and one sample")));
+        for (what, number) in [("steps", Some(options.steps)), ("samples", options.samples)] {
+            if number == Some(0) {
+                return Err(Error::usage(format!("{self}: {what}: expected at least 1, found 0")));
+            }
         }
         if self == Self::Lime {
             super::lime::check(options)?;

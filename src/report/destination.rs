@@ -31,6 +31,10 @@ impl Destination {
                     Some(parent) if !parent.as_os_str().is_empty() => parent,
                     _ => Path::new("."),
                 };
+                if !folder.is_dir() {
+                    let reason = format!("{}: there is no folder {}", path.display(), folder.display());
+                    return Err(Error::usage(reason).with_hint("make the folder first"));
+                }
                 let file = tempfile::Builder::new()
                     .prefix(".wherefore-")
                     .suffix(".partial")

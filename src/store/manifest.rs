@@ -150,6 +150,11 @@ impl Manifest {
         self.blocks.binary_search_by_key(&number, |block| block.number)
     }
 
+    /// Whether a store was begun here and no block was finished: nothing is lost if it is begun anew.
+    pub(super) fn has_nothing_yet(&self) -> bool {
+        self.blocks.is_empty() && !self.complete && self.base.is_none()
+    }
+
     /// Every file the manifest names.
     pub(super) fn files(&self) -> impl Iterator<Item = &FileEntry> {
         self.head.iter().chain(self.blocks.iter().flat_map(BlockEntry::files))

@@ -243,8 +243,9 @@ impl FromStr for Part {
             .and_then(|(index, count)| Some(Self { index: index.parse().ok()?, count: count.parse().ok()? }))
             .filter(|part| part.index < part.count);
         parsed.ok_or_else(|| {
-            Error::usage(format!("`{text}` is not a part"))
-                .with_hint("write I/N with I from 0 to N − 1, such as 0/4 for the first of four jobs")
+            Error::usage(format!(
+                "expected I/N with I from 0 to N − 1, such as 0/4 for the first of four jobs, found {text:?}"
+            ))
         })
     }
 }

@@ -29,8 +29,9 @@ pub struct StoreWriter {
 }
 
 impl StoreWriter {
-    /// Begins a store in a new or empty directory, or, with `resume`, goes on where an earlier run of the same job ended (a run that was
-    /// killed before it wrote anything included, so that a batch script can always resume). Finished blocks are verified first.
+    /// Begins a store in a new or empty directory (or in one where a store was begun and nothing is finished), or, with `resume`, goes on
+    /// where an earlier run of the same job ended (a run that was killed before it wrote anything included, so that a batch script can
+    /// always resume). Finished blocks are verified first.
     ///
     /// # Errors
     /// [`Error::Usage`] if the directory is in use or not empty, [`Error::Mismatch`] if the store in it was made with other settings,
@@ -46,15 +47,16 @@ impl StoreWriter {
         check_request(&settings, part, head)?;
         fs::create_dir_all(directory).map_err(Error::io(directory))?;
         // Twice: a directory of something else is not to get even a lock, and what holds the lock may have changed all.
-        Found::survey(directory)?.check(directory, resume)?;
-        let lock = Lock::acquire(directory)?;
-        let found = Found::survey(directory)?;
-        found.check(directory, resume)?;
-        let manifest = if found.has_manifest() {
-            go_on(directory, &settings, part)?
-        } else {
-            begin(directory, settings, part, head)?
+        let survey = || {
+            let found = Found::survey(directory)?;
+            let nothing_yet = found.has_manifest() && Manifest::read(directory).is_ok_and(|m| m.has_nothing_yet());
+            found.check(directory, resume || nothing_yet)?;
+            Ok::<_, Error>(found.has_manifest() && (resume || !nothing_yet))
         };
+        survey()?;
+        let lock = Lock::acquire(directory)?;
+        let manifest =
+            if survey()? { go_on(directory, &settings, part)? } else { begin(directory, settings, part, head)? };
         Ok(Self::new(directory, manifest, None, lock))
     }
 

@@ -47,6 +47,7 @@ fn a_command_line_that_means_nothing_is_refused_in_one_line_with_what_to_do() {
         ("index --store s --data d --dtype f65", "invalid value 'f65' for '--dtype <DTYPE>' [possible values: f32", ""),
         ("explain --model m --text t --method saliensy", "generic-attention, norm-lime, found \"saliensy\"", ""),
         ("audit dirty --top", "unexpected argument '--top' found", ""),
+        ("index --store s --data d --shard 5/2", "expected I/N with I from 0 to N − 1, such as 0/4", ""),
         ("frobnicate", "unrecognized subcommand 'frobnicate'", "`wherefore --help` tells"),
         ("store info nowhere", "nowhere: no such directory", "make a store with `wherefore index`"),
     ] {
@@ -54,6 +55,24 @@ fn a_command_line_that_means_nothing_is_refused_in_one_line_with_what_to_do() {
         ran.failed(expected);
         assert!(ran.err.contains(&format!("\nhint: {hint}")), "{arguments}: {}", ran.err);
     }
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_named_before_anything_is_computed() {
+    let bench = Bench::new();
+    bench.records("train.jsonl", 3);
+    let command = predicting(&bench, "train.jsonl").replace("p.jsonl", "nowhere/p.jsonl");
+    bench.fails(&command, "nowhere/p.jsonl: there is no folder nowhere");
+}
+
+#[test]
+fn a_store_that_came_to_nothing_is_begun_anew() {
+    let bench = with_store();
+    bench.write("empty.jsonl", "");
+    bench.fails("index --model bert-cls2 --data empty.jsonl --store again", "empty.jsonl: no records");
+    bench.ok("index --model bert-cls2 --data train.jsonl --store again --dtype f16");
+    bench.fails("index --model bert-cls2 --data train.jsonl --store again", "again: the directory is not empty");
+    bench.ok("store verify again");
 }
 
 #[test]

@@ -125,7 +125,7 @@ fn what_cannot_be_explained_is_refused_with_a_reason() {
     let run = |model: &str, options: &str| format!("explain --model {model} --data data.jsonl {options}");
     bench.fails(&run(&headless, ""), "no classification head");
     bench.fails(&run(&model, "--method attention-rollout --start-layer 9"), "start layer");
-    bench.fails(&run(&model, "--steps 0"), "at least one step");
+    bench.fails(&run(&model, "--steps 0"), "steps: expected at least 1, found 0");
     bench.fails(&run(&model, "--noise nan"), "--noise");
     bench.fails(&run(&model, "--method lime --features words --words none"), "lime: words are its features");
     bench.fails(&run(&model, "--baseline-data data.jsonl"), "expected one baseline, found 3");

@@ -199,7 +199,7 @@ fn settings_without_a_meaning_are_refused() {
     let message = refused(Method::AttentionRollout, Options { start_layer: 99, ..Options::default() });
     assert!(message.contains("start layer") && message.contains("99"), "{message}");
     let message = refused(Method::Saliency, Options { steps: 0, ..Options::default() });
-    assert!(message.contains("at least one step"), "{message}");
+    assert!(message.contains("steps: expected at least 1, found 0"), "{message}");
     let two = Baseline::texts(&Texts::new(&model).encodings);
     let message = refused(Method::IntegratedGradients, Options { baseline: two, ..Options::default() });
     assert!(message.contains("one baseline"), "{message}");

@@ -170,7 +170,7 @@ fn settings_that_make_no_regression_are_refused() {
         (Options { kernel_width: 0.0, ..Options::default() }, "lime: kernel width: expected a number above 0, found 0"),
         (Options { ridge: Some(-1.0), ..Options::default() }, "lime: ridge: expected a number from 0 on, found -1"),
         (Options { num_features: Some(0), ..Options::default() }, "lime: number of features: expected at least 1"),
-        (Options { samples: Some(0), ..Options::default() }, "at least one step and one sample"),
+        (Options { samples: Some(0), ..Options::default() }, "samples: expected at least 1, found 0"),
     ] {
         let message = refused(options);
         assert!(message.contains(expected), "{message}");
