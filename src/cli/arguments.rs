@@ -1,13 +1,14 @@
 //! Arguments that several commands share, and what they mean.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::Args;
 use wherefore::backend::Precision;
 use wherefore::backend::gpu::Gpu;
 use wherefore::dataset::{Dataset, DatasetOptions, Shape};
 use wherefore::model::{Device, LoadOptions, Model, Task};
-use wherefore::pipeline::Settings;
+use wherefore::pipeline::{ExportFormat, Settings};
 use wherefore::report::Format;
 use wherefore::{Error, Result};
 
@@ -36,7 +37,7 @@ pub(crate) struct Common {
     pub(crate) out: Option<PathBuf>,
     /// jsonl, parquet or text [default: by --out's extension; else text on a terminal, jsonl in a pipe]
     #[arg(long, global = true)]
-    pub(crate) format: Option<Format>,
+    pub(crate) format: Option<FormatName>,
     /// No progress bars and no messages but errors
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
@@ -87,7 +88,35 @@ impl Common {
 
     /// The format of results.
     pub(crate) fn format(&self) -> Format {
-        Format::choose(self.format, self.out.as_deref())
+        let asked =
+            self.format.and_then(|name| if let FormatName::Results(format) = name { Some(format) } else { None });
+        Format::choose(asked, self.out.as_deref())
+    }
+
+    /// Refuses a format that results do not have.
+    pub(crate) fn check_format(&self) -> Result<()> {
+        match self.format {
+            Some(FormatName::Stores(format)) => {
+                Err(Error::usage(format!("--format {format}: only `export` writes it"))
+                    .with_hint("results are jsonl, parquet or text"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What `--format` names: how results are written, or what else `export` can make of a store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum FormatName {
+    Results(Format),
+    Stores(ExportFormat),
+}
+
+impl FromStr for FormatName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self::Results).or_else(|reason| text.parse().map(Self::Stores).map_err(|_: String| reason))
     }
 }
 

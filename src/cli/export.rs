@@ -4,27 +4,33 @@ use std::path::PathBuf;
 
 use clap::Args;
 use wherefore::pipeline::{self, ExportFormat};
+use wherefore::report::Format;
 use wherefore::store::Store;
 use wherefore::{Error, Result};
 
 use super::Outcome;
-use super::arguments::Common;
+use super::arguments::{Common, FormatName};
 
-/// A store's records and factors for other programs.
+/// A store's records and factors for other programs: `--format` parquet or jsonl (a record a row), npy (a directory of arrays), or faiss (the
+/// features as an IndexFlatIP); by --out's extension where it is not given.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// The store (repeatable: the parts that `index --shard` made)
     #[arg(long, value_name = "DIR", required = true)]
     store: Vec<PathBuf>,
-    /// parquet or jsonl (a record a row), npy (a directory of arrays), or faiss (the features as an IndexFlatIP) [default: by --out's
-    /// extension]
-    #[arg(long, value_name = "FORMAT")]
-    to: Option<ExportFormat>,
 }
 
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
     let out = common.out.as_deref().ok_or_else(|| Error::usage("where to? --out PATH"))?;
-    let format = arguments.to.map_or_else(|| by_extension(out), Ok)?;
+    let format = match common.format {
+        Some(FormatName::Stores(format)) => format,
+        Some(FormatName::Results(Format::Jsonl)) => ExportFormat::Jsonl,
+        Some(FormatName::Results(Format::Parquet)) => ExportFormat::Parquet,
+        Some(FormatName::Results(Format::Text)) => {
+            return Err(Error::usage("--format text: expected parquet, jsonl, npy or faiss").into());
+        }
+        None => by_extension(out)?,
+    };
     pipeline::export(&Store::open_many(&arguments.store)?, format, out, common.quiet)?;
     Ok(Outcome::Done)
 }
@@ -33,6 +39,6 @@ fn by_extension(out: &std::path::Path) -> Result<ExportFormat> {
     let extension = out.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     extension.parse().map_err(|_| {
         Error::usage(format!("{}: its extension names no format", out.display()))
-            .with_hint("say which: --to parquet, jsonl, npy or faiss")
+            .with_hint("say which: --format parquet, jsonl, npy or faiss")
     })
 }

@@ -114,6 +114,9 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
     wherefore::interrupt::listen().context("cannot listen for Ctrl-C")?;
     let common = cli.common;
     common.set_up_threads()?;
+    if !matches!(cli.command, Command::Export(_)) {
+        common.check_format()?;
+    }
     match cli.command {
         Command::Demo(arguments) => demo::run(&arguments, &common),
         Command::Predict(arguments) => predict::run(&arguments, &common),

@@ -288,7 +288,7 @@ impl Search<'_> {
 
 /// Full rankings stream, which only JSONL can.
 fn check_format(common: &Common, top_k: TopK) -> Result<Format> {
-    match (common.format(), top_k, common.format) {
+    match (common.format(), top_k, &common.format) {
         (Format::Jsonl, ..) | (_, TopK::Count(_), _) => Ok(common.format()),
         (Format::Text, TopK::All, None) => Ok(Format::Jsonl),
         _ => Err(Error::usage("--top-k all: full rankings are written as JSONL").with_hint("use --format jsonl")),

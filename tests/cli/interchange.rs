@@ -141,7 +141,7 @@ fn every_format_makes_the_same_store() {
     assert_eq!(made.bench.contents("a"), made.bench.contents("b"));
     // What is exported is read again; without logits it is what an encoder without a head would give.
     for to in ["parquet", "jsonl", "npy"] {
-        made.bench.ok(&format!("export --store store --to {to} --out again.{to} --quiet"));
+        made.bench.ok(&format!("export --store store --format {to} --out again.{to} --quiet"));
         let data = if to == "npy" { "--data again.npy/records.jsonl" } else { "" };
         made.bench.ok(&format!("index --from-factors again.{to} {data} --store from-{to} --quiet"));
         let found = |store: &str| {
@@ -267,8 +267,8 @@ fn python_reads_a_store_by_the_example() {
 #[test]
 fn numpy_and_faiss_read_what_is_exported() {
     let made = made();
-    made.bench.ok("export --store store --to npy --out arrays --quiet");
-    made.bench.ok("export --store store --to faiss --out flat.index --quiet");
+    made.bench.ok("export --store store --format npy --out arrays --quiet");
+    made.bench.ok("export --store store --format faiss --out flat.index --quiet");
     let program = "import numpy as np, faiss\n\
         a = {n: np.load(f'arrays/{n}.npy') for n in ['features', 'deltas', 'labels', 'predictions', 'losses', 'indices']}\n\
         i = faiss.read_index('flat.index')\n\
@@ -279,7 +279,9 @@ fn numpy_and_faiss_read_what_is_exported() {
         print({n: x.shape for n, x in a.items()}, i.search(a['features'][:1], 3)[1][0].tolist())";
     let Some(told) = python(&made.bench, &["numpy", "faiss"], &["-c", program]) else { return };
     assert!(told.contains("'features': (30, 24), 'deltas': (30, 2), 'labels': (30,)"), "{told}");
-    made.bench.fails("export --store store --to npy --out arrays", "it is there already");
+    made.bench.fails("export --store store --format text --out arrays.txt", "expected parquet, jsonl, npy or faiss");
+    made.bench.fails("search --store store --self --format npy", "--format npy: only `export` writes it");
+    made.bench.fails("export --store store --format npy --out arrays", "it is there already");
     made.bench.fails("export --store store --out thing", "its extension names no format");
 }
 

@@ -4,6 +4,7 @@ mod faiss;
 mod npy;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -29,6 +30,17 @@ pub enum ExportFormat {
     Npy,
     /// The features as a FAISS `IndexFlatIP`, whose ids are row numbers.
     Faiss,
+}
+
+impl fmt::Display for ExportFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Parquet => "parquet",
+            Self::Jsonl => "jsonl",
+            Self::Npy => "npy",
+            Self::Faiss => "faiss",
+        })
+    }
 }
 
 impl FromStr for ExportFormat {
