@@ -12,7 +12,7 @@ use wherefore::backend::{
     Activation, Attended, AttentionGradients, AttentionShape, Backend, Columns, Embeddings, Norm, Precision, Rows, Step,
 };
 use wherefore::factors::{FactorRows, Floats};
-use wherefore::search::{Form, Options, Query, search};
+use wherefore::search::{Bounds, Form, Options, Query, search};
 use wherefore::tokens::{Masked, PackedBatch};
 use wherefore::{Error, Result};
 
@@ -207,7 +207,7 @@ fn layer_norm(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// The whole search, copies of the records to the device included.
+/// The whole search, copies of the records to the device included: by every score, and by bounds from tensor cores, which take many queries.
 fn searching(bench: &Bench) -> Result<()> {
     const ROWS: usize = 200_000;
     let (features, zeros) = (numbers(ROWS * WIDTH, 1.0), vec![0.0; ROWS]);
@@ -220,14 +220,21 @@ fn searching(bench: &Bench) -> Result<()> {
         feature_norms: &zeros,
         delta_norms: &zeros,
     };
-    let options = Options { devices: &[&bench.gpu], ..Options::default() };
-    for queries in [1, 64, 1024] {
+    let devices = [&bench.gpu];
+    for (queries, bounds) in
+        [(1, Bounds::Unused), (64, Bounds::Unused), (64, Bounds::Half), (1024, Bounds::Unused), (1024, Bounds::Half)]
+    {
+        let options = Options { devices: &devices, bounds, ..Options::default() };
         let asked: Vec<_> = (0..queries).map(|q| Query::feature(features[q * WIDTH..][..WIDTH].to_vec())).collect();
         let began = Instant::now();
         search(&source, &Form::feature_dot(), &asked, 10, &options)?;
         let seconds = began.elapsed().as_secs_f64();
         let operations = 2.0 * (ROWS * WIDTH * queries) as f64;
-        bench.row("search", &format!("{ROWS} x {WIDTH}, {queries} queries"), seconds, Bound::Arithmetic(operations));
+        let (name, bound) = match bounds {
+            Bounds::Half => ("search by bounds", Bound::Products(operations)),
+            _ => ("search", Bound::Arithmetic(operations)),
+        };
+        bench.row(name, &format!("{ROWS} x {WIDTH}, {queries} queries"), seconds, bound);
     }
     Ok(())
 }

@@ -104,9 +104,9 @@ impl<'a> Answers<'a> {
         Ok(Self { store, options, prepared, scope, gpus: Vec::new() })
     }
 
-    /// The same, searching on GPUs; where records have several factors, on the CPU still.
+    /// The same, searching on GPUs.
     pub(super) fn on(self, gpus: Vec<&'a Gpu>) -> Self {
-        if self.store.settings().tokens.is_some() { self } else { Self { gpus, ..self } }
+        Self { gpus, ..self }
     }
 
     /// Searches for some queries together and writes their results in order.

@@ -1,16 +1,19 @@
 //! The same search on GPUs: rows stream to each device, a chunk on its way while the one before it is scored, and both ends of each query's
 //! ranking in each group of rows are kept there. What there is room for stays on the device, for the queries and searches to come.
 //!
-//! A device computes [`super::score`] operation by operation, so results are the CPU's, bit for bit, however many devices share the rows. Ends
+//! A device computes [`super::score`] operation by operation, so results are the CPU's, bit for bit, however many devices share the rows. For many
+//! queries it computes bounds instead, from products of rounded numbers on tensor cores, and the scores of those records alone that the bounds and the
+//! ends so far do not rule out. Where records have several factors, each one's sum is computed, and added up to its record's. Ends
 //! longer than a device keeps are found in passes, each after the last of the one before it. Scores that are not made of factors, factor sets of
 //! several types, and ends of which passes would be many are left to the CPU.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use super::Options;
+use super::bounds::applies;
+use super::certificate::Certificate;
 use super::form::{Deltas, Form, Measure, Prepared, RowNorm};
-use super::pair::{gradient_norm, unit_columns};
+use super::pair::{gradient_norm, quotient, unit_columns};
 use super::query::{Query, Weight};
 use super::rows::Groups;
 use super::scan::Progress;
@@ -18,7 +21,8 @@ use super::shape::Shape;
 use super::source::Source;
 use super::sum::ExactSum;
 use super::topk::{End, Hit, Hits, TwoEnded};
-use crate::backend::gpu::{Asked, Chunk, Entry, Found, Gpu, Key, MOST_KEPT, Weights};
+use super::{Bounds, Options};
+use crate::backend::gpu::{Asked, Chunk, Entry, FactorsOf, Found, Gpu, Key, MOST_KEPT, MOST_TERMS, Weights};
 use crate::error::{Error, Result};
 use crate::factors::{FactorRows, Floats};
 
@@ -27,6 +31,8 @@ const CHUNK_BYTES: usize = 64 << 20;
 const FEWEST_CHUNK_BYTES: usize = 1 << 20;
 /// Queries of one pass.
 const MOST_QUERIES: usize = 2048;
+/// Queries from which on scores are bound by arithmetic, of which tensor cores have more.
+const FEWEST_BOUNDED: usize = 32;
 /// Passes over the rows that are made for long ends; the CPU needs but one.
 const MOST_PASSES: usize = 16;
 /// Rows whose scores an exact sum takes without carrying.
@@ -59,7 +65,6 @@ impl<S: Source + ?Sized> Job<'_, S> {
         });
         let first = kinds.next();
         form.scorer.is_none()
-            && !shape.several
             && self.group_count() > 0
             && self.k <= MOST_PASSES * MOST_KEPT
             && shape.rows <= MOST_ROWS
@@ -107,26 +112,40 @@ impl<S: Source + ?Sized> Job<'_, S> {
         self.groups.map_or(1, Groups::len)
     }
 
-    /// The rows in pieces that are copied at a time; those that nothing is selected from are left out.
+    /// The rows in pieces that are copied at a time, by their factors; those that nothing is selected from are left out.
     fn pieces(&self, search: Number, chunk_bytes: usize) -> Vec<Piece> {
         let Self { source, form, shape, .. } = *self;
         let row_bytes = (shape.width + shape.classes).max(1) * form.sets.len().max(1) * size_of::<f32>();
         let most = (chunk_bytes / row_bytes).max(1);
         let selection = source.selection();
         let mut pieces = Vec::new();
-        let mut first = 0;
+        let (mut first, mut before) = (0, 0);
         for shard in 0..source.shards() {
-            let rows = source.rows(shard);
-            for start in (0..rows).step_by(most) {
-                let piece =
-                    Piece::new(source, form, search, Span { shard, start, rows: most.min(rows - start), first });
-                first += piece.span.rows;
-                if selection.is_none_or(|rows| rows.count_in(piece.span.first..first) > 0) {
-                    pieces.push(piece);
+            let (rows, offsets) = (source.rows(shard), self.offsets(shard));
+            let mut start = 0;
+            while start < rows {
+                let count = offsets.map_or(most.min(rows - start), |offsets| {
+                    let most = offsets[start] + most as u64;
+                    offsets[start + 1..].partition_point(|&end| end <= most).max(1)
+                });
+                let factors = offsets
+                    .map_or(start..start + count, |offsets| offsets[start] as usize..offsets[start + count] as usize);
+                let span = Span { shard, start, rows: count, first };
+                let own = OwnFactors { first: before + factors.start, rows: factors };
+                start += count;
+                first += count;
+                if selection.is_none_or(|rows| rows.count_in(span.first..first) > 0) {
+                    pieces.push(Piece::new(source, form, search, span, own));
                 }
             }
+            before += offsets.and_then(|offsets| offsets.last()).map_or(rows, |&end| end as usize);
         }
         pieces
+    }
+
+    /// Where a shard's records have several factors, where each one's begin.
+    fn offsets(&self, shard: usize) -> Option<&[u64]> {
+        self.form.sets.first().and_then(|&set| self.source.factor_offsets(shard, set))
     }
 
     /// Deals the pieces to the devices, and puts together what each finds.
@@ -149,7 +168,8 @@ impl<S: Source + ?Sized> Job<'_, S> {
             })
         };
         let found = all(found)?;
-        let mut kept = vec![vec![(TwoEnded::new(self.k), ExactSum::default()); self.group_count()]; queries.len()];
+        let none = (TwoEnded::new(self.k), ExactSum::default(), Some(0));
+        let mut kept = vec![vec![none; self.group_count()]; queries.len()];
         for found in found {
             for (kept, found) in kept.iter_mut().flatten().zip(found) {
                 for (end, entries) in [End::Proponents, End::Opponents].into_iter().zip(found.ends) {
@@ -158,9 +178,13 @@ impl<S: Source + ?Sized> Job<'_, S> {
                     }
                 }
                 kept.1.merge(ExactSum::from_limbs(found.total));
+                kept.2 = kept.2.zip(found.candidates).map(|(all, own)| all + own);
             }
         }
-        let in_group = |(ends, total): (TwoEnded, ExactSum)| InGroup { hits: ends.into_hits(), total };
+        let in_group = |(ends, total, candidates): (TwoEnded, ExactSum, Option<u64>)| {
+            let certificate = candidates.map(|candidates| Certificate { candidates, certain: None });
+            InGroup { hits: Hits { certificate, ..ends.into_hits() }, total }
+        };
         Ok(kept.into_iter().map(|groups| groups.into_iter().map(in_group).collect()).collect())
     }
 
@@ -200,7 +224,7 @@ impl<S: Source + ?Sized> Job<'_, S> {
         stopped: &AtomicBool,
     ) -> Result<Vec<Found>> {
         let mut running = gpu.search(asked, k)?;
-        let send = |piece: &&&Piece| gpu.send(&self.chunk(piece));
+        let send = |piece: &&&Piece| gpu.send(self.chunk(piece));
         let mut pieces = pieces.iter();
         let mut next = pieces.next();
         let mut sent = next.as_ref().map(send).transpose()?;
@@ -220,17 +244,33 @@ impl<S: Source + ?Sized> Job<'_, S> {
         running.finish()
     }
 
+    /// Whether bounds may leave records out, and there is something to gain, as on the CPU.
+    fn has_bounds(&self, queries: usize) -> bool {
+        let Self { form, shape, k, .. } = *self;
+        let fits = form.passes.len() <= MOST_TERMS && k <= MOST_KEPT && k <= shape.selected / 64;
+        let alone = self.groups.is_none() && !shape.several;
+        fits && alone && applies(form) && queries >= FEWEST_BOUNDED && self.options.bounds == Bounds::Half
+    }
+
     /// Queries side by side, pass by pass; what was found is not to be found again.
     fn asked(&self, queries: &[Query], found: &[Found]) -> Asked {
         let Self { form, shape, .. } = *self;
         let queries: Vec<Prepared> = queries.iter().map(|query| form.prepare(query)).collect();
         let terms = || (0..form.passes.len()).flat_map(|pass| queries.iter().map(move |query| &query.terms[pass]));
-        let weights = match terms().next().map(|term| &term.weight) {
-            None | Some(Weight::One) => Weights::One,
-            Some(Weight::Delta(_)) => Weights::Deltas(terms().flat_map(|term| delta(&term.weight)).copied().collect()),
-            Some(Weight::Class(_)) => Weights::Classes(terms().map(|term| class(&term.weight)).collect()),
-        };
+        let mut weights = Weights::default();
+        if terms().any(|term| matches!(term.weight, Weight::Class(_))) {
+            weights.classes = terms().map(|term| class(&term.weight)).collect();
+        }
+        if terms().any(|term| matches!(term.weight, Weight::Delta(_))) {
+            weights.deltas = vec![0.0; terms().count() * shape.classes];
+            for (to, term) in weights.deltas.chunks_exact_mut(shape.classes.max(1)).zip(terms()) {
+                if let Weight::Delta(delta) = &term.weight {
+                    to.copy_from_slice(delta);
+                }
+            }
+        }
         Asked {
+            bounds: self.has_bounds(queries.len()),
             queries: queries.len(),
             width: shape.width,
             classes: shape.classes,
@@ -252,13 +292,23 @@ impl<S: Source + ?Sized> Job<'_, S> {
         let Span { shard, start, rows, first } = piece.span;
         let sets: Vec<FactorRows<'_>> =
             form.sets.iter().map(|&set| source.factors(shard, set).expect("checked before the search")).collect();
-        let features =
-            sets.iter().map(|set| part(set.features, start * set.width..(start + rows) * set.width)).collect();
+        let own = &piece.factors.rows;
+        let features = sets.iter().map(|set| set.features.slice(own.start * set.width..own.end * set.width)).collect();
+        let factors = self.offsets(shard).map(|offsets| FactorsOf {
+            offsets: offsets[start..=start + rows].iter().map(|end| (end - own.start as u64) as i32).collect(),
+            coordinates: source.factor_biases(shard).map(|biases| biases[own.clone()].to_vec()),
+        });
+        let mut deltas: Vec<f32> = sets.iter().flat_map(|set| deltas(form, set, &piece.factors)).collect();
+        if let (Deltas::Scaled, Some(factors)) = (form.deltas, &factors) {
+            let lengths = &source.gradient_norms(shard).expect("checked before the search")[start..];
+            scale(&mut deltas, factors, lengths, self.shape.classes);
+        }
         Chunk {
             rows,
             first,
+            factors,
             features,
-            deltas: sets.iter().flat_map(|set| deltas(form, set, piece.span)).collect(),
+            deltas,
             norms: sets.first().and_then(|set| norms(form, set, piece.span)),
             indices: (start..start + rows).map(|row| source.index(shard, row)).collect(),
             groups: self.groups_of(first..first + rows),
@@ -297,6 +347,7 @@ static NEXT_SEARCH: AtomicU64 = AtomicU64::new(0);
 /// Consecutive rows of a shard that are copied together.
 struct Piece {
     span: Span,
+    factors: OwnFactors,
     /// What their features are.
     key: Key,
     /// Whether only this search knows them by it.
@@ -304,14 +355,14 @@ struct Piece {
 }
 
 impl Piece {
-    fn new<S: Source + ?Sized>(source: &S, form: &Form<'_>, search: Number, span: Span) -> Self {
+    fn new<S: Source + ?Sized>(source: &S, form: &Form<'_>, search: Number, span: Span, factors: OwnFactors) -> Self {
         let contents = source.contents(span.shard);
         let what = match contents {
             Some(contents) => format!("{contents} {:?}", form.sets),
             None => format!("search {}, shard {}, {:?}", search.0, span.shard, form.sets),
         };
         let key = blake3::hash(format!("{what} {} {}", span.start, span.rows).as_bytes());
-        Self { span, key: key.into(), passing: contents.is_none() }
+        Self { span, factors, key: key.into(), passing: contents.is_none() }
     }
 }
 
@@ -321,6 +372,14 @@ struct Span {
     shard: usize,
     start: usize,
     rows: usize,
+    /// The first over all shards.
+    first: usize,
+}
+
+/// Those rows' factors: as many, but where records have several.
+struct OwnFactors {
+    /// In the shard.
+    rows: std::ops::Range<usize>,
     /// The first over all shards.
     first: usize,
 }
@@ -344,35 +403,35 @@ fn last(end: &[Entry], lowest: bool) -> Entry {
     if end.len().is_multiple_of(MOST_KEPT) { end.last().copied().unwrap_or(beyond) } else { beyond }
 }
 
-fn delta(weight: &Weight) -> &[f32] {
-    if let Weight::Delta(delta) = weight { delta } else { &[] }
-}
-
 fn class(weight: &Weight) -> i32 {
-    if let Weight::Class(class) = weight { *class as i32 } else { 0 }
+    if let Weight::Class(class) = weight { *class as i32 } else { -1 }
 }
 
-fn part(features: Floats<'_>, range: std::ops::Range<usize>) -> Floats<'_> {
-    match features {
-        Floats::F32(values) => Floats::F32(&values[range]),
-        Floats::F16(values) => Floats::F16(&values[range]),
-        Floats::Bf16(values) => Floats::Bf16(&values[range]),
+/// What stands for δ of the factors, `[f, K]`; where it is over a record's length, before that.
+fn deltas(form: &Form<'_>, set: &FactorRows<'_>, factors: &OwnFactors) -> Vec<f32> {
+    let classes = set.classes;
+    let range = |start: usize| start * classes..(start + factors.rows.len()) * classes;
+    match form.deltas {
+        Deltas::Unread => Vec::new(),
+        Deltas::Stored | Deltas::Scaled => set.deltas[range(factors.rows.start)].to_vec(),
+        Deltas::Given(given) => given[range(factors.first)].to_vec(),
+        Deltas::Unit => {
+            let mut deltas = set.deltas[range(factors.rows.start)].to_vec();
+            deltas.chunks_exact_mut(classes.max(1)).for_each(|delta| unit_columns(delta, 1));
+            deltas
+        }
     }
 }
 
-/// What stands for the rows' δ, `[rows, K]`.
-fn deltas(form: &Form<'_>, set: &FactorRows<'_>, span: Span) -> Vec<f32> {
-    let classes = set.classes;
-    let range = |start: usize| start * classes..(start + span.rows) * classes;
-    match form.deltas {
-        // Records of several factors are not searched here.
-        Deltas::Unread | Deltas::Scaled => Vec::new(),
-        Deltas::Stored => set.deltas[range(span.start)].to_vec(),
-        Deltas::Given(given) => given[range(span.first)].to_vec(),
-        Deltas::Unit => {
-            let mut deltas = set.deltas[range(span.start)].to_vec();
-            deltas.chunks_exact_mut(classes.max(1)).for_each(|delta| unit_columns(delta, 1));
-            deltas
+/// δ of every set, over the length of its record's gradient.
+fn scale(deltas: &mut [f32], factors: &FactorsOf, lengths: &[f32], classes: usize) {
+    let of_a_set = factors.offsets.last().map_or(0, |&end| end as usize) * classes;
+    for deltas in deltas.chunks_exact_mut(of_a_set.max(1)) {
+        for (own, &length) in factors.offsets.windows(2).zip(lengths) {
+            let own = &mut deltas[own[0] as usize * classes..own[1] as usize * classes];
+            for delta in own {
+                *delta = quotient(*delta, length);
+            }
         }
     }
 }

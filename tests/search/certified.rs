@@ -122,7 +122,7 @@ fn few_scores_are_computed_where_bounds_tell_records_apart() {
 }
 
 /// Rows that rounding treats worst: sums that cancel, numbers beyond f16 and of the smallest kind, products that run over, ties, zeros.
-fn hard_rows(random: &mut Random, rows: usize, width: usize) -> Vec<f32> {
+pub(super) fn hard_rows(random: &mut Random, rows: usize, width: usize) -> Vec<f32> {
     let row = |i: usize, random: &mut Random| -> Vec<f32> {
         let plain = random.numbers(width, false);
         let scaled = |scale: f32| plain.iter().map(|x| x * scale).collect::<Vec<f32>>();

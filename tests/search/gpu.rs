@@ -1,10 +1,12 @@
 //! The search on the (emulated) GPU gives what the CPU's gives, to the bit.
 
 use wherefore::backend::Precision;
+use wherefore::backend::cpu::dot;
 use wherefore::backend::gpu::Gpu;
 use wherefore::factors::{FactorRows, Floats};
-use wherefore::search::{Form, Groups, Options, Query, RowSet, Selected, Source, search, search_groups};
+use wherefore::search::{Bounds, Form, Groups, Options, Query, RowSet, Selected, Source, search, search_groups};
 
+use super::certified::hard_rows;
 use super::data::{Data, Dtype, Random, Sizes, bits};
 use crate::emulator;
 
@@ -190,5 +192,167 @@ fn ends_of_any_length_in_passes() {
     for (devices, coarse, k) in [(&gpus[..1], true, 2_500), (&gpus[..], false, 1_025), (&gpus[..1], false, 2_048)] {
         let data = Data::new(&sizes(41, [2_300, 3, 1, 2], Dtype::F32, coarse));
         check_on(&devices.iter().collect::<Vec<_>>(), data.views().as_slice(), &data, 2, k);
+    }
+}
+
+/// Compares a search by bounds with one by every score, and gives the number of candidates, where there are such.
+fn check_bounds<S: Source + ?Sized>(
+    devices: &[&Gpu],
+    source: &S,
+    form: &Form<'_>,
+    queries: &[Query],
+    k: usize,
+    what: &str,
+) -> Option<u64> {
+    let options = Options { devices, ..Options::default() };
+    let found = search(source, form, queries, k, &options).unwrap();
+    let cpu = Options { bounds: Bounds::Unused, ..Options::default() };
+    let expected = search(source, form, queries, k, &cpu).unwrap();
+    for (found, expected) in found.iter().zip(&expected) {
+        assert_eq!(bits(&found.proponents), bits(&expected.proponents), "{what}");
+        assert_eq!(bits(&found.opponents), bits(&expected.opponents), "{what}");
+    }
+    found.iter().map(|hits| hits.certificate.as_ref().map(|certificate| certificate.candidates)).sum()
+}
+
+/// Rows of nothing but features.
+struct Plain {
+    width: usize,
+    features: Vec<f32>,
+    norms: Vec<f32>,
+}
+
+impl Plain {
+    fn new(width: usize, features: Vec<f32>) -> Self {
+        let norms = features.chunks_exact(width).map(|row| dot(row, row).sqrt()).collect();
+        Self { width, features, norms }
+    }
+
+    fn source(&self) -> FactorRows<'_> {
+        FactorRows {
+            rows: self.norms.len(),
+            width: self.width,
+            classes: 0,
+            features: Floats::F32(&self.features),
+            deltas: &[],
+            feature_norms: &self.norms,
+            delta_norms: &self.norms,
+        }
+    }
+}
+
+#[test]
+fn bounds_over_odd_shapes_types_and_forms() {
+    let gpus = emulator::gpus(2, Precision::F32);
+    for (seed, shape, dtype, queries, k) in [
+        (51, [2_400, 40, 2, 2], Dtype::F32, 33, 5),
+        (52, [1_500, 33, 3, 3], Dtype::F16, 32, 1),
+        (53, [1_800, 7, 1, 1], Dtype::Bf16, 70, 20),
+        (54, [1_300, 24, 5, 2], Dtype::F16, 40, 3),
+    ] {
+        for coarse in [false, true] {
+            let data = Data::new(&sizes(seed, shape, dtype, coarse));
+            let devices: Vec<&Gpu> = gpus.iter().take(1 + usize::from(seed == 52)).collect();
+            for (name, form) in data.forms() {
+                let asked = data.queries(name, queries);
+                check_bounds(&devices, data.views().as_slice(), &form, &asked, k, name);
+            }
+        }
+    }
+    let data = Data::new(&sizes(55, [4_000, 20, 2, 3], Dtype::F32, false));
+    let (views, rows) = (data.views(), some_rows(&data));
+    let source = Selected { source: views.as_slice(), rows: &rows };
+    let asked = data.queries("grad-cos", 32);
+    assert!(check_bounds(&[&gpus[0]], &source, &Form::grad_cos(), &asked, 4, "selected").is_some());
+}
+
+#[test]
+fn bounds_leave_most_records_out() {
+    let (gpu, mut random, (rows, width, queries, k)) = (emulator::gpu(Precision::F32), Random(3), (6_000, 48, 32, 4));
+    let plain = Plain::new(width, random.numbers(rows * width, false));
+    let asked: Vec<Query> = (0..queries).map(|_| Query::feature(random.numbers(width, false))).collect();
+    for form in [Form::feature_dot(), Form::feature_cos(), Form::feature_euc()] {
+        let candidates = check_bounds(&[&gpu], &plain.source(), &form, &asked, k, "random rows").expect("bounds");
+        // The first 1024 rows are scored, then what of 1024, 2048, … may be among the best so far: 2 k of each, and few whom rounding hides.
+        let least = 32 * (1024 + 8);
+        assert!((least..least + 32 * 30).contains(&candidates), "{form:?}: {candidates}");
+    }
+    // Copies of one row: no bound tells them apart, and every score is computed after all.
+    let same = Plain::new(width, plain.features[..width].repeat(rows));
+    assert_eq!(check_bounds(&[&gpu], &same.source(), &Form::feature_dot(), &asked, k, "copies"), None);
+    // More copies of one query's best row than there is room for: bounded in parts.
+    let mut some = plain.features.clone();
+    some.chunks_exact_mut(width).for_each(|row| row[0] = 0.0);
+    for row in 2_500..4_500 {
+        some[row * width..][..width].fill(0.0);
+        some[row * width] = 2.0;
+    }
+    let some = Plain::new(width, some);
+    let query = |i: usize, random: &mut Random| {
+        let (mut h, mine) = (random.numbers(width, false), i == 7);
+        h[1..].iter_mut().for_each(|x| *x *= if mine { 0.01 } else { 1.0 });
+        h[0] = f32::from(u8::from(mine));
+        Query::feature(h)
+    };
+    let asked: Vec<Query> = (0..queries).map(|i| query(i, &mut random)).collect();
+    assert!(check_bounds(&[&gpu], &some.source(), &Form::feature_dot(), &asked, k, "some copies").is_some());
+}
+
+#[test]
+fn rows_that_rounding_treats_worst() {
+    let (gpu, mut random, (rows, width)) = (emulator::gpu(Precision::F32), Random(5), (1_800, 37));
+    let features = hard_rows(&mut random, rows, width);
+    let deltas: Vec<f32> = (0..rows * 2).map(|i| [0.5, -0.5, 1e-30, 0.0, -3e5][i % 5]).collect();
+    let plain = Plain::new(width, features);
+    let source = FactorRows { classes: 2, deltas: &deltas, ..plain.source() };
+    let asked = hard_rows(&mut random, 36, width);
+    let asked: Vec<&[f32]> = asked.chunks_exact(width).collect();
+    let feature: Vec<Query> = asked.iter().map(|h| Query::feature(h.to_vec())).collect();
+    for form in [Form::feature_dot(), Form::feature_cos(), Form::feature_euc()] {
+        check_bounds(&[&gpu], &source, &form, &feature, 3, &format!("{form:?}"));
+    }
+    for delta in [vec![1.0, -1.0], vec![-1e-20, 3.0], vec![2e38, 2e38]] {
+        let gradient: Vec<Query> = asked.iter().map(|h| Query::gradient(h.to_vec(), delta.clone())).collect();
+        for form in [Form::grad_dot(), Form::grad_cos()] {
+            check_bounds(&[&gpu], &source, &form, &gradient, 3, &format!("{form:?} {delta:?}"));
+        }
+    }
+    let v = random.numbers(2 * (width + 1), false);
+    check_bounds(&[&gpu], &source, &Form::bilinear(2), &vec![Query::bilinear(&v, width); 36], 3, "bilinear");
+}
+
+/// What rounding to f16, and sums of products in one chain, get wrong all the same way in the best records: bounds must know.
+#[test]
+fn errors_that_all_go_one_way() {
+    let (gpu, rows, width, half_a_step) = (emulator::gpu(Precision::F32), 2_600, 256, 1.0 / 2048.0);
+    // Those that set the limits lose nothing; the best, which come later, are taken for less than those.
+    let (good, best) = (1_100..1_140, 2_100..2_106);
+    // To f16, the best lose nine tenths of half a step in every number.
+    let rounded = |i: usize| -> Vec<f32> {
+        let last = 1e-3 * (i % 6) as f32;
+        match i {
+            _ if best.contains(&i) => vec![1.0 + (0.9 + last) * half_a_step; width],
+            _ if good.contains(&i) => {
+                (0..width).map(|j| if j < 2 * (i % 40) { 1.0 + 2.0 * half_a_step } else { 1.0 }).collect()
+            }
+            _ => vec![0.2 + 0.2 * i as f32 / rows as f32; width],
+        }
+    };
+    // The best have a long tail of which every product is lost beside the first one.
+    let added = |i: usize| -> Vec<f32> {
+        let (first, tail) = match i {
+            _ if best.contains(&i) => (1.0, 0.9 * 2.0_f32.powi(-24)),
+            _ if good.contains(&i) => (1.0 + (i % 5) as f32 * 2.0_f32.powi(-22), 0.0),
+            _ => (0.2 + 0.2 * i as f32 / rows as f32, 0.0),
+        };
+        (0..width).map(|j| if j == 0 { first } else { tail }).collect()
+    };
+    for (what, row) in [("rounded", &rounded as &dyn Fn(usize) -> Vec<f32>), ("added", &added)] {
+        let plain = Plain::new(width, (0..rows).flat_map(row).collect());
+        for sign in [1.0, -1.0] {
+            let asked: Vec<Query> = (0..32).map(|i| Query::feature(vec![sign * 2.0_f32.powi(i - 15); width])).collect();
+            let found = check_bounds(&[&gpu], &plain.source(), &Form::feature_dot(), &asked, 4, what);
+            assert!(found.is_some(), "{what}: bounds are of no use");
+        }
     }
 }

@@ -1,12 +1,15 @@
 //! Records of several factors: a search's bits are those of the definition, one pair after another, however many queries, shards and threads.
 
 use proptest::prelude::*;
+use wherefore::backend::Precision;
+use wherefore::backend::gpu::Gpu;
 use wherefore::factors::{Bundle, FactorRows};
 use wherefore::search::{
     End, FactorSet, Form, Groups, Options, Query, RowSet, Selected, Source, rank, score_parts, search, search_groups,
 };
 
 use super::data::{Dtype, Factors, Random, all_hits, bits, sorted};
+use crate::emulator;
 
 const RATES: [f32; 2] = [0.3, 0.7];
 
@@ -151,9 +154,13 @@ fn cases(sizes: &Sizes, count: usize) -> Vec<(&'static str, Form<'static>, Vec<Q
 }
 
 fn check(source: &Several, form: &Form<'_>, queries: &[Query], what: &str) {
+    check_on(&[], source, form, queries, what);
+}
+
+fn check_on(devices: &[&Gpu], source: &Several, form: &Form<'_>, queries: &[Query], what: &str) {
     let records: usize = (0..source.shards()).map(|shard| source.rows(shard)).sum();
     let k = (records / 2).max(1);
-    let found = search(source, form, queries, k, &Options::default()).unwrap();
+    let found = search(source, form, queries, k, &Options { devices, ..Options::default() }).unwrap();
     for (query, hits) in queries.iter().zip(&found) {
         let all = all_hits(source, form, query);
         assert_eq!(bits(&hits.proponents), bits(&sorted(all.clone(), End::Proponents, k)), "{what}");
@@ -232,4 +239,54 @@ fn parts_of_a_score_are_the_factors_own() {
     }
     let means = Form::feature_dot().over_means();
     assert!(score_parts(&source, &means, &Query::feature(vec![1.0; 3]), 0, 0).is_empty());
+}
+
+/// Devices add up what the CPU adds up, in the same order; groups, selections and numbers given for factors and records are the records'.
+#[test]
+fn devices_find_what_the_definition_says() {
+    let gpus = emulator::gpus(2, Precision::F32);
+    let all: Vec<&Gpu> = gpus.iter().collect();
+    for (seed, shards, width, classes, most, devices) in [
+        (61, vec![90, 0, 70], 33, 3, 5, &all[..1]),
+        (62, vec![1, 300], 16, 1, 9, &all[..]),
+        (63, vec![1_200], 4, 2, 2, &all[..1]),
+    ] {
+        for (coarse, biased) in [(false, true), (true, false)] {
+            let sizes = Sizes { seed, shards: shards.clone(), width, classes, most, coarse, biased };
+            let source = sizes.source();
+            for (name, form, queries) in cases(&sizes, 9) {
+                check_on(devices, &source, &form, &queries, name);
+            }
+            let factors: usize = source.0.iter().map(|part| part.offsets[part.offsets.len() - 1] as usize).sum();
+            let mut random = Random(seed);
+            let alphas = random.numbers(factors * classes, coarse);
+            let norms: Vec<f32> = (0..sizes.records()).map(|_| random.below(4) as f32 / 2.0).collect();
+            let row = |random: &mut Random| vec![(random.numbers(width, coarse), random.below(classes))];
+            let queries: Vec<Query> = (0..3).map(|_| Query::classes(&row(&mut random), 1.0, 1)).collect();
+            check_on(devices, &source, &Form::representer(&alphas), &queries, "representer");
+            let queries = [Query::bilinear(&random.numbers(classes * (width + 1), coarse), width)];
+            check_on(devices, &source, &Form::bilinear(classes).over(&norms), &queries, "relatif");
+        }
+    }
+}
+
+#[test]
+fn devices_group_and_select_records_of_several_factors() {
+    let gpus = emulator::gpus(2, Precision::F32);
+    let sizes = Sizes { seed: 64, shards: vec![150, 90], width: 20, classes: 2, most: 4, coarse: true, biased: true };
+    let source = sizes.source();
+    for (devices, groups) in [(&gpus[..1], 3), (&gpus[..], 40)] {
+        let devices: Vec<&Gpu> = devices.iter().collect();
+        let of_rows = (0..240).map(|row| Some(Random(row).below(groups) as u32).filter(|group| *group != 1));
+        let groups = Groups::new(groups, of_rows);
+        let rows = RowSet::new(240, |row| row % 3 != 1);
+        let some = Selected { source: &source, rows: &rows };
+        let (cpu, gpu) = (Options::default(), Options { devices: &devices, ..Options::default() });
+        for (name, form, queries) in cases(&sizes, 3) {
+            let expected = search_groups(&some, &form, &queries, 5, &groups, &cpu).unwrap();
+            assert!(search_groups(&some, &form, &queries, 5, &groups, &gpu).unwrap() == expected, "{name}");
+            let expected = search(&some, &form, &queries, 30, &cpu).unwrap();
+            assert!(search(&some, &form, &queries, 30, &gpu).unwrap() == expected, "{name}");
+        }
+    }
 }

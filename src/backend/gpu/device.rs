@@ -17,7 +17,7 @@ use cudarc::driver::{
 use cudarc::nvrtc::Ptx;
 
 use super::images::{self, Image};
-use super::resident::Resident;
+use super::resident::{Key, Resident};
 use super::staging::Staging;
 use super::tensor::{Number, Order, Tensor};
 use crate::error::{Error, Result};
@@ -26,6 +26,8 @@ use crate::error::{Error, Result};
 const OLDEST_DRIVER: i32 = 12_000;
 /// The oldest devices the kernels are written for: those with bf16 and asynchronous copies.
 const OLDEST_CAPABILITY: (i32, i32) = (8, 0);
+/// Of memory, a part is left to a model at work and to the next store.
+const KEPT_FREE: usize = 8;
 /// Shared memory a block may use without asking.
 const SHARED_BYTES_UNASKED: u32 = 48 * 1024;
 
@@ -242,6 +244,26 @@ impl Device {
     /// What stays on the device between searches.
     pub(super) fn resident(&self) -> &Resident {
         &self.resident
+    }
+
+    /// The buffer of this name, or what `make` makes: kept under that name where there is room for its `bytes`.
+    pub(super) fn resident_or(
+        &self,
+        key: Option<Key>,
+        bytes: usize,
+        make: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<Arc<Tensor>> {
+        let resident = &self.resident;
+        if let Some(tensor) = key.as_ref().and_then(|key| resident.get(key)) {
+            return Ok(tensor);
+        }
+        let has_room = || self.free_memory().saturating_sub(bytes) > self.info.memory / KEPT_FREE;
+        let keep = key.filter(|_| has_room() || (resident.forget_unread() && has_room()));
+        let tensor = Arc::new(make()?);
+        if let Some(key) = keep {
+            resident.keep(key, &tensor);
+        }
+        Ok(tensor)
     }
 
     /// Room for `len` numbers; nothing is written to it.

@@ -27,6 +27,7 @@ mod pack;
 mod pool;
 mod resident;
 mod search;
+mod search_bounds;
 mod staging;
 mod tensor;
 mod training;
@@ -38,7 +39,8 @@ pub use embed_path::Path;
 pub use images::compiler;
 pub use linear::Linear;
 pub(crate) use resident::Key;
-pub(crate) use search::{Asked, Chunk, Entry, Found, MOST_KEPT, Weights};
+pub(crate) use search::{Asked, Chunk, Entry, FactorsOf, Found, MOST_KEPT, Weights};
+pub(crate) use search_bounds::MOST_TERMS;
 pub use tensor::Tensor;
 
 use std::sync::Arc;
@@ -56,7 +58,7 @@ use crate::error::{Error, Result};
 use crate::tokens::{Masked, PackedBatch};
 
 /// Every kernel, by the stem of its file.
-const KERNELS: [(&str, &[&str]); 25] = [
+const KERNELS: [(&str, &[&str]); 26] = [
     ("attention_backward_bf16", &attention_backward::BF16),
     ("attention_backward_f16", &attention_backward::F16),
     ("attention_backward_f32", &attention_backward::F32),
@@ -82,6 +84,7 @@ const KERNELS: [(&str, &[&str]); 25] = [
     ("optimizer", &optimizer::NAMES),
     ("pool", &pool::NAMES),
     ("search", &search::NAMES),
+    ("search_bounds", &search_bounds::NAMES),
 ];
 
 /// What a GPU computes in where nothing else is asked for: three bits more than bf16 at the same rate. What overflows is run again in bf16.

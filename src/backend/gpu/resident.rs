@@ -8,6 +8,11 @@ use super::tensor::Tensor;
 /// A buffer's contents, named: equal only where they are.
 pub(crate) type Key = [u8; 32];
 
+/// The name of what is made of a buffer's contents to find bounds by.
+pub(super) fn rounded(key: &Key) -> Key {
+    key.map(|byte| !byte)
+}
+
 /// Buffers by what is in them.
 #[derive(Default)]
 pub(super) struct Resident(Mutex<Kept>);
@@ -53,11 +58,12 @@ impl Resident {
         kept.buffers.len() < before
     }
 
-    /// Lets go of these.
+    /// Lets go of these, and of what was made of them.
     pub(super) fn forget_those<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) {
         let mut kept = self.kept();
         for key in keys {
             kept.buffers.remove(key);
+            kept.buffers.remove(&rounded(key));
         }
     }
 

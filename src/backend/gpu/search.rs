@@ -7,20 +7,28 @@ use cudarc::driver::CudaEvent;
 
 use super::Gpu;
 use super::device::{Argument, Device, Shape};
-use super::resident::Key;
+use super::resident::{Key, rounded};
+use super::search_bounds::{Bounding, Rounded};
 use super::tensor::{Number, Tensor};
 use crate::error::Result;
 use crate::factors::Floats;
 
-pub(super) const NAMES: [&str; 4] = {
-    let [a, b, c] = SCAN;
-    [a, b, c, SELECT]
+pub(super) const NAMES: [&str; 8] = {
+    let ([a, b, c], [d, e, f]) = (SCAN, RESCORE);
+    [a, b, c, d, e, f, ADD, SELECT]
 };
 const SCAN: [&str; 3] = ["search_scan_f32", "search_scan_f16", "search_scan_bf16"];
+const RESCORE: [&str; 3] = ["search_rescore_f32", "search_rescore_f16", "search_rescore_bf16"];
+const ADD: &str = "search_add";
 const SELECT: &str = "search_select";
 
 /// Rows and queries of a block of the scan.
 const BLOCK: [usize; 2] = [64, 8];
+/// Records that a block scores one by one, and whose factors' sums it adds up.
+const RESCORED: usize = 16;
+const ADDED: usize = 256;
+/// What sums of factors on their way to their records' may take.
+const SUMS_BYTES: usize = 256 << 20;
 /// Entries that are sorted at a time, and so kept of a query's end: an entry is 16 bytes of shared memory.
 const MOST_ENTRIES: usize = 4096;
 const FEWEST_ENTRIES: usize = 1024;
@@ -29,8 +37,6 @@ const ENTRY_BYTES: usize = 16;
 const LIMBS: usize = 10;
 /// Groups whose totals a block adds up in shared memory.
 const SHARED_GROUPS: usize = 16;
-/// Of memory, a part is left to a model at work and to the next store.
-const KEPT_FREE: usize = 8;
 
 /// The longest ends that are kept.
 pub(crate) const MOST_KEPT: usize = MOST_ENTRIES / 4;
@@ -62,15 +68,17 @@ pub(crate) struct Asked {
     pub(crate) totals: bool,
     /// What each end, `[Q, G, 2]`, comes after; empty for ends that begin with the best.
     pub(crate) after: Vec<Entry>,
+    /// Whether bounds may leave records out: where rates are 1, there is one set, one group, no total and nothing to come after.
+    pub(crate) bounds: bool,
 }
 
-/// What a record weighs in a pass.
-pub(crate) enum Weights {
-    One,
-    /// `δ_q·δ_i`: δ_q `[passes, Q, K]`.
-    Deltas(Vec<f32>),
-    /// `δ_i[c]`: c `[passes, Q]`.
-    Classes(Vec<i32>),
+/// What a record weighs in a pass: 1 where there is neither.
+#[derive(Default)]
+pub(crate) struct Weights {
+    /// `δ_i[c]`: c `[passes, Q]`, −1 for those that weigh otherwise; empty where all do.
+    pub(crate) classes: Vec<i32>,
+    /// `δ_q·δ_i`: δ_q `[passes, Q, K]`, zeros for those that weigh otherwise; empty where all do.
+    pub(crate) deltas: Vec<f32>,
 }
 
 /// Consecutive rows of a source.
@@ -79,9 +87,11 @@ pub(crate) struct Chunk<'a> {
     pub(crate) rows: usize,
     /// The number of the first over all chunks.
     pub(crate) first: usize,
-    /// `[n, E]` of each set, of one type.
+    /// Where records have several factors, which they are; else each is its own.
+    pub(crate) factors: Option<FactorsOf>,
+    /// `[f, E]` of each set, of one type, f the factors.
     pub(crate) features: Vec<Floats<'a>>,
-    /// `[sets, n, K]`, empty where δ is not read.
+    /// `[sets, f, K]`, empty where δ is not read.
     pub(crate) deltas: Vec<f32>,
     /// `[n]`, where scores are divided.
     pub(crate) norms: Option<Vec<f32>>,
@@ -91,6 +101,14 @@ pub(crate) struct Chunk<'a> {
     pub(crate) groups: Option<Vec<i32>>,
     /// What the features are, where they may be asked for again.
     pub(crate) key: Option<Key>,
+}
+
+/// The factors of a chunk's records.
+pub(crate) struct FactorsOf {
+    /// `[n + 1]`: record i's are `offsets[i] .. offsets[i + 1]` of the chunk's.
+    pub(crate) offsets: Vec<i32>,
+    /// `[f]`: what a query's bias meets; `None` where all are 1.
+    pub(crate) coordinates: Option<Vec<f32>>,
 }
 
 /// A kept record.
@@ -107,6 +125,8 @@ pub(crate) struct Found {
     pub(crate) ends: [Vec<Entry>; 2],
     /// The exact sum of all scores, where it was asked for: signed, in units of 2⁻¹⁴⁹ · 2³²ⁱ.
     pub(crate) total: [i64; LIMBS],
+    /// How many records were scored, where bounds left out the others.
+    pub(crate) candidates: Option<u64>,
 }
 
 /// A search under way.
@@ -119,14 +139,18 @@ pub(crate) struct Search<'a> {
     capacity: usize,
     /// How many each end has kept, `[Q, G, 2]`.
     kept: Vec<i32>,
-    /// Rows that have passed.
+    /// Rows that have passed, and those of them of which every score was computed, where they are searched.
     seen: usize,
+    scored: usize,
+    /// Where bounds may leave records out, and it has been worth it.
+    bounding: Option<Bounding>,
 }
 
 /// The queries and what was found, on the device.
 struct OnDevice {
     features: Tensor,
     biases: Tensor,
+    classes: Option<Tensor>,
     weights: Option<Tensor>,
     norms: Tensor,
     sets: Tensor,
@@ -134,6 +158,8 @@ struct OnDevice {
     after: Option<Tensor>,
     kept: Tensor,
     counts: Tensor,
+    /// How many of those have their scores.
+    scored: Tensor,
     limits: Tensor,
     /// Of what is being scanned, and of what was kept.
     totals: Option<[Tensor; 2]>,
@@ -167,52 +193,57 @@ impl Gpu {
         let (ends, capacity) = (2 * groups, capacity(k));
         let words = |values: &[f32]| device.upload(Number::F32, bytemuck::cast_slice(values));
         let limits: Vec<f32> = (0..ends).map(|end| [f32::NEG_INFINITY, f32::INFINITY][end % 2]).collect();
-        let weights = match &asked.weights {
-            Weights::One => None,
-            Weights::Deltas(deltas) => Some(words(deltas)?),
-            Weights::Classes(classes) => Some(words(bytemuck::cast_slice(classes))?),
-        };
+        let some = |values: &[f32]| (!values.is_empty()).then(|| words(values)).transpose();
         assert!(asked.after.is_empty() || asked.after.len() == ends, "an entry for each end");
         let after: Vec<u8> = asked.after.iter().flat_map(Entry::bytes).collect();
         let sums = || words(&vec![0.0; groups * LIMBS * 2]);
         let on_device = OnDevice {
             features: words(&asked.features)?,
             biases: words(&asked.biases)?,
-            weights,
+            classes: some(bytemuck::cast_slice(&asked.weights.classes))?,
+            weights: some(&asked.weights.deltas)?,
             norms: words(&asked.norms)?,
             sets: words(bytemuck::cast_slice(&asked.sets))?,
             rates: words(&asked.rates)?,
             after: (!after.is_empty()).then(|| device.upload(Number::F32, &after)).transpose()?,
             kept: device.allocate(Number::F32, ends * capacity * ENTRY_BYTES / 4)?,
             counts: words(&vec![0.0; ends])?,
+            scored: words(&vec![0.0; ends])?,
             limits: words(&limits)?,
             totals: if asked.totals { Some([sums()?, sums()?]) } else { None },
         };
-        Ok(Search { device, asked, on_device, k, capacity, kept: vec![0; ends], seen: 0 })
+        let bounding = asked.bounds.then(|| Bounding::new(device, &asked, k)).transpose()?;
+        Ok(Search { device, asked, on_device, k, capacity, kept: vec![0; ends], seen: 0, scored: 0, bounding })
     }
 
     /// Begins to copy a chunk to the device, beside what is computed there; of features that are there already there is nothing to copy.
-    pub(crate) fn send(&self, chunk: &Chunk<'_>) -> Result<Sent> {
+    pub(crate) fn send(&self, chunk: Chunk<'_>) -> Result<Sent> {
         let device = &self.device;
         let words = |values: &[f32]| device.send(Number::F32, &[bytemuck::cast_slice(values)]);
+        let integers = |values: &[i32]| words(bytemuck::cast_slice(values));
+        let factors = |of: FactorsOf| -> Result<_> {
+            let coordinates = of.coordinates.as_deref().map(words).transpose()?;
+            Ok(SentFactors { on_device: integers(&of.offsets)?, offsets: of.offsets, coordinates })
+        };
         Ok(Sent {
             rows: chunk.rows,
             first: chunk.first,
-            features: self.features(chunk)?,
+            features: self.features(&chunk)?,
             deltas: (!chunk.deltas.is_empty()).then(|| words(&chunk.deltas)).transpose()?,
             norms: chunk.norms.as_deref().map(words).transpose()?,
             indices: device.send(Number::F32, &[bytemuck::cast_slice(&chunk.indices)])?,
-            groups: chunk.groups.as_deref().map(|groups| words(bytemuck::cast_slice(groups))).transpose()?,
+            groups: chunk.groups.as_deref().map(integers).transpose()?,
+            group_of: chunk.groups,
+            factors: chunk.factors.map(factors).transpose()?,
+            key: chunk.key,
+            rounded: None,
             arrived: device.sent()?,
         })
     }
 
     /// The sets one behind the other, as they are stored: those on the device, or sent, and kept there where there is room.
     fn features(&self, chunk: &Chunk<'_>) -> Result<Arc<Tensor>> {
-        let (device, resident) = (&self.device, self.device.resident());
-        if let Some(features) = chunk.key.as_ref().and_then(|key| resident.get(key)) {
-            return Ok(features);
-        }
+        let device = &self.device;
         let parts: Vec<(Number, &[u8])> = chunk.features.iter().map(stored).collect();
         let number = parts.first().map_or(Number::F32, |part| part.0);
         assert!(
@@ -222,13 +253,7 @@ impl Gpu {
         assert!(parts.iter().all(|part| part.0 == number), "factor sets of several types");
         let parts: Vec<&[u8]> = parts.into_iter().map(|part| part.1).collect();
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        let has_room = || device.free_memory().saturating_sub(bytes) > device.info().memory / KEPT_FREE;
-        let keep = chunk.key.filter(|_| has_room() || (resident.forget_unread() && has_room()));
-        let features = Arc::new(device.send(number, &parts)?);
-        if let Some(key) = keep {
-            resident.keep(key, &features);
-        }
-        Ok(features)
+        device.resident_or(chunk.key, bytes, || device.send(number, &parts))
     }
 }
 
@@ -241,8 +266,36 @@ pub(crate) struct Sent {
     norms: Option<Tensor>,
     indices: Tensor,
     groups: Option<Tensor>,
+    group_of: Option<Vec<i32>>,
+    factors: Option<SentFactors>,
+    key: Option<Key>,
+    /// What bounds are found from, once they are.
+    rounded: Option<Arc<Tensor>>,
     /// When all of it is there.
     arrived: CudaEvent,
+}
+
+/// Where each record's factors are.
+struct SentFactors {
+    offsets: Vec<i32>,
+    on_device: Tensor,
+    coordinates: Option<Tensor>,
+}
+
+impl Sent {
+    /// The rows of factors that records have.
+    fn factors(&self, records: &Range<usize>) -> Range<usize> {
+        match &self.factors {
+            None => records.clone(),
+            Some(SentFactors { offsets, .. }) => offsets[records.start] as usize..offsets[records.end] as usize,
+        }
+    }
+
+    /// How many of these records are searched.
+    fn searched(&self, records: &Range<usize>) -> usize {
+        let groups = self.group_of.as_ref().map(|groups| &groups[records.clone()]);
+        groups.map_or(records.len(), |groups| groups.iter().filter(|&&group| group >= 0).count())
+    }
 }
 
 /// A chunk that is being scanned.
@@ -251,6 +304,8 @@ pub(crate) struct Scanning {
     /// What is being scanned, and what is to be scanned after it, the last first.
     range: Range<usize>,
     left: Vec<Range<usize>>,
+    /// Whether by bounds.
+    bounded: bool,
 }
 
 impl Search<'_> {
@@ -258,7 +313,8 @@ impl Search<'_> {
     /// among the best.
     pub(crate) fn begin(&self, rows: Sent) -> Result<Scanning> {
         self.device.await_sent(&rows.arrived)?;
-        let mut scanning = Scanning { left: std::iter::once(0..rows.rows).collect(), range: 0..0, rows };
+        let left = std::iter::once(0..rows.rows).collect();
+        let mut scanning = Scanning { left, range: 0..0, bounded: false, rows };
         self.next(&mut scanning)?;
         Ok(scanning)
     }
@@ -267,7 +323,18 @@ impl Search<'_> {
     pub(crate) fn complete(&mut self, mut scanning: Scanning) -> Result<()> {
         while !scanning.range.is_empty() {
             let Range { start, end } = scanning.range;
-            if self.all_fit()? {
+            let counts = self.counts()?;
+            if !self.is_worth(&scanning, &counts) {
+                self.restore()?;
+                self.bounding = None;
+                scanning.left.push(start..end);
+            } else if counts.iter().all(|&count| count as usize <= self.capacity) {
+                if scanning.bounded {
+                    self.launch_rescore(&scanning.rows, &scanning.range, &counts)?;
+                } else {
+                    self.scored += scanning.rows.searched(&scanning.range);
+                }
+                self.kept = counts.into_iter().map(|count| count.min(self.k as i32)).collect();
                 self.launch_select()?;
                 self.seen += end - start;
             } else {
@@ -281,85 +348,194 @@ impl Search<'_> {
         Ok(())
     }
 
+    /// Whether bounds, where these came of them, leave out enough.
+    fn is_worth(&mut self, scanning: &Scanning, counts: &[i32]) -> bool {
+        let Some(bounding) = self.bounding.as_mut().filter(|_| scanning.bounded) else { return true };
+        let candidates = counts.iter().zip(&self.kept).map(|(count, kept)| (count - kept) as usize).sum();
+        let fit = counts.iter().all(|&count| count as usize <= self.capacity);
+        bounding.is_worth(candidates, self.asked.queries * scanning.range.len(), fit)
+    }
+
     /// Begins to scan the next rows there are, none where there are none.
     fn next(&self, scanning: &mut Scanning) -> Result<()> {
         scanning.range = 0..0;
         let Some(Range { start, end }) = scanning.left.pop() else { return Ok(()) };
-        let middle = end.min(start + self.seen.max(self.capacity));
+        let most = end.min(start + self.seen.max(self.capacity));
+        let middle = self.fitting(&scanning.rows, start..most);
         if middle < end {
             scanning.left.push(middle..end);
         }
         scanning.range = start..middle;
-        if scanning.range.is_empty() { Ok(()) } else { self.launch_scan(&scanning.rows, &scanning.range) }
+        // Limits first: without them every record is a candidate.
+        scanning.bounded = self.bounding.is_some() && self.seen >= self.capacity;
+        match &self.bounding {
+            _ if scanning.range.is_empty() => Ok(()),
+            Some(bounding) if scanning.bounded => self.launch_bounds(bounding, scanning),
+            _ => self.launch_scan(&scanning.rows, &scanning.range),
+        }
+    }
+
+    /// Where to end, so that there is room for the sums of these records' factors.
+    fn fitting(&self, rows: &Sent, records: Range<usize>) -> usize {
+        let Some(SentFactors { offsets, .. }) = &rows.factors else { return records.end };
+        let most = i64::from(offsets[records.start]) + (SUMS_BYTES / 4 / self.asked.queries) as i64;
+        let fitting = offsets[records.start + 1..=records.end].partition_point(|&end| i64::from(end) <= most);
+        records.end.min(records.start + fitting.max(1))
     }
 
     fn launch_scan(&self, rows: &Sent, range: &Range<usize>) -> Result<()> {
         let (device, asked, queries) = (self.device, &self.asked, &self.on_device);
-        let optional = |tensor: Option<&Tensor>, element| match tensor {
-            Some(tensor) => device.address(tensor, element),
-            None => Argument::Address(0),
-        };
-        let weights = queries.weights.as_ref();
-        let deltas = weights.filter(|_| matches!(asked.weights, Weights::Deltas(_)));
-        let classes = weights.filter(|_| matches!(asked.weights, Weights::Classes(_)));
-        let own = |tensor| device.address(tensor, 0);
+        let factors = rows.factors(range);
+        let sums = rows.factors.is_some().then(|| device.allocate(Number::F32, asked.queries * factors.len()));
+        let sums = sums.transpose()?;
+        let keeping = self.keeping();
+        let totals = optional(device, queries.totals.as_ref().map(|totals| &totals[0]), 0);
+        let own = [
+            asked.groups.into(),
+            optional(device, queries.after.as_ref(), 0),
+            // Of the sums of factors there is no total.
+            if sums.is_some() { Argument::Address(0) } else { totals },
+            optional(device, sums.as_ref(), 0),
+        ];
+        let grid = [factors.len().div_ceil(BLOCK[0]), asked.queries.div_ceil(BLOCK[1])];
+        let shared_bytes = if sums.is_some() { 0 } else { self.bytes_of_totals(BLOCK[1]) };
+        if !factors.is_empty() {
+            let arguments = [&self.of_pairs(rows, range)[..], &keeping, &own, &self.sizes()].concat();
+            device.launch(rows.features.number.pick(SCAN), Shape { grid, threads: 256, shared_bytes }, &arguments)?;
+        }
+        let (Some(of), Some(sums)) = (&rows.factors, sums) else { return Ok(()) };
+        let [norms, indices, group_of] = self.of_records(rows, range);
         let arguments = [
-            device.address(&rows.features, range.start * asked.width),
-            optional(rows.deltas.as_ref(), range.start * asked.classes),
-            optional(rows.norms.as_ref(), range.start),
-            device.address(&rows.indices, 2 * range.start),
-            optional(rows.groups.as_ref(), range.start),
+            device.address(&sums, 0),
+            device.address(&of.on_device, range.start),
+            norms,
+            indices,
+            group_of,
             (rows.first + range.start).into(),
             range.len().into(),
-            rows.rows.into(),
-            own(&queries.features),
-            own(&queries.biases),
-            optional(deltas, 0),
-            optional(classes, 0),
-            own(&queries.norms),
-            own(&queries.sets),
-            own(&queries.rates),
+            factors.len().into(),
+            device.address(&queries.norms, 0),
             asked.queries.into(),
-            asked.rates.len().into(),
-            own(&queries.kept),
-            own(&queries.counts),
-            own(&queries.limits),
-            self.capacity.into(),
-            asked.groups.into(),
-            optional(queries.after.as_ref(), 0),
-            optional(queries.totals.as_ref().map(|totals| &totals[0]), 0),
-            asked.width.into(),
-            asked.classes.into(),
-            Argument::Integer(i32::from(asked.distance)),
         ];
-        let in_shared = asked.totals && asked.groups <= SHARED_GROUPS;
-        let shared_bytes = if in_shared { BLOCK[1] * asked.groups * LIMBS * size_of::<u64>() } else { 0 };
-        let grid = [range.len().div_ceil(BLOCK[0]), asked.queries.div_ceil(BLOCK[1])];
-        device.launch(rows.features.number.pick(SCAN), Shape { grid, threads: 256, shared_bytes }, &arguments)
+        let arguments = [&arguments[..], &keeping, &own[..2], &[totals]].concat();
+        let grid = [range.len().div_ceil(ADDED), asked.queries];
+        device.launch(ADD, Shape { grid, threads: ADDED, shared_bytes: self.bytes_of_totals(1) }, &arguments)
+    }
+
+    /// Shared memory for the totals of a block's queries.
+    fn bytes_of_totals(&self, queries: usize) -> usize {
+        let Asked { totals, groups, .. } = self.asked;
+        if totals && groups <= SHARED_GROUPS { queries * groups * LIMBS * size_of::<u64>() } else { 0 }
+    }
+
+    fn launch_bounds(&self, bounding: &Bounding, scanning: &mut Scanning) -> Result<()> {
+        let (device, asked, rows) = (self.device, &self.asked, &mut scanning.rows);
+        if rows.rounded.is_none() {
+            let make = || Rounded::make(device, &rows.features, rows.rows, asked.width);
+            let bytes = Rounded::bytes(rows.features.number, rows.rows, asked.width);
+            rows.rounded = Some(device.resident_or(rows.key.as_ref().map(rounded), bytes, make)?);
+        }
+        let made = rows.rounded.as_ref().expect("just made");
+        let (rounded, range) =
+            (Rounded { made, features: &rows.features, rows: rows.rows, width: asked.width }, &scanning.range);
+        let part = (&rounded, range.start, range.len());
+        bounding.launch(device, part, &self.of_pairs(rows, range), self.keeping(), self.sizes())
+    }
+
+    /// Gives those that bounds have kept their scores.
+    fn launch_rescore(&self, rows: &Sent, range: &Range<usize>, counts: &[i32]) -> Result<()> {
+        let (device, queries) = (self.device, &self.on_device);
+        let Some(bounding) = &self.bounding else { return Ok(()) };
+        let most = counts.iter().zip(&self.kept).map(|(count, kept)| count - kept).max().unwrap_or(0) as usize;
+        if most == 0 {
+            return Ok(());
+        }
+        let own = [
+            device.address(&queries.kept, 0),
+            device.address(&queries.counts, 0),
+            device.address(&queries.scored, 0),
+            device.address(&bounding.candidates, 0),
+            self.capacity.into(),
+        ];
+        let arguments = [&self.of_pairs(rows, range)[..], &own, &self.sizes()].concat();
+        let shape = Shape { grid: [most.div_ceil(RESCORED), counts.len()], threads: 16 * RESCORED, shared_bytes: 0 };
+        device.launch(rows.features.number.pick(RESCORE), shape, &arguments)
     }
 
     fn launch_select(&mut self) -> Result<()> {
         let own = |tensor| self.device.address(tensor, 0);
-        let OnDevice { kept, counts, limits, totals, .. } = &self.on_device;
+        let OnDevice { kept, counts, scored, limits, totals, .. } = &self.on_device;
         let [pending, totals] = match totals {
             Some([pending, totals]) => [own(pending), own(totals)],
             None => [Argument::Address(0); 2],
         };
-        let arguments = [own(kept), own(counts), own(limits), pending, totals, self.k.into(), self.capacity.into()];
+        let (k, capacity) = (self.k.into(), self.capacity.into());
+        let arguments = [own(kept), own(counts), own(scored), own(limits), pending, totals, k, capacity];
         let shared_bytes = self.capacity * ENTRY_BYTES;
         let shape = Shape { grid: [self.kept.len() / 2, 2], threads: 512, shared_bytes };
         self.device.launch(SELECT, shape, &arguments)
     }
 
-    /// Whether there was room for every record that reached a limit; notes how many each end will keep.
-    fn all_fit(&mut self) -> Result<bool> {
+    /// The arguments of every kernel that pairs rows with queries, for the factors of these records.
+    fn of_pairs(&self, rows: &Sent, records: &Range<usize>) -> [Argument; 18] {
+        let (device, asked, queries) = (self.device, &self.asked, &self.on_device);
+        let factors = rows.factors(records);
+        let coordinates = rows.factors.as_ref().and_then(|factors| factors.coordinates.as_ref());
+        let own = |tensor| device.address(tensor, 0);
+        // Of several factors a record, what is the record's own is asked when they are added up.
+        let [norms, indices, group_of] =
+            if rows.factors.is_some() { [Argument::Address(0); 3] } else { self.of_records(rows, records) };
+        [
+            device.address(&rows.features, factors.start * asked.width),
+            optional(device, rows.deltas.as_ref(), factors.start * asked.classes),
+            optional(device, coordinates, factors.start),
+            norms,
+            indices,
+            group_of,
+            (rows.first + records.start).into(),
+            factors.len().into(),
+            rows.factors(&(0..rows.rows)).len().into(),
+            own(&queries.features),
+            own(&queries.biases),
+            optional(device, queries.weights.as_ref(), 0),
+            optional(device, queries.classes.as_ref(), 0),
+            own(&queries.norms),
+            own(&queries.sets),
+            own(&queries.rates),
+            asked.queries.into(),
+            asked.rates.len().into(),
+        ]
+    }
+
+    /// Norms, indices and groups.
+    fn of_records(&self, rows: &Sent, records: &Range<usize>) -> [Argument; 3] {
+        [
+            optional(self.device, rows.norms.as_ref(), records.start),
+            self.device.address(&rows.indices, 2 * records.start),
+            optional(self.device, rows.groups.as_ref(), records.start),
+        ]
+    }
+
+    /// What is kept, how many, what they must reach, and how many there is room for.
+    fn keeping(&self) -> [Argument; 4] {
+        let OnDevice { kept, counts, limits, .. } = &self.on_device;
+        let own = |tensor| self.device.address(tensor, 0);
+        [own(kept), own(counts), own(limits), self.capacity.into()]
+    }
+
+    fn sizes(&self) -> [Argument; 3] {
+        let Asked { width, classes, distance, .. } = self.asked;
+        [width.into(), classes.into(), Argument::Integer(i32::from(distance))]
+    }
+
+    /// How many records have reached each end; what is beyond the capacity was only counted.
+    fn counts(&self) -> Result<Vec<i32>> {
+        self.download(&self.on_device.counts, self.kept.len())
+    }
+
+    fn download(&self, integers: &Tensor, len: usize) -> Result<Vec<i32>> {
         let read = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|&word| i32::from_le_bytes(word)).collect();
-        let counts: Vec<i32> = self.device.download(&self.on_device.counts, 4 * self.kept.len(), read)?;
-        if counts.iter().any(|&count| count as usize > self.capacity) {
-            return Ok(false);
-        }
-        self.kept = counts.into_iter().map(|count| count.min(self.k as i32)).collect();
-        Ok(true)
+        self.device.download(integers, 4 * len, read)
     }
 
     /// As if what was scanned last had not been.
@@ -381,16 +557,27 @@ impl Search<'_> {
                 limbs.as_chunks().0.to_vec()
             })?,
         };
+        // Bounds are of queries in one group.
+        let bounded = self.bounding.as_ref().map(|bounding| self.download(&bounding.candidates, groups)).transpose()?;
+        let candidates = |query: usize| bounded.as_ref().map(|counts| self.scored as u64 + counts[query] as u64);
         let end_bytes = self.capacity * ENTRY_BYTES;
         self.device.download(&self.on_device.kept, self.kept.len() * end_bytes, |bytes| {
             let end = |number: usize| {
                 let (entries, _) = bytes[number * end_bytes..].as_chunks();
                 entries[..self.kept[number] as usize].iter().map(Entry::read).collect()
             };
-            let found = |(group, total)| Found { ends: [end(2 * group), end(2 * group + 1)], total };
+            let found = |(group, total)| {
+                let ends = [end(2 * group), end(2 * group + 1)];
+                Found { ends, total, candidates: candidates(group) }
+            };
             totals.into_iter().enumerate().map(found).collect()
         })
     }
+}
+
+/// A buffer's address from an element on, or none.
+fn optional(device: &Device, tensor: Option<&Tensor>, element: usize) -> Argument {
+    tensor.map_or(Argument::Address(0), |tensor| device.address(tensor, element))
 }
 
 /// Entries there is room for at each end of k.

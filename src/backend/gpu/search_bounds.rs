@@ -1,0 +1,210 @@
+//! Launches `kernels/search_bounds.cu`: of many queries' scores, bounds from products of rounded numbers on tensor cores.
+
+use super::device::{Argument, Device, Shape};
+use super::pack::{GROUP, Matrix};
+use super::search::Asked;
+use super::tensor::{Number, Tensor};
+use crate::backend::Precision;
+use crate::error::Result;
+
+pub(super) const NAMES: [&str; 4] = {
+    let [a, b, c] = ROUND;
+    [a, b, c, BOUND]
+};
+const ROUND: [&str; 3] = ["search_round_f32", "search_round_f16", "search_round_bf16"];
+const BOUND: &str = "search_bound";
+
+/// Terms of a query that a lane has side by side.
+pub(crate) const MOST_TERMS: usize = 8;
+
+/// Rows and columns of a block, and its shared memory: three stages of 32 inputs.
+const BLOCK: [usize; 2] = [128, 64];
+const SHARED_BYTES: usize = 3 * 2 * 32 * (BLOCK[0] + BLOCK[1]);
+/// Rows that a block rounds.
+const ROUNDED_ROWS: usize = 8;
+/// Rounded rows begin at multiples of 16 bytes.
+const ALIGNMENT: usize = 8;
+
+/// The exponent of the largest number of a rounded query, and the powers of two that queries are brought there by.
+const TOP: i32 = 14;
+const SCALES: [i32; 2] = [-100, 127 - TOP];
+/// More than what underflow takes from a number, and less than what no product of two runs over from: as the kernel has them.
+const LEAST: f64 = 1e-37;
+const LONGEST: f64 = (1_u64 << 62) as f64;
+
+/// Pairs that must be looked at for each record that is scored, beyond those that every search begins with: reading one, far away in memory, takes
+/// about as long as the scores of so many.
+const PAIRS_A_CANDIDATE: usize = 64;
+
+/// Queries as bounds are found from them, and what that has been worth.
+pub(super) struct Bounding {
+    /// `own_halves` and `own_sides` of the kernel.
+    halves: Tensor,
+    sides: Tensor,
+    columns: usize,
+    terms: usize,
+    /// How many records were scored for each query, `[Q]`.
+    pub(super) candidates: Tensor,
+    begun_with: usize,
+    scored: usize,
+    pairs: usize,
+}
+
+impl Bounding {
+    /// For ends of k.
+    pub(super) fn new(device: &Device, asked: &Asked, k: usize) -> Result<Self> {
+        let (passes, terms) = (asked.rates.len(), asked.rates.len().next_power_of_two());
+        assert!(terms <= MOST_TERMS, "more terms than a lane has");
+        let columns = asked.queries * terms;
+        let (mut features, mut sides) = (vec![0.0; columns * asked.width], vec![[0.0; 4]; columns]);
+        for pass in 0..passes {
+            for query in 0..asked.queries {
+                let (at, column) = (pass * asked.queries + query, query * terms + pass);
+                let to = &mut features[column * asked.width..][..asked.width];
+                let [scale, norm, residual] = halve(to, &asked.features[at * asked.width..][..asked.width]);
+                sides[column] = [scale, norm, residual, asked.biases[at]];
+            }
+        }
+        let packed = Matrix { weight: features, inputs: asked.width, outputs: columns }.pack(Precision::F16);
+        Ok(Self {
+            halves: device.upload(Number::F16, &packed)?,
+            sides: device.upload(Number::F32, bytemuck::cast_slice(&sides))?,
+            columns,
+            terms,
+            candidates: device.upload(Number::F32, &vec![0; 4 * asked.queries])?,
+            begun_with: asked.queries * 2 * (4 * k + 64),
+            scored: 0,
+            pairs: 0,
+        })
+    }
+
+    /// Whether scoring so many candidates more, of so many pairs, takes no longer than all those pairs' scores. Where they do not `fit`, they will be
+    /// looked at again.
+    pub(super) fn is_worth(&mut self, candidates: usize, pairs: usize, fit: bool) -> bool {
+        let (scored, pairs) = (self.scored + candidates, self.pairs + pairs);
+        let worth = scored.saturating_sub(self.begun_with) * PAIRS_A_CANDIDATE <= pairs;
+        if worth && fit {
+            (self.scored, self.pairs) = (scored, pairs);
+        }
+        worth
+    }
+
+    /// Bounds the scores of as many rows as `of_pairs` has, the first of them row `start` of its chunk; `kept` and `sizes` are the kernel's.
+    pub(super) fn launch(
+        &self,
+        device: &Device,
+        (rounded, start, rows): (&Rounded<'_>, usize, usize),
+        of_pairs: &[Argument],
+        kept: [Argument; 4],
+        sizes: [Argument; 3],
+    ) -> Result<()> {
+        let own = [
+            rounded.halves(device, start),
+            device.address(rounded.made, 4 * start),
+            rounded.stride().into(),
+            device.address(&self.halves, 0),
+            device.address(&self.sides, 0),
+            self.columns.next_multiple_of(GROUP).into(),
+            self.terms.into(),
+        ];
+        let arguments = [of_pairs, &kept, &own, &sizes].concat();
+        let grid = [rows.div_ceil(BLOCK[0]), self.columns.div_ceil(BLOCK[1])];
+        device.launch(BOUND, Shape { grid, threads: 256, shared_bytes: SHARED_BYTES }, &arguments)
+    }
+}
+
+/// A chunk's rows as bounds are found from them.
+pub(super) struct Rounded<'a> {
+    /// `sides`, then `halves` where they are not the features.
+    pub(super) made: &'a Tensor,
+    pub(super) features: &'a Tensor,
+    pub(super) rows: usize,
+    pub(super) width: usize,
+}
+
+impl Rounded<'_> {
+    /// Whether features are multiplied as they are stored.
+    fn as_stored(number: Number, width: usize) -> bool {
+        number == Number::F16 && width.is_multiple_of(ALIGNMENT)
+    }
+
+    /// From one row to the next.
+    fn stride(&self) -> usize {
+        self.width.next_multiple_of(ALIGNMENT)
+    }
+
+    fn halves(&self, device: &Device, row: usize) -> Argument {
+        let start = row * self.stride();
+        if Self::as_stored(self.features.number, self.width) {
+            device.address(self.features, start)
+        } else {
+            device.address(self.made, 4 * self.rows + start / 2)
+        }
+    }
+
+    /// Bytes of what [`Rounded::make`] makes.
+    pub(super) fn bytes(number: Number, rows: usize, width: usize) -> usize {
+        let halves = if Self::as_stored(number, width) { 0 } else { width.next_multiple_of(ALIGNMENT) };
+        rows * (16 + 2 * halves)
+    }
+
+    /// Rounds `features [rows, width]`.
+    pub(super) fn make(device: &Device, features: &Tensor, rows: usize, width: usize) -> Result<Tensor> {
+        let made = device.allocate(Number::F32, Self::bytes(features.number, rows, width) / 4)?;
+        let rounded = Rounded { made: &made, features, rows, width };
+        let stored = Self::as_stored(features.number, width);
+        let arguments = [
+            if stored { Argument::Address(0) } else { rounded.halves(device, 0) },
+            device.address(&made, 0),
+            device.address(features, 0),
+            rows.into(),
+            width.into(),
+            rounded.stride().into(),
+        ];
+        let shape = Shape { grid: [rows.div_ceil(ROUNDED_ROWS), 1], threads: 32 * ROUNDED_ROWS, shared_bytes: 0 };
+        device.launch(features.number.pick(ROUND), shape, &arguments)?;
+        Ok(made)
+    }
+}
+
+/// A query brought into the middle of f16, as it will be rounded; by what power of two, and at least its length and how far rounding takes it: no
+/// bounds for one that is too long.
+fn halve(to: &mut [f32], query: &[f32]) -> [f32; 3] {
+    let most = query.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+    let exponent = (most.to_bits() >> 23) as i32 - 127;
+    let scale = (exponent - TOP).clamp(SCALES[0], SCALES[1]);
+    let (up, down) = (2_f64.powi(scale), 2_f64.powi(-scale));
+    let (mut squares, mut differences) = (0.0, 0.0);
+    for (to, &x) in to.iter_mut().zip(query) {
+        *to = half::f16::from_f64(f64::from(x) * down).to_f32();
+        squares += f64::from(x).powi(2);
+        differences += (f64::from(x) - f64::from(*to) * up).powi(2);
+    }
+    let at_least = |square: f64| ((square.sqrt() * (1.0 + 1e-9) + LEAST) as f32).next_up();
+    let (norm, residual) = (at_least(squares), at_least(differences));
+    let bounded = f64::from(norm) < LONGEST && f64::from(residual) < LONGEST;
+    if bounded { [up as f32, norm, residual] } else { [up as f32, f32::INFINITY, f32::INFINITY] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::halve;
+
+    #[test]
+    fn a_rounded_query_is_within_its_residual() {
+        for scale in [1.0, 1e-43, 3e-39, 1e-20, 7e4, 1e18] {
+            let query: Vec<f32> = (0..37).map(|i| scale * ((i * 7919 % 101) as f32 / 17.0 - 3.0)).collect();
+            let mut halves = vec![0.0; query.len()];
+            let [up, norm, residual] = halve(&mut halves, &query);
+            assert!(halves.iter().all(|x| x.abs() < 65_504.0 && half::f16::from_f32(*x).to_f32() == *x));
+            let length = |square: f64| square.sqrt();
+            let off = |(q, x): (&f32, &f32)| (f64::from(*q) - f64::from(*x) * f64::from(up)).powi(2);
+            assert!(f64::from(residual) >= length(query.iter().zip(&halves).map(off).sum()), "{scale}");
+            assert!(f64::from(norm) >= length(query.iter().map(|q| f64::from(*q).powi(2)).sum()), "{scale}");
+            assert!(f64::from(residual) <= f64::from(norm) / 1024.0 + 2e-37, "{scale}");
+        }
+        for query in [[f32::INFINITY, 1.0], [f32::NAN, 1.0], [1e19, 1.0]] {
+            assert_eq!(halve(&mut [0.0; 2], &query)[1..], [f32::INFINITY; 2]);
+        }
+    }
+}
