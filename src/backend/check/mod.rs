@@ -295,12 +295,12 @@ fn drawn<B: Backend>(backend: &B, len: usize, stream: u64) -> Result<B::Tensor> 
 }
 
 /// The same, of seven bits.
-fn short_numbers(len: usize, stream: u64) -> Vec<f32> {
+pub(super) fn short_numbers(len: usize, stream: u64) -> Vec<f32> {
     numbers(len, stream).into_iter().map(|x| (x * 64.0).floor() / 64.0).collect()
 }
 
 /// Numbers in [−1, 1) that depend on their place and stream alone (SplitMix64, Steele et al. 2014).
-fn numbers(len: usize, stream: u64) -> Vec<f32> {
+pub(super) fn numbers(len: usize, stream: u64) -> Vec<f32> {
     let mix = |i: usize| {
         let mut z = (stream << 32 | i as u64).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

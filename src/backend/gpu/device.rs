@@ -20,12 +20,15 @@ use super::images::{self, Image};
 use super::resident::Resident;
 use super::staging::Staging;
 use super::tensor::{Number, Order, Tensor};
+use super::tensor_map::TensorMap;
 use crate::error::{Error, Result};
 
 /// The oldest driver that runs what CUDA 12 compiles.
 const OLDEST_DRIVER: i32 = 12_000;
 /// The oldest devices the kernels are written for: those with bf16 and asynchronous copies.
 const OLDEST_CAPABILITY: (i32, i32) = (8, 0);
+/// Files of this ending are compiled for compute capability 9.0 alone, and other devices do without them.
+const FOR_90: &str = "_wgmma";
 /// Shared memory a block may use without asking.
 const SHARED_BYTES_UNASKED: u32 = 48 * 1024;
 
@@ -175,6 +178,17 @@ pub(super) enum Argument {
     Address(u64),
     Integer(i32),
     Float(f32),
+    Map(TensorMap),
+}
+
+impl Argument {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Address(_) => 8,
+            Self::Integer(_) | Self::Float(_) => 4,
+            Self::Map(_) => size_of::<TensorMap>(),
+        }
+    }
 }
 
 impl From<usize> for Argument {
@@ -215,6 +229,9 @@ impl Device {
         let mut kernels = HashMap::new();
         for (stem, names) in list {
             let image = images.iter().find(|(name, _)| name == stem).map_or(&[][..], |(_, image)| image);
+            if stem.ends_with(FOR_90) && (info.capability != (9, 0) || image.is_empty()) {
+                continue;
+            }
             let module = context.load_module(Ptx::from_binary(image.to_vec()))?;
             for name in *names {
                 let function = module.load_function(name)?;
@@ -310,9 +327,19 @@ impl Device {
 
     /// Where a buffer lies, from an element on.
     pub(super) fn address(&self, tensor: &Tensor, element: usize) -> Argument {
+        Argument::Address(self.place(tensor, element))
+    }
+
+    /// [`Device::address`], as a number.
+    pub(super) fn place(&self, tensor: &Tensor, element: usize) -> u64 {
         use cudarc::driver::DevicePtr;
         let (address, _) = tensor.memory.device_ptr(&self.streams.kernels);
-        Argument::Address(address + (element * tensor.number.bytes()) as u64)
+        address + (element * tensor.number.bytes()) as u64
+    }
+
+    /// Whether the device has this kernel: some are for some devices alone.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.kernels.contains_key(name)
     }
 
     /// Puts a kernel's run at the end of the stream.
@@ -332,6 +359,7 @@ impl Device {
                 Argument::Address(address) => launch.arg(address),
                 Argument::Integer(value) => launch.arg(value),
                 Argument::Float(value) => launch.arg(value),
+                Argument::Map(map) => launch.arg(map),
             };
         }
         let config = LaunchConfig {
@@ -344,7 +372,7 @@ impl Device {
         unsafe { launch.launch(config) }.map(drop)
     }
 
-    fn failed(&self, what: &str, error: DriverError) -> Error {
+    pub(super) fn failed(&self, what: &str, error: DriverError) -> Error {
         failed(&self.info, what, error)
     }
 }
@@ -369,8 +397,7 @@ impl Kernel {
                 unsafe { sys::cuFuncGetParamInfo(self.function.cu_function(), index, &raw mut offset, &raw mut bytes) };
             status.result().ok().map(|()| bytes)
         };
-        let expected =
-            arguments.iter().map(|argument| Some(if matches!(argument, Argument::Address(_)) { 8 } else { 4 }));
+        let expected = arguments.iter().map(|argument| Some(argument.bytes()));
         expected.chain([None]).enumerate().all(|(index, bytes)| size_of(index) == bytes)
     }
 }
