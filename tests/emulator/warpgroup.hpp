@@ -171,6 +171,8 @@ UNCHECKED void compute_product(Thread* warpgroup, unsigned number) {
             sum = product.accumulate ? sum + sums[j] : sums[j];
         }
     }
+    static const bool wrong = getenv("EMULATOR_PRODUCTS") && !strcmp(getenv("EMULATOR_PRODUCTS"), "wrong");
+    if (wrong) warpgroup->sums[product.sums].values[0] += 1.0f;
 }
 
 // sums [64×N] = a · bᵀ + (`accumulate` ? sums : 0), when it is waited for.

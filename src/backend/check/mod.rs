@@ -147,6 +147,10 @@ fn rows<B: Backend>(outcomes: &mut Outcomes<'_, B>) -> Result<()> {
         outcomes.keep(format!("linear_with_slope ({activation:?}, slope)"), &slope, TOKENS * INNER, WIDTH)?;
     }
     let dx = drawn(backend, TOKENS * WIDTH, 18)?;
+    // Inputs of a width that every way of multiplying takes.
+    let narrowing = backend.pack_linear(&numbers(INNER * WIDTH, 20), &numbers(WIDTH, 21), INNER, WIDTH)?;
+    backend.linear(&mut out, &dy, &narrowing, Activation::Gelu, Some(&dx), TOKENS)?;
+    outcomes.keep("linear (narrowing)", &out, TOKENS * WIDTH, INNER)?;
     for (name, slope, residual) in [("", None, None), (" past an activation", Some(&x), Some(&dx))] {
         backend.linear_backward(&mut out, &dy, &weights, slope, residual, TOKENS)?;
         outcomes.keep(format!("linear_backward{name}"), &out, TOKENS * WIDTH, INNER)?;

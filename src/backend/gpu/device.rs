@@ -464,7 +464,7 @@ fn hint(error: CUresult) -> Option<&'static str> {
             Some("this binary has no kernels for this device and driver: update the driver, or run with --device cpu")
         }
         CUresult::CUDA_ERROR_LAUNCH_FAILED | CUresult::CUDA_ERROR_ILLEGAL_ADDRESS => Some(
-            "the device is lost to this process: finished shards stay, --resume goes on; wherefore doctor checks every kernel",
+            "the device is lost to this process: finished shards stay, --resume goes on; wherefore doctor checks every kernel; on compute capability 9.0 WHEREFORE_TENSOR_CORES=mma goes without wgmma",
         ),
         _ => None,
     }

@@ -93,7 +93,9 @@ pub(super) fn choose(device: &Device) -> Result<Products> {
         if !(Trial { device, precision }).passes()? {
             let title = device.info().title();
             DISTRUSTED.get_or_init(|| {
-                format!("{title}: wgmma gave other products than it should: mma.sync is used (tell us, with what wherefore doctor says)")
+                format!(
+                    "{title}: wgmma gave other products than it should when it was tried: mma.sync was used instead"
+                )
             });
             return Ok(Products::Mma);
         }

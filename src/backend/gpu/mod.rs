@@ -134,7 +134,9 @@ impl Gpu {
             return Err(Error::Device(found, Some(hint.to_owned())));
         }
         if opened.iter().any(|gpu| gpu.products == Products::Mma) {
-            opened.iter_mut().for_each(|gpu| gpu.products = Products::Mma);
+            for gpu in &mut opened {
+                gpu.products = Products::Mma;
+            }
         }
         Ok(opened)
     }
