@@ -10,6 +10,8 @@ use std::sync::Mutex;
 
 /// What a fatbin holds: machine code by compute capability, and a PTX for what comes after.
 const ARCHITECTURES: &str = "80,86,89,90a,100,120,ptx80,ptx120";
+/// Sources of this ending are compiled for this architecture alone, and left out where it is.
+const FOR_ONE: (&str, &str) = ("_wgmma", "90a");
 /// Where toolkits live that no variable names.
 const USUAL_FOLDERS: [&str; 3] = ["/usr/local/cuda", "/opt/cuda", "/usr/lib/cuda"];
 /// Variables that name a toolkit's folder.
@@ -113,6 +115,8 @@ impl Nvcc {
     fn compile_all(&self, sources: &[PathBuf], out: &Path) -> Result<Vec<PathBuf>, String> {
         let headers: String = self::sources("cuh").iter().map(|path| read(path)).collect();
         let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
+        let compiled = |source: &&PathBuf| !self.architectures_of(source).is_empty();
+        let sources: Vec<&PathBuf> = sources.iter().filter(compiled).collect();
         let queue = Mutex::new(sources.iter());
         let failures = Mutex::new(String::new());
         std::thread::scope(|scope| {
@@ -131,6 +135,12 @@ impl Nvcc {
         if failures.is_empty() { Ok(images) } else { Err(failures) }
     }
 
+    fn architectures_of(&self, source: &Path) -> Vec<&str> {
+        let (ending, only) = FOR_ONE;
+        let all = self.architectures.iter().map(String::as_str);
+        all.filter(|name| *name == only || !stem(source).ends_with(ending)).collect()
+    }
+
     /// One fatbin, with what ptxas says of each kernel beside it.
     fn compile(&self, source: &Path, headers: &str, out: &Path) -> Result<(), String> {
         let image = out.join(stem(source)).with_extension("fatbin");
@@ -140,7 +150,7 @@ impl Nvcc {
         if self.release >= (12, 9) {
             command.arg("--compress-mode=size");
         }
-        command.args(self.architectures.iter().map(String::as_str).map(generate));
+        command.args(self.architectures_of(source).into_iter().map(generate));
         command.arg("-o").arg(&image).arg(source);
         let stamp = format!("{}\n{command:?}\n{headers}\n{}", self.version, read(source));
         let stamp_file = image.with_extension("stamp");

@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use wherefore::backend::gpu::{Ceilings, Gpu};
+use wherefore::backend::gpu::{Ceilings, Gpu, Products};
 use wherefore::backend::{
     Activation, Attended, AttentionGradients, AttentionShape, Backend, Columns, Embeddings, Norm, Precision, Rows, Step,
 };
@@ -38,6 +38,12 @@ struct Bench {
     gpu: Gpu,
     ceilings: Ceilings,
     precision: Precision,
+}
+
+/// A row's first word: the precision, and that it is by `wgmma`, whose ceiling is not measured: shares are of what `mma.sync` reaches.
+fn label(gpu: &Gpu) -> String {
+    let by = if gpu.products() == Products::Wgmma { "/wgmma" } else { "" };
+    format!("{}{by}", gpu.precision().name())
 }
 
 impl Bench {
@@ -88,8 +94,8 @@ impl Bench {
             Bound::Arithmetic(flops) => (flops / seconds / 1e9, "GFLOP/s", self.ceilings.fma_gflops),
             Bound::Bytes(bytes) => (bytes / seconds / 1e9, "GB/s", self.ceilings.copy_gbs),
         };
-        let (precision, share) = (self.precision.name(), 100.0 * rate / ceiling);
-        println!("{precision:7} {name:28} {shape:28} {:10.1} µs {rate:10.0} {unit:7} {share:5.1} %", seconds * 1e6);
+        let (precision, share) = (label(&self.gpu), 100.0 * rate / ceiling);
+        println!("{precision:10} {name:28} {shape:28} {:10.1} µs {rate:10.0} {unit:7} {share:5.1} %", seconds * 1e6);
     }
 }
 
@@ -250,6 +256,9 @@ fn run() -> Result<()> {
             );
         }
         linear(&bench)?;
+        if bench.gpu.products() == Products::Wgmma {
+            linear(&Bench { gpu: bench.gpu.by_mma(), ..bench })?;
+        }
         attention(&bench)?;
         layer_norm(&bench)?;
         explaining(&bench)?;

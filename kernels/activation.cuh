@@ -3,7 +3,7 @@
 // The polynomials are those of src/backend/cpu/activation.rs, where their errors are stated and tested, and are evaluated in the same order: in
 // f32 an activation has the CPU's bits. Where the result is rounded to 16 bits anyway (`Fast`), the exponential is the hardware's.
 #pragma once
-#include "port.cuh"
+#include "vector.cuh"
 
 struct Exact {
     // exp(x) to 1.2 ulp: x = n ln 2 + r, |r| ≤ ln 2 / 2; exp(r) = 1 + r + r² q(r); times 2ⁿ in two steps, for subnormal results.
@@ -103,31 +103,48 @@ DEVICE float hyperbolic_tangent(float x) {
     return size < 0.625f ? small : x < 0.0f ? 0.0f - large : large;
 }
 
-template <class Math>
-DEVICE float activate(int activation, float x) {
+// One function for all of a vector's numbers, so that they are computed side by side.
+template <int N, class Each>
+DEVICE void change(Vector<N>& v, const Each& each) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) v.x[i] = each(v.x[i]);
+}
+
+template <class Math, int N>
+DEVICE void activate(int activation, Vector<N>& v) {
     switch (activation) {
-        case 1: return gelu<Math>(x);
-        case 2: return gelu_tanh<Math>(x);
-        case 3: return gated<Math>(x, x * 1.702f);
-        case 4: return 0.0f > x ? 0.0f : x;  // NaN passes
-        case 5: return gated<Math>(x, x);
-        case 6: return hyperbolic_tangent<Math>(x);
-        default: return x;
+        case 1: return change(v, [](float x) { return gelu<Math>(x); });
+        case 2: return change(v, [](float x) { return gelu_tanh<Math>(x); });
+        case 3: return change(v, [](float x) { return gated<Math>(x, x * 1.702f); });
+        case 4: return change(v, [](float x) { return 0.0f > x ? 0.0f : x; });  // NaN passes
+        case 5: return change(v, [](float x) { return gated<Math>(x, x); });
+        case 6: return change(v, [](float x) { return hyperbolic_tangent<Math>(x); });
     }
 }
 
-template <class Math>
-DEVICE Sloped activate_with_slope(int activation, float x) {
+// The same, and the derivative at each.
+template <int N, class Each>
+DEVICE void change(Vector<N>& v, Vector<N>& slopes, const Each& each) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+        const Sloped both = each(v.x[i]);
+        v.x[i] = both.value, slopes.x[i] = both.slope;
+    }
+}
+
+template <class Math, int N>
+DEVICE void activate_with_slopes(int activation, Vector<N>& v, Vector<N>& slopes) {
     switch (activation) {
-        case 1: return gelu_with_slope<Math>(x);
-        case 2: return gelu_tanh_with_slope<Math>(x);
-        case 3: return gated_with_slope<Math>(x, x * 1.702f, 1.702f);
-        case 4: return Sloped{0.0f > x ? 0.0f : x, 0.0f < x ? 1.0f : 0.0f};
-        case 5: return gated_with_slope<Math>(x, x, 1.0f);
-        case 6: {
-            const float y = hyperbolic_tangent<Math>(x);
-            return Sloped{y, fmaf(0.0f - y, y, 1.0f)};
-        }
-        default: return Sloped{x, 1.0f};
+        case 1: return change(v, slopes, [](float x) { return gelu_with_slope<Math>(x); });
+        case 2: return change(v, slopes, [](float x) { return gelu_tanh_with_slope<Math>(x); });
+        case 3: return change(v, slopes, [](float x) { return gated_with_slope<Math>(x, x * 1.702f, 1.702f); });
+        case 4: return change(v, slopes, [](float x) { return Sloped{0.0f > x ? 0.0f : x, 0.0f < x ? 1.0f : 0.0f}; });
+        case 5: return change(v, slopes, [](float x) { return gated_with_slope<Math>(x, x, 1.0f); });
+        case 6:
+            return change(v, slopes, [](float x) {
+                const float y = hyperbolic_tangent<Math>(x);
+                return Sloped{y, fmaf(0.0f - y, y, 1.0f)};
+            });
+        default: return change(v, slopes, [](float x) { return Sloped{x, 1.0f}; });
     }
 }

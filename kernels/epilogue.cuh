@@ -20,6 +20,10 @@ struct Forward {
     int activation;
     Extent extent;
 
+    // Whether there is much to compute, and what is left where there is not.
+    DEVICE bool activates() const { return slope || activation; }
+    DEVICE Forward without_activation() const { return Forward{out, nullptr, bias, residual, 0, extent}; }
+
     template <int N>
     DEVICE void finish(int row, int column, Vector<N> sums) const {
         if (!extent.has(row, column)) return;
@@ -28,15 +32,10 @@ struct Forward {
         sums = sums + load_vector<N>(bias + column);
         if (slope) {
             Vector<N> slopes;
-#pragma unroll
-            for (int i = 0; i < N; ++i) {
-                const Sloped both = activate_with_slope<Math>(activation, sums.x[i]);
-                sums.x[i] = both.value, slopes.x[i] = both.slope;
-            }
+            activate_with_slopes<Math>(activation, sums, slopes);
             store_some<N>(slope + at, slopes, count);
-        } else if (activation) {
-#pragma unroll
-            for (int i = 0; i < N; ++i) sums.x[i] = activate<Math>(activation, sums.x[i]);
+        } else {
+            activate<Math>(activation, sums);
         }
         if (residual) sums = sums + load_some<N>(residual + at, count);
         store_some<N>(out + at, sums, count);
@@ -50,6 +49,9 @@ struct Backward {
     const T* slope;     // or null
     const T* residual;  // or null
     Extent extent;
+
+    DEVICE bool activates() const { return false; }
+    DEVICE Backward without_activation() const { return *this; }
 
     template <int N>
     DEVICE void finish(int row, int column, Vector<N> sums) const {

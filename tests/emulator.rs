@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use wherefore::backend::Precision;
-use wherefore::backend::gpu::{Gpu, compiler};
+use wherefore::backend::gpu::{Gpu, Products, compiler};
 
 /// An image for each kernel file where this build has none (no nvcc): the emulator has the kernels compiled in, and takes it.
 const PLACEHOLDER: &[u8] = b"EMLU";
@@ -25,6 +25,16 @@ pub(crate) fn gpu(precision: Precision) -> Gpu {
         return Gpu::open(0, precision).unwrap();
     }
     Gpu::open_with(0, precision, &Gpu::stems().map(|stem| (stem, PLACEHOLDER))).unwrap()
+}
+
+/// The same by every way it has of multiplying in a precision: by `wgmma`, which compute capability 9.0 has for 16 bits, and by `mma.sync`.
+pub(crate) fn gpus_by_products(precision: Precision) -> Vec<Gpu> {
+    let gpu = gpu(precision);
+    let by_mma = (gpu.products() == Products::Wgmma).then(|| gpu.by_mma());
+    let found: Vec<Gpu> = std::iter::once(gpu).chain(by_mma).collect();
+    let halves = matches!(precision, Precision::F16 | Precision::Bf16);
+    assert!(real() || found.len() == 1 + usize::from(halves), "the emulated device has both");
+    found
 }
 
 /// So many emulated devices, before the first is opened in this process.

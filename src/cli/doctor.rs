@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use wherefore::backend::check::{self, Check};
 use wherefore::backend::cpu::Cpu;
-use wherefore::backend::gpu::{self, Gpu};
+use wherefore::backend::gpu::{self, Gpu, Products};
 use wherefore::backend::{Backend, Precision};
 use wherefore::pipeline;
 
@@ -52,12 +52,20 @@ struct Cuda {
     operations: Vec<OfDevice>,
 }
 
-/// What a device makes of every operation in one precision.
+/// What a device makes of every operation in one precision, by one way of multiplying.
 #[derive(Serialize)]
 struct OfDevice {
     device: String,
     precision: Precision,
+    products: Products,
     checks: Vec<Check>,
+}
+
+impl OfDevice {
+    fn ask(gpu: &Gpu) -> wherefore::Result<Self> {
+        let (device, precision, products) = (gpu.name(), gpu.precision(), gpu.products());
+        Ok(Self { device, precision, products, checks: of_gpu(gpu)? })
+    }
 }
 
 const PRECISIONS: [Precision; 4] = [Precision::F32, Precision::Bf16x3, Precision::F16, Precision::Bf16];
@@ -72,7 +80,12 @@ impl Cuda {
         let mut operations = Vec::new();
         for (device, precision) in devices.iter().flat_map(|device| PRECISIONS.map(|precision| (device, precision))) {
             match Gpu::open(device.ordinal, precision) {
-                Ok(gpu) => operations.push(OfDevice { device: gpu.name(), precision, checks: of_gpu(&gpu)? }),
+                Ok(gpu) => {
+                    operations.push(OfDevice::ask(&gpu)?);
+                    if gpu.products() == Products::Wgmma {
+                        operations.push(OfDevice::ask(&gpu.by_mma())?);
+                    }
+                }
                 Err(error) => reason = Some(error.to_string()),
             }
         }
@@ -136,8 +149,9 @@ impl fmt::Display for Report {
         write!(f, "{}", self.cuda)?;
         writeln!(f, "\noperations against the f64 reference (error ≤ what rounding explains)")?;
         list(f, &self.operations)?;
-        for OfDevice { device, precision, checks } in &self.cuda.operations {
-            writeln!(f, "\nthose of {device} in {precision}")?;
+        for OfDevice { device, precision, products, checks } in &self.cuda.operations {
+            let by = if *products == Products::Wgmma { " by wgmma" } else { "" };
+            writeln!(f, "\nthose of {device} in {precision}{by}")?;
             list(f, checks)?;
         }
         if !self.model.is_empty() {

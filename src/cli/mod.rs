@@ -103,11 +103,20 @@ pub(crate) fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(help.exit_code()).unwrap_or(2));
         }
     };
-    match run(cli) {
+    let ended = run(cli);
+    if let Some(text) = wherefore::backend::gpu::distrusted() {
+        note(text);
+    }
+    match ended {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Skipped) => ExitCode::from(1),
         Err(error) => tell(&error),
     }
+}
+
+#[expect(clippy::print_stderr, reason = "messages go to standard error")]
+fn note(text: &str) {
+    eprintln!("note: {text}");
 }
 
 fn run(cli: Cli) -> anyhow::Result<Outcome> {

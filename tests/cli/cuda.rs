@@ -201,11 +201,34 @@ fn doctor_checks_every_kernel_and_a_model_on_a_device() {
     let ran = Ran::from(output);
     assert_eq!(ran.code, Some(0), "{}{}", ran.out, ran.err);
     let report = &lines(&ran.out)[0];
-    let precisions: Vec<&str> =
-        report["cuda"]["operations"].as_array().unwrap().iter().filter_map(|of| of["precision"].as_str()).collect();
-    assert_eq!(precisions, ["f32", "bf16x3", "f16", "bf16"]);
+    let of =
+        |of: &Value| [&of["precision"], &of["products"]].map(|name| name.as_str().unwrap().to_owned()).join(" by ");
+    let ways: Vec<String> = report["cuda"]["operations"].as_array().unwrap().iter().map(of).collect();
+    let expected = ["f32 by mma", "bf16x3 by mma", "f16 by wgmma", "f16 by mma", "bf16 by wgmma", "bf16 by mma"];
+    assert_eq!(ways, expected);
     let checks = report["model"].as_array().unwrap();
     assert!(checks.iter().any(|check| check["operation"] == "gradients against finite differences"), "{report}");
+}
+
+/// Of a device that multiplies wrongly by `wgmma` it is said, and nothing is made by it; one may also be told not to use it.
+#[test]
+fn products_that_are_wrong_when_they_are_tried_are_made_otherwise() {
+    if gpu::compiler().is_none() {
+        return;
+    }
+    let (bench, model) = bench();
+    let job = format!("predict --model {model} --data train.jsonl --precision f16");
+    let run = |name: &str, value: &str| {
+        let output = command(&bench, &job).env(name, value).output().unwrap();
+        let ran = Ran::from(output);
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        ran
+    };
+    let (trusted, told) = (run("WHEREFORE_TENSOR_CORES", "wgmma"), run("WHEREFORE_TENSOR_CORES", "mma"));
+    assert!(trusted.out != told.out && trusted.err.is_empty() && told.err.is_empty(), "{}{}", trusted.err, told.err);
+    let broken = run("EMULATOR_PRODUCTS", "wrong");
+    assert!(broken.out == told.out);
+    assert_eq!(broken.err.matches("wgmma gave other products than it should").count(), 1, "{}", broken.err);
 }
 
 /// What a precision costs, in digits: f16 keeps three bits more than bf16, and rankings hardly move.

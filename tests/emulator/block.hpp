@@ -9,6 +9,7 @@
 
 #include "fibre.hpp"
 #include "numbers.hpp"
+#include "tensor_map.hpp"
 
 namespace emulator {
 
@@ -28,9 +29,9 @@ struct Place {
 #define HERE ::emulator::Place{__builtin_FILE(), __builtin_LINE()}
 
 // What a fibre waits for.
-enum class Meeting : uint8_t { NONE, BLOCK, WARP, SHUFFLE, VOTE, LDMATRIX, MMA, EXIT };
+enum class Meeting : uint8_t { NONE, BLOCK, WARP, SHUFFLE, VOTE, LDMATRIX, MMA, PRODUCTS, BARRIER, EXIT };
 inline const char* name(Meeting meeting) {
-    static const char* const names[] = {"nothing", "sync_threads", "sync_warp", "shuffle", "vote", "ldmatrix", "mma", "exit"};
+    static const char* const names[] = {"nothing", "sync_threads", "sync_warp", "shuffle", "vote", "ldmatrix", "mma", "products_wait", "barrier_wait", "exit"};
     return names[int(meeting)];
 }
 
@@ -39,6 +40,45 @@ struct Warp;
 
 // A copy that was begun and is not waited for. Without a source it writes zeros.
 struct Copy { void* to; const void* from; };
+
+// What warpgroup.hpp plays: barriers that count, tiles on their way, products under way. All of fixed room, because the scheduler's own accesses must
+// be plain ones for the thread sanitizer to leave out.
+
+// A barrier in shared memory.
+struct Counter {
+    const void* at = nullptr;
+    int arrivals = 0;      // of a phase
+    int missing = 0;       // of this one
+    int64_t bytes = 0;     // that it waits for beside them
+    unsigned phase = 0;
+    bool fenced = false;   // known to the copy engine
+    char edges[2] = {};
+};
+
+// A tile that was asked for and has not landed.
+struct TileCopy {
+    TensorMapContent map;
+    int64_t row, column;
+    unsigned char* to;
+    unsigned counter;
+};
+
+// Sums that products go to, kept from the thread until it waits for them.
+struct Sums {
+    float* at = nullptr;
+    unsigned count = 0, group = 0;
+    bool under_way = false;
+    float values[128];
+};
+
+struct Thread;
+struct Product {
+    uint64_t a, b;  // descriptors
+    bool accumulate;
+    unsigned sums, group;
+    void (*compute)(Thread* warpgroup, unsigned product);
+    Place place;
+};
 
 struct Thread : Fibre {
     uint3 index{};
@@ -50,6 +90,11 @@ struct Thread : Fibre {
     Place waits_at;
     std::vector<Copy> open_copies;
     std::vector<std::vector<Copy>> committed_copies;  // oldest first
+    unsigned waits_on = 0;  // which counter, where it is one
+    Product products[16];
+    unsigned product_count = 0, product_groups = 0;
+    Sums sums[2];
+    bool products_fenced = false;
 };
 
 struct Warp {
@@ -62,6 +107,14 @@ struct Warp {
     uint32_t arrived = 0;
     void* arguments[LANES] = {};
     char edge = 0;
+};
+
+// Four warps that wait for their products.
+constexpr unsigned WARPGROUP_THREADS = 128;
+struct Warpgroup {
+    unsigned arrived = 0;
+    unsigned newest = 0;
+    Place place;
 };
 
 // In which order fibres and blocks run, and when asynchronous copies land: `EMULATOR_SCHEDULE` = forward | reverse | random:SEED,
@@ -98,6 +151,11 @@ struct Block {
     dim3 size, grid;
     std::vector<Thread> threads;
     std::vector<Warp> warps;
+    Warpgroup warpgroups[8];
+    Counter counters[32];
+    unsigned counter_count = 0;
+    TileCopy tiles[64];  // oldest first
+    unsigned tile_count = 0;
     Stacks stacks;
     Fibre scheduler;
     unsigned alive = 0;
@@ -237,11 +295,13 @@ UNCHECKED inline void live() {
     for (const auto& group : thread.committed_copies)
         if (!group.empty()) fail("the kernel returned with asynchronous copies it never waited for");
     if (!thread.open_copies.empty()) fail("the kernel returned with asynchronous copies it never committed");
+    if (thread.product_count) fail("the kernel returned with products it never waited for, begun at " + thread.products[0].place.text());
     if (warp.arrived) fail(std::string("a lane returned while its warp waits in ") + name(warp.meeting) + " at " + warp.place.text());
     warp.alive &= ~(1u << thread.lane);
     warp.runnable &= ~(1u << thread.lane);
     --block.alive;
     if (block.alive && block.arrived == block.alive) open_barrier(block);  // those that have returned are not waited for
+    if (!block.alive && block.tile_count) fail("the kernel returned with tiles on their way that nobody waited for");
     thread.waits_for = Meeting::EXIT;
     release(&block.end_edge);
     for (;;) go_to(next_fibre(block, thread), true);
@@ -254,7 +314,11 @@ inline std::string deadlock(const Block& block) {
     for (const Thread& thread : block.threads) {
         if (!(thread.warp->alive >> thread.lane & 1)) continue;
         if (last && last->waits_for == thread.waits_for && last->waits_at == thread.waits_at) continue;
-        text += " [from thread " + std::to_string(thread.number) + ": " + name(thread.waits_for) + " at " + thread.waits_at.text() + "]";
+        text += " [from thread " + std::to_string(thread.number) + ": " + name(thread.waits_for) + " at " + thread.waits_at.text();
+        const Counter& counter = block.counters[thread.waits_on];
+        if (thread.waits_for == Meeting::BARRIER)
+            text += ": phase " + std::to_string(counter.phase) + " lacks " + std::to_string(counter.missing) + " arrivals and " + std::to_string(counter.bytes) + " bytes";
+        text += "]";
         last = &thread;
     }
     return text;
@@ -276,6 +340,8 @@ inline void set_up(Block& block) {
     block.alive = count;
     block.arrived = 0;
     block.error.clear();
+    block.counter_count = block.tile_count = 0;
+    for (Warpgroup& warpgroup : block.warpgroups) warpgroup.arrived = 0;
     for (unsigned w = 0; w < block.warps.size(); ++w) {
         Warp& warp = block.warps[w];
         warp.threads = &block.threads[w * LANES];
@@ -292,6 +358,9 @@ inline void set_up(Block& block) {
         thread.waits_for = Meeting::NONE;
         thread.open_copies.clear();
         thread.committed_copies.clear();
+        thread.product_count = thread.product_groups = 0;
+        thread.products_fenced = false;
+        for (Sums& sums : thread.sums) sums.under_way = false;
         block.stacks.give(i, thread);
         prepare(thread, live);
     }

@@ -216,6 +216,23 @@ void release_memory(Pointer pointer) {
     free(allocation.walls);
 }
 
+// What is wrong with an argument that is an address or a tensor map; empty where nothing is.
+std::string foreign(const void* argument, size_t bytes, const Stream& stream) {
+    TensorMapContent map{};
+    Pointer pointer;
+    if (bytes == sizeof pointer) {
+        memcpy(&pointer, argument, sizeof pointer);
+        const Allocation* allocation = allocation_of(pointer, 1);
+        return allocation && allocation->device != stream.device ? "memory of another device" : "";
+    }
+    if (bytes != 128) return "";
+    memcpy(&map, argument, sizeof map);
+    if (map.magic != TENSOR_MAP_MAGIC) return "no tensor map";
+    const Allocation* allocation = allocation_of(map.address, map.bytes());
+    if (!allocation) return "a tensor map that reaches beyond its buffer";
+    return allocation->device != stream.device ? "a tensor map of another device's memory" : "";
+}
+
 // Runs a grid and looks whether it wrote where it must not.
 std::string run_grid(const Kernel& kernel, dim3 grid, dim3 block, size_t shared_bytes, void** arguments) {
     std::string error = launch(kernel, grid, block, shared_bytes, arguments);
@@ -254,13 +271,13 @@ API cuDeviceTotalMem_v2(size_t* bytes, int) {
 }
 API cuDeviceGetAttribute(int* value, int attribute, int device) {
     const int capability = capability_of(device);
-    static const std::map<int, int> fixed = {
+    const std::map<int, int> fixed = {
         {1, 1024},                     // MAX_THREADS_PER_BLOCK
         {8, 48 * 1024},                // MAX_SHARED_MEMORY_PER_BLOCK
         {10, 32},                      // WARP_SIZE
         {16, 4},                       // MULTIPROCESSOR_COUNT
         {39, 2048},                    // MAX_THREADS_PER_MULTIPROCESSOR
-        {97, int(SHARED_BYTES_LIMIT)}, // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+        {97, int(capability == 90 ? SHARED_BYTES_LIMIT_90 : SHARED_BYTES_LIMIT)}, // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
         {115, 1},                      // MEMORY_POOLS_SUPPORTED
     };
     const auto known = fixed.find(attribute);
@@ -500,14 +517,17 @@ API cuModuleGetFunction(void** handle, void* module, const char* name) {
     auto& functions = static_cast<Module*>(module)->functions;
     const auto found = functions.find(name);
     if (found == functions.end()) return NOT_FOUND;
+    const int capability = found->second.kernel->capability;
+    if (capability && (!bound || capability != capability_of(bound->device))) return NOT_FOUND;
     *handle = &found->second;
     return SUCCESS;
 }
 API cuFuncSetAttribute(void* handle, int attribute, int value) {
     ENTER
     if (attribute != 8) return INVALID_VALUE;  // MAX_DYNAMIC_SHARED_SIZE_BYTES
-    if (value < 0 || size_t(value) > SHARED_BYTES_LIMIT) return INVALID_VALUE;
-    static_cast<Function*>(handle)->shared_asked = size_t(value);
+    auto* function = static_cast<Function*>(handle);
+    if (value < 0 || size_t(value) > function->kernel->shared_limit()) return INVALID_VALUE;
+    function->shared_asked = size_t(value);
     return SUCCESS;
 }
 API cuFuncGetAttribute(int* value, int attribute, void* handle) {
@@ -516,11 +536,12 @@ API cuFuncGetAttribute(int* value, int attribute, void* handle) {
     return SUCCESS;
 }
 API cuFuncGetParamInfo(void* handle, size_t index, size_t* offset, size_t* bytes) {
-    const auto& sizes = static_cast<Function*>(handle)->kernel->argument_bytes;
+    const Kernel& kernel = *static_cast<Function*>(handle)->kernel;
+    const auto &sizes = kernel.argument_bytes, &alignments = kernel.argument_alignments;
     if (index >= sizes.size()) return INVALID_VALUE;
     size_t at = 0;
     for (size_t i = 0; i <= index; ++i) {
-        at = (at + sizes[i] - 1) / sizes[i] * sizes[i];
+        at = (at + alignments[i] - 1) / alignments[i] * alignments[i];
         if (i < index) at += sizes[i];
     }
     *offset = at;
@@ -541,23 +562,54 @@ API cuLaunchKernel(void* handle, unsigned gx, unsigned gy, unsigned gz, unsigned
         return INVALID_VALUE;
     }
     for (size_t i = 0; i < kernel->argument_bytes.size(); ++i) {
-        Pointer pointer;
-        if (kernel->argument_bytes[i] != sizeof pointer) continue;
-        memcpy(&pointer, arguments[i], sizeof pointer);
-        const Allocation* allocation = allocation_of(pointer, 1);
-        if (!allocation || allocation->device == stream_of(stream).device) continue;
-        fprintf(stderr, "[emulator] %s: argument %zu is memory of another device\n", kernel->name, i);
+        const std::string wrong = foreign(arguments[i], kernel->argument_bytes[i], stream_of(stream));
+        if (wrong.empty()) continue;
+        fprintf(stderr, "[emulator] %s: argument %zu is %s\n", kernel->name, i, wrong.c_str());
         return INVALID_VALUE;
     }
-    auto copies = std::make_shared<std::vector<std::vector<char>>>();
-    for (size_t i = 0; i < kernel->argument_bytes.size(); ++i) {
-        const auto* from = static_cast<const char*>(arguments[i]);
-        copies->emplace_back(from, from + kernel->argument_bytes[i]);
-    }
+    struct alignas(128) Copied { char bytes[128]; };
+    auto copies = std::make_shared<std::vector<Copied>>(kernel->argument_bytes.size());
+    for (size_t i = 0; i < copies->size(); ++i) memcpy((*copies)[i].bytes, arguments[i], kernel->argument_bytes[i]);
     issue(stream_of(stream), [=] {
         std::vector<void*> addresses;
-        for (auto& copy : *copies) addresses.push_back(copy.data());
+        for (auto& copy : *copies) addresses.push_back(copy.bytes);
         return run_grid(*kernel, grid, block, shared_bytes, addresses.data());
     });
+    return SUCCESS;
+}
+
+// ---- tensor maps
+
+// As strict as the driver's manual has it. Matrices of 16-bit and 32-bit numbers, filled up with zeros: what no kernel uses is not played.
+API cuTensorMapEncodeTiled(void* map, int type, unsigned rank, void* address, const uint64_t* dimensions, const uint64_t* strides, const uint32_t* box,
+                           const uint32_t* element_strides, int interleave, int swizzle, int promotion, int fill) {
+    ENTER
+    static const std::map<int, uint32_t> element_bytes = {{1, 2}, {2, 4}, {6, 2}, {7, 4}, {9, 2}};
+    const auto wrong = [&]() -> const char* {
+        if (reinterpret_cast<uintptr_t>(map) % 64) return "a map at no multiple of 64 bytes";
+        if (rank != 2 || interleave != 0 || fill != 0 || !element_bytes.count(type)) return "a kind of map that is not emulated";
+        if (reinterpret_cast<uintptr_t>(address) % 16) return "a matrix at no multiple of 16 bytes";
+        if (swizzle < 0 || swizzle > 3 || promotion < 0 || promotion > 3) return "no swizzle or promotion";
+        for (unsigned i = 0; i < 2; ++i) {
+            if (dimensions[i] == 0 || dimensions[i] > 1ull << 32) return "a dimension of 0 or beyond 2^32";
+            if (box[i] == 0 || box[i] > 256) return "a box of 0 or beyond 256 numbers";
+            if (element_strides[i] == 0 || element_strides[i] > 8) return "an element stride of 0 or beyond 8";
+            if (element_strides[i] != 1) return "an element stride that is not emulated";
+        }
+        const uint32_t bytes = element_bytes.at(type);
+        if (strides[0] % 16 || strides[0] >= 1ull << 40) return "rows at no multiples of 16 bytes";
+        if (strides[0] < dimensions[0] * bytes) return "rows that overlap";
+        if (box[0] * bytes % 16) return "a box's row of no multiple of 16 bytes";
+        if (swizzle && box[0] * bytes > 16u << swizzle) return "a box's row beyond the swizzle's span";
+        return nullptr;
+    }();
+    if (wrong) {
+        fprintf(stderr, "[emulator] cuTensorMapEncodeTiled: %s\n", wrong);
+        return INVALID_VALUE;
+    }
+    const TensorMapContent content{TENSOR_MAP_MAGIC,   reinterpret_cast<Pointer>(address), {dimensions[0], dimensions[1]}, strides[0],
+                                   {box[0], box[1]}, element_bytes.at(type),             swizzle ? 16u << swizzle : 0};
+    memset(map, 0, 128);
+    memcpy(map, &content, sizeof content);
     return SUCCESS;
 }

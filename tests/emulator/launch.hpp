@@ -15,13 +15,17 @@ namespace emulator {
 
 constexpr size_t SHARED_BYTES_UNASKED = 48 * 1024;  // more is to be asked for with cuFuncSetAttribute
 constexpr size_t SHARED_BYTES_LIMIT = 99 * 1024;    // of compute capability 8.6 and 8.9: what every device has
+constexpr size_t SHARED_BYTES_LIMIT_90 = 227 * 1024;
 
 // A kernel as the driver knows it: by name, its arguments by address.
 struct Kernel {
     const char* name;
     unsigned most_threads;  // its launch bounds
+    int capability;         // the only one it is compiled for; 0 where it is for all
     void (*call)(void**);
-    std::vector<size_t> argument_bytes;
+    std::vector<size_t> argument_bytes, argument_alignments;
+
+    size_t shared_limit() const { return capability == 90 ? SHARED_BYTES_LIMIT_90 : SHARED_BYTES_LIMIT; }
 };
 
 inline std::map<std::string, Kernel>& kernels() {
@@ -38,7 +42,9 @@ struct Thunk<FUNCTION> {
         FUNCTION(*static_cast<std::remove_reference_t<Arguments>*>(arguments[I])...);
     }
     static void call(void** arguments) { unpack(arguments, std::index_sequence_for<Arguments...>{}); }
-    static Kernel kernel(const char* name, unsigned most_threads) { return {name, most_threads, &call, {sizeof(Arguments)...}}; }
+    static Kernel kernel(const char* name, unsigned most_threads, int capability = 0) {
+        return {name, most_threads, capability, &call, {sizeof(Arguments)...}, {alignof(Arguments)...}};
+    }
 };
 
 // Makes a kernel known while the library is loaded.
@@ -53,7 +59,7 @@ inline std::string misfit(const Kernel& kernel, dim3 grid, dim3 block, size_t sh
     if (!threads || threads > 1024 || block.z > 64) return "a block no device has";
     if (threads % LANES) return "a block that is not whole warps";
     if (threads > kernel.most_threads) return "more threads than its launch bounds";
-    if (shared_bytes > SHARED_BYTES_LIMIT) return "more shared memory than a block has";
+    if (shared_bytes > kernel.shared_limit()) return "more shared memory than a block has";
     if (shared_bytes > shared_asked) return "more than 48 KiB of shared memory without asking for it";
     return "";
 }

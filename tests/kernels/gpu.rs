@@ -1,6 +1,6 @@
 //! Every kernel on the (emulated) device, over the shapes and by the rules the CPU is tested with.
 
-use wherefore::backend::gpu::Gpu;
+use wherefore::backend::gpu::{Gpu, Products};
 use wherefore::backend::reference::Reference;
 use wherefore::backend::{Activation, Backend, Pooling, Precision, Rows, check};
 
@@ -30,14 +30,15 @@ pub(super) const F32: Rounding =
 const F16: Rounding = Rounding { precision: Precision::F16, operand: to_f16, result: to_f16, unit: 1.0 / 1024.0 };
 const BF16: Rounding = Rounding { precision: Precision::Bf16, operand: to_bf16, result: to_bf16, unit: 1.0 / 128.0 };
 
+const BF16X3: Rounding =
+    Rounding { precision: Precision::Bf16x3, operand: to_two_bf16, result: |x| x, unit: f32::EPSILON as f64 };
+
 /// By what activations are stored as.
 pub(super) const STORED: [Rounding; 3] = [F32, F16, BF16];
 /// By what matrices are multiplied in on tensor cores.
-pub(super) const ROUNDINGS: [Rounding; 3] = [
-    F16,
-    BF16,
-    Rounding { precision: Precision::Bf16x3, operand: to_two_bf16, result: |x| x, unit: f32::EPSILON as f64 },
-];
+pub(super) const ROUNDINGS: [Rounding; 3] = [F16, BF16, BF16X3];
+/// All there are.
+pub(super) const EVERY: [Rounding; 4] = [F32, F16, BF16, BF16X3];
 
 fn to_f16(x: f32) -> f32 {
     f16::from_f32(x).to_f32()
@@ -51,6 +52,19 @@ fn to_two_bf16(x: f32) -> f32 {
     to_bf16(x) + to_bf16(x - to_bf16(x))
 }
 
+/// A device for each way of multiplying in each of these.
+pub(super) fn by_products(roundings: &[Rounding]) -> Vec<(Gpu, Rounding)> {
+    let of = |&rounding: &Rounding| {
+        emulator::gpus_by_products(rounding.precision).into_iter().map(move |gpu| (gpu, rounding))
+    };
+    roundings.iter().flat_map(of).collect()
+}
+
+/// What a device is told by in a message.
+pub(super) fn of(gpu: &Gpu) -> String {
+    format!("{} by {}", gpu.precision(), gpu.products().name())
+}
+
 /// What a buffer holds, where it must hold this many numbers.
 pub(super) fn read(gpu: &Gpu, tensor: &<Gpu as Backend>::Tensor, len: usize) -> Vec<f32> {
     let mut out = vec![0.0; len];
@@ -60,9 +74,9 @@ pub(super) fn read(gpu: &Gpu, tensor: &<Gpu as Backend>::Tensor, len: usize) -> 
 
 #[test]
 fn every_operation_passes_its_check() {
-    for precision in [Precision::F32, Precision::Bf16x3, Precision::F16, Precision::Bf16] {
-        for check in check::check(&emulator::gpu(precision)).unwrap() {
-            assert!(check.passed(), "{precision}: {check:?}");
+    for (gpu, _) in by_products(&EVERY) {
+        for check in check::check(&gpu).unwrap() {
+            assert!(check.passed(), "{}: {check:?}", of(&gpu));
         }
     }
 }
@@ -271,19 +285,27 @@ fn attention_saturates_without_overflow() {
     }
 }
 
+/// Those that a device multiplies in its own way: `wgmma` leaves inputs that are no multiples of eight to `mma.sync`.
+fn shapes(gpu: &Gpu) -> Vec<[usize; 3]> {
+    if gpu.products() == Products::Mma {
+        return linear::SHAPES.to_vec();
+    }
+    let all = linear::SHAPES.into_iter().chain(linear::ALIGNED_SHAPES);
+    all.filter(|[_, inputs, _]| inputs.is_multiple_of(8)).collect()
+}
+
 /// Against f64 on the operands as they were before any rounding: at most twice the error of plain loops on rounded operands.
 #[test]
 fn linear_on_tensor_cores_over_odd_shapes() {
-    for Rounding { precision, operand, result, unit } in ROUNDINGS {
-        let gpu = emulator::gpu(precision);
-        for (i, shape) in linear::SHAPES.into_iter().enumerate() {
+    for (gpu, Rounding { operand, result, unit, .. }) in by_products(&ROUNDINGS) {
+        for (i, shape) in shapes(&gpu).into_iter().enumerate() {
             for (activation, residual) in [(Activation::Identity, false), (Activation::Gelu, true)] {
                 let case = linear::Case::new(shape, 1.0, i as u64);
                 let exact = case.run(&Reference, activation, residual);
                 let values = read(&gpu, &case.run(&gpu, activation, residual), shape[0] * shape[2]);
                 let plain: Vec<f32> =
                     case.rounded(operand).plain(activation, residual).into_iter().map(result).collect();
-                let what = format!("{precision}, {shape:?}, {activation:?}");
+                let what = format!("{}, {shape:?}, {activation:?}", of(&gpu));
                 assert_accurate_to(unit, &what, &values, &plain, &exact[..values.len()]);
             }
         }
@@ -293,14 +315,13 @@ fn linear_on_tensor_cores_over_odd_shapes() {
 #[test]
 fn linear_on_tensor_cores_with_every_activation() {
     use Activation::{GeluTanh, QuickGelu, Relu, Silu, Tanh};
-    for Rounding { precision, operand, result, unit } in ROUNDINGS {
-        let gpu = emulator::gpu(precision);
+    for (gpu, Rounding { operand, result, unit, .. }) in by_products(&ROUNDINGS) {
         for activation in [GeluTanh, QuickGelu, Relu, Silu, Tanh] {
             let case = linear::Case::new([23, 40, 37], 1.5, 9);
             let values = read(&gpu, &case.run(&gpu, activation, false), 23 * 37);
             let plain: Vec<f32> = case.rounded(operand).plain(activation, false).into_iter().map(result).collect();
             let exact = case.run(&Reference, activation, false);
-            assert_accurate_to(unit, &format!("{precision}, {activation:?}"), &values, &plain, &exact[..values.len()]);
+            assert_accurate_to(unit, &format!("{}, {activation:?}", of(&gpu)), &values, &plain, &exact[..values.len()]);
         }
     }
 }
@@ -308,14 +329,29 @@ fn linear_on_tensor_cores_with_every_activation() {
 /// Many rows take the large tile, few the small one.
 #[test]
 fn linear_gives_a_row_the_same_bits_in_any_company() {
-    for precision in [Precision::F32, Precision::F16, Precision::Bf16, Precision::Bf16x3] {
-        let (gpu, case) = (emulator::gpu(precision), linear::Case::new([260, 70, 300], 1.0, 3));
-        let whole = read(&gpu, &case.run(&gpu, Activation::Gelu, true), 260 * 300);
+    for (gpu, inputs) in by_products(&EVERY).iter().flat_map(|(gpu, _)| [(gpu, 70), (gpu, 72)]) {
+        let case = linear::Case::new([260, inputs, 300], 1.0, 3);
+        let whole = read(gpu, &case.run(gpu, Activation::Gelu, true), 260 * 300);
         for rows in [0..1, 17..22, 100..133, 0..259] {
-            let alone = case.part(rows.clone()).run(&gpu, Activation::Gelu, true);
-            let alone = read(&gpu, &alone, rows.len() * 300);
-            assert!(bits(&alone) == bits(&whole[rows.start * 300..rows.end * 300]), "{precision}, rows {rows:?}");
+            let alone = case.part(rows.clone()).run(gpu, Activation::Gelu, true);
+            let alone = read(gpu, &alone, rows.len() * 300);
+            let among = &whole[rows.start * 300..rows.end * 300];
+            assert!(bits(&alone) == bits(among), "{}, {inputs} inputs, rows {rows:?}", of(gpu));
         }
+    }
+}
+
+/// The emulated `wgmma` sums in another order than the emulated `mma.sync`, as a device may: so the test above would see a layer computed by both.
+#[test]
+fn the_two_ways_of_multiplying_differ_by_roundings() {
+    let gpu = emulator::gpu(Precision::F16);
+    assert_eq!(gpu.products(), Products::Wgmma);
+    let case = linear::Case::new([200, 392, 300], 1.0, 3);
+    let [one, other] =
+        [gpu.by_mma(), gpu].map(|gpu| read(&gpu, &case.run(&gpu, Activation::Identity, false), 200 * 300));
+    assert!(bits(&one) != bits(&other));
+    for (a, b) in one.iter().zip(&other) {
+        assert!((a - b).abs() <= f32::from(f16::EPSILON) * a.abs().max(1.0), "{a} and {b}");
     }
 }
 

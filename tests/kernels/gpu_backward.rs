@@ -10,7 +10,7 @@ use wherefore::backend::{
 };
 use wherefore::tokens::PackedBatch;
 
-use super::gpu::{F32, ROUNDINGS, Rounding, STORED, read};
+use super::gpu::{EVERY, F32, ROUNDINGS, Rounding, STORED, by_products, of, read};
 use super::support::{Numbers, assert_accurate_to, batch, bits};
 use crate::emulator;
 
@@ -125,16 +125,26 @@ impl Operation for Linear {
 }
 
 /// Rows, inputs, outputs.
-const SHAPES: [[usize; 3]; 8] =
-    [[1, 1, 1], [2, 7, 3], [5, 17, 33], [64, 32, 64], [67, 40, 130], [130, 300, 31], [3, 384, 2], [300, 65, 96]];
+const SHAPES: [[usize; 3]; 11] = [
+    [1, 1, 1],
+    [2, 7, 3],
+    [5, 17, 33],
+    [64, 32, 64],
+    [67, 40, 130],
+    [130, 300, 31],
+    [3, 384, 2],
+    [300, 65, 96],
+    [63, 127, 8],
+    [130, 260, 264],
+    [129, 256, 384],
+];
 
 #[test]
 fn linear_over_odd_shapes() {
-    for rounding in &ROUNDINGS {
-        let gpu = emulator::gpu(rounding.precision);
+    for (gpu, rounding) in &by_products(&ROUNDINGS) {
         for (i, shape) in SHAPES.into_iter().enumerate() {
             for beside in [false, true] {
-                judge(&gpu, rounding, &format!("{shape:?}"), &Linear::new(shape, beside, i as u64));
+                judge(gpu, rounding, &format!("{shape:?}"), &Linear::new(shape, beside, i as u64));
             }
         }
     }
@@ -152,16 +162,17 @@ fn linear_in_f32_has_the_bits_of_the_cpu() {
 
 #[test]
 fn linear_gives_a_row_the_same_bits_in_any_company() {
-    for precision in [Precision::F32, Precision::F16, Precision::Bf16x3] {
-        let (gpu, case) = (emulator::gpu(precision), Linear::new([260, 300, 70], true, 3));
+    for (gpu, outputs) in by_products(&EVERY).iter().flat_map(|(gpu, _)| [(gpu, 70), (gpu, 72)]) {
+        let case = Linear::new([260, 300, outputs], true, 3);
         let values = |case: &Linear| {
-            let (tensor, len) = &case.run(&gpu)[0];
-            bits(&read(&gpu, tensor, *len))
+            let (tensor, len) = &case.run(gpu)[0];
+            bits(&read(gpu, tensor, *len))
         };
         let whole = values(&case);
         for rows in [0..1, 17..22, 0..259] {
             let alone = values(&case.part(rows.clone()));
-            assert!(alone == whole[rows.start * 300..rows.end * 300], "{precision}, rows {rows:?}");
+            let among = &whole[rows.start * 300..rows.end * 300];
+            assert!(alone == *among, "{}, {outputs} outputs, rows {rows:?}", of(gpu));
         }
     }
 }
@@ -193,12 +204,11 @@ impl Operation for WithSlope {
 fn slopes_of_every_activation() {
     use Activation::{Gelu, GeluTanh, Identity, QuickGelu, Silu, Tanh};
     let [rows, inputs, outputs] = SLOPE_SHAPE;
-    for rounding in [&F32].into_iter().chain(&ROUNDINGS) {
-        let gpu = emulator::gpu(rounding.precision);
+    for (gpu, rounding) in &by_products(&EVERY) {
         for activation in [Identity, Gelu, GeluTanh, QuickGelu, Silu, Tanh] {
             let mut numbers = Numbers::new(9);
             let (x, weight) = (numbers.vector(rows * inputs, 1.5), numbers.vector(inputs * outputs, 1.5));
-            judge(&gpu, rounding, &format!("{activation:?}"), &WithSlope { x, weight, activation });
+            judge(gpu, rounding, &format!("{activation:?}"), &WithSlope { x, weight, activation });
         }
     }
 }

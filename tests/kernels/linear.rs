@@ -101,6 +101,20 @@ pub(super) const SHAPES: [[usize; 3]; 16] = [
     [31, 1000, 20],
 ];
 
+/// The same around the edges of the tiles of `wgmma`, whose inputs are multiples of eight: 64 and 128 rows, 128 and 256 columns, 64 inputs a step, four
+/// steps round the ring.
+pub(super) const ALIGNED_SHAPES: [[usize; 3]; 9] = [
+    [1, 8, 1],
+    [63, 64, 33],
+    [65, 72, 127],
+    [130, 40, 260],
+    [128, 192, 256],
+    [64, 256, 129],
+    [129, 264, 257],
+    [200, 520, 31],
+    [400, 64, 300],
+];
+
 #[test]
 fn error_over_odd_shapes_and_extreme_values() {
     for (i, shape) in SHAPES.into_iter().enumerate() {

@@ -147,6 +147,10 @@ fn rows<B: Backend>(outcomes: &mut Outcomes<'_, B>) -> Result<()> {
         outcomes.keep(format!("linear_with_slope ({activation:?}, slope)"), &slope, TOKENS * INNER, WIDTH)?;
     }
     let dx = drawn(backend, TOKENS * WIDTH, 18)?;
+    // Inputs of a width that every way of multiplying takes.
+    let narrowing = backend.pack_linear(&numbers(INNER * WIDTH, 20), &numbers(WIDTH, 21), INNER, WIDTH)?;
+    backend.linear(&mut out, &dy, &narrowing, Activation::Gelu, Some(&dx), TOKENS)?;
+    outcomes.keep("linear (narrowing)", &out, TOKENS * WIDTH, INNER)?;
     for (name, slope, residual) in [("", None, None), (" past an activation", Some(&x), Some(&dx))] {
         backend.linear_backward(&mut out, &dy, &weights, slope, residual, TOKENS)?;
         outcomes.keep(format!("linear_backward{name}"), &out, TOKENS * WIDTH, INNER)?;
@@ -295,12 +299,12 @@ fn drawn<B: Backend>(backend: &B, len: usize, stream: u64) -> Result<B::Tensor> 
 }
 
 /// The same, of seven bits.
-fn short_numbers(len: usize, stream: u64) -> Vec<f32> {
+pub(super) fn short_numbers(len: usize, stream: u64) -> Vec<f32> {
     numbers(len, stream).into_iter().map(|x| (x * 64.0).floor() / 64.0).collect()
 }
 
 /// Numbers in [−1, 1) that depend on their place and stream alone (SplitMix64, Steele et al. 2014).
-fn numbers(len: usize, stream: u64) -> Vec<f32> {
+pub(super) fn numbers(len: usize, stream: u64) -> Vec<f32> {
     let mix = |i: usize| {
         let mut z = (stream << 32 | i as u64).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -20,6 +20,7 @@ use super::images::{self, Image};
 use super::resident::{Key, Resident};
 use super::staging::Staging;
 use super::tensor::{Number, Order, Tensor};
+use super::tensor_map::TensorMap;
 use crate::error::{Error, Result};
 
 /// The oldest driver that runs what CUDA 12 compiles.
@@ -28,6 +29,8 @@ const OLDEST_DRIVER: i32 = 12_000;
 const OLDEST_CAPABILITY: (i32, i32) = (8, 0);
 /// Of memory, a part is left to a model at work and to the next store.
 const KEPT_FREE: usize = 8;
+/// Files of this ending are compiled for compute capability 9.0 alone, and other devices do without them.
+const FOR_90: &str = "_wgmma";
 /// Shared memory a block may use without asking.
 const SHARED_BYTES_UNASKED: u32 = 48 * 1024;
 
@@ -177,6 +180,17 @@ pub(super) enum Argument {
     Address(u64),
     Integer(i32),
     Float(f32),
+    Map(TensorMap),
+}
+
+impl Argument {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Address(_) => 8,
+            Self::Integer(_) | Self::Float(_) => 4,
+            Self::Map(_) => size_of::<TensorMap>(),
+        }
+    }
 }
 
 impl From<usize> for Argument {
@@ -217,6 +231,9 @@ impl Device {
         let mut kernels = HashMap::new();
         for (stem, names) in list {
             let image = images.iter().find(|(name, _)| name == stem).map_or(&[][..], |(_, image)| image);
+            if stem.ends_with(FOR_90) && (info.capability != (9, 0) || image.is_empty()) {
+                continue;
+            }
             let module = context.load_module(Ptx::from_binary(image.to_vec()))?;
             for name in *names {
                 let function = module.load_function(name)?;
@@ -332,9 +349,19 @@ impl Device {
 
     /// Where a buffer lies, from an element on.
     pub(super) fn address(&self, tensor: &Tensor, element: usize) -> Argument {
+        Argument::Address(self.place(tensor, element))
+    }
+
+    /// [`Device::address`], as a number.
+    pub(super) fn place(&self, tensor: &Tensor, element: usize) -> u64 {
         use cudarc::driver::DevicePtr;
         let (address, _) = tensor.memory.device_ptr(&self.streams.kernels);
-        Argument::Address(address + (element * tensor.number.bytes()) as u64)
+        address + (element * tensor.number.bytes()) as u64
+    }
+
+    /// Whether the device has this kernel: some are for some devices alone.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.kernels.contains_key(name)
     }
 
     /// Puts a kernel's run at the end of the stream.
@@ -354,6 +381,7 @@ impl Device {
                 Argument::Address(address) => launch.arg(address),
                 Argument::Integer(value) => launch.arg(value),
                 Argument::Float(value) => launch.arg(value),
+                Argument::Map(map) => launch.arg(map),
             };
         }
         let config = LaunchConfig {
@@ -366,7 +394,7 @@ impl Device {
         unsafe { launch.launch(config) }.map(drop)
     }
 
-    fn failed(&self, what: &str, error: DriverError) -> Error {
+    pub(super) fn failed(&self, what: &str, error: DriverError) -> Error {
         failed(&self.info, what, error)
     }
 }
@@ -391,8 +419,7 @@ impl Kernel {
                 unsafe { sys::cuFuncGetParamInfo(self.function.cu_function(), index, &raw mut offset, &raw mut bytes) };
             status.result().ok().map(|()| bytes)
         };
-        let expected =
-            arguments.iter().map(|argument| Some(if matches!(argument, Argument::Address(_)) { 8 } else { 4 }));
+        let expected = arguments.iter().map(|argument| Some(argument.bytes()));
         expected.chain([None]).enumerate().all(|(index, bytes)| size_of(index) == bytes)
     }
 }
@@ -459,7 +486,7 @@ fn hint(error: CUresult) -> Option<&'static str> {
             Some("this binary has no kernels for this device and driver: update the driver, or run with --device cpu")
         }
         CUresult::CUDA_ERROR_LAUNCH_FAILED | CUresult::CUDA_ERROR_ILLEGAL_ADDRESS => Some(
-            "the device is lost to this process: finished shards stay, --resume goes on; wherefore doctor checks every kernel",
+            "the device is lost to this process: finished shards stay, --resume goes on; wherefore doctor checks every kernel; on compute capability 9.0 WHEREFORE_TENSOR_CORES=mma goes without wgmma",
         ),
         _ => None,
     }

@@ -1,13 +1,15 @@
-//! Launches `kernels/linear_f32.cu` and the tensor-core kernels of `linear_mma.cuh`.
+//! Launches `kernels/linear_f32.cu` and the tensor-core kernels of `linear_mma.cuh` and `linear_wgmma.cuh`.
 
 use std::ops::Range;
 use std::sync::OnceLock;
 
 use super::convert::{Operand, stored_as};
 use super::device::{Argument, Device, Shape};
+use super::linear_wgmma::{self, Products};
 use super::optimizer::{self, Packing};
-use super::pack::{GROUP, Matrix};
+use super::pack::{GROUP, Matrix, STEP};
 use super::tensor::{Number, Tensor};
+use super::tensor_map::{self, TensorMap};
 use crate::backend::training::Pair;
 use crate::backend::{Activation, Precision};
 use crate::error::Result;
@@ -31,19 +33,23 @@ pub struct Linear {
     inputs: usize,
     outputs: usize,
     precision: Precision,
+    /// Where its widths allow it.
+    products: Products,
     /// The weights the other way round, for the way back; made when first wanted.
     transposed: OnceLock<Tensor>,
 }
 
 /// A kernel, and the tile of the output that each of its blocks makes.
-struct Tile {
-    name: &'static str,
+pub(super) struct Tile {
+    pub(super) name: &'static str,
     /// The same for the way back.
-    backward: &'static str,
-    rows: usize,
-    columns: usize,
-    threads: usize,
-    shared_bytes: usize,
+    pub(super) backward: &'static str,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) threads: usize,
+    pub(super) shared_bytes: usize,
+    /// Blocks of a multiprocessor that make all tiles between them; 0 where each makes one.
+    pub(super) resident: usize,
 }
 
 /// The large and the small tile of `linear_f32.cu`: two stages of 16 inputs, rows of x padded to 20.
@@ -73,7 +79,7 @@ const fn tile(
     threads: usize,
     shared_bytes: usize,
 ) -> Tile {
-    Tile { name: names[place], backward: names[place + 2], rows, columns, threads, shared_bytes }
+    Tile { name: names[place], backward: names[place + 2], rows, columns, threads, shared_bytes, resident: 0 }
 }
 
 /// What is done with a layer's sums.
@@ -89,6 +95,7 @@ impl Linear {
     pub(super) fn pack(
         device: &Device,
         precision: Precision,
+        products: Products,
         weight: &[f32],
         bias: &[f32],
         inputs: usize,
@@ -105,6 +112,7 @@ impl Linear {
             inputs,
             outputs,
             precision,
+            products,
             transposed: OnceLock::new(),
         })
     }
@@ -137,6 +145,19 @@ impl Linear {
         finish: Finish<'_>,
         rows: usize,
     ) -> Result<()> {
+        self.forward_by(self.tile(device, rows, self.inputs, self.outputs), device, out, x, finish, rows)
+    }
+
+    /// [`Linear::forward`] by a kernel of the caller's choice.
+    pub(super) fn forward_by(
+        &self,
+        tile: &Tile,
+        device: &Device,
+        out: &mut Tensor,
+        x: &Tensor,
+        finish: Finish<'_>,
+        rows: usize,
+    ) -> Result<()> {
         let Finish { activation, slope, residual } = finish;
         assert!(rows * self.outputs <= out.len && rows * self.inputs <= x.len, "a buffer of fewer rows");
         assert!(residual.is_none_or(|residual| rows * self.outputs <= residual.len), "a residual of fewer rows");
@@ -146,11 +167,12 @@ impl Linear {
         }
         let x = stored_as(device, x, out.number)?;
         let residual = residual.map(|residual| stored_as(device, residual, out.number)).transpose()?;
+        let [x, weight] = tile.operands(device, [&x, &self.weight], [rows, self.inputs, self.outputs])?;
         let arguments = [
             device.address(out, 0),
             slope.map_or(Argument::Address(0), |slope| device.address(slope, 0)),
-            device.address(&x, 0),
-            device.address(&self.weight, 0),
+            x,
+            weight,
             device.address(&self.bias, 0),
             address(device, residual.as_ref()),
             Argument::Integer(number_of(activation)),
@@ -158,8 +180,7 @@ impl Linear {
             self.inputs.into(),
             self.outputs.into(),
         ];
-        let tile = self.tile(device, rows, self.outputs);
-        device.launch(tile.name, tile.shape(rows, self.outputs), &arguments)
+        device.launch(tile.name, tile.shape(device, rows, self.outputs), &arguments)
     }
 
     /// `dx [rows, inputs] = (dy [rows, outputs] · weight) ∘ slope + residual`.
@@ -181,18 +202,20 @@ impl Linear {
         let dy = stored_as(device, dy, dx.number)?;
         let slope = slope.map(|slope| stored_as(device, slope, dx.number)).transpose()?;
         let residual = residual.map(|residual| stored_as(device, residual, dx.number)).transpose()?;
+        let tile = self.tile(device, rows, self.outputs, self.inputs);
+        let operands = [&*dy, self.transposed(device)?];
+        let [dy, weight] = tile.operands(device, operands, [rows, self.outputs, self.inputs])?;
         let arguments = [
             device.address(dx, 0),
-            device.address(&dy, 0),
-            device.address(self.transposed(device)?, 0),
+            dy,
+            weight,
             address(device, slope.as_ref()),
             address(device, residual.as_ref()),
             rows.into(),
             self.outputs.into(),
             self.inputs.into(),
         ];
-        let tile = self.tile(device, rows, self.inputs);
-        device.launch(tile.backward, tile.shape(rows, self.inputs), &arguments)
+        device.launch(tile.backward, tile.shape(device, rows, self.inputs), &arguments)
     }
 
     /// The weights the other way round: brought to the host, turned and taken back. Two workers may both do it; one of theirs is kept.
@@ -208,22 +231,43 @@ impl Linear {
     }
 
     /// The large tile where there are enough of them to keep the device busy. The bits are the same.
-    fn tile(&self, device: &Device, rows: usize, columns: usize) -> &'static Tile {
+    fn tile(&self, device: &Device, rows: usize, inputs: usize, columns: usize) -> &'static Tile {
+        let wgmma = self.products == Products::Wgmma && tensor_map::takes(inputs);
         let [large, small] = match self.precision {
             Precision::Auto | Precision::F32 => &TILES_F32,
+            Precision::F16 if wgmma => &linear_wgmma::TILES_F16,
             Precision::F16 => &TILES_F16,
+            Precision::Bf16 if wgmma => &linear_wgmma::TILES_BF16,
             Precision::Bf16 => &TILES_BF16,
             Precision::Bf16x3 => &TILES_BF16X3,
         };
-        let tiles = rows.div_ceil(large.rows) * columns.div_ceil(large.columns);
-        if tiles >= device.multiprocessors() { large } else { small }
+        if large.count(rows, columns) >= device.multiprocessors() { large } else { small }
     }
 }
 
 impl Tile {
-    fn shape(&self, rows: usize, columns: usize) -> Shape {
-        let grid = [rows.div_ceil(self.rows), columns.div_ceil(self.columns)];
+    /// Of an output.
+    fn count(&self, rows: usize, columns: usize) -> usize {
+        rows.div_ceil(self.rows) * columns.div_ceil(self.columns)
+    }
+
+    fn shape(&self, device: &Device, rows: usize, columns: usize) -> Shape {
+        let grid = match self.resident {
+            0 => [rows.div_ceil(self.rows), columns.div_ceil(self.columns)],
+            blocks => [self.count(rows, columns).min(blocks * device.multiprocessors()), 1],
+        };
         Shape { grid, threads: self.threads, shared_bytes: self.shared_bytes }
+    }
+
+    /// x `[rows, inputs]` and packed weights, as the kernel takes them.
+    fn operands(&self, device: &Device, [x, weight]: [&Tensor; 2], shape: [usize; 3]) -> Result<[Argument; 2]> {
+        if self.resident == 0 {
+            return Ok([x, weight].map(|operand| device.address(operand, 0)));
+        }
+        let [rows, inputs, outputs] = shape;
+        let packed = [outputs.next_multiple_of(GROUP), inputs.next_multiple_of(STEP)];
+        let x = TensorMap::of(device, x, [rows, inputs], linear_wgmma::X_BOX)?;
+        Ok([x, TensorMap::of(device, weight, packed, linear_wgmma::WEIGHT_BOX)?].map(Argument::Map))
     }
 }
 

@@ -21,6 +21,7 @@ mod gradients;
 mod images;
 mod layer_norm;
 mod linear;
+mod linear_wgmma;
 mod objective;
 mod optimizer;
 mod pack;
@@ -30,6 +31,7 @@ mod search;
 mod search_bounds;
 mod staging;
 mod tensor;
+mod tensor_map;
 mod training;
 
 pub use batch::Batch;
@@ -38,6 +40,7 @@ pub use device::{Info, devices};
 pub use embed_path::Path;
 pub use images::compiler;
 pub use linear::Linear;
+pub use linear_wgmma::{Products, distrusted};
 pub(crate) use resident::Key;
 pub(crate) use search::{Asked, Chunk, Entry, FactorsOf, Found, MOST_KEPT, Weights};
 pub(crate) use search_bounds::MOST_TERMS;
@@ -58,7 +61,7 @@ use crate::error::{Error, Result};
 use crate::tokens::{Masked, PackedBatch};
 
 /// Every kernel, by the stem of its file.
-const KERNELS: [(&str, &[&str]); 26] = [
+const KERNELS: [(&str, &[&str]); 28] = [
     ("attention_backward_bf16", &attention_backward::BF16),
     ("attention_backward_f16", &attention_backward::F16),
     ("attention_backward_f32", &attention_backward::F32),
@@ -77,8 +80,10 @@ const KERNELS: [(&str, &[&str]); 26] = [
     ("gradients", &gradients::NAMES),
     ("layer_norm", &layer_norm::NAMES),
     ("linear_bf16", &linear::BF16),
+    ("linear_bf16_wgmma", &linear_wgmma::BF16),
     ("linear_bf16x3", &linear::BF16X3),
     ("linear_f16", &linear::F16),
+    ("linear_f16_wgmma", &linear_wgmma::F16),
     ("linear_f32", &linear::F32),
     ("objective", &objective::NAMES),
     ("optimizer", &optimizer::NAMES),
@@ -94,6 +99,7 @@ const DEFAULT: Precision = Precision::F16;
 pub struct Gpu {
     device: Arc<Device>,
     precision: Precision,
+    products: Products,
 }
 
 impl Gpu {
@@ -109,7 +115,12 @@ impl Gpu {
     #[doc(hidden)]
     pub fn open_with(ordinal: usize, precision: Precision, images: &[Image]) -> Result<Self> {
         let precision = if precision == Precision::Auto { DEFAULT } else { precision };
-        Ok(Self { device: Arc::new(Device::open(ordinal, images, &KERNELS)?), precision })
+        let device = Arc::new(Device::open(ordinal, images, &KERNELS)?);
+        let products = match precision {
+            Precision::F16 | Precision::Bf16 => linear_wgmma::choose(&device)?,
+            Precision::Auto | Precision::F32 | Precision::Bf16x3 => Products::Mma,
+        };
+        Ok(Self { device, precision, products })
     }
 
     /// Opens devices that share work, by their numbers.
@@ -117,7 +128,7 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::open`]; devices whose kernels differ, and with them results.
     pub fn open_all(ordinals: &[usize], precision: Precision) -> Result<Vec<Self>> {
-        let opened: Vec<Self> =
+        let mut opened: Vec<Self> =
             ordinals.iter().map(|&ordinal| Self::open(ordinal, precision)).collect::<Result<_>>()?;
         let unlike = opened.windows(2).find(|two| two[0].info().capability != two[1].info().capability);
         if let Some([one, other]) = unlike {
@@ -125,7 +136,24 @@ impl Gpu {
             let hint = "devices share work whose results are the same on each: name those of one kind, as in --device cuda:0,1";
             return Err(Error::Device(found, Some(hint.to_owned())));
         }
+        if opened.iter().any(|gpu| gpu.products == Products::Mma) {
+            for gpu in &mut opened {
+                gpu.products = Products::Mma;
+            }
+        }
         Ok(opened)
+    }
+
+    /// By which instructions its tensor cores multiply. Results of the two differ by roundings.
+    pub fn products(&self) -> Products {
+        self.products
+    }
+
+    /// The same device, by `mma.sync`.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn by_mma(&self) -> Self {
+        Self { device: Arc::clone(&self.device), precision: self.precision, products: Products::Mma }
     }
 
     /// The stems of the kernel files an image is needed for.
@@ -166,7 +194,8 @@ impl Backend for Gpu {
     /// f16 ends at 65504; bf16 goes as far as f32.
     fn wider(&self) -> Option<Self> {
         let device = Arc::clone(&self.device);
-        (self.precision == Precision::F16).then_some(Self { device, precision: Precision::Bf16 })
+        let (precision, products) = (Precision::Bf16, self.products);
+        (self.precision == Precision::F16).then_some(Self { device, precision, products })
     }
 
     /// Two, so that one batch's results travel while the next is computed.
@@ -216,7 +245,7 @@ impl Backend for Gpu {
     }
 
     fn pack_linear(&self, weight: &[f32], bias: &[f32], inputs: usize, outputs: usize) -> Result<Linear> {
-        Linear::pack(&self.device, self.precision, weight, bias, inputs, outputs)
+        Linear::pack(&self.device, self.precision, self.products, weight, bias, inputs, outputs)
     }
 
     fn embed(&self, out: &mut Tensor, embeddings: &Embeddings<Self>, batch: &Batch) -> Result<()> {

@@ -7,7 +7,7 @@ use crate::backend::Precision;
 /// Columns permuted among themselves, and what biases are padded to.
 pub(super) const GROUP: usize = 32;
 /// Inputs of a step on the tensor cores.
-const STEP: usize = 32;
+pub(super) const STEP: usize = 32;
 
 /// A weight matrix as it is loaded, `[outputs, inputs]`.
 pub(super) struct Matrix {

@@ -1,0 +1,155 @@
+//! Whether 16-bit products are made by `kernels/linear_wgmma.cuh`, on devices of compute capability 9.0, or by `mma.sync` as everywhere else.
+//!
+//! A layer's rows are all computed by one of the two, whatever their number, because the order of sums inside a product is the device's and need not
+//! be the same for both. Which one is settled when a device is opened: the kernels have to be there, the environment variable
+//! `WHEREFORE_TENSOR_CORES=mma` must not ask for the other, and they have to multiply drawn matrices as they should.
+
+use std::env;
+use std::sync::OnceLock;
+
+use half::{bf16, f16};
+
+use super::device::Device;
+use super::linear::{Finish, Linear, Tile};
+use super::tensor::Number;
+use crate::backend::check::{numbers, short_numbers};
+use crate::backend::{Activation, Precision};
+use crate::error::Result;
+
+/// The large and the small tile's kernel, forward and backward.
+pub(super) const F16: [&str; 4] = [
+    "linear_f16_wgmma_128x256",
+    "linear_f16_wgmma_64x128",
+    "linear_backward_f16_wgmma_128x256",
+    "linear_backward_f16_wgmma_64x128",
+];
+pub(super) const BF16: [&str; 4] = [
+    "linear_bf16_wgmma_128x256",
+    "linear_bf16_wgmma_64x128",
+    "linear_backward_bf16_wgmma_128x256",
+    "linear_backward_bf16_wgmma_64x128",
+];
+
+/// Two warpgroups that multiply and one that brings, or one and one; four steps of 64 inputs, and nine barriers.
+pub(super) const TILES_F16: [Tile; 2] = tiles(F16);
+pub(super) const TILES_BF16: [Tile; 2] = tiles(BF16);
+
+const fn tiles(names: [&'static str; 4]) -> [Tile; 2] {
+    [tile(names, 0, [128, 256], 384, 1), tile(names, 1, [64, 128], 256, 2)]
+}
+
+const fn tile(
+    names: [&'static str; 4],
+    place: usize,
+    [rows, columns]: [usize; 2],
+    threads: usize,
+    resident: usize,
+) -> Tile {
+    let shared_bytes = 4 * 2 * 64 * (rows + columns) + 8 * 9;
+    Tile { name: names[place], backward: names[place + 2], rows, columns, threads, shared_bytes, resident }
+}
+
+/// Rows that one copy brings, of x and of the weights.
+pub(super) const X_BOX: u32 = 64;
+pub(super) const WEIGHT_BOX: u32 = 128;
+
+/// By which of the tensor cores' instructions 16-bit operands are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Products {
+    /// `mma.sync`, which every device has.
+    Mma,
+    /// `wgmma`, operands brought by the copy engine: compute capability 9.0.
+    Wgmma,
+}
+
+impl Products {
+    /// `mma` or `wgmma`, as the environment variable has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mma => "mma",
+            Self::Wgmma => "wgmma",
+        }
+    }
+}
+
+/// The environment variable that names the instructions to be used.
+const VARIABLE: &str = "WHEREFORE_TENSOR_CORES";
+
+static DISTRUSTED: OnceLock<String> = OnceLock::new();
+
+/// What there is to say where `wgmma` was tried when a device was opened, and multiplied wrongly.
+pub fn distrusted() -> Option<&'static str> {
+    DISTRUSTED.get().map(String::as_str)
+}
+
+/// The way of a device, in 16-bit precisions.
+pub(super) fn choose(device: &Device) -> Result<Products> {
+    let wanted = env::var(VARIABLE).is_ok_and(|name| name == Products::Mma.name());
+    if wanted || [F16, BF16].iter().flatten().any(|name| !device.has(name)) {
+        return Ok(Products::Mma);
+    }
+    for precision in [Precision::F16, Precision::Bf16] {
+        if !(Trial { device, precision }).passes()? {
+            let title = device.info().title();
+            DISTRUSTED.get_or_init(|| {
+                format!(
+                    "{title}: wgmma gave other products than it should when it was tried: mma.sync was used instead"
+                )
+            });
+            return Ok(Products::Mma);
+        }
+    }
+    Ok(Products::Wgmma)
+}
+
+/// Rows, inputs, outputs: beyond a tile in each, steps beyond a turn of the ring, and the last of each in parts.
+const SHAPE: [usize; 3] = [150, 328, 290];
+
+/// A layer that `wgmma` is tried with.
+struct Trial<'a> {
+    device: &'a Device,
+    precision: Precision,
+}
+
+impl Trial<'_> {
+    /// Sums that are exact in any order are to be what they are; others are to have the same bits by both tiles.
+    fn passes(&self) -> Result<bool> {
+        let [rows, inputs, outputs] = SHAPE;
+        let (x, weight) = (short_numbers(rows * inputs, 1), short_numbers(outputs * inputs, 2));
+        let expected: Vec<f32> = (0..rows * outputs)
+            .map(|i| {
+                let (x, weight) = (&x[i / outputs * inputs..][..inputs], &weight[i % outputs * inputs..][..inputs]);
+                self.round(x.iter().zip(weight).map(|(x, w)| x * w).sum())
+            })
+            .collect();
+        let [large, small] = self.by_both_tiles(&x, &weight)?;
+        if large != expected || small != expected {
+            return Ok(false);
+        }
+        let [large, small] = self.by_both_tiles(&numbers(rows * inputs, 3), &numbers(outputs * inputs, 4))?;
+        Ok(large == small)
+    }
+
+    fn round(&self, x: f32) -> f32 {
+        if self.precision == Precision::F16 { f16::from_f32(x).to_f32() } else { bf16::from_f32(x).to_f32() }
+    }
+
+    fn by_both_tiles(&self, x: &[f32], weight: &[f32]) -> Result<[Vec<f32>; 2]> {
+        let ([rows, inputs, outputs], device) = (SHAPE, self.device);
+        let layer =
+            Linear::pack(device, self.precision, Products::Wgmma, weight, &vec![0.0; outputs], inputs, outputs)?;
+        let x = device.upload(Number::F32, bytemuck::cast_slice(x))?;
+        let (number, tiles) =
+            if self.precision == Precision::F16 { (Number::F16, &TILES_F16) } else { (Number::Bf16, &TILES_BF16) };
+        let by = |tile: &Tile| -> Result<Vec<f32>> {
+            let mut out = device.allocate(number, rows * outputs)?;
+            let finish = Finish { activation: Activation::Identity, slope: None, residual: None };
+            layer.forward_by(tile, device, &mut out, &x, finish, rows)?;
+            let mut values = vec![0.0; rows * outputs];
+            device.download(&out, values.len() * number.bytes(), |bytes| number.read(&mut values, bytes))?;
+            Ok(values)
+        };
+        Ok([by(&tiles[0])?, by(&tiles[1])?])
+    }
+}
