@@ -113,6 +113,7 @@ class Case:
                 "lls-d-f": [{"do": "reweight", "weights": "lls-d-f", **words}],
                 "rebalanced": [{"do": "rebalance", **words}],
                 "both": [{"do": "rebalance", **words}, {"do": "reweight", "weights": "lls-d", **words}],
+                "reweighing": [{"do": "reweight", "weights": "reweighing", **words}],
             },
             sets=["test", "reversed"],
         )
