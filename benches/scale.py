@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time and peak memory of storing, searching and checking 10k to 10M records: is the cost of a record the same however many there are?
+"""Time and peak memory of storing, searching, judging and checking 10k to 10M records: is the cost of a record the same however many there are?
 
     python benches/scale.py --binary target/release/wherefore --out benches/results/scale.jsonl --plot benches/results/scale.svg
 
@@ -22,6 +22,7 @@ DIRECTIONS = 256
 STEPS = {
     "index": "index --from-factors {data} --store {store}{options}",
     "search, 64 queries": "search --store {store} --from-factors {queries} --rule grad-cos --top-k 10 --memory {memory} --out {result}",
+    "labels by 5 folds": "audit dirty --store {store} --signal confident --neighbours 0 --out {result}",
     "search by class": "search --store {store} --from-factors {queries} --rule grad-cos --group-by label --top-k 10 --memory {memory} --out {result}",
 }
 
@@ -108,6 +109,8 @@ def plot(rows, path):
     figure, (time, each, memory) = pyplot.subplots(1, 3, figsize=(10.5, 3.2), layout="constrained")
     for step in STEPS:
         mine = sorted((row["records"], row) for row in rows if row["step"] == step)
+        if not mine:
+            continue
         counts = [count for count, _ in mine]
         time.plot(counts, [row["seconds"] for _, row in mine], "o-", label=step)
         each.plot(counts, [1e6 * row["seconds"] / count for count, row in mine], "o-", label=step)

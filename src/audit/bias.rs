@@ -62,7 +62,7 @@ impl BiasedWord {
     /// How much it weighs on a record, of `classes` classes.
     fn strength(&self, classes: usize, correction: Correction) -> f64 {
         let share = (self.share() - 1.0 / classes as f64).abs();
-        share + if correction == Correction::Share { 0.0 } else { FREQUENCY * self.count as f64 }
+        share + if correction == Correction::ShareAndFrequency { FREQUENCY * self.count as f64 } else { 0.0 }
     }
 }
 
@@ -273,13 +273,16 @@ fn ln_choose(n: u64, k: u64) -> f64 {
     (0..k.min(n - k)).map(|i| ((n - i) as f64 / (i + 1) as f64).ln()).sum()
 }
 
-/// How much a biased word weighs on a record (Du et al. 2022, §3.2).
+/// How biased words make a record's weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Correction {
-    /// LLS-D: how far the word's share of its label is from an even one.
+    /// LLS-D (Du et al. 2022, §3.2): less for how far the words' shares of their labels are from even ones. Records count less, of whatever label: the
+    /// word tells as much of the label as before.
     Share,
     /// LLS-D-F: the same, and 0.01 for each record with the word.
     ShareAndFrequency,
+    /// Reweighing (Kamiran & Calders 2012): so that, by weight, neither the word nor its absence tells anything of the label.
+    Reweighing,
 }
 
 /// What LLS-D-F adds for a record with the word.
@@ -287,8 +290,8 @@ const FREQUENCY: f64 = 0.01;
 /// What is taken off the weight of the most biased record.
 const MOST_OFF: f64 = 0.15;
 
-/// A weight for each record, from 0.85 (the most biased) to 1 (no biased word): the mean over its distinct biased words, scaled to the
-/// range found.
+/// A weight for each record. By LLS from 0.85 (the most biased) to 1 (no biased word): the mean over its distinct biased words, scaled to the
+/// range found. By reweighing any, of mean 1.
 ///
 /// # Errors
 /// Those of `read`.
@@ -300,6 +303,9 @@ pub fn record_weights(
     segmentation: Segmentation,
     read: &(dyn Fn(usize) -> Result<Option<LabelledText>> + Sync),
 ) -> Result<Vec<f64>> {
+    if correction == Correction::Reweighing {
+        return reweighing(records, classes, words, segmentation, read);
+    }
     let strengths: HashMap<&str, f64> =
         words.iter().map(|word| (word.word.as_str(), word.strength(classes, correction))).collect();
     let bias = |record: usize| -> Result<Option<f64>> {
@@ -314,6 +320,78 @@ pub fn record_weights(
     let (least, most) = biases.iter().flatten().fold((f64::INFINITY, 0.0_f64), |(l, m), &b| (l.min(b), m.max(b)));
     let scaled = |bias: f64| if most > least { (bias - least) / (most - least) } else { 1.0 };
     Ok(biases.into_iter().map(|bias| bias.map_or(1.0, |bias| 1.0 - MOST_OFF * scaled(bias))).collect())
+}
+
+/// Where no factor is further from 1, weights are as good as balanced.
+const BALANCED: f64 = 1e-3;
+/// Turns after which they are left as they are: words that cannot all be balanced at once would go on for ever.
+const TURNS: usize = 100;
+
+/// Weights by which each word's records, and those without it, have the labels that all records have: of one word Kamiran and Calders' reweighing,
+/// `P(c) P(w) / P(c, w)`; of several, one after the other until nothing moves (raking: Deming & Stephan 1940). A word that only one label has
+/// cannot be balanced, and is passed over.
+fn reweighing(
+    records: usize,
+    classes: usize,
+    words: &[BiasedWord],
+    segmentation: Segmentation,
+    read: &(dyn Fn(usize) -> Result<Option<LabelledText>> + Sync),
+) -> Result<Vec<f64>> {
+    let numbers: HashMap<&str, usize> = words.iter().enumerate().map(|(i, word)| (word.word.as_str(), i)).collect();
+    let of = |record: usize| -> Result<Option<(usize, Vec<usize>)>> {
+        let Some((class, text, pair)) = read(record)? else { return Ok(None) };
+        let found = distinct_words(&text, pair.as_deref(), segmentation);
+        Ok(Some((class, found.iter().filter_map(|word| numbers.get(word.as_str()).copied()).collect())))
+    };
+    let found: Vec<Option<(usize, Vec<usize>)>> = (0..records).into_par_iter().map(of).collect::<Result<_>>()?;
+    let mut with: Vec<Vec<(usize, usize)>> = vec![Vec::new(); words.len()];
+    let mut all = vec![0.0; classes];
+    for (record, class, words) in found.iter().enumerate().filter_map(|(i, f)| f.as_ref().map(|(c, w)| (i, *c, w))) {
+        all[class] += 1.0;
+        for &word in words {
+            with[word].push((record, class));
+        }
+    }
+    // A record's weight is its own factor times its class's: what is without a word need not be gone through.
+    let (mut own, mut shared) = (vec![1.0_f64; records], vec![1.0_f64; classes]);
+    let mut weights = all.clone();
+    for _ in 0..TURNS {
+        let mut furthest = 0.0_f64;
+        for with in &with {
+            let mut here = vec![0.0; classes];
+            for &(record, class) in with {
+                here[class] += own[record] * shared[class];
+            }
+            if here.iter().filter(|here| **here > 0.0).count() < 2 {
+                continue;
+            }
+            let rest: Vec<f64> = weights.iter().zip(&here).map(|(all, here)| all - here).collect();
+            let (to_here, to_rest) = (balancing(&here, &all), balancing(&rest, &all));
+            for &(record, class) in with {
+                own[record] *= to_here[class] / to_rest[class];
+            }
+            for class in 0..classes {
+                shared[class] *= to_rest[class];
+                weights[class] = here[class] * to_here[class] + rest[class] * to_rest[class];
+                furthest = furthest.max((to_here[class] - 1.0).abs()).max((to_rest[class] - 1.0).abs());
+            }
+        }
+        if furthest <= BALANCED {
+            break;
+        }
+    }
+    Ok((0..records)
+        .map(|record| found[record].as_ref().map_or(1.0, |(class, _)| own[record] * shared[*class]))
+        .collect())
+}
+
+/// What the weight of each class is multiplied by, so that they share the sum as `shares` do. A class that has none has none then.
+fn balancing(weights: &[f64], shares: &[f64]) -> Vec<f64> {
+    let there = |class: &usize| weights[*class] > f64::EPSILON * shares[*class];
+    let (sum, of): (f64, f64) =
+        (0..weights.len()).filter(there).fold((0.0, 0.0), |(sum, of), c| (sum + weights[c], of + shares[c]));
+    let factor = |class: usize| if there(&class) { sum * shares[class] / (of * weights[class]) } else { 1.0 };
+    (0..weights.len()).map(factor).collect()
 }
 
 #[cfg(test)]
@@ -373,5 +451,44 @@ mod tests {
             record_weights(81, 2, &found, Correction::ShareAndFrequency, Segmentation::Segmenter, &read).unwrap();
         assert_eq!(weights[80], 1.0);
         assert!((weights[1] - 0.85).abs() < 1e-12 && weights[0] > weights[1]);
+    }
+
+    #[test]
+    fn by_weight_neither_a_word_nor_its_absence_tells_the_label() {
+        // "sign" in 9 of 10 records of class 1 and 1 of 10 of class 0; "mark" in 3 of 4 and 1 of 2 of them.
+        let text = |i: usize| {
+            let (class, k) = (i % 2, i / 2);
+            let sign = if (k % 10 == 0) == (class == 0) { "sign" } else { "none" };
+            let mark = if k % 4 > 0 && (class == 1 || k % 2 == 1) { "mark" } else { "none" };
+            (class, format!("{sign} {mark} text"), None)
+        };
+        let word = |word: &str| BiasedWord {
+            word: word.to_owned(),
+            class: 1,
+            count: 0,
+            with_class: 0,
+            expected: 0.5,
+            p_value: 0.0,
+        };
+        let read = |i: usize| Ok((i != 5).then(|| text(i)));
+        let words = [word("sign"), word("mark"), word("absent")];
+        let weights = record_weights(200, 2, &words, Correction::Reweighing, Segmentation::Segmenter, &read).unwrap();
+        assert_eq!(weights[5], 1.0);
+        for word in ["sign", "mark"] {
+            for there in [true, false] {
+                let of = |class: usize| -> f64 {
+                    let mine = |&i: &usize| i != 5 && text(i).0 == class && text(i).1.contains(word) == there;
+                    (0..200).filter(mine).map(|i| weights[i]).sum()
+                };
+                assert!((of(1) / (of(0) + of(1)) - 99.0 / 199.0).abs() < 2.0 * BALANCED, "{word} {there}");
+            }
+        }
+        // Of one word: P(c) P(w) / P(c, w).
+        let weights = record_weights(200, 2, &words[..1], Correction::Reweighing, Segmentation::Segmenter, &|i| {
+            Ok(Some(text(i)))
+        })
+        .unwrap();
+        let rare = (0..200).find(|&i| text(i).0 == 0 && text(i).1.contains("sign")).unwrap();
+        assert!((weights[rare] - 0.5 * 0.5 / 0.05).abs() < 1e-9);
     }
 }

@@ -93,7 +93,7 @@ impl fmt::Display for Signal {
 pub struct DirtyOptions<'a> {
     /// What records are ranked by.
     pub signal: Signal,
-    /// How many of its nearest records vote on a label, and are shown with it.
+    /// How many of its nearest records vote on a label, and are shown with it. Of many records the search for them takes longest: 0 leaves it out.
     pub neighbours: usize,
     /// What the training thought of each record, for the signals that ask.
     pub dynamics: Option<&'a Dynamics>,
@@ -137,13 +137,19 @@ pub fn dirty(store: &Store, options: &DirtyOptions<'_>) -> Result<Dirty> {
             .with_hint("index without --gradients projected"));
     }
     let classes = Classes::of(store)?;
+    if options.signal == Signal::Neighbours && options.neighbours == 0 {
+        return Err(Error::usage("the signal neighbours needs some").with_hint("--neighbours 10"));
+    }
     let nearest = neighbours::nearest(store, options.neighbours, &options.search)?;
     let mut evidence = Evidence { classes: &classes, signals: Vec::new(), judgements: Vec::new() };
     if options.signal.needs_dynamics() && options.dynamics.is_none() {
         return Err(Error::usage(format!("the signal {} needs the dynamics of a training", options.signal))
             .with_hint("train with --dynamics DIR, and give that folder here"));
     }
-    let at_hand = |signal: &Signal| options.dynamics.is_some() || !signal.needs_dynamics();
+    let at_hand = |signal: &Signal| match signal {
+        Signal::Neighbours => options.neighbours > 0,
+        signal => options.dynamics.is_some() || !signal.needs_dynamics(),
+    };
     for signal in Signal::ALL.into_iter().filter(|signal| options.signal.is_made_of(*signal) && at_hand(signal)) {
         match signal {
             Signal::Combined => {}
@@ -187,6 +193,10 @@ impl Signal {
     }
 }
 
+/// What the combination is made of, and how often each counts.
+const COMBINED: [(Signal, f32); 4] =
+    [(Signal::Text, 5.0), (Signal::Confident, 0.5), (Signal::SelfInfluence, 0.5), (Signal::Margin, 1.0)];
+
 /// Signals on their way to a ranking.
 struct Evidence<'a> {
     classes: &'a Classes,
@@ -223,11 +233,12 @@ impl Evidence<'_> {
         Dirty { ranking, scores, labels, suggestions, signals: self.signals, neighbours }
     }
 
-    /// The text's verdict, the representer's and the training's, by their ranks. The text's counts five times: it has seen no label that it judges, while the
-    /// model's features may have been bent until its own labels fit.
+    /// The text's verdict, the model's and the training's, by their ranks. The text's counts five times: it has seen no label that it judges, while the
+    /// model's features may have been bent until its own labels fit. The model's is half what a head says of a record left out, which knows that one class's
+    /// labels may be wrong more often than another's, and half what the record does to itself, which sees most where that is not so.
     fn combined(&self) -> Vec<f32> {
         let mut sums = vec![0.0; self.classes.labels.len()];
-        for (signal, weight) in [(Signal::Text, 5.0), (Signal::Representer, 1.0), (Signal::Margin, 1.0)] {
+        for (signal, weight) in COMBINED {
             let values = self.signals.iter().find(|(found, _)| *found == signal).map(|(_, values)| values);
             for (sum, score) in sums.iter_mut().zip(values.map(|values| rank_scores(values)).unwrap_or_default()) {
                 *sum += if score.is_nan() && signal == Signal::Margin { 0.0 } else { weight * score };

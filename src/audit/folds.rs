@@ -1,12 +1,9 @@
 //! Cross-validation over stored factors: what a head says of a record whose label it was not fitted to.
 
-use std::ops::Range;
-
 use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::factors::{self, FactorSource, KeepGoing, LabelledRows, Refit, RefitOptions, RefitTargets};
-use crate::model::Problem;
+use crate::factors::{self, FactorSource, FoldsOf, KeepGoing, LabelledRows, Refit, RefitOptions, RefitTargets};
 
 /// Parts the records are cut into.
 const FOLDS: usize = 5;
@@ -37,62 +34,6 @@ impl Folds {
     pub(super) fn of(self, row: usize) -> usize {
         row / self.run % self.count
     }
-
-    /// The runs of `rows` records that begins at record `first`, cut where the fold changes.
-    fn runs(self, first: usize, rows: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
-        let end = first + rows;
-        let starts = std::iter::successors(Some(first), move |at| Some((at / self.run + 1) * self.run));
-        starts.take_while(move |at| *at < end).map(move |at| {
-            let stop = ((at / self.run + 1) * self.run).min(end);
-            (self.of(at), at - first..stop - first)
-        })
-    }
-}
-
-/// A source without the records of one fold.
-struct Without<'a> {
-    source: &'a dyn FactorSource,
-    /// A piece of the source, and the rows of it that are left.
-    pieces: Vec<(usize, Range<usize>)>,
-}
-
-impl<'a> Without<'a> {
-    fn new(source: &'a dyn FactorSource, folds: Folds, left_out: usize) -> Self {
-        let (mut first, mut pieces) = (0, Vec::<(usize, Range<usize>)>::new());
-        for (piece, rows) in source.piece_rows().into_iter().enumerate() {
-            for (_, run) in folds.runs(first, rows).filter(|(fold, _)| *fold != left_out) {
-                match pieces.last_mut() {
-                    Some((same, last)) if *same == piece && last.end == run.start => last.end = run.end,
-                    _ => pieces.push((piece, run)),
-                }
-            }
-            first += rows;
-        }
-        Self { source, pieces }
-    }
-}
-
-impl FactorSource for Without<'_> {
-    fn problem(&self) -> Problem {
-        self.source.problem()
-    }
-
-    fn width(&self) -> usize {
-        self.source.width()
-    }
-
-    fn classes(&self) -> usize {
-        self.source.classes()
-    }
-
-    fn piece_rows(&self) -> Vec<usize> {
-        self.pieces.iter().map(|(_, rows)| rows.len()).collect()
-    }
-
-    fn piece(&self, i: usize) -> LabelledRows<'_> {
-        let (piece, rows) = &self.pieces[i];
-        self.source.piece(*piece).rows(rows.clone(), self.width(), self.classes())
-    }
 }
 
 /// `p [N, K]`: the class probabilities of each record, by a head refitted to the records outside its fold.
@@ -104,33 +45,34 @@ pub(super) fn out_of_fold(source: &dyn FactorSource, keep_going: KeepGoing<'_>) 
     let (folds, classes) = (Folds::new(rows), source.classes());
     let options =
         RefitOptions { penalty: PENALTY, targets: RefitTargets::Gold, tolerance: 1e-4, ..RefitOptions::default() };
+    let heads = factors::refit_without(
+        FoldsOf { count: folds.count(), of: &|row| folds.of(row) },
+        source,
+        &options,
+        keep_going,
+    )?;
     let mut probabilities = vec![0.0; rows * classes];
-    for fold in 0..folds.count() {
-        let head = factors::refit(&Without::new(source, folds, fold), &options, keep_going)?;
-        let (mut rest, mut first) = (probabilities.as_mut_slice(), 0);
-        for (piece, rows) in source.piece_rows().into_iter().enumerate() {
-            let (here, after) = rest.split_at_mut(rows * classes);
-            predict_fold(&head, source.piece(piece), here, source.problem(), |row| folds.of(first + row) == fold);
-            source.release(piece);
-            (rest, first) = (after, first + rows);
-        }
+    let (mut rest, mut first) = (probabilities.as_mut_slice(), 0);
+    for (piece, rows) in source.piece_rows().into_iter().enumerate() {
+        let (here, after) = rest.split_at_mut(rows * classes);
+        predict(|row| &heads[folds.of(first + row)], source.piece(piece), here, source);
+        source.release(piece);
+        (rest, first) = (after, first + rows);
     }
     Ok(probabilities)
 }
 
-/// What `head` says of those rows of a piece that are in its fold.
-fn predict_fold(
-    head: &Refit,
+/// What each row's head says of it.
+fn predict<'a>(
+    head: impl Fn(usize) -> &'a Refit + Sync,
     rows: LabelledRows<'_>,
     out: &mut [f32],
-    problem: Problem,
-    inside: impl Fn(usize) -> bool + Sync,
+    source: &dyn FactorSource,
 ) {
-    let classes = head.bias.len();
-    let width = head.weight.len() / classes.max(1);
-    out.par_chunks_exact_mut(classes).enumerate().filter(|(row, _)| inside(*row)).for_each(|(row, out)| {
+    let (width, problem) = (source.width(), source.problem());
+    out.par_chunks_exact_mut(source.classes()).enumerate().for_each(|(row, out)| {
         let features = rows.features.slice(row * width..(row + 1) * width);
-        let logits: Vec<f32> = head.logits(&features.to_f32()).into_iter().map(|z| z as f32).collect();
+        let logits: Vec<f32> = head(row).logits(&features.to_f32()).into_iter().map(|z| z as f32).collect();
         out.copy_from_slice(&factors::probabilities(problem, &logits));
     });
 }
@@ -146,20 +88,6 @@ mod tests {
             let mut sizes = vec![0_usize; folds.count()];
             (0..rows).for_each(|row| sizes[folds.of(row)] += 1);
             assert!(sizes.iter().all(|size| size.abs_diff(rows / FOLDS) <= 64), "{rows}: {sizes:?}");
-        }
-    }
-
-    #[test]
-    fn runs_cover_their_rows_wherever_pieces_are_cut() {
-        let folds = Folds::new(1000);
-        for (first, rows) in [(0, 1000), (5, 3), (11, 500), (995, 5)] {
-            let mut at = 0;
-            for (fold, run) in folds.runs(first, rows) {
-                assert_eq!(run.start, at);
-                assert!(run.clone().all(|row| folds.of(first + row) == fold));
-                at = run.end;
-            }
-            assert_eq!(at, rows);
         }
     }
 }

@@ -31,6 +31,6 @@ pub use dirty::{Dirty, DirtyOptions, Signal, dirty};
 pub use map::{Region, regions};
 pub(crate) use neighbours::features;
 pub use rebalance::extra_copies;
-pub use redundant::{Copied, Redundant, redundant, redundant_with};
+pub use redundant::{Copied, Redundant, leaks_first, redundant, redundant_with};
 pub use selection::{Candidates, Chosen, SelectionOptions, greedy_coverage, round_robin};
 pub use trust::{Bin, Calibration, Evidence, calibrate, mean_average_precision, reliability};

@@ -17,6 +17,9 @@ pub(super) fn nearest(store: &Store, k: usize, options: &Options<'_>) -> Result<
 
 /// The same of some rows.
 pub(super) fn nearest_of(store: &Store, rows: &[usize], k: usize, options: &Options<'_>) -> Result<Vec<Vec<Hit>>> {
+    if k == 0 {
+        return Ok(vec![Vec::new(); rows.len()]);
+    }
     let mut all = Vec::with_capacity(rows.len());
     for rows in rows.chunks(BATCH) {
         let queries: Vec<Query> = rows.iter().map(|&row| Query::feature(features(store, row))).collect();

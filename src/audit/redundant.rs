@@ -1,5 +1,7 @@
 //! Texts that say the same twice: copies and near copies, among the training records and between them and a test set.
 
+use std::collections::HashSet;
+
 use super::shingles::{jaccard, most_similar_earlier, shingles};
 use crate::error::Result;
 use rayon::prelude::*;
@@ -42,6 +44,28 @@ pub fn redundant(
     redundant_with(texts, texts, threshold, read)
 }
 
+/// The same, where a text beyond the first `first` is told a copy of one of those wherever it is one, however much more like another it may be: what of a
+/// test set comes from the training data.
+///
+/// # Errors
+/// Those of `read`.
+pub fn leaks_first(
+    first: usize,
+    texts: usize,
+    threshold: f64,
+    read: &(dyn Fn(usize) -> Result<Copied> + Sync),
+) -> Result<Vec<Redundant>> {
+    let mut found = redundant_with(first, texts, threshold, read)?;
+    if first == texts {
+        return Ok(found);
+    }
+    let leaked: HashSet<usize> = found.iter().map(|found| found.text).collect();
+    let others = redundant_with(texts, texts, threshold, read)?;
+    found.extend(others.into_iter().filter(|other| other.text >= first && !leaked.contains(&other.text)));
+    sort(&mut found);
+    Ok(found)
+}
+
 /// The same, where earlier ones count only among the first `originals`: what of a training set comes from a test set, whatever the copies within it.
 ///
 /// # Errors
@@ -66,10 +90,15 @@ pub fn redundant_with(
             Ok(Redundant { text, of, similarity: jaccard(&sets[text], &sets[of]), exact, conflict })
         })
         .collect::<Result<Vec<_>>>()?;
+    sort(&mut found);
+    Ok(found)
+}
+
+/// Contradictions first, then the most similar, then in their order.
+fn sort(found: &mut [Redundant]) {
     found.sort_by(|a, b| {
         (b.conflict.cmp(&a.conflict)).then(b.similarity.total_cmp(&a.similarity)).then(a.text.cmp(&b.text))
     });
-    Ok(found)
 }
 
 /// Lower case, with one space for any white space.
@@ -93,6 +122,20 @@ mod tests {
         let of = |found: Vec<Redundant>| found.into_iter().map(|r| (r.text, r.of, r.exact)).collect::<Vec<_>>();
         assert_eq!(of(redundant(4, 0.7, &read).unwrap()), [(3, 2, true), (2, 0, false)]);
         assert_eq!(of(redundant_with(2, 4, 0.7, &read).unwrap()), [(2, 0, false), (3, 0, false)]);
+    }
+
+    #[test]
+    fn a_leak_is_told_before_a_copy_within_the_test_set() {
+        let text = |i: usize| match i {
+            0 => "a text of the training set with many words in it one two three four five six seven",
+            1 => "another one, of which there is no copy anywhere among all the others that are here",
+            _ => "a text of the training set with many words in it one two three four five six eight",
+        };
+        let read = |i: usize| Ok(Copied { text: text(i).to_owned(), ..Copied::default() });
+        let of = |found: Vec<Redundant>| found.into_iter().map(|r| (r.text, r.of)).collect::<Vec<_>>();
+        assert_eq!(of(redundant(4, 0.7, &read).unwrap()), [(3, 2), (2, 0)]);
+        assert_eq!(of(leaks_first(2, 4, 0.7, &read).unwrap()), [(2, 0), (3, 0)]);
+        assert_eq!(of(leaks_first(0, 4, 0.7, &read).unwrap()), [(3, 2), (2, 0)]);
     }
 
     #[test]

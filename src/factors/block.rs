@@ -27,6 +27,8 @@ pub type KeepGoing<'a> = &'a (dyn Fn() -> bool + Sync);
 
 /// Some consecutive records in f64, one a column; columns from `rows` on are zero.
 pub(super) struct Block {
+    /// The place of the first one in the source.
+    pub(super) first: usize,
     /// How many records.
     pub(super) rows: usize,
     /// `h̃ = [h; 1]`, `[E + 1, ROWS]`
@@ -154,6 +156,7 @@ impl<'a> Blocks<'a> {
         }
         let classes = self.classes();
         let mut block = Block {
+            first: start,
             rows: ROWS.min(self.rows() - start),
             inputs: Mat::zeros(self.inputs(), ROWS),
             deltas: Mat::zeros(classes, ROWS),

@@ -116,14 +116,19 @@ impl Objective<'_> {
         Ok((total * scale + 0.5 * self.penalty * inner(parameters, parameters), gradient))
     }
 
-    /// The loss of each record of a block and its δ `[K, ROWS]` at `parameters`.
+    /// The loss of each record of a block and its δ `[K, ROWS]` at `parameters`; of several heads side by side, `[E + 1, heads · K]`, a loss for each
+    /// record and head, and their δ below one another.
     pub(super) fn deltas(&self, block: &Block, parameters: &Mat<f64>) -> (Vec<f64>, Mat<f64>) {
         let problem = self.blocks.problem();
         let soft = (self.targets == RefitTargets::Soft).then(|| block.stored_outputs(problem));
         let targets = soft.as_ref().unwrap_or(&block.targets);
         let mut deltas = logits(block, parameters.as_ref());
-        let losses =
-            (0..block.rows).map(|r| loss_to_delta(problem, slice_mut(&mut deltas, r), slice(targets, r))).collect();
+        let classes = self.blocks.classes();
+        let mut losses = Vec::with_capacity(block.rows * deltas.nrows() / classes);
+        for r in 0..block.rows {
+            let heads = slice_mut(&mut deltas, r).chunks_exact_mut(classes);
+            losses.extend(heads.map(|z| loss_to_delta(problem, z, slice(targets, r))));
+        }
         (0..deltas.ncols()).skip(block.rows).for_each(|r| slice_mut(&mut deltas, r).fill(0.0));
         (losses, deltas)
     }

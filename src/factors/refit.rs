@@ -106,10 +106,10 @@ pub fn refit_from(
 pub(super) struct Minimum {
     /// `[E + 1, K]`
     pub(super) parameters: Mat<f64>,
-    objective: f64,
-    gradient: Mat<f64>,
-    iterations: usize,
-    converged: bool,
+    pub(super) objective: f64,
+    pub(super) gradient: Mat<f64>,
+    pub(super) iterations: usize,
+    pub(super) converged: bool,
 }
 
 impl Minimum {
@@ -193,10 +193,10 @@ impl<'a> Solver<'a> {
 }
 
 /// The share of the decrease that the slope promises which a step must bring.
-const ARMIJO: f64 = 1e-4;
+pub(super) const ARMIJO: f64 = 1e-4;
 
 /// Half steps tried before the objective is taken to be as low as rounding lets it.
-const HALVINGS: i32 = 40;
+pub(super) const HALVINGS: i32 = 40;
 
 /// The first of `direction`, its half, its quarter, … that lowers the objective enough; none where rounding hides every decrease.
 fn line_search(objective: &Objective<'_>, from: &Minimum, direction: &Mat<f64>) -> Result<Option<Minimum>> {

@@ -281,11 +281,12 @@ impl<'a> Work<'a> {
         let correction = match weighing {
             Weighing::LlsD => Correction::Share,
             Weighing::LlsDF => Correction::ShareAndFrequency,
+            Weighing::Reweighing => Correction::Reweighing,
         };
         let classes = self.classes.names().len();
         let read = |i: usize| Ok(texts[i].clone());
         let weights = audit::record_weights(live.len(), classes, &words, correction, Segmentation::Segmenter, &read)?;
-        for (&place, weight) in live.iter().zip(weights).filter(|(_, weight)| *weight < 1.0) {
+        for (&place, weight) in live.iter().zip(weights).filter(|(_, weight)| *weight != 1.0) {
             self.items[place].weight *= weight;
             let weight = self.items[place].weight;
             let reason = format!("words that tell a label too well, of {} found", words.len());

@@ -358,6 +358,8 @@ pub enum Weighing {
     LlsD,
     /// By that and how often the word comes.
     LlsDF,
+    /// So that, by weight, the words tell nothing of the label.
+    Reweighing,
 }
 
 /// What a biased word is.
@@ -620,6 +622,14 @@ mod tests {
     }
 
     const HEAD: &str = "model = 'org/name'\ndata = ['train.jsonl']\ndev = ['/there/dev.jsonl']\n";
+
+    #[test]
+    fn the_plan_of_the_readme_is_one() {
+        let readme = include_str!("../../README.md");
+        let block = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let plan = read(block).unwrap();
+        assert_eq!((plan.seeds.list().len(), plan.arms().len()), (5, 1));
+    }
 
     #[test]
     fn a_plan_is_read_with_its_defaults_and_written_as_it_was_read() {

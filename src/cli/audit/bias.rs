@@ -45,7 +45,7 @@ pub(super) struct Bias {
     /// Also write the training records to this file with those more often that have a biased word and another label
     #[arg(long, value_name = "FILE")]
     balanced: Option<PathBuf>,
-    /// Also write the training records to this file with a weight each, less for biased words: to train with
+    /// Also write the training records to this file with a weight each, against biased words: to train with
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
     /// How weights are made
@@ -59,6 +59,8 @@ enum How {
     LlsD,
     /// By that and how often the word comes
     LlsDF,
+    /// So that, by weight, the words tell nothing of the label (Kamiran & Calders 2012)
+    Reweighing,
 }
 
 /// A store's labelled texts.
@@ -193,6 +195,7 @@ pub(super) fn run(arguments: &Bias, common: &Common) -> anyhow::Result<Outcome> 
         let correction = match arguments.correction {
             How::LlsD => Correction::Share,
             How::LlsDF => Correction::ShareAndFrequency,
+            How::Reweighing => Correction::Reweighing,
         };
         let weights = audit::record_weights(rows, classes, &words, correction, segmentation, &|row| texts.read(row))?;
         let mut writer = RecordWriter::create(Some(path), Format::choose(None, Some(path)), WeightedRecord::columns())?;

@@ -22,8 +22,8 @@ pub(super) struct Dirty {
     /// What records are ranked by: combined, text, representer, representer-soft, self-influence, neighbours, confident, margin or forgetting
     #[arg(long, default_value_t = Signal::Combined)]
     signal: Signal,
-    /// How many of its nearest records vote on a label
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    /// How many of its nearest records vote on a label; 0: they are not looked for, which takes hours for a million
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(..=1000))]
     neighbours: u32,
     /// Memory for the search, in MiB; a store larger than it is read in passing
     #[arg(long, value_name = "MIB", default_value_t = 1024)]

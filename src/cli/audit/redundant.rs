@@ -108,7 +108,8 @@ pub(super) fn run(arguments: &Redundant, common: &Common) -> anyhow::Result<Outc
         arguments.data.open()?.collect::<Result<Vec<Record>>>()?
     };
     let texts = Texts { store, data };
-    let found = audit::redundant(texts.len(), arguments.threshold, &|i| texts.get(i).map(|(_, _, copied)| copied))?;
+    let copied = |i| texts.get(i).map(|(_, _, copied)| copied);
+    let found = audit::leaks_first(texts.store.rows(), texts.len(), arguments.threshold, &copied)?;
     let mut writer = RecordWriter::create(common.out.as_deref(), common.format(), RedundantRecord::columns())?;
     found.iter().enumerate().try_for_each(|(rank, found)| writer.write(&texts.finding(rank, found)?))?;
     writer.finish()?;
