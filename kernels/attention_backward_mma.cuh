@@ -12,7 +12,7 @@
 //   tiles            u32 pairs (sequence, first query or key of the tile within it), one a block.x; block.y is the head
 //   starts           u32 [B + 1]          rows   f32 [rows of q, H, 4]: largest score × log₂ e / √D, 1 / sum, mean of dP, 0
 //
-// A row's bits depend on its own sequence alone. Bound by the tensor cores: 18 · L · D operations a query and head.
+// With F the factors of a dropout, P ∘ F stands for P in dv, and F ∘ dP for dP. A row's bits depend on its own sequence alone. Bound by the tensor cores: 18 · L · D operations a query and head.
 #pragma once
 #include "attention_tile.cuh"
 
@@ -73,8 +73,8 @@ DEVICE void collect(Row (&rows)[2], const float (&scores)[TILE / 8][4], const fl
     }
 }
 
-template <class T, int WIDTH>
-DEVICE void attention_backward_queries(T* d_q, int d_q_stride, const Attended<T>& of) {
+template <class T, int WIDTH, class Kept>
+DEVICE void attention_backward_queries(T* d_q, int d_q_stride, const Attended<T>& of, const Kept& kept) {
     SHARED(T, shared);
     const int queries = int(blockDim.x) / WARP * ROWS, width = of.width;
     T* const d_out = shared + queries * WIDTH;   // [queries, WIDTH]
@@ -114,6 +114,7 @@ DEVICE void attention_backward_queries(T* d_q, int d_q_stride, const Attended<T>
         float scores[TILE / 8][4], slopes[TILE / 8][4];
         products<WIDTH>(scores, shared + mine, keys + place(step));
         products<WIDTH>(slopes, d_out + mine, values + place(step));
+        drop_of_queries(slopes, kept, draw_of_queries(kept, sequence, head, first + warp_id() * ROWS, step % tiles * TILE));
         const int present = length - step % tiles * TILE, t = lane_id() % 4;
 #pragma unroll
         for (int j = 0; j < TILE / 8; ++j)
@@ -144,9 +145,9 @@ DEVICE void attention_backward_queries(T* d_q, int d_q_stride, const Attended<T>
     put<WIDTH>(d_q + size_t(row) * d_q_stride + head * width, size_t(d_q_stride), count, shared + mine, sums, width);
 }
 
-template <class T, int WIDTH>
-DEVICE void attention_backward_keys(T* d_k, T* d_v, int d_stride, const Attended<T>& of) {
-    constexpr int STEP = WIDTH > 64 ? 32 : 64;  // queries of a tile: registers for no more
+template <class T, int WIDTH, class Kept>
+DEVICE void attention_backward_keys(T* d_k, T* d_v, int d_stride, const Attended<T>& of, const Kept& kept) {
+    constexpr int STEP = (WIDTH > 64 ? 32 : 64) / (Kept::DROPS ? 2 : 1);  // queries of a tile: registers for no more
     SHARED(T, shared);
     const int count = int(blockDim.x) / WARP * ROWS, width = of.width;
     T* const values = shared + count * WIDTH;                                       // [count, WIDTH]
@@ -179,6 +180,7 @@ DEVICE void attention_backward_keys(T* d_k, T* d_v, int d_stride, const Attended
         copy_wait<1>();
         sync_block();  // this tile has landed for all
         const int place = tile / STEP % 2;
+        const uint32_t drawn = draw_of_keys<STEP / 8>(kept, sequence, head, tile, first + warp_id() * ROWS);
         float weights[STEP / 8][4], slopes[STEP / 8][4];
         products<WIDTH>(weights, shared + mine, queries + place * STEP * WIDTH);
         products<WIDTH>(slopes, values + mine, d_out + place * STEP * WIDTH);
@@ -192,8 +194,10 @@ DEVICE void attention_backward_keys(T* d_k, T* d_v, int d_stride, const Attended
                 for (int half = 0; half < 2; ++half) {
                     float& weight = weights[j][2 * half + e];
                     float& slope = slopes[j][2 * half + e];
+                    const float factor = factor_of_key(kept, drawn, j, e, half);
                     weight = exp2_fast(weight * scale * 1.44269504f - row.x) * row.y;
-                    slope = weight * (slope - row.z) * scale;
+                    slope = weight * (slope * factor - row.z) * scale;
+                    weight *= factor;
                 }
             }
         mix<WIDTH>(d_values, weights, d_out + place * STEP * WIDTH);
@@ -218,8 +222,15 @@ DEVICE void attention_backward_keys(T* d_k, T* d_v, int d_stride, const Attended
 // By the largest D: 32, 64, 128.
 #define ATTENTION_BACKWARD(T, WIDTH)                                                                                                           \
     KERNEL(attention_backward_queries_##T##_##WIDTH, 128, T* d_q, int d_q_stride, ATTENDED_PARAMETERS(T)) {                                    \
-        attention_backward_queries<T, WIDTH>(d_q, d_q_stride, ATTENDED(T));                                                                    \
+        attention_backward_queries<T, WIDTH>(d_q, d_q_stride, ATTENDED(T), Whole{});                                                           \
     }                                                                                                                                          \
     KERNEL(attention_backward_keys_##T##_##WIDTH, 128, T* d_k, T* d_v, int d_stride, ATTENDED_PARAMETERS(T)) {                                 \
-        attention_backward_keys<T, WIDTH>(d_k, d_v, d_stride, ATTENDED(T));                                                                    \
+        attention_backward_keys<T, WIDTH>(d_k, d_v, d_stride, ATTENDED(T), Whole{});                                                           \
+    }
+#define ATTENTION_BACKWARD_DROPOUT(T, WIDTH)                                                                                                   \
+    KERNEL(attention_backward_queries_dropout_##T##_##WIDTH, 128, T* d_q, int d_q_stride, ATTENDED_PARAMETERS(T), DROPOUT_PARAMETERS) {        \
+        attention_backward_queries<T, WIDTH>(d_q, d_q_stride, ATTENDED(T), DROPOUT);                                                           \
+    }                                                                                                                                          \
+    KERNEL(attention_backward_keys_dropout_##T##_##WIDTH, 128, T* d_k, T* d_v, int d_stride, ATTENDED_PARAMETERS(T), DROPOUT_PARAMETERS) {     \
+        attention_backward_keys<T, WIDTH>(d_k, d_v, d_stride, ATTENDED(T), DROPOUT);                                                           \
     }

@@ -7,7 +7,7 @@
 // A warp takes 16 queries, a block as many warps as it is launched with; head widths are padded to WIDTH with zeros. Scores, softmax and sums
 // are f32 in registers: with m the largest score so far, s = Σ exp(score − m) and y = Σ exp(score − m) v are scaled by exp(m − m') when a tile
 // brings a larger m'. The weights go from the sums of the first product to the operand of the second without leaving their lane. A query's
-// bits depend on its own sequence alone. Up to length 128 bound by memory: 4 · E · sizeof(T) bytes a token; beyond by the tensor cores.
+// bits depend on its own sequence alone. attention_dropout: the weights are dropped as training asks, after the softmax. Up to length 128 bound by memory: 4 · E · sizeof(T) bytes a token; beyond by the tensor cores.
 #pragma once
 #include "attention_tile.cuh"
 
@@ -76,8 +76,9 @@ struct Queries {
     }
 };
 
-template <class T, int WIDTH>
-DEVICE void attention(T* out, View<T> q, View<T> k, View<T> v, const unsigned* tiles, const unsigned* starts, int first_only, int heads, int width) {
+template <class T, int WIDTH, class Kept>
+DEVICE void attention(T* out, View<T> q, View<T> k, View<T> v, const unsigned* tiles, const unsigned* starts, int first_only, int heads, int width,
+                      const Kept& kept) {
     SHARED(T, shared);
     const int queries = int(blockDim.x) / WARP * ROWS;
     T* const keys = shared + queries * WIDTH;      // [2][TILE, WIDTH]
@@ -108,6 +109,7 @@ DEVICE void attention(T* out, View<T> q, View<T> k, View<T> v, const unsigned* t
         float scores[TILE / 8][4];
         state.score(scores, keys + place);
         state.soften(scores, length - tile);
+        drop_of_queries(scores, kept, draw_of_queries(kept, sequence, head, first + warp_id() * ROWS, tile));
         mix<WIDTH>(state.mixed, scores, values + place);
         sync_block();  // all are done with it: its place may be filled
     }
@@ -121,5 +123,12 @@ DEVICE void attention(T* out, View<T> q, View<T> k, View<T> v, const unsigned* t
 #define ATTENTION(T, WIDTH)                                                                                                                       \
     KERNEL(attention_##T##_##WIDTH, 128, T* out, const T* q, int q_stride, const T* k, int k_stride, const T* v, int v_stride,                     \
            const unsigned* tiles, const unsigned* starts, int first_only, int heads, int width) {                                                 \
-        attention<T, WIDTH>(out, View<T>{q, q_stride}, View<T>{k, k_stride}, View<T>{v, v_stride}, tiles, starts, first_only, heads, width);       \
+        attention<T, WIDTH>(out, View<T>{q, q_stride}, View<T>{k, k_stride}, View<T>{v, v_stride}, tiles, starts, first_only, heads, width,        \
+                            Whole{});                                                                                                             \
+    }
+#define ATTENTION_DROPOUT(T, WIDTH)                                                                                                               \
+    KERNEL(attention_dropout_##T##_##WIDTH, 128, T* out, const T* q, int q_stride, const T* k, int k_stride, const T* v, int v_stride,             \
+           const unsigned* tiles, const unsigned* starts, int first_only, int heads, int width, DROPOUT_PARAMETERS) {                             \
+        attention<T, WIDTH>(out, View<T>{q, q_stride}, View<T>{k, k_stride}, View<T>{v, v_stride}, tiles, starts, first_only, heads, width,        \
+                            DROPOUT);                                                                                                             \
     }

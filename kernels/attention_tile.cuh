@@ -3,6 +3,7 @@
 // A warp owns 16 rows. With g = lane / 4 and t = lane % 4, a lane has of a product's sums rows g (half 0) and g + 8 (half 1), columns 8 j + 2 t
 // and the next: sums[j][2 * half + e]. Head widths are padded to WIDTH with zeros.
 #pragma once
+#include "dropout.cuh"
 #include "reduce.cuh"
 #include "vector.cuh"
 
@@ -78,6 +79,44 @@ DEVICE void mix(float (&sums)[WIDTH / 8][4], const float (&weights)[N][4], const
             mma(T(), sums[2 * j + 1], a, b + 2);
         }
     }
+}
+
+// What a lane draws for its warp's 16 queries from `query` on and the 64 keys from `key` on: of each of its rows, two blocks of eight keys, 8 bits each.
+template <class Kept>
+DEVICE uint32_t draw_of_queries(const Kept& kept, int sequence, int head, int query, int key) {
+    const int g = lane_id() / 4, t = lane_id() % 4;
+    uint32_t drawn = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) drawn |= kept.kept(sequence, head, query + g + 8 * (i % 2), key / 8 + t + 4 * (i / 2)) << 8 * i;
+    return drawn;
+}
+// Drops weights of queries in rows and keys in columns: the draws of other blocks are the quad's.
+template <class Kept, int N>
+DEVICE void drop_of_queries(float (&weights)[N][4], const Kept& kept, uint32_t drawn) {
+    if constexpr (Kept::DROPS) {
+        const int lane = lane_id();
+#pragma unroll
+        for (int j = 0; j < N; ++j) {
+            const uint32_t bits = shuffle(drawn, (lane & ~3) + j % 4) >> 16 * (j / 4);
+#pragma unroll
+            for (int e = 0; e < 4; ++e) weights[j][e] *= kept.of_bit(bits, 8 * (e / 2) + 2 * (lane % 4) + e % 2);
+        }
+    }
+}
+
+// What a lane draws for its warp's 16 keys from `key` on and 8 N queries from `query` on: of every 16 queries one, and of the keys one block of eight.
+template <int N, class Kept>
+DEVICE uint32_t draw_of_keys(const Kept& kept, int sequence, int head, int query, int key) {
+    uint32_t drawn = 0;
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) drawn |= kept.kept(sequence, head, query + 16 * i + lane_id() / 2, key / 8 + lane_id() % 2) << 8 * i;
+    return drawn;
+}
+// What the weight of key g + 8 half and query 8 j + 2 t + e is multiplied by.
+template <class Kept>
+DEVICE float factor_of_key(const Kept& kept, uint32_t drawn, int j, int e, int half) {
+    if constexpr (!Kept::DROPS) return 1.0f;
+    else return kept.of_bit(shuffle(drawn, 16 * (j % 2) + 4 * (lane_id() % 4) + 2 * e + half), 8 * (j / 2) + lane_id() / 4);
 }
 
 // A warp's sums, through its own 16 rows of shared memory, to `count` rows of `out` by whole chunks.

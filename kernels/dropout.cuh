@@ -18,6 +18,19 @@ struct Dropout {
         return (word >> 16 * (i % 2) & 0xffffu) < threshold ? 0.0f : scale;
     }
 
+    // Which of eight draws are kept, a bit each.
+    DEVICE unsigned kept(uint4 words) const {
+        unsigned bits = 0;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) bits |= unsigned(factor(words, i) != 0.0f) << i;
+        return bits;
+    }
+    // Of the eight weights that a query's row has for keys 8 block … 8 block + 7.
+    DEVICE unsigned kept(int sequence, int head, int query, int block) const {
+        return kept(words(unsigned(block), unsigned(head) << 16 | unsigned(query), unsigned(sequence)));
+    }
+    DEVICE float of_bit(unsigned bits, int i) const { return bits >> i & 1 ? scale : 0.0f; }
+
     // Of a query's attention weights in a head: of keys `first + part` and `first + part + 4`, `first` a multiple of 8, part below 4.
     DEVICE float2 of_weights(int sequence, int head, int query, int first, int part) const {
         const uint4 drawn = words(unsigned(first) / 8, unsigned(head) << 16 | unsigned(query), unsigned(sequence));
@@ -36,6 +49,7 @@ struct Whole {
     static constexpr bool DROPS = false;
     DEVICE float2 of_weights(int, int, int, int, int) const { return make_float2(1.0f, 1.0f); }
     DEVICE void fill(float*, int, int, int, int, int) const {}
+    DEVICE unsigned kept(int, int, int, int) const { return 0; }
 };
 
 #define DROPOUT_PARAMETERS const unsigned *records, int key_low, int key_high, int site, int threshold, float scale

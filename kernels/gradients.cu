@@ -98,7 +98,8 @@ DEVICE void weight_gradient(float* dw, float* db, const Operands& of) {
 }
 
 #define WEIGHT_GRADIENT(BM, BN)                                                                                                             \
-    KERNEL(weight_gradient_##BM##x##BN, THREADS, float* dw, float* db, const float* dy, const float* x, int rows, int inputs, int outputs) { \
+    KERNEL(weight_gradient_f32_##BM##x##BN, THREADS, float* dw, float* db, const float* dy, const float* x, int rows, int inputs,          \
+           int outputs) {                                                                                                                   \
         weight_gradient<BM, BN>(dw, db, Operands{dy, x, rows, inputs, outputs});                                                            \
     }
 

@@ -1,9 +1,10 @@
 // What an optimiser does number by number. One thread a number, its operations in the order of the formula: the bits are the CPU's.
 //
 //   adam_step       parameter, first, second, gradient   f32 [n]: AdamW (Loshchilov & Hutter 2019, algorithm 2) as src/backend/training.rs has it
-//   add_numbers     sum [n] += x [n]            copy_numbers   out [n] = x [n]
+//   add_numbers     sum [n] += x [n], the sum f32 or bf16            copy_numbers   out [n] = x [n]
 //   squared_sums    out [blocks]: the sum of the squares of each 4096 numbers, 16 chains a lane and one tree
-//   pack_weight     out [rows, stride] = weight, or its transpose, zeros after a row's end: what linear_f32.cu multiplies by
+//   pack_weight     out [rows, stride] = weight f32, or its transpose, zeros after a row's end: what linear_f32.cu multiplies by; or, rounded
+//                   to bf16 and rows permuted among each 32, what linear_mma.cuh does
 //
 // Bound by memory.
 #include "reduce.cuh"
@@ -18,10 +19,14 @@ KERNEL(adam_step, 256, float* parameter, float* first, float* second, const floa
     parameter[i] = parameter[i] * kept - rate * (m / (sqrtf(v) / deviation + epsilon));
 }
 
-KERNEL(add_numbers, 256, float* sum, const float* x, int n) {
+template <class T>
+DEVICE void add_numbers(T* sum, const float* x, int n) {
     const int i = int(blockIdx.x) * int(blockDim.x) + int(threadIdx.x);
-    if (i < n) sum[i] += x[i];
+    if (i < n) sum[i] = narrow<T>(widen(sum[i]) + x[i]);
 }
+
+KERNEL(add_numbers_f32, 256, float* sum, const float* x, int n) { add_numbers(sum, x, n); }
+KERNEL(add_numbers_bf16, 256, bf16* sum, const float* x, int n) { add_numbers(sum, x, n); }
 
 KERNEL(copy_numbers, 256, float* out, const float* x, int n) {
     const int i = int(blockIdx.x) * int(blockDim.x) + int(threadIdx.x);
@@ -49,8 +54,18 @@ KERNEL(squared_sums, SQUARING, float* out, const float* x, int n) {
     if (lane_id() == 0) out[blockIdx.x] = sum;
 }
 
+// Where a row of the packed matrix goes.
+template <class T>
+DEVICE int packed_row(int row);
+template <>
+DEVICE int packed_row<f32>(int row) { return row; }
+// `packed_row` of src/backend/gpu/pack.rs.
+template <>
+DEVICE int packed_row<bf16>(int row) { return row / 32 * 32 + row % 8 / 2 * 8 + row % 32 / 8 * 2 + row % 2; }
+
 // A block has 32 × 32 of the matrix, turned in shared memory where it is to be, so that both sides go by whole cache lines.
-KERNEL(pack_weight, 256, float* out, const float* weight, int inputs, int outputs, int stride, int turned) {
+template <class T>
+DEVICE void pack_weight(T* out, const float* weight, int inputs, int outputs, int stride, int turned) {
     SHARED(float, tile);  // [32, 33]
     const int column = int(blockIdx.x) * WARP, row = int(blockIdx.y) * WARP;  // of the weight
     for (int r = warp_id(); r < WARP; r += 8) {
@@ -60,9 +75,18 @@ KERNEL(pack_weight, 256, float* out, const float* weight, int inputs, int output
     sync_block();
     for (int r = warp_id(); r < WARP; r += 8) {
         if (turned) {
-            if (column + r < inputs && row + lane_id() < stride) out[size_t(column + r) * stride + row + lane_id()] = tile[lane_id() * (WARP + 1) + r];
+            if (column + r < inputs && row + lane_id() < stride)
+                out[size_t(packed_row<T>(column + r)) * stride + row + lane_id()] = narrow<T>(tile[lane_id() * (WARP + 1) + r]);
         } else {
-            if (row + r < outputs && column + lane_id() < stride) out[size_t(row + r) * stride + column + lane_id()] = tile[r * (WARP + 1) + lane_id()];
+            if (row + r < outputs && column + lane_id() < stride)
+                out[size_t(packed_row<T>(row + r)) * stride + column + lane_id()] = narrow<T>(tile[r * (WARP + 1) + lane_id()]);
         }
     }
+}
+
+KERNEL(pack_weight_f32, 256, float* out, const float* weight, int inputs, int outputs, int stride, int turned) {
+    pack_weight(out, weight, inputs, outputs, stride, turned);
+}
+KERNEL(pack_weight_bf16, 256, bf16* out, const float* weight, int inputs, int outputs, int stride, int turned) {
+    pack_weight(out, weight, inputs, outputs, stride, turned);
 }

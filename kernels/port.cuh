@@ -25,6 +25,7 @@ typedef __nv_bfloat16 bf16;
 DEVICE void sync_block() { __syncthreads(); }
 DEVICE void sync_warp() { __syncwarp(); }
 DEVICE float shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
+DEVICE uint32_t shuffle(uint32_t x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
 
 // What was there, before one was added to it. Who comes first is chance.
 DEVICE int atomic_increment(int* p) { return atomicAdd(p, 1); }
@@ -97,6 +98,7 @@ inline void sync_warp(emulator::Place place = HERE) {
 inline float shuffle_xor(float x, int mask, emulator::Place place = HERE) {
     return emulator::shuffle(x, emulator::current->lane ^ unsigned(mask), place);
 }
+inline uint32_t shuffle(uint32_t x, int lane, emulator::Place place = HERE) { return emulator::shuffle(x, unsigned(lane), place); }
 
 inline int atomic_increment(int* p) { return __atomic_fetch_add(p, 1, __ATOMIC_RELAXED); }
 inline void atomic_add(uint64_t* p, uint64_t x) { __atomic_fetch_add(p, x, __ATOMIC_RELAXED); }

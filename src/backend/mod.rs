@@ -66,6 +66,16 @@ pub enum Rows {
     First,
 }
 
+impl Rows {
+    /// How many those are of a batch.
+    pub(crate) fn of(self, batch: &PackedBatch) -> usize {
+        match self {
+            Self::All => batch.tokens(),
+            Self::First => batch.sequences(),
+        }
+    }
+}
+
 /// Some columns of a row-major matrix: row r starts at `r * stride + offset`.
 pub struct Columns<'a, T: ?Sized> {
     /// The matrix.

@@ -1,7 +1,11 @@
 //! What training asks of a device beyond [`Backend`]: gradients of parameters, dropout, the loss, and the optimiser's step.
 //!
 //! **Every gradient is one chain over the tokens of a step**, in the order they are packed, whatever they are cut into: an operation adds to
-//! what is there, so that micro-batches, and threads inside an operation, leave the bits alone.
+//! what is there, so that micro-batches, and threads inside an operation, leave the bits alone. Where a device adds up several tokens at once,
+//! they are of one sequence, which is in one micro-batch.
+//!
+//! What a device rounds is what goes through linear layers and attention: parameters, their gradients and moments are f32 on every device
+//! ([`Backend::results`]), and a step rounds the parameters again for the next pass.
 
 use rayon::prelude::*;
 
@@ -202,7 +206,7 @@ pub trait Training: Backend {
         first: usize,
         dy: &Self::Tensor,
         x: &Self::Tensor,
-        shape: Shape,
+        passed: Passed<'_, Self>,
     ) -> Result<()>;
 
     /// For each sequence b, `out[b] += Σ_t dy_t x_tᵀ [outputs, inputs]` over its rows t of `dy [rows, outputs]` and `x [rows, inputs]`, in their order, at
@@ -336,6 +340,18 @@ pub struct Shape {
     /// Rows.
     pub rows: usize,
     /// Numbers in each on the way in.
+    pub inputs: usize,
+    /// And on the way out.
+    pub outputs: usize,
+}
+
+/// What went through a linear layer, and its widths.
+pub struct Passed<'a, B: Backend> {
+    /// The sequences.
+    pub batch: &'a B::Batch,
+    /// One row a token, or a sequence.
+    pub rows: Rows,
+    /// Numbers in a row on the way in.
     pub inputs: usize,
     /// And on the way out.
     pub outputs: usize,

@@ -10,6 +10,7 @@ use super::material::{BATCH_TOKENS, Material, Taught};
 use super::order::shuffled;
 use super::state::{Progress, STATE, State};
 use super::{DynamicsHeader, DynamicsWriter, Metrics, Moment, Rates, TrainOptions};
+use crate::backend::Precision;
 use crate::backend::training::AdamStep;
 use crate::error::{Error, Result};
 use crate::interrupt;
@@ -393,6 +394,9 @@ pub fn forget(checkpoints: &Path) -> Result<()> {
 fn fingerprint<M: Material>(learner: &dyn Learn, examples: &[M], dev: &[M], options: &TrainOptions) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(format!("{options:?}").as_bytes());
+    if learner.precision() != Precision::F32 {
+        hasher.update(learner.precision().name().as_bytes());
+    }
     for tensor in learner.parameters()? {
         hasher.update(tensor.name.as_bytes()).update_rayon(bytemuck::cast_slice(&tensor.values));
     }

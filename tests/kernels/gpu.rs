@@ -83,8 +83,10 @@ fn every_operation_passes_its_check() {
 
 #[test]
 fn every_operation_of_training_passes_its_check() {
-    for check in check::check_training(&gpu()).unwrap() {
-        assert!(check.passed(), "{check:?}");
+    for precision in [Precision::F32, Precision::Bf16] {
+        for check in check::check_training(&emulator::gpu(precision)).unwrap() {
+            assert!(check.passed(), "{precision}: {check:?}");
+        }
     }
 }
 

@@ -15,4 +15,4 @@ mod layer_norm;
 mod linear;
 mod pool;
 mod reference;
-mod support;
+pub(crate) mod support;

@@ -62,7 +62,7 @@ pub(super) fn assert_accurate(what: &str, values: &[f32], plain: &[f32], exact: 
 }
 
 /// [`assert_accurate`] where numbers are stored with this unit in the last place (of 1), and `plain` is in that precision too.
-pub(super) fn assert_accurate_to(unit: f64, what: &str, values: &[f32], plain: &[f32], exact: &[f64]) {
+pub(crate) fn assert_accurate_to(unit: f64, what: &str, values: &[f32], plain: &[f32], exact: &[f64]) {
     assert_eq!((values.len(), plain.len()), (exact.len(), exact.len()), "{what}: sizes");
     let largest = exact.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()));
     let floor = unit * largest + f64::from(f32::MIN_POSITIVE);

@@ -1,5 +1,6 @@
 //! Tests of `wherefore::train`, and of the models it trains.
 
+mod bf16;
 mod command;
 mod course;
 mod dynamics;

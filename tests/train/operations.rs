@@ -1,15 +1,17 @@
 //! The operations that training adds, each against the f64 reference over odd shapes, on every instruction set.
 
+use half::bf16;
 use proptest::prelude::*;
 use wherefore::backend::cpu::{Cpu, Isa};
+use wherefore::backend::gpu::Gpu;
 use wherefore::backend::reference::{Plain, Reference};
-use wherefore::backend::training::{AdamStep, Dropout, Loss, Pair, Place, Products, Shape, Tables, Training};
+use wherefore::backend::training::{AdamStep, Dropout, Loss, Pair, Passed, Place, Products, Shape, Tables, Training};
 use wherefore::backend::{Activation, Backend, Precision, Rows};
 use wherefore::tokens::PackedBatch;
 
 use crate::emulator;
 
-fn numbers(len: usize, stream: u32) -> Vec<f32> {
+pub(super) fn numbers(len: usize, stream: u32) -> Vec<f32> {
     let mix =
         |i: usize| ((i as u32).wrapping_mul(2_654_435_761) ^ stream.wrapping_mul(40_503)).wrapping_mul(0x85EB_CA6B);
     (0..len).map(|i| (mix(i) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
@@ -29,9 +31,11 @@ fn linear<B: Training>(backend: &B, shape: Shape) -> [Vec<f32>; 2] {
     let Shape { rows, inputs, outputs } = shape;
     let (dy, x) = (numbers(rows * outputs, 3), numbers(rows * inputs, 4));
     let (dy, x) = (backend.upload(&dy).unwrap(), backend.upload(&x).unwrap());
+    let batch = backend.stage(lengths(&[rows as u32])).unwrap();
     // One output before, and one behind, that must be left alone.
     added(backend, [(outputs + 2) * inputs, outputs + 2], |backend, to| {
-        backend.linear_parameters_backward(to, 1, &dy, &x, shape).unwrap();
+        let passed = Passed { batch: &batch, rows: Rows::All, inputs, outputs };
+        backend.linear_parameters_backward(to, 1, &dy, &x, passed).unwrap();
     })
 }
 
@@ -70,15 +74,20 @@ proptest! {
     }
 }
 
-fn bits(values: &[f32]) -> Vec<u32> {
+pub(super) fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|x| x.to_bits()).collect()
 }
 
 /// Every number of a buffer.
-fn read<B: Training>(backend: &B, tensor: &B::Tensor, len: usize) -> Vec<f32> {
+pub(super) fn read<B: Training>(backend: &B, tensor: &B::Tensor, len: usize) -> Vec<f32> {
     let mut out = vec![0.0; len];
     backend.download(&mut out, tensor).unwrap();
     out
+}
+
+/// Numbers that bf16 holds.
+pub(super) fn short(len: usize, stream: u32) -> Vec<f32> {
+    numbers(len, stream).into_iter().map(|x| bf16::from_f32(x).to_f32()).collect()
 }
 
 /// Widths that are no multiple of anything, rows that end within a step, tiles of both sizes.
@@ -108,9 +117,13 @@ fn normalisations_gradients_on_a_gpu_err_no_more_than_plain_f32() {
 
 /// Three sequences whose tokens name some rows often, one once and some never.
 fn batch() -> PackedBatch {
-    let lengths = [1_u32, 70, 9];
+    lengths(&[1, 70, 9])
+}
+
+/// Sequences of these lengths.
+pub(super) fn lengths(lengths: &[u32]) -> PackedBatch {
     let mut batch = PackedBatch { cu_seqlens: vec![0], ..PackedBatch::default() };
-    for length in lengths {
+    for &length in lengths {
         batch.ids.extend((0..length).map(|token| if token == 3 { 10 } else { token * token % 7 }));
         batch.positions.extend(0..length);
         batch.type_ids.extend((0..length).map(|token| u32::from(token > 4)));
@@ -119,17 +132,17 @@ fn batch() -> PackedBatch {
     batch
 }
 
-/// The tables' sum, and their gradients.
-fn tables<B: Training>(backend: &B, width: usize) -> Vec<Vec<f32>> {
+/// The tables' sum, and their gradients, of numbers in bf16.
+pub(super) fn tables<B: Training>(backend: &B, width: usize) -> Vec<Vec<f32>> {
     let (batch, rows) = (batch(), [11, 70, 2, 1]);
     let tokens = batch.tokens();
     let staged = backend.stage(batch).unwrap();
-    let table = |rows: usize, stream| backend.upload(&numbers(rows * width, stream)).unwrap();
+    let table = |rows: usize, stream| backend.upload(&short(rows * width, stream)).unwrap();
     let [mut word, mut position, mut types, mut task] = [0, 1, 2, 3].map(|i| table(rows[i], i as u32));
     let mut sum = backend.tensor(tokens * width).unwrap();
     let of = Tables { word: &word, position: &position, token_type: Some(&types), task: Some(&task) };
     backend.embed_sum(&mut sum, of, &staged, width).unwrap();
-    let d_sum = backend.upload(&numbers(tokens * width, 9)).unwrap();
+    let d_sum = backend.upload(&short(tokens * width, 9)).unwrap();
     let gradients =
         Tables { word: &mut word, position: &mut position, token_type: Some(&mut types), task: Some(&mut task) };
     backend.embed_sum_backward(gradients, &d_sum, &staged, width).unwrap();
@@ -138,13 +151,13 @@ fn tables<B: Training>(backend: &B, width: usize) -> Vec<Vec<f32>> {
     out
 }
 
-/// Dropout of rows with and without a residual, and outer products, of tokens and of sequences.
-fn of_rows<B: Training>(backend: &B, width: usize) -> Vec<Vec<f32>> {
+/// Dropout of rows of numbers in bf16 with and without a residual, and outer products, of tokens and of sequences.
+pub(super) fn of_rows<B: Training>(backend: &B, width: usize) -> Vec<Vec<f32>> {
     let (batch, records) = (batch(), [7, 1, 1 << 20]);
     let (tokens, sequences) = (batch.tokens(), batch.sequences());
     let staged = backend.stage(batch).unwrap();
     let dropout = Dropout::new(5, 0.3, 17, &records).unwrap();
-    let (x, residual) = (numbers(tokens * width, 1), numbers(tokens * width, 2));
+    let (x, residual) = (short(tokens * width, 1), short(tokens * width, 2));
     let (x, residual) = (backend.upload(&x).unwrap(), backend.upload(&residual).unwrap());
     let mut found = Vec::new();
     for (rows, count) in [(Rows::All, tokens), (Rows::First, sequences)] {
@@ -210,7 +223,12 @@ fn norms_on_a_gpu_are_those_of_f64() {
 /// A layer packed again multiplies as one that was packed from the same numbers, both ways.
 #[test]
 fn layers_packed_again_are_as_if_packed_anew() {
-    let gpu = emulator::gpu(Precision::F32);
+    for precision in [Precision::F32, Precision::Bf16] {
+        packed_again(&emulator::gpu(precision));
+    }
+}
+
+fn packed_again(gpu: &Gpu) {
     let rows = 5;
     for (inputs, outputs) in [(1, 1), (33, 70), (64, 32), (6, 37)] {
         let (weight, bias) = (numbers((outputs + 3) * inputs, 1), numbers(outputs + 3, 2));
@@ -224,7 +242,7 @@ fn layers_packed_again_are_as_if_packed_anew() {
             let (mut out, mut dx) = (gpu.tensor(rows * outputs).unwrap(), gpu.tensor(rows * inputs).unwrap());
             gpu.linear(&mut out, &x, layer, Activation::Identity, None, rows).unwrap();
             gpu.linear_backward(&mut dx, &dy, layer, None, None, rows).unwrap();
-            [read(&gpu, &out, rows * outputs), read(&gpu, &dx, rows * inputs)]
+            [read(gpu, &out, rows * outputs), read(gpu, &dx, rows * inputs)]
         };
         let (mut again, anew) = (pack(own(0)), pack(own(2)));
         assert!(run(&again) != run(&anew));

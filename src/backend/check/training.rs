@@ -2,7 +2,7 @@
 
 use super::{Check, HEADS, LENGTHS, Outcome, Outcomes, TOKENS, VOCABULARY, WIDTH, compare, drawn, drawn_batch};
 use crate::backend::reference::Reference;
-use crate::backend::training::{AdamStep, Dropout, Pair, Place, Products, Shape, Tables, Training};
+use crate::backend::training::{AdamStep, Dropout, Pair, Passed, Place, Products, Shape, Tables, Training};
 use crate::backend::{Attended, AttentionGradients, AttentionShape, Columns, Rows};
 use crate::error::Result;
 
@@ -24,7 +24,7 @@ pub fn check_training<B: Training>(backend: &B) -> Result<Vec<Check>> {
 fn outcomes<B: Training>(backend: &B) -> Result<Vec<Outcome>> {
     let staged = backend.stage(drawn_batch())?;
     let mut outcomes = Outcomes { backend, done: Vec::new() };
-    parameters(&mut outcomes)?;
+    parameters(&mut outcomes, &staged)?;
     tables(&mut outcomes, &staged)?;
     dropped(&mut outcomes, &staged)?;
     products(&mut outcomes, &staged)?;
@@ -33,19 +33,20 @@ fn outcomes<B: Training>(backend: &B) -> Result<Vec<Outcome>> {
 }
 
 /// Gradients of a linear layer's and a normalisation's parameters, added to what is there.
-fn parameters<B: Training>(outcomes: &mut Outcomes<'_, B>) -> Result<()> {
+fn parameters<B: Training>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch) -> Result<()> {
     let backend = outcomes.backend;
     let (x, dy) = (drawn(backend, TOKENS * WIDTH, 1)?, drawn(backend, TOKENS * OUTPUTS, 2)?);
     let (mut weight, mut bias) = (drawn(backend, OUTPUTS * WIDTH, 3)?, drawn(backend, OUTPUTS, 4)?);
-    let shape = Shape { rows: TOKENS, inputs: WIDTH, outputs: OUTPUTS };
+    let passed = Passed { batch: staged, rows: Rows::All, inputs: WIDTH, outputs: OUTPUTS };
     let gradients = Pair { weight: &mut weight, bias: &mut bias };
-    backend.linear_parameters_backward(gradients, 0, &dy, &x, shape)?;
+    backend.linear_parameters_backward(gradients, 0, &dy, &x, passed)?;
     outcomes.keep("linear_parameters_backward", &weight, OUTPUTS * WIDTH, TOKENS)?;
     outcomes.keep("linear_parameters_backward (bias)", &bias, OUTPUTS, TOKENS)?;
     let (dy, mut weight, mut bias) =
         (drawn(backend, TOKENS * WIDTH, 5)?, drawn(backend, WIDTH, 6)?, drawn(backend, WIDTH, 7)?);
+    let shape = Shape { rows: TOKENS, inputs: WIDTH, outputs: WIDTH };
     let gradients = Pair { weight: &mut weight, bias: &mut bias };
-    backend.layer_norm_parameters_backward(gradients, &dy, &x, 1e-12, Shape { outputs: WIDTH, ..shape })?;
+    backend.layer_norm_parameters_backward(gradients, &dy, &x, 1e-12, shape)?;
     outcomes.keep("layer_norm_parameters_backward", &weight, WIDTH, TOKENS + WIDTH)?;
     outcomes.keep("layer_norm_parameters_backward (bias)", &bias, WIDTH, TOKENS)
 }
@@ -104,7 +105,7 @@ fn products<B: Training>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch) -> R
 fn step<B: Training>(outcomes: &mut Outcomes<'_, B>) -> Result<()> {
     let backend = outcomes.backend;
     let (mut parameter, gradient) = (drawn(backend, TOKENS, 16)?, drawn(backend, TOKENS, 17)?);
-    let mut moments = [backend.tensor(TOKENS)?, backend.tensor(TOKENS)?];
+    let mut moments = [backend.results(TOKENS)?, backend.results(TOKENS)?];
     moments.iter_mut().try_for_each(|moment| backend.clear(moment))?;
     let step = AdamStep { rate: 0.01, decay: 0.1, betas: [0.9, 0.999], epsilon: 1e-8, number: 1, scale: 0.5 };
     let [first, second] = &mut moments;

@@ -17,7 +17,13 @@ pub(super) const F32: [&str; 6] = {
 const WHOLE_F32: [&str; 3] = ["attention_f32_32", "attention_f32_64", "attention_f32_128"];
 const DROPPED_F32: [&str; 3] = ["attention_dropout_f32_32", "attention_dropout_f32_64", "attention_dropout_f32_128"];
 pub(super) const F16: [&str; 3] = ["attention_f16_32", "attention_f16_64", "attention_f16_128"];
-pub(super) const BF16: [&str; 3] = ["attention_bf16_32", "attention_bf16_64", "attention_bf16_128"];
+pub(super) const BF16: [&str; 6] = {
+    let ([a, b, c], [d, e, f]) = (WHOLE_BF16, DROPPED_BF16);
+    [a, b, c, d, e, f]
+};
+const WHOLE_BF16: [&str; 3] = ["attention_bf16_32", "attention_bf16_64", "attention_bf16_128"];
+const DROPPED_BF16: [&str; 3] =
+    ["attention_dropout_bf16_32", "attention_dropout_bf16_64", "attention_dropout_bf16_128"];
 
 /// The widest heads of each kernel.
 pub(super) const WIDTHS: [usize; 3] = [32, 64, 128];
@@ -96,7 +102,7 @@ impl<'a> Operands<'a> {
     }
 }
 
-/// With its weights dropped where training asks, which is in f32.
+/// With its weights dropped where training asks, which is in f32 or bf16.
 pub(super) fn attention(
     device: &Device,
     out: &mut Tensor,
@@ -116,14 +122,14 @@ pub(super) fn attention(
         Number::F16 | Number::Bf16 => block_mma(queries, WIDTHS[operands.kernel]),
     };
     let draws = dropout.map(|dropout| Draws::upload(device, dropout)).transpose()?;
-    let f32 = if let Some(draws) = &draws {
-        assert_eq!(out.number, Number::F32, "dropout is in f32");
+    let (f32, bf16) = if let Some(draws) = &draws {
+        assert_ne!(out.number, Number::F16, "training is not in f16");
         arguments.extend(draws.arguments(device));
-        DROPPED_F32
+        (DROPPED_F32, DROPPED_BF16)
     } else {
-        WHOLE_F32
+        (WHOLE_F32, WHOLE_BF16)
     };
-    device.launch(operands.pick(f32, F16, BF16), Shape { grid: [count, heads], threads, shared_bytes }, &arguments)
+    device.launch(operands.pick(f32, F16, bf16), Shape { grid: [count, heads], threads, shared_bytes }, &arguments)
 }
 
 /// Queries, keys, values (rows of odd stride) and weights.

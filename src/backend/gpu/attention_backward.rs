@@ -24,14 +24,20 @@ macro_rules! names {
     };
 }
 
-pub(super) const F32: [&str; 12] = {
-    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (WHOLE_F32, DROPPED_F32);
-    [a, b, c, d, e, f, g, h, i, j, k, l]
-};
+pub(super) const F32: [&str; 12] = both(WHOLE_F32, DROPPED_F32);
 const WHOLE_F32: [&str; 6] = names!("f32");
 const DROPPED_F32: [&str; 6] = names!("dropout_f32");
 pub(super) const F16: [&str; 6] = names!("f16");
-pub(super) const BF16: [&str; 6] = names!("bf16");
+pub(super) const BF16: [&str; 12] = both(WHOLE_BF16, DROPPED_BF16);
+const WHOLE_BF16: [&str; 6] = names!("bf16");
+const DROPPED_BF16: [&str; 6] = names!("dropout_bf16");
+
+const fn both(
+    [a, b, c, d, e, f]: [&'static str; 6],
+    [g, h, i, j, k, l]: [&'static str; 6],
+) -> [&'static str; 12] {
+    [a, b, c, d, e, f, g, h, i, j, k, l]
+}
 
 /// Numbers that the queries' kernel leaves of each for the keys'.
 const ROW: usize = 4;
@@ -53,8 +59,8 @@ pub(super) fn backward(
     let d_out = stored_as(device, d_out, number)?;
     let rows = device.allocate(Number::F32, asking * heads * ROW)?;
     let draws = dropout.map(|dropout| Draws::upload(device, dropout)).transpose()?;
-    assert!(draws.is_none() || number == Number::F32, "dropout is in f32");
-    let names = if draws.is_some() { DROPPED_F32 } else { WHOLE_F32 };
+    assert!(draws.is_none() || number != Number::F16, "training is not in f16");
+    let names = if draws.is_some() { [DROPPED_F32, F16, DROPPED_BF16] } else { [WHOLE_F32, F16, WHOLE_BF16] };
     let shared = |tiles: (Argument, usize)| {
         let mut arguments = operands.views().to_vec();
         arguments.extend([device.address(&d_out, 0), device.address(&rows, 0), tiles.0, operands.starts()]);
@@ -75,7 +81,7 @@ pub(super) fn backward(
 
     let own = [packed_at(parts - 2), packed_at(parts - 1), packed_stride];
     let tiles = batch.tiles(device, Rows::All);
-    let block = Block::of_keys(&operands, names);
+    let block = Block::of_keys(&operands, names, draws.is_some());
     device.launch(block.name, block.shape(tiles.1, heads), &[&own[..], &shared(tiles)].concat())
 }
 
@@ -87,23 +93,25 @@ struct Block {
 }
 
 impl Block {
-    fn of_queries(operands: &Operands<'_>, f32: [&'static str; 6]) -> Self {
+    /// `names`: of f32, f16 and bf16.
+    fn of_queries(operands: &Operands<'_>, names: [[&'static str; 6]; 3]) -> Self {
         let warps = warps(operands.shape.queries);
         let (threads, shared_bytes) = match operands.number {
             Number::F32 => (F32_TILE * F32_PARTS, shared_bytes_f32(operands.shape.head_width, 1)),
             _ => (warps * 32, 2 * WIDTHS[operands.kernel] * (2 * warps * MMA_ROWS + 4 * MMA_TILE)),
         };
-        Self { name: operands.number.pick([f32, F16, BF16].map(|names| names[operands.kernel])), threads, shared_bytes }
+        Self { name: operands.number.pick(names.map(|names| names[operands.kernel])), threads, shared_bytes }
     }
 
-    fn of_keys(operands: &Operands<'_>, f32: [&'static str; 6]) -> Self {
+    /// Draws take registers, so that fewer queries fit beside them.
+    fn of_keys(operands: &Operands<'_>, names: [[&'static str; 6]; 3], drops: bool) -> Self {
         let width = WIDTHS[operands.kernel];
-        let tile = if width > 64 { MMA_TILE / 2 } else { MMA_TILE };
+        let tile = if width > 64 { MMA_TILE / 2 } else { MMA_TILE } / if drops { 2 } else { 1 };
         let (threads, shared_bytes) = match operands.number {
             Number::F32 => (F32_TILE * F32_PARTS, shared_bytes_f32(operands.shape.head_width, 2)),
             _ => (MMA_WARPS * 32, 2 * width * (2 * MMA_WARPS * MMA_ROWS + 4 * tile) + 2 * tile * ROW * 4),
         };
-        let name = operands.number.pick([f32, F16, BF16].map(|names| names[WIDTHS.len() + operands.kernel]));
+        let name = operands.number.pick(names.map(|names| names[WIDTHS.len() + operands.kernel]));
         Self { name, threads, shared_bytes }
     }
 

@@ -17,6 +17,7 @@ pub struct Batch {
     /// Where each begins.
     places: [usize; PARTS],
     tiles: usize,
+    pieces: usize,
 }
 
 /// What the device has of a batch, all words of 32 bits.
@@ -44,9 +45,15 @@ pub(super) enum Part {
     Words,
     /// [`Masked::bits`]
     Bits,
+    /// Runs of at most [`PIECE`] tokens of one sequence: the first's number × 32 and how many.
+    Pieces,
+    /// The same of first tokens: each by itself.
+    FirstPieces,
 }
 
-const PARTS: usize = 11;
+const PARTS: usize = 13;
+/// Rows that a product of the tensor cores adds up at once.
+const PIECE: usize = 16;
 
 impl Batch {
     /// With attention's tiles of so many queries.
@@ -68,6 +75,7 @@ impl Batch {
         let texts = masked.as_ref().map_or(&host, |masked| &masked.texts);
         let (starts, words, bits) = masked.as_ref().map_or_else(Default::default, places_of);
         let scales = vec![1.0_f32.to_bits(); sequences];
+        let (pieces, first_pieces) = (pieces(&host), (0..sequences as u32).map(|row| row << 5 | 1).collect::<Vec<_>>());
         let parts: [&[u32]; PARTS] = [
             &texts.ids,
             &texts.positions,
@@ -80,14 +88,16 @@ impl Batch {
             &starts,
             &words,
             bits,
+            &pieces,
+            &first_pieces,
         ];
         let mut places = [0; PARTS];
         for part in 1..PARTS {
             places[part] = places[part - 1] + parts[part - 1].len();
         }
         let memory = device.upload(Number::F32, bytemuck::cast_slice(&parts.concat()))?;
-        let tiles = tiles.len();
-        Ok(Self { host, masked, memory, places, tiles })
+        let (tiles, pieces) = (tiles.len(), pieces.len());
+        Ok(Self { host, masked, memory, places, tiles, pieces })
     }
 
     /// T.
@@ -108,12 +118,17 @@ impl Batch {
         }
     }
 
+    /// The pieces these rows are added up by, and how many there are.
+    pub(super) fn pieces(&self, device: &Device, rows: Rows) -> (Argument, usize) {
+        match rows {
+            Rows::All => (self.part(device, Part::Pieces), self.pieces),
+            Rows::First => (self.part(device, Part::FirstPieces), self.host.sequences()),
+        }
+    }
+
     /// How many tokens ask.
     pub(super) fn asking(&self, rows: Rows) -> usize {
-        match rows {
-            Rows::All => self.tokens(),
-            Rows::First => self.host.sequences(),
-        }
+        rows.of(&self.host)
     }
 }
 
@@ -121,6 +136,15 @@ impl Batch {
 fn places_of(masked: &Masked) -> (Vec<u32>, Vec<u32>, &[u32]) {
     let starts = masked.of.iter().map(|&text| masked.texts.cu_seqlens[text as usize]).collect();
     (starts, masked.word_starts(), &masked.bits)
+}
+
+/// [`Part::Pieces`], sequence by sequence.
+fn pieces(batch: &PackedBatch) -> Vec<u32> {
+    let of = |sequence: usize| {
+        let tokens = batch.range(sequence);
+        tokens.clone().step_by(PIECE).map(move |first| (first << 5 | PIECE.min(tokens.end - first)) as u32)
+    };
+    (0..batch.sequences()).flat_map(of).collect()
 }
 
 /// `[sequence, first query]` of each tile, those of the longest sequences first: they take longest.

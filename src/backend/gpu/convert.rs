@@ -35,8 +35,14 @@ pub(super) fn stored_as<'a>(device: &Device, x: &'a Tensor, number: Number) -> R
     }
     assert_eq!(x.number, Number::F32, "activations of two types on one device");
     let out = device.allocate(number, x.len)?;
-    let shape = Shape { grid: [x.len.div_ceil(NUMBERS).max(1), 1], threads: 256, shared_bytes: 0 };
-    let name = number.pick(["", NAMES[0], NAMES[1]]);
-    device.launch(name, shape, &[device.address(&out, 0), device.address(x, 0), x.len.into()])?;
+    round(device, &out, x, x.len)?;
     Ok(Operand::Converted(out))
+}
+
+/// The first `len` numbers of `x`, which is f32, to `out`, which is stored in less.
+pub(super) fn round(device: &Device, out: &Tensor, x: &Tensor, len: usize) -> Result<()> {
+    assert!(len <= out.len.min(x.len) && x.number == Number::F32, "a buffer of fewer numbers, or of others");
+    let shape = Shape { grid: [len.div_ceil(NUMBERS).max(1), 1], threads: 256, shared_bytes: 0 };
+    let name = out.number.pick(["", NAMES[0], NAMES[1]]);
+    device.launch(name, shape, &[device.address(out, 0), device.address(x, 0), len.into()])
 }

@@ -2,13 +2,15 @@
 
 use super::Gpu;
 use super::batch::Part;
+use super::convert::stored_as;
 use super::device::{Argument, Device, Shape};
 use super::tensor::{Number, Tensor};
 use crate::backend::Rows;
 use crate::backend::training::{Dropout, Place};
 use crate::error::Result;
 
-pub(super) const NAMES: [&str; 1] = ["dropout"];
+pub(super) const NAMES: [&str; 2] = [BY_NUMBER[0], BY_NUMBER[2]];
+const BY_NUMBER: [&str; 3] = ["dropout_f32", "", "dropout_bf16"];
 
 const THREADS: usize = 256;
 /// Numbers of a thread, which share a block of draws.
@@ -57,15 +59,17 @@ pub(super) fn dropout(
         return Ok(());
     }
     let draws = Draws::upload(device, dropout)?;
+    let x = stored_as(device, x, out.number)?;
+    let residual = residual.map(|residual| stored_as(device, residual, out.number)).transpose()?;
     let mut arguments = vec![
         device.address(out, 0),
-        device.address(x, 0),
-        residual.map_or(Argument::Address(0), |residual| device.address(residual, 0)),
+        device.address(&x, 0),
+        residual.as_ref().map_or(Argument::Address(0), |residual| device.address(residual, 0)),
         if of == Rows::All { batch.part(device, Part::SequenceOf) } else { Argument::Address(0) },
         batch.part(device, Part::Starts),
     ];
     arguments.extend(draws.arguments(device));
     arguments.extend([rows, width].map(Argument::from));
     let grid = [(rows * width.div_ceil(NUMBERS)).div_ceil(THREADS), 1];
-    device.launch(NAMES[0], Shape { grid, threads: THREADS, shared_bytes: 0 }, &arguments)
+    device.launch(out.number.pick(BY_NUMBER), Shape { grid, threads: THREADS, shared_bytes: 0 }, &arguments)
 }

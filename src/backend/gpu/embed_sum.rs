@@ -7,7 +7,8 @@ use super::tensor::Tensor;
 use crate::backend::training::Tables;
 use crate::error::Result;
 
-pub(super) const NAMES: [&str; 1] = ["embed_sum"];
+pub(super) const NAMES: [&str; 2] = [BY_NUMBER[0], BY_NUMBER[2]];
+const BY_NUMBER: [&str; 3] = ["embed_sum_f32", "", "embed_sum_bf16"];
 
 /// Tokens of a block, one a warp.
 const TOKENS: usize = 4;
@@ -42,5 +43,5 @@ pub(super) fn sum(
         width.into(),
     ];
     let grid = [tokens.div_ceil(TOKENS), 1];
-    device.launch(NAMES[0], Shape { grid, threads: TOKENS * 32, shared_bytes: 0 }, &arguments)
+    device.launch(out.number.pick(BY_NUMBER), Shape { grid, threads: TOKENS * 32, shared_bytes: 0 }, &arguments)
 }

@@ -117,7 +117,7 @@ impl Linear {
         })
     }
 
-    /// Packs outputs `outputs` of other parameters in the place of these, on the device. In exact f32, which training is in.
+    /// Packs outputs `outputs` of other parameters in the place of these, on the device. In f32 or bf16, which training is in.
     pub(super) fn repack(
         &mut self,
         device: &Device,
@@ -125,13 +125,14 @@ impl Linear {
         outputs: Range<usize>,
         inputs: usize,
     ) -> Result<()> {
-        assert_eq!(self.precision, Precision::F32, "what is packed again is in f32");
+        let exact = self.precision == Precision::F32;
+        assert!(exact || self.precision == Precision::Bf16, "what is packed again is in f32 or bf16");
         assert_eq!((inputs, outputs.len()), (self.inputs, self.outputs), "parameters of another layer");
         let packing =
             Packing { weight: parameters.weight, first: outputs.start * inputs, inputs, outputs: outputs.len() };
-        packing.to(device, &self.weight, true)?;
+        packing.to(device, &self.weight, exact)?;
         if let Some(transposed) = self.transposed.get() {
-            packing.to(device, transposed, false)?;
+            packing.to(device, transposed, !exact)?;
         }
         optimizer::copy_from(device, &mut self.bias, parameters.bias, outputs)
     }

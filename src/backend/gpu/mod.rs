@@ -61,7 +61,7 @@ use crate::error::{Error, Result};
 use crate::tokens::{Masked, PackedBatch};
 
 /// Every kernel, by the stem of its file.
-const KERNELS: [(&str, &[&str]); 28] = [
+const KERNELS: [(&str, &[&str]); 29] = [
     ("attention_backward_bf16", &attention_backward::BF16),
     ("attention_backward_f16", &attention_backward::F16),
     ("attention_backward_f32", &attention_backward::F32),
@@ -78,6 +78,7 @@ const KERNELS: [(&str, &[&str]); 28] = [
     ("embed_sum", &embed_sum::NAMES),
     ("follow", &follow::NAMES),
     ("gradients", &gradients::NAMES),
+    ("gradients_bf16", &gradients::BF16),
     ("layer_norm", &layer_norm::NAMES),
     ("linear_bf16", &linear::BF16),
     ("linear_bf16_wgmma", &linear_wgmma::BF16),

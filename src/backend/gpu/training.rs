@@ -1,11 +1,12 @@
-//! What training asks of a GPU, in exact f32: every gradient is one chain over the tokens, as on the CPU.
+//! What training asks of a GPU, in exact f32, where every gradient is one chain over the tokens, as on the CPU; or in bf16 on tensor cores, where
+//! it is one over pieces of sequences.
 
 use std::ops::Range;
 
 use super::{
     Batch, Gpu, Linear, Tensor, attention, attention_backward, columns, dropout, embed_sum, gradients, optimizer,
 };
-use crate::backend::training::{AdamStep, Dropout, Loss, Pair, Place, Products, Shape, Tables, Training};
+use crate::backend::training::{AdamStep, Dropout, Loss, Pair, Passed, Place, Products, Shape, Tables, Training};
 use crate::backend::{Attended, AttentionGradients, Backend};
 use crate::error::Result;
 
@@ -45,14 +46,14 @@ impl Training for Gpu {
         width: usize,
     ) -> Result<()> {
         let Tables { word, position, token_type, task } = gradients;
-        let (host, device) = (&batch.host, &self.device);
-        columns::rows(device, word, d_sum, &host.ids, width)?;
-        columns::rows(device, position, d_sum, &host.positions, width)?;
+        let (host, device, number) = (&batch.host, &self.device, self.number());
+        columns::rows(device, number, word, d_sum, &host.ids, width)?;
+        columns::rows(device, number, position, d_sum, &host.positions, width)?;
         if let Some(table) = token_type {
-            columns::rows(device, table, d_sum, &host.type_ids, width)?;
+            columns::rows(device, number, table, d_sum, &host.type_ids, width)?;
         }
         if let Some(table) = task {
-            columns::rows(device, table, d_sum, &vec![0; host.tokens()], width)?;
+            columns::rows(device, number, table, d_sum, &vec![0; host.tokens()], width)?;
         }
         Ok(())
     }
@@ -63,9 +64,9 @@ impl Training for Gpu {
         first: usize,
         dy: &Tensor,
         x: &Tensor,
-        shape: Shape,
+        passed: Passed<'_, Self>,
     ) -> Result<()> {
-        gradients::linear(&self.device, gradients, first, dy, x, shape)
+        gradients::linear(&self.device, self.number(), gradients, first, dy, x, &passed)
     }
 
     fn outer_products(&self, out: &mut Tensor, dy: &Tensor, x: &Tensor, products: Products<'_, Self>) -> Result<()> {
@@ -80,7 +81,7 @@ impl Training for Gpu {
         epsilon: f32,
         shape: Shape,
     ) -> Result<()> {
-        columns::norm(&self.device, gradients, dy, x, epsilon, shape)
+        columns::norm(&self.device, self.number(), gradients, dy, x, epsilon, shape)
     }
 
     fn dropout(

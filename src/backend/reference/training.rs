@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{Float, Linear, Loops, Query, add, for_each_query, inner, statistics};
 use crate::backend::training::{
-    AdamStep, CrossEntropy, Dropout, Guide, Loss, Pair, Place, Products, Shape, Tables, Training,
+    AdamStep, CrossEntropy, Dropout, Guide, Loss, Pair, Passed, Place, Products, Shape, Tables, Training,
 };
 use crate::backend::{Attended, AttentionGradients, Rows, table_row};
 use crate::error::Result;
@@ -78,10 +78,10 @@ impl<F: Float> Training for Loops<F> {
         first: usize,
         dy: &Vec<F>,
         x: &Vec<F>,
-        shape: Shape,
+        passed: Passed<'_, Self>,
     ) -> Result<()> {
-        let Shape { rows, inputs, outputs } = shape;
-        for row in 0..rows {
+        let Passed { batch, rows, inputs, outputs } = passed;
+        for row in 0..rows.of(batch) {
             for output in 0..outputs {
                 let dy = dy[row * outputs + output];
                 let dw = &mut gradients.weight[(first + output) * inputs..][..inputs];

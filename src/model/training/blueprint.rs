@@ -97,7 +97,7 @@ impl Blueprint {
         self.head.as_ref()
     }
 
-    /// [`Blueprint::build`] on a device as it is asked for, in f32.
+    /// [`Blueprint::build`] on a device as it is asked for, in f32 or, with parameters and moments in f32, in bf16.
     ///
     /// # Errors
     /// [`Error::Usage`] for several devices, or another precision; as [`Gpu::open`](crate::backend::gpu::Gpu::open) and [`Blueprint::build`].
@@ -110,13 +110,17 @@ impl Blueprint {
         seed: u64,
         max_length: Option<usize>,
     ) -> Result<Trainee> {
-        if !matches!(precision, Precision::Auto | Precision::F32) {
-            return Err(Error::usage(format!("--precision {precision}: training computes in f32"))
-                .with_hint("leave --precision out, or use --precision f32"));
-        }
-        let mut gpus = device.gpus(Precision::F32)?;
+        let precision = match precision {
+            Precision::Auto => Precision::F32,
+            Precision::F32 | Precision::Bf16 => precision,
+            Precision::F16 | Precision::Bf16x3 => {
+                return Err(Error::usage(format!("--precision {precision}: training computes in f32 or bf16"))
+                    .with_hint("leave --precision out, or use --precision f32 or bf16"));
+            }
+        };
+        let mut gpus = device.gpus(precision)?;
         match (gpus.pop(), gpus.len()) {
-            (None, _) => self.build(Cpu::new().shared_out(), plan, seed, max_length),
+            (None, _) => self.build(Cpu::new().in_precision(precision)?.shared_out(), plan, seed, max_length),
             (Some(gpu), 0) => self.build(gpu, plan, seed, max_length),
             (Some(_), others) => Err(Error::usage(format!("{} devices: training runs on one", others + 1))
                 .with_hint("name it, as in --device cuda:0")),

@@ -30,7 +30,7 @@ impl<B: Training> Gradients<B> {
     /// Zeros.
     pub(super) fn new(backend: &B, specs: &Tree<Spec>, schedule: &[usize]) -> Result<Self> {
         let zeros = |spec: &Spec| {
-            let mut tensor = backend.tensor(spec.len())?;
+            let mut tensor = backend.results(spec.len())?;
             backend.clear(&mut tensor)?;
             Ok(tensor)
         };

@@ -1,6 +1,7 @@
 //! What a model that learns can be asked, whatever it runs on.
 
 use super::{DropoutRates, Lesson, NamedTensor, TokenLesson};
+use crate::backend::Precision;
 use crate::backend::training::{AdamStep, Guide};
 use crate::error::Result;
 use crate::model::{Outputs, Problem, Reads, Task};
@@ -34,6 +35,8 @@ pub trait Learn: Send + Sync {
     fn task(&self) -> Task;
     /// What is learned.
     fn problem(&self) -> Problem;
+    /// What passes are computed in; parameters and moments are f32.
+    fn precision(&self) -> Precision;
     /// K.
     fn classes(&self) -> usize;
     /// E: the width of the features.

@@ -49,6 +49,7 @@ use super::config::Config;
 use super::encoder::distinct;
 use super::weights::Weights;
 use super::{Outputs, Problem, Reads, Task};
+use crate::backend::Precision;
 use crate::backend::training::{AdamStep, CrossEntropy, Guide, Training};
 use crate::error::{Error, Result};
 use crate::tokens::PackedBatch;
@@ -118,7 +119,7 @@ impl<B: Training> Learner<B> {
         })?;
         let zeros = || {
             specs.map(|spec| {
-                let mut tensor = backend.tensor(spec.len())?;
+                let mut tensor = backend.results(spec.len())?;
                 backend.clear(&mut tensor)?;
                 Ok(tensor)
             })
@@ -221,6 +222,10 @@ impl<B: Training> Learn for Learner<B> {
 
     fn problem(&self) -> Problem {
         self.problem
+    }
+
+    fn precision(&self) -> Precision {
+        self.backend.precision()
     }
 
     fn classes(&self) -> usize {

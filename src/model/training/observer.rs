@@ -13,7 +13,7 @@ use super::sink::{Linear, Operands, Sink};
 use super::two_sided::TwoSided;
 use crate::backend::Rows;
 use crate::backend::cpu::Cpu;
-use crate::backend::training::{Pair, Products, Shape, Training};
+use crate::backend::training::{Pair, Passed, Products, Training};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::tokens::{self, Encoding, MicroBatch, PackedBatch, Positions};
@@ -406,7 +406,7 @@ struct Adding<'a, B: Training> {
 impl<B: Training> Sink<B> for Adding<'_, B> {
     fn linear(&mut self, pass: &Pass<'_, B>, of: Linear, rows: Rows, operands: Operands<'_, B>) -> Result<()> {
         let Operands { dy, x, inputs, outputs } = operands;
-        let ((number, part), backend, rows) = (self.network.place(of), pass.backend, pass.rows(rows));
+        let ((number, part), backend) = (self.network.place(of), pass.backend);
         // Queries come by themselves in one place alone; there, keys and values bring the input.
         let place = if part == Part::Queries { 0 } else { self.come_to[number] };
         if part != Part::Queries {
@@ -419,17 +419,12 @@ impl<B: Training> Sink<B> for Adding<'_, B> {
         let sums = &mut uses[place];
         let add = |to: &mut Pair<B::Tensor>, x: &B::Tensor, width: usize| {
             let Pair { weight, bias } = to;
-            backend.linear_parameters_backward(
-                Pair { weight, bias },
-                0,
-                x,
-                x,
-                Shape { rows, inputs: width, outputs: width },
-            )
+            let passed = Passed { batch: pass.batch, rows, inputs: width, outputs: width };
+            backend.linear_parameters_backward(Pair { weight, bias }, 0, x, x, passed)
         };
         if part != Part::Queries {
             add(&mut sums.inputs, x, inputs)?;
-            sums.rows += rows as u64;
+            sums.rows += pass.rows(rows) as u64;
         }
         let to = match part {
             Part::Whole => &mut sums.outputs,

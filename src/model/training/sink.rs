@@ -3,7 +3,7 @@
 use super::gradients::Gradients;
 use super::pass::Pass;
 use super::tree::{Head, as_mut};
-use crate::backend::training::{Pair, Shape, Training};
+use crate::backend::training::{Pair, Passed, Shape, Training};
 use crate::backend::{Norm, Rows};
 use crate::error::Result;
 
@@ -68,7 +68,7 @@ pub(super) struct Operands<'a, B: Training> {
 impl<B: Training> Sink<B> for Gradients<B> {
     fn linear(&mut self, pass: &Pass<'_, B>, of: Linear, rows: Rows, operands: Operands<'_, B>) -> Result<()> {
         let Operands { dy, x, inputs, outputs } = operands;
-        let shape = Shape { rows: pass.rows(rows), inputs, outputs };
+        let passed = Passed { batch: pass.batch, rows, inputs, outputs };
         let (to, first): (&mut Pair<B::Tensor>, usize) = match of {
             Linear::EmbeddingProjection => match &mut self.tree.embedding_projection {
                 Some(to) => (to, 0),
@@ -85,13 +85,13 @@ impl<B: Training> Sink<B> for Gradients<B> {
             },
             Linear::Last => match (&mut self.tree.head, &mut self.tied) {
                 (Head { bias: Some(bias), .. }, Some(weight)) => {
-                    return pass.backend.linear_parameters_backward(Pair { weight, bias }, 0, dy, x, shape);
+                    return pass.backend.linear_parameters_backward(Pair { weight, bias }, 0, dy, x, passed);
                 }
                 (Head { last: Some(to), .. }, _) => (to, 0),
                 _ => return Ok(()),
             },
         };
-        pass.backend.linear_parameters_backward(as_mut(to), first, dy, x, shape)
+        pass.backend.linear_parameters_backward(as_mut(to), first, dy, x, passed)
     }
 
     fn norm(

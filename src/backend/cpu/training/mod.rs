@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::attention;
 use super::{Cpu, Linear, dot_on};
-use crate::backend::training::{AdamStep, Dropout, Loss, Pair, Place, Products, Shape, Tables, Training};
+use crate::backend::training::{AdamStep, Dropout, Loss, Pair, Passed, Place, Products, Shape, Tables, Training};
 use crate::backend::{Attended, AttentionGradients};
 use crate::error::Result;
 use crate::tokens::PackedBatch;
@@ -79,10 +79,14 @@ impl Training for Cpu {
         first: usize,
         dy: &Vec<f32>,
         x: &Vec<f32>,
-        shape: Shape,
+        passed: Passed<'_, Self>,
     ) -> Result<()> {
-        let rows = first * shape.inputs..(first + shape.outputs) * shape.inputs;
-        let (weight, bias) = (&mut gradients.weight[rows], &mut gradients.bias[first..first + shape.outputs]);
+        let Passed { batch, rows, inputs, outputs } = passed;
+        let shape = Shape { rows: rows.of(batch), inputs, outputs };
+        let (weight, bias) = (
+            &mut gradients.weight[first * inputs..(first + outputs) * inputs],
+            &mut gradients.bias[first..first + outputs],
+        );
         linear::backward(*self, weight, bias, dy, x, shape);
         Ok(())
     }

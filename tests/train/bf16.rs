@@ -1,0 +1,143 @@
+//! Training in bf16 with parameters in f32: each operation against f64 over operands as they are rounded, and whole courses against PyTorch's own.
+
+use half::bf16;
+use wherefore::backend::cpu::Cpu;
+use wherefore::backend::reference::{Plain, Reference};
+use wherefore::backend::training::{Dropout, Pair, Passed, Training};
+use wherefore::backend::{Attended, AttentionGradients, AttentionShape, Columns, Precision, Rows};
+use wherefore::tokens::PackedBatch;
+
+use super::operations::{bits, lengths, numbers, of_rows, read, short, tables};
+use crate::emulator;
+use crate::kernels::support::assert_accurate_to;
+
+fn rounded(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|&x| bf16::from_f32(x).to_f32()).collect()
+}
+
+/// What batches add, one after the other, to a linear layer's gradients that already hold something; an output before and one behind are left alone.
+fn weight_gradients<B: Training>(
+    backend: &B,
+    batches: &[PackedBatch],
+    rows: Rows,
+    [inputs, outputs]: [usize; 2],
+) -> Vec<f32> {
+    let len = [(outputs + 2) * inputs, outputs + 2];
+    let [mut weight, mut bias] = [1, 2].map(|stream| backend.upload(&numbers(len[stream - 1], stream as u32)).unwrap());
+    let count = |batch: &PackedBatch| if rows == Rows::All { batch.tokens() } else { batch.sequences() };
+    let all: usize = batches.iter().map(count).sum();
+    let (dy, x) = (short(all * outputs, 3), short(all * inputs, 4));
+    let mut first = 0;
+    for batch in batches {
+        let own = first..first + count(batch);
+        first = own.end;
+        let up = |values: &[f32], width: usize| backend.upload(&values[own.start * width..own.end * width]).unwrap();
+        let (dy, x, staged) = (up(&dy, outputs), up(&x, inputs), backend.stage(batch.clone()).unwrap());
+        let to = Pair { weight: &mut weight, bias: &mut bias };
+        backend.linear_parameters_backward(to, 1, &dy, &x, Passed { batch: &staged, rows, inputs, outputs }).unwrap();
+    }
+    [read(backend, &weight, len[0]), read(backend, &bias, len[1])].concat()
+}
+
+/// Widths that are no multiple of anything, sequences that end within a piece, tiles of both sizes: f32's own error, since every operand is exact.
+#[test]
+fn weight_gradients_on_tensor_cores_err_no_more_than_plain_f32() {
+    let gpu = emulator::gpu(Precision::Bf16);
+    let sequences: [&[u32]; 4] = [&[1], &[15, 1, 33], &[16, 48], &[70, 3, 130]];
+    for (i, widths) in [[1, 1], [7, 65], [64, 64], [130, 12], [300, 264], [136, 8]].into_iter().enumerate() {
+        for (batch, rows) in [(sequences[i % 4], Rows::All), (&[2; 37][..], Rows::First)] {
+            let batch = [lengths(batch)];
+            let (exact, plain) = (
+                weight_gradients(&Reference, &batch, rows, widths),
+                weight_gradients(&Plain, &batch, rows, widths),
+            );
+            let found = weight_gradients(&gpu, &batch, rows, widths);
+            let exact: Vec<f64> = exact.iter().map(|&x| f64::from(x)).collect();
+            // Sums of so many terms of at most 1, each rounded once more or less.
+            let unit = f64::from(f32::EPSILON) * batch[0].tokens() as f64;
+            assert_accurate_to(unit, &format!("{widths:?}, {rows:?}"), &found, &plain, &exact);
+        }
+    }
+}
+
+#[test]
+fn batches_change_no_bit_of_weight_gradients_on_tensor_cores() {
+    let gpu = emulator::gpu(Precision::Bf16);
+    let sequences = [5, 16, 1, 40, 33, 17];
+    for rows in [Rows::All, Rows::First] {
+        let of = |cuts: &[&[u32]]| {
+            let batches: Vec<PackedBatch> = cuts.iter().map(|cut| lengths(cut)).collect();
+            bits(&weight_gradients(&gpu, &batches, rows, [70, 66]))
+        };
+        let whole = of(&[&sequences]);
+        assert!(of(&[&sequences[..1], &sequences[1..]]) == whole, "{rows:?}");
+        assert!(of(&[&sequences[..3], &sequences[3..5], &sequences[5..]]) == whole, "{rows:?}");
+    }
+}
+
+/// Of operands that bf16 holds a sum is f32's, then rounded where it is stored; gradients of tables are f32's.
+#[test]
+fn what_is_done_by_row_has_the_bits_of_the_cpu_rounded() {
+    let (gpu, cpu) = (emulator::gpu(Precision::Bf16), Cpu::new());
+    for width in [1, 8, 33, 64] {
+        let (found, expected) = (tables(&gpu, width), tables(&cpu, width));
+        assert!(found[0] == rounded(&expected[0]) && found[1..] == expected[1..], "tables of width {width}");
+        let (found, expected) = (of_rows(&gpu, width), of_rows(&cpu, width));
+        for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+            let expected = if i % 3 == 2 { expected } else { rounded(&expected) };
+            assert!(*found == expected, "rows of width {width}");
+        }
+    }
+}
+
+/// Attention there and back with its weights dropped; queries of tokens or of sequences.
+fn dropped<B: Training>(
+    backend: &B,
+    batch: &PackedBatch,
+    (heads, head_width): (usize, usize),
+    queries: Rows,
+    round: fn(&[f32]) -> Vec<f32>,
+) -> Vec<(Vec<f32>, &'static str)> {
+    let (tokens, sequences, width) = (batch.tokens(), batch.sequences(), heads * head_width);
+    let records: Vec<u32> = (0..sequences as u32).map(|sequence| 3 * sequence + 1).collect();
+    let dropout = Dropout::new(7, 0.3, 5, &records).unwrap();
+    let up = |len: usize, stream| backend.upload(&round(&numbers(len, stream))).unwrap();
+    let (qkv, first, d_out) = (up(tokens * 3 * width, 1), up(sequences * width, 2), up(tokens * width, 3));
+    let view = |part: usize| Columns { tensor: &qkv, stride: 3 * width, offset: part * width };
+    let of_first = queries == Rows::First;
+    let q = if of_first { Columns { tensor: &first, stride: width, offset: 0 } } else { view(0) };
+    let staged = backend.stage(batch.clone()).unwrap();
+    let shape = AttentionShape { heads, head_width, queries };
+    let attended = Attended { q, k: view(1), v: view(2), batch: &staged, shape };
+    let (asking, parts) = if of_first { (sequences, 2) } else { (tokens, 3) };
+    let room = |len| backend.tensor(len).unwrap();
+    let (mut out, mut packed, mut query) = (room(asking * width), room(tokens * parts * width), room(sequences * width));
+    backend.attention_dropout(&mut out, &attended, &dropout).unwrap();
+    let gradients = AttentionGradients { packed: &mut packed, query: of_first.then_some(&mut query) };
+    backend.attention_dropout_backward(gradients, &d_out, &attended, &dropout).unwrap();
+    let mut found = vec![
+        (read(backend, &out, asking * width), "out"),
+        (read(backend, &packed, tokens * parts * width), "gradients"),
+    ];
+    found.extend(of_first.then(|| (read(backend, &query, sequences * width), "of queries")));
+    found
+}
+
+#[test]
+fn attention_drops_what_the_reference_does() {
+    let gpu = emulator::gpu(Precision::Bf16);
+    let batches: [&[u32]; 3] = [&[1, 5, 16], &[33, 64, 15], &[129, 1, 150]];
+    for (batch, heads) in batches.into_iter().zip([[(3, 8), (1, 64)], [(2, 32), (1, 100)], [(2, 33), (1, 16)]]) {
+        let batch = lengths(batch);
+        for (heads, queries) in heads.into_iter().flat_map(|heads| [(heads, Rows::All), (heads, Rows::First)]) {
+            let exact = dropped(&Reference, &batch, heads, queries, <[f32]>::to_vec);
+            let plain = dropped(&Plain, &batch, heads, queries, rounded);
+            let found = dropped(&gpu, &batch, heads, queries, <[f32]>::to_vec);
+            for ((found, (plain, _)), (exact, what)) in found.into_iter().zip(plain).zip(exact) {
+                let exact: Vec<f64> = exact.iter().map(|&x| f64::from(x)).collect();
+                let what = format!("{what}, {heads:?}, {queries:?}");
+                assert_accurate_to(1.0 / 128.0, &what, &found.0, &rounded(&plain), &exact);
+            }
+        }
+    }
+}
