@@ -47,10 +47,8 @@ fn weight_gradients_on_tensor_cores_err_no_more_than_plain_f32() {
     for (i, widths) in [[1, 1], [7, 65], [64, 64], [130, 12], [300, 264], [136, 8]].into_iter().enumerate() {
         for (batch, rows) in [(sequences[i % 4], Rows::All), (&[2; 37][..], Rows::First)] {
             let batch = [lengths(batch)];
-            let (exact, plain) = (
-                weight_gradients(&Reference, &batch, rows, widths),
-                weight_gradients(&Plain, &batch, rows, widths),
-            );
+            let (exact, plain) =
+                (weight_gradients(&Reference, &batch, rows, widths), weight_gradients(&Plain, &batch, rows, widths));
             let found = weight_gradients(&gpu, &batch, rows, widths);
             let exact: Vec<f64> = exact.iter().map(|&x| f64::from(x)).collect();
             // Sums of so many terms of at most 1, each rounded once more or less.
@@ -111,7 +109,8 @@ fn dropped<B: Training>(
     let attended = Attended { q, k: view(1), v: view(2), batch: &staged, shape };
     let (asking, parts) = if of_first { (sequences, 2) } else { (tokens, 3) };
     let room = |len| backend.tensor(len).unwrap();
-    let (mut out, mut packed, mut query) = (room(asking * width), room(tokens * parts * width), room(sequences * width));
+    let (mut out, mut packed, mut query) =
+        (room(asking * width), room(tokens * parts * width), room(sequences * width));
     backend.attention_dropout(&mut out, &attended, &dropout).unwrap();
     let gradients = AttentionGradients { packed: &mut packed, query: of_first.then_some(&mut query) };
     backend.attention_dropout_backward(gradients, &d_out, &attended, &dropout).unwrap();

@@ -32,10 +32,7 @@ pub(super) const BF16: [&str; 12] = both(WHOLE_BF16, DROPPED_BF16);
 const WHOLE_BF16: [&str; 6] = names!("bf16");
 const DROPPED_BF16: [&str; 6] = names!("dropout_bf16");
 
-const fn both(
-    [a, b, c, d, e, f]: [&'static str; 6],
-    [g, h, i, j, k, l]: [&'static str; 6],
-) -> [&'static str; 12] {
+const fn both([a, b, c, d, e, f]: [&'static str; 6], [g, h, i, j, k, l]: [&'static str; 6]) -> [&'static str; 12] {
     [a, b, c, d, e, f, g, h, i, j, k, l]
 }
 

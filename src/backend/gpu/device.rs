@@ -180,7 +180,8 @@ pub(super) enum Argument {
     Address(u64),
     Integer(i32),
     Float(f32),
-    Map(TensorMap),
+    /// In a box: it is sixteen times the others.
+    Map(Box<TensorMap>),
 }
 
 impl Argument {
@@ -381,7 +382,7 @@ impl Device {
                 Argument::Address(address) => launch.arg(address),
                 Argument::Integer(value) => launch.arg(value),
                 Argument::Float(value) => launch.arg(value),
-                Argument::Map(map) => launch.arg(map),
+                Argument::Map(map) => launch.arg(&**map),
             };
         }
         let config = LaunchConfig {
