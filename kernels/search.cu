@@ -18,7 +18,6 @@ constexpr int WARP_QUERIES = 4;
 constexpr int ROW_WARPS = 4;        // warps of a block over rows
 constexpr int BLOCK_ROWS = 2 * HALF_ROWS * ROW_WARPS;
 constexpr int BLOCK_QUERIES = 2 * WARP_QUERIES;
-constexpr int PAIRS = HALF_ROWS * WARP_QUERIES;
 
 // Whether a comes before b at this end: by score, then by ascending index, then by row.
 DEVICE bool before(const Entry& a, const Entry& b, bool lowest) {
@@ -95,11 +94,10 @@ DEVICE void scan(const Rows& rows, const Queries& queries, const Found& found, u
         const T* const features = static_cast<const T*>(rows.features) + size_t(queries.pass_sets[pass]) * rows.stride * width;
         const RowsOf<T, HALF_ROWS> of_rows(features, first_row, rows.count, width);
         const RowsOf<float, WARP_QUERIES> of_queries(queries.features + size_t(pass) * queries.count * width, first_query, queries.count, width);
-        float all[PAIRS], own[2] = {0.0f, 0.0f};
-        products<T, DISTANCE, HALF_ROWS, WARP_QUERIES>(all, of_rows, of_queries, width);
-#pragma unroll
-        for (int p = 0; p < PAIRS; ++p)
-            if (p % LANES == lane) own[p / LANES] = all[p];
+        float own[2] = {0.0f, 0.0f};
+        products<T, DISTANCE, HALF_ROWS, WARP_QUERIES>(of_rows, of_queries, width, [&](int p, float product) {
+            if (p % LANES == lane) own[p / LANES] = product;
+        });
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
             const int query = first_query + lane / HALF_ROWS + 2 * i;
@@ -130,9 +128,9 @@ DEVICE void rescore(const Rows& rows, const Queries& queries, uint4* kept, const
         const T* const features = static_cast<const T*>(rows.features) + size_t(queries.pass_sets[pass]) * rows.stride * width;
         const RowsOf<T, 1> of_row(features, max(row, 0), rows.count, width);
         const RowsOf<float, 1> of_query(queries.features + size_t(pass) * queries.count * width, query, queries.count, width);
-        float product[1];
-        products<T, DISTANCE, 1, 1>(product, of_row, of_query, width);
-        if (place < count) sum = with_pass<DISTANCE>(sum, product[0], rows, queries, pass, row, query, classes);
+        float own = 0.0f;
+        products<T, DISTANCE, 1, 1>(of_row, of_query, width, [&](int, float product) { own = product; });
+        if (place < count) sum = with_pass<DISTANCE>(sum, own, rows, queries, pass, row, query, classes);
     }
     if (place >= count || lane_id() % LANES) return;
     // One that may belong to both ends is counted at the first.

@@ -81,10 +81,12 @@ struct RowsOf {
     DEVICE float at(int row, int column) const { return widen(matrix[starts[row] + column]); }
 };
 
-// Half a warp's products of R rows and Q queries, pair p being row p % R and query p / R: sixteen chains, one a lane, and a tree over them.
-template <class T, bool DISTANCE, int R, int Q>
-DEVICE void products(float (&sums)[R * Q], const RowsOf<T, R>& rows, const RowsOf<float, Q>& queries, int width) {
+// Half a warp's products of R rows and Q queries, pair p being row p % R and query p / R: sixteen chains, one a lane, and a tree over them. Every lane's
+// `take(p, product)` is called for each.
+template <class T, bool DISTANCE, int R, int Q, class Take>
+DEVICE void products(const RowsOf<T, R>& rows, const RowsOf<float, Q>& queries, int width, Take take) {
     const int lane = lane_id() % LANES;
+    float sums[R * Q];
 #pragma unroll
     for (int p = 0; p < R * Q; ++p) sums[p] = 0.0f;
     for (int step = 0; step < width; step += LANES) {
@@ -101,9 +103,11 @@ DEVICE void products(float (&sums)[R * Q], const RowsOf<T, R>& rows, const RowsO
         }
     }
 #pragma unroll
-    for (int p = 0; p < R * Q; ++p)
+    for (int p = 0; p < R * Q; ++p) {
 #pragma unroll
         for (int mask = LANES / 2; mask > 0; mask /= 2) sums[p] += shuffle_xor(sums[p], mask);
+        take(p, sums[p]);
+    }
 }
 
 // What a record weighs for a query in one pass: 1, δ_i[c], or δ_q · δ_i as one chain.

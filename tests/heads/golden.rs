@@ -9,13 +9,15 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use wherefore::backend::cpu::Cpu;
 use wherefore::backend::reference::{Plain, Reference};
-use wherefore::backend::{Backend, Objective, Part, Term};
+use wherefore::backend::{Backend, Objective, Part, Precision, Term};
 use wherefore::dataset::{Dataset, Record};
 use wherefore::explain::{Method, Options, Subject, Words, explain};
 use wherefore::model::{LoadOptions, Model, Outputs, Reads, Task};
 use wherefore::pipeline::{Rejections, Settings, predict};
 use wherefore::task::{AnswerOptions, answers};
 use wherefore::tokens::Encoding;
+
+use crate::emulator;
 
 #[derive(Deserialize)]
 struct Golden {
@@ -188,22 +190,24 @@ const FLOOR: f64 = 8.0 * f32::EPSILON as f64;
 fn logits_are_pytorchs() {
     for folder in folders() {
         let golden = read(&folder);
-        let expected = golden.records.iter().flat_map(|record| record.windows()).flat_map(|window| &window.logits);
-        let expected: Vec<f64> = expected.flatten().copied().collect();
-        let scale = expected.iter().fold(0.0_f64, |most, z| most.max(z.abs()));
-        let error = |model: Model| {
-            let found = outputs(&model, &golden, 64).into_iter().flatten().flat_map(|outputs| outputs.logits);
-            let found: Vec<f32> = found.collect();
-            assert_eq!(found.len(), expected.len(), "{}", folder.display());
-            found.iter().zip(&expected).map(|(&z, e)| (f64::from(z) - e).abs()).fold(0.0, f64::max) / scale
-        };
         let masks = golden.masks();
-        let reference = error(open(Reference, &folder, masks));
+        let reference = logits_error(&open(Reference, &folder, masks), &golden);
         assert!(reference <= FLOOR, "{}: the reference is off by {reference:e}", folder.display());
-        let allowed = 2.0 * error(open(Plain, &folder, masks)) + FLOOR;
-        let cpu = error(open(Cpu::new(), &folder, masks));
+        let allowed = 2.0 * logits_error(&open(Plain, &folder, masks), &golden) + FLOOR;
+        let cpu = logits_error(&open(Cpu::new(), &folder, masks), &golden);
         assert!(cpu <= allowed, "{}: off by {cpu:e}, allowed {allowed:e}", folder.display());
     }
+}
+
+/// How far logits are off, over the largest.
+fn logits_error(model: &Model, golden: &Golden) -> f64 {
+    let expected = golden.records.iter().flat_map(|record| record.windows()).flat_map(|window| &window.logits);
+    let expected: Vec<f64> = expected.flatten().copied().collect();
+    let scale = expected.iter().fold(0.0_f64, |most, z| most.max(z.abs()));
+    let found = outputs(model, golden, 64).into_iter().flatten().flat_map(|outputs| outputs.logits);
+    let found: Vec<f32> = found.collect();
+    assert_eq!(found.len(), expected.len());
+    found.iter().zip(&expected).map(|(&z, e)| (f64::from(z) - e).abs()).fold(0.0, f64::max) / scale
 }
 
 #[test]
@@ -253,6 +257,30 @@ fn explanations_are_pytorchs() {
         assert!(cpu <= allowed, "{}: off by {cpu:e}, allowed {allowed:e}", folder.display());
     }
     assert_eq!(methods.len(), 7, "{methods:?}");
+}
+
+/// Errors grow with the unit that operands are rounded to: as in `tests/explain/gpu.rs`.
+#[test]
+fn devices_give_pytorchs_logits_and_explanations() {
+    for folder in folders() {
+        if !["bert-spans", "bert-tags", "bert-masks"].iter().any(|name| folder.ends_with(name)) {
+            continue;
+        }
+        let (golden, name) = (read(&folder), folder.display());
+        let mut methods = std::collections::BTreeSet::new();
+        let cases: Vec<&Case> = golden.explain.iter().filter(|case| methods.insert(&case.method)).collect();
+        let worst = |model: &Model| {
+            let logits = logits_error(model, &golden);
+            (logits, cases.iter().map(|case| error(model, &golden, case)).fold(0.0, f64::max))
+        };
+        let plain = worst(&open(Plain, &folder, golden.masks()));
+        for (precision, coarser) in [(Precision::F32, 1.0), (Precision::F16, 8192.0)] {
+            let found = worst(&open(emulator::gpu(precision), &folder, golden.masks()));
+            let allowed = [plain.0, plain.1].map(|plain| (2.0 * plain + FLOOR) * coarser);
+            assert!(found.0 <= allowed[0], "{name}, {precision}: logits are off by {:e}, allowed {allowed:?}", found.0);
+            assert!(found.1 <= allowed[1], "{name}, {precision}: scores are off by {:e}, allowed {allowed:?}", found.1);
+        }
+    }
 }
 
 fn error(model: &Model, golden: &Golden, case: &Case) -> f64 {

@@ -9,13 +9,18 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
+use wherefore::backend::cpu::Cpu;
+use wherefore::backend::gpu::Gpu;
+use wherefore::backend::{Backend, Precision};
 use wherefore::dataset::{Dataset, DatasetOptions, Shape};
 use wherefore::factors::{Bundle, Curvature, CurvatureOptions, HessianForm, QueryFactors, mean_features};
-use wherefore::model::{Device, LoadOptions, Model};
+use wherefore::model::{LoadOptions, Model};
 use wherefore::pipeline::{IndexOptions, Rejections, RuleOptions, SearchOptions, SelfSearch, Settings, TopK, index};
 use wherefore::report::SearchResult;
 use wherefore::search::{FactorSet, Form, Query, Rule, Source, score, score_parts};
 use wherefore::store::{Store, verify};
+
+use crate::emulator;
 
 #[derive(Deserialize)]
 struct Golden {
@@ -35,12 +40,16 @@ fn golden(case: &str) -> (PathBuf, Golden) {
 
 /// A case's records in a store.
 fn indexed(case: &str, at: &Path) -> (Store, Golden) {
+    indexed_on(Cpu::new(), case, at)
+}
+
+fn indexed_on(backend: impl Backend, case: &str, at: &Path) -> (Store, Golden) {
     let (folder, golden) = golden(case);
     let lines: String = golden.records.iter().flat_map(|record| [record.to_string(), "\n".to_owned()]).collect();
     let data = at.join("data.jsonl");
     fs::write(&data, lines).unwrap();
     let options = LoadOptions { masks: golden.kind == "masks", ..LoadOptions::default() };
-    let model = Model::load(folder.to_str().unwrap(), Device::Cpu, &options).unwrap();
+    let model = Model::open_with(backend, &folder, &options).unwrap();
     let shape = match &*golden.kind {
         "spans" => Shape::Questions,
         "tags" => Shape::Words,
@@ -54,16 +63,21 @@ fn indexed(case: &str, at: &Path) -> (Store, Golden) {
     (Store::open(at.join("store")).unwrap(), golden)
 }
 
-/// Every record's scores for every other, `[n, n]`; NaN on the diagonal.
-fn scores(store: &Store, rule: Rule, rule_options: &RuleOptions) -> Vec<Vec<f64>> {
-    let n = store.rows();
-    let rule_options = rule_options.clone();
+/// What each record finds among the others, by every score.
+fn found(store: &Store, rule: Rule, rule_options: &RuleOptions, devices: &[Gpu]) -> Vec<SearchResult> {
+    let (n, rule_options) = (store.rows(), rule_options.clone());
     let options =
         SearchOptions { rule, rule_options, top_k: TopK::Count(n), of_itself: true, ..SearchOptions::default() };
     let mut found: Vec<SearchResult> = Vec::new();
-    SelfSearch { store, options: &options, devices: &[] }.run(true, &mut found).unwrap();
+    SelfSearch { store, options: &options, devices }.run(true, &mut found).unwrap();
+    found
+}
+
+/// Every record's scores for every other, `[n, n]`; NaN on the diagonal.
+fn scores(store: &Store, rule: Rule, rule_options: &RuleOptions) -> Vec<Vec<f64>> {
+    let n = store.rows();
     let mut all = vec![vec![f64::NAN; n]; n];
-    for result in found {
+    for result in found(store, rule, rule_options, &[]) {
         assert_eq!(result.proponents.len(), n - 1);
         for near in result.proponents {
             all[result.index as usize][near.index as usize] = f64::from(near.score);
@@ -87,30 +101,53 @@ const CASES: [&str; 9] = [
 #[test]
 fn gradients_are_those_of_autograd() {
     for case in CASES {
-        let at = tempfile::tempdir().unwrap();
-        let (store, golden) = indexed(case, at.path());
-        let shard = &store.shards()[0];
-        let counts: Vec<u64> = shard.factor_offsets().unwrap().windows(2).map(|ends| ends[1] - ends[0]).collect();
-        assert_eq!(counts, golden.factors, "{case}");
-        let (dot, cos) = (
-            scores(&store, Rule::GradDot, &RuleOptions::default()),
-            scores(&store, Rule::GradCos, &RuleOptions::default()),
-        );
-        for (i, row) in golden.dots.iter().enumerate() {
-            let norm = |i: usize| golden.dots[i][i].sqrt();
-            let (loss, expected) = (f64::from(shard.losses()[i]), golden.losses[i]);
-            assert!((loss - expected).abs() <= 1e-5 * (expected + 1.0), "{case}: loss {i}: {loss} for {expected}");
-            let stored = f64::from(shard.gradient_norms().unwrap()[i]);
-            assert!((stored - norm(i)).abs() <= 1e-5 * norm(i), "{case}: norm {i}: {stored} for {}", norm(i));
-            for (j, &expected) in row.iter().enumerate().filter(|(j, _)| *j != i) {
-                let size = norm(i) * norm(j);
-                assert!((dot[i][j] - expected).abs() <= 1e-5 * size, "{case}: {i}, {j}: {} for {expected}", dot[i][j]);
-                let expected = expected / size;
-                assert!((cos[i][j] - expected).abs() <= 1e-5, "{case}: cosine {i}, {j}: {} for {expected}", cos[i][j]);
-            }
-        }
-        assert!(verify(at.path().join("store")).unwrap().is_sound(), "{case}");
+        check_gradients(Cpu::new(), case);
     }
+}
+
+/// An emulated one, which then searches them: every rule finds what it finds on the CPU, to the bit.
+#[test]
+fn a_device_makes_and_searches_the_same_gradients() {
+    for case in ["bert-spans", "bert-tags", "bert-masks"] {
+        let (at, store) = check_gradients(emulator::gpu(Precision::F32), case);
+        let gpus = emulator::gpus(2, Precision::F32);
+        let rules = [Rule::GradDot, Rule::GradCos, Rule::FeatureEuc, Rule::Representer, Rule::Influence, Rule::RelatIf];
+        for rule in rules.into_iter().filter(|rule| case == "bert-tags" || !rule.needs_preparation()) {
+            let results = |devices: &[Gpu]| {
+                let found = found(&store, rule, &RuleOptions::default(), devices);
+                found.iter().map(|result| serde_json::to_string(result).unwrap()).collect::<Vec<_>>()
+            };
+            assert_eq!(results(&gpus), results(&[]), "{case}, {rule}");
+        }
+        drop(at);
+    }
+}
+
+fn check_gradients(backend: impl Backend, case: &str) -> (tempfile::TempDir, Store) {
+    let at = tempfile::tempdir().unwrap();
+    let (store, golden) = indexed_on(backend, case, at.path());
+    let shard = &store.shards()[0];
+    let counts: Vec<u64> = shard.factor_offsets().unwrap().windows(2).map(|ends| ends[1] - ends[0]).collect();
+    assert_eq!(counts, golden.factors, "{case}");
+    let (dot, cos) = (
+        scores(&store, Rule::GradDot, &RuleOptions::default()),
+        scores(&store, Rule::GradCos, &RuleOptions::default()),
+    );
+    for (i, row) in golden.dots.iter().enumerate() {
+        let norm = |i: usize| golden.dots[i][i].sqrt();
+        let (loss, expected) = (f64::from(shard.losses()[i]), golden.losses[i]);
+        assert!((loss - expected).abs() <= 1e-5 * (expected + 1.0), "{case}: loss {i}: {loss} for {expected}");
+        let stored = f64::from(shard.gradient_norms().unwrap()[i]);
+        assert!((stored - norm(i)).abs() <= 1e-5 * norm(i), "{case}: norm {i}: {stored} for {}", norm(i));
+        for (j, &expected) in row.iter().enumerate().filter(|(j, _)| *j != i) {
+            let size = norm(i) * norm(j);
+            assert!((dot[i][j] - expected).abs() <= 1e-5 * size, "{case}: {i}, {j}: {} for {expected}", dot[i][j]);
+            let expected = expected / size;
+            assert!((cos[i][j] - expected).abs() <= 1e-5, "{case}: cosine {i}, {j}: {} for {expected}", cos[i][j]);
+        }
+    }
+    assert!(verify(at.path().join("store")).unwrap().is_sound(), "{case}");
+    (at, store)
 }
 
 /// A record's factors as the store has them.
