@@ -45,12 +45,8 @@ UNCHECKED inline void fence_barriers() {
     for (unsigned i = 0; i < current->block->counter_count; ++i) current->block->counters[i].fenced = true;
 }
 
-// Ends a phase that lacks nothing, and wakes who waits for it: the first of them, if there are any.
-UNCHECKED inline Thread* end_phase(Block& block, unsigned number) {
-    Counter& counter = block.counters[number];
-    if (counter.missing || counter.bytes) return nullptr;
-    ++counter.phase;
-    counter.missing = counter.arrivals;
+// Lets go on who waits for a barrier; the first of them, if there are any.
+UNCHECKED inline Thread* wake(Block& block, unsigned number) {
     Thread* first = nullptr;
     for (Warp& warp : block.warps)
         for (unsigned lane = 0; lane < LANES; ++lane) {
@@ -60,6 +56,15 @@ UNCHECKED inline Thread* end_phase(Block& block, unsigned number) {
             if (!first) first = &thread;
         }
     return first;
+}
+
+// Ends a phase that lacks nothing.
+UNCHECKED inline Thread* end_phase(Block& block, unsigned number) {
+    Counter& counter = block.counters[number];
+    if (counter.missing || counter.bytes) return nullptr;
+    ++counter.phase;
+    counter.missing = counter.arrivals;
+    return wake(block, number);
 }
 
 UNCHECKED inline void arrive(const void* at, int bytes, Place place) {
@@ -134,6 +139,7 @@ UNCHECKED inline void begin_tile(void* to, const void* map, const void* landed, 
     if (block.tile_count == sizeof block.tiles / sizeof *block.tiles) fail("copy_tile at " + place.text() + ": too many tiles on their way");
     block.tiles[block.tile_count++] = tile;
     if (!block.schedule.late_copies) land(block, tile.counter);
+    wake(block, tile.counter);
 }
 
 // ---- products
