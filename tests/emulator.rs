@@ -47,7 +47,7 @@ pub(crate) fn gpus(count: usize, precision: Precision) -> Vec<Gpu> {
     (0..count).map(|ordinal| open(ordinal).unwrap()).collect()
 }
 
-fn real() -> bool {
+pub(crate) fn real() -> bool {
     env::var("WHEREFORE_TEST_DEVICE").is_ok_and(|device| device == "real")
 }
 

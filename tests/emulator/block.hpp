@@ -19,14 +19,16 @@ constexpr unsigned LANES = 32;
 struct Place {
     const char* file = "?";
     int line = 0;
+    Place() = default;
+    Place(const char* file, int line) : file(file), line(line) {}
     bool operator==(const Place& other) const { return line == other.line && !strcmp(file, other.file); }
     std::string text() const {
         const char* slash = strrchr(file, '/');
         return std::string(slash ? slash + 1 : file) + ":" + std::to_string(line);
     }
 };
-// As a default argument: the place of the call.
-#define HERE ::emulator::Place{__builtin_FILE(), __builtin_LINE()}
+// As a default argument: the place of the call. (In braces it would be that of the declaration.)
+#define HERE ::emulator::Place(__builtin_FILE(), __builtin_LINE())
 
 // What a fibre waits for.
 enum class Meeting : uint8_t { NONE, BLOCK, WARP, SHUFFLE, VOTE, LDMATRIX, MMA, PRODUCTS, BARRIER, EXIT };

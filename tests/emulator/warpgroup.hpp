@@ -2,6 +2,7 @@
 // warpgroups. Stricter than a device where a device leaves it open:
 //
 // * a tile lands when its barrier is waited for and not before; until then its place holds NaN
+// * who waits for a barrier goes on as soon as it may (not where the order is reverse): what it then overwrites nobody else may still want
 // * products are computed when they are waited for, of what then lies in shared memory; until then their sums hold NaN
 // * a product reads its operands as its descriptors say, swizzle included, and sums its sixteen products before it adds them to what was there: mma
 //   adds one after another, so that who computes a row by both finds other bits
@@ -44,17 +45,26 @@ UNCHECKED inline void fence_barriers() {
     for (unsigned i = 0; i < current->block->counter_count; ++i) current->block->counters[i].fenced = true;
 }
 
-// Ends a phase that lacks nothing, and wakes who waits for it.
-UNCHECKED inline void end_phase(Block& block, unsigned number) {
-    Counter& counter = block.counters[number];
-    if (counter.missing || counter.bytes) return;
-    ++counter.phase;
-    counter.missing = counter.arrivals;
+// Lets go on who waits for a barrier; the first of them, if there are any.
+UNCHECKED inline Thread* wake(Block& block, unsigned number) {
+    Thread* first = nullptr;
     for (Warp& warp : block.warps)
         for (unsigned lane = 0; lane < LANES; ++lane) {
-            const Thread& thread = warp.threads[lane];
-            if ((warp.alive >> lane & 1) && thread.waits_for == Meeting::BARRIER && thread.waits_on == number) warp.runnable |= 1u << lane;
+            Thread& thread = warp.threads[lane];
+            if (!(warp.alive >> lane & 1) || thread.waits_for != Meeting::BARRIER || thread.waits_on != number) continue;
+            warp.runnable |= 1u << lane;
+            if (!first) first = &thread;
         }
+    return first;
+}
+
+// Ends a phase that lacks nothing.
+UNCHECKED inline Thread* end_phase(Block& block, unsigned number) {
+    Counter& counter = block.counters[number];
+    if (counter.missing || counter.bytes) return nullptr;
+    ++counter.phase;
+    counter.missing = counter.arrivals;
+    return wake(block, number);
 }
 
 UNCHECKED inline void arrive(const void* at, int bytes, Place place) {
@@ -65,7 +75,8 @@ UNCHECKED inline void arrive(const void* at, int bytes, Place place) {
     release(&counter.edges[counter.phase & 1]);
     counter.bytes += bytes;
     --counter.missing;
-    end_phase(block, number);
+    Thread* const woken = end_phase(block, number);
+    if (woken && block.schedule.order != Schedule::REVERSE) go_to(*woken);
 }
 
 // The oldest tile on its way to a barrier lands; whether there was one.
@@ -128,6 +139,7 @@ UNCHECKED inline void begin_tile(void* to, const void* map, const void* landed, 
     if (block.tile_count == sizeof block.tiles / sizeof *block.tiles) fail("copy_tile at " + place.text() + ": too many tiles on their way");
     block.tiles[block.tile_count++] = tile;
     if (!block.schedule.late_copies) land(block, tile.counter);
+    wake(block, tile.counter);
 }
 
 // ---- products
