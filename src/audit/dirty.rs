@@ -236,8 +236,10 @@ impl Evidence<'_> {
     /// bent until its own labels fit: then it no longer shares the text's doubts, and counts by the square of how far it does. Its verdict is half what a head
     /// says of a record left out, which knows that one class's labels may be wrong more often than another's, and half what the record does to itself.
     fn combined(&self) -> Vec<f32> {
-        let values = |wanted| self.signals.iter().find(|(found, _)| *found == wanted).map(|(_, values)| values.as_slice());
-        let (text, left_out) = (values(Signal::Text).unwrap_or_default(), values(Signal::Confident).unwrap_or_default());
+        let values =
+            |wanted| self.signals.iter().find(|(found, _)| *found == wanted).map(|(_, values)| values.as_slice());
+        let (text, left_out) =
+            (values(Signal::Text).unwrap_or_default(), values(Signal::Confident).unwrap_or_default());
         let model = kappa(text, left_out).max(0.0).powi(2) / 2.0;
         let weights =
             [(Signal::Text, 1.0), (Signal::Confident, model), (Signal::SelfInfluence, model), (Signal::Margin, MARGIN)];
