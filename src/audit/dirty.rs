@@ -193,9 +193,8 @@ impl Signal {
     }
 }
 
-/// What the combination is made of, and how often each counts.
-const COMBINED: [(Signal, f32); 4] =
-    [(Signal::Text, 5.0), (Signal::Confident, 0.5), (Signal::SelfInfluence, 0.5), (Signal::Margin, 1.0)];
+/// What the training's verdict counts in the combination, where the text's counts 1.
+const MARGIN: f32 = 0.2;
 
 /// Signals on their way to a ranking.
 struct Evidence<'a> {
@@ -233,14 +232,20 @@ impl Evidence<'_> {
         Dirty { ranking, scores, labels, suggestions, signals: self.signals, neighbours }
     }
 
-    /// The text's verdict, the model's and the training's, by their ranks. The text's counts five times: it has seen no label that it judges, while the
-    /// model's features may have been bent until its own labels fit. The model's is half what a head says of a record left out, which knows that one class's
-    /// labels may be wrong more often than another's, and half what the record does to itself, which sees most where that is not so.
+    /// The text's verdict, the model's and the training's, by their ranks. The text has seen no label that it judges, while the model's features may have been
+    /// bent until its own labels fit: then it no longer shares the text's doubts, and counts by the square of how far it does. Its verdict is half what a head
+    /// says of a record left out, which knows that one class's labels may be wrong more often than another's, and half what the record does to itself.
     fn combined(&self) -> Vec<f32> {
+        let values =
+            |wanted| self.signals.iter().find(|(found, _)| *found == wanted).map(|(_, values)| values.as_slice());
+        let (text, left_out) =
+            (values(Signal::Text).unwrap_or_default(), values(Signal::Confident).unwrap_or_default());
+        let model = kappa(text, left_out).max(0.0).powi(2) / 2.0;
+        let weights =
+            [(Signal::Text, 1.0), (Signal::Confident, model), (Signal::SelfInfluence, model), (Signal::Margin, MARGIN)];
         let mut sums = vec![0.0; self.classes.labels.len()];
-        for (signal, weight) in COMBINED {
-            let values = self.signals.iter().find(|(found, _)| *found == signal).map(|(_, values)| values);
-            for (sum, score) in sums.iter_mut().zip(values.map(|values| rank_scores(values)).unwrap_or_default()) {
+        for (signal, weight) in weights {
+            for (sum, score) in sums.iter_mut().zip(values(signal).map(rank_scores).unwrap_or_default()) {
                 *sum += if score.is_nan() && signal == Signal::Margin { 0.0 } else { weight * score };
             }
         }
@@ -254,6 +259,20 @@ impl Evidence<'_> {
         let predicted = || self.classes.predictions.iter().map(|class| class.unwrap_or(0)).collect();
         of(by).or_else(|| of(Signal::Text)).unwrap_or_else(predicted)
     }
+}
+
+/// How far two judges share their doubts (margins above zero), beyond what chance makes them share: 1 for the same, 0 for none (Cohen 1960, "A coefficient of
+/// agreement for nominal scales").
+fn kappa(these: &[f32], those: &[f32]) -> f32 {
+    let mut counts = [[0.0_f64; 2]; 2];
+    for (a, b) in these.iter().zip(those).filter(|(a, b)| !a.is_nan() && !b.is_nan()) {
+        counts[usize::from(*a > 0.0)][usize::from(*b > 0.0)] += 1.0;
+    }
+    let [[neither, second], [first, both]] = counts;
+    let all = neither + second + first + both;
+    let chance = ((first + both) * (second + both) + (neither + second) * (neither + first)) / (all * all);
+    let kappa = ((neither + both) / all - chance) / (1.0 - chance);
+    if kappa.is_finite() { kappa as f32 } else { 0.0 }
 }
 
 /// Each value's rank r among the n that are numbers, as `ln(r / (n − r))`, ties in the middle of theirs: scores of any two signals compare.
@@ -325,5 +344,14 @@ mod tests {
         assert!(scores[1].is_nan() && scores[3] == scores[4]);
         assert!(scores[2] < scores[3] && scores[3] < scores[0]);
         assert!((scores[2] + scores[0]).abs() < 1e-6 && scores[3].abs() < 1e-6);
+    }
+
+    #[test]
+    fn judges_agree_as_far_as_chance_does_not_make_them() {
+        let doubts = |of: &[u8]| of.iter().map(|&x| if x == 1 { 0.5 } else { -0.5 }).collect::<Vec<f32>>();
+        let (a, b) = (doubts(&[1, 1, 0, 0, 0, 0, 0, 0, 0, 0]), doubts(&[1, 0, 1, 0, 0, 0, 0, 0, 0, 0]));
+        assert!((kappa(&a, &b) - (0.8 - 0.68) / (1.0 - 0.68)).abs() < 1e-6);
+        assert!((kappa(&a, &a) - 1.0).abs() < 1e-6);
+        assert_eq!((kappa(&a, &[f32::NAN; 10]), kappa(&[], &[]), kappa(&[-1.0; 4], &[-1.0; 4])), (0.0, 0.0, 0.0));
     }
 }

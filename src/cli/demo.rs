@@ -98,7 +98,7 @@ fn explain(model: &Model, folder: &Path, mistakes: &Mistakes, settings: &Setting
 
 fn write_page(path: &Path, mistakes: &Mistakes, explanations: Vec<Explanation>) -> Result<()> {
     let mut page = Page::new(PageOptions {
-        title: "Why the spam filter is wrong".into(),
+        title: Some("Why the spam filter is wrong".into()),
         sources: vec!["the bundled demo".into()],
         ..PageOptions::default()
     });

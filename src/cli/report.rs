@@ -20,9 +20,9 @@ pub(crate) struct Arguments {
     /// Files of explain, search, predict, audit, evaluate and improve, in any mixture: .jsonl (also .gz or .zst) or .parquet; `-` is JSONL on standard input
     #[arg(required = true, value_name = "RESULT")]
     results: Vec<String>,
-    /// The page's heading
-    #[arg(long, value_name = "TEXT", default_value_t = PageOptions::default().title)]
-    title: String,
+    /// The page's heading [default: what the page answers]
+    #[arg(long, value_name = "TEXT")]
+    title: Option<String>,
     /// Records on the page at most; the page says how many it leaves out
     #[arg(long, value_name = "N", default_value_t = DEFAULT_LIMIT, value_parser = parse_limit)]
     limit: usize,

@@ -157,7 +157,7 @@ fn every_text_is_escaped() {
         (plain.predicted, plain.label) = (hostile(), Some(json!(format!("{HOSTILE}{i}"))));
         records.push(explained(plain));
     }
-    let options = PageOptions { title: HOSTILE.into(), sources: vec![HOSTILE.into()], ..PageOptions::default() };
+    let options = PageOptions { title: Some(HOSTILE.into()), sources: vec![HOSTILE.into()], ..PageOptions::default() };
     let page = render_with(options, records);
     let benign = render((0..30).map(|i| explained(explanation("a", i, "x", &[1.0]))));
     assert_eq!(count(&page, "<script"), count(&benign, "<script"));

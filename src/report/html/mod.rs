@@ -48,8 +48,8 @@ const CHOICES: usize = 100;
 /// What a page is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageOptions {
-    /// Its heading.
-    pub title: String,
+    /// Its heading; where there is none, what the page answers.
+    pub title: Option<String>,
     /// Cards at most.
     pub limit: usize,
     /// The result files' names, told at its foot.
@@ -58,7 +58,7 @@ pub struct PageOptions {
 
 impl Default for PageOptions {
     fn default() -> Self {
-        Self { title: "Why the model said this".into(), limit: DEFAULT_LIMIT, sources: Vec::new() }
+        Self { title: None, limit: DEFAULT_LIMIT, sources: Vec::new() }
     }
 }
 
@@ -168,7 +168,7 @@ impl Page {
             mapdata => Value::from_safe_string(audits.map_data().to_owned()),
             findings => self.findings,
             map_script => Value::from_safe_string(include_str!("map.js").to_owned()),
-            title => self.options.title.clone(),
+            title => self.title(),
             sources => self.options.sources.clone(),
             version => env!("CARGO_PKG_VERSION"),
             style => Value::from_safe_string(include_str!("style.css").to_owned()),
@@ -184,6 +184,14 @@ impl Page {
     }
 
     /// As many cards as the page has room for, each by itself.
+    fn title(&self) -> &str {
+        match &self.options.title {
+            Some(title) => title,
+            None if self.entries.is_empty() && !self.audits.is_empty() => "The training data, audited",
+            None => "Why the model said this",
+        }
+    }
+
     fn render_cards(&self, templates: &Environment<'_>) -> Result<Vec<String>> {
         let template = templates.get_template("card.html")?;
         let (mut cards, mut bytes) = (Vec::new(), 0);
