@@ -8,8 +8,7 @@ use super::tensor::{Number, Tensor};
 use crate::backend::training::AdamStep;
 use crate::error::Result;
 
-pub(super) const NAMES: [&str; 7] =
-    ["adam_step", ADD[0], ADD[2], "copy_numbers", "squared_sums", PACK[0], PACK[2]];
+pub(super) const NAMES: [&str; 7] = ["adam_step", ADD[0], ADD[2], "copy_numbers", "squared_sums", PACK[0], PACK[2]];
 const ADD: [&str; 3] = ["add_numbers_f32", "", "add_numbers_bf16"];
 const PACK: [&str; 3] = ["pack_weight_f32", "", "pack_weight_bf16"];
 
@@ -112,7 +111,8 @@ impl Packing<'_> {
     /// that for its way back. What is zero there stays so.
     pub(super) fn to(&self, device: &Device, out: &Tensor, turned: bool) -> Result<()> {
         let &Self { weight, first, inputs, outputs } = self;
-        let stride = if turned { outputs } else { inputs }.next_multiple_of(if out.number == Number::F32 { 4 } else { 32 });
+        let stride =
+            if turned { outputs } else { inputs }.next_multiple_of(if out.number == Number::F32 { 4 } else { 32 });
         assert!(first + inputs * outputs <= weight.len, "a weight of fewer numbers");
         assert!(stride * if turned { inputs } else { outputs } <= out.len, "a packed weight of another size");
         if inputs * outputs == 0 {
@@ -127,6 +127,10 @@ impl Packing<'_> {
             Argument::Integer(i32::from(turned)),
         ];
         let grid = [inputs.div_ceil(PACKED), outputs.div_ceil(PACKED)];
-        device.launch(out.number.pick(PACK), Shape { grid, threads: THREADS, shared_bytes: 4 * PACKED * (PACKED + 1) }, &arguments)
+        device.launch(
+            out.number.pick(PACK),
+            Shape { grid, threads: THREADS, shared_bytes: 4 * PACKED * (PACKED + 1) },
+            &arguments,
+        )
     }
 }
