@@ -215,7 +215,8 @@ fn training(bench: &Bench) -> Result<()> {
     let (rows, stored) = ((TOKENS * WIDTH) as f64, bench.stored());
     for [inputs, outputs] in [[WIDTH, 3 * WIDTH], [WIDTH, WIDTH], [WIDTH, 4 * WIDTH], [4 * WIDTH, WIDTH]] {
         let (x, dy) = (bench.drawn(TOKENS * inputs)?, bench.drawn(TOKENS * outputs)?);
-        let (mut weight, mut bias) = (gpu.upload(&numbers(inputs * outputs, 1.0))?, gpu.upload(&numbers(outputs, 1.0))?);
+        let (mut weight, mut bias) =
+            (gpu.upload(&numbers(inputs * outputs, 1.0))?, gpu.upload(&numbers(outputs, 1.0))?);
         let add = |weight: &mut _| {
             let passed = Passed { batch: &staged, rows: Rows::All, inputs, outputs };
             gpu.linear_parameters_backward(Pair { weight, bias: &mut bias }, 0, &dy, &x, passed)
@@ -228,9 +229,8 @@ fn training(bench: &Bench) -> Result<()> {
     let (mut out, shape) = (gpu.tensor(TOKENS * WIDTH)?, format!("{TOKENS} x {WIDTH}"));
     let (mut weight, mut bias) = (gpu.upload(&numbers(WIDTH, 1.0))?, gpu.upload(&numbers(WIDTH, 1.0))?);
     let of_norm = Shape { rows: TOKENS, inputs: WIDTH, outputs: WIDTH };
-    let add = |weight: &mut _| {
-        gpu.layer_norm_parameters_backward(Pair { weight, bias: &mut bias }, &dy, &x, 1e-12, of_norm)
-    };
+    let add =
+        |weight: &mut _| gpu.layer_norm_parameters_backward(Pair { weight, bias: &mut bias }, &dy, &x, 1e-12, of_norm);
     let seconds = bench.time(&mut weight, add)?;
     bench.row("norm gradient", &shape, seconds, Bound::Bytes(2.0 * rows * stored));
 
@@ -253,7 +253,12 @@ fn training(bench: &Bench) -> Result<()> {
         gpu.attention_dropout_backward(AttentionGradients { packed, query: None }, &dy, &attended, &dropout)
     };
     let seconds = bench.time(&mut packed, back)?;
-    bench.row("attention_dropout_backward", &format!("{TOKENS} tokens, L {length}"), seconds, Bound::Products(9.0 * one));
+    bench.row(
+        "attention_dropout_backward",
+        &format!("{TOKENS} tokens, L {length}"),
+        seconds,
+        Bound::Products(9.0 * one),
+    );
 
     let table = |rows: usize| gpu.upload(&numbers(rows * WIDTH, 1.0));
     let (mut word, mut position) = (table(TOKENS)?, table(length)?);
@@ -281,7 +286,12 @@ fn training(bench: &Bench) -> Result<()> {
         gpu.repack_linear(&mut layer, Pair { weight: &*parameter, bias: &bias }, 0..WIDTH, 4 * WIDTH)
     };
     let seconds = bench.time(&mut parameter, pack)?;
-    bench.row("repack_linear", &format!("{} x {WIDTH}", 4 * WIDTH), seconds, Bound::Bytes((4.0 + stored) * parameters as f64));
+    bench.row(
+        "repack_linear",
+        &format!("{} x {WIDTH}", 4 * WIDTH),
+        seconds,
+        Bound::Bytes((4.0 + stored) * parameters as f64),
+    );
     Ok(())
 }
 

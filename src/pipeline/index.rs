@@ -232,7 +232,8 @@ fn deltas(problem: Problem, pass: &Pass, explained: &[Target]) -> (Vec<f32>, Vec
     }
     let mut deltas = vec![0.0; pass.outputs.logits.len()];
     let rows = deltas.par_chunks_exact_mut(pass.classes).enumerate();
-    let of_row = |(i, delta): (usize, &mut [f32])| factors::loss_and_delta(problem, pass.logits(i), &explained[i], delta);
+    let of_row =
+        |(i, delta): (usize, &mut [f32])| factors::loss_and_delta(problem, pass.logits(i), &explained[i], delta);
     let losses = rows.with_min_len(ROWS).map(of_row).collect();
     (deltas, losses)
 }

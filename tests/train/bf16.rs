@@ -146,9 +146,12 @@ fn attention_drops_what_the_reference_does() {
     }
 }
 
+/// The three numbers that hold a tensor, by its name.
+type Digests<'a> = &'a dyn Fn(&str) -> [f64; 3];
+
 /// How far a course is from PyTorch's in f64: losses, the first gradients and the last parameters, each the root of the mean square; of tensors the three
 /// numbers that hold them, over their norm.
-fn distances(exact: &Value, losses: &[Vec<f64>], tensors: [&dyn Fn(&str) -> [f64; 3]; 2]) -> [f64; 3] {
+fn distances(exact: &Value, losses: &[Vec<f64>], tensors: [Digests<'_>; 2]) -> [f64; 3] {
     let root = |squares: Vec<f64>| (squares.iter().sum::<f64>() / squares.len() as f64).sqrt();
     let steps = exact["steps"].as_array().unwrap().iter();
     let expected: Vec<f64> = steps.flat_map(|step| numbers_of(&step["losses"])).collect();
@@ -170,8 +173,7 @@ fn distances_of(exact: &Value, course: &Course) -> [f64; 3] {
     let found = |tensors: &[NamedTensor], name: &str| {
         digest(&tensors.iter().find(|tensor| tensor.name == name).unwrap().values).0
     };
-    let tensors: [&dyn Fn(&str) -> [f64; 3]; 2] =
-        [&|name| found(&course.gradients, name), &|name| found(&course.parameters, name)];
+    let tensors: [Digests<'_>; 2] = [&|name| found(&course.gradients, name), &|name| found(&course.parameters, name)];
     distances(exact, &course.losses, tensors)
 }
 
@@ -190,7 +192,6 @@ fn courses_err_no_more_than_pytorchs_in_bf16() {
         ];
         for (device, course) in courses {
             let found = distances_of(&exact, &course);
-            eprintln!("{name} {device}: {found:?}, PyTorch {allowed:?}");
             for ((what, found), allowed) in ["losses", "gradients", "parameters"].iter().zip(found).zip(allowed) {
                 assert!(found <= 2.0 * allowed + 1e-5, "{name}, {device}, {what}: {found:e}, PyTorch {allowed:e}");
             }
