@@ -8,6 +8,7 @@
 use std::time::Instant;
 
 use wherefore::backend::gpu::{Ceilings, Gpu, Products};
+use wherefore::backend::training::{AdamStep, Dropout, Pair, Passed, Place, Shape, Tables, Training};
 use wherefore::backend::{
     Activation, Attended, AttentionGradients, AttentionShape, Backend, Columns, Embeddings, Norm, Precision, Rows, Step,
 };
@@ -213,6 +214,93 @@ fn layer_norm(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
+/// What training adds to a pass: gradients of parameters, what is dropped, and the optimiser's step.
+fn training(bench: &Bench) -> Result<()> {
+    let (gpu, length) = (&bench.gpu, 128);
+    let staged = gpu.stage(sequences(length))?;
+    let (rows, stored) = ((TOKENS * WIDTH) as f64, bench.stored());
+    for [inputs, outputs] in [[WIDTH, 3 * WIDTH], [WIDTH, WIDTH], [WIDTH, 4 * WIDTH], [4 * WIDTH, WIDTH]] {
+        let (x, dy) = (bench.drawn(TOKENS * inputs)?, bench.drawn(TOKENS * outputs)?);
+        let (mut weight, mut bias) =
+            (gpu.upload(&numbers(inputs * outputs, 1.0))?, gpu.upload(&numbers(outputs, 1.0))?);
+        let add = |weight: &mut _| {
+            let passed = Passed { batch: &staged, rows: Rows::All, inputs, outputs };
+            gpu.linear_parameters_backward(Pair { weight, bias: &mut bias }, 0, &dy, &x, passed)
+        };
+        let seconds = bench.time(&mut weight, add)?;
+        let shape = format!("{TOKENS} x {inputs} x {outputs}");
+        bench.row("weight gradient", &shape, seconds, Bound::Products(2.0 * (TOKENS * inputs * outputs) as f64));
+    }
+    let (x, dy) = (bench.drawn(TOKENS * WIDTH)?, bench.drawn(TOKENS * WIDTH)?);
+    let (mut out, shape) = (gpu.tensor(TOKENS * WIDTH)?, format!("{TOKENS} x {WIDTH}"));
+    let (mut weight, mut bias) = (gpu.upload(&numbers(WIDTH, 1.0))?, gpu.upload(&numbers(WIDTH, 1.0))?);
+    let of_norm = Shape { rows: TOKENS, inputs: WIDTH, outputs: WIDTH };
+    let add =
+        |weight: &mut _| gpu.layer_norm_parameters_backward(Pair { weight, bias: &mut bias }, &dy, &x, 1e-12, of_norm);
+    let seconds = bench.time(&mut weight, add)?;
+    bench.row("norm gradient", &shape, seconds, Bound::Bytes(2.0 * rows * stored));
+
+    let records: Vec<u32> = (0..(TOKENS / length) as u32).collect();
+    let dropout = Dropout::new(1, 0.1, 1, &records).expect("a rate above zero");
+    let drop = |out: &mut _| {
+        gpu.dropout(out, &x, Some(&dy), &dropout, Place { batch: &staged, rows: Rows::All, width: WIDTH })
+    };
+    let seconds = bench.time(&mut out, drop)?;
+    bench.row("dropout", &shape, seconds, Bound::Bytes(3.0 * rows * stored));
+    let qkv = bench.drawn(TOKENS * 3 * WIDTH)?;
+    let view = |part: usize| Columns { tensor: &qkv, stride: 3 * WIDTH, offset: part * WIDTH };
+    let attention = AttentionShape { heads: HEADS, head_width: WIDTH / HEADS, queries: Rows::All };
+    let attended = Attended { q: view(0), k: view(1), v: view(2), batch: &staged, shape: attention };
+    let seconds = bench.time(&mut out, |out| gpu.attention_dropout(out, &attended, &dropout))?;
+    let one = 2.0 * (TOKENS * length * WIDTH) as f64;
+    bench.row("attention_dropout", &format!("{TOKENS} tokens, L {length}"), seconds, Bound::Products(2.0 * one));
+    let mut packed = gpu.tensor(TOKENS * 3 * WIDTH)?;
+    let back = |packed: &mut _| {
+        gpu.attention_dropout_backward(AttentionGradients { packed, query: None }, &dy, &attended, &dropout)
+    };
+    let seconds = bench.time(&mut packed, back)?;
+    bench.row(
+        "attention_dropout_backward",
+        &format!("{TOKENS} tokens, L {length}"),
+        seconds,
+        Bound::Products(9.0 * one),
+    );
+
+    let table = |rows: usize| gpu.upload(&numbers(rows * WIDTH, 1.0));
+    let (mut word, mut position) = (table(TOKENS)?, table(length)?);
+    let tables = Tables { word: &word, position: &position, token_type: None, task: None };
+    let seconds = bench.time(&mut out, |out| gpu.embed_sum(out, tables, &staged, WIDTH))?;
+    bench.row("embed_sum", &shape, seconds, Bound::Bytes(rows * (4.0 + stored)));
+    let add = |word: &mut _| {
+        let tables = Tables { word, position: &mut position, token_type: None, task: None };
+        gpu.embed_sum_backward(tables, &dy, &staged, WIDTH)
+    };
+    let seconds = bench.time(&mut word, add)?;
+    bench.row("embed_sum_backward", &shape, seconds, Bound::Bytes(rows * (8.0 + 2.0 * stored)));
+
+    let parameters = 4 * WIDTH * WIDTH;
+    let upload = || gpu.upload(&numbers(parameters, 1.0));
+    let (mut parameter, gradient, mut first, mut second) = (upload()?, upload()?, upload()?, gpu.results(parameters)?);
+    gpu.clear(&mut second)?;
+    let step = AdamStep { rate: 1e-5, decay: 0.01, betas: [0.9, 0.999], epsilon: 1e-8, number: 10, scale: 1.0 };
+    let adam = |parameter: &mut _| gpu.adam_step(parameter, [&mut first, &mut second], &gradient, &step);
+    let seconds = bench.time(&mut parameter, adam)?;
+    bench.row("adam_step", &format!("{parameters}"), seconds, Bound::Bytes(28.0 * parameters as f64));
+    let bias = gpu.upload(&numbers(WIDTH, 1.0))?;
+    let mut layer = gpu.pack_linear(&numbers(parameters, 1.0), &numbers(WIDTH, 1.0), 4 * WIDTH, WIDTH)?;
+    let pack = |parameter: &mut _| {
+        gpu.repack_linear(&mut layer, Pair { weight: &*parameter, bias: &bias }, 0..WIDTH, 4 * WIDTH)
+    };
+    let seconds = bench.time(&mut parameter, pack)?;
+    bench.row(
+        "repack_linear",
+        &format!("{} x {WIDTH}", 4 * WIDTH),
+        seconds,
+        Bound::Bytes((4.0 + stored) * parameters as f64),
+    );
+    Ok(())
+}
+
 /// The whole search, copies of the records to the device included: by every score, and by bounds from tensor cores, which take many queries.
 fn searching(bench: &Bench) -> Result<()> {
     const ROWS: usize = 200_000;
@@ -246,7 +334,7 @@ fn searching(bench: &Bench) -> Result<()> {
 }
 
 fn run() -> Result<()> {
-    for precision in [Precision::F16, Precision::Bf16x3, Precision::F32] {
+    for precision in [Precision::F16, Precision::Bf16, Precision::Bf16x3, Precision::F32] {
         let bench = Bench::open(precision)?;
         if precision == Precision::F16 {
             let Ceilings { copy_gbs, fma_gflops, mma_gflops } = bench.ceilings;
@@ -262,6 +350,9 @@ fn run() -> Result<()> {
         attention(&bench)?;
         layer_norm(&bench)?;
         explaining(&bench)?;
+        if matches!(precision, Precision::F32 | Precision::Bf16) {
+            training(&bench)?;
+        }
         if precision == Precision::F32 {
             searching(&bench)?;
         }

@@ -93,10 +93,10 @@ impl Cuda {
     }
 }
 
-/// Training is in f32.
+/// Training is in f32 or bf16.
 fn of_gpu(gpu: &Gpu) -> wherefore::Result<Vec<Check>> {
     let mut checks = check::check(gpu)?;
-    if gpu.precision() == Precision::F32 {
+    if matches!(gpu.precision(), Precision::F32 | Precision::Bf16) {
         checks.extend(check::check_training(gpu)?);
     }
     Ok(checks)

@@ -6,7 +6,8 @@
 //! | multi-label | `Σ_c softplus(z_c) − y_c z_c` | `σ(z) − y` |
 //! | regression | `Σ_c (z_c − y_c)²` | `2 (z − y)` |
 //!
-//! Everything is computed in f64 and rounded once. What is small keeps its relative precision: a confident record's δ is the sum of the
+//! Everything is computed in f64 on the host, whatever device made the logits, and rounded once: so equal logits have equal bits in every store,
+//! and a device brings back as many numbers a record as it would of δ itself. What is small keeps its relative precision: a confident record's δ is the sum of the
 //! *other* classes' probabilities, never `p_y − 1`.
 
 use super::Target;
@@ -52,23 +53,18 @@ fn argmax(logits: &[f32]) -> usize {
 
 fn softmax_loss(logits: &[f32], class: usize, delta: &mut [f32]) -> f32 {
     assert!(logits.len() > 1, "a single-label head has two classes or more");
-    let p = softmax(logits);
-    let others: f64 = p.iter().enumerate().filter(|&(c, _)| c != class).map(|(_, p)| p).sum();
-    for (delta, &p) in delta.iter_mut().zip(&p) {
-        *delta = p as f32;
+    let leader = argmax(logits);
+    let largest = f64::from(logits[leader]);
+    // One exponential a class: of 10,000 they are what a record's δ takes.
+    let weights: Vec<f64> = logits.iter().map(|&z| (f64::from(z) - largest).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    let but = |left_out: usize| move |(c, &weight): (usize, &f64)| if c == left_out { 0.0 } else { weight };
+    for (delta, &weight) in delta.iter_mut().zip(&weights) {
+        *delta = (weight / total) as f32;
     }
-    delta[class] = -others as f32;
-    cross_entropy(logits, class) as f32
-}
-
-/// `logsumexp(z) − z_y`, as `ln_1p` of what the other classes weigh where the target is the largest.
-fn cross_entropy(logits: &[f32], class: usize) -> f64 {
-    let largest = f64::from(logits[argmax(logits)]);
-    let others = |leader: usize| -> f64 {
-        let weigh = |(c, &z): (usize, &f32)| if c == leader { 0.0 } else { (f64::from(z) - largest).exp() };
-        logits.iter().enumerate().map(weigh).sum()
-    };
-    others(argmax(logits)).ln_1p() + (largest - f64::from(logits[class]))
+    delta[class] = -weights.iter().enumerate().map(but(class)).map(|weight| weight / total).sum::<f64>() as f32;
+    // logsumexp(z) − z_y, as ln_1p of what the others weigh where the target is the largest.
+    (weights.iter().enumerate().map(but(leader)).sum::<f64>().ln_1p() + (largest - f64::from(logits[class]))) as f32
 }
 
 fn sigmoid_loss(logits: &[f32], classes: &[f32], delta: &mut [f32]) -> f32 {

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rayon::prelude::*;
+
 use super::bundles::Bundler;
 use super::index_tokens;
 use super::recall::recall;
@@ -220,15 +222,19 @@ pub(super) fn block(problem: Problem, options: &IndexOptions, chunk: Chunk) -> B
     }
 }
 
+/// Records whose δ a thread makes at a time.
+const ROWS: usize = 16;
+
 /// δ `[n, K]` and losses `[n]` of one model's logits against the labels explained.
 fn deltas(problem: Problem, pass: &Pass, explained: &[Target]) -> (Vec<f32>, Vec<f32>) {
     if problem == Problem::Headless {
         return (Vec::new(), vec![0.0; explained.len()]);
     }
     let mut deltas = vec![0.0; pass.outputs.logits.len()];
-    let rows = deltas.chunks_exact_mut(pass.classes).enumerate();
-    let losses =
-        rows.map(|(i, delta)| factors::loss_and_delta(problem, pass.logits(i), &explained[i], delta)).collect();
+    let rows = deltas.par_chunks_exact_mut(pass.classes).enumerate();
+    let of_row =
+        |(i, delta): (usize, &mut [f32])| factors::loss_and_delta(problem, pass.logits(i), &explained[i], delta);
+    let losses = rows.with_min_len(ROWS).map(of_row).collect();
     (deltas, losses)
 }
 

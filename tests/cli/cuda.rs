@@ -174,17 +174,22 @@ fn a_model_trains_on_a_device_as_on_the_cpu() {
         return;
     }
     let (bench, model) = bench();
-    let losses = |device: &str| {
-        let job = format!(
-            "train --model {model} --data train.jsonl --epochs 2 --batch-size 8 --out {device} --device {device}"
-        );
-        ok(&bench, &job, None);
+    let losses = |device: &str, precision: &str| {
+        let job = format!("train --model {model} --data train.jsonl --epochs 2 --batch-size 8 --out {device}");
+        ok(&bench, &format!("{job} --device {device} --precision {precision} --overwrite"), None);
         let run: Value =
             serde_json::from_slice(&std::fs::read(bench.path(&format!("{device}.run.json"))).unwrap()).unwrap();
         run["epochs"].as_array().unwrap().iter().map(|epoch| epoch["loss"].as_f64().unwrap()).collect::<Vec<_>>()
     };
-    let (cpu, gpu) = (losses("cpu"), losses("cuda"));
-    assert!(cpu.iter().zip(&gpu).all(|(cpu, gpu)| (cpu - gpu).abs() < 1e-4 * cpu.max(1.0)), "{cpu:?} {gpu:?}");
+    let cpu = losses("cpu", "f32");
+    for (precision, apart) in [("f32", 1e-4), ("bf16", 2e-2)] {
+        let gpu = losses("cuda", precision);
+        let alike = cpu.iter().zip(&gpu).all(|(cpu, gpu)| (cpu - gpu).abs() < apart * cpu.max(1.0));
+        assert!(alike, "{precision}: {cpu:?} {gpu:?}");
+        let weights = || std::fs::read(bench.path("cuda/model.safetensors")).unwrap();
+        let (once, _) = (weights(), losses("cuda", precision));
+        assert!(weights() == once, "{precision}: a training again has other bytes");
+    }
     let refused = format!("train --model {model} --data train.jsonl --out several --device cuda:0,1");
     run(&bench, &refused, None).failed("2 devices: training runs on one");
 }

@@ -1,13 +1,18 @@
 //! Training in bf16 with parameters in f32: each operation against f64 over operands as they are rounded, and whole courses against PyTorch's own.
 
 use half::bf16;
+use serde_json::Value;
 use wherefore::backend::cpu::Cpu;
 use wherefore::backend::reference::{Plain, Reference};
 use wherefore::backend::training::{Dropout, Pair, Passed, Training};
 use wherefore::backend::{Attended, AttentionGradients, AttentionShape, Columns, Precision, Rows};
+use wherefore::model::NamedTensor;
 use wherefore::tokens::PackedBatch;
 
+use super::course::{Course, cases, digest, numbers as numbers_of};
+use super::golden;
 use super::operations::{bits, lengths, numbers, of_rows, read, short, tables};
+use super::support::{json, path};
 use crate::emulator;
 use crate::kernels::support::assert_accurate_to;
 
@@ -136,6 +141,59 @@ fn attention_drops_what_the_reference_does() {
                 let exact: Vec<f64> = exact.iter().map(|&x| f64::from(x)).collect();
                 let what = format!("{what}, {heads:?}, {queries:?}");
                 assert_accurate_to(1.0 / 128.0, &what, &found.0, &rounded(&plain), &exact);
+            }
+        }
+    }
+}
+
+/// The three numbers that hold a tensor, by its name.
+type Digests<'a> = &'a dyn Fn(&str) -> [f64; 3];
+
+/// How far a course is from PyTorch's in f64: losses, the first gradients and the last parameters, each the root of the mean square; of tensors the three
+/// numbers that hold them, over their norm.
+fn distances(exact: &Value, losses: &[Vec<f64>], tensors: [Digests<'_>; 2]) -> [f64; 3] {
+    let root = |squares: Vec<f64>| (squares.iter().sum::<f64>() / squares.len() as f64).sqrt();
+    let steps = exact["steps"].as_array().unwrap().iter();
+    let expected: Vec<f64> = steps.flat_map(|step| numbers_of(&step["losses"])).collect();
+    let of_losses = losses.concat().iter().zip(&expected).map(|(found, exact)| (found - exact).powi(2)).collect();
+    let of_tensors = |what: &str, found: &dyn Fn(&str) -> [f64; 3]| {
+        let exact = exact[what].as_object().unwrap().iter().map(|(name, exact)| (name, numbers_of(exact)));
+        let largest = exact.clone().fold(0.0_f64, |most, (_, exact)| most.max(exact[0]));
+        let squares = exact.map(|(name, exact)| {
+            let apart = found(name).iter().zip(&exact).map(|(found, exact)| (found - exact).powi(2)).sum::<f64>();
+            // The bias of keys has a gradient of nothing but rounding.
+            apart / exact[0].max(1e-3 * largest).powi(2)
+        });
+        root(squares.collect())
+    };
+    [root(of_losses), of_tensors("gradients", tensors[0]), of_tensors("parameters", tensors[1])]
+}
+
+fn distances_of(exact: &Value, course: &Course) -> [f64; 3] {
+    let found = |tensors: &[NamedTensor], name: &str| {
+        digest(&tensors.iter().find(|tensor| tensor.name == name).unwrap().values).0
+    };
+    let tensors: [Digests<'_>; 2] = [&|name| found(&course.gradients, name), &|name| found(&course.parameters, name)];
+    distances(exact, &course.losses, tensors)
+}
+
+/// The rule: at most twice as far from f64 as PyTorch in bf16 with parameters in f32, and f32's own floor.
+#[test]
+fn courses_err_no_more_than_pytorchs_in_bf16() {
+    for name in cases("train_bf16.json", 5) {
+        let [exact, theirs] = ["train.json", "train_bf16.json"].map(|file| json(&path(&name).join(file)));
+        let losses: Vec<Vec<f64>> = theirs["losses"].as_array().unwrap().iter().map(numbers_of).collect();
+        let of = |what: &str, name: &str| -> [f64; 3] { numbers_of(&theirs[what][name]).try_into().unwrap() };
+        let allowed = distances(&exact, &losses, [&|name| of("gradients", name), &|name| of("parameters", name)]);
+        let cpu = Cpu::new().in_precision(Precision::Bf16).unwrap().shared_out();
+        let courses = [
+            ("GPU", golden::run(emulator::gpu(Precision::Bf16), &name, &exact)),
+            ("CPU", golden::run(cpu, &name, &exact)),
+        ];
+        for (device, course) in courses {
+            let found = distances_of(&exact, &course);
+            for ((what, found), allowed) in ["losses", "gradients", "parameters"].iter().zip(found).zip(allowed) {
+                assert!(found <= 2.0 * allowed + 1e-5, "{name}, {device}, {what}: {found:e}, PyTorch {allowed:e}");
             }
         }
     }

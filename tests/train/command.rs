@@ -77,8 +77,25 @@ fn what_cannot_be_trained_is_told_in_one_line() {
     // Whatever there is, there are not so many; each lack has a sentence of its own.
     refused("--data train.jsonl --out m --device cuda:99", "");
     refused("--data train.jsonl --out m --labels a", "at least two classes");
+    refused("--data train.jsonl --out m --precision f16", "training computes in f32 or bf16");
     refused("--data train.jsonl --out m --learning-rate 1e30 --clip 0", "no longer finite");
     assert!(!bench.path("m").exists());
+}
+
+/// What bf16 rounds is a pass: a training has the bytes of its seed, learns what f32 learns, and is not gone on with in f32.
+#[test]
+fn a_training_in_bf16_is_its_own() {
+    let bench = bench();
+    let job = |out: &str, precision: &str| {
+        let job = TRAIN.replace("--epochs 16", "--epochs 8");
+        bench.ok(&format!("{job} --dev dev.jsonl --out {out} --precision {precision}"));
+        let run = std::fs::read(bench.path(&format!("{out}.run.json"))).unwrap();
+        let run: serde_json::Value = serde_json::from_slice(&run).unwrap();
+        let last = run["epochs"].as_array().unwrap().last().unwrap().clone();
+        (std::fs::read(bench.path(&format!("{out}/model.safetensors"))).unwrap(), last["loss"].as_f64().unwrap())
+    };
+    let ((exact, loss), (rounded, near), (again, _)) = (job("exact", "f32"), job("once", "bf16"), job("twice", "bf16"));
+    assert!(rounded == again && rounded != exact && (loss - near).abs() < 0.02, "{loss} {near}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ pub(super) struct Course {
     pub(super) losses: Vec<Vec<f64>>,
     norms: Vec<f64>,
     pub(super) gradients: Vec<NamedTensor>,
-    parameters: Vec<NamedTensor>,
+    pub(super) parameters: Vec<NamedTensor>,
 }
 
 /// The golden models that have this file, of which there are `count`.

@@ -15,7 +15,7 @@ fn cases() -> Vec<String> {
 }
 
 /// The golden's training on some device.
-fn run<B: Training>(backend: B, name: &str, golden: &Value) -> Course {
+pub(super) fn run<B: Training>(backend: B, name: &str, golden: &Value) -> Course {
     let trainee = trainee(backend, name);
     let records: Vec<usize> = numbers(&golden["records"]).iter().map(|x| *x as usize).collect();
     let all = lessons(&trainee, name, &records);

@@ -120,23 +120,30 @@ fn neither_threads_nor_micro_batches_change_a_bit() {
 
 #[test]
 fn micro_batches_change_no_bit_on_a_gpu() {
-    let on_gpu = |budget: usize| bits(emulator::gpu(Precision::F32), "bert-cls2", budget);
-    let whole = on_gpu(1 << 20);
-    assert!(on_gpu(40) == whole && on_gpu(17) == whole);
+    for precision in [Precision::F32, Precision::Bf16] {
+        let on_gpu = |budget: usize| bits(emulator::gpu(precision), "bert-cls2", budget);
+        let whole = on_gpu(1 << 20);
+        assert!(on_gpu(40) == whole && on_gpu(17) == whole, "{precision}");
+    }
 }
 
 #[test]
 fn a_restored_state_goes_on_with_the_same_bits() {
+    goes_on(Cpu::new);
+    goes_on(|| emulator::gpu(Precision::Bf16));
+}
+
+fn goes_on<B: Training>(device: impl Fn() -> B) {
     let name = "bert-cls2";
     let step = |model: &mut Trainee, number: u64| {
         loss(model, name);
         model.learner().step(&adam(1e-3, number)).unwrap();
     };
-    let mut straight = trainee(Cpu::new(), name);
+    let mut straight = trainee(device(), name);
     (1..=2).for_each(|number| step(&mut straight, number));
     let state = straight.learner().state().unwrap();
     (3..=5).for_each(|number| step(&mut straight, number));
-    let mut resumed = trainee(Cpu::new(), name);
+    let mut resumed = trainee(device(), name);
     resumed.learner().restore(&state).unwrap();
     (3..=5).for_each(|number| step(&mut resumed, number));
     assert!(straight.learner().state().unwrap() == resumed.learner().state().unwrap());

@@ -73,12 +73,12 @@ pub(super) fn backward(
         None => [packed_at(0), packed_stride],
     };
     let tiles = batch.tiles(device, queries);
-    let block = Block::of_queries(&operands, names);
+    let block = Block::of_queries(&operands, &names);
     device.launch(block.name, block.shape(tiles.1, heads), &[&own[..], &shared(tiles)].concat())?;
 
     let own = [packed_at(parts - 2), packed_at(parts - 1), packed_stride];
     let tiles = batch.tiles(device, Rows::All);
-    let block = Block::of_keys(&operands, names, draws.is_some());
+    let block = Block::of_keys(&operands, &names, draws.is_some());
     device.launch(block.name, block.shape(tiles.1, heads), &[&own[..], &shared(tiles)].concat())
 }
 
@@ -91,7 +91,7 @@ struct Block {
 
 impl Block {
     /// `names`: of f32, f16 and bf16.
-    fn of_queries(operands: &Operands<'_>, names: [[&'static str; 6]; 3]) -> Self {
+    fn of_queries(operands: &Operands<'_>, names: &[[&'static str; 6]; 3]) -> Self {
         let warps = warps(operands.shape.queries);
         let (threads, shared_bytes) = match operands.number {
             Number::F32 => (F32_TILE * F32_PARTS, shared_bytes_f32(operands.shape.head_width, 1)),
@@ -101,9 +101,10 @@ impl Block {
     }
 
     /// Draws take registers, so that fewer queries fit beside them.
-    fn of_keys(operands: &Operands<'_>, names: [[&'static str; 6]; 3], drops: bool) -> Self {
+    fn of_keys(operands: &Operands<'_>, names: &[[&'static str; 6]; 3], drops: bool) -> Self {
         let width = WIDTHS[operands.kernel];
-        let tile = if width > 64 { MMA_TILE / 2 } else { MMA_TILE } / if drops { 2 } else { 1 };
+        let most = if width > 64 { MMA_TILE / 2 } else { MMA_TILE };
+        let tile = if drops { most / 2 } else { most };
         let (threads, shared_bytes) = match operands.number {
             Number::F32 => (F32_TILE * F32_PARTS, shared_bytes_f32(operands.shape.head_width, 2)),
             _ => (MMA_WARPS * 32, 2 * width * (2 * MMA_WARPS * MMA_ROWS + 4 * tile) + 2 * tile * ROW * 4),
