@@ -253,7 +253,7 @@ impl<S: Source + ?Sized> Job<'_, S> {
         let sets: Vec<FactorRows<'_>> =
             form.sets.iter().map(|&set| source.factors(shard, set).expect("checked before the search")).collect();
         let features =
-            sets.iter().map(|set| part(set.features, start * set.width..(start + rows) * set.width)).collect();
+            sets.iter().map(|set| set.features.slice(start * set.width..(start + rows) * set.width)).collect();
         Chunk {
             rows,
             first,
@@ -330,6 +330,7 @@ fn kind(features: Floats<'_>) -> u8 {
         Floats::F32(_) => 0,
         Floats::F16(_) => 1,
         Floats::Bf16(_) => 2,
+        Floats::Int8(_) => 3,
     }
 }
 
@@ -350,14 +351,6 @@ fn delta(weight: &Weight) -> &[f32] {
 
 fn class(weight: &Weight) -> i32 {
     if let Weight::Class(class) = weight { *class as i32 } else { 0 }
-}
-
-fn part(features: Floats<'_>, range: std::ops::Range<usize>) -> Floats<'_> {
-    match features {
-        Floats::F32(values) => Floats::F32(&values[range]),
-        Floats::F16(values) => Floats::F16(&values[range]),
-        Floats::Bf16(values) => Floats::Bf16(&values[range]),
-    }
 }
 
 /// What stands for the rows' δ, `[rows, K]`.

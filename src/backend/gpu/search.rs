@@ -1,5 +1,6 @@
 //! Launches `kernels/search.cu`: rows that stream past queries, and both ends of each query's ranking in each group of rows.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -213,14 +214,14 @@ impl Gpu {
         if let Some(features) = chunk.key.as_ref().and_then(|key| resident.get(key)) {
             return Ok(features);
         }
-        let parts: Vec<(Number, &[u8])> = chunk.features.iter().map(stored).collect();
+        let parts: Vec<(Number, Cow<'_, [u8]>)> = chunk.features.iter().map(stored).collect();
         let number = parts.first().map_or(Number::F32, |part| part.0);
         assert!(
             chunk.features.iter().all(|set| i32::try_from(set.len()).is_ok()),
             "kernels count a chunk's numbers in 31 bits"
         );
         assert!(parts.iter().all(|part| part.0 == number), "factor sets of several types");
-        let parts: Vec<&[u8]> = parts.into_iter().map(|part| part.1).collect();
+        let parts: Vec<&[u8]> = parts.iter().map(|part| part.1.as_ref()).collect();
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
         let has_room = || device.free_memory().saturating_sub(bytes) > device.info().memory / KEPT_FREE;
         let keep = chunk.key.filter(|_| has_room() || (resident.forget_unread() && has_room()));
@@ -411,11 +412,12 @@ impl Entry {
     }
 }
 
-/// Numbers as they are stored.
-fn stored<'a>(set: &Floats<'a>) -> (Number, &'a [u8]) {
+/// Numbers as they are stored; integers as the numbers they stand for.
+fn stored<'a>(set: &Floats<'a>) -> (Number, Cow<'a, [u8]>) {
     match *set {
-        Floats::F32(values) => (Number::F32, bytemuck::cast_slice(values)),
-        Floats::F16(values) => (Number::F16, bytemuck::cast_slice(values)),
-        Floats::Bf16(values) => (Number::Bf16, bytemuck::cast_slice(values)),
+        Floats::F32(values) => (Number::F32, bytemuck::cast_slice(values).into()),
+        Floats::F16(values) => (Number::F16, bytemuck::cast_slice(values).into()),
+        Floats::Bf16(values) => (Number::Bf16, bytemuck::cast_slice(values).into()),
+        Floats::Int8(rows) => (Number::F32, bytemuck::cast_slice(&rows.to_f32()).to_vec().into()),
     }
 }
