@@ -156,7 +156,7 @@ fn streams(criterion: &mut Criterion) {
         let (q, rows) = (Lined::from_rows(&numbers(queries * width), queries, width), numbers(ROWS * width));
         let mut out = vec![0.0; queries * ROWS];
         row(&mut group, &format!("{queries}x{width}"), 2 * queries * ROWS * width, || {
-            dot_stream(&mut out, Stream { queries: &q, asked: 0..queries, rows: &rows });
+            dot_stream(&mut out, Stream { queries: &q, asked: 0..queries, rows: rows.as_slice() });
         });
     }
 }

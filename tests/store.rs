@@ -102,8 +102,8 @@ fn block(settings: &Settings, number: u64, total: u64, skipped: &[u64]) -> Block
         losses: rows(3, 1),
         checkpoints: (0..settings.checkpoints.len() as u64).map(|c| (rows(10 + c, e), rows(20 + c, k))).collect(),
         records: kept.into_iter().map(StoredRecord::from).collect(),
-        residuals: vec![],
-        recall: None,
+        stored: wherefore::store::Stored::default(),
+        nearest: None,
         data_fingerprint: fingerprint,
     }
 }

@@ -5,17 +5,16 @@ use std::path::Path;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use half::{bf16, f16};
 use rayon::prelude::*;
 use serde::Serialize;
 use wherefore::backend::Objective;
 use wherefore::backend::cpu::{self, Ceilings, Cpu};
 use wherefore::dataset::Record;
 use wherefore::explain::{self, Method, Subject, Words};
-use wherefore::factors::{FactorRows, Floats};
+use wherefore::factors::{FactorRows, Floats, ScanCopy, ScanType};
 use wherefore::interrupt;
 use wherefore::model::Model;
-use wherefore::search::{self, Form, Options, Query, Rule};
+use wherefore::search::{self, FactorSet, Form, Options, Query, Rule, Source};
 use wherefore::tokens::Encoding;
 use wherefore::{Error, Result};
 
@@ -79,11 +78,25 @@ enum Held {
     F32,
     F16,
     Bf16,
+    Int8,
 }
 
 impl Held {
     fn bytes(self) -> usize {
-        if self == Self::F32 { 4 } else { 2 }
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::Int8 => 1,
+        }
+    }
+
+    fn rounds_to(self) -> Option<ScanType> {
+        match self {
+            Self::F32 => None,
+            Self::F16 => Some(ScanType::F16),
+            Self::Bf16 => Some(ScanType::Bf16),
+            Self::Int8 => Some(ScanType::Int8),
+        }
     }
 }
 
@@ -297,7 +310,7 @@ fn search_row(
     let (form, asked) = factors.question(rule, queries)?;
     let source = factors.rows();
     let seconds = median(arguments.samples, || {
-        search::search(&source, &form, &asked, arguments.top_k, &Options::default()).map(drop)
+        search::search(factors, &form, &asked, arguments.top_k, &Options::default()).map(drop)
     })?;
     let numbers = factors.width + if rule.needs_head() { factors.classes } else { 0 };
     let gflops = 2.0 * (queries * source.rows * numbers) as f64 / seconds / 1e9;
@@ -321,27 +334,13 @@ fn search_row(
     })
 }
 
-enum Features {
-    F32(Vec<f32>),
-    F16(Vec<f16>),
-    Bf16(Vec<bf16>),
-}
-
-impl Features {
-    fn held(features: Vec<f32>, dtype: Held) -> Self {
-        match dtype {
-            Held::F32 => Self::F32(features),
-            Held::F16 => Self::F16(features.par_iter().map(|&x| f16::from_f32(x)).collect()),
-            Held::Bf16 => Self::Bf16(features.par_iter().map(|&x| bf16::from_f32(x)).collect()),
-        }
-    }
-}
-
-/// Drawn factors: uniform in [−½, ½), the same on every machine.
+/// Drawn factors: uniform in [−½, ½), the same on every machine; held as a store holds them.
 struct Synthetic {
     width: usize,
     classes: usize,
-    features: Features,
+    features: Vec<f32>,
+    /// In their place, where fewer bits are held.
+    rounded: Option<ScanCopy>,
     deltas: Vec<f32>,
     feature_norms: Vec<f32>,
     delta_norms: Vec<f32>,
@@ -355,8 +354,9 @@ impl Synthetic {
             values.par_chunks_exact(width.max(1)).map(|row| cpu::dot(row, row).sqrt()).collect()
         };
         let (feature_norms, delta_norms) = (norms(&features, width), norms(&deltas, classes));
-        let features = Features::held(features, arguments.dtype);
-        Self { width, classes, features, deltas, feature_norms, delta_norms }
+        let rounded = arguments.dtype.rounds_to().map(|kind| ScanCopy::new(kind, &features, width));
+        let features = if rounded.is_some() { Vec::new() } else { features };
+        Self { width, classes, features, rounded, deltas, feature_norms, delta_norms }
     }
 
     fn rows(&self) -> FactorRows<'_> {
@@ -364,11 +364,7 @@ impl Synthetic {
             rows: self.feature_norms.len(),
             width: self.width,
             classes: self.classes,
-            features: match &self.features {
-                Features::F32(values) => Floats::F32(values),
-                Features::F16(values) => Floats::F16(values),
-                Features::Bf16(values) => Floats::Bf16(values),
-            },
+            features: self.rounded.as_ref().map_or(Floats::F32(&self.features), |copy| copy.rows().values),
             deltas: &self.deltas,
             feature_norms: &self.feature_norms,
             delta_norms: &self.delta_norms,
@@ -390,6 +386,28 @@ impl Synthetic {
             other => Err(Error::usage(format!("bench: rule {other} needs a trained store"))
                 .with_hint("use a feature or gradient rule: the scan is the same")),
         }
+    }
+}
+
+impl Source for Synthetic {
+    fn shards(&self) -> usize {
+        1
+    }
+
+    fn rows(&self, _shard: usize) -> usize {
+        self.feature_norms.len()
+    }
+
+    fn factors(&self, _shard: usize, set: FactorSet) -> Option<FactorRows<'_>> {
+        (set == FactorSet::Final).then(|| self.rows())
+    }
+
+    fn residuals(&self, _shard: usize) -> Option<&[f32]> {
+        self.rounded.as_ref().map(|copy| copy.rows().residuals)
+    }
+
+    fn index(&self, _shard: usize, row: usize) -> u64 {
+        row as u64
     }
 }
 

@@ -111,6 +111,7 @@ enum Precision {
     F32,
     F16,
     Bf16,
+    Int8,
 }
 
 impl Arguments {
@@ -123,6 +124,7 @@ impl Arguments {
             Precision::F32 => Dtype::F32,
             Precision::F16 => Dtype::F16,
             Precision::Bf16 => Dtype::Bf16,
+            Precision::Int8 => Dtype::Int8,
         };
         if self.block_records == 0 {
             return Err(Error::usage("--block-records: expected at least 1, found 0"));

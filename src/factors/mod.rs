@@ -13,6 +13,7 @@ mod folds;
 mod gram;
 mod head;
 mod hessian;
+mod int8;
 mod kronecker;
 mod loss;
 mod margin;
@@ -25,6 +26,7 @@ mod scan_copy;
 mod source;
 mod target;
 
+pub use crate::backend::cpu::Int8Rows;
 pub use block::KeepGoing;
 pub(crate) use bundle::bundle_norm;
 pub use bundle::{Bundle, mean_features};
@@ -32,6 +34,7 @@ pub use curvature::{Curvature, CurvatureOptions, HessianForm, Preconditioned, Qu
 pub use fisher::{FisherForm, FisherLabels, LayerFisher, fisher_gradient};
 pub use folds::{FoldsOf, refit_without};
 pub use head::Head;
+pub use int8::Int8;
 pub use loss::{loss_and_delta, predict, probabilities};
 pub use margin::output_gradient;
 pub use objective::RefitTargets;
@@ -39,8 +42,8 @@ pub use pairs::{Product, product, product_with};
 pub use projected::{DampedGram, Weighting};
 pub use refit::{CHOLESKY_LIMIT, Refit, RefitOptions, refit, refit_from};
 pub use representer::{Representer, RepresenterCompat, representer};
-pub(crate) use scan_copy::residuals;
-pub use scan_copy::{Int8Rows, ScanCopy, ScanRows, ScanType, ScanValues};
+pub(crate) use scan_copy::{Held, residuals};
+pub use scan_copy::{ScanCopy, ScanRows, ScanType};
 pub use source::{FactorSource, InMemory, LabelUsed, LabelVec, LabelledRows, Labels};
 pub use target::Target;
 
@@ -58,16 +61,19 @@ pub enum Floats<'a> {
     F16(&'a [f16]),
     /// bfloat16.
     Bf16(&'a [bf16]),
+    /// Whole rows of integers that stand for them.
+    Int8(Int8Rows<'a>),
 }
 
 impl Floats<'_> {
-    /// Some of them.
+    /// Some of them: where they are integers, whole rows.
     #[must_use]
     pub fn slice(self, range: Range<usize>) -> Self {
         match self {
             Self::F32(values) => Self::F32(&values[range]),
             Self::F16(values) => Self::F16(&values[range]),
             Self::Bf16(values) => Self::Bf16(&values[range]),
+            Self::Int8(rows) => Self::Int8(rows.slice(range)),
         }
     }
 
@@ -77,6 +83,7 @@ impl Floats<'_> {
             Self::F32(values) => values.len(),
             Self::F16(values) => values.len(),
             Self::Bf16(values) => values.len(),
+            Self::Int8(rows) => rows.values.len(),
         }
     }
 
@@ -91,16 +98,28 @@ impl Floats<'_> {
             Self::F32(values) => values.to_vec(),
             Self::F16(values) => values.to_f32_vec(),
             Self::Bf16(values) => values.to_f32_vec(),
+            Self::Int8(rows) => rows.to_f32(),
         }
     }
 
-    /// The `out.len()` numbers from number `start` on, as f64 (exact).
+    /// The `out.len()` numbers from number `start` on, as f32 (exact): where they are integers, whole rows.
+    pub fn decode_f32(&self, start: usize, out: &mut [f32]) {
+        match self.slice(start..start + out.len()) {
+            Self::F32(values) => out.copy_from_slice(values),
+            Self::F16(values) => values.convert_to_f32_slice(out),
+            Self::Bf16(values) => values.convert_to_f32_slice(out),
+            Self::Int8(rows) => rows.decode(out),
+        }
+    }
+
+    /// The same as f64.
     pub fn decode(&self, start: usize, out: &mut [f64]) {
         let end = start + out.len();
         match self {
             Self::F32(values) => widen(out, &values[start..end], f64::from),
             Self::F16(values) => widen(out, &values[start..end], f16::to_f64),
             Self::Bf16(values) => widen(out, &values[start..end], bf16::to_f64),
+            Self::Int8(rows) => widen(out, &rows.slice(start..end).to_f32(), f64::from),
         }
     }
 }

@@ -7,15 +7,16 @@ use rayon::prelude::*;
 
 use super::bundles::Bundler;
 use super::index_tokens;
-use super::recall::recall;
+use super::recall::First;
 use super::runner::{Plain, Runner, Tracing};
+use super::score;
 use super::stream::{stream_by, stream_of};
 use super::{Chunk, Chunking, Pass, Progress, Rejections, Settings, Summary};
 use crate::dataset::{Dataset, Digest};
 use crate::error::{Error, Result};
 use crate::factors::{self, LabelUsed, LabelVec, ScanType, Target};
 use crate::model::{Model, Problem, Projection, Tracer};
-use crate::store::{self, Block, Dtype, Part, StoreWriter};
+use crate::store::{self, Block, Dtype, Nearest, Part, StoreWriter, Stored};
 
 /// An earlier checkpoint of the model's training, whose factors are stored too, for TracIn.
 pub struct Checkpoint {
@@ -101,7 +102,9 @@ pub fn index(
     let models: Vec<&Model> = std::iter::once(model).chain(options.checkpoints.iter().map(|c| &c.model)).collect();
     let keep =
         |number, digest: &Digest| Ok(options.part.owns(number) && !lock(&writer).has(number, &digest.to_string())?);
-    let chunking = Chunking { records: options.block_records, before, keep: &keep };
+    let rounds = options.dtype != Dtype::F32 && !options.append && tokens.is_none();
+    let first = if rounds { Nearest::queries(options.block_records) } else { 0 };
+    let chunking = Chunking { records: options.block_records, before, keep: &keep, first };
     let progress = Progress::new("indexing", dataset.bytes_total(), settings.quiet);
     if let Some(tokens) = tokens {
         let bundler = Bundler { models: &models, tokens, against: options.target.into(), token: None };
@@ -117,10 +120,22 @@ pub fn index(
     let plain = Plain(&models);
     let runner: &dyn Runner = tracing.as_ref().map_or(&plain, |tracing| tracing);
     let width = runner.sizes()[0].0;
+    let mut first = First::new(options.dtype, width, options.block_records);
+    if let Some(first) = first.as_mut().filter(|_| options.append) {
+        let records = lock(&writer).records_below(first.below)?;
+        let numbers: Vec<u64> = records.iter().map(|record| record.index).collect();
+        first.meet(&numbers, &score::features(runner, records, settings)?);
+    }
     let mut sink = |chunk: Chunk| {
+        let wanted = keep(chunk.number, &chunk.digest)?;
         let mut block = block(model.problem(), options, chunk);
-        block.recall = recall(&block, width, options.dtype)?;
-        lock(&writer).write(&block)
+        if let Some(first) = &mut first {
+            first.meet(&block.indices, &block.features);
+            if wanted {
+                block.nearest = Some(first.find(&block, &lock(&writer))?);
+            }
+        }
+        if wanted { lock(&writer).write(&block) } else { Ok(()) }
     };
     let summary = stream_by(runner, dataset, &chunking, settings, rejections, &progress, &mut sink)?;
     writer.into_inner().unwrap_or_else(PoisonError::into_inner).finish(summary.numbered)?;
@@ -216,8 +231,8 @@ pub(super) fn block(problem: Problem, options: &IndexOptions, chunk: Chunk) -> B
         losses,
         checkpoints: passes.map(|(features, deltas, _)| (features, deltas)).collect(),
         records: chunk.records.into_iter().map(Into::into).collect(),
-        residuals: Vec::new(),
-        recall: None,
+        stored: Stored::default(),
+        nearest: None,
         data_fingerprint: chunk.digest.to_string(),
     }
 }

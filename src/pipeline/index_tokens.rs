@@ -5,7 +5,7 @@ use super::bundles::{Against, BundleChunk};
 use crate::error::{Error, Result};
 use crate::factors::{LabelUsed, LabelVec};
 use crate::model::{Model, Task};
-use crate::store::{Block, Bundles, Dtype, StoredRecord, TokenSettings};
+use crate::store::{Block, Bundles, Dtype, Stored, StoredRecord, TokenSettings};
 
 /// The most bytes of δ that a block of records with one mask each may have: it is made in memory.
 const BLOCK_BYTES: u64 = 1 << 30;
@@ -79,8 +79,8 @@ pub(super) fn block(chunk: BundleChunk) -> Block {
         losses: Vec::new(),
         checkpoints: vec![Default::default(); checkpoints],
         records: Vec::new(),
-        residuals: Vec::new(),
-        recall: None,
+        stored: Stored::default(),
+        nearest: None,
         data_fingerprint: digest.to_string(),
     };
     for one in records {

@@ -8,7 +8,7 @@ use super::stages::Stopwatch;
 use super::stream::Read;
 use super::{Rejections, Settings};
 use crate::dataset::{Digest, Place, Record};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::factors::Target;
 use crate::model::{Model, Outputs, Problem};
 use crate::tokens::Encoding;
@@ -77,8 +77,29 @@ pub(super) fn score(
     steps: &mut Steps,
 ) -> Result<Chunk> {
     let (records, gold) = resolve_labels(runner.model(), read.records, &read.places, rejections)?;
+    run(runner, (read.number, read.digest), records, gold, settings, steps)
+}
+
+/// The features of records that were read before, under the first model, `[n, E]`.
+pub(super) fn features(runner: &dyn Runner, records: Vec<Record>, settings: &Settings) -> Result<Vec<f32>> {
+    let model = runner.model();
+    let reads = model.problem() != Problem::Headless;
+    let resolve =
+        |record: &Record| record.label.as_ref().filter(|_| reads).map(|label| model.resolve_label(label)).transpose();
+    let gold = records.iter().map(resolve).collect::<std::result::Result<_, _>>().map_err(Error::usage)?;
+    let chunk = run(runner, (0, Digest::default()), records, gold, settings, &mut Steps::default())?;
+    Ok(chunk.passes.into_iter().next().map(|pass| pass.outputs.features).unwrap_or_default())
+}
+
+fn run(
+    runner: &dyn Runner,
+    (number, digest): (u64, Digest),
+    records: Vec<Record>,
+    gold: Vec<Option<Target>>,
+    settings: &Settings,
+    steps: &mut Steps,
+) -> Result<Chunk> {
     let passes = runner.sizes().into_iter().map(Pass::new).collect();
-    let (number, digest) = (read.number, read.digest);
     let mut chunk = Chunk { number, records, gold, passes, digest, tokens: 0, truncated: 0, repeated: 0 };
     let mut repeats = Repeats::default();
     for start in (0..chunk.records.len()).step_by(WINDOW) {

@@ -21,12 +21,14 @@ pub struct Chunking<'a> {
     pub before: Digest,
     /// Whether a chunk is wanted, told its number and a digest of its records; others are read (to be counted) and dropped.
     pub keep: &'a (dyn Fn(u64, &Digest) -> Result<bool> + Sync),
+    /// Of the first chunk so many record numbers are wanted in any case: alone, and not counted, where it is dropped otherwise.
+    pub first: u64,
 }
 
 impl Chunking<'_> {
     /// Chunks for jobs that care for no particular cut.
     pub fn any() -> Self {
-        Self { records: 4096, before: Digest::default(), keep: &|_, _| Ok(true) }
+        Self { records: 4096, before: Digest::default(), keep: &|_, _| Ok(true), first: 0 }
     }
 }
 
@@ -38,6 +40,8 @@ pub(super) struct Read {
     pub(super) places: Vec<Place>,
     pub(super) digest: Digest,
     bytes: u64,
+    /// Whether it is only wanted to be looked at.
+    aside: bool,
 }
 
 /// What the reader hands over: a chunk, or an error met on the way (a bad record, or the end).
@@ -188,9 +192,14 @@ impl Building {
 
     /// Hands the chunk over if it is wanted. Whether anybody still listens.
     fn send(self, chunking: &Chunking<'_>, bytes: u64, to: &mut Outlet) -> bool {
-        let Self { number, records, places, digest } = self;
+        let Self { number, mut records, mut places, digest } = self;
         match (chunking.keep)(number, &digest) {
-            Ok(true) => to.send(Ok(Read { number, records, places, digest, bytes })),
+            Ok(true) => to.send(Ok(Read { number, records, places, digest, bytes, aside: false })),
+            Ok(false) if number == 0 && chunking.first > 0 => {
+                records.retain(|record| record.index < chunking.first);
+                places.truncate(records.len());
+                to.send(Ok(Read { number, records, places, digest, bytes, aside: true }))
+            }
             Ok(false) => true,
             Err(error) => to.send(Err(error)),
         }
@@ -211,8 +220,11 @@ fn run_chunks<T>(
         match message {
             Err(error) => rejections.take(error)?,
             Ok(read) => {
-                let bytes = read.bytes;
-                let (chunk, counts) = score(read, rejections, &mut steps)?;
+                let (bytes, aside) = (read.bytes, read.aside);
+                // Whoever keeps the chunk tells what of it cannot be used.
+                let mut untold = Rejections::new(true, None);
+                let (chunk, counts) = score(read, if aside { &mut untold } else { rejections }, &mut steps)?;
+                let counts = if aside { Counts::default() } else { counts };
                 summary.records += counts.records;
                 summary.tokens += counts.tokens;
                 summary.truncated += counts.truncated;

@@ -2,7 +2,7 @@
 //!
 //! With x̂ for x, the dot product of a score lies within `ε = ‖q‖ (r + γ(‖x‖ + r))` of [`panel_products`]' of q and x̂, for r ≥ ‖x − x̂‖ and γ the bounds
 //! of both products' own roundings together (Cauchy-Schwarz; Higham, *Accuracy and Stability*, §3.1). With q̂ for q as well ([`halved_products`]), within
-//! `ε + ‖q − q̂‖ (1 + γ)(‖x‖ + r)`. A distance lies within r of `√(‖q‖² + ‖x̂‖² − 2 q·x̂)`, which the same γ bounds. All that follows in a score (adding s, a weight, sums of terms, the divisor) is f32 operations that
+//! `ε + ‖q − q̂‖ (1 + γ)(‖x‖ + r)`, and so of [`integer_products`]. A distance lies within r of `√(‖q‖² + ‖x̂‖² − 2 q·x̂)`, which the same γ bounds. All that follows in a score (adding s, a weight, sums of terms, the divisor) is f32 operations that
 //! are monotone, rounding included: the same operations on both ends of the interval give an interval that holds the score itself, to the bit.
 //!
 //! Where the features themselves were rounded to be stored, x is what they were before: the score by them is bounded from the stored ones in the
@@ -10,6 +10,7 @@
 //!
 //! [`panel_products`]: crate::backend::cpu::panel_products
 //! [`halved_products`]: crate::backend::cpu::halved_products
+//! [`integer_products`]: crate::backend::cpu::integer_products
 
 #![allow(clippy::inline_always)] // what runs on vectors must be inlined where the instruction set is switched on
 
@@ -17,7 +18,6 @@ use super::form::{Form, Measure, RowNorm};
 use super::pair::gradient_norm;
 use super::query::{Query, Weight};
 use super::source::FactorSet;
-use super::term::weight_of;
 use crate::backend::cpu::dot;
 use crate::backend::cpu::simd::{Isa, Kernel, LANES, Vector};
 
@@ -57,20 +57,29 @@ pub(super) struct Radii {
     tiny: f32,
 }
 
+/// What is rounded on the way to a product.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rounding<'t> {
+    /// By row, where it is a copy: at least how far it is from what it stands for.
+    pub(super) residuals: Option<&'t [f32]>,
+    /// By row, where it is rounded once more: at least how far.
+    pub(super) halved: Option<&'t [f32]>,
+    /// Whether queries are too.
+    pub(super) queries: bool,
+}
+
 impl Radii {
-    /// For rows `features [rows, E]` of these `norms`; where they are copies, each within its own of `residuals` of what it stands for; where they are
-    /// `halved` on their way into a product, within that of themselves.
+    /// For rows `features [rows, E]` of these `norms`, rounded in these ways. Where `features` are not given, `norms` are those of copies too.
     pub(super) fn load(
         &mut self,
         measure: Measure,
         features: &[f32],
         width: usize,
         norms: &[f32],
-        residuals: Option<&[f32]>,
-        halved: Option<&[f32]>,
+        Rounding { residuals, halved, queries }: Rounding<'_>,
     ) {
-        // The panel's chain, and the lane sums and tree of a score's own product.
-        let gamma = 1.01 * (width + width.div_ceil(LANES) + 16) as f64 * U;
+        // A panel's chain (a product of integers has fewer roundings, but for a few more at the end), and the lane sums and tree of a score's own.
+        let gamma = 1.01 * (width + width.div_ceil(LANES) + 48) as f64 * U;
         (self.gamma, self.tiny) = (gamma as f32, (width + 16) as f32 * 1e-37);
         for buffer in [&mut self.rows, &mut self.reaches, &mut self.squares, &mut self.residuals] {
             buffer.clear();
@@ -81,7 +90,7 @@ impl Radii {
             let (r, on_the_way) = (of(residuals), of(halved));
             let reach = f64::from(norm) * (1.0 + gamma) + TINY_LENGTH + r + on_the_way;
             let rounding = on_the_way + gamma * reach;
-            if halved.is_some() {
+            if queries {
                 self.reaches.push(up((1.0 + gamma) * reach));
             }
             if measure == Measure::Product {
@@ -93,7 +102,8 @@ impl Radii {
                 dot(copy, copy)
             };
             self.rows.push(up(rounding));
-            self.squares.push(residuals.map_or(norm * norm, |_| own()));
+            let measured = residuals.is_some() && !features.is_empty();
+            self.squares.push(if measured { own() } else { norm * norm });
             self.residuals.push(up(r + TINY_LENGTH));
         }
     }
@@ -134,11 +144,11 @@ impl Radii {
         Isa::best().run(AroundProducts { query: self.at_least(query), radii: self, products, low, high });
     }
 
-    /// Adds the interval of each row's term of a query, from the rows' `deltas [K, rows]`.
+    /// Adds the interval of each row's term of a query.
     pub(super) fn add_terms(&self, term: &Side<'_>, products: &[f32], least: &mut [f32], most: &mut [f32]) {
-        let Side { length, weight, bias, deltas } = *term;
+        let Side { length, bias, weights } = *term;
         let query = self.at_least(length);
-        Isa::best().run(AddTerms { query, radii: self, products, deltas, weight, bias, least, most });
+        Isa::best().run(AddTerms { query, radii: self, products, weights, bias, least, most });
     }
 
     /// At least a query's length, from its rounded norm.
@@ -170,10 +180,9 @@ pub(super) struct Length {
 /// What a term takes from its query, and from the rows beside their products.
 pub(super) struct Side<'t> {
     pub(super) length: Length,
-    pub(super) weight: &'t Weight,
     pub(super) bias: f32,
-    /// `[K, rows]`
-    pub(super) deltas: &'t [f32],
+    /// What each row weighs.
+    pub(super) weights: &'t [f32],
 }
 
 /// `product ∓ ε`
@@ -244,8 +253,7 @@ struct AddTerms<'t> {
     query: Length,
     radii: &'t Radii,
     products: &'t [f32],
-    deltas: &'t [f32],
-    weight: &'t Weight,
+    weights: &'t [f32],
     bias: f32,
     least: &'t mut [f32],
     most: &'t mut [f32],
@@ -256,10 +264,10 @@ impl Kernel for AddTerms<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let (bias, rows) = (V::splat(self.bias), self.products.len());
-        for at in vectors(rows) {
+        let bias = V::splat(self.bias);
+        for at in vectors(self.products.len()) {
             let (low, high) = around::<V>(at.load(self.products), self.radii.epsilon(self.query, 1.0, at));
-            let weight = weight_of::<V>(self.weight, self.deltas, rows, at.start);
+            let weight: V = at.load(self.weights);
             let (one, other) = (weight.mul(low.add(bias)), weight.mul(high.add(bias)));
             let least = V::select_lt(other, one, other, one).add(at.load(self.least));
             let most = V::select_lt(other, one, one, other).add(at.load(self.most));

@@ -19,12 +19,13 @@ use super::pair::score_prepared;
 use super::query::Query;
 use super::scan::{Progress, Sink, scan};
 use super::shape::Shape;
-use super::source::Source;
+use super::source::{FactorSet, Source};
 use super::tile::{PANEL_QUERIES, Purpose, Span};
 use super::topk::{Hit, Hits, TwoEnded};
 use super::{Bounds, pack};
 use crate::backend::cpu::simd::{Isa, Kernel, Vector};
 use crate::error::Result;
+use crate::factors::Floats;
 
 /// What bounds are computed from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,9 +59,15 @@ impl Basis {
     }
 
     /// What queries are packed for, one after another while candidates are too many: where bounds tell what is certain, wider ones would tell less.
-    pub(super) fn attempts(self, bounds: Bounds) -> &'static [Purpose] {
+    pub(super) fn attempts<S: Source + ?Sized>(self, source: &S, bounds: Bounds) -> &'static [Purpose] {
+        let integers = |shard| match source.scan(shard) {
+            Some(copy) => matches!(copy.values, Floats::Int8(_)),
+            None => source.factors(shard, FactorSet::Final).is_some_and(|own| matches!(own.features, Floats::Int8(_))),
+        };
+        let are_integers = (0..source.shards()).all(integers);
         match (bounds, self) {
             (Bounds::Unused, _) => &[],
+            _ if are_integers => &[Purpose::IntegerBounds],
             (Bounds::Single, _) | (_, Self::Rounded) => &[Purpose::Bounds],
             (Bounds::Half, _) => &[Purpose::WideBounds, Purpose::Bounds],
         }

@@ -389,6 +389,7 @@ fn kind(features: Floats<'_>) -> u8 {
         Floats::F32(_) => 0,
         Floats::F16(_) => 1,
         Floats::Bf16(_) => 2,
+        Floats::Int8(_) => 3,
     }
 }
 

@@ -170,7 +170,9 @@ pub fn search<S: Source + ?Sized>(
     let progress = Progress::new(options, shape.rows, queries.len().div_ceil(batch));
     let mut hits = Vec::with_capacity(queries.len());
     'batches: for queries in queries.chunks(batch) {
-        for attempt in basis.iter().flat_map(|&basis| basis.attempts(options.bounds).iter().map(move |&p| (basis, p))) {
+        let attempts =
+            |&basis: &Basis| basis.attempts(source, options.bounds).iter().map(move |&purpose| (basis, purpose));
+        for attempt in basis.iter().flat_map(attempts) {
             if let Some(found) = certified::search(source, form, shape, queries, k, attempt, &progress)? {
                 hits.extend(found);
                 continue 'batches;

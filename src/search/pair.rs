@@ -6,11 +6,11 @@ use super::form::{Deltas, Form, Measure, Prepared, RowNorm};
 use super::query::{Query, Weight};
 use super::source::{FactorSet, Source};
 use crate::backend::cpu::{dot, squared_distance};
-use crate::factors::{FactorRows, Floats};
+use crate::factors::FactorRows;
 
 /// The score of row `row` of shard `shard` for `query`.
 ///
-/// 1. For each term t in order, with h_i decoded to f32 (exact from f16 and bf16):
+/// 1. For each term t in order, with h_i decoded to f32 (exact from f16 and bf16; from integers as [`crate::factors::Int8Rows`] says):
 ///    a = [`dot`]`(h_q, h_i)`; weight = 1, `δ_i[c]`, or a chain `b ← fma(δ_q[k], δ_i[k], b)` over ascending k from 0;
 ///    `sum ← fma(rate, weight · (a + s), sum)` from 0. (For distances: `sum = −√`[`squared_distance`]`(h_q, h_i)`.)
 ///    Where records have several factors, a is plus s times the factor's own coordinate (1 where it has none), and the sums of a record's
@@ -137,7 +137,7 @@ impl Row {
     fn new(form: &Form<'_>, factors: &FactorRows<'_>, (row, global): (usize, usize), bias: f32, length: f32) -> Self {
         let (width, classes) = (factors.width, factors.classes);
         let mut features = vec![0.0; width];
-        decode(factors.features, row * width, &mut features);
+        factors.features.decode_f32(row * width, &mut features);
         let delta = match form.deltas {
             Deltas::Unread => Vec::new(),
             Deltas::Stored => factors.deltas[row * classes..][..classes].to_vec(),
@@ -150,17 +150,6 @@ impl Row {
             Deltas::Scaled => factors.deltas[row * classes..][..classes].iter().map(|d| quotient(*d, length)).collect(),
         };
         Self { features, delta, bias }
-    }
-}
-
-/// The `out.len()` numbers from number `start` on, as f32 (exact).
-pub(super) fn decode(stored: Floats<'_>, start: usize, out: &mut [f32]) {
-    use half::slice::HalfFloatSliceExt;
-    let range = start..start + out.len();
-    match stored {
-        Floats::F32(values) => out.copy_from_slice(&values[range]),
-        Floats::F16(values) => values[range].convert_to_f32_slice(out),
-        Floats::Bf16(values) => values[range].convert_to_f32_slice(out),
     }
 }
 

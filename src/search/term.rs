@@ -1,16 +1,98 @@
-//! One term of many records' scores for one query, sixteen records at a time.
+//! One term of many records' scores, sixteen records at a time.
 
 #![allow(clippy::inline_always)] // what runs on vectors must be inlined where the instruction set is switched on
+#![allow(clippy::needless_range_loop)] // register tiles read best with their indices
 
 use super::query::Weight;
-use crate::backend::cpu::simd::{Kernel, Vector};
+use crate::backend::cpu::simd::{Kernel, LANES, Vector};
 
-/// `sums ← fma(rate, weight · (products + bias), sums)` over rows, the weight taken from `deltas [K, rows]`.
+/// What each of some rows weighs for each of some queries, `[queries, rows]`: 1, `δ_i[c]`, or the chain of [`super::score`] over ascending k. Queries
+/// and rows go by in tiles, so that a class of a row is read once for several queries, and chains wait for each other in no register.
+pub(super) struct Weigh<'t> {
+    pub(super) out: &'t mut [f32],
+    pub(super) queries: &'t [Weight],
+    /// `[K, rows]`
+    pub(super) deltas: &'t [f32],
+    pub(super) rows: usize,
+}
+
+impl Kernel for Weigh<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(mut self) {
+        let mut query = 0;
+        while query < self.queries.len() {
+            query += match &self.queries[query..] {
+                [Weight::Delta(a), Weight::Delta(b), Weight::Delta(c), Weight::Delta(d), ..] => {
+                    self.chains::<V, 4>(query, [a, b, c, d])
+                }
+                [Weight::Delta(a), ..] => self.chains::<V, 1>(query, [a]),
+                [Weight::Class(class), ..] => {
+                    let class = &self.deltas[class * self.rows..][..self.rows];
+                    self.out[query * self.rows..][..self.rows].copy_from_slice(class);
+                    1
+                }
+                _ => {
+                    self.out[query * self.rows..][..self.rows].fill(1.0);
+                    1
+                }
+            };
+        }
+    }
+}
+
+impl Weigh<'_> {
+    /// `δ_q·δ_i` of `Q` queries, the first of which is number `query`; gives back Q.
+    #[inline(always)]
+    fn chains<V: Vector, const Q: usize>(&mut self, query: usize, of: [&[f32]; Q]) -> usize {
+        let mut row = 0;
+        while row < self.rows {
+            row += if V::REGISTERS >= 32 && self.rows - row >= 4 * LANES {
+                self.tile::<V, Q, 4>(query, of, row)
+            } else {
+                self.tile::<V, Q, 1>(query, of, row)
+            };
+        }
+        Q
+    }
+
+    /// The same of `R` times sixteen rows from `row` on, or of one sixteen that may be fewer; gives back how many.
+    #[inline(always)]
+    fn tile<V: Vector, const Q: usize, const R: usize>(&mut self, query: usize, of: [&[f32]; Q], row: usize) -> usize {
+        let mut weights = [[V::zero(); R]; Q];
+        for (k, class) in self.deltas.chunks_exact(self.rows).enumerate() {
+            let mut deltas = [V::zero(); R];
+            for r in 0..R {
+                let class = &class[row + r * LANES..];
+                deltas[r] = class.first_chunk().map_or_else(|| V::load_partial(class), V::load);
+            }
+            for q in 0..Q {
+                let own = V::splat(of[q][k]);
+                for r in 0..R {
+                    weights[q][r] = own.fma(deltas[r], weights[q][r]);
+                }
+            }
+        }
+        for q in 0..Q {
+            for r in 0..R {
+                let start = row + r * LANES;
+                let out = &mut self.out[(query + q) * self.rows..][start..self.rows.min(start + LANES)];
+                match out.first_chunk_mut() {
+                    Some(whole) => weights[q][r].store(whole),
+                    None => weights[q][r].store_partial(out),
+                }
+            }
+        }
+        (R * LANES).min(self.rows - row)
+    }
+}
+
+/// `sums ← fma(rate, weight · (products + bias), sums)` over rows.
 pub(super) struct AddTerm<'t> {
     pub(super) sums: &'t mut [f32],
     pub(super) products: &'t [f32],
-    pub(super) deltas: &'t [f32],
-    pub(super) weight: &'t Weight,
+    pub(super) weights: &'t [f32],
     pub(super) bias: f32,
     pub(super) rate: f32,
 }
@@ -20,44 +102,17 @@ impl Kernel for AddTerm<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let rows = self.sums.len();
         let (sums, last) = self.sums.as_chunks_mut();
         let (products, last_products) = self.products.as_chunks();
+        let (weights, last_weights) = self.weights.as_chunks();
         let (bias, rate) = (V::splat(self.bias), V::splat(self.rate));
-        for (i, (sum, product)) in sums.iter_mut().zip(products).enumerate() {
-            let weight = weight_of::<V>(self.weight, self.deltas, rows, i * product.len());
-            let term = weight.mul(V::load(product).add(bias));
+        for ((sum, product), weight) in sums.iter_mut().zip(products).zip(weights) {
+            let term = V::load(weight).mul(V::load(product).add(bias));
             rate.fma(term, V::load(sum)).store(sum);
         }
         if !last.is_empty() {
-            let weight = weight_of::<V>(self.weight, self.deltas, rows, rows - last.len());
-            let term = weight.mul(V::load_partial(last_products).add(bias));
+            let term = V::load_partial(last_weights).mul(V::load_partial(last_products).add(bias));
             rate.fma(term, V::load_partial(last)).store_partial(last);
         }
-    }
-}
-
-/// The weights of the (up to sixteen) rows from `start` on.
-#[inline(always)]
-pub(super) fn weight_of<V: Vector>(weight: &Weight, deltas: &[f32], rows: usize, start: usize) -> V {
-    match weight {
-        Weight::One => V::splat(1.0),
-        Weight::Class(k) => deltas_of(&deltas[k * rows + start..(k + 1) * rows]),
-        Weight::Delta(query) => {
-            let mut b = V::zero();
-            for (&q, class) in query.iter().zip(deltas.chunks_exact(rows)) {
-                b = V::splat(q).fma(deltas_of(&class[start..]), b);
-            }
-            b
-        }
-    }
-}
-
-/// The first sixteen of one class's deltas, or all where there are fewer.
-#[inline(always)]
-fn deltas_of<V: Vector>(class: &[f32]) -> V {
-    match class.first_chunk() {
-        Some(whole) => V::load(whole),
-        None => V::load_partial(class),
     }
 }

@@ -1,22 +1,22 @@
 //! Many pairs together: some consecutive records of a shard against a block of queries, with the bits of [`super::score`].
 
-use super::bounds::{Length, Radii, Side, Widen};
+use super::bounds::{Length, Radii, Rounding, Side, Widen};
 use super::certified::Basis;
 use super::finish::Finish;
 use super::form::{Deltas, Form, Measure, Pass, Prepared, RowNorm};
-use super::pair::{decode, first_factor, gradient_norm, quotient, unit_columns};
+use super::pair::{first_factor, gradient_norm, quotient, unit_columns};
 use super::query::Weight;
 use super::source::Source;
-use super::term::AddTerm;
+use super::term::{AddTerm, Weigh};
 use super::topk::Hit;
 use crate::backend::cpu::dot;
-use crate::backend::cpu::simd::Isa;
+use crate::backend::cpu::simd::{Isa, LANES};
 use crate::backend::cpu::{
-    HalvedQueries, HalvedRows, Lined, Panels, Stream, Tile, dot_stream, dot_tile, halved_products, panel_products,
-    squared_distance_stream, squared_distance_tile,
+    HalvedQueries, HalvedRows, IntegerQueries, Lined, Panels, Stream, Tile, dot_stream, dot_tile, halved_products,
+    integer_products, panel_products, squared_distance_stream, squared_distance_tile,
 };
 use crate::error::Result;
-use crate::factors::{FactorRows, Floats, ScanRows, ScanValues};
+use crate::factors::{FactorRows, Floats, Int8Rows, ScanRows};
 use std::ops::Range;
 
 /// Queries laid out for the scan: pass by pass, so that those of one pass are the rows of one matrix.
@@ -44,6 +44,8 @@ pub(super) enum Purpose {
     Bounds,
     /// The same, from rounded numbers where the machine is faster with those.
     WideBounds,
+    /// The same, of rows of integers.
+    IntegerBounds,
 }
 
 /// So many queries fill most of a panel.
@@ -57,12 +59,18 @@ enum Operand {
     Panels(Panels),
     /// For more.
     Halved(HalvedQueries),
+    /// For rows of integers.
+    Integers(IntegerQueries),
 }
 
 impl Operand {
     /// For so many queries of `width`.
     fn new(width: usize, queries: usize, purpose: Purpose) -> Self {
         let many = purpose != Purpose::Scores && queries >= PANEL_QUERIES;
+        let integers = IntegerQueries::new(width).filter(|_| purpose == Purpose::IntegerBounds);
+        if let Some(queries) = integers {
+            return Self::Integers(queries);
+        }
         let halved = HalvedQueries::new(width).filter(|_| many && purpose == Purpose::WideBounds);
         match halved {
             Some(queries) => Self::Halved(queries),
@@ -77,6 +85,7 @@ impl Operand {
             Self::Lined(queries) => queries.push(features),
             Self::Panels(queries) => queries.push(features),
             Self::Halved(queries) => return queries.push(features),
+            Self::Integers(queries) => return queries.push(features),
         }
         0.0
     }
@@ -114,6 +123,11 @@ impl PackedQueries {
         }
     }
 
+    /// Whether they are for rows of integers.
+    fn are_integers(&self) -> bool {
+        self.passes.iter().all(|pass| matches!(pass.features, Operand::Integers(_)))
+    }
+
     /// Q.
     pub(super) fn len(&self) -> usize {
         self.norms.len()
@@ -127,8 +141,9 @@ pub(super) struct RowTile<'a> {
     place: (usize, usize),
     /// Rows of factors.
     rows: usize,
-    /// Whether rows go by one after another, in whatever they are held.
+    /// Whether rows go by one after another, in whatever they are held; whether that is integers.
     streams: bool,
+    integers: bool,
     /// Where each record's factors end among them, where records have several.
     ends: Vec<usize>,
     /// The coordinates of those that meet a query's bias, where they are not all 1.
@@ -140,6 +155,8 @@ pub(super) struct RowTile<'a> {
     norms: Vec<f32>,
     /// Products of a block's queries with the rows, `[queries, stride]`.
     products: Vec<f32>,
+    /// What the rows weigh for each query, `[queries, rows]`.
+    weights: Vec<f32>,
     /// Their scores, `[queries, rows]`; where the rows are a scan copy's, the least they can be.
     scores: Vec<f32>,
     /// The greatest they can be, and how far products are off.
@@ -156,6 +173,8 @@ struct SetTile<'a> {
     next: &'a [f32],
     /// The features as rounded queries are multiplied with them.
     halved: Option<HalvedRows>,
+    /// The same of integers, where they lie.
+    integers: Option<Int8Rows<'a>>,
     /// δ transposed, `[K, rows]`, so that a vector holds one class of many records.
     deltas: Vec<f32>,
 }
@@ -197,12 +216,14 @@ impl<'a> RowTile<'a> {
             place: (0, 0),
             rows: 0,
             streams: queries.passes.iter().all(|pass| matches!(pass.features, Operand::Lined(_))),
+            integers: queries.are_integers(),
             ends: Vec::new(),
             biases: Vec::new(),
             totals: Vec::new(),
             sets,
             norms: Vec::new(),
             products: Vec::new(),
+            weights: Vec::new(),
             scores: Vec::new(),
             most: Vec::new(),
             radii: Radii::default(),
@@ -249,8 +270,9 @@ impl<'a> RowTile<'a> {
         let factors = source.factors(span.shard, self.form.sets[0]).expect("checked before the scan");
         let copy = source.scan(span.shard);
         let rows = span.start..span.start + span.rows;
-        // Of a distance, what the rows are is asked beside their products.
-        let as_they_lie = self.streams && self.form.measure == Measure::Product;
+        // Of a distance to a copy, how long the rows are is asked beside their products.
+        let measured = self.form.measure == Measure::Distance && (basis == Basis::Copies || !self.integers);
+        let as_they_lie = (self.streams || self.integers) && !measured;
         self.sets[0].load_bounded(self.form, &factors, copy.as_ref(), span, as_they_lie);
         self.load_norms(&factors, span);
         let residuals = match basis {
@@ -261,7 +283,8 @@ impl<'a> RowTile<'a> {
         let features = if as_they_lie { &[] } else { self.sets[0].in_f32() };
         let norms = &factors.feature_norms[rows];
         let halved = self.sets[0].halved.as_ref().map(HalvedRows::residuals);
-        self.radii.load(self.form.measure, features, factors.width, norms, residuals, halved);
+        let rounding = Rounding { residuals, halved, queries: self.integers || halved.is_some() };
+        self.radii.load(self.form.measure, features, factors.width, norms, rounding);
         if let (Basis::Rounded, Some(residuals)) = (basis, residuals) {
             self.radii.load_norms(self.form, norms, residuals);
         }
@@ -355,16 +378,19 @@ impl<'a> RowTile<'a> {
         for pass in 0..=last {
             let set = self.form.passes[pass].set;
             self.sets[set].products(&mut self.products, &queries.passes[pass], asked.clone());
+            if sums {
+                self.weigh(set, &queries.passes[pass].weights[asked.clone()]);
+            }
             for (q, query) in asked.clone().enumerate() {
                 let (place, products) = (q * rows..(q + 1) * rows, &self.products[q * stride..][..rows]);
                 let (least, most) = (&mut self.scores[place.clone()], &mut self.most[place]);
-                let (packed, deltas) = (&queries.passes[pass], &self.sets[set].deltas);
+                let packed = &queries.passes[pass];
                 let length = packed.lengths[query];
                 match self.form.measure {
                     Measure::Distance => self.radii.distances(length, products, least, most),
                     Measure::Product if sums => {
-                        let (weight, bias) = (&packed.weights[query], packed.biases[query]);
-                        self.radii.add_terms(&Side { length, weight, bias, deltas }, products, least, most);
+                        let (weights, bias) = (&self.weights[q * rows..(q + 1) * rows], packed.biases[query]);
+                        self.radii.add_terms(&Side { length, bias, weights }, products, least, most);
                     }
                     Measure::Product => self.radii.products(length, products, least, most),
                 }
@@ -399,17 +425,24 @@ impl<'a> RowTile<'a> {
     fn add_pass(&mut self, queries: &PackedQueries, number: usize, asked: Range<usize>) {
         let (pass, rows) = (&queries.passes[number], self.rows);
         let Pass { set, rate } = self.form.passes[number];
-        let set = &mut self.sets[set];
-        set.products(&mut self.products, pass, asked.clone());
+        self.sets[set].products(&mut self.products, pass, asked.clone());
+        self.weigh(set, &pass.weights[asked.clone()]);
         let sums = self.scores.chunks_exact_mut(rows).zip(self.products.chunks_exact_mut(rows));
-        for (q, (sums, products)) in asked.zip(sums) {
-            let (mut bias, weight) = (pass.biases[q], &pass.weights[q]);
+        for ((q, (sums, products)), weights) in asked.zip(sums).zip(self.weights.chunks_exact(rows)) {
+            let mut bias = pass.biases[q];
             if !self.biases.is_empty() {
                 products.iter_mut().zip(&self.biases).for_each(|(product, s)| *product += bias * s);
                 bias = 0.0;
             }
-            Isa::best().run(AddTerm { sums, products, deltas: &set.deltas, weight, bias, rate });
+            Isa::best().run(AddTerm { sums, products, weights, bias, rate });
         }
+    }
+
+    /// Makes ready what the rows weigh for these queries.
+    fn weigh(&mut self, set: usize, queries: &[Weight]) {
+        let rows = self.rows;
+        self.weights.resize(queries.len() * rows, 0.0);
+        Isa::best().run(Weigh { out: &mut self.weights, queries, deltas: &self.sets[set].deltas, rows });
     }
 
     fn distances(&mut self, queries: &PackedQueries, asked: Range<usize>) {
@@ -426,11 +459,15 @@ impl SetTile<'_> {
             (Operand::Halved(queries), _) => {
                 halved_products(out, queries, asked, self.halved.as_ref().expect("made for these queries"));
             }
+            (Operand::Integers(queries), _) => {
+                integer_products(out, queries, asked, self.integers.expect("made for these rows"));
+            }
             (Operand::Lined(queries), Features::Lined(rows)) => dot_tile(out, Tile { queries, asked, rows, next }),
             (Operand::Lined(queries), _) => match self.as_they_lie() {
                 Floats::F32(rows) => dot_stream(out, Stream { queries, asked, rows }),
                 Floats::F16(rows) => dot_stream(out, Stream { queries, asked, rows }),
                 Floats::Bf16(rows) => dot_stream(out, Stream { queries, asked, rows }),
+                Floats::Int8(rows) => dot_stream(out, Stream { queries, asked, rows }),
             },
             (Operand::Panels(queries), _) => panel_products(out, queries, asked, self.in_f32()),
         }
@@ -446,6 +483,7 @@ impl SetTile<'_> {
                 Floats::F32(rows) => squared_distance_stream(out, Stream { queries, asked, rows }),
                 Floats::F16(rows) => squared_distance_stream(out, Stream { queries, asked, rows }),
                 Floats::Bf16(rows) => squared_distance_stream(out, Stream { queries, asked, rows }),
+                Floats::Int8(rows) => squared_distance_stream(out, Stream { queries, asked, rows }),
             },
         }
     }
@@ -454,7 +492,14 @@ impl SetTile<'_> {
 impl<'a> SetTile<'a> {
     fn new(width: usize, few: bool, halved: Option<&HalvedQueries>) -> Self {
         let features = if few { Features::Mapped(Floats::F32(&[])) } else { Features::Lined(Lined::new(width)) };
-        Self { features, decoded: Vec::new(), next: &[], halved: halved.map(HalvedRows::new), deltas: Vec::new() }
+        Self {
+            features,
+            decoded: Vec::new(),
+            next: &[],
+            halved: halved.map(HalvedRows::new),
+            integers: None,
+            deltas: Vec::new(),
+        }
     }
 
     fn load(&mut self, form: &Form<'_>, factors: &FactorRows<'a>, span: Span, then: usize) {
@@ -465,7 +510,7 @@ impl<'a> SetTile<'a> {
             (Features::Lined(rows), Floats::F32(features)) => rows.refill(&features[here], span.rows),
             (Features::Lined(rows), stored) => {
                 self.decoded.resize(here.len(), 0.0);
-                decode(stored, here.start, &mut self.decoded);
+                stored.decode_f32(here.start, &mut self.decoded);
                 rows.refill(&self.decoded, span.rows);
             }
             (rows, stored) => *rows = Features::Mapped(stored.slice(here)),
@@ -482,25 +527,16 @@ impl<'a> SetTile<'a> {
         span: Span,
         as_they_lie: bool,
     ) {
-        let (rows, width) = (span.start..span.start + span.rows, factors.width);
-        let here = rows.start * width..rows.end * width;
+        let here = span.start * factors.width..(span.start + span.rows) * factors.width;
         self.next = &[];
-        let stored = match copy.map(|copy| copy.values) {
-            None => Some(factors.features),
-            Some(ScanValues::F16(values)) => Some(Floats::F16(values)),
-            Some(ScanValues::Bf16(values)) => Some(Floats::Bf16(values)),
-            Some(ScanValues::Int8(_)) => None,
-        };
-        self.features = match stored {
-            Some(stored) if as_they_lie || matches!(stored, Floats::F32(_)) => Features::Mapped(stored.slice(here)),
-            _ => {
-                self.decoded.resize(here.len(), 0.0);
-                match copy {
-                    Some(copy) => copy.decode(rows, width, &mut self.decoded),
-                    None => decode(factors.features, here.start, &mut self.decoded),
-                }
-                Features::Decoded
-            }
+        let stored = copy.map_or(factors.features, |copy| copy.values).slice(here);
+        self.integers = if let Floats::Int8(rows) = stored { Some(rows) } else { None };
+        self.features = if as_they_lie || matches!(stored, Floats::F32(_)) {
+            Features::Mapped(stored)
+        } else {
+            self.decoded.resize(stored.len(), 0.0);
+            stored.decode_f32(0, &mut self.decoded);
+            Features::Decoded
         };
         if let Some(mut halved) = self.halved.take() {
             halved.refill(self.in_f32());
@@ -551,11 +587,17 @@ impl<'a> SetTile<'a> {
         }
     }
 
-    /// The first `rows` rows of `deltas [.., K]` to `[K, rows]`.
+    /// The first `rows` rows of `deltas [.., K]` to `[K, rows]`, some rows at a time: those stay in the first-level cache for all classes.
     fn transpose(&mut self, deltas: &[f32], classes: usize, rows: usize) {
-        self.deltas.clear();
-        for class in 0..classes {
-            self.deltas.extend((0..rows).map(|row| deltas[row * classes + class]));
+        self.deltas.resize(classes * rows, 0.0);
+        for first in (0..rows).step_by(LANES) {
+            let some = LANES.min(rows - first);
+            let deltas = &deltas[first * classes..(first + some) * classes];
+            for (class, out) in self.deltas.chunks_exact_mut(rows).enumerate() {
+                for (out, row) in out[first..first + some].iter_mut().zip(deltas.chunks_exact(classes)) {
+                    *out = row[class];
+                }
+            }
         }
     }
 }
@@ -566,5 +608,6 @@ fn numbers(stored: Floats<'_>, range: Range<usize>) -> &[f32] {
         Floats::F32(values) => &values[range],
         Floats::F16(values) => bytemuck::pod_align_to(&values[range]).1,
         Floats::Bf16(values) => bytemuck::pod_align_to(&values[range]).1,
+        Floats::Int8(rows) => bytemuck::pod_align_to(&rows.values[range]).1,
     }
 }

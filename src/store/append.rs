@@ -10,12 +10,14 @@ use super::block::Block;
 use super::directory::remove_leftovers;
 use super::lock::Lock;
 use super::manifest::{Base, BlockEntry, Manifest};
+use super::record::StoredRecord;
 use super::replace::{commit, settle, write_next};
 use super::settings::{Part, Settings};
 use super::shard::Shard;
 use super::writer::{StoreWriter, check_same_job, verify_files};
-use crate::dataset::Digest;
+use crate::dataset::{Digest, Record};
 use crate::error::{Error, Result};
+use crate::factors::{Floats, Int8};
 
 impl StoreWriter {
     /// Opens a finished store to add data to, or one that an earlier, interrupted call was adding data to. What is there is verified
@@ -63,6 +65,21 @@ impl StoreWriter {
         Ok(())
     }
 
+    /// The records that are there and are numbered below `end`, which are in the first block.
+    ///
+    /// # Errors
+    /// If the store is damaged.
+    pub(crate) fn records_below(&self, end: u64) -> Result<Vec<Record>> {
+        let Some(entry) = self.manifest.blocks.first().filter(|entry| entry.number == 0) else { return Ok(Vec::new()) };
+        let shard = Shard::open(&self.directory, entry, &self.manifest.settings)?;
+        let rows = shard.indices().iter().enumerate().take_while(|(_, index)| **index < end);
+        let record = |(row, &index)| {
+            let StoredRecord { id, text, pair, label, .. } = shard.record(row)?;
+            Ok(Record { index, id, text, pair, label, ..Record::default() })
+        };
+        rows.map(record).collect()
+    }
+
     /// Whether `entry` is the block that was not full, with nothing added to it yet.
     pub(super) fn is_to_be_extended(&self, entry: &BlockEntry) -> bool {
         let Some(Base { records, last_fingerprint: Some(fingerprint) }) = &self.base else { return false };
@@ -72,15 +89,38 @@ impl StoreWriter {
     /// Writes the block at `at` anew, with `block`'s records after its own.
     pub(super) fn extend(&mut self, at: usize, block: &Block) -> Result<()> {
         let entry = &self.manifest.blocks[at];
-        let mut whole = Shard::open(&self.directory, entry, &self.manifest.settings)?.to_block(entry)?;
+        let mut whole = Shard::open(&self.directory, entry, &self.manifest.settings)?
+            .to_block(entry, self.manifest.settings.block_records)?;
         block.check(&self.manifest.settings)?;
-        let residuals = block.residuals_as(&self.manifest.settings);
-        whole.extend(Block { residuals, ..block.clone() });
+        whole.extend(block.clone());
         let entry = write_next(&self.directory, &self.manifest, &whole, entry.removed.clone())?;
         let mut changed = self.under_way();
         changed.blocks[at] = entry;
         self.manifest = commit(&self.directory, changed)?;
         Ok(())
+    }
+
+    /// How a block's features will be stored, decoded, `[n, E]`; before them the numbers, and the stored features, of the records that are in it
+    /// already.
+    ///
+    /// # Errors
+    /// If the store is damaged.
+    pub(crate) fn stored(&self, block: &Block) -> Result<(Vec<u64>, Vec<f32>, Vec<f32>)> {
+        let Manifest { settings, blocks, .. } = &self.manifest;
+        let entry = self.manifest.position(block.number).ok().map(|at| &blocks[at]);
+        let entry = entry.filter(|entry| self.is_to_be_extended(entry));
+        let shard = entry.map(|entry| Shard::open(&self.directory, entry, settings)).transpose()?;
+        let features = shard.as_ref().map(|shard| shard.factors().features);
+        let integers =
+            features.and_then(|features| if let Floats::Int8(rows) = features { Some(Int8::of(rows)) } else { None });
+        let of_before = features.map(|features| features.to_f32()).unwrap_or_default();
+        // Halves are rounded one by one; integers go on from those before.
+        let known = if integers.is_some() { of_before.len() } else { 0 };
+        let mut all = vec![0.0; known];
+        all.extend(&block.features);
+        let kept = settings.dtype.kept(&all, settings.width, integers.as_ref());
+        let stored = kept.map_or(all, |kept| kept.floats().to_f32()).split_off(known);
+        Ok((shard.map(|shard| shard.indices().to_vec()).unwrap_or_default(), of_before, stored))
     }
 
     /// The manifest as it is while data are being added.
@@ -89,6 +129,7 @@ impl StoreWriter {
         if let (Some(base), None) = (&self.base, &manifest.base) {
             manifest.base = Some(base.clone());
             (manifest.complete, manifest.records, manifest.data_fingerprint) = (false, None, None);
+            manifest.recall = None;
         }
         manifest
     }

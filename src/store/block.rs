@@ -1,11 +1,10 @@
 //! One block's factors and texts on their way into the store, and what is refused there.
 
-use serde::{Deserialize, Serialize};
-
+use super::nearest::Nearest;
 use super::record::StoredRecord;
 use super::settings::Settings;
 use crate::error::{Error, Result};
-use crate::factors::{LabelVec, Labels};
+use crate::factors::{Int8, LabelVec, Labels};
 use crate::model::Problem;
 
 /// The factors and texts of one block's n records, ascending by input record number. Records that were skipped are absent; a block
@@ -33,12 +32,21 @@ pub struct Block {
     pub checkpoints: Vec<(Vec<f32>, Vec<f32>)>,
     /// Ids and texts, `[n]`.
     pub records: Vec<StoredRecord>,
-    /// How far each record's features are from what [`Settings::dtype`] keeps of them, `[n]`, where that is known from before; else empty.
-    pub residuals: Vec<f32>,
-    /// What of the nearest records the stored features find, where that was measured.
-    pub recall: Option<Recall>,
+    /// What is known from before of how the first records' features are stored.
+    pub stored: Stored,
+    /// Which of its records the store's first ones find, where features are rounded.
+    pub nearest: Option<Nearest>,
     /// See [`super::data_fingerprint`]; over all records of the block, those that were skipped included.
     pub data_fingerprint: String,
+}
+
+/// How features are stored that are no more known as they were.
+#[derive(Clone, Debug, Default)]
+pub struct Stored {
+    /// How far each record's are from what [`Settings::dtype`] keeps of them.
+    pub(super) residuals: Vec<f32>,
+    /// What is kept, and of each checkpoint's, where that is integers.
+    pub(super) integers: Vec<Int8>,
 }
 
 /// Whose a block's F factors are, and what else is kept of them. Their gradient is `Σ_f δ_f [h_f; s_f]ᵀ` over a record's own.
@@ -54,33 +62,6 @@ pub struct Bundles {
     pub means: Vec<f32>,
 }
 
-/// How well rounded features find what the features they were rounded from find: of some records' ten nearest others in their block, by
-/// the cosine, how many are among the ten nearest by both.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Recall {
-    /// The records that asked.
-    pub queries: u64,
-    /// The nearest of all of them together.
-    pub wanted: u64,
-    /// Those of them that are found.
-    pub found: u64,
-}
-
-impl Recall {
-    /// Both together.
-    #[must_use]
-    pub fn with(self, other: Self) -> Self {
-        let Self { queries, wanted, found } = other;
-        Self { queries: self.queries + queries, wanted: self.wanted + wanted, found: self.found + found }
-    }
-
-    /// The share that is found; 1 where there was nothing to find.
-    pub fn share(&self) -> f64 {
-        if self.wanted == 0 { 1.0 } else { self.found as f64 / self.wanted as f64 }
-    }
-}
-
 impl Block {
     /// n.
     pub fn rows(&self) -> usize {
@@ -89,6 +70,7 @@ impl Block {
 
     /// Keeps the records whose number `keep` holds for.
     pub(super) fn retain(&mut self, keep: impl Fn(u64) -> bool) {
+        self.nearest.iter_mut().for_each(|nearest| nearest.retain(&keep));
         let n = self.rows();
         let kept: Vec<bool> = self.indices.iter().map(|&index| keep(index)).collect();
         let of_factors = self.bundles.as_ref().map(|bundles| bundles.each_factor(&kept));
@@ -96,7 +78,8 @@ impl Block {
         retain(&mut self.features, factors.len(), factors);
         retain(&mut self.deltas, factors.len(), factors);
         retain(&mut self.losses, n, &kept);
-        retain(&mut self.residuals, n, &kept);
+        retain(&mut self.stored.residuals, n, &kept);
+        self.stored.integers.iter_mut().for_each(|rows| rows.retain(&kept));
         for labels in [&mut self.labels, &mut self.predictions] {
             match labels {
                 LabelVec::Classes(classes) => retain(classes, n, &kept),
@@ -123,11 +106,9 @@ impl Block {
         if let (Some(bundles), Some(later)) = (&mut self.bundles, later.bundles) {
             bundles.extend(later);
         }
-        self.residuals.extend(later.residuals);
-        self.recall = match (self.recall, later.recall) {
-            (Some(recall), Some(later)) => Some(recall.with(later)),
-            (recall, later) => recall.or(later),
-        };
+        if let (Some(nearest), Some(later)) = (&mut self.nearest, later.nearest) {
+            nearest.extend(later);
+        }
         for (labels, later) in [(&mut self.labels, later.labels), (&mut self.predictions, later.predictions)] {
             match (labels, later) {
                 (LabelVec::Classes(labels), LabelVec::Classes(later)) => labels.extend(later),
@@ -166,9 +147,6 @@ impl Block {
         self.check_count("features", self.features.len(), factors.saturating_mul(e))?;
         self.check_count("deltas", self.deltas.len(), factors.saturating_mul(k))?;
         self.check_count("losses", self.losses.len(), n)?;
-        if !self.residuals.is_empty() {
-            self.check_count("residuals", self.residuals.len(), n)?;
-        }
         self.check_count("checkpoints", self.checkpoints.len(), settings.checkpoints.len())?;
         for (features, deltas) in &self.checkpoints {
             self.check_count("checkpoint features", features.len(), factors.saturating_mul(e))?;

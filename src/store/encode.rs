@@ -5,19 +5,18 @@ use std::io::Write;
 use std::path::Path;
 
 use bytemuck::{NoUninit, cast_slice};
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype as TensorType;
 
 use super::atomic::{AtomicFile, FileEntry};
 use super::block::{Block, Bundles};
 use super::manifest::{BlockEntry, Naming};
+use super::nearest::Nearest;
 use super::settings::{Dtype, Settings};
 use super::tensors::{TensorSource, write_tensors};
 use crate::backend::cpu::dot;
 use crate::error::Result;
-use crate::factors::{Int8Rows, LabelVec, ScanCopy, ScanRows, ScanValues, bundle_norm, residuals};
+use crate::factors::{Floats, Held, Int8, Int8Rows, LabelVec, ScanCopy, ScanRows, bundle_norm, residuals};
 
 /// Writes a checked block's files under their names (not yet durable: see [`super::atomic::sync_directory`]).
 pub(super) fn write_block(directory: &Path, settings: &Settings, block: &Block, naming: Naming) -> Result<BlockEntry> {
@@ -36,8 +35,7 @@ pub(super) fn write_block(directory: &Path, settings: &Settings, block: &Block, 
     }
     let (records, factors) = written?;
     let (rows, data_fingerprint) = (block.rows() as u64, block.data_fingerprint.clone());
-    let recall = block.recall;
-    Ok(BlockEntry { number: block.number, rows, data_fingerprint, factors, records, recall, removed: Vec::new() })
+    Ok(BlockEntry { number: block.number, rows, data_fingerprint, factors, records, removed: Vec::new() })
 }
 
 fn write_files(
@@ -77,12 +75,33 @@ fn tensors<'a>(settings: &Settings, block: &'a Block, offsets: &'a [i64]) -> Res
         tensors.push(label_tensor("predictions", &block.predictions, n, k));
     }
     tensors.push(source("losses", TensorType::F32, vec![n], &block.losses));
-    tensors.extend(factor_tensors("", settings, block, &block.features, &block.deltas)?);
-    if settings.dtype != Dtype::F32 {
-        tensors.push(owned("feature_residuals".to_owned(), vec![n], &block.residuals_as(settings)));
+    let final_set = (String::new(), &block.features, &block.deltas);
+    let checkpoints = block.checkpoints.iter().enumerate();
+    let checkpoints = checkpoints.map(|(c, (features, deltas))| (format!("checkpoint.{c}."), features, deltas));
+    for (number, (prefix, features, deltas)) in std::iter::once(final_set).chain(checkpoints).enumerate() {
+        let before = block.stored.integers.get(number);
+        let kept = settings.dtype.kept(features, settings.width, before);
+        let stored = kept.as_ref().map_or(Cow::Borrowed(features.as_slice()), |kept| kept.floats().to_f32().into());
+        tensors.extend(factor_tensors(&prefix, settings, block, &stored, deltas)?);
+        let shape = [stored.len() / settings.width, settings.width];
+        match &kept {
+            None => tensors.extend(feature_tensors(&prefix, Floats::F32(features), shape)),
+            Some(kept) => {
+                for tensor in feature_tensors(&prefix, kept.floats(), shape) {
+                    tensors.push(tensor.into_owned());
+                }
+            }
+        }
+        if number == 0 && kept.is_some() {
+            tensors.push(owned("feature_residuals".to_owned(), vec![n], &block.residuals(&stored, settings.width)?));
+        }
     }
-    for (c, (features, deltas)) in block.checkpoints.iter().enumerate() {
-        tensors.extend(factor_tensors(&format!("checkpoint.{c}."), settings, block, features, deltas)?);
+    if settings.dtype.rounds_to().is_some() {
+        let nearest = block.nearest.as_ref().map_or(Cow::Owned(Nearest::default()), Cow::Borrowed);
+        let (places, scores) = nearest.encode(block.number * settings.block_records);
+        let shape = Nearest::shape(nearest.len()).to_vec();
+        tensors.push(source("nearest_places", TensorType::U32, shape.clone(), &places).into_owned());
+        tensors.push(owned("nearest_scores".to_owned(), shape, &scores));
     }
     Ok(tensors)
 }
@@ -91,16 +110,27 @@ fn tensors<'a>(settings: &Settings, block: &'a Block, offsets: &'a [i64]) -> Res
 fn scan_tensors(copy: &ScanCopy, n: usize, e: usize) -> Vec<TensorSource<'_>> {
     let ScanRows { values, residuals } = copy.rows();
     let mut tensors = vec![source("scan.residuals", TensorType::F32, vec![n], residuals)];
-    match values {
-        ScanValues::F16(values) => tensors.push(source("scan.features", TensorType::F16, vec![n, e], values)),
-        ScanValues::Bf16(values) => tensors.push(source("scan.features", TensorType::BF16, vec![n, e], values)),
-        ScanValues::Int8(Int8Rows { values, scales, center }) => {
-            tensors.push(source("scan.scales", TensorType::F32, vec![n], scales));
-            tensors.push(source("scan.center", TensorType::F32, vec![e], center));
-            tensors.push(source("scan.features", TensorType::I8, vec![n, e], values));
-        }
-    }
+    tensors.extend(feature_tensors("scan.", values, [n, e]));
     tensors
+}
+
+/// Features as they are held.
+fn feature_tensors<'a>(prefix: &str, features: Floats<'a>, [n, e]: [usize; 2]) -> Vec<TensorSource<'a>> {
+    let (name, shape) = (format!("{prefix}features"), vec![n, e]);
+    let beside = |what, values: &'a [f32]| {
+        source(&format!("{prefix}feature_{what}"), TensorType::F32, vec![values.len()], values)
+    };
+    match features {
+        Floats::F32(values) => vec![source(&name, TensorType::F32, shape, values)],
+        Floats::F16(values) => vec![source(&name, TensorType::F16, shape, values)],
+        Floats::Bf16(values) => vec![source(&name, TensorType::BF16, shape, values)],
+        Floats::Int8(Int8Rows { values, scales, shares, center }) => vec![
+            beside("scales", scales),
+            beside("shares", shares),
+            beside("center", center),
+            source(&name, TensorType::I8, shape, values),
+        ],
+    }
 }
 
 fn label_tensor<'a>(name: &str, labels: &'a LabelVec, n: usize, k: usize) -> TensorSource<'a> {
@@ -110,24 +140,22 @@ fn label_tensor<'a>(name: &str, labels: &'a LabelVec, n: usize, k: usize) -> Ten
     }
 }
 
-/// Features as they are stored, δ, and the norms of both as they are stored.
+/// δ, and the norms of it and of features as they are stored.
 fn factor_tensors<'a>(
     prefix: &str,
     settings: &Settings,
     block: &Block,
-    features: &'a [f32],
+    stored: &[f32],
     deltas: &'a [f32],
-) -> Result<[TensorSource<'a>; 4]> {
+) -> Result<[TensorSource<'a>; 3]> {
     let (e, k) = (settings.width, settings.delta_width());
     let n = block.bundles.as_ref().map_or(block.rows(), |bundles| bundles.biases.len());
-    let (dtype, stored, values) = round(settings.dtype, features);
-    let feature_norms = norms(block, "feature", &values, e, n)?;
+    let feature_norms = norms(block, "feature", stored, e, n)?;
     let delta_norms = norms(block, "delta", deltas, k, n)?;
     Ok([
         owned(format!("{prefix}feature_norms"), vec![n], &feature_norms),
         owned(format!("{prefix}delta_norms"), vec![n], &delta_norms),
         source(&format!("{prefix}deltas"), TensorType::F32, vec![n, k], deltas),
-        TensorSource { name: format!("{prefix}features"), dtype, shape: vec![n, e], data: stored },
     ])
 }
 
@@ -160,36 +188,21 @@ pub(super) fn gradient_norms(settings: &Settings, bundles: &Bundles, features: &
 }
 
 impl Dtype {
-    /// What features are once they are stored.
-    pub(crate) fn rounded(self, features: &[f32]) -> Cow<'_, [f32]> {
-        round(self, features).2
+    /// Features in fewer bits, where they are stored in such, after those that are stored already.
+    pub(super) fn kept(self, features: &[f32], width: usize, before: Option<&Int8>) -> Option<Held> {
+        self.rounds_to().map(|kind| Held::new(kind, features, width, before))
     }
 }
 
 impl Block {
-    /// How far each record's features are from what is stored of them: as they were once found, or as they are now; of features that are
-    /// stored as they are, nothing.
-    pub(super) fn residuals_as(&self, settings: &Settings) -> Vec<f32> {
-        if settings.dtype == Dtype::F32 || self.residuals.len() == self.rows() {
-            return self.residuals.clone();
-        }
-        residuals(&self.features, &settings.dtype.rounded(&self.features), settings.width)
-    }
-}
-
-/// Features as stored, in bytes, and the values those stand for.
-fn round(dtype: Dtype, features: &[f32]) -> (TensorType, Cow<'_, [u8]>, Cow<'_, [f32]>) {
-    match dtype {
-        Dtype::F32 => (TensorType::F32, Cow::Borrowed(cast_slice(features)), Cow::Borrowed(features)),
-        Dtype::F16 => {
-            let mut rounded = vec![f16::ZERO; features.len()];
-            rounded.convert_from_f32_slice(features);
-            (TensorType::F16, bytes(&rounded), Cow::Owned(rounded.to_f32_vec()))
-        }
-        Dtype::Bf16 => {
-            let mut rounded = vec![bf16::ZERO; features.len()];
-            rounded.convert_from_f32_slice(features);
-            (TensorType::BF16, bytes(&rounded), Cow::Owned(rounded.to_f32_vec()))
+    /// How far each record's features are from what is `stored` of them: as was once found, or as they are now.
+    fn residuals(&self, stored: &[f32], width: usize) -> Result<Vec<f32>> {
+        let mut all = self.stored.residuals.clone();
+        let known = all.len();
+        all.extend(residuals(&self.features[known * width..], &stored[known * width..], width));
+        match all.iter().position(|r| !r.is_finite()) {
+            None => Ok(all),
+            Some(row) => Err(self.refuse(row, "its features are too large for the store's number type")),
         }
     }
 }

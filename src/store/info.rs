@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::block::Recall;
 use super::manifest::Manifest;
+use super::nearest::Recall;
 use super::settings::{Part, Settings};
 use crate::error::Result;
 use crate::model::Task;
@@ -55,7 +55,7 @@ pub fn info(directory: impl AsRef<Path>) -> Result<Info> {
         removed: manifest.removed(),
         records: manifest.records,
         bytes: manifest.files().map(|file| file.bytes).sum(),
-        recall: manifest.recall(),
+        recall: manifest.recall,
         data_fingerprint: manifest.data_fingerprint,
         settings: manifest.settings,
     })
@@ -94,7 +94,7 @@ impl fmt::Display for Info {
         write!(f, "features     {} numbers each, {:?}; target {:?}", settings.width, settings.dtype, settings.target)?;
         if let Some(recall) = &self.recall {
             let (share, queries) = (100.0 * recall.share(), recall.queries);
-            write!(f, "\nrecall       {share:.2} % of the 10 nearest in a block, by {queries} of its records")?;
+            write!(f, "\nrecall       {share:.2} % of the 10 nearest, by the first {queries} records")?;
         }
         if let Some(scan) = settings.scan {
             write!(f, "\nscan copy    {scan:?}")?;

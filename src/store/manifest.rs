@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::atomic::{AtomicFile, FileEntry, sync_directory};
-use super::block::Recall;
 use super::fingerprint;
 use super::head::HEAD;
+use super::nearest::{self, Recall};
 use super::settings::{Part, Settings};
 use crate::error::{Error, Result};
 use crate::model::Problem;
@@ -32,6 +32,9 @@ pub(super) struct Manifest {
     pub(super) records: Option<u64>,
     /// Of all blocks listed; known once complete.
     pub(super) data_fingerprint: Option<String>,
+    /// How well rounded features find what the features as computed find; of a whole store, once complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) recall: Option<Recall>,
     pub(super) part: Part,
     pub(super) settings: Settings,
     pub(super) head: Option<FileEntry>,
@@ -51,9 +54,6 @@ pub(super) struct BlockEntry {
     pub(super) data_fingerprint: String,
     pub(super) factors: FileEntry,
     pub(super) records: FileEntry,
-    /// How well its rounded features find what the features as computed find, as measured when they were written.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) recall: Option<Recall>,
     /// Numbers of the records that were there once and have been removed, ascending.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) removed: Vec<u64>,
@@ -122,6 +122,7 @@ impl Manifest {
             complete: false,
             records: None,
             data_fingerprint: None,
+            recall: None,
             part,
             settings,
             head,
@@ -165,9 +166,10 @@ impl Manifest {
         self.blocks.iter().map(|block| block.removed.len() as u64).sum()
     }
 
-    /// What was measured of all blocks, where it was of any.
-    pub(super) fn recall(&self) -> Option<Recall> {
-        self.blocks.iter().filter_map(|block| block.recall).reduce(Recall::with)
+    /// Puts together what was measured in each block of a whole store.
+    pub(super) fn measure(&mut self, directory: &Path) -> Result<()> {
+        self.recall = if self.part == Part::WHOLE { nearest::recall(directory, self)? } else { None };
+        Ok(())
     }
 
     /// The fingerprint of the blocks listed.
@@ -189,6 +191,9 @@ impl Manifest {
         self.part.check()?;
         self.check_head()?;
         self.blocks.iter().try_for_each(|block| self.check_block(block))?;
+        if self.recall.is_some_and(|recall| recall.found > recall.wanted) {
+            return Err("recall: more of the nearest records found than there are".into());
+        }
         if !self.blocks.is_sorted_by(|a, b| a.number < b.number) {
             return Err("blocks are not in ascending order".into());
         }
@@ -214,9 +219,6 @@ impl Manifest {
         let inside = block.removed.iter().all(|index| index / most == number);
         if !inside || !block.removed.is_sorted_by(|a, b| a < b) {
             return Err(format!("block {number}: the numbers removed do not ascend inside it"));
-        }
-        if block.recall.is_some_and(|recall| recall.found > recall.wanted) {
-            return Err(format!("block {number}: more of the nearest records found than there are"));
         }
         if !self.part.owns(number) {
             return Err(format!("block {number} does not belong to part {}", self.part));

@@ -5,7 +5,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `shard-00000.safetensors` | `features [n,E]`, `deltas [n,K]`, their norms, `indices`, `labels`, `predictions`, `losses`, `record_offsets [n+1]`, and `checkpoint.{c}.…`; where features are rounded, `feature_residuals [n]` |
+//! | `shard-00000.safetensors` | `features [n,E]`, `deltas [n,K]`, their norms, `indices`, `labels`, `predictions`, `losses`, `record_offsets [n+1]`, and `checkpoint.{c}.…`; where features are rounded, `feature_residuals [n]`, `nearest_places` and `nearest_scores [≤ 1000,2,10]`; where they are integers, `feature_scales [n]`, `feature_shares [n]` and `feature_center [E]` ([`crate::factors::Int8Rows`]) |
 //! | | where a record has several factors: `features [F,E]`, `deltas [F,K]` and their norms, `factor_offsets [n+1]`, `factor_classes [F]`, `factor_biases [F]` (answers), `gradient_norms [n]`, `mean_features [n,E]`, and no labels or predictions |
 //! | `shard-00000.jsonl` | `{"id","text","text_pair"?,"label"?,"columns"?}` a line, and `"said"` of models that say something of tokens; `record_offsets` are the lines' first bytes |
 //! | `head.safetensors` | `weight [K,E]`, `bias [K]` of the model's last layer (headless models have none) |
@@ -63,8 +63,8 @@
 //!     predictions: LabelVec::Classes(vec![0]),
 //!     losses: vec![0.7],
 //!     checkpoints: vec![],
-//!     residuals: vec![],
-//!     recall: None,
+//!     stored: Default::default(),
+//!     nearest: None,
 //!     data_fingerprint: data_fingerprint([&record]),
 //!     records: vec![record.into()],
 //! })?;
@@ -95,6 +95,7 @@ mod lock;
 mod manifest;
 mod map;
 mod merge;
+mod nearest;
 mod reader;
 mod record;
 mod remove;
@@ -105,11 +106,13 @@ mod tensors;
 mod verify;
 mod writer;
 
-pub use block::{Block, Bundles, Recall};
+pub use block::{Block, Bundles, Stored};
 pub use fingerprint::data_fingerprint;
 pub use fisher::{Fisher, FisherSettings, SelfInfluence};
 pub use info::{Info, info};
 pub use merge::merge;
+pub(crate) use nearest::Near;
+pub use nearest::{Nearest, Recall};
 pub use reader::Store;
 pub use record::{FactorPart, Said, StoredRecord, line_bytes};
 pub use remove::{Removal, Removed, remove};

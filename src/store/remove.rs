@@ -49,6 +49,8 @@ impl fmt::Display for Removed {
 /// verified first), all others are untouched; it happens at one instant, before which the store is the old one, after which the new one,
 /// however the process ends.
 ///
+/// Where features are eight-bit integers, those of a block are held from the mean of its first few, which stays what it was.
+///
 /// Copies of the data outside the store, and what the file system keeps of deleted files, are not this function's business.
 ///
 /// # Errors
@@ -67,6 +69,7 @@ pub fn remove(directory: impl AsRef<Path>, removal: &Removal) -> Result<Removed>
     let found: Vec<Found> = found.into_iter().flatten().collect();
     let blocks = changed.blocks.iter().zip(&manifest.blocks).filter(|(new, old)| new != old).count();
     if blocks > 0 {
+        changed.measure(directory)?;
         changed = commit(directory, changed)?;
     } else {
         remove_leftovers(directory, Some(&manifest))?; // of one that was killed when all was done but this
@@ -107,7 +110,7 @@ fn without(directory: &Path, manifest: &Manifest, entry: &BlockEntry, found: &[F
     entry.files().iter().try_for_each(|file| file.check_contents(directory))?;
     let gone: BTreeSet<u64> = found.iter().map(|found| found.index).collect();
     let shard = Shard::open(directory, entry, &manifest.settings)?;
-    let mut block = shard.to_block(entry)?;
+    let mut block = shard.to_block(entry, manifest.settings.block_records)?;
     block.retain(|index| !gone.contains(&index));
     let removed: BTreeSet<u64> = gone.into_iter().chain(entry.removed.iter().copied()).collect();
     write_next(directory, manifest, &block, removed.into_iter().collect())

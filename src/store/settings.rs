@@ -69,7 +69,7 @@ pub struct TokenSettings {
     pub max_answer_tokens: usize,
 }
 
-/// How features are stored. Values are rounded once, to nearest even, and norms are those of the rounded values.
+/// How features are stored. Values are rounded once, to the nearest, and norms are those of the rounded values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Dtype {
@@ -79,6 +79,20 @@ pub enum Dtype {
     F16,
     /// bfloat16.
     Bf16,
+    /// Eight-bit integers: see [`crate::factors::Int8Rows`].
+    Int8,
+}
+
+impl Dtype {
+    /// In what form fewer bits are kept of them.
+    pub(super) fn rounds_to(self) -> Option<ScanType> {
+        match self {
+            Self::F32 => None,
+            Self::F16 => Some(ScanType::F16),
+            Self::Bf16 => Some(ScanType::Bf16),
+            Self::Int8 => Some(ScanType::Int8),
+        }
+    }
 }
 
 /// A checkpoint of the training that led to the model.
@@ -99,16 +113,16 @@ impl Settings {
         /// Of a block's header, and its entry in the manifest.
         const BLOCK: u64 = 2_500;
         let (e, k) = (self.width as u64, self.classes as u64);
-        let feature = if self.dtype == Dtype::F32 { 4 } else { 2 };
-        // Features, δ, and the norms of both.
-        let factors = e * feature + 4 * self.delta_width() as u64 + 4 + 4;
-        let labels = if self.problem == Problem::SingleLabel { 8 } else { 4 * k };
-        // Index and offset, label and prediction, loss.
-        let scan = match self.scan {
-            None => 0,
-            Some(ScanType::F16 | ScanType::Bf16) => 2 * e + 4,
+        let held = |kind| match kind {
+            None => 4 * e,
+            Some(ScanType::F16 | ScanType::Bf16) => 2 * e,
             Some(ScanType::Int8) => e + 8,
         };
+        // Features, δ, and the norms of both.
+        let factors = held(self.dtype.rounds_to()) + 4 * self.delta_width() as u64 + 4 + 4;
+        let labels = if self.problem == Problem::SingleLabel { 8 } else { 4 * k };
+        // Index and offset, label and prediction, loss.
+        let scan = self.scan.map_or(0, |kind| held(Some(kind)) + 4);
         let residual = if self.dtype == Dtype::F32 { 0 } else { 4 };
         let row = 8 + 8 + 2 * labels + 4 + scan + residual + factors * (1 + self.checkpoints.len() as u64);
         records * row + text_bytes + blocks * BLOCK + 4 * k * (e + 1)

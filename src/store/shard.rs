@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use safetensors::Dtype as TensorType;
 
-use super::block::{Block, Bundles, ends_fit};
+use super::block::{Block, Bundles, Stored, ends_fit};
 use super::manifest::BlockEntry;
 use super::map::FileMap;
+use super::nearest::Nearest;
 use super::record::StoredRecord;
-use super::settings::{Dtype, Settings};
+use super::settings::Settings;
 use super::tensors::{Column, TensorFile};
 use crate::error::{Error, Result};
-use crate::factors::{FactorRows, Floats, Int8Rows, LabelVec, Labels, ScanRows, ScanType, ScanValues};
+use crate::factors::{FactorRows, Floats, Int8, Int8Rows, LabelVec, Labels, ScanRows, ScanType};
 use crate::model::Problem;
 
 /// A finished block of a store. Nothing is read before it is touched.
@@ -42,6 +43,13 @@ struct Columns {
     residuals: Option<Column<f32>>,
     checkpoints: Vec<FactorColumns>,
     scan: Option<ScanColumns>,
+    nearest: Option<NearestColumns>,
+}
+
+#[derive(Debug)]
+struct NearestColumns {
+    places: Column<u32>,
+    scores: Column<f32>,
 }
 
 /// Whose the factors are, where a record has several.
@@ -58,15 +66,8 @@ struct BundleColumns {
 
 #[derive(Debug)]
 struct ScanColumns {
-    values: ScanValuesColumn,
+    values: FeatureColumn,
     residuals: Column<f32>,
-}
-
-#[derive(Debug)]
-enum ScanValuesColumn {
-    F16(Column<f16>),
-    Bf16(Column<bf16>),
-    Int8 { values: Column<i8>, scales: Column<f32>, center: Column<f32> },
 }
 
 #[derive(Debug)]
@@ -88,6 +89,7 @@ enum FeatureColumn {
     F32(Column<f32>),
     F16(Column<f16>),
     Bf16(Column<bf16>),
+    Int8 { values: Column<i8>, scales: Column<f32>, shares: Column<f32>, center: Column<f32> },
 }
 
 impl Shard {
@@ -185,21 +187,20 @@ impl Shard {
     /// The copy of the features for scans, where the store keeps one.
     pub fn scan(&self) -> Option<ScanRows<'_>> {
         let columns = self.columns.scan.as_ref()?;
-        let values = match &columns.values {
-            ScanValuesColumn::F16(values) => ScanValues::F16(self.tensors.values(values)),
-            ScanValuesColumn::Bf16(values) => ScanValues::Bf16(self.tensors.values(values)),
-            ScanValuesColumn::Int8 { values, scales, center } => ScanValues::Int8(Int8Rows {
-                values: self.tensors.values(values),
-                scales: self.tensors.values(scales),
-                center: self.tensors.values(center),
-            }),
-        };
+        let values = columns.values.floats(&self.tensors);
         Some(ScanRows { values, residuals: self.tensors.values(&columns.residuals) })
     }
 
     /// At least `‖x − x̂‖`, of the features x that were computed and x̂ that are stored, `[n]`; `None` where they are the same.
     pub fn residuals(&self) -> Option<&[f32]> {
         self.columns.residuals.as_ref().map(|column| self.tensors.values(column))
+    }
+
+    /// Which of its records the store's first ones find, in blocks of so many; `None` where features are stored as they are.
+    pub(super) fn nearest(&self, block_records: u64) -> Option<Nearest> {
+        let columns = self.columns.nearest.as_ref()?;
+        let (places, scores) = (self.tensors.values(&columns.places), self.tensors.values(&columns.scores));
+        Some(Nearest::decode(self.number * block_records, places, scores))
     }
 
     /// Input record numbers, ascending, `[n]`.
@@ -246,14 +247,20 @@ impl Shard {
         Error::format(&self.records_path, reason)
     }
 
-    /// All of it, to be changed and written again: what was rounded once is rounded to itself.
-    pub(super) fn to_block(&self, entry: &BlockEntry) -> Result<Block> {
+    /// All of it, to be changed and written again: halves are rounded to themselves, and integers stay what they are.
+    pub(super) fn to_block(&self, entry: &BlockEntry, block_records: u64) -> Result<Block> {
         let owned = |labels: Labels<'_>| match labels {
             Labels::Classes(classes) => LabelVec::Classes(classes.to_vec()),
             Labels::Rows(values) => LabelVec::Rows(values.to_vec()),
         };
         let factors = |rows: FactorRows<'_>| (rows.features.to_f32(), rows.deltas.to_vec());
         let (features, deltas) = factors(self.factors());
+        let checkpoints = || (0..self.columns.checkpoints.len()).map(|c| self.checkpoint(c));
+        let integers = std::iter::once(self.factors()).chain(checkpoints()).filter_map(|rows| match rows.features {
+            Floats::Int8(rows) => Some(Int8::of(rows)),
+            _ => None,
+        });
+        let residuals = self.residuals().map(<[f32]>::to_vec).unwrap_or_default();
         Ok(Block {
             number: self.number,
             indices: self.indices().to_vec(),
@@ -263,10 +270,10 @@ impl Shard {
             labels: owned(self.labels()),
             predictions: owned(self.predictions()),
             losses: self.losses().to_vec(),
-            checkpoints: (0..self.columns.checkpoints.len()).map(|c| factors(self.checkpoint(c))).collect(),
+            checkpoints: checkpoints().map(factors).collect(),
             records: (0..self.rows).map(|row| self.record(row)).collect::<Result<_>>()?,
-            residuals: self.residuals().map(<[f32]>::to_vec).unwrap_or_default(),
-            recall: entry.recall,
+            stored: Stored { residuals, integers: integers.collect() },
+            nearest: self.nearest(block_records),
             data_fingerprint: entry.data_fingerprint.clone(),
         })
     }
@@ -326,11 +333,7 @@ impl Shard {
             rows: self.factor_count(),
             width: self.width,
             classes: self.delta_width,
-            features: match &columns.features {
-                FeatureColumn::F32(column) => Floats::F32(self.tensors.values(column)),
-                FeatureColumn::F16(column) => Floats::F16(self.tensors.values(column)),
-                FeatureColumn::Bf16(column) => Floats::Bf16(self.tensors.values(column)),
-            },
+            features: columns.features.floats(&self.tensors),
             deltas: self.tensors.values(&columns.deltas),
             feature_norms: self.tensors.values(&columns.feature_norms),
             delta_norms: self.tensors.values(&columns.delta_norms),
@@ -358,13 +361,14 @@ impl Columns {
             losses: tensors.column("losses", TensorType::F32, &[n])?,
             factors: FactorColumns::open(tensors, "", factors, settings)?,
             bundles,
-            residuals: (settings.dtype != Dtype::F32)
-                .then(|| tensors.column("feature_residuals", TensorType::F32, &[n]))
+            residuals: (settings.dtype.rounds_to())
+                .map(|_| tensors.column("feature_residuals", TensorType::F32, &[n]))
                 .transpose()?,
             checkpoints: checkpoints
                 .map(|c| FactorColumns::open(tensors, &format!("checkpoint.{c}."), factors, settings))
                 .collect::<Result<_>>()?,
             scan: settings.scan.map(|kind| ScanColumns::open(tensors, kind, n, settings.width)).transpose()?,
+            nearest: settings.dtype.rounds_to().map(|_| NearestColumns::open(tensors, settings)).transpose()?,
         })
     }
 }
@@ -386,17 +390,22 @@ impl BundleColumns {
 
 impl ScanColumns {
     fn open(tensors: &TensorFile, kind: ScanType, n: usize, e: usize) -> Result<Self> {
-        let (name, shape) = ("scan.features", [n, e]);
-        let values = match kind {
-            ScanType::F16 => ScanValuesColumn::F16(tensors.column(name, TensorType::F16, &shape)?),
-            ScanType::Bf16 => ScanValuesColumn::Bf16(tensors.column(name, TensorType::BF16, &shape)?),
-            ScanType::Int8 => {
-                let scales = tensors.column("scan.scales", TensorType::F32, &[n])?;
-                let center = tensors.column("scan.center", TensorType::F32, &[e])?;
-                ScanValuesColumn::Int8 { values: tensors.column(name, TensorType::I8, &shape)?, scales, center }
-            }
-        };
+        let values = FeatureColumn::open(tensors, "scan.", Some(kind), [n, e])?;
         Ok(Self { values, residuals: tensors.column("scan.residuals", TensorType::F32, &[n])? })
+    }
+}
+
+impl NearestColumns {
+    fn open(tensors: &TensorFile, settings: &Settings) -> Result<Self> {
+        let lists = tensors.rows("nearest_places")?;
+        if lists as u64 > Nearest::queries(settings.block_records) {
+            return Err(tensors.refuse(format!("{lists} records find others, which is too many")));
+        }
+        let shape = Nearest::shape(lists);
+        Ok(Self {
+            places: tensors.column("nearest_places", TensorType::U32, &shape)?,
+            scores: tensors.column("nearest_scores", TensorType::F32, &shape)?,
+        })
     }
 }
 
@@ -416,17 +425,48 @@ impl LabelColumn {
 
 impl FactorColumns {
     fn open(tensors: &TensorFile, prefix: &str, n: usize, settings: &Settings) -> Result<Self> {
-        let (name, shape) = (format!("{prefix}features"), [n, settings.width]);
-        let features = match settings.dtype {
-            Dtype::F32 => FeatureColumn::F32(tensors.column(&name, TensorType::F32, &shape)?),
-            Dtype::F16 => FeatureColumn::F16(tensors.column(&name, TensorType::F16, &shape)?),
-            Dtype::Bf16 => FeatureColumn::Bf16(tensors.column(&name, TensorType::BF16, &shape)?),
-        };
+        let features = FeatureColumn::open(tensors, prefix, settings.dtype.rounds_to(), [n, settings.width])?;
         Ok(Self {
             features,
             deltas: tensors.column(&format!("{prefix}deltas"), TensorType::F32, &[n, settings.delta_width()])?,
             feature_norms: tensors.column(&format!("{prefix}feature_norms"), TensorType::F32, &[n])?,
             delta_norms: tensors.column(&format!("{prefix}delta_norms"), TensorType::F32, &[n])?,
         })
+    }
+}
+
+impl FeatureColumn {
+    /// As they are where they are not of a `kind`.
+    fn open(tensors: &TensorFile, prefix: &str, kind: Option<ScanType>, [n, e]: [usize; 2]) -> Result<Self> {
+        let (name, shape) = (format!("{prefix}features"), [n, e]);
+        let beside = |what: &str, len| tensors.column(&format!("{prefix}feature_{what}"), TensorType::F32, &[len]);
+        Ok(match kind {
+            None => Self::F32(tensors.column(&name, TensorType::F32, &shape)?),
+            Some(ScanType::F16) => Self::F16(tensors.column(&name, TensorType::F16, &shape)?),
+            Some(ScanType::Bf16) => Self::Bf16(tensors.column(&name, TensorType::BF16, &shape)?),
+            Some(ScanType::Int8) => {
+                let values = tensors.column(&name, TensorType::I8, &shape)?;
+                Self::Int8 {
+                    values,
+                    scales: beside("scales", n)?,
+                    shares: beside("shares", n)?,
+                    center: beside("center", e)?,
+                }
+            }
+        })
+    }
+
+    fn floats<'a>(&'a self, tensors: &'a TensorFile) -> Floats<'a> {
+        match self {
+            Self::F32(column) => Floats::F32(tensors.values(column)),
+            Self::F16(column) => Floats::F16(tensors.values(column)),
+            Self::Bf16(column) => Floats::Bf16(tensors.values(column)),
+            Self::Int8 { values, scales, shares, center } => Floats::Int8(Int8Rows {
+                values: tensors.values(values),
+                scales: tensors.values(scales),
+                shares: tensors.values(shares),
+                center: tensors.values(center),
+            }),
+        }
     }
 }

@@ -29,6 +29,13 @@ pub(super) struct TensorSource<'a> {
     pub(super) data: Cow<'a, [u8]>,
 }
 
+impl TensorSource<'_> {
+    /// With data of its own.
+    pub(super) fn into_owned(self) -> TensorSource<'static> {
+        TensorSource { data: Cow::Owned(self.data.into_owned()), name: self.name, dtype: self.dtype, shape: self.shape }
+    }
+}
+
 /// Writes a safetensors file, wide types first: with the data's beginning aligned, every tensor is aligned to its type.
 pub(super) fn write_tensors(output: &mut impl Write, mut tensors: Vec<TensorSource<'_>>) -> io::Result<()> {
     tensors.sort_by_key(|tensor| std::cmp::Reverse(tensor.dtype.bitsize()));

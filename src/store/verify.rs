@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::block::{Bundles, LabelFault, check_column};
 use super::encode::gradient_norms;
 use super::manifest::{BlockEntry, Manifest};
+use super::nearest;
 use super::settings::Settings;
 use super::shard::Shard;
 use crate::error::{Error, Result};
@@ -70,7 +71,15 @@ pub fn verify(directory: impl AsRef<Path>) -> Result<Verification> {
     let head = manifest.head.iter().map(|head| head.check_contents(directory)).collect::<Vec<_>>();
     let blocks: Vec<Result<()>> =
         manifest.blocks.par_iter().map(|block| verify_block(directory, block, &manifest)).collect();
-    let problems = head.into_iter().chain(blocks).filter_map(|outcome| outcome.err().map(|error| error.to_string()));
+    let measured = manifest.recall.map(|told| match nearest::recall(directory, &manifest)? {
+        Some(found) if found != told => Err(Error::format(directory, "its recall is not what its blocks measured")),
+        _ => Ok(()),
+    });
+    let problems = head
+        .into_iter()
+        .chain(blocks)
+        .chain(measured)
+        .filter_map(|outcome| outcome.err().map(|error| error.to_string()));
     Ok(Verification {
         directory: directory.to_owned(),
         complete: manifest.complete,
@@ -165,6 +174,7 @@ fn check_factors(factors: &FactorRows<'_>) -> Result<(), String> {
         Floats::F32(values) => check_finite("feature", values)?,
         Floats::F16(values) => check_all("feature", values, |value| value.is_finite())?,
         Floats::Bf16(values) => check_all("feature", values, |value| value.is_finite())?,
+        Floats::Int8(rows) => check_finite("feature", &rows.to_f32())?,
     }
     check_finite("delta", factors.deltas)?;
     check_norms("feature norm", factors.feature_norms)?;
@@ -174,13 +184,8 @@ fn check_factors(factors: &FactorRows<'_>) -> Result<(), String> {
 /// Whether a scan copy is the one that is made of the features: a search trusts its bounds.
 fn check_scan(shard: &Shard, settings: &Settings) -> Result<(), String> {
     let (Some(kind), Some(stored)) = (settings.scan, shard.scan()) else { return Ok(()) };
-    let (width, n) = (settings.width, shard.rows());
-    let made = ScanCopy::new(kind, &shard.factors().features.to_f32(), width);
-    let decoded = |rows: ScanRows<'_>| {
-        let mut values = vec![0.0; n * width];
-        rows.decode(0..n, width, &mut values);
-        values
-    };
+    let made = ScanCopy::new(kind, &shard.factors().features.to_f32(), settings.width);
+    let decoded = |rows: ScanRows<'_>| rows.values.to_f32();
     if decoded(stored) == decoded(made.rows()) && stored.residuals == made.rows().residuals {
         return Ok(());
     }

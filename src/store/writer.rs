@@ -117,6 +117,7 @@ impl StoreWriter {
         (self.manifest.complete, self.manifest.base) = (true, None);
         self.manifest.records = Some(records);
         self.manifest.data_fingerprint = Some(self.manifest.combined_fingerprint());
+        self.manifest.measure(&self.directory)?;
         self.manifest.write(&self.directory)
     }
 

@@ -262,6 +262,15 @@ fn python_reads_a_store_by_the_example() {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/read_store.py");
     let Some(told) = python(&made.bench, &["numpy", "safetensors"], &[example, "store"]) else { return };
     assert!(told.starts_with("30 ") && told.contains("features[8, 24]") && told.contains("losses[8]"), "{told}");
+    // Integers, as what they stand for: the numbers of an export.
+    made.bench.ok("index --from-factors given.jsonl --store bytes --dtype int8 --quiet");
+    made.bench.ok("export --store bytes --to npy --out bytes-arrays --quiet");
+    let program = format!(
+        "import sys, runpy, numpy as np\nsys.argv = ['', 'bytes']\nread = runpy.run_path('{example}')['factors'][0]['features']\n\
+         told = np.load('bytes-arrays/features.npy')\nprint(read.dtype, abs(read - told).max() <= 1e-6 * abs(told).max())"
+    );
+    let told = python(&made.bench, &["numpy", "safetensors"], &["-c", &program]);
+    assert_eq!(told.as_deref(), Some("float32 True"));
 }
 
 #[test]
@@ -316,4 +325,42 @@ fn pandas_polars_and_duckdb_open_what_is_written() {
         let told: Vec<f64> = told.split_whitespace().map(|number| number.parse().expect("a number")).collect();
         assert_eq!((told[0] as f32, told[1], told[2]), (expected, 1.0, 2.0));
     }
+}
+
+#[test]
+fn jobs_of_a_cluster_as_the_examples_have_them_make_one_store() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    bench.records("train.jsonl", 40);
+    let program = "import json, sys, yaml\n\
+        jobs = [yaml.safe_load(open(path)) for path in sys.argv[1:]]\n\
+        assert all(job['apiVersion'] == 'batch/v1' and job['kind'] == 'Job' for job in jobs)\n\
+        pods = [job['spec']['template']['spec'] for job in jobs]\n\
+        for pod in pods:\n    \
+            volumes, mounts = pod['volumes'], pod['containers'][0]['volumeMounts']\n    \
+            assert {volume['name'] for volume in volumes} == {mount['name'] for mount in mounts}\n    \
+            assert pod['restartPolicy'] in ('Never', 'OnFailure')\n\
+        assert jobs[0]['spec']['completionMode'] == 'Indexed'\n\
+        print(json.dumps([[job['spec'].get('completions', 1), pod['containers'][0]['command'] + pod['containers'][0]['args']] \
+        for job, pod in zip(jobs, pods)]))";
+    let path = |job: &str| format!("{}/examples/kubernetes/{job}-job.yaml", env!("CARGO_MANIFEST_DIR"));
+    let Some(told) = python(&bench, &["yaml"], &["-c", program, &path("index"), &path("merge")]) else { return };
+    let jobs: Vec<(usize, Vec<String>)> = serde_json::from_str(&told).expect("two jobs");
+    for (pods, command) in jobs {
+        assert_eq!(command[0], "wherefore");
+        for pod in 0..pods {
+            let argument = |argument: &String| {
+                let named = argument.replace("$(JOB_COMPLETION_INDEX)", &pod.to_string());
+                named.replace("/data/model", &model).replace("/data/", "")
+            };
+            let mut line = command[1..].iter().map(argument).collect::<Vec<_>>().join(" ");
+            if command[1] == "index" {
+                line += " --block-records 4";
+            }
+            bench.ok(&line);
+        }
+    }
+    bench.ok(&format!("index --model={model} --data=train.jsonl --store=whole --block-records 4 --quiet"));
+    let manifest = |store: &str| fs::read(bench.path(&format!("{store}/manifest.json"))).expect("a manifest");
+    assert!(manifest("store") == manifest("whole"), "the manifest names every file's checksum");
 }

@@ -39,8 +39,8 @@ fn block(settings: &Settings, number: u64) -> Block {
         checkpoints: settings.checkpoints.iter().map(|_| factors()).collect(),
         records: indices.iter().map(record).collect(),
         indices,
-        residuals: vec![],
-        recall: None,
+        stored: wherefore::store::Stored::default(),
+        nearest: None,
         data_fingerprint: format!("block {number}"),
     }
 }

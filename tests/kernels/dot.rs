@@ -4,9 +4,9 @@ use super::support::{Numbers, bits};
 use proptest::prelude::*;
 use std::ops::Range;
 use wherefore::backend::cpu::{
-    HalvedQueries, HalvedRows, Isa, Lined, Panels, Stream, Tile, dot, dot_on, dot_stream_on, dot_tile, dot_tile_on,
-    halved_products, panel_products, squared_distance, squared_distance_on, squared_distance_stream_on,
-    squared_distance_tile_on,
+    HalvedQueries, HalvedRows, Int8Rows, IntegerQueries, Isa, Lined, Panels, Stream, Tile, dot, dot_on, dot_stream_on,
+    dot_tile, dot_tile_on, halved_products, integer_products_on, panel_products, squared_distance, squared_distance_on,
+    squared_distance_stream_on, squared_distance_tile_on,
 };
 
 const WIDTHS: [usize; 12] = [0, 1, 7, 15, 16, 17, 31, 33, 48, 100, 384, 1027];
@@ -104,7 +104,7 @@ impl Pairs {
         let (queries, lined) =
             (Lined::from_rows(&self.queries, queries, width), Lined::from_rows(&self.rows, rows, width));
         let tile = Tile { queries: &queries, asked: asked.clone(), rows: &lined, next: &self.rows };
-        let stream = Stream { queries: &queries, asked, rows: &self.rows };
+        let stream = Stream { queries: &queries, asked, rows: self.rows.as_slice() };
         let mut out = vec![f32::NAN; dots.len()];
         dot_tile_on(isa, &mut out, tile.clone());
         assert_eq!(bits(&out), dots, "{} tile {:?}", isa.name(), self.sizes);
@@ -250,16 +250,117 @@ fn halves_are_streamed_as_what_they_stand_for() {
             for isa in Isa::all() {
                 let mut out = [(); 4].map(|()| vec![f32::NAN; queries * rows]);
                 let asked = || 0..queries;
-                dot_stream_on(isa, &mut out[0], Stream { queries: &q, asked: asked(), rows: &f16s });
-                dot_stream_on(isa, &mut out[1], Stream { queries: &q, asked: asked(), rows: &of_f16 });
-                dot_stream_on(isa, &mut out[2], Stream { queries: &q, asked: asked(), rows: &bf16s });
-                dot_stream_on(isa, &mut out[3], Stream { queries: &q, asked: asked(), rows: &of_bf16 });
+                dot_stream_on(isa, &mut out[0], Stream { queries: &q, asked: asked(), rows: f16s.as_slice() });
+                dot_stream_on(isa, &mut out[1], Stream { queries: &q, asked: asked(), rows: of_f16.as_slice() });
+                dot_stream_on(isa, &mut out[2], Stream { queries: &q, asked: asked(), rows: bf16s.as_slice() });
+                dot_stream_on(isa, &mut out[3], Stream { queries: &q, asked: asked(), rows: of_bf16.as_slice() });
                 assert_eq!(bits(&out[0]), bits(&out[1]), "f16 {queries} × {rows} × {width}");
                 assert_eq!(bits(&out[2]), bits(&out[3]), "bf16 {queries} × {rows} × {width}");
-                squared_distance_stream_on(isa, &mut out[0], Stream { queries: &q, asked: asked(), rows: &f16s });
-                squared_distance_stream_on(isa, &mut out[1], Stream { queries: &q, asked: asked(), rows: &of_f16 });
+                squared_distance_stream_on(
+                    isa,
+                    &mut out[0],
+                    Stream { queries: &q, asked: asked(), rows: f16s.as_slice() },
+                );
+                squared_distance_stream_on(
+                    isa,
+                    &mut out[1],
+                    Stream { queries: &q, asked: asked(), rows: of_f16.as_slice() },
+                );
                 assert_eq!(bits(&out[0]), bits(&out[1]), "f16 {queries} × {rows} × {width}");
             }
         }
     }
+}
+
+/// Rows of integers: any there can be, one row of the extremes alone.
+struct Integers {
+    values: Vec<i8>,
+    scales: Vec<f32>,
+    shares: Vec<f32>,
+    center: Vec<f32>,
+}
+
+impl Integers {
+    fn new(numbers: &mut Numbers, rows: usize, width: usize) -> Self {
+        let mut values: Vec<i8> = (0..rows * width).map(|_| (numbers.below(255) as i32 - 127) as i8).collect();
+        values[..width].iter_mut().enumerate().for_each(|(i, value)| *value = if i % 3 == 0 { -128 } else { 127 });
+        let center = numbers.vector(width, 2.0);
+        Self { values, scales: numbers.vector(rows, 0.1), shares: numbers.vector(rows, 1.0), center }
+    }
+
+    fn rows(&self) -> Int8Rows<'_> {
+        let Self { values, scales, shares, center } = self;
+        Int8Rows { values, scales, shares, center }
+    }
+}
+
+#[test]
+fn integers_are_streamed_as_what_they_stand_for() {
+    let mut numbers = Numbers::new(12);
+    for width in WIDTHS.into_iter().filter(|&width| width > 0) {
+        for (queries, rows) in [(1, 1), (2, 9), (5, 16)] {
+            let q = Lined::from_rows(&numbers.vector(queries * width, 3.0), queries, width);
+            let x = Integers::new(&mut numbers, rows, width);
+            let decoded = x.rows().to_f32();
+            for (i, value) in decoded.iter().enumerate() {
+                let (row, j) = (i / width, i % width);
+                assert_eq!(*value, f32::from(x.values[i]).mul_add(x.scales[row], x.shares[row] * x.center[j]));
+            }
+            for isa in Isa::all() {
+                let mut out = [(); 4].map(|()| vec![f32::NAN; queries * rows]);
+                let asked = || 0..queries;
+                dot_stream_on(isa, &mut out[0], Stream { queries: &q, asked: asked(), rows: x.rows() });
+                dot_stream_on(isa, &mut out[1], Stream { queries: &q, asked: asked(), rows: decoded.as_slice() });
+                squared_distance_stream_on(isa, &mut out[2], Stream { queries: &q, asked: asked(), rows: x.rows() });
+                let rows = decoded.as_slice();
+                squared_distance_stream_on(isa, &mut out[3], Stream { queries: &q, asked: asked(), rows });
+                assert_eq!(bits(&out[0]), bits(&out[1]), "{queries} × {width}");
+                assert_eq!(bits(&out[2]), bits(&out[3]), "{queries} × {width}");
+            }
+        }
+    }
+}
+
+#[test]
+fn products_of_integers_are_within_their_bound_and_the_same_everywhere() {
+    let mut numbers = Numbers::new(13);
+    for width in WIDTHS.into_iter().chain([8_192]).filter(|&width| width > 0) {
+        for (queries, rows) in [(1, 1), (2, 9), (7, 21)] {
+            let mut q = numbers.vector(queries * width, 3.0);
+            q[0] = 3.0;
+            let x = Integers::new(&mut numbers, rows, width);
+            let mut held = IntegerQueries::new(width).expect("not too wide");
+            let told: Vec<f32> = q.chunks(width).map(|query| held.push(query)).collect();
+            let asked = queries / 3..queries;
+            let found: Vec<Vec<f32>> = Isa::all()
+                .into_iter()
+                .map(|isa| {
+                    let mut out = vec![f32::NAN; asked.len() * rows];
+                    integer_products_on(isa, &mut out, &held, asked.clone(), x.rows());
+                    out
+                })
+                .collect();
+            for other in &found[1..] {
+                assert_eq!(bits(other), bits(&found[0]), "{queries} × {rows} × {width}");
+            }
+            let length = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+            let decoded = x.rows().to_f32();
+            for (place, product) in found[0].iter().enumerate() {
+                let (i, row) = (asked.start + place / rows, place % rows);
+                let (query, values) = (&q[i * width..][..width], &decoded[row * width..][..width]);
+                let exact: f64 = wide(query).zip(wide(values)).map(|(a, b)| a * b).sum();
+                let share = f64::from(x.shares[row]).abs() * length(&mut wide(&x.center));
+                let (of_query, of_row) = (length(&mut wide(query)), length(&mut wide(values)) + share);
+                let off = f64::from(told[i]);
+                // Half a step of sixteen bits, in each place.
+                assert!(off <= of_query.max(3.0) * (width as f64).sqrt() / 65_000.0 + 1e-30, "{off} of {of_query}");
+                let bound = off * of_row + gamma(width.div_ceil(9) + 24) * (of_query + off) * of_row;
+                assert!((f64::from(*product) - exact).abs() <= bound, "{queries} × {rows} × {width}");
+            }
+        }
+    }
+    assert!(IntegerQueries::new(8_193).is_none() && IntegerQueries::new(0).is_none(), "their sums need not fit");
+    // Nothing, and what is so small that its steps are not numbers.
+    let mut held = IntegerQueries::new(2).expect("not too wide");
+    assert!(held.push(&[0.0, 0.0]) >= 0.0 && held.push(&[1e-44, -1e-45]).is_finite());
 }

@@ -304,8 +304,7 @@ fn a_residual_is_never_below_the_distance() {
         let features = hard_rows(&mut random, 90, width);
         for kind in KINDS {
             let copy = ScanCopy::new(kind, &features, width);
-            let mut decoded = vec![0.0; features.len()];
-            copy.rows().decode(0..90, width, &mut decoded);
+            let decoded = copy.rows().values.to_f32();
             for ((x, y), &residual) in features.chunks(width).zip(decoded.chunks(width)).zip(copy.rows().residuals) {
                 let square = |(x, y): (&f32, &f32)| (f64::from(*x) - f64::from(*y)).powi(2);
                 let distance = x.iter().zip(y).map(square).sum::<f64>().sqrt();

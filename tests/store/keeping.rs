@@ -57,6 +57,7 @@ fn data_added_at_any_point_give_the_bytes_of_one_go() {
         (Problem::SingleLabel, Dtype::F32, 1),
         (Problem::MultiLabel, Dtype::F16, 0),
         (Problem::Headless, Dtype::Bf16, 0),
+        (Problem::Regression, Dtype::Int8, 1),
     ] {
         let settings = settings(problem, dtype, checkpoints);
         for part in [Part::WHOLE, Part { index: 1, count: 2 }] {
@@ -140,6 +141,7 @@ fn a_store_with_records_removed_is_one_that_had_skipped_them() {
         (Problem::SingleLabel, Dtype::F32, 1),
         (Problem::Regression, Dtype::F16, 0),
         (Problem::Headless, Dtype::Bf16, 0),
+        (Problem::MultiLabel, Dtype::Int8, 1),
     ] {
         let settings = settings(problem, dtype, checkpoints);
         let (less, skipped) =

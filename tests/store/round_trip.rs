@@ -10,7 +10,7 @@ use wherefore::store::{Block, Dtype, Part, Shard, Store, StoredRecord};
 use super::{block, create, head, settings};
 
 const PROBLEMS: [Problem; 4] = [Problem::SingleLabel, Problem::MultiLabel, Problem::Regression, Problem::Headless];
-const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
+const DTYPES: [Dtype; 4] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Int8];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
@@ -81,14 +81,21 @@ fn check_factors(found: &FactorRows<'_>, features: &[f32], deltas: &[f32], dtype
         (Floats::F32(values), Dtype::F32) => values.to_vec(),
         (Floats::F16(values), Dtype::F16) => values.iter().map(|value| value.to_f32()).collect(),
         (Floats::Bf16(values), Dtype::Bf16) => values.iter().map(|value| value.to_f32()).collect(),
+        (Floats::Int8(rows), Dtype::Int8) => rows.to_f32(),
         _ => panic!("features of another type"),
     };
-    let rounded = features.iter().map(|value| match dtype {
-        Dtype::F32 => *value,
-        Dtype::F16 => f16::from_f32(*value).to_f32(),
-        Dtype::Bf16 => bf16::from_f32(*value).to_f32(),
-    });
-    assert!(rounded.eq(stored.iter().copied()), "rounded once, to nearest");
+    let largest = |row: &[f32]| row.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+    for (row, stored) in features.chunks(found.width).zip(stored.chunks(found.width)) {
+        // Of integers, steps are as wide as a row's largest number needs.
+        let step = largest(row) / 127.0;
+        let rounded = |(value, stored): (&f32, &f32)| match dtype {
+            Dtype::F32 => value == stored,
+            Dtype::F16 => f16::from_f32(*value).to_f32() == *stored,
+            Dtype::Bf16 => bf16::from_f32(*value).to_f32() == *stored,
+            Dtype::Int8 => (value - stored).abs() <= step * 0.500_01,
+        };
+        assert!(row.iter().zip(stored).all(rounded), "rounded once, to nearest");
+    }
     assert_eq!(found.deltas, deltas);
     check_norms(found.feature_norms, &stored, found.width);
     check_norms(found.delta_norms, deltas, found.classes);

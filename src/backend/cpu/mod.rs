@@ -15,6 +15,7 @@ mod dot;
 mod embed;
 mod follow;
 mod gemm;
+mod int8;
 mod layer_norm;
 mod linear;
 mod lined;
@@ -28,10 +29,12 @@ mod weights;
 pub use activation::activate_on;
 pub use ceilings::{Ceilings, measure};
 pub use dot::{
-    HalvedQueries, HalvedRows, Number, Panels, Stream, Tile, dot, dot_on, dot_stream, dot_stream_on, dot_tile,
-    dot_tile_on, halved_products, panel_products, squared_distance, squared_distance_on, squared_distance_stream,
-    squared_distance_stream_on, squared_distance_tile, squared_distance_tile_on,
+    HalvedQueries, HalvedRows, IntegerQueries, Number, Panels, Stream, Tile, dot, dot_on, dot_stream, dot_stream_on,
+    dot_tile, dot_tile_on, halved_products, integer_products, integer_products_on, panel_products, squared_distance,
+    squared_distance_on, squared_distance_stream, squared_distance_stream_on, squared_distance_tile,
+    squared_distance_tile_on,
 };
+pub use int8::Int8Rows;
 pub use linear::Linear;
 pub use lined::Lined;
 pub use simd::Isa;

@@ -180,8 +180,7 @@ pub(super) enum Argument {
     Address(u64),
     Integer(i32),
     Float(f32),
-    /// In a box: it is sixteen times the others.
-    Map(Box<TensorMap>),
+    Map(TensorMap),
 }
 
 impl Argument {
@@ -382,7 +381,7 @@ impl Device {
                 Argument::Address(address) => launch.arg(address),
                 Argument::Integer(value) => launch.arg(value),
                 Argument::Float(value) => launch.arg(value),
-                Argument::Map(map) => launch.arg(&**map),
+                Argument::Map(map) => launch.arg(map),
             };
         }
         let config = LaunchConfig {

@@ -268,8 +268,7 @@ impl Tile {
         let [rows, inputs, outputs] = shape;
         let packed = [outputs.next_multiple_of(GROUP), inputs.next_multiple_of(STEP)];
         let x = TensorMap::of(device, x, [rows, inputs], linear_wgmma::X_BOX)?;
-        Ok([x, TensorMap::of(device, weight, packed, linear_wgmma::WEIGHT_BOX)?]
-            .map(|map| Argument::Map(Box::new(map))))
+        Ok([x, TensorMap::of(device, weight, packed, linear_wgmma::WEIGHT_BOX)?].map(Argument::Map))
     }
 }
 

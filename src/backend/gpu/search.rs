@@ -1,5 +1,6 @@
 //! Launches `kernels/search.cu`: rows that stream past queries, and both ends of each query's ranking in each group of rows.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -243,17 +244,15 @@ impl Gpu {
 
     /// The sets one behind the other, as they are stored: those on the device, or sent, and kept there where there is room.
     fn features(&self, chunk: &Chunk<'_>) -> Result<Arc<Tensor>> {
-        let device = &self.device;
-        let parts: Vec<(Number, &[u8])> = chunk.features.iter().map(stored).collect();
-        let number = parts.first().map_or(Number::F32, |part| part.0);
-        assert!(
-            chunk.features.iter().all(|set| i32::try_from(set.len()).is_ok()),
-            "kernels count a chunk's numbers in 31 bits"
-        );
-        assert!(parts.iter().all(|part| part.0 == number), "factor sets of several types");
-        let parts: Vec<&[u8]> = parts.into_iter().map(|part| part.1).collect();
-        let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        device.resident_or(chunk.key, bytes, || device.send(number, &parts))
+        let (device, sets) = (&self.device, &chunk.features);
+        let number = sets.first().map_or(Number::F32, number_of);
+        assert!(sets.iter().all(|set| i32::try_from(set.len()).is_ok()), "kernels count a chunk's numbers in 31 bits");
+        assert!(sets.iter().all(|set| number_of(set) == number), "factor sets of several types");
+        let bytes = sets.iter().map(Floats::len).sum::<usize>() * number.bytes();
+        device.resident_or(chunk.key, bytes, || {
+            let parts: Vec<Cow<'_, [u8]>> = sets.iter().map(stored).collect();
+            device.send(number, &parts.iter().map(AsRef::as_ref).collect::<Vec<_>>())
+        })
     }
 }
 
@@ -439,7 +438,7 @@ impl Search<'_> {
         let (rounded, range) =
             (Rounded { made, features: &rows.features, rows: rows.rows, width: asked.width }, &scanning.range);
         let part = (&rounded, range.start, range.len());
-        bounding.launch(device, part, &self.of_pairs(rows, range), self.keeping(), self.sizes())
+        bounding.launch(device, part, &self.of_pairs(rows, range), &self.keeping(), &self.sizes())
     }
 
     /// Gives those that bounds have kept their scores.
@@ -598,11 +597,21 @@ impl Entry {
     }
 }
 
-/// Numbers as they are stored.
-fn stored<'a>(set: &Floats<'a>) -> (Number, &'a [u8]) {
+/// Numbers as they are stored; integers as the numbers they stand for.
+fn stored<'a>(set: &Floats<'a>) -> Cow<'a, [u8]> {
     match *set {
-        Floats::F32(values) => (Number::F32, bytemuck::cast_slice(values)),
-        Floats::F16(values) => (Number::F16, bytemuck::cast_slice(values)),
-        Floats::Bf16(values) => (Number::Bf16, bytemuck::cast_slice(values)),
+        Floats::F32(values) => bytemuck::cast_slice(values).into(),
+        Floats::F16(values) => bytemuck::cast_slice(values).into(),
+        Floats::Bf16(values) => bytemuck::cast_slice(values).into(),
+        Floats::Int8(rows) => bytemuck::cast_slice(&rows.to_f32()).to_vec().into(),
+    }
+}
+
+/// As what numbers of this type lie on the device.
+fn number_of(set: &Floats<'_>) -> Number {
+    match set {
+        Floats::F32(_) | Floats::Int8(_) => Number::F32,
+        Floats::F16(_) => Number::F16,
+        Floats::Bf16(_) => Number::Bf16,
     }
 }

@@ -95,8 +95,8 @@ impl Bounding {
         device: &Device,
         (rounded, start, rows): (&Rounded<'_>, usize, usize),
         of_pairs: &[Argument],
-        kept: [Argument; 4],
-        sizes: [Argument; 3],
+        kept: &[Argument; 4],
+        sizes: &[Argument; 3],
     ) -> Result<()> {
         let own = [
             rounded.halves(device, start),
@@ -107,7 +107,7 @@ impl Bounding {
             self.columns.next_multiple_of(GROUP).into(),
             self.terms.into(),
         ];
-        let arguments = [of_pairs, &kept, &own, &sizes].concat();
+        let arguments = [of_pairs, kept, &own, sizes].concat();
         let grid = [rows.div_ceil(BLOCK[0]), self.columns.div_ceil(BLOCK[1])];
         device.launch(BOUND, Shape { grid, threads: 256, shared_bytes: SHARED_BYTES }, &arguments)
     }

@@ -15,7 +15,7 @@ use crate::model::Problem;
 use crate::store::{Dtype, Shard, Store};
 
 /// Writes `features`, `deltas`, `labels`, `predictions`, `losses` and `indices` as `.npy`, and `records.jsonl`, beside `out`, then gives
-/// them their place. There is no bf16 in NumPy: such features are written as f32.
+/// them their place. There is no bf16 in NumPy: such features, and integers, are written as f32.
 pub(super) fn write(store: &Store, out: &Path, progress: &Progress) -> Result<()> {
     if out.exists() {
         return Err(occupied(out));
@@ -107,7 +107,7 @@ impl Arrays {
         match features {
             Floats::F32(values) => self.features.put(cast_slice(values))?,
             Floats::F16(values) => self.features.put(cast_slice(values))?,
-            Floats::Bf16(_) => self.features.put(cast_slice(&features.to_f32()))?,
+            Floats::Bf16(_) | Floats::Int8(_) => self.features.put(cast_slice(&features.to_f32()))?,
         }
         self.deltas.put(cast_slice(deltas))?;
         self.losses.put(cast_slice(shard.losses()))?;

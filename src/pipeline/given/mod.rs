@@ -13,7 +13,7 @@ use super::asker::Asker;
 use super::index::block;
 use super::prepared::Prepared;
 use super::queries::{ResultSink, SearchOptions};
-use super::recall::recall;
+use super::recall::First;
 use super::{Chunk, IndexOptions, Pass, Progress, Rejections, Summary};
 use crate::backend::gpu::Gpu;
 use crate::dataset::{Dataset, Digest, IdCheck, Record};
@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::factors::Target;
 use crate::interrupt;
 use crate::model::{ClassNames, Outputs, Problem};
-use crate::store::{self, Store, StoreWriter};
+use crate::store::{self, Dtype, Store, StoreWriter};
 
 /// Factors to be stored or asked about, with what is not in their file.
 pub struct GivenFactors<'a> {
@@ -53,6 +53,7 @@ pub fn index_given(
     }
     let progress = Progress::new("indexing", None, quiet);
     let mut writer: Option<StoreWriter> = None;
+    let mut first = None;
     let mut summary = each_chunk(given, options.block_records, rejections, &mut |chunk, model| {
         let writer = match &mut writer {
             Some(writer) => writer,
@@ -61,10 +62,19 @@ pub fn index_given(
                 none.insert(StoreWriter::create(dir, settings, options.part, None, options.resume)?)
             }
         };
-        if options.part.owns(chunk.number) && !writer.has(chunk.number, &chunk.digest.to_string())? {
+        let wanted = options.part.owns(chunk.number) && !writer.has(chunk.number, &chunk.digest.to_string())?;
+        if wanted || chunk.number == 0 && options.dtype != Dtype::F32 {
             let mut block = block(model.problem, options, chunk);
-            block.recall = recall(&block, model.width, options.dtype)?;
-            writer.write(&block)?;
+            if block.number == 0 {
+                first = First::new(options.dtype, model.width, options.block_records);
+            }
+            if let Some(first) = &mut first {
+                first.meet(&block.indices, &block.features);
+                block.nearest = wanted.then(|| first.find(&block, writer)).transpose()?;
+            }
+            if wanted {
+                writer.write(&block)?;
+            }
         }
         Ok(())
     })?;

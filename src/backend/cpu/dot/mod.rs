@@ -7,14 +7,16 @@
 //!
 //! Many pairs together have those same bits; they only go through memory in a better order. [`dot_tile`] is for many queries, bound by
 //! arithmetic; [`dot_stream`] for few, bound by memory. [`panel_products`] is faster than either, and has other bits, [`halved_products`] of rounded
-//! numbers faster still: for scans that only ask what might matter. All are single-threaded: callers split rows over threads.
+//! numbers faster still, and [`integer_products`] are for rows of integers, where they lie: for scans that only ask what might matter. All are single-threaded: callers split rows over threads.
 
 mod halves;
+mod integers;
 mod panels;
 mod stream;
 mod tile;
 
 pub use halves::{HalvedQueries, HalvedRows, halved_products};
+pub use integers::{IntegerQueries, integer_products, integer_products_on};
 pub use panels::{Panels, panel_products};
 pub use stream::{Number, Stream, dot_stream, dot_stream_on, squared_distance_stream, squared_distance_stream_on};
 pub use tile::{Tile, dot_tile, dot_tile_on, squared_distance_tile, squared_distance_tile_on};

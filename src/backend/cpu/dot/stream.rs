@@ -1,6 +1,7 @@
 //! Few queries with many rows: bound by memory, so rows are read where they lie, one after another, once.
 
 use super::{Product, SquaredDifference, Sums, Term, Totals};
+use crate::backend::cpu::Int8Rows;
 use crate::backend::cpu::lined::{Line, Lined, TOGETHER};
 use crate::backend::cpu::simd::{Isa, Kernel, LANES, Vector};
 use half::{bf16, f16};
@@ -51,22 +52,141 @@ impl Number for bf16 {
     }
 }
 
+/// Rows of one width, one after another.
+pub trait Rows: Copy + Sync {
+    /// One of them.
+    type Row: Row;
+    /// How many numbers there are.
+    fn numbers(self) -> usize;
+    /// Row `r`, of rows of this width.
+    fn row(self, r: usize, width: usize) -> Self::Row;
+}
+
+/// A row as it is held.
+pub trait Row: Copy {
+    /// Sixteen of its numbers.
+    type Sixteen;
+    /// Some of them.
+    #[must_use]
+    fn part(self, numbers: Range<usize>) -> Self;
+    /// All of them by sixteens, and those that are left over.
+    fn sixteens(self) -> (impl Iterator<Item = Self::Sixteen>, Self);
+    /// As f32.
+    fn load<V: Vector>(self, sixteen: Self::Sixteen) -> V;
+    /// Fewer than sixteen, and zeros after them; `None` where there are none.
+    fn last<V: Vector>(self) -> Option<V>;
+}
+
+impl<'a, N: Number> Rows for &'a [N] {
+    type Row = &'a [N];
+
+    #[inline(always)]
+    fn numbers(self) -> usize {
+        self.len()
+    }
+
+    #[inline(always)]
+    fn row(self, r: usize, width: usize) -> &'a [N] {
+        &self[r * width..(r + 1) * width]
+    }
+}
+
+impl<'a, N: Number> Row for &'a [N] {
+    type Sixteen = &'a [N; LANES];
+
+    #[inline(always)]
+    fn part(self, numbers: Range<usize>) -> Self {
+        &self[numbers]
+    }
+
+    #[inline(always)]
+    fn sixteens(self) -> (impl Iterator<Item = Self::Sixteen>, Self) {
+        let (whole, rest) = self.as_chunks();
+        (whole.iter(), rest)
+    }
+
+    #[inline(always)]
+    fn load<V: Vector>(self, sixteen: Self::Sixteen) -> V {
+        N::load(sixteen)
+    }
+
+    #[inline(always)]
+    fn last<V: Vector>(self) -> Option<V> {
+        let mut last = [0.0; LANES];
+        last.iter_mut().zip(self).for_each(|(last, x)| *last = x.widen());
+        (!self.is_empty()).then(|| V::load(&last))
+    }
+}
+
+/// Integers become numbers in a register, by the operations that define what those are.
+impl<'a> Rows for Int8Rows<'a> {
+    type Row = Int8Row<'a>;
+
+    #[inline(always)]
+    fn numbers(self) -> usize {
+        self.values.len()
+    }
+
+    #[inline(always)]
+    fn row(self, r: usize, width: usize) -> Int8Row<'a> {
+        let values = &self.values[r * width..(r + 1) * width];
+        Int8Row { values, scale: self.scales[r], share: self.shares[r], center: self.center }
+    }
+}
+
+/// One of [`Int8Rows`], or a part of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Int8Row<'a> {
+    values: &'a [i8],
+    scale: f32,
+    share: f32,
+    center: &'a [f32],
+}
+
+impl<'a> Row for Int8Row<'a> {
+    type Sixteen = (&'a [i8; LANES], &'a [f32; LANES]);
+
+    #[inline(always)]
+    fn part(self, numbers: Range<usize>) -> Self {
+        Self { values: &self.values[numbers.clone()], center: &self.center[numbers], ..self }
+    }
+
+    #[inline(always)]
+    fn sixteens(self) -> (impl Iterator<Item = Self::Sixteen>, Self) {
+        let ((values, last), (center, of_last)) = (self.values.as_chunks(), self.center.as_chunks::<LANES>());
+        (values.iter().zip(center), Self { values: last, center: of_last, ..self })
+    }
+
+    #[inline(always)]
+    fn load<V: Vector>(self, (values, center): Self::Sixteen) -> V {
+        V::load_i8(values).fma(V::splat(self.scale), V::splat(self.share).mul(V::load(center)))
+    }
+
+    #[inline(always)]
+    fn last<V: Vector>(self) -> Option<V> {
+        let (mut values, mut center) = ([0; LANES], [0.0; LANES]);
+        values[..self.values.len()].copy_from_slice(self.values);
+        center[..self.center.len()].copy_from_slice(self.center);
+        (!self.values.is_empty()).then(|| self.load((&values, &center)))
+    }
+}
+
 /// Pairs to score: all `rows`, with the queries `asked`.
 #[derive(Clone, Debug)]
-pub struct Stream<'a, N = f32> {
+pub struct Stream<'a, R = &'a [f32]> {
     /// `[.., E]`
     pub queries: &'a Lined,
     /// Which of them.
     pub asked: Range<usize>,
     /// `[rows, E]`
-    pub rows: &'a [N],
+    pub rows: R,
 }
 
 /// [`dot`](super::dot) of every asked query with every row: `out [asked, rows]`.
 ///
 /// # Panics
 /// If there is no whole number of rows, or `out` is not of that size.
-pub fn dot_stream<N: Number>(out: &mut [f32], stream: Stream<'_, N>) {
+pub fn dot_stream<R: Rows>(out: &mut [f32], stream: Stream<'_, R>) {
     dot_stream_on(Isa::best(), out, stream);
 }
 
@@ -74,45 +194,45 @@ pub fn dot_stream<N: Number>(out: &mut [f32], stream: Stream<'_, N>) {
 ///
 /// # Panics
 /// As [`dot_stream`].
-pub fn squared_distance_stream<N: Number>(out: &mut [f32], stream: Stream<'_, N>) {
+pub fn squared_distance_stream<R: Rows>(out: &mut [f32], stream: Stream<'_, R>) {
     squared_distance_stream_on(Isa::best(), out, stream);
 }
 
 /// [`dot_stream`] on a given instruction set (the bits are the same).
-pub fn dot_stream_on<N: Number>(isa: Isa, out: &mut [f32], stream: Stream<'_, N>) {
-    run::<Product, N>(isa, out, stream);
+pub fn dot_stream_on<R: Rows>(isa: Isa, out: &mut [f32], stream: Stream<'_, R>) {
+    run::<Product, R>(isa, out, stream);
 }
 
 /// [`squared_distance_stream`] on a given instruction set (the bits are the same).
-pub fn squared_distance_stream_on<N: Number>(isa: Isa, out: &mut [f32], stream: Stream<'_, N>) {
-    run::<SquaredDifference, N>(isa, out, stream);
+pub fn squared_distance_stream_on<R: Rows>(isa: Isa, out: &mut [f32], stream: Stream<'_, R>) {
+    run::<SquaredDifference, R>(isa, out, stream);
 }
 
-fn run<T: Term, N: Number>(isa: Isa, out: &mut [f32], stream: Stream<'_, N>) {
+fn run<T: Term, R: Rows>(isa: Isa, out: &mut [f32], stream: Stream<'_, R>) {
     let Stream { queries, asked, rows } = stream;
     let n_rows = out.len().checked_div(asked.len()).unwrap_or(0);
     assert_eq!(out.len(), n_rows * asked.len(), "scores of no whole number of rows");
     assert!(asked.end <= queries.len(), "queries {asked:?} of {}", queries.len());
     if !asked.is_empty() {
-        assert_eq!(rows.len(), n_rows * queries.width(), "scores do not fill their tile");
+        assert_eq!(rows.numbers(), n_rows * queries.width(), "scores do not fill their tile");
     }
-    isa.run(Passes::<T, N> { out, queries, asked, rows, n_rows, term: PhantomData });
+    isa.run(Passes::<T, R> { out, queries, asked, rows, n_rows, term: PhantomData });
 }
 
 /// All queries pass over so many rows while they are in the first-level cache.
 const ROWS: usize = TOGETHER;
 
 /// Every query with every row.
-struct Passes<'a, T, N> {
+struct Passes<'a, T, R> {
     out: &'a mut [f32],
     queries: &'a Lined,
     asked: Range<usize>,
-    rows: &'a [N],
+    rows: R,
     n_rows: usize,
     term: PhantomData<T>,
 }
 
-impl<T: Term, N: Number> Kernel for Passes<'_, T, N> {
+impl<T: Term, R: Rows> Kernel for Passes<'_, T, R> {
     type Output = ();
 
     #[inline(always)]
@@ -130,18 +250,18 @@ impl<T: Term, N: Number> Kernel for Passes<'_, T, N> {
     }
 }
 
-impl<T: Term, N: Number> Passes<'_, T, N> {
+impl<T: Term, R: Rows> Passes<'_, T, R> {
     /// `Q` queries over eight rows; gives back Q.
     #[inline(always)]
     fn pass<V: Vector, const Q: usize>(&mut self, query: usize, row: usize) -> usize {
-        let width = self.queries.width();
         let rows = row..self.n_rows.min(row + ROWS);
         let mut sums = [[Line::ZERO; ROWS]; Q];
-        V::call(Sum::<T, N, Q> {
+        V::call(Sum::<T, R, Q> {
             sums: &mut sums,
             queries: self.queries,
             first: self.asked.start + query,
-            rows: &self.rows[rows.start * width..rows.end * width],
+            rows: self.rows,
+            which: rows.clone(),
             term: PhantomData,
         });
         let out = &mut self.out[query * self.n_rows + row..];
@@ -151,25 +271,28 @@ impl<T: Term, N: Number> Passes<'_, T, N> {
 }
 
 /// The lane sums of at most [`ROWS`] rows with `Q` queries, a row at a time.
-struct Sum<'a, T, N, const Q: usize> {
+struct Sum<'a, T, R, const Q: usize> {
     sums: &'a mut [Sums; Q],
     queries: &'a Lined,
     /// The first query's number.
     first: usize,
-    rows: &'a [N],
+    rows: R,
+    /// Which of them.
+    which: Range<usize>,
     term: PhantomData<T>,
 }
 
-impl<T: Term, N: Number, const Q: usize> Kernel for Sum<'_, T, N, Q> {
+impl<T: Term, R: Rows, const Q: usize> Kernel for Sum<'_, T, R, Q> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        for (r, row) in self.rows.chunks_exact(self.queries.width().max(1)).enumerate() {
+        for (r, row) in self.which.enumerate() {
+            let row = self.rows.row(row, self.queries.width());
             let mut sums = [V::zero(); Q];
             for part in self.queries.parts() {
                 let queries = part.vectors(self.first, Q);
-                add_row::<T, V, N, Q>(&mut sums, &row[part.numbers.clone()], queries, part.depth);
+                add_row::<T, V, R::Row, Q>(&mut sums, row.part(part.numbers.clone()), queries, part.depth);
             }
             for q in 0..Q {
                 sums[q].store(&mut self.sums[q][r].0);
@@ -180,29 +303,23 @@ impl<T: Term, N: Number, const Q: usize> Kernel for Sum<'_, T, N, Q> {
 
 /// The innermost loop: a row, or a part of it, with every query.
 #[inline(always)]
-fn add_row<T: Term, V: Vector, N: Number, const Q: usize>(
-    sums: &mut [V; Q],
-    row: &[N],
-    queries: &[Line],
-    depth: usize,
-) {
-    let (whole, rest) = row.as_chunks::<LANES>();
+fn add_row<T: Term, V: Vector, R: Row, const Q: usize>(sums: &mut [V; Q], row: R, queries: &[Line], depth: usize) {
+    let (whole, rest) = row.sixteens();
     let mut heads: [&[Line]; Q] = [&[]; Q];
     for q in 0..Q {
-        heads[q] = &queries[q * depth..][..whole.len()];
+        heads[q] = &queries[q * depth..][..depth];
     }
-    for (k, numbers) in whole.iter().enumerate() {
-        let x = N::load::<V>(numbers);
+    let mut k = 0;
+    for sixteen in whole {
+        let x = row.load::<V>(sixteen);
         for q in 0..Q {
             sums[q] = T::add(sums[q], V::load(&heads[q][k].0), x);
         }
+        k += 1;
     }
-    if !rest.is_empty() {
-        let mut last = [0.0; LANES];
-        last.iter_mut().zip(rest).for_each(|(last, x)| *last = x.widen());
-        let x = V::load(&last);
+    if let Some(x) = rest.last::<V>() {
         for q in 0..Q {
-            sums[q] = T::add(sums[q], V::load(&queries[q * depth + whole.len()].0), x);
+            sums[q] = T::add(sums[q], V::load(&heads[q][k].0), x);
         }
     }
 }

@@ -212,6 +212,15 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    fn load_i8(from: &[i8; LANES]) -> Self {
+        let half = |from: &i8| {
+            // SAFETY: eight numbers are there, from the first on and from the ninth on.
+            unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(std::ptr::from_ref(from).cast()))) }
+        };
+        Self(half(&from[0]), half(&from[8]))
+    }
+
+    #[inline(always)]
     fn load_bf16(from: &[bf16; LANES]) -> Self {
         let half = |from: &bf16| {
             // SAFETY: as above; vectors of bits are as good as any.

@@ -133,6 +133,12 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn load_i8(from: &[i8; LANES]) -> Self {
+        // SAFETY: sixteen numbers are there.
+        Self(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast()))) })
+    }
+
+    #[inline(always)]
     fn load_bf16(from: &[bf16; LANES]) -> Self {
         // SAFETY: sixteen numbers are there; vectors of bits are as good as any.
         Self(unsafe {

@@ -77,6 +77,8 @@ pub trait Vector: Lanes {
     fn load_f16(from: &[f16; LANES]) -> Self;
     /// Sixteen consecutive numbers of the upper half of an f32.
     fn load_bf16(from: &[bf16; LANES]) -> Self;
+    /// Sixteen consecutive integers.
+    fn load_i8(from: &[i8; LANES]) -> Self;
     /// All lanes to memory.
     fn store(self, to: &mut [f32; LANES]);
     /// The first `to.len() < 16` lanes to memory.

@@ -132,6 +132,11 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    fn load_i8(from: &[i8; LANES]) -> Self {
+        Self(from.map(f32::from))
+    }
+
+    #[inline(always)]
     fn load_bf16(from: &[bf16; LANES]) -> Self {
         Self(from.map(bf16::to_f32))
     }
