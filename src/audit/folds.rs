@@ -85,6 +85,10 @@ impl FactorSource for Without<'_> {
         self.source.classes()
     }
 
+    fn is_of_boundaries(&self) -> bool {
+        self.source.is_of_boundaries()
+    }
+
     fn piece_rows(&self) -> Vec<usize> {
         self.pieces.iter().map(|(_, rows)| rows.len()).collect()
     }

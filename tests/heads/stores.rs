@@ -18,23 +18,23 @@ use wherefore::search::{FactorSet, Form, Query, Rule, Source, score, score_parts
 use wherefore::store::{Store, verify};
 
 #[derive(Deserialize)]
-struct Golden {
-    kind: String,
-    stride: usize,
-    losses: Vec<f64>,
-    factors: Vec<u64>,
-    dots: Vec<Vec<f64>>,
-    records: Vec<Value>,
+pub(super) struct Golden {
+    pub(super) kind: String,
+    pub(super) stride: usize,
+    pub(super) losses: Vec<f64>,
+    pub(super) factors: Vec<u64>,
+    pub(super) dots: Vec<Vec<f64>>,
+    pub(super) records: Vec<Value>,
 }
 
-fn golden(case: &str) -> (PathBuf, Golden) {
+pub(super) fn golden(case: &str) -> (PathBuf, Golden) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case);
     let text = fs::read_to_string(folder.join("gradients.json")).unwrap();
     (folder, serde_json::from_str(&text).unwrap())
 }
 
 /// A case's records in a store.
-fn indexed(case: &str, at: &Path) -> (Store, Golden) {
+pub(super) fn indexed(case: &str, at: &Path) -> (Store, Golden) {
     let (folder, golden) = golden(case);
     let lines: String = golden.records.iter().flat_map(|record| [record.to_string(), "\n".to_owned()]).collect();
     let data = at.join("data.jsonl");
@@ -55,7 +55,7 @@ fn indexed(case: &str, at: &Path) -> (Store, Golden) {
 }
 
 /// Every record's scores for every other, `[n, n]`; NaN on the diagonal.
-fn scores(store: &Store, rule: Rule, rule_options: &RuleOptions) -> Vec<Vec<f64>> {
+pub(super) fn scores(store: &Store, rule: Rule, rule_options: &RuleOptions) -> Vec<Vec<f64>> {
     let n = store.rows();
     let rule_options = rule_options.clone();
     let options =
@@ -114,7 +114,7 @@ fn gradients_are_those_of_autograd() {
 }
 
 /// A record's factors as the store has them.
-fn bundle(store: &Store, row: usize) -> Bundle {
+pub(super) fn bundle(store: &Store, row: usize) -> Bundle {
     let (shard, factors) = (&store.shards()[0], store.shards()[0].factors());
     let offsets = shard.factor_offsets().unwrap();
     let (from, to) = (offsets[row] as usize, offsets[row + 1] as usize);
