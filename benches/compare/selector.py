@@ -110,9 +110,10 @@ class Run:
         predictor += ["--max-length", 384, "--stride", 128]
         self.wherefore("train", *predictor, *shared, "--out", self.folder / "predictor")
         about = {"model": a.model}
-        gain = self.judge("published", "dev", a.dev, about)
+        windows = ["--max-length", 384, "--stride", 128]
+        gain = self.judge("published", "dev", a.dev, about, windows=windows)
         for test in a.test:
-            self.judge("published", test.stem, answerable(test, self.folder), about)
+            self.judge("published", test.stem, answerable(test, self.folder), about, windows=windows)
         return gain
 
     def judge(self, job, name, data, about, method="occlusion", windows=()):

@@ -110,10 +110,12 @@ fn answers_are_preconditioned_by_the_information_written_out() {
     }
 }
 
+type Window = (Vec<f64>, Vec<f64>, [usize; 2]);
+
 /// The windows of a case's records with what the model says of them, two logits a token.
 struct Windows {
     /// `[T, E]`, `[T, 2]` and the right boundaries of each window that holds the answer, record after record.
-    records: Vec<Vec<(Vec<f64>, Vec<f64>, [usize; 2])>>,
+    records: Vec<Vec<Window>>,
     width: usize,
 }
 
@@ -166,7 +168,7 @@ impl Windows {
             let largest = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             largest + z.iter().map(|z| (z - largest).exp()).sum::<f64>().ln() - z[place]
         };
-        let of_window = |(features, logits, places): &(Vec<f64>, Vec<f64>, [usize; 2])| -> f64 {
+        let of_window = |(features, logits, places): &Window| -> f64 {
             (0..2).map(|output| boundary(features, logits, output, places[output])).sum()
         };
         self.records[record].iter().map(of_window).sum()

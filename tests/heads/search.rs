@@ -137,7 +137,6 @@ fn each_entity_asks_for_itself(bench: &Bench, search: impl Fn(&str) -> Vec<Value
         "entity 2: expected one of the text's own",
     );
     bench.fails("search --store store --data test.jsonl --entity all --target B-PER", "say at which with --token");
-    bench.fails("search --store store --data test.jsonl --entity x", "expected a number from 0 on, or all");
 }
 
 /// A text longer than the model is read in windows, by every command alike.
