@@ -110,7 +110,9 @@ impl Entry {
     }
 
     pub(super) fn add_search(&mut self, mut result: SearchResult) {
-        self.learn(result.label.as_ref(), &result.predicted, result.probability);
+        // A part's probability is not the whole's.
+        let probability = result.probability.filter(|_| result.span.is_none());
+        self.learn(result.label.as_ref(), &result.predicted, probability);
         if self.text.is_none() {
             self.text = Some(result.text.clone());
             self.pair.clone_from(&result.text_pair);
