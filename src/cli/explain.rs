@@ -38,7 +38,7 @@ pub(crate) struct Arguments {
     /// The token, by its number from 0 ([CLS] is one), whose tag or mask is explained [default: every entity found, every mask]
     #[arg(long, value_name = "N")]
     token: Option<usize>,
-    /// Question answering: tokens of the context that neighbouring windows share
+    /// Answers and tags: tokens that neighbouring windows of a long context or text share (tags: half a window at most)
     #[arg(long, value_name = "N", default_value_t = 128)]
     stride: usize,
     /// Question answering: tokens of an answer, at most

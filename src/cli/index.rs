@@ -76,7 +76,7 @@ pub(crate) struct Arguments {
     /// own head, not as an encoder
     #[arg(long, conflicts_with = "from_factors")]
     masks: bool,
-    /// Models that answer questions: tokens of the context that neighbouring windows share
+    /// Models of answers and tags: tokens that neighbouring windows of a long context or text share (tags: half a window at most)
     #[arg(long, value_name = "N", default_value_t = 128)]
     stride: usize,
     /// Models that answer questions: tokens of a predicted answer, at most

@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
 /// How questions are answered.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct SpanArguments {
-    /// Question answering: tokens of the context that neighbouring windows share
+    /// Answers and tags: tokens that neighbouring windows of a long context or text share (tags: half a window at most)
     #[arg(long, value_name = "N", default_value_t = 128)]
     stride: usize,
     /// Question answering: tokens of an answer, at most
@@ -86,7 +86,9 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         Task::Tags => {
             let mut writer = create(TagPrediction::columns())?;
             let mut write = |prediction: &TagPrediction| writer.write(prediction);
-            let (summary, counts) = pipeline::predict_tags(&model, dataset, &settings, &mut rejections, &mut write)?;
+            let stride = arguments.spans.stride;
+            let (summary, counts) =
+                pipeline::predict_tags(&model, dataset, stride, &settings, &mut rejections, &mut write)?;
             tell_entities(counts.as_ref(), common, &mut run);
             (writer, summary)
         }

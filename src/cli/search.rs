@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use wherefore::factors::{HessianForm, RepresenterCompat};
 use wherefore::model::{Device, Model, Task};
 use wherefore::pipeline::{
-    self, Condition, ExactOptions, GivenFactors, GivenFile, GivenSearch, QueryTarget, Rejections, ResultSink,
+    self, Condition, Entities, ExactOptions, GivenFactors, GivenFile, GivenSearch, QueryTarget, Rejections, ResultSink,
     RuleOptions, ScopeOptions, SearchOptions, SelfSearch, SetFile, Summary, TopK,
 };
 use wherefore::report::{Format, NeighbourList, RecordWriter, SearchResult};
@@ -49,6 +49,9 @@ pub(crate) struct Arguments {
     /// a tag or a piece
     #[arg(long, value_name = "N", conflicts_with_all = ["of_itself", "from_factors"])]
     token: Option<usize>,
+    /// Of models that tag words: ask about each entity by itself, or about the one of this number from 0; --target says whose, the model's or gold
+    #[arg(long, value_name = "N|all", value_parser = parse_entities, conflicts_with_all = ["token", "of_itself", "from_factors"])]
+    entity: Option<Entities>,
     /// The curvature, for influence and relatif: the last layer's, or of a store of projected gradients the whole network's
     #[arg(long, value_enum, default_value_t = Hessian::Exact)]
     hessian: Hessian,
@@ -124,6 +127,15 @@ enum Compat {
     Trustai,
 }
 
+fn parse_entities(text: &str) -> Result<Entities, String> {
+    match text {
+        "all" => Ok(Entities::All),
+        _ => usize::from_str(text)
+            .map(Entities::Number)
+            .map_err(|_| format!("expected a number from 0 on, or all, found {text:?}")),
+    }
+}
+
 fn parse_top_k(text: &str) -> Result<TopK, String> {
     match text {
         "all" => Ok(TopK::All),
@@ -156,6 +168,7 @@ impl Arguments {
             top_k: self.top_k,
             target,
             token: self.token,
+            entity: self.entity,
             scope: ScopeOptions {
                 conditions: self.conditions.clone(),
                 collapse_duplicates: self.collapse_duplicates,
@@ -210,8 +223,8 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     if kept.tokens.is_some() && matches!(common.device, Device::Cuda(_) | Device::EveryCuda) && !common.quiet {
         tell_cpu();
     }
-    let columns =
-        SearchResult::columns(kept.task(), options.token.is_some(), kept.problem, &kept.label_names, &kept.columns);
+    let of_part = options.token.is_some() || options.entity.is_some();
+    let columns = SearchResult::columns(kept.task(), of_part, kept.problem, &kept.label_names, &kept.columns);
     let output = Output::new(common, common.out.as_deref());
     let mut rejections = output.rejections();
     let search = Search { arguments, common, store: &store, options: &options };

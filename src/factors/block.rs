@@ -31,7 +31,7 @@ pub(super) struct Block {
     pub(super) first: usize,
     /// How many records.
     pub(super) rows: usize,
-    /// `h̃ = [h; 1]`, `[E + 1, ROWS]`
+    /// `h̃ = [h; s]`, `[E + 1, ROWS]`: s is 1, of boundaries of answers 0.
     pub(super) inputs: Mat<f64>,
     /// δ as stored, `[K, ROWS]`
     pub(super) deltas: Mat<f64>,
@@ -93,6 +93,11 @@ impl<'a> Blocks<'a> {
     /// K.
     pub(super) fn classes(&self) -> usize {
         self.source.classes()
+    }
+
+    /// See [`FactorSource::is_of_boundaries`].
+    pub(super) fn is_of_boundaries(&self) -> bool {
+        self.source.is_of_boundaries()
     }
 
     /// E + 1.
@@ -169,7 +174,8 @@ impl<'a> Blocks<'a> {
             let (first, last) = (self.starts[piece], self.starts[piece + 1]);
             let stop = last.min(end);
             if next < stop {
-                block.copy(&self.source.piece(piece), next - first..stop - first, next - start, first)?;
+                let rows = (next - first..stop - first, next - start);
+                block.copy(&self.source.piece(piece), rows, self.is_of_boundaries(), first)?;
             }
             next = stop;
             piece += 1;
@@ -180,12 +186,18 @@ impl<'a> Blocks<'a> {
 
 impl Block {
     /// Copies `rows` of a piece, whose first is row `first` of the source, to the columns from `column` on.
-    fn copy(&mut self, piece: &LabelledRows<'_>, rows: Range<usize>, column: usize, first: usize) -> Result<()> {
+    fn copy(
+        &mut self,
+        piece: &LabelledRows<'_>,
+        (rows, column): (Range<usize>, usize),
+        of_boundaries: bool,
+        first: usize,
+    ) -> Result<()> {
         let width = self.inputs.nrows() - 1;
         for (row, column) in rows.zip(column..) {
             let input = slice_mut(&mut self.inputs, column);
             piece.features.decode(row * width, &mut input[..width]);
-            input[width] = 1.0;
+            input[width] = if of_boundaries { 0.0 } else { 1.0 };
             let delta = slice_mut(&mut self.deltas, column);
             let classes = delta.len();
             for (delta, &stored) in delta.iter_mut().zip(&piece.deltas[row * classes..]) {

@@ -7,7 +7,8 @@
 //! | masks | mask | `softmax(z) − onehot(piece)` | h of that token | 1 |
 //!
 //! Refits and curvature are over factors: the head's objective is the mean loss of a factor, so that influence over F of them is what a record's factors
-//! together change. Answers have neither: their Hessian needs every token's h, and a store keeps the sum.
+//! together change. Answers have no refit, which needs every token's h where a store keeps the sum; their curvature is the empirical Fisher information
+//! of their boundaries ([`super::Curvature`]).
 //!
 //! The gradient of the record's loss with respect to the last layer's `[W; b]` is `Σ_f δ_f [h_f; s_f]ᵀ`, where the loss is summed over its factors.
 //! (transformers has the mean of start and end, and the mean over a batch's tags: gradients of those are ours over a constant of the batch.) A boundary's

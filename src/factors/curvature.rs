@@ -2,6 +2,17 @@
 //!
 //! `score = g_qᵀ (H + λI)⁻¹ g_i`, positive where removing i raises q's loss, by score / N to first order (Koh and Liang 2017,
 //! "Understanding black-box predictions via influence functions"). A query is preconditioned once, then meets every training record by a dot product.
+//!
+//! Of boundaries of answers ([`super::Bundle`]) H would be `(1/F) Σ_f Cov_p(h)`, over all tokens of each window, and a store keeps `h_f = Σ_t δ_t h_t`
+//! alone. In its place stands the empirical Fisher information of the same factors,
+//!
+//! ```text
+//! F̂ = (1/F) Σ_f g_f g_fᵀ,   g_f = e_k h_fᵀ, the gradient of one boundary's loss
+//! ```
+//!
+//! whose expectation is H where answers are as likely as the model says they are; of a model that has learnt its answers by heart it is too small (Kunstner,
+//! Balles and Hennig 2019, "Limitations of the empirical Fisher approximation"), and λ counts for more. `score / F` is exactly how q's loss changes with a
+//! damped natural-gradient step that takes i's gradient back; it is the effect of leaving i out as far as F̂ is H.
 
 use std::sync::Arc;
 
@@ -108,6 +119,7 @@ impl<'a> Curvature<'a> {
             HessianForm::Exact if small => {
                 Inverse::Cholesky(FactoredHessian::factor(&blocks, Point::Stored, options.damping)?)
             }
+            HessianForm::Exact if blocks.is_of_boundaries() => return Err(too_large(source, &options)),
             HessianForm::Exact => Inverse::MatrixFree(kronecker(&blocks, options.damping)?),
             HessianForm::Kronecker => Inverse::Kronecker(kronecker(&blocks, options.damping)?),
             HessianForm::Corrected => {
@@ -163,7 +175,7 @@ impl<'a> Curvature<'a> {
         keep_going: KeepGoing<'_>,
     ) -> Result<Vec<f32>> {
         if matches!(self.inverse, Inverse::MatrixFree(_)) {
-            return Err(self.too_large());
+            return Err(too_large(self.source, &self.options));
         }
         let one = |record| {
             if !keep_going() {
@@ -193,7 +205,7 @@ impl<'a> Curvature<'a> {
         match &self.inverse {
             Inverse::Cholesky(hessian) => self.over_records(keep_going, |block| hessian.quadratic_forms(block)),
             Inverse::Kronecker(kronecker) => self.over_records(keep_going, |block| kronecker.quadratic_forms(block)),
-            Inverse::MatrixFree(_) => Err(self.too_large()),
+            Inverse::MatrixFree(_) => Err(too_large(self.source, &self.options)),
         }
     }
 
@@ -202,15 +214,6 @@ impl<'a> Curvature<'a> {
         let mut all = Vec::with_capacity(blocks.rows());
         blocks.fold(forms, |part| all.extend(part.into_iter().map(|form| form as f32)))?;
         Ok(all)
-    }
-
-    fn too_large(&self) -> Error {
-        let (classes, inputs) = (self.source.classes(), self.source.width() + 1);
-        Error::usage(format!(
-            "the exact self-influence of every record needs a head of at most {} parameters, found {classes} x {inputs}",
-            self.options.cholesky_limit
-        ))
-        .with_hint("--hessian kronecker has no such limit")
     }
 
     fn check(&self, query: &QueryFactors<'_>) -> Result<()> {
@@ -251,6 +254,15 @@ impl<'a> Curvature<'a> {
     }
 }
 
+fn too_large(source: &dyn FactorSource, options: &CurvatureOptions) -> Error {
+    let (classes, inputs) = (source.classes(), source.width() + 1);
+    Error::usage(format!(
+        "this needs a head of at most {} parameters, found {classes} x {inputs}",
+        options.cholesky_limit
+    ))
+    .with_hint("--hessian kronecker has no such limit")
+}
+
 /// As many queries as keep a pass's partial sums within 256 MiB.
 fn queries_in_memory(parameters: usize) -> usize {
     ((256 << 20) / (WAVE * parameters * size_of::<f64>())).max(1)
@@ -259,7 +271,7 @@ fn queries_in_memory(parameters: usize) -> usize {
 fn kronecker(blocks: &Blocks<'_>, damping: f64) -> Result<Kronecker> {
     let output = output_factor(blocks, Point::Stored)?;
     let input = Eigen::new(&input_factor(blocks)?)?;
-    Kronecker::new(blocks.problem(), &output, Arc::new(input), damping)
+    Kronecker::new(blocks, &output, Arc::new(input), damping)
 }
 
 /// `h̃ δᵀ [E + 1, K]`

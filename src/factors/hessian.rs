@@ -1,9 +1,10 @@
 //! The exact Hessian of the last layer's mean loss, `H = (1/N) Σ_i A_i ⊗ h̃_i h̃_iᵀ`, damped and factored by Cholesky.
 //!
 //! What the loss makes of A_i is used: softmax couples every class with every other; sigmoids leave one matrix a class; a squared error
-//! has `A_i = 2 I`, one matrix for all.
+//! has `A_i = 2 I`, one matrix for all. Of boundaries of answers, whose softmax is over tokens that are not kept, it is the empirical Fisher information
+//! `(1/F) Σ_f g_f g_fᵀ`: a matrix an output, as each boundary's gradient is of one.
 
-use faer::Mat;
+use faer::{Mat, Scale};
 
 use super::block::{Block, Blocks, ROWS};
 use super::dense::{Cholesky, slice, slice_mut};
@@ -16,7 +17,7 @@ use crate::model::Problem;
 pub(super) enum FactoredHessian {
     /// Softmax: all `K (E + 1)` parameters, class after class.
     Coupled(Cholesky),
-    /// Sigmoids: a matrix a class.
+    /// Sigmoids, and boundaries of answers: a matrix an output.
     PerClass(Vec<Cholesky>),
     /// Squared error: one matrix for every class.
     Shared(Cholesky),
@@ -25,17 +26,22 @@ pub(super) enum FactoredHessian {
 impl FactoredHessian {
     /// One pass over the training factors, then the factorisation.
     pub(super) fn factor(blocks: &Blocks<'_>, point: Point<'_>, damping: f64) -> Result<Self> {
-        let problem = blocks.problem();
-        let pairs = pairs(problem, blocks.classes());
-        let mut grams = weighted_grams(blocks, pairs.len(), |block| pair_weights(problem, block, point, &pairs))?;
-        let scale = 1.0 / blocks.rows() as f64;
-        for gram in &mut grams {
-            *gram *= scale;
-        }
+        let (problem, scale) = (blocks.problem(), 1.0 / blocks.rows() as f64);
         let damped = |mut matrix: Mat<f64>| {
             (0..matrix.nrows()).for_each(|i| matrix[(i, i)] += damping);
             Cholesky::factor(matrix)
         };
+        if blocks.is_of_boundaries() {
+            let grams = weighted_grams(blocks, blocks.classes(), squared_deltas)?;
+            return Ok(Self::PerClass(
+                grams.into_iter().map(|gram| damped(gram * Scale(scale))).collect::<Result<_>>()?,
+            ));
+        }
+        let pairs = pairs(problem, blocks.classes());
+        let mut grams = weighted_grams(blocks, pairs.len(), |block| pair_weights(problem, block, point, &pairs))?;
+        for gram in &mut grams {
+            *gram *= scale;
+        }
         Ok(match problem {
             Problem::SingleLabel => Self::Coupled(damped(couple(&grams, &pairs, blocks.classes(), blocks.inputs()))?),
             Problem::MultiLabel => Self::PerClass(grams.into_iter().map(damped).collect::<Result<_>>()?),
@@ -99,6 +105,11 @@ fn pair_weights(problem: Problem, block: &Block, point: Point<'_>, pairs: &[(usi
         (c, d) if c == d => p[(c, r)] * (1.0 - p[(c, r)]),
         (c, d) => p[(c, r)] * p[(d, r)],
     })
+}
+
+/// `δ²`, of which one output's alone is not 0: the weights of a boundary's own gradient, `[K, ROWS]`.
+fn squared_deltas(block: &Block) -> Mat<f64> {
+    Mat::from_fn(block.deltas.nrows(), ROWS, |c, r| block.deltas[(c, r)].powi(2))
 }
 
 /// The softmax Hessian's lower triangle from the Gram matrices of its pairs: `−G_cd` off the diagonal, `Σ_{d ≠ c} G_cd` on it.

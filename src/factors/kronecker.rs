@@ -26,12 +26,17 @@ pub(super) fn input_factor(blocks: &Blocks<'_>) -> Result<Mat<f64>> {
     Ok(grams.swap_remove(0) * faer::Scale(1.0 / blocks.rows() as f64))
 }
 
-/// A at `point`.
+/// A at `point`; of boundaries of answers the mean of `δ δᵀ`: which share of them is of which output.
 pub(super) fn output_factor(blocks: &Blocks<'_>, point: Point<'_>) -> Result<Mat<f64>> {
     let (problem, classes) = (blocks.problem(), blocks.classes());
     let mut sum: Mat<f64> = Mat::zeros(classes, classes);
     blocks.fold(
         |block| {
+            if blocks.is_of_boundaries() {
+                let mut sum = Mat::zeros(classes, classes);
+                add_product(sum.as_mut(), block.deltas.as_ref(), block.deltas.transpose());
+                return sum;
+            }
             let p = point.outputs(problem, block);
             summed_output_curvature(problem, &p, block.rows)
         },
@@ -70,9 +75,10 @@ pub(super) struct Kronecker {
 }
 
 impl Kronecker {
-    /// B's eigenvectors are given, so that they can serve several A.
-    pub(super) fn new(problem: Problem, output: &Mat<f64>, input: Arc<Eigen>, damping: f64) -> Result<Self> {
-        let rank = output.nrows() - usize::from(problem == Problem::SingleLabel);
+    /// Of the curvature of `blocks`. B's eigenvectors are given, so that they can serve several A.
+    pub(super) fn new(blocks: &Blocks<'_>, output: &Mat<f64>, input: Arc<Eigen>, damping: f64) -> Result<Self> {
+        let problem = blocks.problem();
+        let rank = output.nrows() - usize::from(problem == Problem::SingleLabel && !blocks.is_of_boundaries());
         let trace: f64 = (0..output.nrows()).map(|c| output[(c, c)]).sum();
         let isotropic = (rank == 1 || problem == Problem::Regression).then(|| trace / rank as f64);
         Ok(Self { output: Eigen::new(output)?, input, damping, isotropic })

@@ -133,6 +133,11 @@ pub(super) fn minimise(blocks: &Blocks<'_>, options: &RefitOptions) -> Result<Mi
 
 fn minimise_from(parameters: Mat<f64>, blocks: &Blocks<'_>, options: &RefitOptions) -> Result<Minimum> {
     check_positive("the refit's λ", options.penalty)?;
+    if blocks.is_of_boundaries() {
+        return Err(Error::usage(
+            "an answer's softmax is over tokens: a refit needs each one's features, and a store keeps their sum",
+        ));
+    }
     let objective = Objective { blocks, targets: options.targets, penalty: options.penalty };
     let solver = Solver::new(blocks, options)?;
     let (value, gradient) = objective.evaluate(&parameters)?;
@@ -182,7 +187,7 @@ impl<'a> Solver<'a> {
             }
             Self::ConjugateGradients { blocks, penalty, input_factor } => {
                 let output_factor = output_factor(blocks, point)?;
-                let preconditioner = &Kronecker::new(blocks.problem(), &output_factor, input_factor.clone(), *penalty)?;
+                let preconditioner = &Kronecker::new(blocks, &output_factor, input_factor.clone(), *penalty)?;
                 let residual = norm(&at.gradient).sqrt().min(0.1);
                 let system = System { blocks, point, damping: *penalty, preconditioner };
                 let mut solutions = cg::solve(&system, vec![direction], Stop { residual, iterations: 1000 })?;

@@ -90,6 +90,11 @@ pub trait FactorSource: Sync {
     fn piece_rows(&self) -> Vec<usize>;
     /// Piece `i`, the same at every call.
     fn piece(&self, i: usize) -> LabelledRows<'_>;
+    /// Whether the rows are boundaries of answers ([`super::Bundle`]): δ only names the output, h is the whole gradient of it, and no constant meets the
+    /// bias. Their curvature is then the empirical Fisher information ([`super::Curvature`]).
+    fn is_of_boundaries(&self) -> bool {
+        false
+    }
     /// Told when a pass over the data is through with piece `i`: mapped memory may be given back.
     fn release(&self, _i: usize) {}
 }

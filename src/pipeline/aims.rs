@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::explain::{ExplainOptions, ExplainTarget, Output};
-use super::predict_tokens::{Tagged, characters, encoded_masks, encoded_whole, found, gold_span, question_windows};
+use super::predict_tokens::{Tagged, characters, encoded_masks, encoded_text, found, gold_span, question_windows};
 use super::windows::{Encoded, read_whole};
 use crate::backend::{Objective, Part, Term};
 use crate::dataset::{Label, Record};
@@ -121,27 +121,27 @@ impl<'a> Aims<'a> {
                     return Err("no label, and the target is gold".to_owned());
                 }
                 let encoding = self.model.encode(&record).map_err(|error| error.to_string())?;
-                Ok(Encoded { record, sequences: vec![(encoding, Reads::default())] })
+                Ok(Encoded::of(record, vec![(encoding, Reads::default())]))
             }
             Task::Spans => {
                 let windows = question_windows(self.model, &record, self.options.stride)?;
-                Ok(Encoded { record, sequences: windows.into_iter().map(read_whole).collect() })
+                Ok(Encoded::of(record, windows.into_iter().map(read_whole).collect()))
             }
-            Task::Tags => encoded_whole(self.model, record),
+            Task::Tags => encoded_text(self.model, record, self.options.stride),
             Task::Masks => encoded_masks(self.model, record),
         }
     }
 
-    /// What is explained of a record.
+    /// What is explained of a record, one for each of the windows that something is explained in.
     ///
     /// # Errors
     /// Why nothing can be.
-    pub(super) fn aimed(&self, encoded: Encoded, outputs: Vec<Outputs>) -> Result<Aimed, String> {
+    pub(super) fn aimed(&self, encoded: Encoded, outputs: Vec<Outputs>) -> Result<Vec<Aimed>, String> {
         match self.model.task() {
-            Task::Record => self.of_record(encoded, outputs),
-            Task::Spans => self.of_answer(encoded, outputs),
-            Task::Tags => self.of_tags(encoded, outputs),
-            Task::Masks => self.of_masks(encoded, outputs),
+            Task::Record => self.of_record(encoded, outputs).map(|one| vec![one]),
+            Task::Spans => self.of_answer(encoded, outputs).map(|one| vec![one]),
+            Task::Tags => self.of_tags(&encoded, &outputs),
+            Task::Masks => self.of_masks(encoded, outputs).map(|one| vec![one]),
         }
     }
 
@@ -187,7 +187,7 @@ impl<'a> Aims<'a> {
     fn of_answer(&self, encoded: Encoded, outputs: Vec<Outputs>) -> Result<Aimed, String> {
         let options =
             AnswerOptions { max_tokens: self.options.max_answer_tokens, n_best: 1, ..AnswerOptions::default() };
-        let Encoded { record, sequences } = encoded;
+        let Encoded { record, sequences, .. } = encoded;
         let best = found(&sequences, &outputs, &options).best.first().copied().ok_or("the context has no token")?;
         let context = record.pair.as_deref().unwrap_or_default();
         let text = |start, end| characters(context, start, end).to_owned();
@@ -219,57 +219,19 @@ impl<'a> Aims<'a> {
         Ok(Aimed { label: right, predicted, encoding, reads: Some(reads), logits, aims: vec![aim], record })
     }
 
-    /// One tag at one token, or the mean probability of the tags that make an entity, at its words' first tokens.
-    fn of_tags(&self, encoded: Encoded, outputs: Vec<Outputs>) -> Result<Aimed, String> {
-        let output = outputs.into_iter().next().unwrap_or_default();
-        let (encoding, reads) = encoded.sequences.into_iter().next().unwrap_or_default();
-        let record = encoded.record;
-        let tagged = Tagged::new(self.model, &record, &encoding, &output);
-        let (names, classes) = (self.model.class_names().names(), self.model.classes());
-        let named = |tag: &str| names.iter().position(|name| name == tag);
+    /// One tag at one token, or the mean probability of the tags that make an entity, at its words' first tokens: each in the window of the text that shows
+    /// most of what is around it.
+    fn of_tags(&self, encoded: &Encoded, outputs: &[Outputs]) -> Result<Vec<Aimed>, String> {
+        let said = encoded.whole(outputs);
+        let (record, encoding) = (&encoded.record, encoded.text());
+        let tagged = Tagged::new(self.model, record, encoding, &said);
         let gold = self.options.target == ExplainTarget::Gold;
         if gold && tagged.gold.is_none() {
             return Err("no tags, and the target is gold".to_owned());
         }
-        let gold_class = |word: usize| tagged.gold.as_ref().and_then(|tags| named(tags.get(word)?));
-        let aims = if let Some(token) = self.options.token {
-            let (start, end) = own_token(&encoding, token)?;
-            let row = &output.logits[token * classes..(token + 1) * classes];
-            let word = tagged.words.iter().position(|word| word.as_ref().is_some_and(|word| word.token == token));
-            let targets = match self.options.target {
-                ExplainTarget::Labels(_) => self.targets.clone(),
-                ExplainTarget::Gold => {
-                    vec![word.and_then(gold_class).ok_or("the token is no word's first, and the target is gold")?]
-                }
-                _ => vec![likeliest(row)],
-            };
-            let aim = |class: usize| Aim {
-                name: names[class].clone(),
-                objective: self.at_row(token, classes, class),
-                probability: self.row_probability(row, class),
-                span: Some(TargetSpan { start, end, segment: 0 }),
-            };
-            targets.into_iter().map(aim).collect()
-        } else {
-            let ranges = if gold {
-                task::entities(tagged.gold.iter().flatten().map(|tag| Some(tag.as_str())))
-            } else {
-                tagged.entities.iter().map(|entity| (entity.kind.clone(), entity.words.clone())).collect()
-            };
-            let aim = |(kind, range): (String, std::ops::Range<usize>)| {
-                let words: Vec<_> = range.filter_map(|w| Some((w, tagged.words.get(w)?.as_ref()?))).collect();
-                let (first, last) = (words.first()?.1, words.last()?.1);
-                let weight = 1.0 / words.len() as f64;
-                let term = |&(w, word): &(usize, &task::TaggedWord)| {
-                    let class = if gold { gold_class(w)? } else { word.class };
-                    let objective = self.of_class(class);
-                    Some(Term { weight, part: Part::Row(word.token, classes), objective })
-                };
-                let terms: Option<Arc<[Term]>> = words.iter().map(term).collect();
-                let span = Some(TargetSpan { start: first.start, end: last.end, segment: 0 });
-                Some(Aim { name: kind, objective: Objective::Sum(terms?), probability: None, span })
-            };
-            ranges.into_iter().filter_map(aim).collect()
+        let aims = match self.options.token {
+            Some(token) => self.of_tag(encoded, &said, &tagged, token)?,
+            None => self.of_entities(encoded, &tagged, gold),
         };
         let entity = |kind: &str, start, end| format!("{kind}: {}", characters(&record.text, start, end));
         let predicted = tagged.entities.iter().map(|of| entity(&of.kind, of.start, of.end)).collect::<Value>();
@@ -278,7 +240,95 @@ impl<'a> Aims<'a> {
             let found = task::entities(tags.iter().map(|tag| Some(tag.as_str())));
             found.iter().map(|(kind, of)| entity(kind, places[of.start].0, places[of.end - 1].1)).collect::<Value>()
         });
-        Ok(Aimed { label, predicted, reads: Some(reads), logits: output.logits, aims, record, encoding })
+        let mut windows: Vec<Aimed> = Vec::new();
+        let mut last = None;
+        for (window, aim) in aims {
+            if last != Some(window) {
+                let (encoding, reads) = encoded.sequences[window].clone();
+                windows.push(Aimed {
+                    record: record.clone(),
+                    label: label.clone(),
+                    predicted: predicted.clone(),
+                    encoding,
+                    reads: Some(reads),
+                    logits: outputs[window].logits.clone(),
+                    aims: Vec::new(),
+                });
+                last = Some(window);
+            }
+            windows.last_mut().expect("one was just pushed").aims.push(aim);
+        }
+        Ok(windows)
+    }
+
+    /// The tag of one token of the text, and the window it is explained in.
+    fn of_tag(
+        &self,
+        encoded: &Encoded,
+        said: &Outputs,
+        tagged: &Tagged,
+        token: usize,
+    ) -> Result<Vec<(usize, Aim)>, String> {
+        let (names, classes) = (self.model.class_names().names(), self.model.classes());
+        let (start, end) = own_token(encoded.text(), token)?;
+        let row = &said.logits[token * classes..(token + 1) * classes];
+        let word = tagged.words.iter().position(|word| word.as_ref().is_some_and(|word| word.token == token));
+        let targets = match self.options.target {
+            ExplainTarget::Labels(_) => self.targets.clone(),
+            ExplainTarget::Gold => {
+                let gold = word.and_then(|word| self.gold_class(tagged, word));
+                vec![gold.ok_or("the token is no word's first, and the target is gold")?]
+            }
+            _ => vec![likeliest(row)],
+        };
+        let window = encoded.window_of(&[token]);
+        let place = encoded.place_in(window, token).unwrap_or(token);
+        let aim = |class: usize| Aim {
+            name: names[class].clone(),
+            objective: self.at_row(place, classes, class),
+            probability: self.row_probability(row, class),
+            span: Some(TargetSpan { start, end, segment: 0 }),
+        };
+        Ok(targets.into_iter().map(|class| (window, aim(class))).collect())
+    }
+
+    /// Each entity, and the window it is explained in.
+    fn of_entities(&self, encoded: &Encoded, tagged: &Tagged, gold: bool) -> Vec<(usize, Aim)> {
+        let classes = self.model.classes();
+        let ranges = if gold {
+            task::entities(tagged.gold.iter().flatten().map(|tag| Some(tag.as_str())))
+        } else {
+            tagged.entities.iter().map(|entity| (entity.kind.clone(), entity.words.clone())).collect()
+        };
+        let aim = |(kind, range): (String, std::ops::Range<usize>)| {
+            let words: Vec<_> = range.filter_map(|w| Some((w, tagged.words.get(w)?.as_ref()?))).collect();
+            let (first, last) = (words.first()?.1, words.last()?.1);
+            let window = encoded.window_of(&words.iter().map(|(_, word)| word.token).collect::<Vec<_>>());
+            // Of an entity that is longer than what windows share, what this one has.
+            let place = |&(w, word): &(usize, &task::TaggedWord)| {
+                Some((
+                    encoded.place_in(window, word.token)?,
+                    if gold { self.gold_class(tagged, w)? } else { word.class },
+                ))
+            };
+            let seen: Vec<(usize, usize)> = words.iter().filter_map(place).collect();
+            let weight = 1.0 / seen.len() as f64;
+            let term = |&(place, class): &(usize, usize)| Term {
+                weight,
+                part: Part::Row(place, classes),
+                objective: self.of_class(class),
+            };
+            let terms: Arc<[Term]> = seen.iter().map(term).collect();
+            let span = Some(TargetSpan { start: first.start, end: last.end, segment: 0 });
+            Some((window, Aim { name: kind, objective: Objective::Sum(terms), probability: None, span }))
+        };
+        ranges.into_iter().filter_map(aim).collect()
+    }
+
+    /// The class of a word's own tag.
+    fn gold_class(&self, tagged: &Tagged, word: usize) -> Option<usize> {
+        let tag = tagged.gold.as_ref()?.get(word)?;
+        self.model.class_names().names().iter().position(|name| name == tag)
     }
 
     /// One piece behind each mask, or behind the one that is named.

@@ -1,5 +1,7 @@
 //! Queries in hand to results: the scan, and what the hits' records are.
 
+use std::ops::Range;
+
 use serde_json::Value;
 
 use super::predict_tokens::characters;
@@ -16,6 +18,7 @@ use crate::report::{
 };
 use crate::search::{self, Certainty, Certificate, End, Form, GroupHits, Hit, Hits, Options, Query, Selected};
 use crate::store::{FactorPart, Shard, Store, StoredRecord};
+use crate::task;
 
 /// Of a neighbour's factors, so many are shown.
 const PARTS: usize = 5;
@@ -266,7 +269,7 @@ impl<'a> Answers<'a> {
 
     fn neighbour(&self, rank: u64, hit: Hit, record: StoredRecord, asker: Asker<'_>) -> Neighbour {
         let row = hit.row as usize;
-        let parts = self.parts(row, &record, asker);
+        let (parts, entities) = self.parts(row, &record, asker);
         let StoredRecord { id, text, pair, columns, said, .. } = record;
         let (label, predicted) = match said {
             Some(said) => (said.label, Some(said.predicted)),
@@ -284,29 +287,44 @@ impl<'a> Answers<'a> {
             columns,
             copies: self.scope.copies(row),
             parts,
+            entities,
             detail: None,
         }
     }
 
-    /// Which of a record's factors weigh most in its score.
-    fn parts(&self, row: usize, record: &StoredRecord, asker: Asker<'_>) -> Vec<NeighbourPart> {
-        let Some(said) = &record.said else { return Vec::new() };
+    /// Which of a record's factors weigh most in its score, and which of its entities, whose words' scores are added up.
+    fn parts(&self, row: usize, record: &StoredRecord, asker: Asker<'_>) -> (Vec<NeighbourPart>, Vec<NeighbourPart>) {
+        let Some(said) = &record.said else { return (Vec::new(), Vec::new()) };
         let (shard, place) = self.store.locate(row);
         let scores = search::score_parts(self.store, asker.form, asker.query, shard, place);
-        let mut parts: Vec<(&FactorPart, f32)> = said.parts.iter().zip(scores).collect();
-        parts.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
-        parts.truncate(PARTS);
-        let text =
-            if self.store.settings().task() == Task::Spans { record.pair.as_deref() } else { Some(&*record.text) };
-        let part = |(part, score): (&FactorPart, f32)| NeighbourPart {
-            text: characters(text.unwrap_or_default(), part.start, part.end).to_owned(),
-            start: part.start as u64,
-            end: part.end as u64,
-            target: part.target.clone(),
+        let kind = self.store.settings().task();
+        let text = if kind == Task::Spans { record.pair.as_deref() } else { Some(&*record.text) };
+        let part = |start: usize, end: usize, target: &str, score| NeighbourPart {
+            text: characters(text.unwrap_or_default(), start, end).to_owned(),
+            start: start as u64,
+            end: end as u64,
+            target: target.to_owned(),
             score,
         };
-        parts.into_iter().map(part).collect()
+        // A rule that compares records as a whole gives no factor a part.
+        let scored = scores.len().min(said.parts.len());
+        let of_part = |(one, &score): (&FactorPart, &f32)| part(one.start, one.end, &one.target, score);
+        let parts = said.parts.iter().zip(&scores).map(of_part).collect();
+        let tags = said.parts[..scored].iter().map(|part| Some(part.target.as_str()));
+        let entities = if kind == Task::Tags { task::entities(tags) } else { Vec::new() };
+        let of_entity = |(kind, words): (String, Range<usize>)| {
+            let (first, last) = (&said.parts[words.start], &said.parts[words.end - 1]);
+            part(first.start, last.end, &kind, scores[words].iter().sum())
+        };
+        (weightiest(parts), weightiest(entities.into_iter().map(of_entity).collect()))
     }
+}
+
+/// The first by how much they weigh, whatever for.
+fn weightiest(mut parts: Vec<NeighbourPart>) -> Vec<NeighbourPart> {
+    parts.sort_by(|a, b| b.score.abs().total_cmp(&a.score.abs()));
+    parts.truncate(PARTS);
+    parts
 }
 
 /// Both ends of all groups together: the ends of each hold those of the whole.

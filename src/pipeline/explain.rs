@@ -179,8 +179,7 @@ impl<'a> Job<'a> {
             if window.is_empty() {
                 break;
             }
-            let window = self.aimed(window, rejections)?;
-            summary.records += window.len() as u64;
+            let window = self.aimed(window, rejections, &mut summary.records)?;
             let encodings = || window.iter().map(|asked| &asked.aimed.encoding);
             summary.tokens += encodings().map(|encoding| encoding.ids.len() as u64).sum::<u64>();
             summary.truncated += encodings().filter(|encoding| encoding.truncated).count() as u64;
@@ -216,8 +215,13 @@ impl<'a> Job<'a> {
         Ok(window)
     }
 
-    /// Runs the model over a window, and settles what is explained of each record.
-    fn aimed(&self, window: Vec<(Encoded, Place)>, rejections: &mut Rejections) -> Result<Vec<Asked>> {
+    /// Runs the model over a window, and settles what is explained of each record; `records` counts those that could be used.
+    fn aimed(
+        &self,
+        window: Vec<(Encoded, Place)>,
+        rejections: &mut Rejections,
+        records: &mut u64,
+    ) -> Result<Vec<Asked>> {
         let sequences = window.iter().flat_map(|(encoded, _)| &encoded.sequences);
         let mut outputs =
             self.outputs(sequences.map(|(encoding, reads)| (encoding, reads.clone())).collect())?.into_iter();
@@ -226,9 +230,12 @@ impl<'a> Job<'a> {
             let own = outputs.by_ref().take(encoded.sequences.len()).collect();
             match self.aims.aimed(encoded, own) {
                 Err(reason) => rejections.take(place.error(reason))?,
-                Ok(aimed) => {
-                    let words = Words::new(&aimed.record, &aimed.encoding, self.options.words);
-                    asked.push(Asked { aimed, words });
+                Ok(windows) => {
+                    *records += 1;
+                    asked.extend(windows.into_iter().map(|aimed| {
+                        let words = Words::new(&aimed.record, &aimed.encoding, self.options.words);
+                        Asked { aimed, words }
+                    }));
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 
-use super::bundles::Bundler;
+use super::bundles::{self, Bundler};
 use super::index_tokens;
 use super::recall::First;
 use super::runner::{Plain, Runner, Tracing};
@@ -107,7 +107,7 @@ pub fn index(
     let chunking = Chunking { records: options.block_records, before, keep: &keep, first };
     let progress = Progress::new("indexing", dataset.bytes_total(), settings.quiet);
     if let Some(tokens) = tokens {
-        let bundler = Bundler { models: &models, tokens, against: options.target.into(), token: None };
+        let bundler = Bundler { models: &models, tokens, against: options.target.into(), part: bundles::Part::Whole };
         let mut sink = |chunk| lock(&writer).write(&index_tokens::block(chunk));
         let mut score = |read, rejections: &mut _, steps: &mut _| bundler.chunk(read, settings, rejections, steps);
         let summary = stream_of(&mut score, dataset, &chunking, rejections, &progress, &mut sink)?;

@@ -54,12 +54,12 @@ pub(super) fn settings(model: &Model, options: &IndexOptions) -> Result<Option<T
         ))
         .with_hint(format!("make smaller blocks: --block-records {most} or fewer")));
     }
-    // Neither decides anything where there are no windows.
-    let of_windows = |value: usize| if task == Task::Spans { value } else { 0 };
+    // What decides nothing is not told.
+    let where_so = |so: bool, value: usize| if so { value } else { 0 };
     Ok(Some(TokenSettings {
         task,
-        stride: of_windows(options.stride),
-        max_answer_tokens: of_windows(options.max_answer_tokens),
+        stride: where_so(task != Task::Masks, options.stride),
+        max_answer_tokens: where_so(task == Task::Spans, options.max_answer_tokens),
     }))
 }
 

@@ -82,7 +82,7 @@ pub(crate) use predict_tokens::{characters, gold_span};
 pub use prepared::RuleOptions;
 pub use progress::Progress;
 pub use proof::prove;
-pub use queries::{QueryTarget, ResultSink, SearchJob, SearchOptions, TopK};
+pub use queries::{Entities, QueryTarget, ResultSink, SearchJob, SearchOptions, TopK};
 pub use rejections::Rejections;
 pub use scope::ScopeOptions;
 pub use score::{Chunk, Pass};

@@ -74,7 +74,7 @@ pub fn predict_spans(
     let mut scores = SpanScores::default();
     let encode = |record: Record| -> Result<Encoded, String> {
         let sequences = question_windows(model, &record, options.stride)?;
-        Ok(Encoded { record, sequences: sequences.into_iter().map(read_whole).collect() })
+        Ok(Encoded::of(record, sequences.into_iter().map(read_whole).collect()))
     };
     let windows = Windows { model, settings, verb: "answering" };
     let summary = windows.run(dataset, rejections, &encode, &mut |encoded, outputs| {
@@ -103,7 +103,7 @@ pub(super) fn found(windows: &[(Encoding, Reads)], outputs: &[Outputs], options:
 }
 
 pub(super) fn span_prediction(encoded: &Encoded, outputs: &[Outputs], options: &SpanOptions) -> SpanPrediction {
-    let Encoded { record, sequences } = encoded;
+    let Encoded { record, sequences, .. } = encoded;
     let context = record.pair.as_deref().unwrap_or_default();
     let found = found(sequences, outputs, &options.answers);
     let span = |candidate: &task::Candidate| AnswerSpan {
@@ -156,13 +156,15 @@ pub(crate) fn gold_span(record: &Record) -> Result<Option<(usize, usize)>, Strin
     }
 }
 
-/// Tags every token of `dataset`'s texts and hands each record's tags and entities to `write`, in input order.
+/// Tags every token of `dataset`'s texts and hands each record's tags and entities to `write`, in input order. Texts longer than the model are read
+/// in windows that share `stride` tokens; each token's tag is of the window that shows most of what is around it.
 ///
 /// # Errors
 /// As [`predict_spans`]; a record whose tags are not one a word is one that cannot be used.
 pub fn predict_tags(
     model: &Model,
     dataset: Dataset,
+    stride: usize,
     settings: &Settings,
     rejections: &mut Rejections,
     write: &mut dyn FnMut(&TagPrediction) -> Result<()>,
@@ -170,12 +172,12 @@ pub fn predict_tags(
     let mut counts: Option<EntityCounts> = None;
     let encode = |record: Record| -> Result<Encoded, String> {
         gold_tags(model, &record)?;
-        encoded_whole(model, record)
+        encoded_text(model, record, stride)
     };
     let windows = Windows { model, settings, verb: "tagging" };
     let summary = windows.run(dataset, rejections, &encode, &mut |encoded, outputs| {
-        let (encoding, _) = &encoded.sequences[0];
-        let tagged = Tagged::new(model, &encoded.record, encoding, &outputs[0]);
+        let (encoding, outputs) = (encoded.text(), encoded.whole(&outputs));
+        let tagged = Tagged::new(model, &encoded.record, encoding, &outputs);
         if let Some(gold) = tagged.gold.as_ref() {
             let names = gold.iter().map(|name| Some(name.as_str()));
             counts.get_or_insert_default().add(&task::entities(names), &tagged.ranges());
@@ -185,10 +187,12 @@ pub fn predict_tags(
     Ok((summary, counts))
 }
 
-/// A record as one sequence of which every token is read.
-pub(super) fn encoded_whole(model: &Model, record: Record) -> Result<Encoded, String> {
-    let encoding = model.encode(&record).map_err(|error| error.to_string())?;
-    Ok(Encoded { record, sequences: vec![read_whole(encoding)] })
+/// A record's text in windows of which every token is read.
+pub(super) fn encoded_text(model: &Model, record: Record, stride: usize) -> Result<Encoded, String> {
+    let (text, pair) = (&record.text, record.pair.as_deref());
+    let windows = model.tokenizer().text_windows(text, pair, model.max_length(), stride);
+    let (joined, windows) = windows.map_err(|error| error.to_string())?;
+    Ok(Encoded { record, sequences: windows.into_iter().map(read_whole).collect(), joined: Some(joined) })
 }
 
 /// The names of a record's own tags, one a word.
@@ -285,11 +289,11 @@ pub(super) fn encoded_masks(model: &Model, record: Record) -> Result<Encoded, St
         let piece = model.tokenizer().piece(mask).unwrap_or_default();
         return Err(format!("text: expected a {piece} to fill in, found none"));
     }
-    Ok(Encoded { record, sequences: vec![(encoding, reads.into())] })
+    Ok(Encoded::of(record, vec![(encoding, reads.into())]))
 }
 
 fn mask_prediction(model: &Model, encoded: &Encoded, outputs: &Outputs, top_k: usize) -> MaskPrediction {
-    let Encoded { record, sequences } = encoded;
+    let Encoded { record, sequences, .. } = encoded;
     let (encoding, reads) = &sequences[0];
     let piece = |id: u32| model.tokenizer().piece(id).unwrap_or_default();
     let mask = |(&token, logits): (&u32, &[f32])| {

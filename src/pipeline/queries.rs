@@ -42,6 +42,15 @@ pub enum TopK {
     All,
 }
 
+/// Which of a text's entities are asked about, each by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entities {
+    /// Every one; a text without any asks nothing.
+    All,
+    /// This one, counted from 0; a text without it is one that cannot be used.
+    Number(usize),
+}
+
 /// What is asked of a store.
 #[derive(Clone, Debug)]
 pub struct SearchOptions {
@@ -55,6 +64,8 @@ pub struct SearchOptions {
     pub target: QueryTarget,
     /// Of models that say something of tokens, the one token (counted from the first, special ones included) that is asked about.
     pub token: Option<usize>,
+    /// Of models that tag words, the entities that are asked about, each by itself.
+    pub entity: Option<Entities>,
     /// Which training records are searched, and in what groups.
     pub scope: ScopeOptions,
     /// Leave out the training record that has the query's id.
@@ -91,6 +102,7 @@ impl Default for SearchOptions {
             top_k: TopK::Count(10),
             target: QueryTarget::Predicted,
             token: None,
+            entity: None,
             scope: ScopeOptions::default(),
             exclude_same_id: false,
             of_itself: false,

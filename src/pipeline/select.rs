@@ -93,7 +93,7 @@ pub fn select(
     let summary = windows.run(dataset, rejections, &|record| job.aims.encode(record), &mut |encoded, outputs| {
         let plain = span_prediction(&encoded, &outputs, &options.spans);
         let aimed = job.aims.aimed(encoded, outputs).map_err(Error::usage)?;
-        let selection = job.selection(&aimed, plain)?;
+        let selection = job.selection(&aimed[0], plain)?;
         scores.add(&selection);
         write(&selection)
     })?;
@@ -190,7 +190,7 @@ impl Job<'_> {
         let read: Vec<(&Encoding, Reads)> =
             sequences.iter().map(|(encoding, reads)| (encoding, reads.clone())).collect();
         let outputs = self.model.read(&read, self.settings.batch_tokens, &|_| !interrupt::asked())?;
-        Ok(span_prediction(&Encoded { record, sequences }, &outputs, &self.options.spans))
+        Ok(span_prediction(&Encoded::of(record, sequences), &outputs, &self.options.spans))
     }
 }
 

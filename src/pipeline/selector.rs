@@ -111,7 +111,8 @@ pub fn select_with(
     let encode = |record: Record| -> Result<Encoded, String> {
         // What the predictor cannot read is told with its place.
         question_windows(model, &record, options.spans.stride)?;
-        Ok(Encoded { sequences: selector.encode(&record)?, record })
+        let sequences = selector.encode(&record)?;
+        Ok(Encoded::of(record, sequences))
     };
     let mut waiting = Waiting { model, options, settings, records: Vec::new(), scores: SelectScores::default() };
     let windows = Windows { model: &selector.model, settings, verb: "selecting" };
@@ -150,7 +151,7 @@ impl Waiting<'_> {
             let shorter = Record { pair: Some(kept.text().to_owned()), ..record.clone() };
             let read = |record: Record| -> Result<Encoded> {
                 let windows = question_windows(self.model, &record, spans.stride).map_err(Error::usage)?;
-                Ok(Encoded { record, sequences: windows.into_iter().map(read_whole).collect() })
+                Ok(Encoded::of(record, windows.into_iter().map(read_whole).collect()))
             };
             asked.push((read(record)?, read(shorter)?, kept, sentences));
         }

@@ -1,7 +1,7 @@
 //! `search` in a store of a model that says something of tokens: what is asked of a record, and what its own factors ask.
 
 use super::answers::{Answers, Asked, Waiting};
-use super::bundles::{Against, BundleChunk, Bundled, Bundler, named_class};
+use super::bundles::{Against, BundleChunk, Bundled, Bundler, Part, named_class};
 use super::prepared::{Asking, Prepared, joined};
 use super::queries::{QueryTarget, ResultSink, SearchJob, SearchOptions};
 use super::stream::stream_of;
@@ -31,7 +31,12 @@ pub(super) fn search(
     let prepared = Prepared::new(options.rule, store, &options.rule_options)?;
     let answers = Answers::new(store, options, &prepared)?;
     let models: Vec<&Model> = std::iter::once(model).chain(job.checkpoints).collect();
-    let bundler = Bundler { models: &models, tokens, against, token: options.token };
+    let part = match (options.token, options.entity) {
+        (Some(token), _) => Part::Token(token),
+        (None, Some(entities)) => Part::Entities(entities),
+        (None, None) => Part::Whole,
+    };
+    let bundler = Bundler { models: &models, tokens, against, part };
     let progress = Progress::new("searching", dataset.bytes_total(), settings.quiet);
     let chunking = Chunking { records: QUERIES, ..Chunking::any() };
     let mut waiting = Waiting::new(&answers);
@@ -49,6 +54,12 @@ fn against(model: &Model, options: &SearchOptions) -> Result<Against> {
     let task = model.task();
     if options.token.is_some() && task == Task::Spans {
         return Err(Error::usage("--token: this model says nothing of single tokens"));
+    }
+    if options.entity.is_some() && task != Task::Tags {
+        return Err(Error::usage("--entity: this model tags no words"));
+    }
+    if options.entity.is_some() && options.token.is_some() {
+        return Err(Error::usage("--entity and --token: ask about entities, or about one token"));
     }
     match &options.target {
         QueryTarget::Predicted => Ok(Against::Predicted),

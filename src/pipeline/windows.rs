@@ -5,12 +5,47 @@ use crate::dataset::{Dataset, Record};
 use crate::error::Result;
 use crate::interrupt;
 use crate::model::{Model, Outputs, Reads};
-use crate::tokens::Encoding;
+use crate::tokens::{Encoding, Joined};
 
 /// A record, the sequences it became, and the tokens that are read of each.
 pub(super) struct Encoded {
     pub(super) record: Record,
     pub(super) sequences: Vec<(Encoding, Reads)>,
+    /// All of them as one, where they are windows of one text.
+    pub(super) joined: Option<Joined>,
+}
+
+impl Encoded {
+    /// Of sequences that are each for themselves.
+    pub(super) fn of(record: Record, sequences: Vec<(Encoding, Reads)>) -> Self {
+        Self { record, sequences, joined: None }
+    }
+
+    /// All tokens of a text, whatever windows it is read in.
+    pub(super) fn text(&self) -> &Encoding {
+        self.joined.as_ref().map_or_else(|| &self.sequences[0].0, |joined| &joined.encoding)
+    }
+
+    /// The window that shows most of what is around some tokens of [`Encoded::text`].
+    pub(super) fn window_of(&self, tokens: &[usize]) -> usize {
+        self.joined.as_ref().map_or(0, |joined| joined.window_of(tokens))
+    }
+
+    /// Where one of those is in a window.
+    pub(super) fn place_in(&self, window: usize, token: usize) -> Option<usize> {
+        self.joined.as_ref().map_or(Some(token), |joined| joined.place_in(window, token))
+    }
+
+    /// What a model said of the windows of a text, token by token of the whole.
+    pub(super) fn whole(&self, windows: &[Outputs]) -> Outputs {
+        let tokens: usize = self.sequences.iter().map(|(_, reads)| reads.len()).sum();
+        let rows = |of: fn(&Outputs) -> &Vec<f32>| {
+            let all: Vec<&[f32]> = windows.iter().map(|outputs| of(outputs).as_slice()).collect();
+            let width = all.iter().map(|rows| rows.len()).sum::<usize>() / tokens.max(1);
+            self.joined.as_ref().map_or_else(|| all.concat(), |joined| joined.rows(&all, width))
+        };
+        Outputs { features: rows(|outputs| &outputs.features), logits: rows(|outputs| &outputs.logits) }
+    }
 }
 
 /// How records are taken through a model.

@@ -124,12 +124,15 @@ pub struct Neighbour {
     /// Of models that say something of tokens: the words, boundaries or masks of it that weigh most in its score, the weightiest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub parts: Vec<NeighbourPart>,
+    /// Of models that tag words: the entities of it that weigh most in its score, the weightiest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
+    pub entities: Vec<NeighbourPart>,
     /// What the score is made of, where it was computed exactly and that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<PairDetail>,
 }
 
-/// One factor of a training record.
+/// One factor of a training record, or the words of one of its entities together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NeighbourPart {
     /// Its word, or boundary token, as the text has it (answers: the context).
@@ -138,7 +141,7 @@ pub struct NeighbourPart {
     pub start: u64,
     /// One past its last.
     pub end: u64,
-    /// The tag or piece that its loss is against; of a boundary, `start` or `end`.
+    /// The tag or piece that its loss is against; of a boundary, `start` or `end`; of an entity, its kind.
     pub target: String,
     /// What it adds to the record's score.
     pub score: f32,
@@ -243,10 +246,11 @@ pub struct Certain {
 }
 
 impl SearchResult {
-    /// The Parquet columns, of a store of a model of this `task` that keeps `kept` columns; `of_token` where one token is asked about.
+    /// The Parquet columns, of a store of a model of this `task` that keeps `kept` columns; `of_part` where one token or
+    /// entity is asked about.
     pub fn columns(
         task: Task,
-        of_token: bool,
+        of_part: bool,
         problem: Problem,
         labels: &[String],
         kept: &[String],
@@ -258,7 +262,7 @@ impl SearchResult {
             Task::Spans => (list(), Kind::Text),
             Task::Tags | Task::Masks => (list(), list()),
         };
-        let target = if of_token { Kind::Text } else { class.clone() };
+        let target = if of_part { Kind::Text } else { class.clone() };
         let mut fields = schema::columns([
             ("rank", Kind::Integer),
             ("index", Kind::Integer),
@@ -278,7 +282,10 @@ impl SearchResult {
                 ("target", Kind::Text),
                 ("score", Kind::Number),
             ]);
-            fields.push(("parts".to_owned(), Kind::list(part)));
+            fields.push(("parts".to_owned(), Kind::list(part.clone())));
+            if task == Task::Tags {
+                fields.push(("entities".to_owned(), Kind::list(part)));
+            }
         }
         if !kept.is_empty() {
             let kept = kept.iter().map(|name| (name.clone(), Kind::Text)).collect();

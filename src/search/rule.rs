@@ -142,10 +142,18 @@ impl Rule {
             Task::Record | Task::Tags => return Ok(()),
             _ if !self.needs_preparation() => return Ok(()),
             Task::Masks if classes <= MOST_PIECES => return Ok(()),
-            Task::Spans => "an answer's softmax is over tokens: its curvature needs each one's features, and a store keeps their sum".to_owned(),
-            Task::Masks => format!("a head of {classes} pieces is too large to be fitted again, or to take a curvature of (most: {MOST_PIECES})"),
+            Task::Spans if self != Self::Representer => return Ok(()),
+            Task::Spans => {
+                "an answer's softmax is over tokens: a refit needs each one's features, and a store keeps their sum"
+                    .to_owned()
+            }
+            Task::Masks => format!(
+                "a head of {classes} pieces is too large to be fitted again, or to take a curvature of (most: {MOST_PIECES})"
+            ),
         };
-        Err(Error::usage(format!("rule {self}: {reason}")).with_hint("use grad-cos, grad-dot or tracin"))
+        let hint =
+            if task == Task::Spans { "use influence, grad-cos or tracin" } else { "use grad-cos, grad-dot or tracin" };
+        Err(Error::usage(format!("rule {self}: {reason}")).with_hint(hint))
     }
 
     /// Whether it reads a refit of the head (α) or its curvature, which the training factors give.

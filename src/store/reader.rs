@@ -11,7 +11,7 @@ use super::settings::Settings;
 use super::shard::Shard;
 use crate::error::{Error, Result};
 use crate::factors::{FactorSource, Head, LabelUsed, LabelledRows, Labels};
-use crate::model::Problem;
+use crate::model::{Problem, Task};
 
 /// A finished store, or several parts of one data set, as one sequence of rows, ascending by input record number.
 #[derive(Debug)]
@@ -189,6 +189,10 @@ impl FactorSource for Store {
             predictions: shard.predictions(),
             used,
         }
+    }
+
+    fn is_of_boundaries(&self) -> bool {
+        self.settings.task() == Task::Spans
     }
 
     fn release(&self, i: usize) {

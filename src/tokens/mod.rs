@@ -6,6 +6,7 @@
 //! scratch; slow Python-only tokenizers and SentencePiece `.model` files are out of scope: `transformers` converts the latter to `tokenizer.json` when it saves.
 
 mod batch;
+mod joined;
 mod load;
 mod marked;
 mod masked;
@@ -16,6 +17,7 @@ mod vocabulary;
 mod wordpiece;
 
 pub use batch::{MicroBatch, Positions, pack};
+pub use joined::Joined;
 pub use marked::MarkedWindow;
 pub use masked::Masked;
 pub use settings::max_length;

@@ -164,6 +164,11 @@ impl Tokenizer {
         self.special.separator
     }
 
+    /// The side that texts are cut on.
+    pub(super) fn direction(&self) -> TruncationDirection {
+        self.direction
+    }
+
     /// Tokens left for the texts once the special tokens have theirs.
     pub(super) fn room(&self, is_pair: bool, max_length: usize) -> Result<usize> {
         let special = self.template.as_ref().map_or(0, |template| template.added_tokens(is_pair));

@@ -34,4 +34,4 @@ pub use options::{Metric, TrainOptions};
 pub use run::{EpochReport, TrainOutcome, TrainPlan, evaluate, forget, train};
 pub use schedule::{Rates, Schedule, Warmup};
 pub use selector_data::Evidence;
-pub use token_data::{Gold, Masking, Question, TokenExample, TokenOptions};
+pub use token_data::{Gold, Masking, Question, TaggedText, TokenExample, TokenOptions};

@@ -1,6 +1,7 @@
 //! Records as a model that says something of tokens learns from them: windows of a context, words with tags, texts to be masked.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -17,7 +18,7 @@ use crate::model::{DropoutPass, Learn, Studied, Task, Term, TokenLesson, Trainee
 use crate::pipeline::{Rejections, gold_span};
 use crate::random::{Purpose, Stream};
 use crate::task::{self, Scoring, SelectorSettings};
-use crate::tokens::{Encoding, PackedBatch};
+use crate::tokens::{Encoding, Joined, PackedBatch};
 
 /// One sequence and what its tokens teach.
 #[derive(Clone, Debug)]
@@ -41,8 +42,8 @@ pub struct TokenExample {
 pub enum Gold {
     /// The windows of one question, one after the other, share it.
     Answers(Arc<Question>),
-    /// The names of its words' tags, and where the words are.
-    Tags(Arc<Vec<String>>, Arc<Vec<(usize, usize)>>),
+    /// The windows of one text, one after the other, share it.
+    Tags(Arc<TaggedText>),
     /// Masks are drawn anew for each epoch.
     Masks(Masking),
     /// Which sentences of its context are evidence; the windows of one context share it.
@@ -60,6 +61,24 @@ pub struct Question {
     pub scoring: Scoring,
 }
 
+/// A text with tagged words.
+#[derive(Clone, PartialEq)]
+pub struct TaggedText {
+    /// The name of each word's tag.
+    pub tags: Vec<String>,
+    /// Where each word is, in characters.
+    pub words: Vec<(usize, usize)>,
+    /// All of its tokens, whatever windows they are read in.
+    pub joined: Joined,
+}
+
+impl fmt::Debug for TaggedText {
+    /// What tells it from others.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tags({:?}, {:?})", self.tags, self.words)
+    }
+}
+
 /// How tokens are masked (Devlin et al. 2019, *BERT*, section 3.1): 15 % of a text's own tokens are to be told; of them 80 % become the mask, 10 % a piece
 /// drawn from the vocabulary, and 10 % stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +92,7 @@ pub struct Masking {
 /// How records become sequences.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenOptions {
-    /// Tokens of a context that neighbouring windows share.
+    /// Tokens of a context or a tagged text that neighbouring windows share.
     pub stride: usize,
     /// How answers are compared.
     pub scoring: Scoring,
@@ -216,6 +235,9 @@ fn masking(trainee: &Trainee) -> Result<Option<Masking>> {
     Ok(Some(Masking { mask, vocabulary: trainee.tokenizer().vocab_size() as u32 }))
 }
 
+/// A sequence, and what it teaches.
+type Lesson = (Encoding, Vec<Term>);
+
 /// Makes sequences of records.
 struct Maker<'a> {
     trainee: &'a Trainee,
@@ -244,9 +266,9 @@ impl Maker<'_> {
             }
             (Task::Masks, Some(masking)) => Ok(vec![example((self.encode(record)?, vec![]), Gold::Masks(masking))]),
             _ => {
-                let (encoding, terms, names) = self.tags(record)?;
-                let words = record.words.clone().unwrap_or_default();
-                Ok(vec![example((encoding, terms), Gold::Tags(Arc::new(names), Arc::new(words)))])
+                let (windows, text) = self.tags(record)?;
+                let text = Arc::new(text);
+                Ok(windows.into_iter().map(|window| example(window, Gold::Tags(Arc::clone(&text)))).collect())
             }
         }
     }
@@ -266,7 +288,7 @@ impl Maker<'_> {
 
     /// The windows of a context with where the answer starts and ends in each: at the first token where it is not in it, as `transformers`'
     /// `run_qa.py` has it.
-    fn windows(&self, record: &Record) -> Result<Vec<(Encoding, Vec<Term>)>, String> {
+    fn windows(&self, record: &Record) -> Result<Vec<Lesson>, String> {
         let gold = gold_span(record)?;
         let context = record.pair.as_deref().unwrap_or_default();
         let (tokenizer, length) = (self.trainee.tokenizer(), self.trainee.max_length());
@@ -284,8 +306,8 @@ impl Maker<'_> {
         Ok(windows.into_iter().map(taught).collect())
     }
 
-    /// A text with the class of each word's first token; other tokens teach nothing.
-    fn tags(&self, record: &Record) -> Result<(Encoding, Vec<Term>, Vec<String>), String> {
+    /// The windows of a text, each with the classes of the words whose first token it says most of; other tokens teach nothing.
+    fn tags(&self, record: &Record) -> Result<(Vec<Lesson>, TaggedText), String> {
         let Some(words) = &record.words else {
             return Err("tags need the words they are of: a column `tokens` with a list of them".to_owned());
         };
@@ -300,15 +322,22 @@ impl Maker<'_> {
             Target::Classes(_) | Target::Values(_) => Err("tags: expected one class a word".to_owned()),
         };
         let classes: Vec<usize> = labels.iter().map(class).collect::<Result<_, String>>()?;
-        let encoding = self.encode(record)?;
-        let firsts = task::first_tokens(&encoding, words);
-        let term = |(token, class): (Option<usize>, &usize)| {
-            Some(Term::Class { tokens: vec![token? as u32], class: *class as u32 })
-        };
-        let mut terms: Vec<Term> = firsts.into_iter().zip(&classes).filter_map(term).collect();
+        let (tokenizer, pair) = (self.trainee.tokenizer(), record.pair.as_deref());
+        let windows = tokenizer.text_windows(&record.text, pair, self.trainee.max_length(), self.options.stride);
+        let (mut joined, windows) = windows.map_err(|error| error.to_string())?;
+        let mut taught: Vec<Lesson> = windows.into_iter().map(|window| (window, Vec::new())).collect();
+        let firsts = task::first_tokens(&joined.encoding, words).into_iter().zip(&classes);
+        let mut firsts: Vec<(usize, u32)> = firsts.filter_map(|(token, &class)| Some((token?, class as u32))).collect();
         // Two words in one piece: the first of them is its tag.
-        terms.dedup_by(|later, first| matches!((later, first), (Term::Class { tokens: a, .. }, Term::Class { tokens: b, .. }) if a == b));
+        firsts.dedup_by_key(|(token, _)| *token);
+        for (token, class) in firsts {
+            let (window, place) = joined.place(token);
+            taught[window].1.push(Term::Class { tokens: vec![place as u32], class });
+        }
+        // What is not needed to judge.
+        (joined.encoding.tokens, joined.encoding.words) = (Vec::new(), Vec::new());
         let names = self.trainee.class_names().names();
-        Ok((encoding, terms, classes.into_iter().map(|class| names[class].clone()).collect()))
+        let tags = classes.into_iter().map(|class| names[class].clone()).collect();
+        Ok((taught, TaggedText { tags, words: words.clone(), joined }))
     }
 }

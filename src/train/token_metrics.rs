@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::Metrics;
 use super::material::{Material, each_batch};
-use super::token_data::{Gold, Question, TokenExample};
+use super::token_data::{Gold, Question, TaggedText, TokenExample};
 use crate::error::Result;
 use crate::model::{Reads, Task, Term, Trainee};
 use crate::pipeline::characters;
@@ -162,16 +162,27 @@ fn sentences(plain: Metrics, examples: &[TokenExample], said: &[Said]) -> Metric
     }
 }
 
+/// The windows of a text together say what its words are.
 fn tags(plain: Metrics, trainee: &Trainee, examples: &[TokenExample], said: &[Said]) -> Metrics {
     let names = trainee.class_names().names();
-    let mut counts = EntityCounts::default();
-    for (example, said) in examples.iter().zip(said) {
-        let Gold::Tags(gold, places) = &example.gold else { continue };
-        let words = task::words(&example.encoding, Some(places), &said.logits, names.len());
+    let (mut counts, mut texts) = (EntityCounts::default(), 0);
+    let all: Vec<(&Arc<TaggedText>, &Said)> = examples
+        .iter()
+        .zip(said)
+        .filter_map(|(example, said)| match &example.gold {
+            Gold::Tags(text) => Some((text, said)),
+            _ => None,
+        })
+        .collect();
+    for windows in all.chunk_by(|(a, _), (b, _)| Arc::ptr_eq(a, b)) {
+        let (text, logits) = (windows[0].0, windows.iter().map(|(_, said)| &said.logits[..]).collect::<Vec<_>>());
+        let logits = text.joined.rows(&logits, names.len());
+        let words = task::words(&text.joined.encoding, Some(&text.words), &logits, names.len());
         let predicted = words.iter().map(|word| word.as_ref().map(|word| names[word.class].as_str()));
-        let gold = gold.iter().map(|name| Some(name.as_str()));
+        let gold = text.tags.iter().map(|name| Some(name.as_str()));
         counts.add(&task::entities(gold), &task::entities(predicted));
+        texts += 1;
     }
     let [precision, recall, f1] = counts.total().scores();
-    Metrics { precision: Some(precision), recall: Some(recall), f1: Some(f1), ..plain }
+    Metrics { records: texts, precision: Some(precision), recall: Some(recall), f1: Some(f1), ..plain }
 }

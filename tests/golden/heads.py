@@ -69,6 +69,11 @@ TAGGED = [
     ["中国", "人", "很", "好"],
     ["good"],
 ]
+# Longer than the models; the second in words of several pieces.
+LONG_TAGGED = [
+    ["Anna", "loved", "the", "hotel", "in", "Bonn", "."] * 13,
+    ["unaffable", "books", "Café", "中国"] * 11,
+]
 MASKED = ["The {} was not good.", "这个房间很{},服务也不{}。", "{}"]
 
 
@@ -221,6 +226,53 @@ def golden_tags(subject):
     return records, explains
 
 
+def most_around(windows, token):
+    """The window that shows most of what is around a token, `_check_is_max_context` of Google's BERT without its bonus for length, and its place there."""
+    text = max(start + length for start, length in windows)
+
+    def around(window):
+        start, length = windows[window]
+        if not start <= token < start + length:
+            return -1
+        before = token - start if start > 0 else text
+        after = start + length - 1 - token if start + length < text else text
+        return min(before, after)
+
+    window = max(range(len(windows)), key=around)
+    return window, token - windows[window][0]
+
+
+def long_tags(subject):
+    """Texts in windows, and which window's logits are each token's; special tokens are the outer windows'."""
+    records = []
+    for words in LONG_TAGGED:
+        joined = " ".join(words)
+        options = {"truncation": True, "max_length": tiny_models.POSITIONS, "stride": STRIDE}
+        encodings = subject.tokenizer(joined, **options, return_overflowing_tokens=True).encodings
+        if subject.case.tokenizer == "wordpiece":
+            again = subject.tokenizer(words, is_split_into_words=True, **options, return_overflowing_tokens=True)
+            assert [e.ids for e in encodings] == [e.ids for e in again.encodings]
+        assert len(encodings) > 2
+        whole = subject.tokenizer(joined).encodings[0]
+        own = [t for t, special in enumerate(whole.special_tokens_mask) if not special]
+        lengths = [e.special_tokens_mask.count(0) for e in encodings]
+        starts = [sum(lengths[:w]) - w * STRIDE for w in range(len(lengths))]
+        assert starts[-1] + lengths[-1] == len(own)
+        z = [subject.logits(text_of(encoding))[0] for encoding in encodings]
+        said = []
+        for token in range(len(whole.ids)):
+            if token < own[0]:
+                said.append(z[0][token])
+            elif token > own[-1]:
+                said.append(z[-1][token - len(whole.ids)])
+            else:
+                window, place = most_around(list(zip(starts, lengths)), token - own[0])
+                said.append(z[window][own[0] + place])
+        windows = [fields(encoding) for encoding in encodings]
+        records.append({"words": words, "text": joined, "windows": windows, **fields(whole), "logits": torch.stack(said)})
+    return records
+
+
 def golden_masks(subject):
     records, explains = [], []
     mask = subject.tokenizer.mask_token
@@ -270,9 +322,11 @@ def main(names):
             continue
         folder = HERE / case.name
         write_directory(kind, replace(case), folder)
-        records, explains = GOLDEN[kind](TokenSubject(kind, case, folder))
+        subject = TokenSubject(kind, case, folder)
+        records, explains = GOLDEN[kind](subject)
+        long = {"long": long_tags(subject)} if kind == "tags" else {}
         settings = {"kind": kind, "stride": STRIDE, "max_answer_tokens": MAX_ANSWER, "max_length": tiny_models.POSITIONS}
-        write_lines(folder / "heads.json", settings | {"records": records, "explain": explains})
+        write_lines(folder / "heads.json", settings | long | {"records": records, "explain": explains})
         print(case.name)
 
 

@@ -27,6 +27,9 @@ struct Golden {
     max_length: usize,
     records: Vec<GoldenRecord>,
     explain: Vec<Case>,
+    /// Texts longer than the model, and what is said of all their tokens.
+    #[serde(default)]
+    long: Vec<GoldenRecord>,
 }
 
 #[derive(Deserialize, Default)]
@@ -49,7 +52,17 @@ struct Window {
     type_ids: Vec<u32>,
     offsets: Vec<Option<(usize, usize)>>,
     segments: Vec<Option<u8>>,
+    #[serde(default)]
     logits: Vec<Vec<f64>>,
+}
+
+impl Window {
+    fn assert_is(&self, found: &Encoding, name: &str) {
+        assert_eq!(found.ids, self.ids, "{name}");
+        assert_eq!(found.offsets, self.offsets, "{name}");
+        assert_eq!(found.segments, self.segments, "{name}");
+        assert!(!found.truncated, "{name}");
+    }
 }
 
 #[derive(Deserialize)]
@@ -181,6 +194,77 @@ fn windows_are_transformers_own() {
         }
     }
     assert!(several >= 5, "only {several} contexts in several windows");
+}
+
+/// Each token of a long text is the window's that shows most of what is around it.
+#[test]
+fn long_texts_are_read_in_transformers_windows_and_joined() {
+    let mut texts = 0;
+    for folder in folders() {
+        let golden = read(&folder);
+        let models = [open(Reference, &folder, false), open(Plain, &folder, false), open(Cpu::new(), &folder, false)];
+        let (mut errors, name) = ([0.0_f64; 3], folder.display().to_string());
+        for record in &golden.long {
+            let tokenizer = models[0].tokenizer();
+            let found = tokenizer.text_windows(&record.text, None, golden.max_length, golden.stride).unwrap();
+            let (joined, windows) = found;
+            let whole = record.whole.as_ref().unwrap();
+            whole.assert_is(&joined.encoding, &name);
+            assert_eq!(windows.len(), record.windows.len(), "{name}");
+            windows.iter().zip(&record.windows).for_each(|(found, window)| window.assert_is(found, &name));
+            for token in 0..whole.ids.len() {
+                let (window, place) = joined.place(token);
+                assert_eq!(windows[window].ids[place], whole.ids[token], "{name}: token {token}");
+                assert_eq!(windows[window].offsets[place], whole.offsets[token], "{name}: token {token}");
+            }
+            let expected: Vec<f64> = whole.logits.iter().flatten().copied().collect();
+            let scale = expected.iter().fold(0.0_f64, |most, z| most.max(z.abs()));
+            let reads = |window: &Encoding| (0..window.ids.len() as u32).collect::<Reads>();
+            let sequences: Vec<(&Encoding, Reads)> = windows.iter().map(|window| (window, reads(window))).collect();
+            for (model, worst) in models.iter().zip(&mut errors) {
+                let said = model.read(&sequences, None, &|_| true).unwrap();
+                let logits: Vec<&[f32]> = said.iter().map(|said| &said.logits[..]).collect();
+                let found = joined.rows(&logits, model.classes());
+                assert_eq!(found.len(), expected.len(), "{name}");
+                let off = found.iter().zip(&expected).map(|(&z, e)| (f64::from(z) - e).abs()).fold(0.0, f64::max);
+                *worst = worst.max(off / scale);
+            }
+            texts += 1;
+        }
+        let [reference, plain, cpu] = errors;
+        assert!(reference <= FLOOR, "{name}: the reference is off by {reference:e}");
+        assert!(cpu <= 2.0 * plain + FLOOR, "{name}: off by {cpu:e}, plain loops by {plain:e}");
+    }
+    assert_eq!(texts, 8);
+}
+
+/// Stride and length decide how a text is cut, never what is said of a text that fits; windows share half at most.
+#[test]
+fn windows_cover_a_text_whatever_their_stride() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/bert-tags");
+    let golden = read(&folder);
+    let model = open(Cpu::new(), &folder, false);
+    let text = &golden.long[0].text;
+    let whole = golden.long[0].whole.as_ref().unwrap();
+    for length in [3, 4, 5, 10, 48, whole.ids.len() - 1, whole.ids.len(), 1000] {
+        for stride in [0, 1, 2, 7, 1000] {
+            let (joined, windows) = model.tokenizer().text_windows(text, None, length, stride).unwrap();
+            assert_eq!(joined.encoding.ids, whole.ids, "{length} {stride}");
+            assert!(windows.iter().all(|window| window.ids.len() <= length), "{length} {stride}");
+            for token in 0..whole.ids.len() {
+                let (window, place) = joined.place(token);
+                assert_eq!(windows[window].ids[place], whole.ids[token], "{length} {stride}: {token}");
+                assert_eq!(joined.place_in(window, token), Some(place));
+            }
+            let all: Vec<usize> = (0..whole.ids.len()).collect();
+            assert!(joined.window_of(&all) < windows.len());
+            if length >= whole.ids.len() {
+                assert_eq!(windows, [joined.encoding], "{length} {stride}");
+            }
+        }
+    }
+    let error = model.tokenizer().text_windows(text, None, 2, 0).unwrap_err();
+    assert!(error.to_string().contains("no room for any of a text's own"), "{error}");
 }
 
 /// A few units in the last place.

@@ -80,12 +80,10 @@ fn training_questions_are_found_for_an_answer() {
         let score = hits(result, "proponents")[0]["score"].as_f64().unwrap();
         assert!((score - 1.0).abs() < 1e-6, "{i}: {score}");
     }
-    for rule in ["influence", "relatif", "representer"] {
-        bench.fails(
-            &format!("search --store store --data train.jsonl --rule {rule}"),
-            "an answer's softmax is over tokens",
-        );
-    }
+    bench.fails(
+        "search --store store --data train.jsonl --rule representer",
+        "an answer's softmax is over tokens: a refit needs each one's features",
+    );
     bench.fails("search --store store --data train.jsonl --target Bonn", "expected predicted or gold, for answers");
     bench.fails("search --store store --data train.jsonl --token 3", "says nothing of single tokens");
     bench.write("long.jsonl", asked(1).replace("[\"Bonn\"]", "[\"In Bonn we read a book. The food is good.\"]"));
@@ -93,10 +91,108 @@ fn training_questions_are_found_for_an_answer() {
         &format!("index --model {model} --data long.jsonl --store other --stride 1 --max-length 16"),
         "the answer is whole in no window",
     );
-    for rule in ["feature-cos", "feature-euc", "bm25", "loss", "grad-cos"] {
+    for rule in ["feature-cos", "feature-euc", "bm25", "loss", "grad-cos", "influence", "relatif"] {
         bench.ok(&format!("search --store store --self --rule {rule} --quiet"));
         bench.ok(&format!("search --store store --data train.jsonl --rule {rule} --quiet"));
     }
+    bench.ok("search --store store --data train.jsonl --rule relatif --hessian kronecker --quiet");
+}
+
+/// Every entity of the right tags, in order, is a question of its words alone, and neighbours tell which of theirs it met.
+fn each_entity_asks_for_itself(bench: &Bench, search: impl Fn(&str) -> Vec<Value>) {
+    let all = search("--entity all --target gold --rule grad-dot -k 3");
+    let asked: Vec<(&Value, &Value, &Value)> =
+        all.iter().map(|result| (&result["index"], &result["target"], &result["span"]["start"])).collect();
+    let expected = [(0, "PER: Anna", 0), (0, "LOC: Bonn", 24), (1, "PER: Otto", 0), (1, "LOC: Berlin", 24)]
+        .map(|(index, target, start)| (json!(index), json!(target), json!(start)));
+    assert_eq!(asked, expected.iter().map(|(a, b, c)| (a, b, c)).collect::<Vec<_>>());
+    // A name of one word is its first token, which can be asked about by itself.
+    let one = search("--entity 0 --target gold --rule grad-dot -k 3");
+    let token = search("--token 1 --target gold --rule grad-dot -k 3");
+    for (one, token) in one.iter().zip(&token) {
+        assert_eq!((&one["probability"], &one["span"]["start"]), (&token["probability"], &token["span"]["start"]));
+        assert_eq!(one["proponents"], token["proponents"]);
+    }
+    assert_eq!(one[0], all[0]);
+    for near in all.iter().flat_map(|result| hits(result, "proponents")) {
+        let text: Vec<char> = near["text"].as_str().unwrap().chars().collect();
+        let entities = near["entities"].as_array().unwrap();
+        assert_eq!(entities.len(), 2);
+        for entity in entities {
+            let place = |end: &str| entity[end].as_u64().unwrap() as usize;
+            assert_eq!(entity["text"], text[place("start")..place("end")].iter().collect::<String>());
+            assert!(["PER", "LOC"].contains(&entity["target"].as_str().unwrap()));
+            let own = near["parts"].as_array().unwrap().iter().find(|part| part["start"] == entity["start"]);
+            assert!(own.is_none_or(|part| part["score"] == entity["score"]), "an entity of one word is that word");
+        }
+    }
+    for rule in ["grad-cos", "feature-cos", "influence", "relatif", "bm25", "loss"] {
+        assert_eq!(search(&format!("--entity all --target gold --rule {rule}")).len(), 4, "{rule}");
+    }
+    let predicted = search("--entity all");
+    assert!(predicted.iter().all(|result| result["predicted"].as_array().unwrap().contains(&result["target"])));
+    bench.ok("search --store store --data test.jsonl --entity all --target gold --quiet --out e.parquet");
+    bench.fails(
+        "search --store store --data test.jsonl --target gold --entity 2",
+        "entity 2: expected one of the text's own",
+    );
+    bench.fails("search --store store --data test.jsonl --entity all --target B-PER", "say at which with --token");
+}
+
+/// A text longer than the model is read in windows, by every command alike.
+#[test]
+fn long_texts_are_tagged_to_their_end() {
+    let bench = Bench::new();
+    let model = bench.model("bert-tags");
+    let (words, tags): (Vec<&str>, Vec<&str>) =
+        (0..90).map(|i| [("Anna", "B-PER"), ("loved", "O"), ("Bonn", "B-LOC")][i % 3]).unzip();
+    bench.write("long.jsonl", json!({ "id": "long", "tokens": words, "ner_tags": tags }).to_string() + "\n");
+    let record = lines(&bench.ok(&format!("predict --model {model} --data long.jsonl --quiet --stride 8"))).remove(0);
+    let (tokens, offsets) = (record["tokens"].as_array().unwrap(), record["offsets"].as_array().unwrap());
+    assert!(tokens.len() > 92 && tokens.len() == record["tags"].as_array().unwrap().len());
+    let length = record["text"].as_str().unwrap().chars().count();
+    assert_eq!(offsets[offsets.len() - 2][1], length);
+    // Explained in the window that shows most around it: the last is in the last window.
+    let explain =
+        format!("explain --model {model} --data long.jsonl --quiet --stride 8 --method saliency --target gold");
+    let explained = lines(&bench.ok(&explain));
+    assert_eq!(explained.len(), 60);
+    for (i, one) in explained.iter().enumerate() {
+        assert_eq!(one["target"], ["PER", "LOC"][i % 2]);
+        let (span, offsets) = (&one["span"], one["offsets"].as_array().unwrap());
+        assert!(offsets.len() <= 48);
+        let place = offsets.iter().position(|offset| offset[0] == span["start"]).expect("its window has it");
+        let around = (place - 1).min(offsets.len() - 2 - place);
+        assert!(around >= 3 || place < 24 && i < 30 || place >= 24 && i >= 30, "{i} at {place} of {}", offsets.len());
+    }
+    let last = offsets.iter().position(|offset| offset[0] == length - 4).expect("the last word's first token");
+    let one = lines(&bench.ok(&format!("{explain} --token {last}"))).remove(0);
+    assert_eq!((&one["target"], &one["span"]["start"]), (&json!("B-LOC"), &json!(length - 4)));
+    // A factor a word, and its parts reach the end.
+    bench.write("train.jsonl", tagged(6));
+    bench.ok(&format!("index --model {model} --data long.jsonl train.jsonl --store store --stride 8 --quiet"));
+    bench.ok("store verify store");
+    let found = lines(
+        &bench.ok("search --store store --data long.jsonl --entity 59 --target gold --rule grad-dot -k 7 --quiet"),
+    );
+    assert_eq!((&found[0]["target"], &found[0]["span"]["end"]), (&json!("LOC: Bonn"), &json!(length)));
+    assert_eq!(hits(&found[0], "proponents").len(), 7);
+    let one = |stride: usize| {
+        bench.ok(&format!("index --model {model} --data train.jsonl --store short-{stride} --stride {stride} --quiet"));
+        std::fs::read(bench.path(&format!("short-{stride}/shard-00000.safetensors"))).unwrap()
+    };
+    assert_eq!(one(4), one(100), "what fits is one window, whatever they share");
+    // Each of its words is learnt from once, and all of them are judged.
+    let train = format!("train --model {model} --stride 8 --epochs 1 --quiet");
+    bench.ok(&format!("{train} --data long.jsonl --dev train.jsonl --out of-long"));
+    bench.ok(&format!("{train} --data train.jsonl --dev long.jsonl --out on-long"));
+    let run = |name: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(bench.path(&format!("{name}.run.json"))).unwrap()).unwrap()
+    };
+    let windows = run("of-long")["records"]["windows"].as_u64().unwrap();
+    assert!(windows > 2, "{windows}");
+    let dev = &run("on-long")["epochs"][0]["dev"];
+    assert_eq!(dev["records"], 1, "{dev}");
 }
 
 #[test]
@@ -134,6 +230,7 @@ fn training_entities_are_found_for_a_tag() {
     let of: Vec<&Value> = groups[0]["groups"].as_array().unwrap().iter().map(|group| &group["group"]).collect();
     assert_eq!(of, ["mail", "web"]);
     assert!(groups[0]["groups"][0]["total"].is_number());
+    each_entity_asks_for_itself(&bench, search);
     bench.fails("search --store store --data test.jsonl --group-by label", "have no one class");
     bench.fails("search --store store --data test.jsonl --target B-PER", "say at which with --token");
     bench.fails("search --store store --data test.jsonl --token 0", "token 0: expected one of the text's own");

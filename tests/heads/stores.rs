@@ -23,23 +23,23 @@ use wherefore::store::{Store, verify};
 use crate::emulator;
 
 #[derive(Deserialize)]
-struct Golden {
-    kind: String,
-    stride: usize,
-    losses: Vec<f64>,
-    factors: Vec<u64>,
-    dots: Vec<Vec<f64>>,
-    records: Vec<Value>,
+pub(super) struct Golden {
+    pub(super) kind: String,
+    pub(super) stride: usize,
+    pub(super) losses: Vec<f64>,
+    pub(super) factors: Vec<u64>,
+    pub(super) dots: Vec<Vec<f64>>,
+    pub(super) records: Vec<Value>,
 }
 
-fn golden(case: &str) -> (PathBuf, Golden) {
+pub(super) fn golden(case: &str) -> (PathBuf, Golden) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case);
     let text = fs::read_to_string(folder.join("gradients.json")).unwrap();
     (folder, serde_json::from_str(&text).unwrap())
 }
 
 /// A case's records in a store.
-fn indexed(case: &str, at: &Path) -> (Store, Golden) {
+pub(super) fn indexed(case: &str, at: &Path) -> (Store, Golden) {
     indexed_on(Cpu::new(), case, at)
 }
 
@@ -74,7 +74,7 @@ fn found(store: &Store, rule: Rule, rule_options: &RuleOptions, devices: &[Gpu])
 }
 
 /// Every record's scores for every other, `[n, n]`; NaN on the diagonal.
-fn scores(store: &Store, rule: Rule, rule_options: &RuleOptions) -> Vec<Vec<f64>> {
+pub(super) fn scores(store: &Store, rule: Rule, rule_options: &RuleOptions) -> Vec<Vec<f64>> {
     let n = store.rows();
     let mut all = vec![vec![f64::NAN; n]; n];
     for result in found(store, rule, rule_options, &[]) {
@@ -151,7 +151,7 @@ fn check_gradients(backend: impl Backend, case: &str) -> (tempfile::TempDir, Sto
 }
 
 /// A record's factors as the store has them.
-fn bundle(store: &Store, row: usize) -> Bundle {
+pub(super) fn bundle(store: &Store, row: usize) -> Bundle {
     let (shard, factors) = (&store.shards()[0], store.shards()[0].factors());
     let offsets = shard.factor_offsets().unwrap();
     let (from, to) = (offsets[row] as usize, offsets[row + 1] as usize);

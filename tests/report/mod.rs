@@ -56,6 +56,7 @@ fn neighbour(rank: u64, score: f32, text: &str) -> Neighbour {
         text_pair: None,
         columns: std::collections::BTreeMap::new(),
         parts: Vec::new(),
+        entities: Vec::new(),
         copies: None,
         detail: None,
     }

@@ -80,7 +80,7 @@ pub(crate) struct Arguments {
 /// How contexts are read.
 #[derive(Args)]
 struct Windows {
-    /// Answers: tokens of the context that neighbouring windows share
+    /// Answers and tags: tokens that neighbouring windows of a long context or text share (tags: half a window at most)
     #[arg(long, value_name = "N", default_value_t = 128)]
     stride: usize,
     /// Answers: how exact match and F1 are counted: english (SQuAD), chinese (CMRC, DuReader), or auto

@@ -15,7 +15,7 @@ use crate::task::{self, AnswerOptions};
 impl Bundler<'_> {
     /// The factors of the answer that the record has, or that the model gives.
     pub(super) fn of_answer(&self, encoded: Encoded, outputs: &[&[Outputs]]) -> Result<Bundled, String> {
-        let Encoded { record, sequences } = encoded;
+        let Encoded { record, sequences, .. } = encoded;
         let options =
             AnswerOptions { max_tokens: self.tokens.max_answer_tokens, n_best: 1, ..AnswerOptions::default() };
         let best = found(&sequences, outputs[0], &options).best.first().copied().ok_or("the context has no token")?;

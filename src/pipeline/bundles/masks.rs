@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Against, Bundled, Bundler, likeliest, row};
+use super::{Against, Bundled, Bundler, Part, likeliest, row};
 use crate::dataset::{Label, Record};
 use crate::factors::{self, Bundle, mean_features};
 use crate::model::{Outputs, Problem};
@@ -13,7 +13,7 @@ use crate::store::{FactorPart, Said};
 impl Bundler<'_> {
     /// The factors of a record's masks, or of the one that is asked about.
     pub(super) fn of_masks(&self, encoded: Encoded, outputs: &[&[Outputs]]) -> Result<Bundled, String> {
-        let Encoded { record, sequences } = encoded;
+        let Encoded { record, sequences, .. } = encoded;
         let (encoding, reads) = sequences.into_iter().next().unwrap_or_default();
         let (classes, width) = (self.model().classes(), self.model().width());
         let piece = |class: usize| self.model().tokenizer().piece(class as u32).unwrap_or_default();
@@ -24,11 +24,15 @@ impl Bundler<'_> {
             (_, Some(gold)) if self.is_gold() => gold.iter().copied().enumerate().collect(),
             _ => predicted.iter().copied().enumerate().collect(),
         };
-        if let Some(token) = self.token {
+        let asked = match self.part {
+            Part::Token(token) => Some(token),
+            Part::Whole | Part::Entities(_) => None,
+        };
+        if let Some(token) = asked {
             masks.retain(|&(mask, _)| reads[mask] as usize == token);
         }
         if masks.is_empty() {
-            return Err(format!("token {}: expected a mask", self.token.unwrap_or_default()));
+            return Err(format!("token {}: expected a mask", asked.unwrap_or_default()));
         }
         let bundle = |outputs: &&[Outputs]| {
             let Outputs { features, logits } = &outputs[0];
@@ -39,7 +43,7 @@ impl Bundler<'_> {
             bundle
         };
         let place = |mask: usize| encoding.offsets[reads[mask] as usize].unwrap_or_default();
-        let asked = self.token.map(|_| masks[0]);
+        let asked = asked.map(|_| masks[0]);
         let part = |&(mask, class): &(usize, usize)| {
             let (start, end) = place(mask);
             FactorPart { start, end, target: piece(class) }

@@ -9,7 +9,8 @@ mod tags;
 
 use rayon::prelude::*;
 
-use super::predict_tokens::{encoded_masks, encoded_whole, gold_span, gold_tags, question_windows};
+use super::predict_tokens::{encoded_masks, encoded_text, gold_span, gold_tags, question_windows};
+use super::queries::Entities;
 use super::score::Steps;
 use super::stream::{Counts, Read};
 use super::windows::{Encoded, read_whole};
@@ -63,8 +64,18 @@ pub(super) struct Bundler<'a> {
     pub(super) models: &'a [&'a Model],
     pub(super) tokens: TokenSettings,
     pub(super) against: Against,
-    /// The one token that is asked about.
-    pub(super) token: Option<usize>,
+    pub(super) part: Part,
+}
+
+/// What of a record is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All that is said of it.
+    Whole,
+    /// One token's tag or piece, counted from the first with special tokens.
+    Token(usize),
+    /// Entities among its words, each by itself.
+    Entities(Entities),
 }
 
 /// A record as its models read it, and where it was.
@@ -148,7 +159,7 @@ impl Bundler<'_> {
             *end += encoded.sequences.len();
             Some(*end)
         }));
-        let bundled: Vec<Result<Bundled>> = some
+        let bundled: Vec<Result<Vec<Bundled>>> = some
             .into_par_iter()
             .enumerate()
             .map(|(i, (encoded, place))| {
@@ -158,7 +169,7 @@ impl Bundler<'_> {
             .collect();
         for one in bundled {
             match one {
-                Ok(bundled) => chunk.records.push(bundled),
+                Ok(bundled) => chunk.records.extend(bundled),
                 Err(error) => rejections.take(error)?,
             }
         }
@@ -176,13 +187,13 @@ impl Bundler<'_> {
                 }
                 gold_span(&record)?;
                 let windows = question_windows(self.model(), &record, self.tokens.stride)?;
-                Ok(Encoded { record, sequences: windows.into_iter().map(read_whole).collect() })
+                Ok(Encoded::of(record, windows.into_iter().map(read_whole).collect()))
             }
             Task::Tags => {
                 if gold_tags(self.model(), &record)?.is_none() && is_needed {
                     return none();
                 }
-                encoded_whole(self.model(), record)
+                encoded_text(self.model(), record, self.tokens.stride)
             }
             Task::Masks => {
                 if record.label.is_none() && is_needed {
@@ -193,12 +204,12 @@ impl Bundler<'_> {
         }
     }
 
-    /// The factors of a record from what each model said of its sequences.
-    fn bundled(&self, encoded: Encoded, outputs: &[&[Outputs]]) -> Result<Bundled, String> {
+    /// The factors of what is asked of a record, from what each model said of its sequences.
+    fn bundled(&self, encoded: Encoded, outputs: &[&[Outputs]]) -> Result<Vec<Bundled>, String> {
         match self.tokens.task {
-            Task::Record | Task::Spans => self.of_answer(encoded, outputs),
-            Task::Tags => self.of_tags(encoded, outputs),
-            Task::Masks => self.of_masks(encoded, outputs),
+            Task::Record | Task::Spans => Ok(vec![self.of_answer(encoded, outputs)?]),
+            Task::Tags => self.of_tags(&encoded, outputs),
+            Task::Masks => Ok(vec![self.of_masks(encoded, outputs)?]),
         }
     }
 }

@@ -1,13 +1,15 @@
-//! Tags: a factor for each word, at its first token; or for one token that is asked about.
+//! Tags: a factor for each word, at its first token; for the words of one entity; or for one token that is asked about.
 
 use std::ops::Range;
 
 use serde_json::Value;
 
-use super::{Against, Bundled, Bundler, likeliest, row};
+use super::{Against, Bundled, Bundler, Part, likeliest, row};
+use crate::dataset::Record;
 use crate::factors::{self, Bundle, mean_features};
 use crate::model::{Outputs, Problem};
 use crate::pipeline::predict_tokens::{Tagged, characters};
+use crate::pipeline::queries::Entities;
 use crate::pipeline::windows::Encoded;
 use crate::report::TargetSpan;
 use crate::store::{FactorPart, Said};
@@ -27,13 +29,21 @@ struct Word {
     end: usize,
 }
 
+/// A text, what each model said of all its tokens, and what both say of its words.
+struct Text<'a> {
+    record: &'a Record,
+    outputs: &'a [Outputs],
+    label: Option<Value>,
+    predicted: Value,
+}
+
 impl Bundler<'_> {
-    /// The factors of a record's words.
-    pub(super) fn of_tags(&self, encoded: Encoded, outputs: &[&[Outputs]]) -> Result<Bundled, String> {
-        let Encoded { record, sequences } = encoded;
-        let (encoding, _) = sequences.into_iter().next().unwrap_or_default();
-        let (names, classes) = (self.model().class_names().names(), self.model().classes());
-        let tagged = Tagged::new(self.model(), &record, &encoding, &outputs[0][0]);
+    /// The factors of a record's words, of each of the entities that are asked about, or of one token.
+    pub(super) fn of_tags(&self, encoded: &Encoded, outputs: &[&[Outputs]]) -> Result<Vec<Bundled>, String> {
+        let outputs: Vec<Outputs> = outputs.iter().map(|windows| encoded.whole(windows)).collect();
+        let (record, encoding) = (&encoded.record, encoded.text());
+        let names = self.model().class_names().names();
+        let tagged = Tagged::new(self.model(), record, encoding, &outputs[0]);
         let gold = tagged.gold.as_ref().filter(|_| self.is_gold());
         let class = |word: usize, predicted: usize| match (&self.against, gold) {
             (Against::Class(class), _) => *class,
@@ -44,58 +54,88 @@ impl Bundler<'_> {
             let own = tagged.words[word].as_ref()?;
             Some(Word { token: own.token, class: class(word, own.class), start: own.start, end: own.end })
         };
-        let words: Vec<Word> = match self.token {
-            None => (0..tagged.words.len()).filter_map(own).collect(),
-            Some(token) => vec![self.asked_word(&tagged, &encoding, &outputs[0][0], token, class)?],
+        let words: Vec<Word> = (0..tagged.words.len()).filter_map(own).collect();
+        let given = record.words.as_deref().unwrap_or_default();
+        let label = |tags: &Vec<String>| {
+            let found = task::entities(tags.iter().map(|tag| Some(tag.as_str())));
+            found.iter().map(|(kind, of)| entity(record, kind, given[of.start].0, given[of.end - 1].1)).collect()
         };
-        if words.is_empty() {
-            return Err("the text has no word to tag".to_owned());
+        let predicted = tagged.entities.iter().map(|of| entity(record, &of.kind, of.start, of.end)).collect();
+        let text = Text { record, outputs: &outputs, label: tagged.gold.as_ref().map(label), predicted };
+        let entities = self.entities(&words);
+        let told =
+            |(kind, of): &(String, Range<usize>)| entity(record, kind, words[of.start].start, words[of.end - 1].end);
+        let of_entity = |one: &(String, Range<usize>)| self.asked(&text, &words[one.1.clone()], told(one));
+        match self.part {
+            Part::Whole if words.is_empty() => Err("the text has no word to tag".to_owned()),
+            Part::Whole => {
+                let in_entities: Vec<usize> =
+                    entities.iter().flat_map(|(_, range)| range.clone()).map(|word| words[word].token).collect();
+                let all = words.iter().map(|word| word.token).collect();
+                let means = if in_entities.is_empty() { all } else { in_entities };
+                let target = entities.iter().map(told).collect();
+                Ok(vec![self.of_words(&text, &words, means, target)])
+            }
+            Part::Token(token) => {
+                let word = self.asked_word(&tagged, encoding, &outputs[0], token, class)?;
+                Ok(vec![self.asked(&text, &[word], Value::from(names[word.class].as_str()))])
+            }
+            Part::Entities(Entities::All) => Ok(entities.iter().map(of_entity).collect()),
+            Part::Entities(Entities::Number(number)) => {
+                let one = entities.get(number).ok_or_else(|| {
+                    format!(
+                        "entity {number}: expected one of the text's own, counted from 0, which has {}",
+                        entities.len()
+                    )
+                })?;
+                Ok(vec![of_entity(one)])
+            }
         }
-        let tags = words.iter().map(|word| Some(names[word.class].as_str()));
-        let entities = task::entities(tags);
-        let bundle = |outputs: &&[Outputs]| {
-            let Outputs { features, logits } = &outputs[0];
+    }
+
+    /// The entities that some words make by what their losses are against.
+    fn entities(&self, words: &[Word]) -> Vec<(String, Range<usize>)> {
+        let names = self.model().class_names().names();
+        task::entities(words.iter().map(|word| Some(names[word.class].as_str())))
+    }
+
+    /// Words that are asked about by themselves: where they are, and the mean probability of their tags.
+    fn asked(&self, text: &Text<'_>, words: &[Word], target: Value) -> Bundled {
+        let (tokens, classes) = (words.iter().map(|word| word.token).collect(), self.model().classes());
+        let probability = |&Word { token, class, .. }: &Word| {
+            factors::probabilities(Problem::SingleLabel, row(&text.outputs[0].logits, token, classes))[class]
+        };
+        let mean = words.iter().map(probability).sum::<f32>() / words.len() as f32;
+        let place = |(first, last): (&Word, &Word)| TargetSpan { start: first.start, end: last.end, segment: 0 };
+        let span = words.first().zip(words.last()).map(place);
+        Bundled { span, probability: Some(mean), ..self.of_words(text, words, tokens, target) }
+    }
+
+    /// A factor a word; rules over features compare the mean of the tokens `means`.
+    fn of_words(&self, text: &Text<'_>, words: &[Word], means: Vec<usize>, target: Value) -> Bundled {
+        let (width, classes) = (self.model().width(), self.model().classes());
+        let names = self.model().class_names().names();
+        let bundle = |Outputs { features, logits }: &Outputs| {
             let mut bundle = Bundle::default();
-            for &Word { token, class, .. } in &words {
-                bundle.push_class(row(features, token, self.model().width()), row(logits, token, classes), class);
+            for &Word { token, class, .. } in words {
+                bundle.push_class(row(features, token, width), row(logits, token, classes), class);
             }
             bundle
         };
-        let in_entities: Vec<usize> =
-            entities.iter().flat_map(|(_, range)| range.clone()).map(|word| words[word].token).collect();
-        let all = words.iter().map(|word| word.token).collect();
-        let rows = if in_entities.is_empty() { all } else { in_entities };
-        let entity = |kind: &str, start, end| format!("{kind}: {}", characters(&record.text, start, end));
-        let ranges = |found: &[(String, Range<usize>)], place: &dyn Fn(usize) -> (usize, usize)| -> Value {
-            found.iter().map(|(kind, of)| entity(kind, place(of.start).0, place(of.end - 1).1)).collect()
-        };
-        let target = match self.token {
-            Some(_) => Value::from(names[words[0].class].as_str()),
-            None => ranges(&entities, &|word| (words[word].start, words[word].end)),
-        };
-        let given = record.words.as_deref().unwrap_or_default();
-        let label = tagged
-            .gold
-            .as_ref()
-            .map(|tags| ranges(&task::entities(tags.iter().map(|tag| Some(tag.as_str()))), &|word| given[word]));
-        let asked = self.token.map(|_| words[0]);
-        let of_asked = |Word { token, class, .. }: Word| {
-            factors::probabilities(Problem::SingleLabel, row(&outputs[0][0].logits, token, classes))[class]
-        };
         let part = |word: &Word| FactorPart { start: word.start, end: word.end, target: names[word.class].clone() };
-        Ok(Bundled {
-            bundles: outputs.iter().map(bundle).collect(),
-            mean: mean_features(&outputs[0][0].features, self.model().width(), rows),
+        Bundled {
+            bundles: text.outputs.iter().map(bundle).collect(),
+            mean: mean_features(&text.outputs[0].features, width, means),
             said: Said {
-                label,
-                predicted: tagged.entities.iter().map(|of| entity(&of.kind, of.start, of.end)).collect(),
+                label: text.label.clone(),
+                predicted: text.predicted.clone(),
                 target,
                 parts: words.iter().map(part).collect(),
             },
-            span: asked.map(|Word { start, end, .. }| TargetSpan { start, end, segment: 0 }),
-            probability: asked.map(of_asked),
-            record,
-        })
+            span: None,
+            probability: None,
+            record: text.record.clone(),
+        }
     }
 
     /// The token asked about.
@@ -120,4 +160,9 @@ impl Bundler<'_> {
             (None, _) => Err(format!("token {token} is no word's first, and the target is gold")),
         }
     }
+}
+
+/// An entity as results name it.
+fn entity(record: &Record, kind: &str, start: usize, end: usize) -> Value {
+    Value::from(format!("{kind}: {}", characters(&record.text, start, end)))
 }

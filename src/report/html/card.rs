@@ -240,7 +240,7 @@ impl Near {
                 .map(plain),
             text: clip(&near.text, NEIGHBOUR),
             pair: near.text_pair.as_ref().map(|pair| clip(pair, NEIGHBOUR)),
-            parts: near.parts.iter().map(part).collect(),
+            parts: if near.entities.is_empty() { &near.parts } else { &near.entities }.iter().map(part).collect(),
             pairs: near.detail.as_ref().and_then(|detail| detail.token_pairs.as_ref()).map(Pairs::new),
         }
     }

@@ -65,9 +65,16 @@ impl Entry {
         let said = if answer.text.is_empty() { "no answer" } else { &answer.text };
         self.learn(label.as_ref(), &said.into(), None);
         self.right = exact_match;
-        self.marked.push(Marked::new(&question, Vec::new()));
+        self.ask(&question);
         self.marked.push(Marked::new(&context, vec![(answer.start, answer.end, String::new())]));
         (self.text, self.pair) = (Some(question), Some(context));
+    }
+
+    /// A question stands above all that was answered.
+    fn ask(&mut self, question: &str) {
+        if self.marked.is_empty() {
+            self.marked.push(Marked::new(question, Vec::new()));
+        }
     }
 
     pub(super) fn add_selection(&mut self, selection: ContextSelection) {
@@ -77,8 +84,9 @@ impl Entry {
         self.learn(label.as_ref(), &said.into(), None);
         self.right = self.right.or(exact_match);
         let gaps: Vec<_> = sentences.iter().filter(|sentence| !sentence.kept).map(|s| (s.start, s.end)).collect();
-        self.marked.push(Marked::new(&question, Vec::new()));
-        self.marked.push(Marked::with_gaps(&context, vec![(answer.start, answer.end, String::new())], &gaps));
+        self.ask(&question);
+        let selected = Marked::with_gaps(&context, vec![(answer.start, answer.end, String::new())], &gaps);
+        self.marked.push(selected.titled("from the kept sentences alone"));
         (self.text, self.pair) = (Some(question), Some(context));
     }
 
@@ -102,7 +110,9 @@ impl Entry {
     }
 
     pub(super) fn add_search(&mut self, mut result: SearchResult) {
-        self.learn(result.label.as_ref(), &result.predicted, result.probability);
+        // A part's probability is not the whole's.
+        let probability = result.probability.filter(|_| result.span.is_none());
+        self.learn(result.label.as_ref(), &result.predicted, probability);
         if self.text.is_none() {
             self.text = Some(result.text.clone());
             self.pair.clone_from(&result.text_pair);

@@ -8,6 +8,8 @@ pub(super) struct Marked {
     marks: Vec<Mark>,
     /// What follows the last mark.
     rest: String,
+    /// What stands above it; empty where that goes without saying.
+    title: &'static str,
 }
 
 /// A marked part and what stands before it.
@@ -43,6 +45,11 @@ impl Marked {
                 end = stop;
             }
         }
-        Self { marks, rest: text[byte(end)..].to_owned() }
+        Self { marks, rest: text[byte(end)..].to_owned(), title: "" }
+    }
+
+    /// The same under a title.
+    pub(super) fn titled(self, title: &'static str) -> Self {
+        Self { title, ..self }
     }
 }

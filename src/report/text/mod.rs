@@ -200,10 +200,11 @@ fn section(out: &mut String, title: &str, neighbours: &[Neighbour], style: &Styl
         let head = head + &copies;
         let room = width().saturating_sub(console::measure_text_width(&head)).max(20);
         let _ = writeln!(out, "{head}{}", one_line(&joined(&n.text, n.text_pair.as_ref()), room));
-        if !n.parts.is_empty() {
+        let parts = if n.entities.is_empty() { &n.parts } else { &n.entities };
+        if !parts.is_empty() {
             let part =
                 |part: &NeighbourPart| format!("{} {} {:+.1e}", one_line(&part.text, 20), part.target, part.score);
-            let parts = n.parts.iter().map(part).collect::<Vec<_>>().join(" · ");
+            let parts = parts.iter().map(part).collect::<Vec<_>>().join(" · ");
             let _ = writeln!(out, "{:>5}  {}", "", one_line(&parts, width().saturating_sub(7).max(20)));
         }
     }
