@@ -44,7 +44,7 @@ mod units;
 
 pub use amount::Amount;
 pub use consistency::{Consistency, ConsistencyOptions, consistency, mean_average_precision};
-pub use contender::{Contender, Judgement, OpenQueries, suits};
+pub use contender::{Contender, Judgement, OpenQueries, RuleOver, suits};
 pub use faithfulness::{AtShare, AtStep, Faithfulness, FaithfulnessOptions, faithfulness};
 pub use gold::Gold;
 pub use greedy::{Chosen, GreedySet};
