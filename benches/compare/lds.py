@@ -282,7 +282,7 @@ def traker(dimension, damping):
 
         model = Named()
         batches = lambda columns: ([ids, ids, ids, labels] for ids, labels in data.batches(columns))
-        projector = BasicProjector(data.size, dimension, 0, ProjectionType.rademacher, "cpu", block_size=256)
+        projector = BasicProjector(data.size, dimension, 0, ProjectionType.rademacher, "cpu", block_size=128)
         keep = dict(save_dir=folder, device="cpu", projector=projector, proj_dim=dimension, use_half_precision=False)
         tracer = TRAKer(model, "text_classification", data.count, lambda_reg=0.0, logging_level=40, **keep)
         tracer.load_checkpoint(model.state_dict(), model_id=0)
@@ -416,7 +416,7 @@ def captum(fast):
 
 
 PEERS = {
-    "traker": traker(4096, 0.1),
+    "traker": traker(2048, 0.1),
     "traker-256": traker(256, 0.0),
     "kronfluence-ekfac": kronfluence("ekfac"),
     "kronfluence-kfac": kronfluence("kfac"),

@@ -80,7 +80,7 @@ def side(number, which, whole, kept):
 
 class TwoSided(AbstractProjector):
     def __init__(self, layers, shapes):
-        self.layers, self.shapes, self.proj_dim = layers, shapes, DIMENSION
+        self.layers, self.shapes, self.proj_dim, self.proj_type, self.seed = layers, shapes, DIMENSION, "rademacher", SEED
         example = {name: torch.zeros(1, *shape) for name, shape in shapes.items()}
         sizes = [tuple(matrix_of(names, kind, example).shape[1:]) for names, kind in layers]
         self.sides = [
