@@ -29,8 +29,8 @@ LEARNING = ["--epochs", "3", "--learning-rate", "5e-4", "--batch-size", "32"]
 # Of ours: its name, the store, and what search is told beyond that.
 OURS = [
     ("feature-cos", "last", ""), ("feature-dot", "last", ""), ("feature-euc", "last", ""), ("grad-dot", "last", ""), ("grad-cos", "last", ""),
-    ("representer", "last", ""), ("influence", "last", ""), ("relatif", "last", ""), ("tracin", "last", ""), ("bm25", "last", ""), ("loss", "last", ""),
-    *[(rule, store, "") for store in ("whole", "all") for rule in ("projected-dot", "projected-cos", "tracin", "trak", "influence", "relatif")],
+    ("representer", "last", ""), ("influence", "last", ""), ("tracin", "last", ""), ("bm25", "last", ""), ("loss", "last", ""),
+    *[(rule, store, "") for store in ("whole", "all") for rule in ("projected-dot", "projected-cos", "tracin", "trak", "influence")],
     *[("influence", "whole", form) for form in ("layers", "shampoo", "ekfac", "kronecker")],
     *[("influence", "all", form) for form in ("layers", "shampoo")],
 ]
@@ -101,8 +101,8 @@ class Bench:
         for rule, store, form in OURS:
             hessian = ["--hessian", form] if form else []
             ask = ["--data", "queries.jsonl", "--target", "gold", "--rule", rule, *hessian, "--top-k", "all"]
-            cost = self.run("search", "--store", store, *ask, "--out", "ranking.parquet")
-            (self.folder / "ranking.parquet").unlink()
+            cost = self.run("search", "--store", store, *ask, "--out", "ranking.jsonl")
+            (self.folder / "ranking.jsonl").unlink()
             before = [self.cost(f"index {store}")] + ([self.cost("curvature")] if form in ("ekfac", "kronecker") else [])
             disk = sum(file.stat().st_size for file in (self.folder / store).iterdir() if not file.name.startswith("curvature"))
             disk += sum(file.stat().st_size for file in (self.folder / store).glob("curvature*")) if form in ("ekfac", "kronecker") else 0
@@ -125,7 +125,8 @@ class Bench:
     def table(self):
         scores = [f"--scores={name}={name}.npy" for name in PEERS if (self.folder / f"{name}.npy").exists()]
         stores = [x for store in STORES if store != "last" for x in ("--store", store)]
-        rows = self.evaluate(*stores, "--hessian", "exact,layers,shampoo,ekfac,kronecker", *scores)
+        rules = ",".join(dict.fromkeys(rule for rule, _, _ in OURS))
+        rows = self.evaluate(*stores, "--rule", rules, "--hessian", "exact,layers,shampoo,ekfac,kronecker", *scores)
         for row in rows:
             row["tool"] = "peer" if row["rule"] in PEERS else "wherefore"
             if row["rule"] == "random":
