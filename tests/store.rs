@@ -42,6 +42,7 @@ fn settings(problem: Problem, dtype: Dtype, checkpoints: usize) -> Settings {
         checkpoints: (0..checkpoints).map(checkpoint).collect(),
         scan: None,
         gradients: None,
+        gradient_layers: Vec::new(),
         tokens: None,
         columns: vec![],
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use wherefore::dataset::Dataset;
 use wherefore::factors::{LabelUsed, ScanType};
-use wherefore::model::{DEFAULT_DIMENSION, Device, Model, Projection, ProjectionKind, Task};
+use wherefore::model::{DEFAULT_DIMENSION, Device, GradientsOf, Model, Projection, ProjectionKind, Task};
 use wherefore::pipeline::{self, Checkpoint, GivenFactors, GivenFile, IndexOptions, Rejections, Summary};
 use wherefore::store::{DEFAULT_BLOCK_RECORDS, Dtype, Part};
 use wherefore::{Error, Result};
@@ -72,6 +72,9 @@ pub(crate) struct Arguments {
     /// With --gradients projected: rademacher, gaussian, or identity (the gradients themselves, for small models)
     #[arg(long, value_name = "KIND", default_value_t)]
     projection: ProjectionKind,
+    /// With --gradients projected: whose, linear (weights and biases of linear layers) or all (normalisations and embeddings too)
+    #[arg(long, value_name = "WHICH", default_value_t)]
+    parameters: GradientsOf,
     /// A masked-language model: index what stands behind masks (the pieces in the label column; the likeliest where there is none), with its
     /// own head, not as an encoder
     #[arg(long, conflicts_with = "from_factors")]
@@ -165,7 +168,12 @@ impl Arguments {
         if self.from_factors.is_some() {
             return Err(Error::usage("--gradients projected needs a model to go back through, not --from-factors"));
         }
-        Ok(Some(Projection { kind: self.projection, dimension: self.projection_dim, seed }))
+        Ok(Some(Projection {
+            kind: self.projection,
+            dimension: self.projection_dim,
+            seed,
+            parameters: self.parameters,
+        }))
     }
 }
 

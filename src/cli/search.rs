@@ -110,6 +110,11 @@ pub(crate) enum Hessian {
     Kronecker,
     /// The whole network's, EK-FAC (fitted by `wherefore curvature`)
     Ekfac,
+    /// Of projected gradients: the Gauss-Newton matrix of each layer by itself (LoGra)
+    #[value(alias = "logra")]
+    Layers,
+    /// Of projected gradients: the same in Shampoo's eigenvectors, with the second moments found in them; for any number of numbers
+    Shampoo,
 }
 
 impl Hessian {
@@ -118,6 +123,8 @@ impl Hessian {
             Self::Exact => HessianForm::Exact,
             Self::Kronecker => HessianForm::Kronecker,
             Self::Ekfac => HessianForm::Corrected,
+            Self::Layers => HessianForm::Layers,
+            Self::Shampoo => HessianForm::Shampoo,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Rules that are judged, and where their scores come from.
+//! What is judged, and where its scores come from: rules over stores, or files of scores made elsewhere.
 
 use std::time::Instant;
 
@@ -8,15 +8,24 @@ use super::{Measure, Trainings};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::factors::HessianForm;
-use crate::model::Model;
-use crate::pipeline::{QueryTarget, Rejections, RuleOptions, SearchJob, SearchOptions, Settings};
+use crate::model::{GradientsOf, Model};
+use crate::pipeline::{GivenScores, QueryTarget, Rejections, RuleOptions, SearchJob, SearchOptions, Settings};
 use crate::random::{Purpose, Stream, uniform};
 use crate::search::Rule;
 use crate::store::{Shard, Store};
 
-/// A rule to be judged, and where its scores come from.
+/// What is to be judged.
 #[derive(Clone, Copy)]
-pub struct Contender<'a> {
+pub enum Contender<'a> {
+    /// A rule over a store.
+    Rule(RuleOver<'a>),
+    /// Scores made elsewhere.
+    Given(&'a GivenScores),
+}
+
+/// A rule, and what it reads.
+#[derive(Clone, Copy)]
+pub struct RuleOver<'a> {
     /// The rule.
     pub rule: Rule,
     /// A store of the same records as the trainings'.
@@ -40,28 +49,39 @@ pub fn suits(rule: Rule, store: &Store, hessian: HessianForm) -> Result<()> {
     let whole = settings.gradients.is_some();
     rule.check(settings.problem, settings.checkpoints.len())?;
     rule.check_gradients(whole)?;
+    let all = settings.gradients.is_some_and(|projection| projection.parameters == GradientsOf::All);
     match (rule, whole, hessian) {
-        (Rule::RelatIf, true, HessianForm::Exact) => {
-            Err(Error::usage("rule relatif: over gradients of the whole model needs its own curvature")
-                .with_hint("use --hessian ekfac or kfac"))
+        (Rule::Influence | Rule::RelatIf, _, HessianForm::Corrected | HessianForm::Kronecker) if all => {
+            Err(Error::usage(
+                "--hessian kfac, ekfac: are of linear layers, and the store's gradients are of all parameters",
+            ))
         }
-        (Rule::Influence | Rule::RelatIf, false, HessianForm::Corrected) => {
-            Err(Error::usage("--hessian ekfac: expected a store of projected gradients"))
+        (
+            Rule::Influence | Rule::RelatIf,
+            false,
+            HessianForm::Corrected | HessianForm::Layers | HessianForm::Shampoo,
+        ) => Err(Error::usage("--hessian ekfac, layers, shampoo: expected a store of projected gradients")),
+        (Rule::Trak, _, HessianForm::Corrected | HessianForm::Kronecker) => {
+            Err(Error::usage("--hessian kfac, ekfac: are for the rules influence and relatif"))
         }
         _ => Ok(()),
     }
 }
 
+/// What draws are called among what is judged.
+pub(super) const CHANCE: &str = "random";
+
 /// What is judged: its name, and what its scores cost.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Judgement {
-    /// The rule, or `random`.
+    /// The rule, or `random`, or what given scores are called.
     pub rule: String,
     /// The store it was judged over, where several have the rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<String>,
-    /// What scoring every record for every query took, what the rule needs included.
-    pub seconds: f64,
+    /// What scoring every record for every query took, what the rule needs included; not known of given scores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
     /// What its store takes on the disk, texts included.
     pub bytes_per_record: Option<f64>,
 }
@@ -73,12 +93,14 @@ impl Judgement {
     }
 
     pub(super) fn cost(&self) -> [String; 2] {
-        let bytes = self.bytes_per_record.map_or_else(|| "-".to_owned(), |bytes| format!("{bytes:.0}"));
-        [format!("{:.2}", self.seconds), bytes]
+        let cell = |number: Option<f64>, digits: usize| {
+            number.map_or_else(|| "-".to_owned(), |number| format!("{number:.digits$}"))
+        };
+        [cell(self.seconds, 2), cell(self.bytes_per_record, 0)]
     }
 
     pub(super) fn is_chance(&self) -> bool {
-        self.rule == "random"
+        self.rule == CHANCE
     }
 }
 
@@ -104,24 +126,33 @@ impl Trainings<'_> {
         let mut judged = Vec::new();
         for (number, contender) in contenders.iter().enumerate() {
             let began = Instant::now();
-            self.scores(contender, open()?, settings, &mut |query, scores| each(number, query, scores))?;
-            judged.push(Judgement {
-                rule: contender.rule.name().to_owned(),
-                store: contender.name.map(str::to_owned),
-                seconds: began.elapsed().as_secs_f64(),
-                bytes_per_record: Some(contender.bytes as f64 / contender.store.rows().max(1) as f64),
+            let mut each = |query: usize, scores: &[f32]| each(number, query, scores);
+            judged.push(match contender {
+                Contender::Rule(over) => {
+                    self.scores(over, open()?, settings, &mut each)?;
+                    Judgement {
+                        rule: over.rule.name().to_owned(),
+                        store: over.name.map(str::to_owned),
+                        seconds: Some(began.elapsed().as_secs_f64()),
+                        bytes_per_record: Some(over.bytes as f64 / over.store.rows().max(1) as f64),
+                    }
+                }
+                Contender::Given(given) => {
+                    given.each([self.queries.len(), self.training.len()], &mut each)?;
+                    Judgement { rule: given.name.clone(), ..Judgement::default() }
+                }
             });
         }
         let began = Instant::now();
         self.chance(seed, &mut |query, scores| each(contenders.len(), query, scores))?;
-        let seconds = began.elapsed().as_secs_f64();
-        judged.push(Judgement { rule: "random".to_owned(), seconds, ..Judgement::default() });
+        let seconds = Some(began.elapsed().as_secs_f64());
+        judged.push(Judgement { rule: CHANCE.to_owned(), seconds, ..Judgement::default() });
         Ok(judged)
     }
 
     /// What one rule says of every query.
-    fn scores(&self, contender: &Contender<'_>, queries: Dataset, settings: &Settings, each: Each<'_>) -> Result<()> {
-        let Contender { rule, store, checkpoints, options, .. } = *contender;
+    fn scores(&self, over: &RuleOver<'_>, queries: Dataset, settings: &Settings, each: Each<'_>) -> Result<()> {
+        let RuleOver { rule, store, checkpoints, options, .. } = *over;
         let indices = |store: &Store| store.shards().iter().flat_map(Shard::indices).copied().collect::<Vec<u64>>();
         if store.data_fingerprint() != self.store.data_fingerprint() || indices(store) != indices(self.store) {
             return Err(Error::Mismatch("the stores are of other records".to_owned(), None));

@@ -31,6 +31,13 @@ pub struct GreedySet {
     pub chosen: Vec<Chosen>,
 }
 
+impl GreedySet {
+    /// Its records' rows.
+    pub(super) fn rows(&self) -> Vec<usize> {
+        self.chosen.iter().map(|one| one.row).collect()
+    }
+}
+
 impl Trainings<'_> {
     /// The `count` records whose removal raises the loss of query number `query` the most, chosen one by one; the last layer has this `penalty`.
     ///

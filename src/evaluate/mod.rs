@@ -44,7 +44,7 @@ mod units;
 
 pub use amount::Amount;
 pub use consistency::{Consistency, ConsistencyOptions, consistency, mean_average_precision};
-pub use contender::{Contender, Judgement, OpenQueries, suits};
+pub use contender::{Contender, Judgement, OpenQueries, RuleOver, suits};
 pub use faithfulness::{AtShare, AtStep, Faithfulness, FaithfulnessOptions, faithfulness};
 pub use gold::Gold;
 pub use greedy::{Chosen, GreedySet};
@@ -53,7 +53,7 @@ pub use lds::{Lds, LdsOptions};
 pub use leave_out::{LeaveOut, LeaveOutOptions, OfSet, Sets};
 pub use plausibility::{Agreement, Plausibility, PlausibilityOptions, agreement, plausibility};
 pub use randomised::draw_anew;
-pub use removal::{AtAmount, Removal, RemovalOptions};
+pub use removal::{AtAmount, ChosenRecord, ChosenSet, Removal, RemovalOptions};
 pub use retraining::{Features, FullRetraining, Retraining, RetrainingPlan, Subset, Trainings};
 pub use stability::{Member, Stability, StabilityOptions, stability, train_members};
 pub use statistics::{Measure, area_under_roc, average_precision, pearson, spearman};

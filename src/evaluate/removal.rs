@@ -10,9 +10,10 @@ use super::contender::{behind, verdict};
 use super::retraining::{Retraining, RetrainingPlan, Subset, loss};
 use super::table::{Table, cell};
 use super::units::top;
-use super::{Amount, Contender, Judgement, Measure, OpenQueries, Trainings};
+use super::{Amount, Chosen, Contender, GreedySet, Judgement, Measure, OpenQueries, Trainings};
 use crate::error::{Error, Result};
 use crate::pipeline::Settings;
+use crate::train::Example;
 
 /// How removal is measured.
 #[derive(Clone, Debug)]
@@ -47,6 +48,9 @@ pub struct Removal {
     pub jointly: bool,
     /// At each amount.
     pub curve: Vec<AtAmount>,
+    /// Of sets chosen record by record: those of each query.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sets: Vec<ChosenSet>,
 }
 
 /// At one amount.
@@ -99,6 +103,28 @@ impl Removal {
 /// Rows of the store from the first on, one list a query, or one for all.
 type Rankings = Vec<Vec<usize>>;
 
+/// What was chosen for one query.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ChosenSet {
+    /// Its id.
+    pub query: String,
+    /// The records, in the order of their choice.
+    pub records: Vec<ChosenRecord>,
+}
+
+/// A record of a set.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ChosenRecord {
+    /// Its id.
+    pub id: String,
+    /// Its number in the input.
+    pub index: u64,
+    /// How much the query's loss rises without it, once those before it are gone: to first order.
+    pub marginal: f64,
+    /// How much it rises without the set up to it, the last layer fitted again.
+    pub joint: f64,
+}
+
 impl Trainings<'_> {
     /// Trains without what each rule, and chance, ranks first, and tells what that did.
     ///
@@ -127,15 +153,21 @@ impl Trainings<'_> {
         if options.jointly {
             rankings = sums.iter().map(|sums| vec![top(sums, longest)]).collect();
         }
+        let mut sets = Vec::new();
         if options.greedy {
-            let chosen = self.greedy_rankings(longest, options, plan, settings)?;
+            let chosen = self.greedy_sets(longest, options, plan, settings)?;
             // Chance stays the last.
             let at = judged.len() - 1;
             judged.insert(at, Judgement { rule: "greedy".to_owned(), ..Judgement::default() });
-            rankings.insert(at, chosen);
+            rankings.insert(at, chosen.iter().map(GreedySet::rows).collect());
+            sets = self.queries.iter().zip(&chosen).map(|(query, set)| self.told(&query.id, set)).collect();
         }
         let rises = self.rises_without(&rankings, &amounts, plan, settings)?;
-        Ok(self.sum_up(judged, &rises, &amounts, options))
+        let mut rows = self.sum_up(judged, &rises, &amounts, options);
+        if let Some(row) = rows.iter_mut().find(|row| row.judged.rule == "greedy") {
+            row.sets = sets;
+        }
+        Ok(rows)
     }
 
     fn amounts(&self, options: &RemovalOptions) -> Result<Vec<usize>> {
@@ -152,13 +184,21 @@ impl Trainings<'_> {
         }
     }
 
-    fn greedy_rankings(
+    fn told(&self, query: &str, set: &GreedySet) -> ChosenSet {
+        let record = |one: &Chosen| {
+            let Example { id, index, .. } = &self.training[one.row];
+            ChosenRecord { id: id.clone(), index: *index, marginal: one.marginal, joint: one.joint }
+        };
+        ChosenSet { query: query.to_owned(), records: set.chosen.iter().map(record).collect() }
+    }
+
+    fn greedy_sets(
         &self,
         longest: usize,
         options: &RemovalOptions,
         plan: &RetrainingPlan,
         settings: &Settings,
-    ) -> Result<Rankings> {
+    ) -> Result<Vec<GreedySet>> {
         let Retraining::Head(penalty) = plan.retraining else {
             return Err(Error::usage("--greedy: chooses by last layers fitted again, and whole models are trained")
                 .with_hint("use --retrain head"));
@@ -167,11 +207,7 @@ impl Trainings<'_> {
             return Err(Error::usage("--greedy: chooses for each query, and --jointly is for all of them"));
         }
         let features = self.features(settings)?;
-        (0..self.queries.len())
-            .map(|query| {
-                Ok(self.greedy(query, longest, penalty, &features)?.chosen.iter().map(|one| one.row).collect())
-            })
-            .collect()
+        (0..self.queries.len()).map(|query| self.greedy(query, longest, penalty, &features)).collect()
     }
 
     /// `[judged][amounts][Q]`: how much the loss rises, and the margin before and after.
@@ -241,6 +277,7 @@ impl Trainings<'_> {
                 queries: self.queries.len() as u64,
                 jointly: options.jointly,
                 curve: amounts.iter().zip(&margins[number]).map(at).collect(),
+                sets: Vec::new(),
             }
         };
         judged.into_iter().enumerate().map(row).collect()

@@ -40,6 +40,10 @@ pub enum HessianForm {
     Kronecker,
     /// The Kronecker form's eigenvectors with their own eigenvalues (EK-FAC): of a whole network's gradients alone.
     Corrected,
+    /// What projected gradients say of it, a layer at a time: of a whole network's alone.
+    Layers,
+    /// The same in Shampoo's eigenvectors: of a whole network's gradients alone.
+    Shampoo,
 }
 
 /// How curvature is taken and inverted.
@@ -122,9 +126,9 @@ impl<'a> Curvature<'a> {
             HessianForm::Exact if blocks.is_of_boundaries() => return Err(too_large(source, &options)),
             HessianForm::Exact => Inverse::MatrixFree(kronecker(&blocks, options.damping)?),
             HessianForm::Kronecker => Inverse::Kronecker(kronecker(&blocks, options.damping)?),
-            HessianForm::Corrected => {
+            HessianForm::Corrected | HessianForm::Layers | HessianForm::Shampoo => {
                 return Err(Error::usage(
-                    "--hessian ekfac: is of gradients of the whole model, and the store's are not",
+                    "--hessian ekfac, layers, shampoo: are of gradients of the whole model, and the store's are not",
                 )
                 .with_hint("use --hessian kronecker, or index with --gradients projected"));
             }

@@ -4,6 +4,8 @@
 //! The work is shared out by tiles of the results, each summed over all records in order by one thread at a time; only tiles on and
 //! below the diagonal are computed.
 
+use std::ops::Range;
+
 use faer::{Mat, MatMut};
 use rayon::prelude::*;
 
@@ -14,14 +16,29 @@ use crate::error::Result;
 /// Rows of a tile of the result.
 const TILE: usize = 96;
 
-/// The Gram matrices of `count` weightings: `weights(block)` gives `[count, ROWS]`. Only lower triangles are meant to be read.
+/// One Gram matrix: of which of the inputs, and by which of the weightings.
+pub(super) struct Wanted {
+    pub(super) rows: Range<usize>,
+    pub(super) weighting: usize,
+}
+
+/// The Gram matrices of all inputs by `count` weightings: `weights(block)` gives `[count, ROWS]`. Only lower triangles are meant to be read.
 pub(super) fn weighted_grams(
     blocks: &Blocks<'_>,
     count: usize,
     weights: impl Fn(&Block) -> Mat<f64> + Sync,
 ) -> Result<Vec<Mat<f64>>> {
-    let width = blocks.inputs();
-    let mut tiles = tiles(width, count);
+    let wanted: Vec<Wanted> = (0..count).map(|weighting| Wanted { rows: 0..blocks.inputs(), weighting }).collect();
+    grams(blocks, &wanted, weights)
+}
+
+/// The Gram matrices that are wanted. Only lower triangles are meant to be read.
+pub(super) fn grams(
+    blocks: &Blocks<'_>,
+    wanted: &[Wanted],
+    weights: impl Fn(&Block) -> Mat<f64> + Sync,
+) -> Result<Vec<Mat<f64>>> {
+    let mut tiles = tiles(wanted);
     blocks.several(weights, |wave| {
         tiles.par_iter_mut().for_each(|tile| {
             for (block, weights) in &wave {
@@ -29,42 +46,46 @@ pub(super) fn weighted_grams(
             }
         });
     })?;
-    Ok(assemble(tiles, width, count))
+    Ok(assemble(tiles, wanted))
 }
 
 /// Rows `first ..` of Gram matrix `gram`, up to the diagonal.
 struct Tile {
     gram: usize,
+    /// Its first input, and its weighting.
+    of: (usize, usize),
     first: usize,
     /// `[≤ TILE, first + ≤ TILE]`
     sum: Mat<f64>,
 }
 
-fn tiles(width: usize, count: usize) -> Vec<Tile> {
-    let of_gram = |gram| {
+fn tiles(wanted: &[Wanted]) -> Vec<Tile> {
+    let of_gram = |(gram, Wanted { rows, weighting }): (usize, &Wanted)| {
+        let (width, of) = (rows.len(), (rows.start, *weighting));
         (0..width).step_by(TILE).map(move |first| {
             let rows = TILE.min(width - first);
-            Tile { gram, first, sum: Mat::zeros(rows, first + rows) }
+            Tile { gram, of, first, sum: Mat::zeros(rows, first + rows) }
         })
     };
-    (0..count).flat_map(of_gram).collect()
+    wanted.iter().enumerate().flat_map(of_gram).collect()
 }
 
 impl Tile {
     fn add(&mut self, inputs: &Mat<f64>, weights: &Mat<f64>) {
-        let (rows, columns) = (self.sum.nrows(), self.sum.ncols());
+        let (rows, columns, (start, weighting)) = (self.sum.nrows(), self.sum.ncols(), self.of);
         let mut weighted = Mat::zeros(rows, ROWS);
         for r in 0..ROWS {
-            let (weight, input) = (weights[(self.gram, r)], &slice(inputs, r)[self.first..]);
+            let (weight, input) = (weights[(weighting, r)], &slice(inputs, r)[start + self.first..]);
             weighted.col_as_slice_mut(r).iter_mut().zip(input).for_each(|(out, x)| *out = weight * x);
         }
-        add_product(self.sum.as_mut(), weighted.as_ref(), inputs.as_ref().subrows(0, columns).transpose());
+        let others = inputs.as_ref().subrows(start, columns);
+        add_product(self.sum.as_mut(), weighted.as_ref(), others.transpose());
     }
 }
 
-fn assemble(tiles: Vec<Tile>, width: usize, count: usize) -> Vec<Mat<f64>> {
-    let mut grams: Vec<Mat<f64>> = (0..count).map(|_| Mat::zeros(width, width)).collect();
-    for Tile { gram, first, sum } in tiles {
+fn assemble(tiles: Vec<Tile>, wanted: &[Wanted]) -> Vec<Mat<f64>> {
+    let mut grams: Vec<Mat<f64>> = wanted.iter().map(|one| Mat::zeros(one.rows.len(), one.rows.len())).collect();
+    for Tile { gram, first, sum, .. } in tiles {
         let out: MatMut<'_, f64> = grams[gram].as_mut();
         out.submatrix_mut(first, 0, sum.nrows(), sum.ncols()).copy_from(&sum);
     }

@@ -39,7 +39,7 @@ pub use loss::{loss_and_delta, predict, probabilities};
 pub use margin::output_gradient;
 pub use objective::RefitTargets;
 pub use pairs::{Product, product, product_with};
-pub use projected::{DampedGram, Weighting};
+pub use projected::{DampedMoment, MomentForm, MomentOptions, Weighting};
 pub use refit::{CHOLESKY_LIMIT, Refit, RefitOptions, refit, refit_from};
 pub use representer::{Representer, RepresenterCompat, representer};
 pub(crate) use scan_copy::{Held, residuals};

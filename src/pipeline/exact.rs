@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::Settings;
 use super::fisher::target_of;
-use super::preconditioned::Preconditioning;
+use super::preconditioned::{Preconditioning, check_parameters};
 use super::prepared::self_influence;
 use super::queries::ResultSink;
 use super::runner::Runner;
@@ -86,6 +86,9 @@ impl<'a> Way<'a> {
         whole: Option<(&Fisher, (FisherForm, f64))>,
         target: &'a (dyn Fn(Option<&Target>, &[f32]) -> Target + Sync),
     ) -> Result<Self> {
+        if let Some(projection) = &store.settings().gradients {
+            check_parameters(projection, "--exact")?;
+        }
         let observer = Observer::new(model)?;
         match (rule, whole) {
             (Rule::ProjectedDot | Rule::ProjectedCos, _) => Ok(Self::Own(observer)),

@@ -184,6 +184,8 @@ pub(super) fn store_settings(model: &Model, options: &IndexOptions) -> Result<st
         fingerprint: c.model.fingerprint().to_owned(),
         learning_rate: c.learning_rate,
     };
+    let kept = options.gradients.as_ref().map(|projection| Tracer::kept_of(model, projection)).transpose()?;
+    let (width, gradient_layers) = kept.unwrap_or_else(|| (model.width(), Vec::new()));
     Ok(store::Settings {
         model: model.name().to_owned(),
         model_fingerprint: model.fingerprint().to_owned(),
@@ -191,10 +193,7 @@ pub(super) fn store_settings(model: &Model, options: &IndexOptions) -> Result<st
         tokenizer_fingerprint: model.tokenizer().fingerprint().to_owned(),
         max_length: model.max_length(),
         problem: model.problem(),
-        width: match &options.gradients {
-            Some(projection) => Tracer::width_of(model, projection)?,
-            None => model.width(),
-        },
+        width,
         classes: model.classes(),
         label_names: model.class_names().names().to_vec(),
         target: options.target,
@@ -203,6 +202,7 @@ pub(super) fn store_settings(model: &Model, options: &IndexOptions) -> Result<st
         checkpoints: options.checkpoints.iter().map(checkpoint).collect(),
         scan: options.scan,
         gradients: options.gradients,
+        gradient_layers,
         tokens: index_tokens::settings(model, options)?,
         columns: options.columns.clone(),
     })

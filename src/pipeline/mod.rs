@@ -71,7 +71,7 @@ pub use exact::ExactOptions;
 pub use explain::{Convergence, ExplainOptions, ExplainTarget, Output, explain, norm_lime};
 pub use export::{ExportFormat, export};
 pub use fisher::{DAMPING as FISHER_DAMPING, FisherOptions, fit_fisher};
-pub use given::{GivenFactors, GivenFile, GivenSearch, index_given};
+pub use given::{GivenFactors, GivenFile, GivenScores, GivenSearch, index_given};
 pub use index::{Checkpoint, IndexOptions, index};
 pub use of_itself::SelfSearch;
 pub use plan::{Plan, plan};

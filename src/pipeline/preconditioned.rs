@@ -11,7 +11,7 @@ use super::runner::Runner;
 use crate::error::{Error, Result};
 use crate::factors::{self, FisherForm, LayerFisher, Target};
 use crate::interrupt;
-use crate::model::{Model, Observer, Outputs, ProjectedLayer, Projection};
+use crate::model::{GradientsOf, Model, Observer, Outputs, ProjectedLayer, Projection};
 use crate::store::Fisher;
 use crate::tokens::Encoding;
 
@@ -45,6 +45,7 @@ impl<'a> Preconditioning<'a> {
         projection: &Projection,
         target: &'a (dyn Fn(Option<&Target>, &[f32]) -> Target + Sync),
     ) -> Result<Self> {
+        check_parameters(projection, "--hessian ekfac, kfac")?;
         let (expected, found) = (&fisher.settings.model_fingerprint, model.fingerprint());
         let mut observer = Observer::new(model)?;
         let same = observer.layers().iter().eq(fisher.layers.iter().map(|layer| &layer.layer));
@@ -64,6 +65,20 @@ impl<'a> Preconditioning<'a> {
             .collect();
         observer.set_bases(&fisher.layers.iter().map(basis).collect::<Vec<_>>())?;
         Ok(Self { model, observer, layers, width: projection.width(&sizes)?, target })
+    }
+}
+
+/// Refuses gradients of more than linear layers.
+///
+/// # Errors
+/// [`Error::Usage`], naming what was `asked`.
+pub(super) fn check_parameters(projection: &Projection, asked: &str) -> Result<()> {
+    match projection.parameters {
+        GradientsOf::Linear => Ok(()),
+        GradientsOf::All => {
+            Err(Error::usage(format!("{asked}: is of linear layers, and the store's gradients are of all parameters"))
+                .with_hint("use --hessian exact, layers or shampoo, or index without --parameters all"))
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use super::fisher::DAMPING;
 use super::token_queries;
 use crate::error::{Error, Result};
 use crate::factors::{
-    self, Bundle, Curvature, CurvatureOptions, DampedGram, FisherForm, HessianForm, Preconditioned, QueryFactors,
-    RefitOptions, Representer, RepresenterCompat, Target, Weighting,
+    self, Bundle, Curvature, CurvatureOptions, DampedMoment, FisherForm, HessianForm, MomentForm, MomentOptions,
+    Preconditioned, QueryFactors, RefitOptions, Representer, RepresenterCompat, Target, Weighting,
 };
 use crate::interrupt;
 use crate::lexical::{Bm25, Bm25Queries};
@@ -34,7 +34,7 @@ impl RuleOptions {
         let form = match self.hessian {
             HessianForm::Kronecker => FisherForm::Kfac,
             HessianForm::Corrected => FisherForm::Ekfac,
-            HessianForm::Exact => return Ok(None),
+            HessianForm::Exact | HessianForm::Layers | HessianForm::Shampoo => return Ok(None),
         };
         let of_rule = matches!(rule, Rule::Influence | Rule::RelatIf);
         if !of_rule || store.settings().gradients.is_none() {
@@ -69,11 +69,11 @@ enum Means<'a> {
     },
     /// Over projected gradients, one a model of the ensemble, and each record's weight.
     Trak {
-        inverses: Vec<DampedGram>,
+        inverses: Vec<DampedMoment<'a>>,
         weights: Vec<f32>,
     },
-    /// Over projected gradients.
-    GaussNewton(DampedGram),
+    /// Over projected gradients; RelatIF's norms of records.
+    GaussNewton(DampedMoment<'a>, Option<Vec<f32>>),
     /// Over projected gradients, of queries that come preconditioned; RelatIF's norms of records.
     Whole(Option<Vec<f32>>),
 }
@@ -124,12 +124,10 @@ impl<'a> Prepared<'a> {
                 )
                 .with_hint("ask with the records themselves, by --data, and --exclude-same-id"));
             }
-            Rule::Influence if settings.gradients.is_some() => {
-                Means::GaussNewton(gram(store, FactorSet::Final, Weighting::Curvature, options)?)
-            }
-            Rule::RelatIf if settings.gradients.is_some() => {
-                return Err(Error::usage("rule relatif: over gradients of the whole model needs its own curvature")
-                    .with_hint("use --hessian ekfac or kfac"));
+            Rule::Influence | Rule::RelatIf if settings.gradients.is_some() => {
+                let inverse = moment(store, FactorSet::Final, Weighting::Curvature, options)?;
+                let norms = (rule == Rule::RelatIf).then(|| norms(store, &inverse));
+                Means::GaussNewton(inverse, norms)
             }
             Rule::Influence | Rule::RelatIf => curvature(rule, store, options)?,
             _ => Means::Factors,
@@ -173,13 +171,13 @@ impl<'a> Prepared<'a> {
                 let form = if *rank_one { Form::grad_dot() } else { Form::bilinear(classes) };
                 norms.as_deref().map_or_else(|| form.clone(), |norms| form.clone().over(norms))
             }
-            (Means::Whole(Some(norms)), _) => Form::grad_dot().over(norms),
+            (Means::Whole(Some(norms)) | Means::GaussNewton(_, Some(norms)), _) => Form::grad_dot().over(norms),
             (Means::Trak { weights, .. }, _) => Form::ensemble(self.store.settings().checkpoints.len(), weights),
             (Means::Factors, Rule::FeatureDot) => Form::feature_dot(),
             (Means::Factors, Rule::FeatureCos | Rule::ProjectedCos) => Form::feature_cos(),
             (Means::Factors, Rule::FeatureEuc) => Form::feature_euc(),
             (Means::Factors, Rule::GradCos) => Form::grad_cos(),
-            (Means::Factors | Means::Words(_) | Means::GaussNewton(_) | Means::Whole(_), _) => Form::grad_dot(),
+            (Means::Factors | Means::Words(_) | Means::GaussNewton(..) | Means::Whole(_), _) => Form::grad_dot(),
         }
     }
 
@@ -211,7 +209,7 @@ impl<'a> Prepared<'a> {
             }
             Means::Losses(_) | Means::Words(_) => Ok(vec![Query::numbered(0); asking.len()]),
             Means::Trak { inverses, .. } => Ok(trak_queries(inverses, &asking)),
-            Means::GaussNewton(inverse) => {
+            Means::GaussNewton(inverse, _) => {
                 let solved = inverse.solve(&asking.iter().map(|a| a.features.as_slice()).collect::<Vec<_>>());
                 let query = |(features, asking): (Vec<f32>, Asking)| Query::transformed(features, 0.0, asking.delta);
                 Ok(solved.into_iter().zip(asking).map(query).collect())
@@ -369,7 +367,7 @@ fn trak<'a>(store: &'a Store, options: &RuleOptions) -> Result<Means<'a>> {
             .with_hint("use projected-cos, tracin or influence"));
     }
     let sets = sets(store);
-    let inverses = sets.iter().map(|&set| gram(store, set, Weighting::Even, options)).collect::<Result<_>>()?;
+    let inverses = sets.iter().map(|&set| moment(store, set, Weighting::Even, options)).collect::<Result<_>>()?;
     let mut weights = vec![0.0_f64; store.rows()];
     for &set in &sets {
         let slopes = pieces(store, set).into_iter().flat_map(|piece| piece.deltas.iter());
@@ -379,9 +377,34 @@ fn trak<'a>(store: &'a Store, options: &RuleOptions) -> Result<Means<'a>> {
     Ok(Means::Trak { inverses, weights })
 }
 
-fn gram(store: &Store, set: FactorSet, weighting: Weighting, options: &RuleOptions) -> Result<DampedGram> {
-    let damping = options.lambda.unwrap_or(GRAM_DAMPING);
-    DampedGram::fit(pieces(store, set), weighting, damping, &|| !interrupt::asked())
+/// Of the gradients under the model, or under a checkpoint.
+fn moment<'a>(
+    store: &'a Store,
+    set: FactorSet,
+    weighting: Weighting,
+    options: &RuleOptions,
+) -> Result<DampedMoment<'a>> {
+    let form = match options.hessian {
+        HessianForm::Exact => MomentForm::Whole,
+        HessianForm::Layers => MomentForm::Layers,
+        HessianForm::Shampoo => MomentForm::Shampoo,
+        HessianForm::Kronecker | HessianForm::Corrected => {
+            return Err(Error::usage("--hessian kfac, ekfac: are for the rules influence and relatif")
+                .with_hint("use exact, layers or shampoo"));
+        }
+    };
+    let (layers, damping) = (store.settings().gradient_layers.as_slice(), options.lambda.unwrap_or(GRAM_DAMPING));
+    let options = MomentOptions { form, layers, weighting, damping };
+    DampedMoment::fit(pieces(store, set), options, &|| !interrupt::asked())
+}
+
+/// RelatIF's denominators, `|slope| √(φᵀ (· + λI)⁻¹ φ)`.
+fn norms(store: &Store, inverse: &DampedMoment<'_>) -> Vec<f32> {
+    let of_piece = |piece: factors::FactorRows<'_>| {
+        let norm = |(form, slope): (f64, &f32)| (form.sqrt() * f64::from(slope.abs())) as f32;
+        inverse.quadratic_forms(&piece).into_iter().zip(piece.deltas).map(norm).collect::<Vec<_>>()
+    };
+    pieces(store, FactorSet::Final).into_iter().flat_map(of_piece).collect()
 }
 
 /// The model, and each checkpoint.
@@ -394,7 +417,7 @@ fn pieces(store: &Store, set: FactorSet) -> Vec<factors::FactorRows<'_>> {
     (0..store.shards().len()).filter_map(|shard| store.factors(shard, set)).collect()
 }
 
-fn trak_queries(inverses: &[DampedGram], asking: &[Asking]) -> Vec<Query> {
+fn trak_queries(inverses: &[DampedMoment<'_>], asking: &[Asking]) -> Vec<Query> {
     let members = |a: &Asking, member: usize| -> Vec<f32> {
         if member == 0 { a.features.clone() } else { a.checkpoints[member - 1].0.clone() }
     };

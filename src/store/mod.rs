@@ -46,6 +46,7 @@
 //!     checkpoints: vec![],
 //!     scan: None,
 //!     gradients: None,
+//!     gradient_layers: Vec::new(),
 //!     tokens: None,
 //!     columns: vec![],
 //! };

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::factors::{LabelUsed, ScanType};
-use crate::model::{Problem, Projection, Task};
+use crate::model::{KeptLayer, Problem, Projection, Task};
 
 /// Input record numbers in a block where nothing else is asked for.
 pub const DEFAULT_BLOCK_RECORDS: u64 = 16_384;
@@ -49,6 +49,9 @@ pub struct Settings {
     /// output function, and its δ, one number, the slope of its loss in that (see [`crate::factors::output_gradient`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gradients: Option<Projection>,
+    /// Which layer each of their numbers is of; some may be left over at the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gradient_layers: Vec<KeptLayer>,
     /// What of each record is said of tokens, where the model says something of those: a record then has several factors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<TokenSettings>,

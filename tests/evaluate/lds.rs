@@ -2,7 +2,7 @@
 
 use wherefore::backend::cpu::Cpu;
 use wherefore::dataset::{Dataset, DatasetOptions};
-use wherefore::evaluate::{Contender, LdsOptions, Retraining, RetrainingPlan, Trainings, spearman};
+use wherefore::evaluate::{Contender, LdsOptions, Retraining, RetrainingPlan, RuleOver, Trainings, spearman};
 use wherefore::model::{LoadOptions, Model};
 use wherefore::pipeline::{Rejections, RuleOptions, Settings};
 use wherefore::search::Rule;
@@ -55,10 +55,10 @@ fn a_subsets_margins_are_those_of_a_head_trained_on_it() {
 
     // The score itself, from a rule's own scores.
     let rule = RuleOptions::default();
-    let contender =
-        Contender { rule: Rule::Influence, store: &store, checkpoints: &[], name: None, bytes: 0, options: &rule };
+    let over =
+        RuleOver { rule: Rule::Influence, store: &store, checkpoints: &[], name: None, bytes: 0, options: &rule };
     let queries = || Ok(open(&bench, "queries.jsonl"));
-    let rows = trainings.lds(&[contender], &queries, &options, &plan, &settings).unwrap();
+    let rows = trainings.lds(&[Contender::Rule(over)], &queries, &options, &plan, &settings).unwrap();
     assert_eq!(rows.len(), 2, "the rule, and chance");
     let search = "search --store last --data queries.jsonl --rule influence --target gold --top-k 30 --quiet";
     let mut sum = 0.0;
@@ -134,6 +134,56 @@ fn rules_are_compared_query_by_query_for_every_share_and_store() {
         assert!(of_share[5]["behind_best"].is_null());
     }
     bench.fails(&format!("{command} --seeds 2"), "--seeds");
+}
+
+#[test]
+fn scores_from_elsewhere_are_judged_as_a_rules_own() {
+    let bench = bench();
+    let search = "search --store last --data queries.jsonl --rule grad-dot --target gold --top-k 30 --quiet";
+    let mut rows = Vec::new();
+    for result in lines(&bench.ok(search)) {
+        let mut scores = vec![0.0; 30];
+        for hit in result["proponents"].as_array().unwrap() {
+            scores[hit["index"].as_u64().unwrap() as usize] = hit["score"].as_f64().unwrap();
+        }
+        rows.push(scores);
+    }
+    let text = |rows: &[Vec<f64>]| -> String {
+        rows.iter().map(|scores| serde_json::json!({ "scores": scores }).to_string() + "\n").collect()
+    };
+    bench.write("theirs.jsonl", text(&rows));
+    let numbers: Vec<u8> = rows.iter().flatten().flat_map(|&score| (score as f32).to_le_bytes()).collect();
+    let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (4, 30), }\n";
+    let npy = [b"\x93NUMPY\x01\x00".as_slice(), &(header.len() as u16).to_le_bytes(), header.as_bytes(), &numbers];
+    bench.write("theirs.npy", npy.concat());
+    let command = "evaluate lds --store last --data queries.jsonl --training training.jsonl --subsets 8 --quiet";
+    let given = format!("{command} --rule grad-dot --scores lines=theirs.jsonl --scores array=theirs.npy");
+    let judged = lines(&bench.ok(&given));
+    let names: Vec<&str> = judged.iter().map(|row| row["rule"].as_str().unwrap()).collect();
+    assert_eq!(names, ["grad-dot", "lines", "array", "random"]);
+    for row in &judged[1..3] {
+        assert_eq!(row["lds"], judged[0]["lds"]);
+        assert!(row.get("seconds").is_none() && row["behind_best"]["mean"] == 0.0, "{row}");
+    }
+    // The other yardsticks of rules take them too.
+    let removal = "evaluate removal --store last --data queries.jsonl --training training.jsonl --remove 10% --quiet";
+    let removed = lines(&bench.ok(&format!("{removal} --rule grad-dot --scores array=theirs.npy")));
+    assert_eq!(removed[0]["curve"], removed[1]["curve"]);
+
+    let refused = |scores: &str, says: &str| bench.fails(&format!("{command} --rule loss --scores {scores}"), says);
+    bench.write("few.jsonl", text(&rows[..3]));
+    refused("theirs=few.jsonl", "expected 4 queries, found 3");
+    bench.write("short.jsonl", text(&rows.iter().map(|row| row[..29].to_vec()).collect::<Vec<_>>()));
+    refused("theirs=short.jsonl", "expected 30 scores a query, found 29");
+    bench.write("none.jsonl", "{\"score\": 1}\n");
+    refused("theirs=none.jsonl", "no `scores`");
+    bench.write("cut.npy", &npy.concat()[..200]);
+    refused("theirs=cut.npy", "ends before shape");
+    refused("theirs=theirs.csv", "not a file of scores");
+    for (scores, says) in [("theirs.npy", "expected NAME=FILE"), ("random=theirs.npy", "chance")] {
+        let ran = bench.run(&format!("{command} --scores {scores}"));
+        assert!(ran.code == Some(2) && ran.err.contains(says), "{scores}: {}", ran.err);
+    }
 }
 
 #[test]

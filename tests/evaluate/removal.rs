@@ -49,6 +49,18 @@ fn a_query_suffers_once_what_supports_it_is_gone() {
     assert!((first(influence) - first(greedy)).abs() < 0.05 * first(greedy), "{influence} {greedy}");
     assert!(mean(greedy, "loss_rise") >= mean(influence, "loss_rise") * 0.95, "{influence} {greedy}");
 
+    // Whose records those are is told, and each set's own fit says what the curve does.
+    let sets = greedy["sets"].as_array().unwrap();
+    assert_eq!((sets.len(), influence.get("sets")), (5, None));
+    for (at, of) in [(0, 1), (1, 4)] {
+        let joint = |set: &Value| set["records"][of - 1]["joint"].as_f64().unwrap();
+        let joint = sets.iter().map(joint).sum::<f64>() / 5.0;
+        let curve = greedy["curve"][at]["loss_rise"]["mean"].as_f64().unwrap();
+        assert!((joint - curve).abs() < 1e-3 * curve, "{of} records: {joint} {curve}");
+    }
+    let first = &sets[0]["records"][0];
+    assert_eq!(first["id"], format!("r{}", first["index"]), "{first}");
+
     let jointly = lines(&bench.ok(&format!("{command} --jointly")));
     assert_eq!(row(&jointly, "influence")["jointly"], true);
     assert_eq!(row(&jointly, "influence")["queries"], 5);

@@ -19,7 +19,7 @@ fn bench() -> Bench {
 }
 
 /// φ `[N, P]` and slopes `[N]` of a store, of its model or a checkpoint.
-fn gradients(store: &Store, checkpoint: Option<usize>) -> (Vec<Vec<f64>>, Vec<f64>) {
+pub(super) fn gradients(store: &Store, checkpoint: Option<usize>) -> (Vec<Vec<f64>>, Vec<f64>) {
     let (mut phi, mut slopes) = (Vec::new(), Vec::new());
     for shard in store.shards() {
         let factors = checkpoint.map_or_else(|| shard.factors(), |c| shard.checkpoint(c));
@@ -32,7 +32,7 @@ fn gradients(store: &Store, checkpoint: Option<usize>) -> (Vec<Vec<f64>>, Vec<f6
     (phi, slopes)
 }
 
-fn dot(x: &[f64], y: &[f64]) -> f64 {
+pub(super) fn dot(x: &[f64], y: &[f64]) -> f64 {
     x.iter().zip(y).map(|(x, y)| x * y).sum()
 }
 
@@ -54,7 +54,7 @@ fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
 }
 
 /// `(Σ w φφᵀ + damping · mean diagonal)⁻¹ q`; what is zero for every record stays so.
-fn preconditioned(phi: &[Vec<f64>], weight: impl Fn(usize) -> f64, damping: f64, q: &[f64]) -> Vec<f64> {
+pub(super) fn preconditioned(phi: &[Vec<f64>], weight: impl Fn(usize) -> f64, damping: f64, q: &[f64]) -> Vec<f64> {
     let width = q.len();
     let mut gram = vec![vec![0.0; width]; width];
     for (i, row) in phi.iter().enumerate() {
@@ -68,14 +68,14 @@ fn preconditioned(phi: &[Vec<f64>], weight: impl Fn(usize) -> f64, damping: f64,
 }
 
 /// Scores of the store's own record 0 against each other record, by index, from full rankings.
-fn ranked(bench: &Bench, store: &str, rule: &str) -> Vec<(usize, f64)> {
+pub(super) fn ranked(bench: &Bench, store: &str, rule: &str) -> Vec<(usize, f64)> {
     let out = bench.ok(&format!("search --store {store} --self --rule {rule} --top-k all --quiet"));
     let first: Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
     let pair = |hit: &Value| (hit["index"].as_u64().unwrap() as usize, hit["score"].as_f64().unwrap());
     first["proponents"].as_array().unwrap().iter().map(pair).collect()
 }
 
-fn assert_scores(found: &[(usize, f64)], expected: impl Fn(usize) -> f64, what: &str) {
+pub(super) fn assert_scores(found: &[(usize, f64)], expected: impl Fn(usize) -> f64, what: &str) {
     let size = found.iter().map(|(i, _)| expected(*i).abs()).fold(0.0, f64::max);
     assert!(size > 0.0 && found.len() == 39, "{what}");
     for &(i, score) in found {

@@ -3,4 +3,6 @@
 mod command;
 mod curvature;
 mod exact;
+mod moments;
 mod projected;
+mod traker;

@@ -7,7 +7,9 @@ use wherefore::backend::reference::Reference;
 use wherefore::backend::training::Training;
 use wherefore::dataset::Record;
 use wherefore::factors::{self, Target};
-use wherefore::model::{Blueprint, Lesson, LoadOptions, Model, Outputs, Projection, ProjectionKind, Tracer};
+use wherefore::model::{
+    Blueprint, GradientsOf, Lesson, LoadOptions, Model, Outputs, Projection, ProjectionKind, Tracer,
+};
 use wherefore::tokens::{Encoding, pack};
 
 /// Split heads and shared layers, narrow embeddings, no segments, no pooler.
@@ -63,12 +65,13 @@ fn products(outputs: &Outputs, slopes: &[f32]) -> Vec<f64> {
     (0..slopes.len()).flat_map(|i| (0..=i).map(move |j| (i, j))).map(pair).collect()
 }
 
-/// The same from each record's whole gradient, of linear layers alone.
-fn whole_products<B: Training>(backend: B, name: &str, model: &Model) -> Vec<f64> {
+/// The same from each record's whole gradient.
+fn whole_products<B: Training>(backend: B, name: &str, model: &Model, of: GradientsOf) -> Vec<f64> {
     let blueprint = Blueprint::read(path(name).to_str().unwrap(), false).unwrap();
     let head = blueprint.head().unwrap().clone();
     let mut trainee = blueprint.build(backend, head, 0, None).unwrap();
-    let is_linear = |name: &str| !name.to_lowercase().contains("norm") && !name.contains("_embeddings.");
+    let is_linear =
+        |name: &str| of == GradientsOf::All || !name.to_lowercase().contains("norm") && !name.contains("_embeddings.");
     let gradient = |(row, encoding): (usize, Encoding)| -> Vec<f32> {
         // Gradients add up: a record's own is what it adds.
         let positions = trainee.positions();
@@ -90,24 +93,27 @@ fn flat(trainee: &mut wherefore::model::Trainee, wanted: &dyn Fn(&str) -> bool) 
     gradients.into_iter().filter(|tensor| wanted(&tensor.name)).flat_map(|tensor| tensor.values).collect()
 }
 
-fn identity() -> Projection {
-    Projection { kind: ProjectionKind::Identity, dimension: 0, seed: 0 }
+fn identity(parameters: GradientsOf) -> Projection {
+    Projection { kind: ProjectionKind::Identity, parameters, ..Projection::default() }
 }
 
 #[test]
 fn without_a_projection_the_products_are_those_of_whole_gradients() {
-    for name in FAMILIES {
+    for (name, of) in FAMILIES.into_iter().flat_map(|name| [(name, GradientsOf::Linear), (name, GradientsOf::All)]) {
         let model = model(name);
-        let expected = whole_products(Reference, name, &model);
+        let expected = whole_products(Reference, name, &model, of);
         let size = expected.iter().fold(0.0_f64, |size, x| size.max(x.abs()));
         let check = |tracer: &Tracer, tolerance: f64, device: &str| {
             let (outputs, slopes) = traced(tracer, &model, None);
             for (found, expected) in products(&outputs, &slopes).iter().zip(&expected) {
-                assert!((found - expected).abs() <= tolerance * size, "{name} on {device}: {found:e} {expected:e}");
+                assert!(
+                    (found - expected).abs() <= tolerance * size,
+                    "{name} {of} on {device}: {found:e} {expected:e}"
+                );
             }
         };
-        check(&Tracer::on(Reference, &model, &identity()).unwrap(), 1e-6, "the reference");
-        check(&Tracer::new(&model, &identity()).unwrap(), 2e-4, "the CPU");
+        check(&Tracer::on(Reference, &model, &identity(of)).unwrap(), 1e-6, "the reference");
+        check(&Tracer::new(&model, &identity(of)).unwrap(), 2e-4, "the CPU");
     }
 }
 
@@ -117,14 +123,18 @@ const SEEDS: u64 = 48;
 #[test]
 fn projected_products_are_unbiased_and_their_error_falls_with_the_dimension() {
     let model = model("bert-cls2");
-    let (outputs, slopes) = traced(&Tracer::new(&model, &identity()).unwrap(), &model, None);
-    let exact = products(&outputs, &slopes);
-    for kind in [ProjectionKind::Rademacher, ProjectionKind::Gaussian] {
+    for (kind, parameters) in [
+        (ProjectionKind::Rademacher, GradientsOf::Linear),
+        (ProjectionKind::Gaussian, GradientsOf::Linear),
+        (ProjectionKind::Rademacher, GradientsOf::All),
+    ] {
+        let (outputs, slopes) = traced(&Tracer::new(&model, &identity(parameters)).unwrap(), &model, None);
+        let exact = products(&outputs, &slopes);
         let mut errors = Vec::new();
         for dimension in [256, 4096] {
             let mut found = Vec::new();
             for seed in 0..SEEDS {
-                let tracer = Tracer::new(&model, &Projection { kind, dimension, seed }).unwrap();
+                let tracer = Tracer::new(&model, &Projection { kind, dimension, seed, parameters }).unwrap();
                 let (outputs, slopes) = traced(&tracer, &model, None);
                 found.push(products(&outputs, &slopes));
             }
@@ -149,7 +159,8 @@ fn projected_products_are_unbiased_and_their_error_falls_with_the_dimension() {
 #[test]
 fn bits_do_not_depend_on_batches_or_threads() {
     let model = model("albert-groups-cls3");
-    let tracer = Tracer::new(&model, &Projection { dimension: 512, ..Projection::default() }).unwrap();
+    let all = Projection { dimension: 512, parameters: GradientsOf::All, ..Projection::default() };
+    let tracer = Tracer::new(&model, &all).unwrap();
     let bits = |outputs: Outputs| -> Vec<u32> { outputs.features.iter().map(|x| x.to_bits()).collect() };
     let together = bits(traced(&tracer, &model, None).0);
     assert_eq!(together, bits(traced(&tracer, &model, Some(1)).0), "one record a batch");

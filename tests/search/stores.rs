@@ -34,6 +34,7 @@ fn settings(sizes: &Sizes) -> Settings {
         checkpoints: RATES.iter().map(checkpoint).collect(),
         scan: None,
         gradients: None,
+        gradient_layers: Vec::new(),
         tokens: None,
         columns: vec![],
     }

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use wherefore::dataset::Dataset;
-use wherefore::evaluate::{Contender, RetrainingPlan, Trainings, suits};
+use wherefore::evaluate::{Contender, RetrainingPlan, RuleOver, Trainings, suits};
 use wherefore::model::{Model, Problem};
-use wherefore::pipeline::{Rejections, RuleOptions};
+use wherefore::pipeline::{GivenScores, Rejections, RuleOptions};
 use wherefore::search::Rule;
 use wherefore::store::{self, Store};
 use wherefore::{Error, Result};
@@ -41,6 +41,10 @@ pub(super) struct RuleArguments {
     /// The curvatures of influence and relatif, as for `search`; each is judged
     #[arg(long, value_enum, value_name = "FORMS", value_delimiter = ',', default_value = "exact")]
     hessian: Vec<Hessian>,
+    /// Scores that another program gave, to be judged beside the rules (repeatable): a file with a row a labelled query and a number for each
+    /// training record (.npy, .safetensors, or `scores` in .parquet or .jsonl)
+    #[arg(long, value_name = "NAME=FILE", value_parser = given_scores)]
+    scores: Vec<GivenScores>,
     #[command(flatten)]
     retrain: RetrainArguments,
     /// Keep what each training taught here, and go on from what is there; yardsticks that train on the same may share it
@@ -108,12 +112,20 @@ impl RuleArguments {
 
     /// The rules asked for, or all, each with every store that has what it takes, and every curvature; what reads no factors is judged once.
     fn rules(&self, stores: &[Store]) -> Result<Vec<(Rule, usize, Hessian)>> {
-        let forms = |rule: Rule| match rule {
-            Rule::Influence | Rule::RelatIf => self.hessian.as_slice(),
-            _ => &[Hessian::Exact],
+        let of_projected = |form: &Hessian| matches!(form, Hessian::Exact | Hessian::Layers | Hessian::Shampoo);
+        let forms = |rule: Rule| -> Vec<Hessian> {
+            let mut forms = match rule {
+                Rule::Influence | Rule::RelatIf => self.hessian.clone(),
+                Rule::Trak => self.hessian.iter().copied().filter(of_projected).collect(),
+                _ => Vec::new(),
+            };
+            if forms.is_empty() {
+                forms.push(Hessian::Exact);
+            }
+            forms
         };
         let places = |rule: Rule| {
-            let every = (0..stores.len()).flat_map(move |place| forms(rule).iter().map(move |&form| (place, form)));
+            let every = (0..stores.len()).flat_map(move |place| forms(rule).into_iter().map(move |form| (place, form)));
             let suited = every.filter(move |(place, form)| suits(rule, &stores[*place], form.form()).is_ok());
             let most = if rule.reads_gradients() { usize::MAX } else { 1 };
             suited.take(most).map(move |(place, form)| (rule, place, form))
@@ -136,7 +148,7 @@ impl RuleArguments {
     fn name(&self, rule: Rule, place: usize, hessian: Hessian) -> String {
         let name = name(&self.store[place]);
         match (rule, hessian.to_possible_value()) {
-            (Rule::Influence | Rule::RelatIf, Some(form)) if self.hessian.len() > 1 => {
+            (Rule::Influence | Rule::RelatIf | Rule::Trak, Some(form)) if self.hessian.len() > 1 => {
                 format!("{name}, {}", form.get_name())
             }
             _ => name.to_owned(),
@@ -156,11 +168,12 @@ impl Rules<'_> {
     }
 
     pub(super) fn contenders(&self) -> Result<Vec<Contender<'_>>> {
-        self.found.iter().map(|found| self.contender(found)).collect()
+        let rules = self.found.iter().map(|found| self.over(found).map(Contender::Rule));
+        rules.chain(self.arguments.scores.iter().map(|given| Ok(Contender::Given(given)))).collect()
     }
 
-    fn contender<'a>(&'a self, found: &'a Found) -> Result<Contender<'a>> {
-        Ok(Contender {
+    fn over<'a>(&'a self, found: &'a Found) -> Result<RuleOver<'a>> {
+        Ok(RuleOver {
             rule: found.rule,
             store: &self.stores[found.place],
             checkpoints: &found.checkpoints,
@@ -168,6 +181,15 @@ impl Rules<'_> {
             bytes: store::info(&self.arguments.store[found.place])?.bytes,
             options: &found.options,
         })
+    }
+}
+
+fn given_scores(text: &str) -> Result<GivenScores, String> {
+    let (name, path) = text.split_once('=').ok_or("expected NAME=FILE")?;
+    match name {
+        "" => Err("the scores have no name".to_owned()),
+        "random" => Err("`random` is what chance is called".to_owned()),
+        _ => Ok(GivenScores { name: name.to_owned(), path: path.into() }),
     }
 }
 

@@ -4,9 +4,11 @@ use std::sync::{Mutex, PoisonError};
 
 use super::Limits;
 use super::net::Net;
+use super::others::Table;
 use super::parameters::{Spec, specs};
 use super::pass::Pass;
-use super::sink::{Linear, Sink};
+use super::projection::GradientsOf;
+use super::sink::{Linear, Normalisation, Sink};
 use super::tape::Tape;
 use super::tree::Tree;
 use crate::backend::training::{Pair, Tables, Training};
@@ -108,6 +110,24 @@ impl<B: Training> Network<B> {
         }
     }
 
+    /// The number of a normalisation; none of one that no head on records has.
+    pub(super) fn norm_place(&self, of: Normalisation) -> Option<usize> {
+        let step = |step: usize, which: usize| 1 + 2 * self.net.schedule[step] + which;
+        let place = match of {
+            Normalisation::Embedding => 0,
+            Normalisation::Attention(number) => step(number, 0),
+            Normalisation::Outer(number) => step(number, 1),
+            Normalisation::Head => return None,
+        };
+        Some(self.linears.len() + place)
+    }
+
+    /// The numbers of the tables.
+    pub(super) fn table_places(&self) -> Vec<(usize, Table)> {
+        let first = self.linears.len() + 1 + 2 * self.layers;
+        (first..).zip(tables(&self.tables)).map(|(number, (table, _))| (number, table)).collect()
+    }
+
     /// How often a way back comes to each linear layer.
     pub(super) fn visits(&self) -> Vec<usize> {
         let mut visits = vec![0; self.linears.len()];
@@ -156,10 +176,21 @@ pub(super) fn check_head(model: &Model) -> Result<()> {
     Ok(())
 }
 
-/// [`Network::linears`] of a model.
-pub(super) fn sizes_of(model: &Model) -> Vec<(usize, usize)> {
+/// Inputs, outputs and name of every layer whose gradients are taken of a model: the linear ones by their numbers, then the others.
+pub(super) fn layers_of(model: &Model, parameters: GradientsOf) -> Vec<((usize, usize), String)> {
     let (ids, _) = distinct(&model.config().schedule());
-    sizes(&specs(model.config(), &ids, Task::Record, model.classes()))
+    let specs = specs(model.config(), &ids, Task::Record, model.classes());
+    let mut layers: Vec<_> = sizes(&specs).into_iter().zip(names(&specs)).collect();
+    if parameters == GradientsOf::All {
+        let norm = |pair: &Pair<Spec>| ((2, pair.bias.len()), name(&pair.weight));
+        layers.extend(norms(&specs).map(norm));
+        let table = |(_, spec): (Table, &Spec)| {
+            let [rows, width] = [0, 1].map(|axis| spec.parts[0].1[axis]);
+            ((rows, width), name(spec))
+        };
+        layers.extend(tables(&specs.tables).map(table));
+    }
+    layers
 }
 
 fn sizes(specs: &Tree<Spec>) -> Vec<(usize, usize)> {
@@ -168,7 +199,12 @@ fn sizes(specs: &Tree<Spec>) -> Vec<(usize, usize)> {
 }
 
 fn names(specs: &Tree<Spec>) -> Vec<String> {
-    linears(specs).map(|pair| pair.weight.parts[0].0.trim_end_matches(".weight").to_owned()).collect()
+    linears(specs).map(|pair| name(&pair.weight)).collect()
+}
+
+/// A parameter's, without `.weight`.
+fn name(spec: &Spec) -> String {
+    spec.parts[0].0.trim_end_matches(".weight").to_owned()
 }
 
 /// Every linear layer, in the order of their numbers.
@@ -176,4 +212,20 @@ fn linears(specs: &Tree<Spec>) -> impl Iterator<Item = &Pair<Spec>> {
     let of_layers =
         specs.layers.iter().flat_map(|layer| [&layer.projection, &layer.attention_out, &layer.inner, &layer.outer]);
     of_layers.chain(&specs.head.dense).chain(&specs.head.last).chain(&specs.embedding_projection)
+}
+
+/// Every normalisation, in the order of their numbers.
+fn norms(specs: &Tree<Spec>) -> impl Iterator<Item = &Pair<Spec>> {
+    let of_layers = specs.layers.iter().flat_map(|layer| [&layer.attention_norm, &layer.outer_norm]);
+    std::iter::once(&specs.embedding_norm).chain(of_layers)
+}
+
+/// Every table, in the order of their numbers.
+fn tables<T>(tables: &Tables<T>) -> impl Iterator<Item = (Table, &T)> {
+    let Tables { word, position, token_type, task } = tables;
+    let always = [(Table::Word, word), (Table::Position, position)];
+    always
+        .into_iter()
+        .chain(token_type.iter().map(|table| (Table::TokenType, table)))
+        .chain(task.iter().map(|table| (Table::Task, table)))
 }

@@ -8,6 +8,7 @@
 //!
 //! with P_out `[k_out, outputs]` and P_in `[k_in, inputs + 1]` of independent entries of mean 0 and variance 1/k, so that E⟨G, G'⟩ is the product of the
 //! whole gradients (Choe et al. 2024, LoGra). A side that has no more dimensions than it is given is kept as it is.
+//! What is no linear layer has such a form too, and is projected where that is asked for ([`GradientsOf::All`]).
 //! Nothing is stored: an entry is a draw whose counter is its place (Philox), made when a model is got ready.
 
 use std::fmt;
@@ -31,6 +32,24 @@ pub enum ProjectionKind {
     Identity,
 }
 
+/// Which parameters' gradients are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GradientsOf {
+    /// The weights and biases of linear layers.
+    #[default]
+    Linear,
+    /// Those, the normalisations' and the embedding tables'.
+    All,
+}
+
+impl GradientsOf {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde hands over")]
+    fn is_linear(&self) -> bool {
+        *self == Self::Linear
+    }
+}
+
 /// How a model's gradients are projected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,6 +60,9 @@ pub struct Projection {
     pub dimension: usize,
     /// Of every draw.
     pub seed: u64,
+    /// Whose gradients.
+    #[serde(default, skip_serializing_if = "GradientsOf::is_linear")]
+    pub parameters: GradientsOf,
 }
 
 /// Numbers kept of a record where the user has not said.
@@ -48,7 +70,12 @@ pub const DEFAULT_DIMENSION: usize = 4096;
 
 impl Default for Projection {
     fn default() -> Self {
-        Self { kind: ProjectionKind::default(), dimension: DEFAULT_DIMENSION, seed: 0 }
+        Self {
+            kind: ProjectionKind::default(),
+            dimension: DEFAULT_DIMENSION,
+            seed: 0,
+            parameters: GradientsOf::default(),
+        }
     }
 }
 
@@ -63,7 +90,27 @@ pub struct ProjectedLayer {
     pub offset: usize,
 }
 
-/// One linear layer's part of a projected gradient.
+/// What a projected gradient keeps of one layer: a matrix of so many rows and columns, row-major, one layer's after the other's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptLayer {
+    /// Its weight's name in a checkpoint, without `.weight`; of queries, keys and values, the first's.
+    pub name: String,
+    /// Rows: of what the layer puts out.
+    pub outputs: usize,
+    /// Columns: of what it reads, the bias's 1 included.
+    pub inputs: usize,
+}
+
+impl KeptLayer {
+    /// How many numbers those are.
+    #[expect(clippy::len_without_is_empty, reason = "no layer is left without a number")]
+    pub fn len(&self) -> usize {
+        self.outputs * self.inputs
+    }
+}
+
+/// One layer's part of a projected gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Slot {
     /// The layer's number: what its draws are keyed by.
@@ -96,7 +143,7 @@ impl Projection {
         let width = if self.kind == ProjectionKind::Identity { whole } else { self.dimension.min(whole) };
         if width < layers.len() {
             return Err(Error::usage(format!(
-                "projection: expected at least a dimension for each of the {} linear layers, found {width}",
+                "projection: expected at least a dimension for each of the {} layers, found {width}",
                 layers.len()
             )));
         }
@@ -187,6 +234,27 @@ impl Slot {
         self.outputs.kept = even.min(outputs);
         self.inputs.kept = (budget / self.outputs.kept).clamp(1, inputs);
         self.outputs.kept = (budget / self.inputs.kept).clamp(1, outputs);
+    }
+}
+
+impl FromStr for GradientsOf {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "linear" => Ok(Self::Linear),
+            "all" => Ok(Self::All),
+            _ => Err(format!("expected linear or all, found {text:?}")),
+        }
+    }
+}
+
+impl fmt::Display for GradientsOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Linear => "linear",
+            Self::All => "all",
+        })
     }
 }
 

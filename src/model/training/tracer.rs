@@ -2,14 +2,15 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::network::{Network, Seed, check_head, sizes_of};
+use super::network::{Network, Seed, check_head, layers_of};
+use super::others::{Adding, Others};
 use super::pass::Pass;
-use super::projection::{Projection, Slot};
-use super::sink::{Linear, Operands, Sink};
+use super::projection::{KeptLayer, Projection, Slot};
+use super::sink::{Linear, Normalisation, Operands, Sink};
 use super::two_sided::TwoSided;
-use crate::backend::Rows;
 use crate::backend::cpu::Cpu;
 use crate::backend::training::{Products, Training};
+use crate::backend::{Norm, Rows};
 use crate::error::{Error, Result};
 use crate::model::{Model, Outputs};
 use crate::tokens::{self, Encoding, MicroBatch, PackedBatch, Positions};
@@ -26,7 +27,7 @@ pub struct Tracer {
 const BATCH_TOKENS: usize = 2048;
 
 impl Tracer {
-    /// The weights and biases of every linear layer of `model`, on the CPU.
+    /// The parameters of `model` that the projection is of, on the CPU.
     ///
     /// # Errors
     /// [`Error::Usage`] for a model without a head, or a projection that leaves a layer nothing; what its files say.
@@ -39,18 +40,23 @@ impl Tracer {
     /// # Errors
     /// As there; what the device fails at.
     pub fn on<B: Training>(backend: B, model: &Model, projection: &Projection) -> Result<Self> {
-        let traced = Traced::new(Network::new(backend, model)?, *projection)?;
+        let sizes: Vec<_> = layers_of(model, projection.parameters).into_iter().map(|(size, _)| size).collect();
+        let traced = Traced::new(Network::new(backend, model)?, *projection, &sizes)?;
         let (width, classes) = (traced.width, model.classes());
         Ok(Self { trace: Box::new(traced), positions: model.positions(), width, classes })
     }
 
-    /// Numbers that would be kept of a record.
+    /// Numbers that would be kept of a record, and what they would be of, layer by layer.
     ///
     /// # Errors
     /// As [`Tracer::new`], as far as the projection goes.
-    pub fn width_of(model: &Model, projection: &Projection) -> Result<usize> {
+    pub fn kept_of(model: &Model, projection: &Projection) -> Result<(usize, Vec<KeptLayer>)> {
         check_head(model)?;
-        Ok(projection.slots(&sizes_of(model))?.1)
+        let (sizes, names): (Vec<_>, Vec<_>) = layers_of(model, projection.parameters).into_iter().unzip();
+        let (slots, width) = projection.slots(&sizes)?;
+        let kept =
+            |(slot, name): (&Slot, String)| KeptLayer { name, outputs: slot.outputs.kept, inputs: slot.inputs.kept };
+        Ok((width, slots.iter().zip(names).map(kept).collect()))
     }
 
     /// Numbers kept of a record.
@@ -95,6 +101,8 @@ trait Trace: Send + Sync {
 struct Traced<B: Training> {
     network: Network<B>,
     projected: Projected<B>,
+    /// What is no linear layer, where it is asked for.
+    others: Option<Others>,
     width: usize,
     /// `[T, widest kept side]`: both sides of a layer, projected; and how many tokens there is room for.
     sides: Mutex<Option<([B::Tensor; 2], usize)>>,
@@ -107,8 +115,11 @@ struct Projected<B: Training> {
 }
 
 impl<B: Training> Traced<B> {
-    fn new(network: Network<B>, projection: Projection) -> Result<Self> {
-        let (slots, width) = projection.slots(network.linears())?;
+    fn new(network: Network<B>, projection: Projection, layers: &[(usize, usize)]) -> Result<Self> {
+        let (slots, width) = projection.slots(layers)?;
+        let linears = network.linears().len();
+        let others = (slots.len() > linears).then(|| Others::new(&projection, &slots, linears));
+        let slots = &slots[..linears];
         let layer = |slot: &Slot| -> Result<_> {
             let Slot { number, inputs, outputs, offset } = *slot;
             let matrices = (projection.matrix(number, inputs), projection.matrix(number, outputs));
@@ -122,7 +133,7 @@ impl<B: Training> Traced<B> {
             layers: slots.iter().map(layer).collect::<Result<_>>()?,
             widest: slots.iter().map(|slot| slot.inputs.kept.max(slot.outputs.kept)).max().unwrap_or_default(),
         };
-        Ok(Self { network, projected, width, sides: Mutex::default() })
+        Ok(Self { network, projected, others, width, sides: Mutex::default() })
     }
 }
 
@@ -139,10 +150,17 @@ impl<B: Training> Trace for Traced<B> {
         let mut out = backend.tensor(sequences * self.width)?;
         backend.clear(&mut out)?;
         let (network, projected, width) = (&self.network, &self.projected, self.width);
-        let mut sink = Contraction { network, projected, sides, out: &mut out, width };
+        // Who else reads the tokens.
+        let kept = self.others.as_ref().map(|others| (others, batch.clone()));
+        let others = kept.as_ref().map(|(others, batch)| others.adding(batch, width));
+        let mut sink = Contraction { network, projected, sides, out: &mut out, others, width };
         let logits = network.run(batch, seed, &mut sink)?;
+        let of_others = sink.others.map(Adding::finish);
         let mut features = vec![0.0; sequences * width];
         backend.download(&mut features, &out)?;
+        for (feature, other) in features.iter_mut().zip(of_others.iter().flatten()) {
+            *feature += other;
+        }
         Ok(Outputs { features, logits })
     }
 }
@@ -154,6 +172,7 @@ struct Contraction<'a, B: Training> {
     sides: &'a mut [B::Tensor; 2],
     /// `[B, width]`
     out: &'a mut B::Tensor,
+    others: Option<Adding<'a>>,
     width: usize,
 }
 
@@ -172,5 +191,22 @@ impl<B: Training> Sink<B> for Contraction<'_, B> {
         };
         let [dy, x] = &*self.sides;
         pass.backend.outer_products(self.out, dy, x, products)
+    }
+
+    fn norm(
+        &mut self,
+        pass: &Pass<'_, B>,
+        of: Normalisation,
+        norm: &Norm<B>,
+        rows: Rows,
+        operands: [&B::Tensor; 2],
+    ) -> Result<()> {
+        let network = self.network;
+        self.others.as_mut().map_or(Ok(()), |others| others.norm((network, pass), of, norm, rows, operands))
+    }
+
+    fn tables(&mut self, pass: &Pass<'_, B>, d_sum: &B::Tensor, width: usize) -> Result<()> {
+        let network = self.network;
+        self.others.as_mut().map_or(Ok(()), |others| others.tables(network, pass, d_sum, width))
     }
 }

@@ -1,10 +1,12 @@
 //! Factors that another program made, of any model: stored and searched like our own.
 
 mod array;
+mod scores;
 mod source;
 
 use std::path::Path;
 
+pub use scores::GivenScores;
 use source::Given;
 pub use source::GivenFile;
 
@@ -253,6 +255,7 @@ fn store_settings(model: &GivenModel, options: &IndexOptions) -> store::Settings
         checkpoints: Vec::new(),
         scan: options.scan,
         gradients: None,
+        gradient_layers: Vec::new(),
         tokens: None,
         columns: Vec::new(),
     }

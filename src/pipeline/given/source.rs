@@ -127,7 +127,7 @@ fn label(row: &[f64]) -> Label {
 }
 
 /// The numbers as f32, if they all are some.
-fn finite(place: &Place, what: &str, row: Vec<f64>) -> Result<Vec<f32>> {
+pub(super) fn finite(place: &Place, what: &str, row: Vec<f64>) -> Result<Vec<f32>> {
     let row: Vec<f32> = row.into_iter().map(|value| value as f32).collect();
     match row.iter().position(|value| !value.is_finite()) {
         None => Ok(row),
@@ -148,7 +148,7 @@ fn each_row(path: &Path, first: u64, take: &mut Taker<'_>) -> Result<()> {
     })
 }
 
-fn numbers(row: &mut Map<String, Value>, name: &str) -> Result<Option<Vec<f64>>, String> {
+pub(super) fn numbers(row: &mut Map<String, Value>, name: &str) -> Result<Option<Vec<f64>>, String> {
     match row.remove(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Array(items)) => {

@@ -1,0 +1,122 @@
+//! The whole matrix where there are fewer records than numbers, by Woodbury's identity:
+//!
+//! ```text
+//! (XᵀX + λI)⁻¹ v = (v − Xᵀ (XXᵀ + λI)⁻¹ X v) / λ        X = W^½ Φ [N, d]
+//! ```
+//!
+//! N² numbers are kept in the place of d², and the gradients themselves are read where they lie.
+
+use faer::Mat;
+use rayon::prelude::*;
+
+use super::{FactorRows, KeepGoing, MomentOptions, not_positive};
+use crate::error::{Error, Result};
+use crate::factors::dense::{Cholesky, add_product, slice_mut};
+
+pub(super) struct Dual<'a> {
+    rows: Rows<'a>,
+    /// The square root of what each record counts, `[N]`.
+    roots: Vec<f64>,
+    /// Of `XXᵀ + λI`.
+    cholesky: Cholesky,
+    damping: f64,
+}
+
+/// Records of a tile of the matrix.
+const TILE: usize = 64;
+/// Numbers of each that are multiplied at a time.
+const DEPTH: usize = 512;
+
+impl<'a> Dual<'a> {
+    pub(super) fn fit(
+        pieces: Vec<FactorRows<'a>>,
+        options: MomentOptions<'_>,
+        keep_going: KeepGoing<'_>,
+    ) -> Result<Self> {
+        let rows = Rows::new(pieces);
+        let count = rows.places.len();
+        let weight = |row: usize| options.weighting.of(f64::from(rows.slope(row)), count).max(0.0).sqrt();
+        let roots: Vec<f64> = (0..count).map(weight).collect();
+        let firsts: Vec<usize> = (0..count).step_by(TILE).collect();
+        let tile = |&first: &usize| {
+            let mut sum = Mat::zeros(TILE.min(count - first), count.min(first + TILE));
+            for start in (0..rows.width).step_by(DEPTH) {
+                if !keep_going() {
+                    return Err(Error::Interrupted);
+                }
+                let before = rows.columns(0..sum.ncols(), start);
+                let own = before.as_ref().subcols(first, sum.nrows());
+                add_product(sum.as_mut(), own.transpose(), before.as_ref());
+            }
+            Ok(sum)
+        };
+        let tiles: Vec<Mat<f64>> = firsts.par_iter().map(tile).collect::<Result<_>>()?;
+        let entry = |i: usize, j: usize| {
+            if j > i { 0.0 } else { roots[i] * roots[j] * tiles[i / TILE][(i % TILE, j)] }
+        };
+        let mut matrix = Mat::from_fn(count, count, entry);
+        let trace: f64 = (0..count).map(|i| matrix[(i, i)]).sum();
+        let damping = options.damping * trace / rows.width as f64;
+        if damping <= 0.0 {
+            return Err(not_positive());
+        }
+        (0..count).for_each(|i| matrix[(i, i)] += damping);
+        let cholesky = Cholesky::factor(matrix).map_err(|_| not_positive())?;
+        Ok(Self { rows, roots, cholesky, damping })
+    }
+
+    pub(super) fn solve(&self, given: &[f64], out: &mut [f64]) {
+        let count = self.roots.len();
+        let mut row = vec![0.0; self.rows.width];
+        let mut inner = Mat::zeros(count, 1);
+        for (i, root) in self.roots.iter().enumerate() {
+            self.rows.decode(i, 0, &mut row);
+            inner[(i, 0)] = root * row.iter().zip(given).map(|(x, v)| x * v).sum::<f64>();
+        }
+        self.cholesky.solve(inner.as_mut());
+        out.copy_from_slice(given);
+        for (i, root) in self.roots.iter().enumerate() {
+            self.rows.decode(i, 0, &mut row);
+            let factor = root * inner[(i, 0)];
+            out.iter_mut().zip(&row).for_each(|(out, x)| *out -= factor * x);
+        }
+        out.iter_mut().for_each(|out| *out /= self.damping);
+    }
+}
+
+/// Gradients by their number.
+struct Rows<'a> {
+    pieces: Vec<FactorRows<'a>>,
+    /// Each record's piece, and its row there.
+    places: Vec<(usize, usize)>,
+    width: usize,
+}
+
+impl<'a> Rows<'a> {
+    fn new(pieces: Vec<FactorRows<'a>>) -> Self {
+        let of_piece = |(piece, rows): (usize, &FactorRows<'_>)| (0..rows.rows).map(move |row| (piece, row));
+        let places = pieces.iter().enumerate().flat_map(of_piece).collect();
+        let width = pieces.first().map_or(0, |piece| piece.width);
+        Self { pieces, places, width }
+    }
+
+    fn slope(&self, row: usize) -> f32 {
+        let (piece, row) = self.places[row];
+        self.pieces[piece].deltas[row]
+    }
+
+    /// The numbers from `start` on.
+    fn decode(&self, row: usize, start: usize, out: &mut [f64]) {
+        let (piece, row) = self.places[row];
+        self.pieces[piece].features.decode(row * self.width + start, out);
+    }
+
+    /// Some numbers of some records, one record a column.
+    fn columns(&self, rows: std::ops::Range<usize>, start: usize) -> Mat<f64> {
+        let mut columns = Mat::zeros(DEPTH.min(self.width - start), rows.len());
+        for (j, row) in rows.enumerate() {
+            self.decode(row, start, slice_mut(&mut columns, j));
+        }
+        columns
+    }
+}

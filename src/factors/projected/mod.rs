@@ -1,0 +1,296 @@
+//! The second moments of projected gradients, damped: what TRAK and the projected Gauss-Newton matrix precondition a query by.
+//!
+//! ```text
+//! TRAK            ΦᵀΦ + λI                       Park et al. 2023, *TRAK: Attributing Model Behavior at Scale*
+//! Gauss-Newton    (1/N) Σ p(1 − p) φφᵀ + λI      the loss's second derivative in the margin; exact for two classes
+//! ```
+//!
+//! | form | of d numbers in L layers | source |
+//! |---|---|---|
+//! | [`MomentForm::Whole`] | the matrix as it is: d², or N² where there are fewer records, by Woodbury's identity | |
+//! | [`MomentForm::Layers`] | one matrix a layer, Σ d_l² | Choe et al. 2024, LoGra |
+//! | [`MomentForm::Shampoo`] | each layer's in the eigenvectors of `E[G Gᵀ]` and `E[Gᵀ G]`, with the second moments found there for eigenvalues: about d | Gupta et al. 2018; the correction, George et al. 2018 |
+//!
+//! λ is a share of a matrix's mean diagonal, each layer's its own where they have one each, so that one number suits gradients of any size.
+
+mod dual;
+mod shampoo;
+
+use std::ops::Range;
+
+use faer::Mat;
+use rayon::prelude::*;
+
+use self::dual::Dual;
+use self::shampoo::Shampoo;
+use super::block::{Block, Blocks, KeepGoing, ROWS};
+use super::dense::{Cholesky, slice, slice_mut};
+use super::gram::{Wanted, grams};
+use super::{FactorRows, FactorSource, LabelUsed, LabelledRows, Labels};
+use crate::error::{Error, Result};
+use crate::model::{KeptLayer, Problem};
+
+/// What each record counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weighting {
+    /// 1.
+    Even,
+    /// `p(1 − p)/N`, by its slope `−(1 − p)`.
+    Curvature,
+}
+
+impl Weighting {
+    /// Of a record with this slope, one of `rows`.
+    fn of(self, slope: f64, rows: usize) -> f64 {
+        match self {
+            Self::Even => 1.0,
+            Self::Curvature => -slope * (1.0 + slope) / rows as f64,
+        }
+    }
+}
+
+/// How much of the matrix is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MomentForm {
+    /// All of it.
+    Whole,
+    /// What is of one layer.
+    Layers,
+    /// What is of one layer, in Shampoo's eigenvectors.
+    Shampoo,
+}
+
+/// What a second moment is of, and how it is damped.
+#[derive(Clone, Copy, Debug)]
+pub struct MomentOptions<'a> {
+    /// How much of it is kept.
+    pub form: MomentForm,
+    /// Where each layer's numbers lie, one after another; not read by [`MomentForm::Whole`].
+    pub layers: &'a [KeptLayer],
+    /// What each record counts.
+    pub weighting: Weighting,
+    /// λ over the mean of the diagonal.
+    pub damping: f64,
+}
+
+/// A damped second moment, ready to be solved with.
+pub struct DampedMoment<'a> {
+    parts: Vec<Part<'a>>,
+    width: usize,
+}
+
+/// Of some of the numbers.
+enum Part<'a> {
+    Gram(Range<usize>, Cholesky),
+    Dual(Dual<'a>),
+    Shampoo(Shampoo),
+}
+
+/// The widest matrix that is factored: 2 GiB, and about a minute.
+const WIDEST: usize = 16_384;
+
+/// Columns solved for at a time by one thread.
+const COLUMNS: usize = 64;
+
+impl<'a> DampedMoment<'a> {
+    /// Over all rows of `pieces`, in f64 and in one order whatever the pieces and threads.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where a matrix is not positive definite, or too wide to be factored, or the damping is no share, or layers are not known;
+    /// [`Error::Interrupted`].
+    pub fn fit(pieces: Vec<FactorRows<'a>>, options: MomentOptions<'_>, keep_going: KeepGoing<'_>) -> Result<Self> {
+        let MomentOptions { form, layers, damping, .. } = options;
+        if !(damping.is_finite() && damping >= 0.0) {
+            return Err(Error::usage(format!("--lambda: expected a number from 0 on, found {damping}")));
+        }
+        let width = pieces.first().map_or(0, |piece| piece.width);
+        let rows: usize = pieces.iter().map(|piece| piece.rows).sum();
+        let parts = match form {
+            MomentForm::Whole if rows < width => {
+                check_width(rows, &format!("{rows} records with {width} numbers each"))?;
+                vec![Part::Dual(Dual::fit(pieces, options, keep_going)?)]
+            }
+            MomentForm::Whole => {
+                check_width(width, &format!("{width} numbers a record"))?;
+                gram_parts(pieces, &[0..width], options, keep_going)?
+            }
+            MomentForm::Layers => {
+                let ranges = ranges(layers, width)?;
+                for (layer, range) in layers.iter().zip(&ranges) {
+                    check_width(range.len(), &format!("layer {}: {} numbers a record", layer.name, range.len()))?;
+                }
+                gram_parts(pieces, &ranges, options, keep_going)?
+            }
+            MomentForm::Shampoo => {
+                ranges(layers, width)?;
+                Shampoo::fit(pieces, options, keep_going)?.into_iter().map(Part::Shampoo).collect()
+            }
+        };
+        Ok(Self { parts, width })
+    }
+
+    /// The inverse times each of these vectors.
+    ///
+    /// # Panics
+    /// Where one is of another width.
+    pub fn solve(&self, queries: &[&[f32]]) -> Vec<Vec<f32>> {
+        let solved = queries.par_chunks(COLUMNS).flat_map_iter(|some| {
+            let columns = self.solved(&columns(some, self.width));
+            (0..some.len()).map(move |j| slice(&columns, j).iter().map(|&x| x as f32).collect())
+        });
+        solved.collect()
+    }
+
+    /// `φᵀ (· + λI)⁻¹ φ` of each of these rows.
+    ///
+    /// # Panics
+    /// Where they are of another width.
+    pub fn quadratic_forms(&self, rows: &FactorRows<'_>) -> Vec<f64> {
+        assert_eq!(rows.width, self.width, "rows of the gradients' width");
+        let firsts: Vec<usize> = (0..rows.rows).step_by(COLUMNS).collect();
+        let forms = firsts.into_par_iter().flat_map_iter(|first| {
+            let mut given = Mat::zeros(self.width, COLUMNS.min(rows.rows - first));
+            for j in 0..given.ncols() {
+                rows.features.decode((first + j) * self.width, slice_mut(&mut given, j));
+            }
+            let solved = self.solved(&given);
+            let form = |j| slice(&given, j).iter().zip(slice(&solved, j)).map(|(x, y)| x * y).sum::<f64>();
+            (0..given.ncols()).map(form).collect::<Vec<_>>()
+        });
+        forms.collect()
+    }
+
+    /// Column by column, none of whose bits depend on the others.
+    fn solved(&self, given: &Mat<f64>) -> Mat<f64> {
+        let mut out = Mat::zeros(self.width, given.ncols());
+        for part in &self.parts {
+            match part {
+                Part::Gram(range, cholesky) => {
+                    let mut own = out.as_mut().subrows_mut(range.start, range.len());
+                    own.copy_from(given.as_ref().subrows(range.start, range.len()));
+                    cholesky.solve(own);
+                }
+                Part::Dual(dual) => {
+                    (0..given.ncols()).for_each(|j| dual.solve(slice(given, j), slice_mut(&mut out, j)))
+                }
+                Part::Shampoo(one) => {
+                    (0..given.ncols()).for_each(|j| one.solve(slice(given, j), slice_mut(&mut out, j)))
+                }
+            }
+        }
+        out
+    }
+}
+
+fn columns(vectors: &[&[f32]], width: usize) -> Mat<f64> {
+    assert!(vectors.iter().all(|vector| vector.len() == width), "vectors of the gradients' width");
+    Mat::from_fn(width, vectors.len(), |i, j| f64::from(vectors[j][i]))
+}
+
+fn check_width(width: usize, of: &str) -> Result<()> {
+    if width <= WIDEST {
+        return Ok(());
+    }
+    Err(Error::usage(format!("{of}: a matrix of {width} × {width} is not factored (most: {WIDEST})")).with_hint(
+        "use --hessian layers or shampoo, which take a layer at a time, or index with a smaller --projection-dim",
+    ))
+}
+
+/// The places of each layer's numbers.
+fn ranges(layers: &[KeptLayer], width: usize) -> Result<Vec<Range<usize>>> {
+    let mut end = 0;
+    let range = |layer: &KeptLayer| {
+        let start = end;
+        end += layer.len();
+        start..end
+    };
+    let ranges: Vec<_> = layers.iter().map(range).collect();
+    if layers.is_empty() || end > width {
+        return Err(Error::usage("the store does not tell which layer each of its numbers is of")
+            .with_hint("index again with --gradients projected"));
+    }
+    Ok(ranges)
+}
+
+fn gram_parts<'a>(
+    pieces: Vec<FactorRows<'_>>,
+    ranges: &[Range<usize>],
+    options: MomentOptions<'_>,
+    keep_going: KeepGoing<'_>,
+) -> Result<Vec<Part<'a>>> {
+    let gradients = Gradients::new(pieces);
+    let blocks = Blocks::new(&gradients, keep_going)?;
+    let weigh = |block: &Block| weights(block, options.weighting, blocks.rows());
+    let wanted = ranges.iter().map(|range| Wanted { rows: range.clone(), weighting: 0 });
+    let found = grams(&blocks, &wanted.collect::<Vec<_>>(), weigh)?;
+    let part = |(gram, range): (Mat<f64>, &Range<usize>)| {
+        Ok(Part::Gram(range.clone(), Cholesky::factor(damped(gram, options.damping)).map_err(|_| not_positive())?))
+    };
+    found.into_par_iter().zip(ranges).map(part).collect()
+}
+
+/// What each record of a block counts, `[1, ROWS]`.
+fn weights(block: &Block, weighting: Weighting, rows: usize) -> Mat<f64> {
+    let weight = |_, r: usize| if r < block.rows { weighting.of(block.deltas[(0, r)], rows) } else { 0.0 };
+    Mat::from_fn(1, ROWS, weight)
+}
+
+/// With λ on the diagonal.
+fn damped(mut gram: Mat<f64>, damping: f64) -> Mat<f64> {
+    let width = gram.nrows();
+    let mean = (0..width).map(|i| gram[(i, i)]).sum::<f64>() / width.max(1) as f64;
+    for i in 0..width {
+        // The padding of a projection that its layers could not use up is zero for every record.
+        let unused = if gram[(i, i)] > 0.0 { 0.0 } else { nonzero(mean) };
+        gram[(i, i)] += damping * mean + unused;
+    }
+    gram
+}
+
+/// What stands on a diagonal where there is nothing.
+fn nonzero(mean: f64) -> f64 {
+    if mean > 0.0 { mean } else { 1.0 }
+}
+
+fn not_positive() -> Error {
+    Error::usage("the second moments of the gradients are not positive definite to double precision")
+        .with_hint("a larger --lambda makes them so")
+}
+
+/// Projected gradients as a source of factors with one output.
+struct Gradients<'a> {
+    pieces: Vec<FactorRows<'a>>,
+    /// What no target is asked of.
+    zeros: Vec<f32>,
+}
+
+impl<'a> Gradients<'a> {
+    fn new(pieces: Vec<FactorRows<'a>>) -> Self {
+        let most = pieces.iter().map(|piece| piece.rows).max().unwrap_or_default();
+        Self { pieces, zeros: vec![0.0; most] }
+    }
+}
+
+impl FactorSource for Gradients<'_> {
+    fn problem(&self) -> Problem {
+        Problem::Regression
+    }
+
+    fn width(&self) -> usize {
+        self.pieces.first().map_or(0, |piece| piece.width)
+    }
+
+    fn classes(&self) -> usize {
+        1
+    }
+
+    fn piece_rows(&self) -> Vec<usize> {
+        self.pieces.iter().map(|piece| piece.rows).collect()
+    }
+
+    fn piece(&self, i: usize) -> LabelledRows<'_> {
+        let FactorRows { rows, features, deltas, .. } = self.pieces[i];
+        let targets = Labels::Rows(&self.zeros[..rows]);
+        LabelledRows { features, deltas, labels: targets, predictions: targets, used: LabelUsed::Predicted }
+    }
+}

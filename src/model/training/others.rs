@@ -1,0 +1,178 @@
+//! Gradients of what is no linear layer, record by record and projected: normalisations' and embedding tables'. On the host, whatever the device: they are
+//! few numbers a token, and asked for seldom.
+//!
+//! A normalisation's is `Σ_t [δ_t ⊙ x̂_t, δ_t] [E, 2]`, x̂ what it made of its input before its own scale and shift; a table's is `Σ_t δ_t e_tᵀ [E, rows]`, e_t the
+//! unit vector of the row that token t read. Either is projected on both sides, as a linear layer's is.
+
+use rayon::prelude::*;
+
+use super::network::Network;
+use super::pass::Pass;
+use super::projection::{Projection, Slot};
+use super::sink::Normalisation;
+use crate::backend::training::Training;
+use crate::backend::{Norm, Rows};
+use crate::error::Result;
+use crate::tokens::PackedBatch;
+
+/// The projections of all of them, by their numbers, which go on from the linear layers'.
+pub(super) struct Others {
+    first: usize,
+    layers: Vec<Other>,
+}
+
+struct Other {
+    slot: Slot,
+    /// P_out `[k_out, outputs]` and P_in `[k_in, inputs]`; none where a side is kept as it is.
+    output: Option<Vec<f32>>,
+    input: Option<Vec<f32>>,
+}
+
+impl Others {
+    /// Of the slots that come after the linear layers'.
+    pub(super) fn new(projection: &Projection, slots: &[Slot], linears: usize) -> Self {
+        let other = |slot: &Slot| {
+            let matrix =
+                |side: super::projection::Side| (side.kept < side.whole).then(|| projection.matrix(slot.number, side));
+            Other { slot: *slot, output: matrix(slot.outputs), input: matrix(slot.inputs) }
+        };
+        Self { first: linears, layers: slots[linears..].iter().map(other).collect() }
+    }
+
+    /// Their part of a batch's gradients.
+    pub(super) fn adding<'a>(&'a self, batch: &'a PackedBatch, width: usize) -> Adding<'a> {
+        Adding { others: self, batch, width, sums: vec![0.0; batch.sequences() * width] }
+    }
+}
+
+/// Adds a batch's up.
+pub(super) struct Adding<'a> {
+    others: &'a Others,
+    batch: &'a PackedBatch,
+    width: usize,
+    /// `[B, width]`, zero where linear layers' numbers go.
+    sums: Vec<f32>,
+}
+
+impl Adding<'_> {
+    /// What has come together.
+    pub(super) fn finish(self) -> Vec<f32> {
+        self.sums
+    }
+
+    /// A normalisation's: `dy` of what it put out, and `x` that it read.
+    pub(super) fn norm<B: Training>(
+        &mut self,
+        (network, pass): (&Network<B>, &Pass<'_, B>),
+        of: Normalisation,
+        norm: &Norm<B>,
+        rows: Rows,
+        [dy, x]: [&B::Tensor; 2],
+    ) -> Result<()> {
+        let Some(number) = network.norm_place(of) else { return Ok(()) };
+        let (width, count) = (norm.width, pass.rows(rows));
+        let (slopes, read) = (downloaded(pass, dy, count * width)?, downloaded(pass, x, count * width)?);
+        let (other, batch) = (&self.others.layers[number - self.others.first], self.batch);
+        self.sums.par_chunks_mut(self.width).enumerate().for_each(|(record, out)| {
+            let own = match rows {
+                Rows::All => batch.range(record),
+                Rows::First => record..record + 1,
+            };
+            let mut gradient = vec![0.0; 2 * width];
+            for row in own {
+                let (dy, x) = (&slopes[row * width..][..width], &read[row * width..][..width]);
+                let (mean, deviation) = statistics(x, f64::from(norm.epsilon));
+                for ((pair, &dy), &x) in gradient.chunks_exact_mut(2).zip(dy).zip(x) {
+                    pair[0] += f64::from(dy) * (f64::from(x) - mean) / deviation;
+                    pair[1] += f64::from(dy);
+                }
+            }
+            for (column, pair) in [0, 1].into_iter().map(|column| (column, gradient.iter().skip(column).step_by(2))) {
+                let of_column: Vec<f32> = pair.map(|&x| x as f32).collect();
+                other.add(out, &of_column, column);
+            }
+        });
+        Ok(())
+    }
+
+    /// The tables': `d_sum [T, width]` of the sum of the rows read.
+    pub(super) fn tables<B: Training>(
+        &mut self,
+        network: &Network<B>,
+        pass: &Pass<'_, B>,
+        d_sum: &B::Tensor,
+        width: usize,
+    ) -> Result<()> {
+        let slopes = downloaded(pass, d_sum, pass.tokens * width)?;
+        let tables: Vec<(&Other, Option<&[u32]>)> = network
+            .table_places()
+            .into_iter()
+            .map(|(number, table)| {
+                let rows = match table {
+                    Table::Word => Some(self.batch.ids.as_slice()),
+                    Table::Position => Some(self.batch.positions.as_slice()),
+                    Table::TokenType => Some(self.batch.type_ids.as_slice()),
+                    Table::Task => None,
+                };
+                (&self.others.layers[number - self.others.first], rows)
+            })
+            .collect();
+        let batch = self.batch;
+        self.sums.par_chunks_mut(self.width).enumerate().for_each(|(record, out)| {
+            for (other, rows) in &tables {
+                for token in batch.range(record) {
+                    let row = rows.map_or(0, |rows| rows[token] as usize);
+                    other.add(out, &slopes[token * width..][..width], row);
+                }
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Which table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Table {
+    Word,
+    Position,
+    TokenType,
+    /// Every token reads its first row.
+    Task,
+}
+
+impl Other {
+    /// `out += (P_out d)(P_in e)ᵀ`, e the unit vector of `column`.
+    fn add(&self, out: &mut [f32], d: &[f32], column: usize) {
+        let (kept, whole) = (self.slot.inputs.kept, self.slot.inputs.whole);
+        let out = &mut out[self.slot.offset..][..self.slot.len()];
+        let projected: Vec<f32> = match &self.output {
+            None => d.to_vec(),
+            Some(matrix) => {
+                matrix.chunks_exact(d.len()).map(|row| row.iter().zip(d).map(|(p, d)| p * d).sum()).collect()
+            }
+        };
+        match &self.input {
+            None => projected.iter().enumerate().for_each(|(j, d)| out[j * kept + column] += d),
+            Some(matrix) => {
+                let entries: Vec<f32> = (0..kept).map(|k| matrix[k * whole + column]).collect();
+                for (out, d) in out.chunks_exact_mut(kept).zip(&projected) {
+                    out.iter_mut().zip(&entries).for_each(|(out, p)| *out += d * p);
+                }
+            }
+        }
+    }
+}
+
+fn downloaded<B: Training>(pass: &Pass<'_, B>, tensor: &B::Tensor, len: usize) -> Result<Vec<f32>> {
+    let mut values = vec![0.0; len];
+    pass.backend.download(&mut values, tensor)?;
+    Ok(values)
+}
+
+/// The mean, and the deviation that a normalisation divides by.
+fn statistics(x: &[f32], epsilon: f64) -> (f64, f64) {
+    let n = x.len() as f64;
+    let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+    let variance = x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
+    (mean, (variance + epsilon).sqrt())
+}

@@ -1,0 +1,159 @@
+//! What projected gradients are preconditioned by, against explicit matrices: whole, by Woodbury's identity, layer by layer, and in Shampoo's eigenvectors.
+
+use wherefore::store::Store;
+
+use super::command::{assert_scores, dot, gradients, preconditioned, ranked};
+use crate::cli::Bench;
+
+fn bench(dimension: usize) -> (Bench, Store) {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("data.jsonl", 40);
+    bench.ok(&format!(
+        "index --model bert-cls2 --data data.jsonl --gradients projected --projection-dim {dimension} --block-records 16 \
+         --store store --quiet"
+    ));
+    let store = Store::open(bench.path("store")).unwrap();
+    (bench, store)
+}
+
+/// What a record counts in the Gauss-Newton matrix.
+fn curvature(slopes: &[f64], i: usize) -> f64 {
+    -slopes[i] * (1.0 + slopes[i]) / slopes.len() as f64
+}
+
+/// The scores of influence, and of relatif, are those of this inverse.
+fn assert_influence(bench: &Bench, store: &Store, form: &str, inverse: impl Fn(&[f64]) -> Vec<f64>) {
+    let (phi, slopes) = gradients(store, None);
+    let asked = inverse(&phi[0]);
+    let influence = |i: usize| slopes[0] * slopes[i] * dot(&asked, &phi[i]);
+    assert_scores(&ranked(bench, "store", &format!("influence --hessian {form}")), influence, form);
+    let norm = |i: usize| slopes[i].abs() * dot(&inverse(&phi[i]), &phi[i]).sqrt();
+    let relatif = |i: usize| influence(i) / norm(i);
+    assert_scores(&ranked(bench, "store", &format!("relatif --hessian {form}")), relatif, form);
+}
+
+/// Applies `inverse` to each layer's numbers, told its place, rows and columns.
+fn by_layer(store: &Store, q: &[f64], inverse: impl Fn(usize, [usize; 2], &[f64]) -> Vec<f64>) -> Vec<f64> {
+    let mut out = vec![0.0; q.len()];
+    let mut start = 0;
+    for layer in &store.settings().gradient_layers {
+        let end = start + layer.len();
+        out[start..end].copy_from_slice(&inverse(start, [layer.outputs, layer.inputs], &q[start..end]));
+        start = end;
+    }
+    out
+}
+
+#[test]
+fn more_numbers_than_records_are_solved_for_in_the_records() {
+    let (bench, store) = bench(150);
+    assert!(store.settings().width > store.rows());
+    let (phi, slopes) = gradients(&store, None);
+    assert_influence(&bench, &store, "exact", |q| preconditioned(&phi, |i| curvature(&slopes, i), 0.1, q));
+    let asked = preconditioned(&phi, |_| 1.0, 0.1, &phi[0]);
+    assert_scores(&ranked(&bench, "store", "trak"), |i| -slopes[i] * dot(&asked, &phi[i]), "trak");
+    bench.fails("search --store store --self --rule trak --lambda 0", "not positive definite");
+}
+
+#[test]
+fn layers_have_a_matrix_each() {
+    let (bench, store) = bench(120);
+    let layers = &store.settings().gradient_layers;
+    assert!(layers.len() > 8 && layers.iter().all(|layer| layer.len() > 4), "{layers:?}");
+    let (phi, slopes) = gradients(&store, None);
+    let by_weight = |weight: &dyn Fn(usize) -> f64, q: &[f64]| {
+        by_layer(&store, q, |start, _, own| {
+            let part: Vec<Vec<f64>> = phi.iter().map(|row| row[start..start + own.len()].to_vec()).collect();
+            preconditioned(&part, weight, 0.1, own)
+        })
+    };
+    assert_influence(&bench, &store, "layers", |q| by_weight(&|i| curvature(&slopes, i), q));
+    let asked = by_weight(&|_| 1.0, &phi[0]);
+    assert_scores(&ranked(&bench, "store", "trak --hessian layers"), |i| -slopes[i] * dot(&asked, &phi[i]), "trak");
+}
+
+/// Eigenvectors, one a row, of a symmetric matrix, by Jacobi's rotations.
+fn eigenvectors(mut a: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
+    let n = a.len();
+    let mut vectors: Vec<Vec<f64>> = (0..n).map(|i| (0..n).map(|j| f64::from(u8::from(i == j))).collect()).collect();
+    for _ in 0..60 {
+        for p in 0..n {
+            for q in p + 1..n {
+                let angle = 0.5 * (2.0 * a[p][q]).atan2(a[q][q] - a[p][p]);
+                let (sin, cos) = angle.sin_cos();
+                let turn = |x: &mut f64, y: &mut f64| (*x, *y) = (cos * *x - sin * *y, sin * *x + cos * *y);
+                for row in &mut a {
+                    let (before, after) = row.split_at_mut(q);
+                    turn(&mut before[p], &mut after[0]);
+                }
+                for rows in [&mut a, &mut vectors] {
+                    let (before, after) = rows.split_at_mut(q);
+                    before[p].iter_mut().zip(&mut after[0]).for_each(|(x, y)| turn(x, y));
+                }
+            }
+        }
+    }
+    vectors
+}
+
+/// `x y zᵀ` of row-major matrices, y `[rows, columns]`.
+fn between(x: &[Vec<f64>], y: &[f64], z: &[Vec<f64>]) -> Vec<f64> {
+    let columns = z[0].len();
+    let entry = |a: &Vec<f64>, b: &Vec<f64>| {
+        let row = |(j, a): (usize, &f64)| a * dot(&y[j * columns..][..columns], b);
+        a.iter().enumerate().map(row).sum()
+    };
+    x.iter().flat_map(|a| z.iter().map(move |b| entry(a, b))).collect()
+}
+
+fn transposed(x: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    (0..x[0].len()).map(|j| x.iter().map(|row| row[j]).collect()).collect()
+}
+
+#[test]
+fn shampoo_is_each_layers_two_sides_with_eigenvalues_of_their_own() {
+    let (bench, store) = bench(120);
+    let (phi, slopes) = gradients(&store, None);
+    let inverse = |q: &[f64]| {
+        by_layer(&store, q, |start, [outputs, inputs], own| {
+            let (mut left, mut right) = (vec![vec![0.0; outputs]; outputs], vec![vec![0.0; inputs]; inputs]);
+            let rows: Vec<&[f64]> = phi.iter().map(|row| &row[start..start + own.len()]).collect();
+            for (i, g) in rows.iter().enumerate() {
+                let weight = curvature(&slopes, i);
+                for (j, k) in (0..outputs).flat_map(|j| (0..inputs).map(move |k| (j, k))) {
+                    (0..outputs).for_each(|l| left[j][l] += weight * g[j * inputs + k] * g[l * inputs + k]);
+                    (0..inputs).for_each(|l| right[k][l] += weight * g[j * inputs + k] * g[j * inputs + l]);
+                }
+            }
+            let (left, right) = (eigenvectors(left), eigenvectors(right));
+            let mut values = vec![0.0; own.len()];
+            for (i, g) in rows.iter().enumerate() {
+                let turned = between(&left, g, &right);
+                values.iter_mut().zip(turned).for_each(|(sum, x)| *sum += curvature(&slopes, i) * x * x);
+            }
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            let turned = between(&left, own, &right);
+            let divided: Vec<f64> = turned.iter().zip(&values).map(|(x, value)| x / (value + 0.1 * mean)).collect();
+            between(&transposed(&left), &divided, &transposed(&right))
+        })
+    };
+    assert_influence(&bench, &store, "shampoo", inverse);
+}
+
+#[test]
+fn what_is_too_wide_or_unknown_is_refused() {
+    let (bench, _) = bench(24);
+    let refused =
+        |arguments: &str, says: &str| bench.fails(&format!("search --store store --self --quiet {arguments}"), says);
+    refused("--rule trak --hessian ekfac", "are for the rules influence and relatif");
+    bench.ok("index --model bert-cls2 --data data.jsonl --store last --quiet");
+    bench.fails("search --store last --self --rule influence --hessian shampoo", "index with --gradients projected");
+    // As stores were before they told.
+    let manifest = std::fs::read_to_string(bench.path("store/manifest.json")).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    assert!(manifest["settings"].as_object_mut().unwrap().remove("gradient_layers").is_some(), "{manifest}");
+    bench.write("store/manifest.json", manifest.to_string());
+    refused("--rule influence --hessian layers", "which layer each of its numbers is of");
+    assert_eq!(bench.ok("search --store store --self --rule influence --quiet").lines().count(), 40);
+}
