@@ -80,7 +80,9 @@ impl<'a> Dual<'a> {
             let factor = root * inner[(i, 0)];
             out.iter_mut().zip(&row).for_each(|(out, x)| *out -= factor * x);
         }
-        out.iter_mut().for_each(|out| *out /= self.damping);
+        for out in &mut *out {
+            *out /= self.damping;
+        }
     }
 }
 

@@ -112,7 +112,7 @@ impl<'a> DampedMoment<'a> {
             }
             MomentForm::Whole => {
                 check_width(width, &format!("{width} numbers a record"))?;
-                gram_parts(pieces, &[0..width], options, keep_going)?
+                gram_parts(pieces, std::slice::from_ref(&(0..width)), options, keep_going)?
             }
             MomentForm::Layers => {
                 let ranges = ranges(layers, width)?;
@@ -171,10 +171,10 @@ impl<'a> DampedMoment<'a> {
                     cholesky.solve(own);
                 }
                 Part::Dual(dual) => {
-                    (0..given.ncols()).for_each(|j| dual.solve(slice(given, j), slice_mut(&mut out, j)))
+                    (0..given.ncols()).for_each(|j| dual.solve(slice(given, j), slice_mut(&mut out, j)));
                 }
                 Part::Shampoo(one) => {
-                    (0..given.ncols()).for_each(|j| one.solve(slice(given, j), slice_mut(&mut out, j)))
+                    (0..given.ncols()).for_each(|j| one.solve(slice(given, j), slice_mut(&mut out, j)));
                 }
             }
         }
