@@ -336,7 +336,7 @@ fn errors_that_all_go_one_way() {
             _ if good.contains(&i) => {
                 (0..width).map(|j| if j < 2 * (i % 40) { 1.0 + 2.0 * half_a_step } else { 1.0 }).collect()
             }
-            _ => vec![0.2 + 0.2 * i as f32 / rows as f32; width],
+            _ => vec![0.2 + 0.2 * (i * 997 % rows) as f32 / rows as f32; width],
         }
     };
     // The best have a long tail of which every product is lost beside the first one.
@@ -344,7 +344,7 @@ fn errors_that_all_go_one_way() {
         let (first, tail) = match i {
             _ if best.contains(&i) => (1.0, 0.9 * 2.0_f32.powi(-24)),
             _ if good.contains(&i) => (1.0 + (i % 5) as f32 * 2.0_f32.powi(-22), 0.0),
-            _ => (0.2 + 0.2 * i as f32 / rows as f32, 0.0),
+            _ => (0.2 + 0.2 * (i * 997 % rows) as f32 / rows as f32, 0.0),
         };
         (0..width).map(|j| if j == 0 { first } else { tail }).collect()
     };
