@@ -270,7 +270,7 @@ fn python_reads_a_store_by_the_example() {
          told = np.load('bytes-arrays/features.npy')\nprint(read.dtype, abs(read - told).max() <= 1e-6 * abs(told).max())"
     );
     let told = python(&made.bench, &["numpy", "safetensors"], &["-c", &program]);
-    assert_eq!(told.as_deref(), Some("float32 True"));
+    assert!(told.as_deref().is_some_and(|told| told.ends_with("\nfloat32 True")), "{told:?}");
 }
 
 #[test]
