@@ -17,7 +17,9 @@ const USUAL_FOLDERS: [&str; 3] = ["/usr/local/cuda", "/opt/cuda", "/usr/lib/cuda
 /// Variables that name a toolkit's folder.
 const FOLDER_VARIABLES: [&str; 2] = ["CUDA_HOME", "CUDA_PATH"];
 /// Variables that change what is built.
-const VARIABLES: [&str; 4] = ["NVCC", "PATH", "WHEREFORE_CUDA_ARCHITECTURES", "WHEREFORE_REQUIRE_NVCC"];
+const VARIABLES: [&str; 5] = ["NVCC", "PATH", "WHEREFORE_CUDA_ARCHITECTURES", "WHEREFORE_REQUIRE_NVCC", KERNELS];
+/// Names a folder for fatbins that several builds (of other profiles or features) share; without it each keeps its own.
+const KERNELS: &str = "WHEREFORE_KERNELS";
 
 fn main() {
     for variable in FOLDER_VARIABLES.iter().chain(&VARIABLES) {
@@ -27,7 +29,7 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let built = match Nvcc::find() {
-        Some(nvcc) => match nvcc.compile_all(&sources("cu"), &out) {
+        Some(nvcc) => match nvcc.compile_all(&sources("cu"), &env::var_os(KERNELS).map_or(out.clone(), PathBuf::from)) {
             Ok(images) => Built { nvcc: nvcc.describe(), images },
             Err(report) => return fail(&report),
         },
@@ -113,6 +115,7 @@ impl Nvcc {
 
     /// One fatbin a source, as many at a time as cargo allows.
     fn compile_all(&self, sources: &[PathBuf], out: &Path) -> Result<Vec<PathBuf>, String> {
+        fs::create_dir_all(out).map_err(|error| format!("{}: {error}", out.display()))?;
         let headers: String = self::sources("cuh").iter().map(|path| read(path)).collect();
         let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
         let compiled = |source: &&PathBuf| !self.architectures_of(source).is_empty();
@@ -131,6 +134,7 @@ impl Nvcc {
             }
         });
         let failures = failures.into_inner().expect("no panic holds the lock");
+        let out = out.canonicalize().map_err(|error| format!("{}: {error}", out.display()))?;
         let images = sources.iter().map(|source| out.join(stem(source)).with_extension("fatbin")).collect();
         if failures.is_empty() { Ok(images) } else { Err(failures) }
     }
