@@ -29,10 +29,12 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let built = match Nvcc::find() {
-        Some(nvcc) => match nvcc.compile_all(&sources("cu"), &env::var_os(KERNELS).map_or(out.clone(), PathBuf::from)) {
-            Ok(images) => Built { nvcc: nvcc.describe(), images },
-            Err(report) => return fail(&report),
-        },
+        Some(nvcc) => {
+            match nvcc.compile_all(&sources("cu"), &env::var_os(KERNELS).map_or(out.clone(), PathBuf::from)) {
+                Ok(images) => Built { nvcc: nvcc.describe(), images },
+                Err(report) => return fail(&report),
+            }
+        }
         None => Built { nvcc: "None".to_owned(), images: Vec::new() },
     };
     if built.images.is_empty() {

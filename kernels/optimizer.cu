@@ -63,10 +63,9 @@ DEVICE int packed_row<f32>(int row) { return row; }
 template <>
 DEVICE int packed_row<bf16>(int row) { return row / 32 * 32 + row % 8 / 2 * 8 + row % 32 / 8 * 2 + row % 2; }
 
-// A block has 32 × 32 of the matrix, turned in shared memory where it is to be, so that both sides go by whole cache lines.
+// A block has 32 × 32 of the matrix, turned in `tile` [32, 33] where it is to be, so that both sides go by whole cache lines.
 template <class T>
-DEVICE void pack_weight(T* out, const float* weight, int inputs, int outputs, int stride, int turned) {
-    SHARED(float, tile);  // [32, 33]
+DEVICE void pack_weight(T* out, const float* weight, int inputs, int outputs, int stride, int turned, float* tile) {
     const int column = int(blockIdx.x) * WARP, row = int(blockIdx.y) * WARP;  // of the weight
     for (int r = warp_id(); r < WARP; r += 8) {
         const bool inside = row + r < outputs && column + lane_id() < inputs;
@@ -85,8 +84,10 @@ DEVICE void pack_weight(T* out, const float* weight, int inputs, int outputs, in
 }
 
 KERNEL(pack_weight_f32, 256, float* out, const float* weight, int inputs, int outputs, int stride, int turned) {
-    pack_weight(out, weight, inputs, outputs, stride, turned);
+    SHARED(float, tile);
+    pack_weight(out, weight, inputs, outputs, stride, turned, tile);
 }
 KERNEL(pack_weight_bf16, 256, bf16* out, const float* weight, int inputs, int outputs, int stride, int turned) {
-    pack_weight(out, weight, inputs, outputs, stride, turned);
+    SHARED(float, tile);
+    pack_weight(out, weight, inputs, outputs, stride, turned, tile);
 }

@@ -1,4 +1,5 @@
-"""Writes bert-cls2/trak.json: what traker (https://github.com/MadryLab/trak) says of the records of curvature.json, over the model and a checkpoint.
+"""Writes bert-cls2/trak.json: what traker (https://github.com/MadryLab/trak) says of the records of curvature.json, over one model: it weighs
+several by numbers of its own.
 
     python traker.py
 
@@ -20,7 +21,7 @@ from philox import key_of, philox
 
 from generate import HERE, write_lines
 
-NAMES = ["bert-cls2", "bert-cls2-checkpoint"]
+NAME = "bert-cls2"
 PROJECTION = 12  # the purpose of the draws
 DIMENSION, SEED, DAMPING = 400, 5, 0.1
 
@@ -115,7 +116,7 @@ class Logits(torch.nn.Module):
 
 
 def batch_of(records):
-    tokenizer = transformers.AutoTokenizer.from_pretrained(HERE / NAMES[0])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(HERE / NAME)
     # One text at a time, or two: None is no second one.
     encoded = [tokenizer(r["text"], r["pair"], truncation=True, max_length=48, padding="max_length") for r in records]
     column = lambda name: torch.tensor([one[name] for one in encoded])
@@ -125,33 +126,31 @@ def batch_of(records):
 
 
 def scores(parameters, records, queries):
-    models = [Logits(name) for name in NAMES]
-    layers = layers_of(models[0].whole, parameters)
+    model = Logits(NAME)
+    layers = layers_of(model.whole, parameters)
     parts = {f"whole.{name}" for names, _ in layers for name in names}
-    wanted = [name for name, _ in models[0].named_parameters() if name.rpartition(".")[0] in parts]
-    shapes = {name: tuple(models[0].get_parameter(name).shape) for name in wanted}
+    wanted = [name for name, _ in model.named_parameters() if name.rpartition(".")[0] in parts]
+    shapes = {name: tuple(model.get_parameter(name).shape) for name in wanted}
     layers = [([f"whole.{name}" for name in names], kind) for names, kind in layers]
     with tempfile.TemporaryDirectory() as folder:
         keep = dict(save_dir=folder, device="cpu", projector=TwoSided(layers, shapes), proj_dim=DIMENSION, grad_wrt=wanted)
-        tracer = TRAKer(models[0], "text_classification", len(records), use_half_precision=False, logging_level=40, **keep)
-        for number, model in enumerate(models):
-            tracer.load_checkpoint(model.state_dict(), model_id=number)
-            tracer.featurize(batch=batch_of(records), num_samples=len(records))
-            # λ is a share of each model's own mean diagonal, and traker has one for all: features are finished one model at a time.
-            gradients = torch.as_tensor(tracer.saver.current_store["grads"]).double()
-            tracer.score_computer.lambda_reg = DAMPING * float((gradients * gradients).sum()) / DIMENSION
-            tracer.finalize_features(model_ids=[number])
-        for number, model in enumerate(models):
-            tracer.start_scoring_checkpoint("a", model.state_dict(), number, len(queries))
-            tracer.score(batch=batch_of(queries), num_samples=len(queries))
+        tracer = TRAKer(model, "text_classification", len(records), use_half_precision=False, logging_level=40, **keep)
+        tracer.load_checkpoint(model.state_dict(), model_id=0)
+        tracer.featurize(batch=batch_of(records), num_samples=len(records))
+        # λ is a share of the mean diagonal.
+        gradients = torch.as_tensor(tracer.saver.current_store["grads"]).double()
+        tracer.score_computer.lambda_reg = DAMPING * float((gradients * gradients).sum()) / DIMENSION
+        tracer.finalize_features(model_ids=[0])
+        tracer.start_scoring_checkpoint("a", model.state_dict(), 0, len(queries))
+        tracer.score(batch=batch_of(queries), num_samples=len(queries))
         return tracer.finalize_scores("a").T.tolist()
 
 
 def main():
-    golden = json.loads((HERE / NAMES[0] / "curvature.json").read_text(encoding="utf-8"))
+    golden = json.loads((HERE / NAME / "curvature.json").read_text(encoding="utf-8"))
     found = {parameters: scores(parameters, golden["records"], golden["queries"]) for parameters in ("linear", "all")}
     found |= {"dimension": DIMENSION, "seed": SEED, "damping": DAMPING}
-    write_lines(HERE / NAMES[0] / "trak.json", found)
+    write_lines(HERE / NAME / "trak.json", found)
 
 
 if __name__ == "__main__":

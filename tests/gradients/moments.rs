@@ -148,12 +148,15 @@ fn what_is_too_wide_or_unknown_is_refused() {
         |arguments: &str, says: &str| bench.fails(&format!("search --store store --self --quiet {arguments}"), says);
     refused("--rule trak --hessian ekfac", "are for the rules influence and relatif");
     bench.ok("index --model bert-cls2 --data data.jsonl --store last --quiet");
-    bench.fails("search --store last --self --rule influence --hessian shampoo", "index with --gradients projected");
-    // As stores were before they told.
+    bench.fails("search --store last --self --rule influence --hessian shampoo", "are of gradients of the whole model");
+    // As stores were before they told, sealed as a manifest is.
     let manifest = std::fs::read_to_string(bench.path("store/manifest.json")).unwrap();
     let mut manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
-    assert!(manifest["settings"].as_object_mut().unwrap().remove("gradient_layers").is_some(), "{manifest}");
-    bench.write("store/manifest.json", manifest.to_string());
+    assert!(manifest["settings"].as_object_mut().unwrap().shift_remove("gradient_layers").is_some(), "{manifest}");
+    let pretty = |manifest: &serde_json::Value| serde_json::to_string_pretty(manifest).unwrap() + "\n";
+    manifest.as_object_mut().unwrap().shift_remove("checksum");
+    manifest["checksum"] = blake3::hash(pretty(&manifest).as_bytes()).to_hex().to_string().into();
+    bench.write("store/manifest.json", pretty(&manifest));
     refused("--rule influence --hessian layers", "which layer each of its numbers is of");
     assert_eq!(bench.ok("search --store store --self --rule influence --quiet").lines().count(), 40);
 }
