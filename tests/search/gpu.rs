@@ -245,19 +245,17 @@ impl Plain {
 #[test]
 fn bounds_over_odd_shapes_types_and_forms() {
     let gpus = emulator::gpus(2, Precision::F32);
-    for (seed, shape, dtype, queries, k) in [
-        (51, [2_400, 40, 2, 2], Dtype::F32, 33, 5),
-        (52, [1_500, 33, 3, 3], Dtype::F16, 32, 1),
-        (53, [1_800, 7, 1, 1], Dtype::Bf16, 70, 20),
-        (54, [1_300, 24, 5, 2], Dtype::F16, 40, 3),
+    for (seed, shape, dtype, coarse, queries, k) in [
+        (51, [1_700, 40, 2, 2], Dtype::F32, true, 33, 5),
+        (52, [1_500, 33, 3, 3], Dtype::F16, false, 32, 1),
+        (53, [1_400, 7, 1, 1], Dtype::Bf16, true, 70, 20),
+        (54, [1_300, 24, 5, 2], Dtype::F16, false, 40, 3),
     ] {
-        for coarse in [false, true] {
-            let data = Data::new(&sizes(seed, shape, dtype, coarse));
-            let devices: Vec<&Gpu> = gpus.iter().take(1 + usize::from(seed == 52)).collect();
-            for (name, form) in data.forms() {
-                let asked = data.queries(name, queries);
-                check_bounds(&devices, data.views().as_slice(), &form, &asked, k, name);
-            }
+        let data = Data::new(&sizes(seed, shape, dtype, coarse));
+        let devices: Vec<&Gpu> = gpus.iter().take(1 + usize::from(seed == 52)).collect();
+        for (name, form) in data.forms() {
+            let asked = data.queries(name, queries);
+            check_bounds(&devices, data.views().as_slice(), &form, &asked, k, name);
         }
     }
     let data = Data::new(&sizes(55, [4_000, 20, 2, 3], Dtype::F32, false));
@@ -297,6 +295,19 @@ fn bounds_leave_most_records_out() {
     };
     let asked: Vec<Query> = (0..queries).map(|i| query(i, &mut random)).collect();
     assert!(check_bounds(&[&gpu], &some.source(), &Form::feature_dot(), &asked, k, "some copies").is_some());
+}
+
+/// Longer than bounds reach, they may belong to either end.
+#[test]
+fn records_that_no_bound_holds_are_looked_at_for_both_ends() {
+    let (gpu, mut random, (rows, width)) = (emulator::gpu(Precision::F32), Random(7), (2_600, 24));
+    let mut features = random.numbers(rows * width, false);
+    features[2_100 * width] = -(2.0_f32.powi(63));
+    features[2_200 * width] = 2.0_f32.powi(63);
+    let plain = Plain::new(width, features);
+    let asked: Vec<Query> =
+        (0..32).map(|_| Query::feature([&[1.0], &random.numbers(width - 1, false)[..]].concat())).collect();
+    assert!(check_bounds(&[&gpu], &plain.source(), &Form::feature_dot(), &asked, 4, "long ones").is_some());
 }
 
 #[test]
@@ -343,14 +354,27 @@ fn errors_that_all_go_one_way() {
     let added = |i: usize| -> Vec<f32> {
         let (first, tail) = match i {
             _ if best.contains(&i) => (1.0, 0.9 * 2.0_f32.powi(-24)),
-            _ if good.contains(&i) => (1.0 + (i % 5) as f32 * 2.0_f32.powi(-22), 0.0),
+            // By more than a score has room for beside its products.
+            _ if good.contains(&i) => (1.0 + (32 + i % 5) as f32 * 2.0_f32.powi(-22), 0.0),
             _ => (0.2 + 0.2 * (i * 997 % rows) as f32 / rows as f32, 0.0),
         };
         (0..width).map(|j| if j == 0 { first } else { tail }).collect()
     };
-    for (what, row) in [("rounded", &rounded as &dyn Fn(usize) -> Vec<f32>), ("added", &added)] {
-        let plain = Plain::new(width, (0..rows).flat_map(row).collect());
-        for sign in [1.0, -1.0] {
+    // The best are better by less than a query loses.
+    let of_queries = |i: usize| -> Vec<f32> {
+        match i {
+            _ if best.contains(&i) => (0..width).map(|j| if j < 8 { 1.0 + 2.0 * half_a_step } else { 1.0 }).collect(),
+            _ if good.contains(&i) => vec![1.0; width],
+            _ => vec![0.2 + 0.2 * (i * 997 % rows) as f32 / rows as f32; width],
+        }
+    };
+    let all = |row: &dyn Fn(usize) -> Vec<f32>| Plain::new(width, (0..rows).flat_map(row).collect());
+    for (what, plain, asked) in [
+        ("rounded", all(&rounded), 1.0),
+        ("added", all(&added), 1.0),
+        ("of queries", all(&of_queries), 1.0 + 0.9 * half_a_step),
+    ] {
+        for sign in [asked, -asked] {
             let asked: Vec<Query> = (0..32).map(|i| Query::feature(vec![sign * 2.0_f32.powi(i - 15); width])).collect();
             let found = check_bounds(&[&gpu], &plain.source(), &Form::feature_dot(), &asked, 4, what);
             assert!(found.is_some(), "{what}: bounds are of no use");
