@@ -22,7 +22,9 @@ const VARIABLES: [&str; 5] = ["NVCC", "PATH", "WHEREFORE_CUDA_ARCHITECTURES", "W
 const KERNELS: &str = "WHEREFORE_KERNELS";
 
 fn main() {
-    for variable in FOLDER_VARIABLES.iter().chain(&VARIABLES) {
+    // Where a compiler is named, it is not looked for: another PATH is no reason to build again.
+    let asked = |variable: &&&str| **variable != "PATH" || env::var_os("NVCC").is_none();
+    for variable in FOLDER_VARIABLES.iter().chain(&VARIABLES).filter(asked) {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     println!("cargo::rerun-if-changed=kernels");
