@@ -264,7 +264,7 @@ fn python_reads_a_store_by_the_example() {
     assert!(told.starts_with("30 ") && told.contains("features[8, 24]") && told.contains("losses[8]"), "{told}");
     // Integers, as what they stand for: the numbers of an export.
     made.bench.ok("index --from-factors given.jsonl --store bytes --dtype int8 --quiet");
-    made.bench.ok("export --store bytes --to npy --out bytes-arrays --quiet");
+    made.bench.ok("export --store bytes --format npy --out bytes-arrays --quiet");
     let program = format!(
         "import sys, runpy, numpy as np\nsys.argv = ['', 'bytes']\nread = runpy.run_path('{example}')['factors'][0]['features']\n\
          told = np.load('bytes-arrays/features.npy')\nprint(read.dtype, abs(read - told).max() <= 1e-6 * abs(told).max())"
