@@ -33,7 +33,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import cross_val_predict
 
-SEED = 7
 LENGTH = 96
 
 
@@ -48,23 +47,24 @@ def main():
     parser.add_argument("--one-sided", action="store_true", help="four of five turned labels were the first class's, in place of any")
     parser.add_argument("--records", type=int, default=3000)
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=7, help="of which records, and which of their labels are turned")
     parser.add_argument("--keep", type=Path, help="a folder for stores; what is there already is ranked again, not trained")
     parser.add_argument("--out", type=Path, help="a JSON line is appended")
     arguments = parser.parse_args()
 
     data, names = {"zh": lambda: reviews(arguments.reviews), "mails": mails, "foods": foods}[arguments.set]()
-    draw = random.Random(SEED)
+    draw = random.Random(arguments.seed)
     draw.shuffle(data)
     train = data[: arguments.records]
     turned = turn(train, int(arguments.noise * len(train)), arguments.one_sided, draw)
     noisy = [(text, 1 - label if i in turned else label) for i, (text, label) in enumerate(train)]
     noise = "one-sided" if arguments.one_sided else "uniform"
     result = {"set": arguments.set, "model": arguments.model, "records": len(train), "epochs": arguments.epochs, "noise": noise}
-    result |= {"turned": len(turned), "chance": len(turned) / len(train)}
+    result |= {"seed": arguments.seed, "turned": len(turned), "chance": len(turned) / len(train)}
     truth = np.array([i in turned for i in range(len(train))])
     with tempfile.TemporaryDirectory() as scratch:
         kept = (arguments.keep or Path(scratch)).resolve()
-        folder = kept / f"{arguments.set}-{arguments.model}-{len(train)}-{arguments.noise}-{noise}"
+        folder = kept / f"{arguments.set}-{arguments.model}-{len(train)}-{arguments.noise}-{noise}-{arguments.seed}"
         if not (folder / "truth.json").exists():
             folder.mkdir(parents=True, exist_ok=True)
             make_store(arguments, kept, folder, noisy, names)

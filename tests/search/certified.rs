@@ -5,7 +5,7 @@ use wherefore::backend::cpu::dot;
 use wherefore::factors::{FactorRows, Floats, ScanCopy, ScanRows, ScanType};
 use wherefore::search::{Bounds, FactorSet, Form, Options, Query, RowSet, Selected, Source, View, search};
 
-use super::data::{Data, Dtype, Random, Sizes, bits, sizes};
+use super::data::{Data, Dtype, Factors, Random, Sizes, bits, sizes};
 
 const KINDS: [ScanType; 3] = [ScanType::F16, ScanType::Bf16, ScanType::Int8];
 
@@ -147,21 +147,12 @@ fn rows_that_rounding_treats_worst() {
     let mut random = Random(5);
     let features = hard_rows(&mut random, rows, width);
     let deltas: Vec<f32> = (0..rows * 2).map(|i| [0.5, -0.5, 1e-30, 0.0, -3e5][i % 5]).collect();
-    let norm = |row: &[f32]| dot(row, row).sqrt();
-    let factors = FactorRows {
-        rows,
-        width,
-        classes: 2,
-        features: Floats::F32(&features),
-        deltas: &deltas,
-        feature_norms: &features.chunks_exact(width).map(norm).collect::<Vec<_>>(),
-        delta_norms: &deltas.chunks_exact(2).map(norm).collect::<Vec<_>>(),
-    };
+    let factors = Factors::new(width, features, deltas, Dtype::F32);
     let indices: Vec<u64> = (0..rows as u64).collect();
     // Fewer queries than a panel, and a panel and some more.
     for queries in [9, 36] {
         let asked = hard_rows(&mut random, queries, width);
-        let view = || vec![View { factors, checkpoints: vec![], indices: &indices }];
+        let view = || vec![View { factors: factors.view(), checkpoints: vec![], indices: &indices }];
         for kind in KINDS {
             for k in [1, 7, 60] {
                 check_hard(&Copied::new(view(), kind), &asked, width, k, &format!("{kind:?}"));
@@ -186,27 +177,16 @@ fn rows_whose_rounding_all_goes_one_way() {
             _ => (0..width).map(|j| if j < 7 * i % 101 { 1.0 + 2.0 * half_a_step } else { 1.0 }).collect(),
         }
     };
-    let features: Vec<f32> = (0..rows).flat_map(row).collect();
-    let norms: Vec<f32> = features.chunks_exact(width).map(|row| dot(row, row).sqrt()).collect();
-    let factors = FactorRows {
-        rows,
-        width,
-        classes: 0,
-        features: Floats::F32(&features),
-        deltas: &[],
-        feature_norms: &norms,
-        delta_norms: &[],
-    };
-    let indices: Vec<u64> = (0..rows as u64).collect();
-    let views = [View { factors, checkpoints: vec![], indices: &indices }];
+    let plain = Factors::of_features(width, (0..rows).flat_map(row).collect());
+    let source = plain.view();
     // And queries that are what they are, in either sign: the one way or the other, rounding misleads.
     for sign in [1.0, -1.0] {
         let asked: Vec<Query> =
             (0..queries).map(|i| Query::feature(vec![sign * 2.0_f32.powi(i - 15); width])).collect();
-        check(views.as_slice(), &Form::feature_dot(), &asked, 4, "rounded one way");
+        check(&source, &Form::feature_dot(), &asked, 4, "rounded one way");
         // Far away, along the same line: who is nearest is told by the same products.
         let far: Vec<Query> = (0..queries).map(|i| Query::feature(vec![sign * (64 + i) as f32; width])).collect();
-        check(views.as_slice(), &Form::feature_euc(), &far, 4, "rounded one way, distances");
+        check(&source, &Form::feature_euc(), &far, 4, "rounded one way, distances");
     }
 }
 
@@ -247,31 +227,18 @@ proptest! {
 #[test]
 fn many_queries_compute_few_scores_one_by_one() {
     let (rows, width, queries, mut random) = (20_000, 48, 40, Random(3));
-    let features = random.numbers(rows * width, false);
-    let norms: Vec<f32> = features.chunks_exact(width).map(|row| dot(row, row).sqrt()).collect();
-    let factors = FactorRows {
-        rows,
-        width,
-        classes: 0,
-        features: Floats::F32(&features),
-        deltas: &[],
-        feature_norms: &norms,
-        delta_norms: &[],
-    };
-    let indices: Vec<u64> = (0..rows as u64).collect();
-    let views = [View { factors, checkpoints: vec![], indices: &indices }];
+    let plain = Factors::of_features(width, random.numbers(rows * width, false));
+    let source = plain.view();
     let asked: Vec<Query> = (0..queries).map(|_| Query::feature(random.numbers(width, false))).collect();
     for form in [Form::feature_dot(), Form::feature_cos(), Form::feature_euc()] {
-        let candidates = check(views.as_slice(), &form, &asked, 10, "random rows");
+        let candidates = check(&source, &form, &asked, 10, "random rows");
         assert!((20 * queries as u64..=21 * queries as u64).contains(&candidates), "{form:?}: {candidates}");
-        let halved = check_by(Bounds::Half, views.as_slice(), &form, &asked, 10, "random rows");
+        let halved = check_by(Bounds::Half, &source, &form, &asked, 10, "random rows");
         assert!((20 * queries as u64..=40 * queries as u64).contains(&halved), "{form:?}: {halved}");
     }
     // Copies of one row: no bound tells them apart, and every score is computed after all.
-    let same = features[..width].repeat(rows);
-    let factors = FactorRows { features: Floats::F32(&same), feature_norms: &vec![norms[0]; rows], ..factors };
-    let views = [View { factors, checkpoints: vec![], indices: &indices }];
-    assert_eq!(check(views.as_slice(), &Form::feature_dot(), &asked, 10, "copies"), 0);
+    let same = Factors::of_features(width, plain.values[..width].repeat(rows));
+    assert_eq!(check(&same.view(), &Form::feature_dot(), &asked, 10, "copies"), 0);
 }
 
 #[test]

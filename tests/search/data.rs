@@ -131,6 +131,11 @@ impl Factors {
         Self { width, classes, rows, features, values, deltas, feature_norms, delta_norms }
     }
 
+    /// Rows of nothing but features.
+    pub(super) fn of_features(width: usize, features: Vec<f32>) -> Self {
+        Self::new(width, features, Vec::new(), Dtype::F32)
+    }
+
     /// The same, where no row tells how many classes there are.
     pub(super) fn of_classes(self, classes: usize) -> Self {
         Self { classes, ..self }

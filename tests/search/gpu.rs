@@ -1,13 +1,12 @@
 //! The search on the (emulated) GPU gives what the CPU's gives, to the bit.
 
 use wherefore::backend::Precision;
-use wherefore::backend::cpu::dot;
 use wherefore::backend::gpu::Gpu;
 use wherefore::factors::{FactorRows, Floats};
 use wherefore::search::{Bounds, Form, Groups, Options, Query, RowSet, Selected, Source, search, search_groups};
 
 use super::certified::hard_rows;
-use super::data::{Data, Dtype, Random, Sizes, bits};
+use super::data::{Data, Dtype, Factors, Random, Sizes, bits};
 use crate::emulator;
 
 fn sizes(seed: u64, [rows, width, classes, shards]: [usize; 4], dtype: Dtype, coarse: bool) -> Sizes {
@@ -216,32 +215,6 @@ fn check_bounds<S: Source + ?Sized>(
     found.iter().map(|hits| hits.certificate.as_ref().map(|certificate| certificate.candidates)).sum()
 }
 
-/// Rows of nothing but features.
-struct Plain {
-    width: usize,
-    features: Vec<f32>,
-    norms: Vec<f32>,
-}
-
-impl Plain {
-    fn new(width: usize, features: Vec<f32>) -> Self {
-        let norms = features.chunks_exact(width).map(|row| dot(row, row).sqrt()).collect();
-        Self { width, features, norms }
-    }
-
-    fn source(&self) -> FactorRows<'_> {
-        FactorRows {
-            rows: self.norms.len(),
-            width: self.width,
-            classes: 0,
-            features: Floats::F32(&self.features),
-            deltas: &[],
-            feature_norms: &self.norms,
-            delta_norms: &self.norms,
-        }
-    }
-}
-
 #[test]
 fn bounds_over_odd_shapes_types_and_forms() {
     let gpus = emulator::gpus(2, Precision::F32);
@@ -268,25 +241,25 @@ fn bounds_over_odd_shapes_types_and_forms() {
 #[test]
 fn bounds_leave_most_records_out() {
     let (gpu, mut random, (rows, width, queries, k)) = (emulator::gpu(Precision::F32), Random(3), (6_000, 48, 32, 4));
-    let plain = Plain::new(width, random.numbers(rows * width, false));
+    let plain = Factors::of_features(width, random.numbers(rows * width, false));
     let asked: Vec<Query> = (0..queries).map(|_| Query::feature(random.numbers(width, false))).collect();
     for form in [Form::feature_dot(), Form::feature_cos(), Form::feature_euc()] {
-        let candidates = check_bounds(&[&gpu], &plain.source(), &form, &asked, k, "random rows").expect("bounds");
+        let candidates = check_bounds(&[&gpu], &plain.view(), &form, &asked, k, "random rows").expect("bounds");
         // The first 1024 rows are scored, then what of 1024, 2048, … may be among the best so far: 2 k of each, and few whom rounding hides.
         let least = 32 * (1024 + 8);
         assert!((least..least + 32 * 30).contains(&candidates), "{form:?}: {candidates}");
     }
     // Copies of one row: no bound tells them apart, and every score is computed after all.
-    let same = Plain::new(width, plain.features[..width].repeat(rows));
-    assert_eq!(check_bounds(&[&gpu], &same.source(), &Form::feature_dot(), &asked, k, "copies"), None);
+    let same = Factors::of_features(width, plain.values[..width].repeat(rows));
+    assert_eq!(check_bounds(&[&gpu], &same.view(), &Form::feature_dot(), &asked, k, "copies"), None);
     // More copies of one query's best row than there is room for: bounded in parts.
-    let mut some = plain.features.clone();
+    let mut some = plain.values.clone();
     some.chunks_exact_mut(width).for_each(|row| row[0] = 0.0);
     for row in 2_500..4_500 {
         some[row * width..][..width].fill(0.0);
         some[row * width] = 2.0;
     }
-    let some = Plain::new(width, some);
+    let some = Factors::of_features(width, some);
     let query = |i: usize, random: &mut Random| {
         let (mut h, mine) = (random.numbers(width, false), i == 7);
         h[1..].iter_mut().for_each(|x| *x *= if mine { 0.01 } else { 1.0 });
@@ -294,7 +267,7 @@ fn bounds_leave_most_records_out() {
         Query::feature(h)
     };
     let asked: Vec<Query> = (0..queries).map(|i| query(i, &mut random)).collect();
-    assert!(check_bounds(&[&gpu], &some.source(), &Form::feature_dot(), &asked, k, "some copies").is_some());
+    assert!(check_bounds(&[&gpu], &some.view(), &Form::feature_dot(), &asked, k, "some copies").is_some());
 }
 
 /// Longer than bounds reach, they may belong to either end.
@@ -304,10 +277,10 @@ fn records_that_no_bound_holds_are_looked_at_for_both_ends() {
     let mut features = random.numbers(rows * width, false);
     features[2_100 * width] = -(2.0_f32.powi(63));
     features[2_200 * width] = 2.0_f32.powi(63);
-    let plain = Plain::new(width, features);
+    let plain = Factors::of_features(width, features);
     let asked: Vec<Query> =
         (0..32).map(|_| Query::feature([&[1.0], &random.numbers(width - 1, false)[..]].concat())).collect();
-    assert!(check_bounds(&[&gpu], &plain.source(), &Form::feature_dot(), &asked, 4, "long ones").is_some());
+    assert!(check_bounds(&[&gpu], &plain.view(), &Form::feature_dot(), &asked, 4, "long ones").is_some());
 }
 
 #[test]
@@ -315,8 +288,8 @@ fn rows_that_rounding_treats_worst() {
     let (gpu, mut random, (rows, width)) = (emulator::gpu(Precision::F32), Random(5), (1_800, 37));
     let features = hard_rows(&mut random, rows, width);
     let deltas: Vec<f32> = (0..rows * 2).map(|i| [0.5, -0.5, 1e-30, 0.0, -3e5][i % 5]).collect();
-    let plain = Plain::new(width, features);
-    let source = FactorRows { classes: 2, deltas: &deltas, ..plain.source() };
+    let factors = Factors::new(width, features, deltas, Dtype::F32);
+    let source = factors.view();
     let asked = hard_rows(&mut random, 36, width);
     let asked: Vec<&[f32]> = asked.chunks_exact(width).collect();
     let feature: Vec<Query> = asked.iter().map(|h| Query::feature(h.to_vec())).collect();
@@ -368,7 +341,7 @@ fn errors_that_all_go_one_way() {
             _ => vec![0.2 + 0.2 * (i * 997 % rows) as f32 / rows as f32; width],
         }
     };
-    let all = |row: &dyn Fn(usize) -> Vec<f32>| Plain::new(width, (0..rows).flat_map(row).collect());
+    let all = |row: &dyn Fn(usize) -> Vec<f32>| Factors::of_features(width, (0..rows).flat_map(row).collect());
     for (what, plain, asked) in [
         ("rounded", all(&rounded), 1.0),
         ("added", all(&added), 1.0),
@@ -376,7 +349,7 @@ fn errors_that_all_go_one_way() {
     ] {
         for sign in [asked, -asked] {
             let asked: Vec<Query> = (0..32).map(|i| Query::feature(vec![sign * 2.0_f32.powi(i - 15); width])).collect();
-            let found = check_bounds(&[&gpu], &plain.source(), &Form::feature_dot(), &asked, 4, what);
+            let found = check_bounds(&[&gpu], &plain.view(), &Form::feature_dot(), &asked, 4, what);
             assert!(found.is_some(), "{what}: bounds are of no use");
         }
     }

@@ -14,7 +14,7 @@ use super::linear::{Finish, Linear, Tile};
 use super::tensor::Number;
 use crate::backend::check::{numbers, short_numbers};
 use crate::backend::{Activation, Precision};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The large and the small tile's kernel, forward and backward.
 pub(super) const F16: [&str; 4] = [
@@ -90,7 +90,7 @@ pub(super) fn choose(device: &Device) -> Result<Products> {
         return Ok(Products::Mma);
     }
     for precision in [Precision::F16, Precision::Bf16] {
-        if !(Trial { device, precision }).passes()? {
+        if !(Trial { device, precision }).passes().map_err(without)? {
             let title = device.info().title();
             DISTRUSTED.get_or_init(|| {
                 format!(
@@ -101,6 +101,15 @@ pub(super) fn choose(device: &Device) -> Result<Products> {
         }
     }
     Ok(Products::Wgmma)
+}
+
+/// A failed device cannot be used any more: the next run has to know better.
+fn without(error: Error) -> Error {
+    if matches!(error, Error::Device(..)) {
+        error.with_hint(format!("{VARIABLE}=mma goes without wgmma"))
+    } else {
+        error
+    }
 }
 
 /// Rows, inputs, outputs: beyond a tile in each, steps beyond a turn of the ring, and the last of each in parts.
