@@ -14,6 +14,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <thread>
 
 #include "emulator.hpp"
 
@@ -522,7 +523,9 @@ API cuModuleGetFunction(void** handle, void* module, const char* name) {
     *handle = &found->second;
     return SUCCESS;
 }
+// Takes its time, in which other threads come to launch what has not been granted yet.
 API cuFuncSetAttribute(void* handle, int attribute, int value) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
     ENTER
     if (attribute != 8) return INVALID_VALUE;  // MAX_DYNAMIC_SHARED_SIZE_BYTES
     auto* function = static_cast<Function*>(handle);

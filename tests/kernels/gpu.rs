@@ -343,6 +343,28 @@ fn linear_gives_a_row_the_same_bits_in_any_company() {
     }
 }
 
+/// A kernel must have been granted its shared memory by whoever launches it first, before any other thread launches it.
+#[test]
+fn threads_that_share_a_new_device_launch_the_same_kernels_at_once() {
+    for (gpu, _) in by_products(&EVERY) {
+        let case = linear::Case::new([140, 72, 300], 1.0, 3);
+        let together = std::sync::Barrier::new(4);
+        let run = || read(&gpu, &case.run(&gpu, Activation::Gelu, true), 140 * 300);
+        let results: Vec<Vec<f32>> = std::thread::scope(|scope| {
+            let at_once = || {
+                together.wait();
+                [run(), run()].concat()
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(at_once)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let alone = run();
+        for result in results.iter().flat_map(|both| both.chunks(alone.len())) {
+            assert!(bits(result) == bits(&alone), "{}", of(&gpu));
+        }
+    }
+}
+
 /// The emulated `wgmma` sums in another order than the emulated `mma.sync`, as a device may: so the test above would see a layer computed by both.
 #[test]
 fn the_two_ways_of_multiplying_differ_by_roundings() {

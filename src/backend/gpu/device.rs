@@ -7,8 +7,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUfunction_attribute, CUresult};
 use cudarc::driver::{
@@ -159,8 +159,10 @@ struct Streams {
 /// A kernel on the device.
 struct Kernel {
     function: CudaFunction,
-    /// Shared memory it has asked for so far.
-    shared_bytes: AtomicU32,
+    /// Shared memory a block was granted so far.
+    granted: AtomicU32,
+    /// Held by who asks for more: of two at once the one that asks for less must not have the last word.
+    asking: Mutex<()>,
 }
 
 /// A launch's sizes.
@@ -237,7 +239,7 @@ impl Device {
             let module = context.load_module(Ptx::from_binary(image.to_vec()))?;
             for name in *names {
                 let function = module.load_function(name)?;
-                kernels.insert(*name, Kernel { function, shared_bytes: AtomicU32::new(SHARED_BYTES_UNASKED) });
+                kernels.insert(*name, Kernel::new(function));
             }
         }
         let staging = Staging::new(context.clone());
@@ -400,11 +402,20 @@ impl Device {
 }
 
 impl Kernel {
-    /// Asks for shared memory, where it needs more than it had so far.
+    fn new(function: CudaFunction) -> Self {
+        Self { function, granted: AtomicU32::new(SHARED_BYTES_UNASKED), asking: Mutex::default() }
+    }
+
+    /// Asks for shared memory, where it needs more than it was granted so far.
     fn ask_for(&self, bytes: u32) -> Result<(), DriverError> {
-        if self.shared_bytes.fetch_max(bytes, Ordering::Relaxed) < bytes {
+        if self.granted.load(Ordering::Acquire) >= bytes {
+            return Ok(());
+        }
+        let _asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.granted.load(Ordering::Acquire) < bytes {
             let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             self.function.set_attribute(most, bytes as i32)?;
+            self.granted.store(bytes, Ordering::Release);
         }
         Ok(())
     }
