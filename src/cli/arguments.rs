@@ -12,7 +12,7 @@ use wherefore::pipeline::{ExportFormat, Settings};
 use wherefore::report::Format;
 use wherefore::{Error, Result};
 
-use super::run_record::RunRecord;
+use super::run_record::{self, RunRecord};
 
 /// What every command takes.
 #[derive(Args, Clone, Debug)]
@@ -199,7 +199,9 @@ impl Data {
 
     /// Opens the files, of records of a shape.
     pub(crate) fn open_as(&self, shape: Shape, keep_columns: &[String]) -> Result<Dataset> {
-        Dataset::open(self.options(shape, keep_columns))
+        let dataset = Dataset::open(self.options(shape, keep_columns))?;
+        run_record::note_data(&dataset);
+        Ok(dataset)
     }
 
     /// What is read, and which columns of it.
@@ -234,7 +236,11 @@ impl Typed {
     /// The typed record, or the files, of records of a shape: a typed question has its context as second segment.
     pub(crate) fn or_as(&self, shape: Shape, data: &Data) -> Result<Dataset> {
         match &self.text {
-            Some(text) => Ok(Dataset::typed_as(shape, text.clone(), self.text_pair.clone())),
+            Some(text) => {
+                let dataset = Dataset::typed_as(shape, text.clone(), self.text_pair.clone());
+                run_record::note_data(&dataset);
+                Ok(dataset)
+            }
             None if data.files.is_empty() => {
                 Err(Error::usage("no data was given").with_hint("name files with --data, or type a text with --text"))
             }

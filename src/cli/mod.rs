@@ -27,10 +27,11 @@ mod store;
 mod train;
 mod usage;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use wherefore::Error;
 
 /// Which training examples, and which words, made this model say this.
@@ -94,7 +95,7 @@ pub(crate) fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return tell(&error),
     };
-    let cli = match Cli::try_parse_from(&arguments).map_err(|error| usage::refusal(error, &arguments)) {
+    let cli = match parse(&arguments).map_err(|error| usage::refusal(error, &arguments)) {
         Ok(cli) => cli,
         Err(Ok(refusal)) => return tell(&refusal.into()),
         Err(Err(help)) => {
@@ -112,6 +113,14 @@ pub(crate) fn main() -> ExitCode {
         Ok(Outcome::Skipped) => ExitCode::from(1),
         Err(error) => tell(&error),
     }
+}
+
+/// Parses the command line, and notes the settings that come of it.
+fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    run_record::note_settings(&command, &matches);
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
 #[expect(clippy::print_stderr, reason = "messages go to standard error")]

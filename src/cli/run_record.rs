@@ -1,14 +1,72 @@
 //! `FILE.run.json`: how a result came to be, so that it can be made again.
 
+use std::any::TypeId;
 use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Map, Value, json};
 use wherefore::Result;
+use wherefore::dataset::{Dataset, Digest};
 use wherefore::model::Model;
 use wherefore::pipeline::Summary;
 use wherefore::report::Destination;
 use wherefore::store::Store;
+
+/// Of this process, which runs one command.
+static SETTINGS: OnceLock<Map<String, Value>> = OnceLock::new();
+static DATA: Mutex<Vec<Data>> = Mutex::new(Vec::new());
+
+/// Data that were opened.
+struct Data {
+    files: Vec<String>,
+    digest: Arc<Mutex<Digest>>,
+}
+
+/// Notes every setting of the command that was named, by its long name as `--config` has it: those of the command line and of `--config`,
+/// and the defaults of the others. Those that have none are left out.
+pub(crate) fn note_settings(command: &Command, matches: &ArgMatches) {
+    let (mut command, mut matches) = (command, matches);
+    while let Some((name, further)) = matches.subcommand() {
+        let Some(named) = command.find_subcommand(name) else { break };
+        (command, matches) = (named, further);
+    }
+    let of = |arg: &Arg| {
+        let name = arg.get_long().unwrap_or(arg.get_id().as_str());
+        setting(arg, matches).map(|value| (name.to_owned(), value))
+    };
+    let _ = SETTINGS.set(command.get_arguments().filter_map(of).collect());
+}
+
+fn setting(arg: &Arg, matches: &ArgMatches) -> Option<Value> {
+    if matches!(arg.get_action(), ArgAction::Help | ArgAction::Version) {
+        return None;
+    }
+    let raw = matches.try_get_raw(arg.get_id().as_str()).ok()??;
+    let parsed = arg.get_value_parser().type_id();
+    let is_text = parsed == TypeId::of::<String>() || parsed == TypeId::of::<std::path::PathBuf>();
+    let value = |text: &std::ffi::OsStr| {
+        let text = text.to_string_lossy();
+        // `5`, `0.1` and `true` are what they are, but for texts and paths.
+        let plain = |value: &Value| !is_text && (value.is_number() || value.is_boolean());
+        serde_json::from_str(&text).ok().filter(plain).unwrap_or_else(|| text.into())
+    };
+    let mut values: Vec<Value> = raw.map(value).collect();
+    let several =
+        matches!(arg.get_action(), ArgAction::Append) || arg.get_num_args().is_some_and(|n| n.max_values() > 1);
+    if several { Some(values.into()) } else { values.pop() }
+}
+
+/// Notes that these data are read.
+pub(crate) fn note_data(dataset: &Dataset) {
+    let files = dataset.files().map(|file| file.to_string_lossy().into_owned()).collect();
+    lock(&DATA).push(Data { files, digest: dataset.digest() });
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What will be written beside a result.
 pub(crate) struct RunRecord {
@@ -23,12 +81,20 @@ impl RunRecord {
         fields.insert("version".into(), env!("CARGO_PKG_VERSION").into());
         fields.insert("command".into(), command.into());
         fields.insert("arguments".into(), arguments.into());
+        fields.insert("settings".into(), SETTINGS.get().cloned().unwrap_or_default().into());
         fields.insert("began".into(), seconds_since_epoch().into());
         fields.insert("threads".into(), rayon::current_num_threads().into());
         Self { fields }
     }
 
-    /// Notes a resolved setting.
+    /// Notes what a setting came to that was left open on the command line.
+    pub(crate) fn resolve(&mut self, name: &str, value: impl Into<Value>) {
+        if let Some(Value::Object(settings)) = self.fields.get_mut("settings") {
+            settings.insert(name.into(), value.into());
+        }
+    }
+
+    /// Notes what more there is to say.
     pub(crate) fn set(&mut self, name: &str, value: impl Into<Value>) {
         self.fields.insert(name.into(), value.into());
     }
@@ -45,6 +111,9 @@ impl RunRecord {
             "device": device,
             "precision": precision,
         });
+        for name in ["device", "precision", "max_length"] {
+            self.resolve(&name.replace('_', "-"), fields[name].clone());
+        }
         self.set("model", fields);
     }
 
@@ -67,6 +136,8 @@ impl RunRecord {
 
     /// Writes the record with the job's counts, times and memory.
     pub(crate) fn write(mut self, path: &Path, summary: &Summary) -> Result<()> {
+        let data = |data: &Data| json!({ "files": data.files, "fingerprint": lock(&data.digest).to_string() });
+        self.set("data", lock(&DATA).iter().map(data).collect::<Vec<_>>());
         self.set("summary", serde_json::to_value(summary).unwrap_or_default());
         if let Some(bytes) = peak_memory() {
             self.set("peak_memory_bytes", bytes);

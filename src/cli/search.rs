@@ -227,6 +227,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let format = check_format(common, options.top_k)?;
     run.store(&store);
     run.set("rule", options.rule.name());
+    run.resolve("rule", options.rule.name());
     if kept.tokens.is_some() && matches!(common.device, Device::Cuda(_) | Device::EveryCuda) && !common.quiet {
         tell_cpu();
     }

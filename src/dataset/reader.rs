@@ -1,10 +1,9 @@
 //! The whole input as one stream of records.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Record;
 use super::cell::{Cell, Row};
 use super::columns::{DatasetOptions, Shape, Wanted};
 use super::delimited::{Delimited, Dialect};
@@ -13,6 +12,7 @@ use super::ids::IdCheck;
 use super::jsonl::Jsonl;
 use super::lines::Lines;
 use super::squad;
+use super::{Digest, Record};
 use crate::error::{Error, Result};
 
 /// One file's rows. After an [`Error::Record`] it goes on with the next row; after any other error it is done.
@@ -50,6 +50,7 @@ pub struct Dataset {
     next_index: u64,
     ids: Option<IdCheck>,
     read: Counter,
+    digest: Arc<Mutex<Digest>>,
     /// Of the latest record.
     last_line: u64,
     done: bool,
@@ -98,11 +99,23 @@ impl Dataset {
         let inputs = expand(&options.files)?;
         let wanted = Wanted::new(&options);
         let ids = (!options.allow_duplicate_ids).then(IdCheck::new);
-        let read = Counter::default();
+        let (read, digest) = (Counter::default(), Arc::default());
         let (upcoming, first_index, next_index) = (0, 0, 0);
         let (source, last_line, done) = (None, 0, false);
-        let dataset =
-            Self { options, wanted, inputs, upcoming, source, first_index, next_index, ids, read, last_line, done };
+        let dataset = Self {
+            options,
+            wanted,
+            inputs,
+            upcoming,
+            source,
+            first_index,
+            next_index,
+            ids,
+            read,
+            digest,
+            last_line,
+            done,
+        };
         for input in dataset.inputs.iter().filter(|input| input.format != Format::Jsonl) {
             dataset.source(input, &Counter::default())?;
         }
@@ -136,9 +149,20 @@ impl Dataset {
         let options = DatasetOptions { shape, ..DatasetOptions::default() };
         let (wanted, inputs) = (Wanted::new(&options), vec![Input::typed()]);
         let source: Option<Box<dyn Source>> = Some(Box::new(Typed(rows.into_iter())));
-        let (ids, read, last_line) = (None, Counter::default(), 0);
-        let (upcoming, first_index, next_index, done) = (1, 0, 0, false);
-        Self { options, wanted, inputs, upcoming, source, first_index, next_index, ids, read, last_line, done }
+        Self {
+            options,
+            wanted,
+            inputs,
+            upcoming: 1,
+            source,
+            first_index: 0,
+            next_index: 0,
+            ids: None,
+            read: Counter::default(),
+            digest: Arc::default(),
+            last_line: 0,
+            done: false,
+        }
     }
 
     /// Numbers the records from `index` on, as those of a later part of one input.
@@ -181,6 +205,11 @@ impl Dataset {
     /// The same count, for another thread to look at.
     pub fn byte_counter(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.read)
+    }
+
+    /// The fingerprint of the records read so far, for another thread to look at.
+    pub fn digest(&self) -> Arc<Mutex<Digest>> {
+        Arc::clone(&self.digest)
     }
 
     /// The number the next record will have: how many there were so far, those that could not be used included.
@@ -278,6 +307,9 @@ impl Iterator for Dataset {
                 return (self.next_index == self.first_index).then(|| Err(self.no_records()));
             }
         };
+        if let Ok(record) = &item {
+            self.digest.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+        }
         match &item {
             Ok(_) | Err(Error::Record { .. }) => self.next_index += 1,
             Err(_) => self.done = true,

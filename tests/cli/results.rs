@@ -145,13 +145,38 @@ fn results_in_a_file_have_their_run_beside_them() {
     let bench = Bench::new();
     let model = bench.model("bert-cls2");
     bench.records("data.jsonl", 5);
-    let out = bench.ok(&format!("predict --model {model} --data data.jsonl --out p.jsonl"));
-    assert_eq!(out, "");
+    let run = |command: &str| -> Value {
+        assert_eq!(bench.ok(command), "");
+        serde_json::from_slice(&fs::read(bench.path("p.jsonl.run.json")).expect("it is there")).expect("it is JSON")
+    };
+    let predicted = run(&format!("predict --model {model} --data data.jsonl --out p.jsonl"));
     assert_eq!(lines(&fs::read_to_string(bench.path("p.jsonl")).expect("it is there")).len(), 5);
-    let run: Value =
-        serde_json::from_slice(&fs::read(bench.path("p.jsonl.run.json")).expect("it is there")).expect("it is JSON");
-    assert_eq!(run["summary"]["records"], 5);
-    assert!(run["model"]["fingerprint"].as_str().is_some_and(|f| f.len() == 64));
+    assert_eq!(predicted["summary"]["records"], 5);
+    assert!(predicted["model"]["fingerprint"].as_str().is_some_and(|f| f.len() == 64));
+
+    // Settings are named as `--config` names them: those given, those left to the command, and what `auto` came to.
+    let settings = &predicted["settings"];
+    assert_eq!(
+        (&settings["data"], &settings["top-k"], &settings["seed"]),
+        (&json!(["data.jsonl"]), &json!(5), &json!(0))
+    );
+    assert_eq!((&settings["device"], &settings["precision"]), (&json!("cpu"), &json!("f32")));
+    assert_eq!((&settings["quiet"], &settings["max-length"]), (&json!(false), &predicted["model"]["max_length"]));
+    fs::write(bench.path("own.toml"), "seed = 7\n[explain]\nsteps = 3\ntext = \"5\"\n").expect("it can be written");
+    let explained = run(&format!("explain --model {model} --config own.toml --out p.jsonl"));
+    let settings = &explained["settings"];
+    assert_eq!((&settings["steps"], &settings["seed"], &settings["text"]), (&json!(3), &json!(7), &json!("5")));
+    assert_eq!(settings["method"], "integrated-gradients");
+
+    // The data's fingerprint is of what was read, whatever the format.
+    let fingerprint = |run: &Value| run["data"][0]["fingerprint"].as_str().map(str::to_owned).expect("data were read");
+    assert_eq!(predicted["data"][0]["files"], json!(["data.jsonl"]));
+    let text = fs::read_to_string(bench.path("data.jsonl")).expect("it is there");
+    fs::write(bench.path("spaced.jsonl"), text.replace("\":", "\" : ")).expect("it can be written");
+    fs::write(bench.path("other.jsonl"), text.replacen("text\":\"", "text\":\"x", 1)).expect("it can be written");
+    let of = |file: &str| fingerprint(&run(&format!("predict --model {model} --data {file} --out p.jsonl")));
+    assert_eq!(of("spaced.jsonl"), fingerprint(&predicted));
+    assert_ne!(of("other.jsonl"), fingerprint(&predicted));
 }
 
 #[cfg(feature = "parquet")]
