@@ -198,11 +198,11 @@ impl Arguments {
 pub(super) fn load_model(store: &Store, model: Option<&str>, common: &Common) -> Result<Model> {
     let mut common = common.clone();
     common.max_length = common.max_length.or(Some(store.settings().max_length));
-    let recorded = &store.settings().model;
+    let recorded = store.find_path(&store.settings().model);
     let masks = store.settings().task() == Task::Masks;
     match model {
         Some(model) => common.load_as(model, masks),
-        None => common.load_as(recorded, masks).map_err(|error| match error {
+        None => common.load_as(&recorded.to_string_lossy(), masks).map_err(|error| match error {
             Error::Io { .. } | Error::Usage(..) => Error::Usage(
                 format!("the store's model is not where it was: {error}"),
                 Some("say where it is now with --model DIR".into()),
@@ -320,7 +320,7 @@ pub(super) fn load_checkpoints(store: &Store, rule: Rule, common: &Common) -> Re
     let mut common = common.clone();
     common.max_length = Some(store.settings().max_length);
     let (needed, masks) = (rule.reads_checkpoints(), store.settings().task() == Task::Masks);
-    let load = |checkpoint: &Checkpoint| common.load_as(&checkpoint.path, masks);
+    let load = |checkpoint: &Checkpoint| common.load_as(&store.find_path(&checkpoint.path).to_string_lossy(), masks);
     store.settings().checkpoints.iter().filter(|_| needed).map(load).collect()
 }
 

@@ -1,6 +1,6 @@
 //! A finished store, or several parts of one, open for reading.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::atomic::FileEntry;
 use super::fingerprint;
@@ -16,6 +16,8 @@ use crate::model::{Problem, Task};
 /// A finished store, or several parts of one data set, as one sequence of rows, ascending by input record number.
 #[derive(Debug)]
 pub struct Store {
+    /// Of the first part.
+    directory: PathBuf,
     settings: Settings,
     head: Option<Head>,
     shards: Vec<Shard>,
@@ -50,6 +52,7 @@ impl Store {
             blocks.iter().map(|(path, block)| open_shard(path, block, &settings)).collect::<Result<Vec<_>>>()?;
         let head = first.1.head.as_ref().map(|file| open_head(first.0, file, &settings)).transpose()?;
         Ok(Self {
+            directory: first.0.to_owned(),
             starts: starts(&shards).ok_or_else(|| Error::format(first.0, "too many rows for this machine"))?,
             records_total: first.1.records.unwrap_or_default(),
             data_fingerprint: fingerprint::combine(
@@ -59,6 +62,17 @@ impl Store {
             head,
             shards,
         })
+    }
+
+    /// Where a path leads that was noted when the store was made: a relative one was seen from the working directory of then. It is seen from
+    /// that of now, or else from the nearest folder above the store from which it leads anywhere; unchanged where there is none.
+    pub fn find_path(&self, noted: &str) -> PathBuf {
+        let path = PathBuf::from(noted);
+        if path.exists() {
+            return path;
+        }
+        let directory = self.directory.canonicalize().unwrap_or_default();
+        directory.ancestors().skip(1).map(|folder| folder.join(noted)).find(|path| path.exists()).unwrap_or(path)
     }
 
     /// What made it.

@@ -245,6 +245,27 @@ fn a_config_file_gives_arguments_and_the_command_line_wins() {
     bench.fails("search --config bad.toml --store store --data data.jsonl", "unknown key \"no-such-thing\"");
 }
 
+/// Whoever asks from another folder, or has moved all of it, need not say where the model is.
+#[test]
+fn a_store_finds_its_model_from_wherever_it_is_asked() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    fs::create_dir(bench.path("then")).expect("a folder");
+    fs::rename(bench.path(&model), bench.path("then/model")).expect("it can be moved");
+    bench.records("then/data.jsonl", 6);
+    let run = |folder: &str, arguments: &str| {
+        let output = bench.command(arguments).current_dir(bench.path(folder)).output().expect("the binary runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    run("then", "index --model model --data data.jsonl --store stores/all --checkpoint model:1");
+    let asked = "--data data.jsonl --rule tracin --top-k 2 --format jsonl";
+    let there = run("then", &format!("search --store stores/all {asked}"));
+    assert_eq!(run("then/stores", &format!("search --store all {}", asked.replace("data.", "../data."))), there);
+    fs::rename(bench.path("then"), bench.path("now")).expect("it can be moved");
+    assert_eq!(run(".", &format!("search --store now/stores/all {}", asked.replace("data.", "now/data."))), there);
+}
+
 #[test]
 fn a_headless_model_is_searched_by_its_features() {
     let bench = Bench::new();
