@@ -1,10 +1,12 @@
-//! `--config FILE.toml`: arguments kept in a file. A top-level key is an argument of any command that has it; a key in a table named as
-//! the command is that command's. Arguments on the command line come later, and so win.
+//! `--config FILE.toml`: arguments kept in a file. A key is an argument's long name; at the top it is for every command that has the argument,
+//! in a table named as a command for that one, and for a command's own commands there are tables within (`[audit.dirty]`). Of two the inner
+//! one wins, and arguments on the command line win over both.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 
-use clap::CommandFactory;
+use clap::{Arg, Command, CommandFactory};
 use toml::{Table, Value};
 use wherefore::Error;
 
@@ -14,41 +16,75 @@ pub(crate) fn expand(arguments: Vec<OsString>) -> anyhow::Result<Vec<OsString>> 
     let path = Path::new(&path);
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
     let table: Table = text.parse().map_err(|e: toml::de::Error| Error::format(path, e.message()))?;
-    let root = super::Cli::command();
-    let Some((at, command)) = arguments
-        .iter()
-        .enumerate()
-        .skip(1)
-        .find_map(|(i, a)| root.find_subcommand(a.to_str()?).map(|command| (i, command)))
-    else {
-        return Ok(arguments);
-    };
-    let own = table.get(command.get_name()).and_then(Value::as_table);
-    let known = |key: &str| {
-        let is = |a: &clap::Arg| a.get_long() == Some(key);
-        command.get_arguments().any(is) || root.get_arguments().any(is)
-    };
-    let mut expanded = arguments[..=at].to_vec();
-    for (key, value) in table.iter().filter(|(_, v)| !v.is_table()) {
-        if known(key) {
-            push(&mut expanded, key, value);
-        } else if !root.get_subcommands().any(|c| c.get_arguments().any(|a| a.get_long() == Some(key))) {
-            return Err(unknown(path, key).into());
+    let mut root = super::Cli::command();
+    root.build(); // hands the common arguments down
+    let Some((at, commands)) = named(&arguments, &root) else { return Ok(arguments) };
+    let command = commands[commands.len() - 1];
+
+    let (mut kept, mut tables) = (BTreeMap::new(), Some(&table));
+    for (depth, level) in commands.iter().enumerate() {
+        let Some(table) = tables else { break };
+        for (key, value) in table {
+            match value {
+                Value::Table(_) if level.find_subcommand(key).is_some() => {}
+                Value::Table(_) => return Err(unknown(path, key, "tables are named as commands are").into()),
+                _ => {
+                    if let Some(argument) = argument(command, key) {
+                        kept.insert(key.as_str(), (argument, value));
+                    } else if !anywhere(level, key) {
+                        return Err(
+                            unknown(path, key, "keys are the long names of arguments, without the dashes").into()
+                        );
+                    }
+                }
+            }
         }
+        tables = commands.get(depth + 1).and_then(|next| table.get(next.get_name())).and_then(Value::as_table);
     }
-    for (key, value) in own.into_iter().flatten() {
-        if !known(key) {
-            return Err(unknown(path, key).into());
-        }
+
+    let mut expanded = arguments[..=at].to_vec();
+    for (key, (_, value)) in kept.iter().filter(|(_, (argument, _))| !is_given(argument, &arguments)) {
         push(&mut expanded, key, value);
     }
     expanded.extend_from_slice(&arguments[at + 1..]);
     Ok(expanded)
 }
 
-fn unknown(path: &Path, key: &str) -> Error {
-    Error::format(path, format!("unknown key {key:?}"))
-        .with_hint("keys are the long names of arguments, without the dashes")
+/// The root, the command that is named, and its own command where it has some; with the place of the last name.
+fn named<'a>(arguments: &[OsString], root: &'a Command) -> Option<(usize, Vec<&'a Command>)> {
+    let (mut at, mut commands) = (0, vec![root]);
+    for (i, argument) in arguments.iter().enumerate().skip(1) {
+        let found = argument.to_str().and_then(|name| commands[commands.len() - 1].find_subcommand(name));
+        if let Some(command) = found {
+            at = i;
+            commands.push(command);
+        }
+    }
+    (at > 0).then_some((at, commands))
+}
+
+fn argument<'a>(command: &'a Command, key: &str) -> Option<&'a Arg> {
+    command.get_arguments().find(|argument| argument.get_long() == Some(key))
+}
+
+/// Whether a command, or one within it, has the argument.
+fn anywhere(command: &Command, key: &str) -> bool {
+    argument(command, key).is_some() || command.get_subcommands().any(|within| anywhere(within, key))
+}
+
+/// Whether the command line has the argument, by whichever of its names.
+fn is_given(argument: &Arg, arguments: &[OsString]) -> bool {
+    let longs = argument.get_long_and_visible_aliases().unwrap_or_default();
+    let is = |text: &str| match (text.strip_prefix("--"), text.strip_prefix('-')) {
+        (Some(name), _) => longs.contains(&name.split('=').next().unwrap_or(name)),
+        (None, Some(name)) => argument.get_short().is_some_and(|short| name.starts_with(short)),
+        (None, None) => false,
+    };
+    arguments.iter().skip(1).filter_map(|text| text.to_str()).any(is)
+}
+
+fn unknown(path: &Path, key: &str, hint: &str) -> Error {
+    Error::format(path, format!("unknown key {key:?}")).with_hint(hint)
 }
 
 fn config_path(arguments: &[OsString]) -> Option<OsString> {

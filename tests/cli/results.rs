@@ -241,8 +241,35 @@ fn a_config_file_gives_arguments_and_the_command_line_wins() {
     );
     let overridden = lines(&bench.ok("search --config run.toml --rule grad-dot"));
     assert_eq!(overridden[0]["rule"], "grad-dot");
-    bench.write("bad.toml", "no-such-thing = 1\n");
-    bench.fails("search --config bad.toml --store store --data data.jsonl", "unknown key \"no-such-thing\"");
+    // What may be given several times is given by one of the two as well.
+    bench.records("other.jsonl", 2);
+    assert_eq!(lines(&bench.ok("search --config run.toml --data other.jsonl")).len(), 2);
+    for (text, wrong) in [
+        ("no-such-thing = 1\n", "no-such-thing"),
+        ("[saerch]\ntop-k = 2\n", "saerch"),
+        ("[search]\nsteps = 2\n", "steps"),
+    ] {
+        bench.write("bad.toml", text);
+        bench.fails("search --config bad.toml --store store --data data.jsonl", &format!("unknown key \"{wrong}\""));
+    }
+}
+
+/// The inner table wins, and what is for another command is left alone.
+#[test]
+fn a_config_file_reaches_the_commands_of_a_command() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    bench.records("data.jsonl", 40);
+    bench.ok(&format!("index --model {model} --data data.jsonl --store store"));
+    bench.write(
+        "run.toml",
+        "store = \"store\"\nneighbours = 3\nsteps = 5\n[audit]\nsignal = \"self-influence\"\n[audit.dirty]\nneighbours = 2\n\
+         [audit.sparse]\ntop-k = 1\n[search]\nneighbors = 1\n",
+    );
+    let found = lines(&bench.ok("audit dirty --config run.toml --quiet --format jsonl"));
+    assert_eq!((found.len(), found[0]["neighbours"].as_array().map(Vec::len)), (40, Some(2)));
+    let signals = found[0]["signals"].as_object().expect("signals");
+    assert_eq!(signals.keys().collect::<Vec<_>>(), ["self-influence"]);
 }
 
 /// Whoever asks from another folder, or has moved all of it, need not say where the model is.
