@@ -17,7 +17,8 @@ use crate::report::{
     Certain, Neighbour, NeighbourGroup, NeighbourList, NeighbourPart, Neighbours, ScoreError, SearchResult, class_value,
 };
 use crate::search::{
-    self, Certainty, Certificate, End, ErrorBar, ErrorBars, Form, GroupHits, Hit, Hits, Options, Query, Scored, Selected,
+    self, Certainty, Certificate, End, ErrorBar, ErrorBars, Form, GroupHits, Hit, Hits, Options, Query, Scored,
+    Selected,
 };
 use crate::store::{FactorPart, Shard, Store, StoredRecord};
 use crate::task;

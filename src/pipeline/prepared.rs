@@ -7,8 +7,8 @@ use super::progress::Going;
 use super::token_queries;
 use crate::error::{Error, Result};
 use crate::factors::{
-    self, BLOCK_ROWS, Bundle, Curvature, CurvatureOptions, DampedMoment, FisherForm, HessianForm, MomentForm, MomentOptions,
-    Preconditioned, QueryFactors, RefitOptions, Representer, RepresenterCompat, Target, Weighting,
+    self, BLOCK_ROWS, Bundle, Curvature, CurvatureOptions, DampedMoment, FisherForm, HessianForm, MomentForm,
+    MomentOptions, Preconditioned, QueryFactors, RefitOptions, Representer, RepresenterCompat, Target, Weighting,
 };
 use crate::interrupt;
 use crate::lexical::{Bm25, Bm25Queries};

@@ -50,7 +50,9 @@ fn more_numbers_than_records_are_solved_for_in_the_records() {
     let (bench, store) = bench(150);
     assert!(store.settings().width > store.rows());
     let (phi, slopes) = gradients(&store, None);
-    assert_influence(&bench, &store, "--hessian exact --lambda 0.1", |q| preconditioned(&phi, |i| curvature(&slopes, i), 0.1, q));
+    assert_influence(&bench, &store, "--hessian exact --lambda 0.1", |q| {
+        preconditioned(&phi, |i| curvature(&slopes, i), 0.1, q)
+    });
     let asked = preconditioned(&phi, |_| 1.0, 0.1, &phi[0]);
     assert_scores(&ranked(&bench, "store", "trak --lambda 0.1"), |i| -slopes[i] * dot(&asked, &phi[i]), "trak");
     bench.fails("search --store store --self --rule trak --lambda 0", "not positive definite");
@@ -70,7 +72,11 @@ fn layers_have_a_matrix_each() {
     };
     assert_influence(&bench, &store, "--hessian layers --lambda 0.1", |q| by_weight(&|i| curvature(&slopes, i), q));
     let asked = by_weight(&|_| 1.0, &phi[0]);
-    assert_scores(&ranked(&bench, "store", "trak --hessian layers --lambda 0.1"), |i| -slopes[i] * dot(&asked, &phi[i]), "trak");
+    assert_scores(
+        &ranked(&bench, "store", "trak --hessian layers --lambda 0.1"),
+        |i| -slopes[i] * dot(&asked, &phi[i]),
+        "trak",
+    );
 }
 
 /// How far the margins of records are from what all others say of them, with λ of the whole matrix, record by record and solved for again each time.

@@ -85,7 +85,7 @@ impl RuleArguments {
         run.model(&model);
         run.store(&stores[0]);
         let plan = RetrainingPlan {
-            retraining: self.retrain.retraining(&model, common.seed),
+            retraining: self.retrain.retraining(&model, common),
             keep: self.keep.clone(),
             at_once: self.retrain.at_once(),
         };
@@ -124,7 +124,8 @@ impl RuleArguments {
         };
         let places = |rule: Rule| {
             let every = (0..stores.len()).flat_map(move |place| forms(rule).into_iter().map(move |form| (place, form)));
-            let suited = every.filter(move |(place, form)| suits(rule, &stores[*place], form.map(Hessian::form)).is_ok());
+            let suited =
+                every.filter(move |(place, form)| suits(rule, &stores[*place], form.map(Hessian::form)).is_ok());
             let most = if rule.reads_gradients() { usize::MAX } else { 1 };
             suited.take(most).map(move |(place, form)| (rule, place, form))
         };

@@ -71,7 +71,7 @@ impl Stability {
             self.projection_dim.map(|dimension| Projection { dimension, seed: common.seed, ..Projection::default() });
         let seeds = common.seed..common.seed + self.seeds;
         let folder = self.keep.as_deref().unwrap_or(temporary);
-        let retraining = self.retrain.retraining(&model, common.seed);
+        let retraining = self.retrain.retraining(&model, common);
         train_members(&model, &|| data.open(), folder, &retraining, seeds, projection, &common.settings()?)
     }
 }

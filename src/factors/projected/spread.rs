@@ -109,10 +109,13 @@ impl Layer {
         let (row_freedom, column_freedom) = (rows as f64 - 1.0, columns as f64 - 1.0);
         match self.drawn {
             Drawn::Neither => {}
-            Drawn::Rows => [all, rest].into_iter().for_each(|sum| sum.add(rows as f64 * by_rows / row_freedom, row_freedom)),
+            Drawn::Rows => {
+                all.add(rows as f64 * by_rows / row_freedom, row_freedom);
+                rest.add(rows as f64 * by_rows / row_freedom, row_freedom);
+            }
             Drawn::Columns => {
-                let variance = columns as f64 * by_columns / column_freedom;
-                [all, rest].into_iter().for_each(|sum| sum.add(variance, column_freedom));
+                all.add(columns as f64 * by_columns / column_freedom, column_freedom);
+                rest.add(columns as f64 * by_columns / column_freedom, column_freedom);
             }
             Drawn::Both => {
                 // Mean squares times o i: sums of rows are over i numbers each, sums of columns over o.
