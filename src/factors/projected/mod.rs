@@ -27,7 +27,7 @@ use self::dual::Dual;
 use self::shampoo::Shampoo;
 pub use self::spread::{Draws, Interval, Spread};
 use super::block::{Block, Blocks, KeepGoing, ROWS};
-use super::dense::{Cholesky, slice, slice_mut};
+use super::dense::{Cholesky, product, slice, slice_mut};
 use super::gram::{Wanted, grams};
 use super::{FactorRows, FactorSource, LabelUsed, LabelledRows, Labels};
 use crate::error::{Error, Result};
@@ -348,11 +348,9 @@ impl Sample {
     fn error(&self, cholesky: &Cholesky, range: &Range<usize>) -> f64 {
         let some = |x: &Mat<f64>| x.as_ref().subrows(range.start, range.len()).to_owned();
         let (mut turned, mut taught) = (some(&self.records), some(&self.sum));
-        let predicted = {
-            cholesky.solve(taught.as_mut());
-            let own = self.records.as_ref().subrows(range.start, range.len());
-            own.transpose() * &taught
-        };
+        cholesky.solve(taught.as_mut());
+        let mut predicted = Mat::zeros(self.roots.len(), 1);
+        product(predicted.as_mut(), turned.transpose(), taught.as_ref());
         cholesky.half_solve(turned.as_mut());
         let of = |(i, root): (usize, &f64)| {
             let told: f64 = slice(&turned, i).iter().map(|x| x * x).sum();

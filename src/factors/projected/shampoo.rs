@@ -83,7 +83,10 @@ impl Shampoo {
         let square = |x: &Mat<f64>| Mat::from_fn(x.nrows(), x.ncols(), |i, j| x[(i, j)].powi(2));
         let (input, output) = (square(&self.input.vectors), square(&self.output.vectors));
         let inverse = Mat::from_fn(self.values.nrows(), self.values.ncols(), |k, j| 1.0 / self.values[(k, j)]);
-        let diagonal = &input * inverse * output.transpose();
+        let (mut half, mut diagonal) =
+            (Mat::zeros(input.nrows(), output.nrows()), Mat::zeros(input.nrows(), output.nrows()));
+        product(half.as_mut(), input.as_ref(), inverse.as_ref());
+        product(diagonal.as_mut(), half.as_ref(), output.transpose());
         (0..diagonal.ncols()).flat_map(|j| slice(&diagonal, j)).map(|x| 1.0 / x).collect()
     }
 
