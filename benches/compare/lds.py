@@ -30,9 +30,9 @@ LEARNING = ["--epochs", "3", "--learning-rate", "5e-4", "--batch-size", "32"]
 OURS = [
     ("feature-cos", "last", ""), ("feature-dot", "last", ""), ("feature-euc", "last", ""), ("grad-dot", "last", ""), ("grad-cos", "last", ""),
     ("representer", "last", ""), ("influence", "last", ""), ("tracin", "last", ""), ("bm25", "last", ""), ("loss", "last", ""),
-    *[(rule, store, "") for store in ("whole", "all") for rule in ("projected-dot", "projected-cos", "tracin", "trak", "influence")],
-    *[("influence", "whole", form) for form in ("layers", "shampoo", "ekfac", "kronecker")],
-    *[("influence", "all", form) for form in ("layers", "shampoo")],
+    *[(rule, store, "") for store in ("whole", "all") for rule in ("projected-dot", "projected-cos", "tracin")],
+    *[(rule, store, form) for store in ("whole", "all") for rule in ("trak", "influence") for form in ("exact", "layers", "shampoo")],
+    *[("influence", "whole", form) for form in ("ekfac", "kronecker")],
 ]
 STORES = {
     "last": "",

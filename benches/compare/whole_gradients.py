@@ -90,7 +90,8 @@ class Ours:
         data = f"--model {model} --data training.jsonl --store store"
         index, _ = self.command(f"index {data} --gradients projected {projection}")
         fit, _ = self.command("curvature --store store --fisher data")
-        trak, of_trak = self.ranking("trak")
+        # As both rivals damp.
+        trak, of_trak = self.ranking("trak --lambda 0.1")
         influence, of_influence = self.ranking("influence --hessian ekfac")
         seconds = {"gradients": index, "trak": trak, "factors": fit, "influence": influence}
         return seconds, {"traker": of_trak, "kronfluence": of_influence}

@@ -52,14 +52,16 @@ pub(crate) struct Arguments {
     /// Of models that tag words: ask about each entity by itself, or about the one of this number from 0; --target says whose, the model's or gold
     #[arg(long, value_name = "N|all", value_parser = parse_entities, conflicts_with_all = ["token", "of_itself", "from_factors"])]
     entity: Option<Entities>,
-    /// The curvature, for influence and relatif: the last layer's, or of a store of projected gradients the whole network's
-    #[arg(long, value_enum, default_value_t = Hessian::Exact)]
-    hessian: Hessian,
+    /// The curvature, for influence, relatif and trak: the last layer's, or of a store of projected gradients the whole network's [default: exact;
+    /// for influence and relatif over projected gradients, shampoo]
+    #[arg(long, value_enum)]
+    hessian: Option<Hessian>,
     /// Where `wherefore curvature` left the whole network's [default: in the store]
     #[arg(long, value_name = "DIR")]
     curvature: Option<PathBuf>,
     /// λ: the penalty of the representer's refit [default: 0.06], the damping of influence and relatif [default: 0.01]; over projected
-    /// gradients, the damping over the Gram matrix's mean diagonal [default: 0.1]
+    /// gradients, the damping over the matrix's mean diagonal [default: that at which records left out are predicted best; with shampoo and
+    /// the whole network's curvature 0.1]
     #[arg(long, value_name = "λ")]
     lambda: Option<f64>,
     /// Representer values as another tool defines them
@@ -96,6 +98,10 @@ pub(crate) struct Arguments {
     /// What each pair of a query's token and a training record's adds to the score of those two (with --exact; JSON and the page)
     #[arg(long, requires = "exact")]
     token_pairs: bool,
+    /// Of a store of projected gradients: how far each score may be off (standard error and 95 % interval) for the projection that was drawn and
+    /// an ensemble's members, and which neighbours are tied for it
+    #[arg(long, conflicts_with = "exact")]
+    error_bars: bool,
     /// Memory for the search, in MiB; a store larger than it is read in passing
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     memory: usize,
@@ -156,7 +162,7 @@ fn parse_top_k(text: &str) -> Result<TopK, String> {
 impl Arguments {
     fn options(&self, default: Rule) -> SearchOptions {
         let rule_options = RuleOptions {
-            hessian: self.hessian.form(),
+            hessian: self.hessian.map(Hessian::form),
             curvature: self.curvature.clone().unwrap_or_else(|| self.store[0].clone()),
             lambda: self.lambda,
             compat: match self.representer_compat {
@@ -190,6 +196,7 @@ impl Arguments {
                 layers: self.layers,
                 token_pairs: self.token_pairs,
             }),
+            error_bars: self.error_bars,
         }
     }
 }

@@ -44,14 +44,14 @@ pub struct RuleOver<'a> {
 ///
 /// # Errors
 /// [`Error::Usage`], with what to do instead.
-pub fn suits(rule: Rule, store: &Store, hessian: HessianForm) -> Result<()> {
+pub fn suits(rule: Rule, store: &Store, hessian: Option<HessianForm>) -> Result<()> {
     let settings = store.settings();
     let whole = settings.gradients.is_some();
     rule.check(settings.problem, settings.checkpoints.len())?;
     rule.check_gradients(whole)?;
     let all = settings.gradients.is_some_and(|projection| projection.parameters == GradientsOf::All);
     match (rule, whole, hessian) {
-        (Rule::Influence | Rule::RelatIf, _, HessianForm::Corrected | HessianForm::Kronecker) if all => {
+        (Rule::Influence | Rule::RelatIf, _, Some(HessianForm::Corrected | HessianForm::Kronecker)) if all => {
             Err(Error::usage(
                 "--hessian kfac, ekfac: are of linear layers, and the store's gradients are of all parameters",
             ))
@@ -59,9 +59,9 @@ pub fn suits(rule: Rule, store: &Store, hessian: HessianForm) -> Result<()> {
         (
             Rule::Influence | Rule::RelatIf,
             false,
-            HessianForm::Corrected | HessianForm::Layers | HessianForm::Shampoo,
+            Some(HessianForm::Corrected | HessianForm::Layers | HessianForm::Shampoo),
         ) => Err(Error::usage("--hessian ekfac, layers, shampoo: expected a store of projected gradients")),
-        (Rule::Trak, _, HessianForm::Corrected | HessianForm::Kronecker) => {
+        (Rule::Trak, _, Some(HessianForm::Corrected | HessianForm::Kronecker)) => {
             Err(Error::usage("--hessian kfac, ekfac: are for the rules influence and relatif"))
         }
         _ => Ok(()),

@@ -35,12 +35,15 @@ pub(super) fn learn(
     settings: &Settings,
 ) -> Result<Model> {
     if !to.join("config.json").exists() {
-        let (start, scratch) = match retraining {
-            Retraining::Head(_) => (model.directory().to_string_lossy().into_owned(), false),
-            Retraining::Full(full) => (full.start.clone(), full.scratch),
+        let mut trainee = match retraining {
+            Retraining::Head(_) => Blueprint::read(&model.directory().to_string_lossy(), false)?.build(
+                Cpu::new().shared_out(),
+                plan(model),
+                seed,
+                Some(model.max_length()),
+            )?,
+            Retraining::Full(full) => full.begin(model, seed)?,
         };
-        let blueprint = Blueprint::read(&start, scratch)?;
-        let mut trainee = blueprint.build(Cpu::new().shared_out(), plan(model), seed, Some(model.max_length()))?;
         let mut none = Rejections::new(false, None);
         let examples = Labelled::read(training()?, None, &mut none)?.examples(&trainee, &mut none)?;
         let state = to.with_extension("under-way");

@@ -13,12 +13,13 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::kept::Kept;
+use crate::backend::Precision;
 use crate::backend::cpu::Cpu;
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::factors::{InMemory, LabelVec, Refit, RefitOptions, Target, refit, refit_from};
 use crate::interrupt;
-use crate::model::{Blueprint, HeadPlan, Model, Problem, Trainee};
+use crate::model::{Blueprint, Device, HeadPlan, Model, Problem, Trainee};
 use crate::pipeline::{Progress, Rejections, Settings};
 use crate::store::{Shard, Store};
 use crate::tokens::pack;
@@ -48,8 +49,16 @@ pub struct FullRetraining {
     pub start: String,
     /// Whether it starts from drawn parameters: only the configuration and the tokenizer are read.
     pub scratch: bool,
+    /// Of passes; parameters, gradients and moments are f32.
+    #[serde(skip_serializing_if = "is_f32")]
+    pub precision: Precision,
     /// Everything else.
     pub options: TrainOptions,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde hands over")]
+fn is_f32(precision: &Precision) -> bool {
+    matches!(precision, Precision::Auto | Precision::F32)
 }
 
 /// What is trained, and how the work is done.
@@ -382,10 +391,10 @@ impl FullRetraining {
     /// A model before its training, of the classes of `model`.
     ///
     /// # Errors
-    /// As [`Blueprint::read`] and [`Blueprint::build`].
+    /// As [`Blueprint::read`] and [`Blueprint::build_on`].
     pub fn begin(&self, model: &Model, seed: u64) -> Result<Trainee> {
         let blueprint = Blueprint::read(&self.start, self.scratch)?;
-        blueprint.build(Cpu::new().shared_out(), plan(model), seed, Some(model.max_length()))
+        blueprint.build_on(Device::Cpu, self.precision, plan(model), seed, Some(model.max_length()))
     }
 }
 

@@ -16,7 +16,6 @@ use super::units::top;
 use super::{Measure, OpenQueries, suits};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
-use crate::factors::HessianForm;
 use crate::model::{Model, Projection};
 use crate::pipeline::{IndexOptions, QueryTarget, Rejections, SearchJob, SearchOptions, Settings, index};
 use crate::random::{Purpose, Stream, uniform};
@@ -201,9 +200,9 @@ impl Member {
         options: &StabilityOptions,
         settings: &Settings,
     ) -> Result<Vec<Said>> {
-        let fits = |store: &&Store| suits(rule, store, HessianForm::Exact).is_ok();
+        let fits = |store: &&Store| suits(rule, store, None).is_ok();
         let store = self.stores.iter().find(fits).unwrap_or(&self.stores[0]);
-        suits(rule, store, HessianForm::Exact)?;
+        suits(rule, store, None)?;
         // Every model is asked about the same label.
         let search = SearchOptions { rule, target: QueryTarget::Gold, ..SearchOptions::default() };
         let job = SearchJob { model: &self.model, checkpoints: &[], store, options: &search };

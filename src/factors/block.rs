@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::model::Problem;
 
 /// Rows of a block.
-pub(super) const ROWS: usize = 1024;
+pub(crate) const ROWS: usize = 1024;
 
 /// Blocks whose results are in memory at a time. Bounds memory; changes no result.
 pub(super) const WAVE: usize = 32;

@@ -84,6 +84,19 @@ impl Cholesky {
         if finite { Ok(Self { lower: matrix }) } else { Err(not_positive_definite()) }
     }
 
+    /// `1 / (A⁻¹)_rr` of the factored `A = L Lᵀ`.
+    pub(super) fn own(&self) -> Vec<f64> {
+        let width = self.lower.nrows();
+        let mut own = Vec::with_capacity(width);
+        for first in (0..width).step_by(8 * GROUP) {
+            let mut units = Mat::zeros(width, (8 * GROUP).min(width - first));
+            (0..units.ncols()).for_each(|j| units[(first + j, j)] = 1.0);
+            self.half_solve(units.as_mut());
+            own.extend((0..units.ncols()).map(|j| 1.0 / slice(&units, j).iter().map(|x| x * x).sum::<f64>()));
+        }
+        own
+    }
+
     /// `x = (L Lᵀ)⁻¹ x`, for each column of `x`.
     pub(super) fn solve(&self, x: MatMut<'_, f64>) {
         in_groups::<GROUP>(x, |group| {

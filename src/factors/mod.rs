@@ -28,6 +28,7 @@ mod target;
 
 pub use crate::backend::cpu::Int8Rows;
 pub use block::KeepGoing;
+pub(crate) use block::ROWS as BLOCK_ROWS;
 pub(crate) use bundle::bundle_norm;
 pub use bundle::{Bundle, mean_features};
 pub use curvature::{Curvature, CurvatureOptions, HessianForm, Preconditioned, QueryFactors};
@@ -39,7 +40,7 @@ pub use loss::{loss_and_delta, predict, probabilities};
 pub use margin::output_gradient;
 pub use objective::RefitTargets;
 pub use pairs::{Product, product, product_with};
-pub use projected::{DampedMoment, MomentForm, MomentOptions, Weighting};
+pub use projected::{DampedMoment, Draws, Interval, MomentForm, MomentOptions, Spread, Weighting};
 pub use refit::{CHOLESKY_LIMIT, Refit, RefitOptions, refit, refit_from};
 pub use representer::{Representer, RepresenterCompat, representer};
 pub(crate) use scan_copy::{Held, residuals};

@@ -14,9 +14,12 @@ use crate::factors::{Labels, Target};
 use crate::interrupt;
 use crate::model::{Problem, Task};
 use crate::report::{
-    Certain, Neighbour, NeighbourGroup, NeighbourList, NeighbourPart, Neighbours, SearchResult, class_value,
+    Certain, Neighbour, NeighbourGroup, NeighbourList, NeighbourPart, Neighbours, ScoreError, SearchResult, class_value,
 };
-use crate::search::{self, Certainty, Certificate, End, Form, GroupHits, Hit, Hits, Options, Query, Selected};
+use crate::search::{
+    self, Certainty, Certificate, End, ErrorBar, ErrorBars, Form, GroupHits, Hit, Hits, Options, Query, Scored,
+    Selected,
+};
 use crate::store::{FactorPart, Shard, Store, StoredRecord};
 use crate::task;
 
@@ -83,6 +86,8 @@ pub(super) struct Answers<'a> {
     options: &'a SearchOptions,
     prepared: &'a Prepared<'a>,
     scope: Scope,
+    /// How far scores may be off, where that is told.
+    error_bars: Option<ErrorBars<'a>>,
     /// Searches on the CPU where there are none.
     gpus: Vec<&'a Gpu>,
 }
@@ -103,8 +108,12 @@ impl<'a> Answers<'a> {
             return Err(Error::usage("--group-by and --set give each group's ends, not full rankings")
                 .with_hint("ask for a number of records: --top-k K"));
         }
+        if options.top_k == TopK::All && options.error_bars {
+            return Err(Error::usage("--error-bars: full rankings come without").with_hint("use --top-k with a number"));
+        }
         let scope = Scope::new(store, &options.scope)?;
-        Ok(Self { store, options, prepared, scope, gpus: Vec::new() })
+        let error_bars = options.error_bars.then(|| prepared.error_bars()).transpose()?;
+        Ok(Self { store, options, prepared, scope, error_bars, gpus: Vec::new() })
     }
 
     /// The same, searching on GPUs.
@@ -250,9 +259,26 @@ impl<'a> Answers<'a> {
 
     fn ends(&self, hits: Hits, asker: Asker<'_>, k: usize) -> Result<(Vec<Neighbour>, Vec<Neighbour>)> {
         let end = |hits: Vec<Hit>| -> Result<Vec<_>> {
-            self.lookup(Box::new(hits.into_iter().map(Ok)), asker).take(k).collect()
+            let found = self.lookup(Box::new(hits.into_iter().map(Ok)), asker).take(k).collect::<Result<_>>()?;
+            Ok(self.with_errors(found, asker))
         };
         Ok((end(hits.proponents)?, end(hits.opponents)?))
+    }
+
+    /// An end with how far its scores may be off, where that is told.
+    fn with_errors(&self, mut end: Vec<Neighbour>, Asker { form, query, .. }: Asker<'_>) -> Vec<Neighbour> {
+        let Some(error_bars) = &self.error_bars else { return end };
+        let scored = end.iter().filter_map(|neighbour| {
+            let row = self.store.find(neighbour.index)?;
+            Some(Scored { place: self.store.locate(row), row, score: neighbour.score })
+        });
+        let bars = error_bars.of(self.store, form, query, &scored.collect::<Vec<_>>());
+        let last = end.len() as u64;
+        for (neighbour, ErrorBar { error, low, high, tied }) in end.iter_mut().zip(bars) {
+            let tied = (tied as u64 + 1).min(last);
+            neighbour.error = Some(ScoreError { standard: error, low, high, tied });
+        }
+        end
     }
 
     /// Hits with their texts and labels, the query's own record left out where that is asked for.
@@ -280,6 +306,7 @@ impl<'a> Answers<'a> {
             index: hit.index,
             id,
             score: hit.score,
+            error: None,
             label,
             predicted,
             text,

@@ -124,4 +124,7 @@ pub struct Summary {
     pub seconds: f64,
     /// How much of it each stage worked.
     pub stages: Stages,
+    /// λ over the mean diagonal of each matrix of projected gradients that a rule was made ready with.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub damping: Vec<f64>,
 }

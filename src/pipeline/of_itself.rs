@@ -38,7 +38,7 @@ impl SelfSearch<'_> {
             return Err(Error::usage("a store's own records ask as they were indexed")
                 .with_hint("leave --target out; `index --target` decides"));
         }
-        let prepared = Prepared::new(options.rule, store, &options.rule_options)?;
+        let prepared = Prepared::new(options.rule, store, &options.rule_options, quiet)?;
         let answers = Answers::new(store, options, &prepared)?.on(devices.iter().collect());
         let progress = Progress::new("searching", Some(store.rows() as u64), quiet);
         let mut waiting = Waiting::new(&answers);
@@ -51,7 +51,13 @@ impl SelfSearch<'_> {
         }
         waiting.answer(sink)?;
         let records = store.rows() as u64;
-        Ok(Summary { numbered: store.records_total(), records, seconds: progress.seconds(), ..Summary::default() })
+        Ok(Summary {
+            numbered: store.records_total(),
+            records,
+            seconds: progress.seconds(),
+            damping: prepared.damping(),
+            ..Summary::default()
+        })
     }
 
     fn asked(&self, row: usize) -> Result<Asked> {

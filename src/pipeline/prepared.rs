@@ -3,23 +3,24 @@
 use std::path::PathBuf;
 
 use super::fisher::DAMPING;
+use super::progress::Going;
 use super::token_queries;
 use crate::error::{Error, Result};
 use crate::factors::{
-    self, Bundle, Curvature, CurvatureOptions, DampedMoment, FisherForm, HessianForm, MomentForm, MomentOptions,
-    Preconditioned, QueryFactors, RefitOptions, Representer, RepresenterCompat, Target, Weighting,
+    self, BLOCK_ROWS, Bundle, Curvature, CurvatureOptions, DampedMoment, FisherForm, HessianForm, MomentForm,
+    MomentOptions, Preconditioned, QueryFactors, RefitOptions, Representer, RepresenterCompat, Target, Weighting,
 };
 use crate::interrupt;
 use crate::lexical::{Bm25, Bm25Queries};
 use crate::model::Problem;
-use crate::search::{FactorSet, Form, Losses, Query, Rule, Source};
+use crate::search::{ErrorBars, FactorSet, Form, Losses, Query, Rule, Source};
 use crate::store::{Fisher, Shard, Store};
 
 /// What decides a rule's numbers, besides the store.
 #[derive(Clone, Debug, Default)]
 pub struct RuleOptions {
-    /// Which curvature, for the influence rules.
-    pub hessian: HessianForm,
+    /// Which curvature, for the influence rules and trak; each has its own default.
+    pub hessian: Option<HessianForm>,
     /// λ of the refit (representer) or of the damping (influence, relatif); each has its own default.
     pub lambda: Option<f64>,
     /// Whose definition of representer values.
@@ -32,9 +33,9 @@ impl RuleOptions {
     /// Which curvature of the whole network preconditions queries for `rule`, and λ as a share of its layers' mean eigenvalues.
     pub(super) fn fisher(&self, rule: Rule, store: &Store) -> Result<Option<(FisherForm, f64)>> {
         let form = match self.hessian {
-            HessianForm::Kronecker => FisherForm::Kfac,
-            HessianForm::Corrected => FisherForm::Ekfac,
-            HessianForm::Exact | HessianForm::Layers | HessianForm::Shampoo => return Ok(None),
+            Some(HessianForm::Kronecker) => FisherForm::Kfac,
+            Some(HessianForm::Corrected) => FisherForm::Ekfac,
+            None | Some(HessianForm::Exact | HessianForm::Layers | HessianForm::Shampoo) => return Ok(None),
         };
         let of_rule = matches!(rule, Rule::Influence | Rule::RelatIf);
         if !of_rule || store.settings().gradients.is_none() {
@@ -101,12 +102,11 @@ pub(super) struct Batch<'a> {
 
 impl<'a> Prepared<'a> {
     /// Does whatever the rule needs to be done once a store: a refit, a curvature.
-    pub(super) fn new(rule: Rule, store: &'a Store, options: &RuleOptions) -> Result<Self> {
+    pub(super) fn new(rule: Rule, store: &'a Store, options: &RuleOptions, quiet: bool) -> Result<Self> {
         let settings = store.settings();
         rule.check(settings.problem, settings.checkpoints.len())?;
         rule.check_gradients(settings.gradients.is_some())?;
         rule.check_task(settings.task(), settings.classes)?;
-        let keep_going = &|| !interrupt::asked();
         let means = match rule {
             _ if store.rows() == 0 => Means::Factors,
             Rule::Bm25 => Means::Words(Bm25::new(store)?),
@@ -115,9 +115,10 @@ impl<'a> Prepared<'a> {
             Rule::Representer => {
                 let default = RefitOptions::default();
                 let refit = RefitOptions { penalty: options.lambda.unwrap_or(default.penalty), ..default };
-                Means::Alphas(factors::representer(store, &refit, options.compat, keep_going)?)
+                let going = Going::on_and_on("refitting", BLOCK_ROWS as u64, quiet);
+                Means::Alphas(factors::representer(store, &refit, options.compat, &|| going.on())?)
             }
-            Rule::Trak => trak(store, options)?,
+            Rule::Trak => trak(store, options, quiet)?,
             Rule::Influence | Rule::RelatIf if options.fisher(rule, store)?.is_some() => {
                 return Err(Error::usage(
                     "rule influence: the whole network's curvature preconditions gradients before they are projected",
@@ -125,11 +126,11 @@ impl<'a> Prepared<'a> {
                 .with_hint("ask with the records themselves, by --data, and --exclude-same-id"));
             }
             Rule::Influence | Rule::RelatIf if settings.gradients.is_some() => {
-                let inverse = moment(store, FactorSet::Final, Weighting::Curvature, options)?;
-                let norms = (rule == Rule::RelatIf).then(|| norms(store, &inverse));
+                let inverse = moments(store, &[FactorSet::Final], rule, options, quiet)?.swap_remove(0);
+                let norms = (rule == Rule::RelatIf).then(|| norms(store, &inverse, quiet)).transpose()?;
                 Means::GaussNewton(inverse, norms)
             }
-            Rule::Influence | Rule::RelatIf => curvature(rule, store, options)?,
+            Rule::Influence | Rule::RelatIf => curvature(rule, store, options, quiet)?,
             _ => Means::Factors,
         };
         Ok(Self { rule, problem: settings.problem, store, means })
@@ -179,6 +180,37 @@ impl<'a> Prepared<'a> {
             (Means::Factors, Rule::GradCos) => Form::grad_cos(),
             (Means::Factors | Means::Words(_) | Means::GaussNewton(..) | Means::Whole(_), _) => Form::grad_dot(),
         }
+    }
+
+    /// λ over the mean diagonal of each matrix of projected gradients, one after another over the model and its checkpoints.
+    pub(super) fn damping(&self) -> Vec<f64> {
+        match &self.means {
+            Means::Trak { inverses, .. } => inverses.iter().flat_map(DampedMoment::damping).collect(),
+            Means::GaussNewton(inverse, _) => inverse.damping(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// How far scores may be off for the projection.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where they are not of projected gradients, or too few numbers are kept to tell.
+    pub(super) fn error_bars(&self) -> Result<ErrorBars<'_>> {
+        let settings = self.store.settings();
+        if settings.gradients.is_none() || matches!(self.means, Means::Losses(_) | Means::Words(_)) {
+            return Err(Error::usage(format!("--error-bars: rule {} is not of projected gradients", self.rule))
+                .with_hint("its scores are exact; projected gradients are stored by `index --gradients projected`"));
+        }
+        if settings.gradient_layers.is_empty() {
+            return Err(Error::usage("--error-bars: the store does not tell which layer each of its numbers is of")
+                .with_hint("index again with --gradients projected"));
+        }
+        let (moments, ensemble): (&[DampedMoment<'_>], bool) = match &self.means {
+            Means::Trak { inverses, .. } => (inverses, true),
+            Means::GaussNewton(inverse, _) => (std::slice::from_ref(inverse), false),
+            _ => (&[], false),
+        };
+        ErrorBars::new(&settings.gradient_layers, moments, ensemble)
     }
 
     /// Some records that ask, in their order, as queries.
@@ -314,9 +346,10 @@ pub(super) fn joined(text: &str, pair: Option<&str>) -> String {
     pair.map_or_else(|| text.to_owned(), |pair| format!("{text}\n{pair}"))
 }
 
-fn curvature<'a>(rule: Rule, store: &'a Store, options: &RuleOptions) -> Result<Means<'a>> {
-    let keep_going = &|| !interrupt::asked();
-    let default = CurvatureOptions { form: options.hessian, ..CurvatureOptions::default() };
+fn curvature<'a>(rule: Rule, store: &'a Store, options: &RuleOptions, quiet: bool) -> Result<Means<'a>> {
+    let going = Going::on_and_on("preconditioning", BLOCK_ROWS as u64, quiet);
+    let keep_going = &|| going.on();
+    let default = CurvatureOptions { form: options.hessian.unwrap_or_default(), ..CurvatureOptions::default() };
     let options = CurvatureOptions { damping: options.lambda.unwrap_or(default.damping), ..default };
     let inverse = Curvature::fit(store, options, keep_going)?;
     let norms = match rule {
@@ -356,18 +389,14 @@ pub(super) fn self_influence(store: &Store, fisher: &Fisher, (form, damping): (F
     Ok(found.values.iter().map(|x| x.sqrt()).collect())
 }
 
-/// λ over the mean of the Gram matrix's diagonal, where the user has not said: what `LogIX` takes, as most gradients have no more records than
-/// dimensions, or none that are independent.
-const GRAM_DAMPING: f64 = 0.1;
-
 /// One Gram matrix for the model and each checkpoint; records weigh 1 − p, its mean over them.
-fn trak<'a>(store: &'a Store, options: &RuleOptions) -> Result<Means<'a>> {
+fn trak<'a>(store: &'a Store, options: &RuleOptions, quiet: bool) -> Result<Means<'a>> {
     if store.settings().problem != Problem::SingleLabel {
         return Err(Error::usage("rule trak: is of a classifier's margin, and the model is none of one label")
             .with_hint("use projected-cos, tracin or influence"));
     }
     let sets = sets(store);
-    let inverses = sets.iter().map(|&set| moment(store, set, Weighting::Even, options)).collect::<Result<_>>()?;
+    let inverses = moments(store, &sets, Rule::Trak, options, quiet)?;
     let mut weights = vec![0.0_f64; store.rows()];
     for &set in &sets {
         let slopes = pieces(store, set).into_iter().flat_map(|piece| piece.deltas.iter());
@@ -377,14 +406,20 @@ fn trak<'a>(store: &'a Store, options: &RuleOptions) -> Result<Means<'a>> {
     Ok(Means::Trak { inverses, weights })
 }
 
-/// Of the gradients under the model, or under a checkpoint.
-fn moment<'a>(
+/// Of the gradients under the model, and under checkpoints.
+fn moments<'a>(
     store: &'a Store,
-    set: FactorSet,
-    weighting: Weighting,
+    sets: &[FactorSet],
+    rule: Rule,
     options: &RuleOptions,
-) -> Result<DampedMoment<'a>> {
-    let form = match options.hessian {
+    quiet: bool,
+) -> Result<Vec<DampedMoment<'a>>> {
+    // TRAK is the inverse of the whole Gram matrix by its definition.
+    let (weighting, default) = match rule {
+        Rule::Trak => (Weighting::Even, HessianForm::Exact),
+        _ => (Weighting::Curvature, HessianForm::Shampoo),
+    };
+    let form = match options.hessian.unwrap_or(default) {
         HessianForm::Exact => MomentForm::Whole,
         HessianForm::Layers => MomentForm::Layers,
         HessianForm::Shampoo => MomentForm::Shampoo,
@@ -393,18 +428,25 @@ fn moment<'a>(
                 .with_hint("use exact, layers or shampoo"));
         }
     };
-    let (layers, damping) = (store.settings().gradient_layers.as_slice(), options.lambda.unwrap_or(GRAM_DAMPING));
+    let (layers, damping) = (store.settings().gradient_layers.as_slice(), options.lambda);
     let options = MomentOptions { form, layers, weighting, damping };
-    DampedMoment::fit(pieces(store, set), options, &|| !interrupt::asked())
+    let steps = options.steps(store.rows(), store.settings().width) * sets.len();
+    let going = Going::over("preconditioning", store.rows() as u64, steps as u64, quiet);
+    sets.iter().map(|&set| DampedMoment::fit(pieces(store, set), options, &|| going.on())).collect()
 }
 
 /// RelatIF's denominators, `|slope| √(φᵀ (· + λI)⁻¹ φ)`.
-fn norms(store: &Store, inverse: &DampedMoment<'_>) -> Vec<f32> {
-    let of_piece = |piece: factors::FactorRows<'_>| {
+fn norms(store: &Store, inverse: &DampedMoment<'_>, quiet: bool) -> Result<Vec<f32>> {
+    let pieces = pieces(store, FactorSet::Final);
+    let steps: usize = pieces.iter().map(|piece| DampedMoment::steps_of_forms(piece.rows)).sum();
+    let going = Going::over("taking norms", store.rows() as u64, steps as u64, quiet);
+    let mut norms = Vec::with_capacity(store.rows());
+    for piece in pieces {
+        let forms = inverse.quadratic_forms(&piece, &|| going.on())?;
         let norm = |(form, slope): (f64, &f32)| (form.sqrt() * f64::from(slope.abs())) as f32;
-        inverse.quadratic_forms(&piece).into_iter().zip(piece.deltas).map(norm).collect::<Vec<_>>()
-    };
-    pieces(store, FactorSet::Final).into_iter().flat_map(of_piece).collect()
+        norms.extend(forms.into_iter().zip(piece.deltas).map(norm));
+    }
+    Ok(norms)
 }
 
 /// The model, and each checkpoint.

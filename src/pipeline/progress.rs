@@ -1,8 +1,11 @@
 //! A bar on standard error: how far, how fast, how long still. Silent where nobody looks (no terminal, or `--quiet`).
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+
+use crate::interrupt;
 
 /// One job's progress, in records; the share done is told in whatever unit is known beforehand (bytes read, rows scanned).
 pub struct Progress {
@@ -50,6 +53,42 @@ impl Progress {
     /// Seconds since the start.
     pub fn seconds(&self) -> f64 {
         self.began.elapsed().as_secs_f64()
+    }
+}
+
+/// The progress of a computation that asks whether to go on as it goes.
+pub(super) struct Going {
+    progress: Progress,
+    asked: AtomicU64,
+    /// How often it will have asked, where that is known.
+    steps: Option<u64>,
+    /// What it is over: all of them in all its steps, or so many at each where it is not known how many those are.
+    records: u64,
+}
+
+impl Going {
+    /// A computation over `records` that asks `steps` times.
+    pub(super) fn over(job: &'static str, records: u64, steps: u64, quiet: bool) -> Self {
+        Self { progress: Progress::new(job, Some(steps), quiet), asked: AtomicU64::new(0), steps: Some(steps), records }
+    }
+
+    /// One that asks once for each `records`, and over and over them until it is done.
+    pub(super) fn on_and_on(job: &'static str, records: u64, quiet: bool) -> Self {
+        Self { progress: Progress::new(job, None, quiet), asked: AtomicU64::new(0), steps: None, records }
+    }
+
+    /// Whether to go on, where it has come to the next step.
+    pub(super) fn on(&self) -> bool {
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
+        match self.steps {
+            Some(steps) => {
+                let done = asked.min(steps);
+                let records = u128::from(self.records) * u128::from(done) / u128::from(steps.max(1));
+                self.progress.set(done, records as u64);
+            }
+            None => self.progress.set(asked, asked * self.records),
+        }
+        !interrupt::asked()
     }
 }
 

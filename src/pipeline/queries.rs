@@ -76,6 +76,8 @@ pub struct SearchOptions {
     pub memory: usize,
     /// Score the ends again, by whole gradients that are not projected.
     pub exact: Option<ExactOptions>,
+    /// Tell how far scores of projected gradients may be off.
+    pub error_bars: bool,
 }
 
 impl SearchOptions {
@@ -108,6 +110,7 @@ impl Default for SearchOptions {
             of_itself: false,
             memory: 1 << 30,
             exact: None,
+            error_bars: false,
         }
     }
 }
@@ -179,7 +182,7 @@ impl SearchJob<'_> {
             return Err(Error::usage("--token: this model says nothing of single tokens"));
         }
         let whole = self.whole()?;
-        let prepared = self.prepared(whole.as_ref())?;
+        let prepared = self.prepared(whole.as_ref(), settings.quiet)?;
         let answers = Answers::new(store, options, &prepared)?.on(model.gpus());
         let asker = Asker::new(model.class_names(), options, store.settings().gradients.is_some())?;
         let target = |gold: Option<&Target>, z: &[f32]| asker.explained(gold, z);
@@ -200,6 +203,7 @@ impl SearchJob<'_> {
         let mut summary = self.ask(whole.as_ref(), dataset, settings, rejections, &mut take)?;
         waiting.answer(sink)?;
         summary.seconds = began.elapsed().as_secs_f64();
+        summary.damping = prepared.damping();
         Ok(summary)
     }
 
@@ -211,11 +215,11 @@ impl SearchJob<'_> {
     }
 
     /// The rule made ready.
-    pub(super) fn prepared(&self, whole: Option<&Whole>) -> Result<Prepared<'_>> {
+    pub(super) fn prepared(&self, whole: Option<&Whole>, quiet: bool) -> Result<Prepared<'_>> {
         let SearchOptions { rule, rule_options, .. } = self.options;
         match whole {
             Some(whole) => Prepared::whole(*rule, self.store, &whole.fisher, whole.at),
-            None => Prepared::new(*rule, self.store, rule_options),
+            None => Prepared::new(*rule, self.store, rule_options, quiet),
         }
     }
 

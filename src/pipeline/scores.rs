@@ -26,7 +26,7 @@ impl SearchJob<'_> {
     ) -> Result<Summary> {
         self.check()?;
         let whole = self.whole()?;
-        let prepared = self.prepared(whole.as_ref())?;
+        let prepared = self.prepared(whole.as_ref(), settings.quiet)?;
         let go_on = |_, _| !interrupt::asked();
         let options = Options { memory: self.options.memory, progress: Some(&go_on), ..Options::default() };
         self.ask(whole.as_ref(), dataset, settings, rejections, &mut |asked| {

@@ -28,7 +28,7 @@ pub(super) fn search(
 ) -> Result<Summary> {
     let SearchJob { model, store, options, .. } = *job;
     let against = against(model, options)?;
-    let prepared = Prepared::new(options.rule, store, &options.rule_options)?;
+    let prepared = Prepared::new(options.rule, store, &options.rule_options, settings.quiet)?;
     let answers = Answers::new(store, options, &prepared)?;
     let models: Vec<&Model> = std::iter::once(model).chain(job.checkpoints).collect();
     let part = match (options.token, options.entity) {

@@ -37,7 +37,7 @@ pub use improvement::{AskedRecord, ChangeRecord, ComparedArm, ComparedSet, Compa
 pub(crate) use records::class_kind;
 pub use records::{
     Certain, Neighbour, NeighbourGroup, NeighbourList, NeighbourPart, Neighbours, PairDetail, Prediction,
-    Probabilities, SearchResult, TokenPairs, class_value,
+    Probabilities, ScoreError, SearchResult, TokenPairs, class_value,
 };
 pub use results::{ResultRecord, read_results};
 pub use schema::Kind;

@@ -104,6 +104,9 @@ pub struct Neighbour {
     pub id: String,
     /// The rule's score: greater is more supportive.
     pub score: f32,
+    /// How far that may be off, where it is of projected gradients and that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ScoreError>,
     /// Its gold label, where it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<Value>,
@@ -130,6 +133,19 @@ pub struct Neighbour {
     /// What the score is made of, where it was computed exactly and that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<PairDetail>,
+}
+
+/// How far a score may be off for the projection that was drawn, and an ensemble's few members.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScoreError {
+    /// The standard error.
+    pub standard: f32,
+    /// The lower end of where it would be in 95 of 100 draws.
+    pub low: f32,
+    /// The upper end.
+    pub high: f32,
+    /// The last rank of this list whose score cannot be told from this one's, nor any between: its own where the next one's can.
+    pub tied: u64,
 }
 
 /// One factor of a training record, or the words of one of its entities together.
@@ -268,6 +284,15 @@ impl SearchResult {
             ("index", Kind::Integer),
             ("id", Kind::Text),
             ("score", Kind::Number),
+            (
+                "error",
+                Kind::fields([
+                    ("standard", Kind::Number),
+                    ("low", Kind::Number),
+                    ("high", Kind::Number),
+                    ("tied", Kind::Integer),
+                ]),
+            ),
             ("label", label.clone()),
             ("predicted", class.clone()),
             ("text", Kind::Text),

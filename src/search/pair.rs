@@ -102,34 +102,41 @@ fn sum_of_row<S: Source + ?Sized>(
     global: usize,
     record: Option<usize>,
 ) -> f32 {
-    let bias = record.and_then(|_| source.factor_biases(shard)).map_or(1.0, |biases| biases[row]);
-    let length = record.zip(source.gradient_norms(shard)).map_or(1.0, |(record, norms)| norms[record]);
-    let sets = form.sets.iter().map(|&set| source.factors(shard, set).expect("the form's factors"));
-    let rows: Vec<Row> = sets.map(|factors| Row::new(form, &factors, (row, global), bias, length)).collect();
+    let rows = sides(source, form, (shard, row), global, record);
     match form.measure {
         Measure::Product => sum_of_terms(form, prepared, &rows),
         Measure::Distance => -squared_distance(&prepared.terms[0].features, &rows[0].features).sqrt(),
     }
 }
 
+/// A row's side of a score in each set of the form, of record `record` where records have several factors.
+pub(super) fn sides<S: Source + ?Sized>(
+    source: &S,
+    form: &Form<'_>,
+    (shard, row): (usize, usize),
+    global: usize,
+    record: Option<usize>,
+) -> Vec<Row> {
+    let bias = record.and_then(|_| source.factor_biases(shard)).map_or(1.0, |biases| biases[row]);
+    let length = record.zip(source.gradient_norms(shard)).map_or(1.0, |(record, norms)| norms[record]);
+    let sets = form.sets.iter().map(|&set| source.factors(shard, set).expect("the form's factors"));
+    sets.map(|factors| Row::new(form, &factors, (row, global), bias, length)).collect()
+}
+
 fn sum_of_terms(form: &Form<'_>, query: &Prepared, rows: &[Row]) -> f32 {
     let mut sum = 0.0;
     for (pass, term) in form.passes.iter().zip(&query.terms) {
         let row = &rows[pass.set];
-        let weight = match &term.weight {
-            Weight::One => 1.0,
-            Weight::Class(class) => row.delta[*class],
-            Weight::Delta(delta) => delta.iter().zip(&row.delta).fold(0.0, |b, (q, i)| q.mul_add(*i, b)),
-        };
-        sum = pass.rate.mul_add(weight * (dot(&term.features, &row.features) + term.bias * row.bias), sum);
+        let product = dot(&term.features, &row.features) + term.bias * row.bias;
+        sum = pass.rate.mul_add(row.weight(&term.weight) * product, sum);
     }
     sum
 }
 
 /// One record's side of a score.
-struct Row {
-    features: Vec<f32>,
-    delta: Vec<f32>,
+pub(super) struct Row {
+    pub(super) features: Vec<f32>,
+    pub(super) delta: Vec<f32>,
     bias: f32,
 }
 
@@ -150,6 +157,15 @@ impl Row {
             Deltas::Scaled => factors.deltas[row * classes..][..classes].iter().map(|d| quotient(*d, length)).collect(),
         };
         Self { features, delta, bias }
+    }
+
+    /// How much it weighs for a query's term.
+    pub(super) fn weight(&self, of: &Weight) -> f32 {
+        match of {
+            Weight::One => 1.0,
+            Weight::Class(class) => self.delta[*class],
+            Weight::Delta(delta) => delta.iter().zip(&self.delta).fold(0.0, |b, (q, i)| q.mul_add(*i, b)),
+        }
     }
 }
 

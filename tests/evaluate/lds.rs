@@ -202,6 +202,20 @@ fn whole_models_are_retrained_too() {
     let seeds = lines(&bench.ok(&format!("{command} --seeds 2 --keep one.jsonl")));
     assert_eq!((&seeds[0]["seeds"], &seeds[0]["subsets"]), (&2.into(), &3.into()));
     assert!(read("one.jsonl").starts_with(&read("three.jsonl")), "the first seed's trainings are taken as they are");
+    // Passes in bf16 teach about the same, and what they taught is kept under another name.
+    let half = format!("{command} --precision bf16 --keep");
+    bench.ok(&format!("{half} half.jsonl"));
+    let margins = |name: &str| -> Vec<f64> {
+        let kept = lines(&String::from_utf8(read(name)).unwrap()).into_iter();
+        kept.skip(1).flat_map(|row| row["margins"].as_array().unwrap().clone()).map(|x| x.as_f64().unwrap()).collect()
+    };
+    let (half, whole) = (margins("half.jsonl"), margins("three.jsonl"));
+    let size = whole.iter().fold(0.0_f64, |size, x| size.max(x.abs()));
+    assert!(half != whole && half.len() == whole.len());
+    // Eight bits are a 256th of each operand.
+    let off = half.iter().zip(&whole).map(|(h, w)| (h - w).abs()).fold(0.0, f64::max);
+    assert!(off <= 0.1 * size, "{off} of {size}");
+    bench.fails(&format!("{command} --precision bf16 --keep three.jsonl"), "three.jsonl");
 }
 
 #[cfg(unix)]

@@ -100,11 +100,11 @@ fn rules_are_the_formulas_over_what_is_stored() {
     let q = preconditioned(&phi, |_| 1.0, 0.1, &phi[0]);
     let q_c = preconditioned(&phi_c, |_| 1.0, 0.1, &phi_c[0]);
     let trak = |i: usize| -0.5 * (slopes[i] + slopes_c[i]) * 0.5 * (dot(&q, &phi[i]) + dot(&q_c, &phi_c[i]));
-    assert_scores(&ranked(&bench, "store", "trak"), trak, "trak");
+    assert_scores(&ranked(&bench, "store", "trak --lambda 0.1"), trak, "trak");
     let curvature = |i: usize| -slopes[i] * (1.0 + slopes[i]) / 40.0;
     let v = preconditioned(&phi, curvature, 0.1, &phi[0]);
     let influence = |i: usize| slopes[0] * slopes[i] * dot(&v, &phi[i]);
-    assert_scores(&ranked(&bench, "store", "influence"), influence, "influence");
+    assert_scores(&ranked(&bench, "store", "influence --hessian exact --lambda 0.1"), influence, "influence");
 }
 
 #[test]

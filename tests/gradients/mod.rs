@@ -2,6 +2,7 @@
 
 mod command;
 mod curvature;
+mod error_bars;
 mod exact;
 mod moments;
 mod projected;

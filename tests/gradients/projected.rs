@@ -26,7 +26,7 @@ fn path(name: &str) -> PathBuf {
     crate::cli::golden(name)
 }
 
-fn model(name: &str) -> Model {
+pub(super) fn model(name: &str) -> Model {
     Model::open_with(Cpu::new(), &path(name), &LoadOptions::default()).unwrap()
 }
 
@@ -40,7 +40,7 @@ fn target(row: usize) -> Target {
 }
 
 /// φ of every text, and the slope of its loss.
-fn traced(tracer: &Tracer, model: &Model, batch_tokens: Option<usize>) -> (Outputs, Vec<f32>) {
+pub(super) fn traced(tracer: &Tracer, model: &Model, batch_tokens: Option<usize>) -> (Outputs, Vec<f32>) {
     let encodings = encodings(model);
     let window: Vec<&Encoding> = encodings.iter().collect();
     let seed = |row: usize, z: &[f32], gradient: &mut [f32]| {
@@ -93,7 +93,7 @@ fn flat(trainee: &mut wherefore::model::Trainee, wanted: &dyn Fn(&str) -> bool) 
     gradients.into_iter().filter(|tensor| wanted(&tensor.name)).flat_map(|tensor| tensor.values).collect()
 }
 
-fn identity(parameters: GradientsOf) -> Projection {
+pub(super) fn identity(parameters: GradientsOf) -> Projection {
     Projection { kind: ProjectionKind::Identity, parameters, ..Projection::default() }
 }
 

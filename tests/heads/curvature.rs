@@ -89,7 +89,7 @@ fn answers_are_preconditioned_by_the_information_written_out() {
         let squares =
             curvature.self_influence_of_bundles(bundles.len(), &|row| bundles[row].clone(), &|| true).unwrap();
         let gradients: Vec<Vec<f64>> = bundles.iter().map(Bundle::gradient).collect();
-        let rule_options = RuleOptions { hessian: form, lambda: Some(DAMPING), ..RuleOptions::default() };
+        let rule_options = RuleOptions { hessian: Some(form), lambda: Some(DAMPING), ..RuleOptions::default() };
         let [influence, relatif] = [Rule::Influence, Rule::RelatIf].map(|rule| scores(&store, rule, &rule_options));
         for (q, solution) in found.iter().map(wide).enumerate() {
             let expected = solve(information.clone(), gradients[q].clone());

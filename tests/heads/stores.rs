@@ -294,7 +294,7 @@ fn influence_is_linear_in_the_factors_and_relatif_is_over_the_record_s_own() {
             let own: f64 = bundle.gradient().iter().zip(&whole).map(|(g, v)| g * v).sum();
             assert!((own - f64::from(square)).abs() <= 1e-5 * own, "{form:?}: {square} for {own}");
         }
-        let rule_options = RuleOptions { hessian: form, ..RuleOptions::default() };
+        let rule_options = RuleOptions { hessian: Some(form), ..RuleOptions::default() };
         let (influence, relatif) =
             (scores(&store, Rule::Influence, &rule_options), scores(&store, Rule::RelatIf, &rule_options));
         for (q, row) in influence.iter().enumerate() {

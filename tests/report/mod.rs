@@ -59,6 +59,7 @@ fn neighbour(rank: u64, score: f32, text: &str) -> Neighbour {
         entities: Vec::new(),
         copies: None,
         detail: None,
+        error: None,
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) fn run(arguments: &LabelNoise, common: &Common) -> anyhow::Result<Out
     let model = arguments.model.load(common, &mut job.run)?;
     let options = NoiseOptions {
         share: arguments.share,
-        retraining: arguments.retrain.retraining(&model, common.seed),
+        retraining: arguments.retrain.retraining(&model, common),
         projection: Projection { dimension: arguments.projection_dim, seed: common.seed, ..Projection::default() },
         seed: common.seed,
     };

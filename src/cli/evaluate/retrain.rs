@@ -5,6 +5,8 @@ use wherefore::evaluate::{FullRetraining, Retraining};
 use wherefore::model::Model;
 use wherefore::train::TrainOptions;
 
+use crate::cli::arguments::Common;
+
 /// What is trained again.
 #[derive(Args)]
 pub(super) struct RetrainArguments {
@@ -42,15 +44,16 @@ impl RetrainArguments {
         self.at_once
     }
 
-    pub(super) fn retraining(&self, model: &Model, seed: u64) -> Retraining {
+    pub(super) fn retraining(&self, model: &Model, common: &Common) -> Retraining {
         let full = || FullRetraining {
             start: self.start.clone().unwrap_or_else(|| model.name().to_owned()),
             scratch: self.start.is_none(),
+            precision: common.precision,
             options: TrainOptions {
                 epochs: self.epochs,
                 learning_rate: self.learning_rate,
                 batch_size: self.batch_size,
-                seed,
+                seed: common.seed,
                 ..TrainOptions::default()
             },
         };

@@ -38,8 +38,8 @@ pub(super) struct RuleArguments {
     /// λ of the rules that have one, as for `search`: damping of influence, relatif and trak, penalty of representer
     #[arg(long, value_name = "λ")]
     lambda: Option<f64>,
-    /// The curvatures of influence and relatif, as for `search`; each is judged
-    #[arg(long, value_enum, value_name = "FORMS", value_delimiter = ',', default_value = "exact")]
+    /// The curvatures of influence, relatif and trak, as for `search`; each is judged [default: each rule's own]
+    #[arg(long, value_enum, value_name = "FORMS", value_delimiter = ',')]
     hessian: Vec<Hessian>,
     /// Scores that another program gave, to be judged beside the rules (repeatable): a file with a row a labelled query and a number for each
     /// training record (.npy, .safetensors, or `scores` in .parquet or .jsonl)
@@ -85,13 +85,13 @@ impl RuleArguments {
         run.model(&model);
         run.store(&stores[0]);
         let plan = RetrainingPlan {
-            retraining: self.retrain.retraining(&model, common.seed),
+            retraining: self.retrain.retraining(&model, common),
             keep: self.keep.clone(),
             at_once: self.retrain.at_once(),
         };
         run.set("retraining", serde_json::to_value(&plan.retraining).unwrap_or_default());
         let several = |rule: Rule| chosen.iter().filter(|(other, ..)| *other == rule).count() > 1;
-        let find = |&(rule, place, hessian): &(Rule, usize, Hessian)| -> Result<Found> {
+        let find = |&(rule, place, hessian): &(Rule, usize, Option<Hessian>)| -> Result<Found> {
             let curvature = self.store[place].clone();
             Ok(Found {
                 rule,
@@ -99,7 +99,7 @@ impl RuleArguments {
                 checkpoints: load_checkpoints(&stores[place], rule, common)?,
                 options: RuleOptions {
                     lambda: self.lambda,
-                    hessian: hessian.form(),
+                    hessian: hessian.map(Hessian::form),
                     curvature,
                     ..RuleOptions::default()
                 },
@@ -111,22 +111,21 @@ impl RuleArguments {
     }
 
     /// The rules asked for, or all, each with every store that has what it takes, and every curvature; what reads no factors is judged once.
-    fn rules(&self, stores: &[Store]) -> Result<Vec<(Rule, usize, Hessian)>> {
+    fn rules(&self, stores: &[Store]) -> Result<Vec<(Rule, usize, Option<Hessian>)>> {
         let of_projected = |form: &Hessian| matches!(form, Hessian::Exact | Hessian::Layers | Hessian::Shampoo);
-        let forms = |rule: Rule| -> Vec<Hessian> {
-            let mut forms = match rule {
-                Rule::Influence | Rule::RelatIf => self.hessian.clone(),
-                Rule::Trak => self.hessian.iter().copied().filter(of_projected).collect(),
+        let forms = |rule: Rule| -> Vec<Option<Hessian>> {
+            let asked = self.hessian.iter().copied();
+            let forms: Vec<_> = match rule {
+                Rule::Influence | Rule::RelatIf => asked.map(Some).collect(),
+                Rule::Trak => asked.filter(of_projected).map(Some).collect(),
                 _ => Vec::new(),
             };
-            if forms.is_empty() {
-                forms.push(Hessian::Exact);
-            }
-            forms
+            if forms.is_empty() { vec![None] } else { forms }
         };
         let places = |rule: Rule| {
             let every = (0..stores.len()).flat_map(move |place| forms(rule).into_iter().map(move |form| (place, form)));
-            let suited = every.filter(move |(place, form)| suits(rule, &stores[*place], form.form()).is_ok());
+            let suited =
+                every.filter(move |(place, form)| suits(rule, &stores[*place], form.map(Hessian::form)).is_ok());
             let most = if rule.reads_gradients() { usize::MAX } else { 1 };
             suited.take(most).map(move |(place, form)| (rule, place, form))
         };
@@ -138,16 +137,16 @@ impl RuleArguments {
             let before = chosen.len();
             chosen.extend(places(rule));
             if chosen.len() == before {
-                suits(rule, &stores[0], forms(rule)[0].form())?;
+                suits(rule, &stores[0], forms(rule)[0].map(Hessian::form))?;
             }
         }
         Ok(chosen)
     }
 
     /// What tells a rule over this store from the same over others.
-    fn name(&self, rule: Rule, place: usize, hessian: Hessian) -> String {
+    fn name(&self, rule: Rule, place: usize, hessian: Option<Hessian>) -> String {
         let name = name(&self.store[place]);
-        match (rule, hessian.to_possible_value()) {
+        match (rule, hessian.and_then(|form| form.to_possible_value())) {
             (Rule::Influence | Rule::RelatIf | Rule::Trak, Some(form)) if self.hessian.len() > 1 => {
                 format!("{name}, {}", form.get_name())
             }

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use clap::Args;
 use wherefore::evaluate::{Member, Stability as Row, StabilityOptions, stability, suits, train_members};
-use wherefore::factors::HessianForm;
 use wherefore::model::Projection;
 use wherefore::search::Rule;
 use wherefore::store::Store;
@@ -72,7 +71,7 @@ impl Stability {
             self.projection_dim.map(|dimension| Projection { dimension, seed: common.seed, ..Projection::default() });
         let seeds = common.seed..common.seed + self.seeds;
         let folder = self.keep.as_deref().unwrap_or(temporary);
-        let retraining = self.retrain.retraining(&model, common.seed);
+        let retraining = self.retrain.retraining(&model, common);
         train_members(&model, &|| data.open(), folder, &retraining, seeds, projection, &common.settings()?)
     }
 }
@@ -84,7 +83,7 @@ pub(super) fn run(arguments: &Stability, common: &Common) -> anyhow::Result<Outc
     let suited = |rule: &Rule| {
         // The checkpoints of a store are of one training; what reads no factors is the same for all.
         !rule.needs_checkpoints()
-            && members.iter().all(|one| one.stores.iter().any(|store| suits(*rule, store, HessianForm::Exact).is_ok()))
+            && members.iter().all(|one| one.stores.iter().any(|store| suits(*rule, store, None).is_ok()))
     };
     let rules =
         if arguments.rule.is_empty() { Rule::ALL.into_iter().filter(suited).collect() } else { arguments.rule.clone() };

@@ -9,9 +9,9 @@
 use faer::Mat;
 use rayon::prelude::*;
 
-use super::{FactorRows, KeepGoing, MomentOptions, not_positive};
+use super::{FactorRows, KeepGoing, MomentOptions, left_out, not_positive};
 use crate::error::{Error, Result};
-use crate::factors::dense::{Cholesky, add_product, slice_mut};
+use crate::factors::dense::{Cholesky, add_product, slice, slice_mut};
 
 pub(super) struct Dual<'a> {
     rows: Rows<'a>,
@@ -20,6 +20,8 @@ pub(super) struct Dual<'a> {
     /// Of `XXᵀ + λI`.
     cholesky: Cholesky,
     damping: f64,
+    /// λ over the mean diagonal of the matrix of numbers.
+    pub(super) share: f64,
 }
 
 /// Records of a tile of the matrix.
@@ -28,6 +30,11 @@ const TILE: usize = 64;
 const DEPTH: usize = 512;
 
 impl<'a> Dual<'a> {
+    /// How many times [`Self::fit`] asks whether to go on.
+    pub(super) fn steps(rows: usize, width: usize) -> usize {
+        rows.div_ceil(TILE) * width.div_ceil(DEPTH) + 1
+    }
+
     pub(super) fn fit(
         pieces: Vec<FactorRows<'a>>,
         options: MomentOptions<'_>,
@@ -54,15 +61,36 @@ impl<'a> Dual<'a> {
         let entry = |i: usize, j: usize| {
             if j > i { 0.0 } else { roots[i] * roots[j] * tiles[i / TILE][(i % TILE, j)] }
         };
-        let mut matrix = Mat::from_fn(count, count, entry);
-        let trace: f64 = (0..count).map(|i| matrix[(i, i)]).sum();
-        let damping = options.damping * trace / rows.width as f64;
-        if damping <= 0.0 {
-            return Err(not_positive());
-        }
-        (0..count).for_each(|i| matrix[(i, i)] += damping);
-        let cholesky = Cholesky::factor(matrix).map_err(|_| not_positive())?;
-        Ok(Self { rows, roots, cholesky, damping })
+        let matrix = Mat::from_fn(count, count, entry);
+        let mean = (0..count).map(|i| matrix[(i, i)]).sum::<f64>() / rows.width as f64;
+        let factor = |share: f64| {
+            if !keep_going() {
+                return Err(Error::Interrupted);
+            }
+            let mut damped = matrix.clone();
+            (0..count).for_each(|i| damped[(i, i)] += share * mean);
+            if share * mean > 0.0 { Cholesky::factor(damped).map_err(|_| not_positive()) } else { Err(not_positive()) }
+        };
+        let share = match options.damping {
+            Some(share) => share,
+            None => left_out::least(|share| Ok(left_out_error(&factor(share)?, &roots)))?,
+        };
+        let cholesky = factor(share)?;
+        Ok(Self { rows, roots, cholesky, damping: share * mean, share })
+    }
+
+    /// `1 / (M⁻¹)_rr` of each number: λ over what is left of it when the records have told what they know.
+    pub(super) fn own(&self) -> Vec<f64> {
+        let firsts: Vec<usize> = (0..self.rows.width).step_by(DEPTH).collect();
+        let of_some = |first: usize| {
+            // Some numbers of all records, a record a row.
+            let records = self.rows.columns(0..self.roots.len(), first);
+            let mut columns = Mat::from_fn(records.ncols(), records.nrows(), |i, r| self.roots[i] * records[(r, i)]);
+            self.cholesky.half_solve(columns.as_mut());
+            let told = |r: usize| slice(&columns, r).iter().map(|x| x * x).sum::<f64>();
+            (0..columns.ncols()).map(|r| self.damping / (1.0 - told(r))).collect::<Vec<_>>()
+        };
+        firsts.into_par_iter().flat_map_iter(of_some).collect()
     }
 
     pub(super) fn solve(&self, given: &[f64], out: &mut [f64]) {
@@ -84,6 +112,14 @@ impl<'a> Dual<'a> {
             *out /= self.damping;
         }
     }
+}
+
+/// The mean of squared errors of records left out: `C⁻¹ √w` over C⁻¹'s diagonal, C the damped matrix of records.
+fn left_out_error(cholesky: &Cholesky, roots: &[f64]) -> f64 {
+    let mut taught = Mat::from_fn(roots.len(), 1, |i, _| roots[i]);
+    cholesky.solve(taught.as_mut());
+    let errors = slice(&taught, 0).iter().zip(cholesky.own()).map(|(x, own)| (x * own).powi(2));
+    errors.sum::<f64>() / roots.len() as f64
 }
 
 /// Gradients by their number.

@@ -14,7 +14,9 @@
 //! λ is a share of a matrix's mean diagonal, each layer's its own where they have one each, so that one number suits gradients of any size.
 
 mod dual;
+mod left_out;
 mod shampoo;
+mod spread;
 
 use std::ops::Range;
 
@@ -23,8 +25,9 @@ use rayon::prelude::*;
 
 use self::dual::Dual;
 use self::shampoo::Shampoo;
+pub use self::spread::{Draws, Interval, Spread};
 use super::block::{Block, Blocks, KeepGoing, ROWS};
-use super::dense::{Cholesky, slice, slice_mut};
+use super::dense::{Cholesky, product, slice, slice_mut};
 use super::gram::{Wanted, grams};
 use super::{FactorRows, FactorSource, LabelUsed, LabelledRows, Labels};
 use crate::error::{Error, Result};
@@ -69,8 +72,26 @@ pub struct MomentOptions<'a> {
     pub layers: &'a [KeptLayer],
     /// What each record counts.
     pub weighting: Weighting,
-    /// λ over the mean of the diagonal.
-    pub damping: f64,
+    /// λ over the mean of the diagonal; where it is not given, that at which records left out are predicted best, and a tenth of Shampoo's.
+    pub damping: Option<f64>,
+}
+
+impl MomentOptions<'_> {
+    /// How many times [`DampedMoment::fit`] asks whether to go on, over so many records of so many numbers.
+    pub fn steps(&self, rows: usize, width: usize) -> usize {
+        let blocks = rows.div_ceil(ROWS);
+        match self.form {
+            MomentForm::Whole if rows < width => Dual::steps(rows, width),
+            MomentForm::Whole => blocks + self.sums(blocks) + 1,
+            MomentForm::Layers => blocks + self.sums(blocks) + self.layers.len(),
+            MomentForm::Shampoo => 2 * blocks + self.layers.len(),
+        }
+    }
+
+    /// Blocks of the pass that only a damping to be found takes.
+    fn sums(&self, blocks: usize) -> usize {
+        if self.damping.is_none() { blocks } else { 0 }
+    }
 }
 
 /// A damped second moment, ready to be solved with.
@@ -81,9 +102,17 @@ pub struct DampedMoment<'a> {
 
 /// Of some of the numbers.
 enum Part<'a> {
-    Gram(Range<usize>, Cholesky),
+    Gram(Gram),
     Dual(Dual<'a>),
     Shampoo(Shampoo),
+}
+
+/// A matrix of some of the numbers, factored.
+struct Gram {
+    range: Range<usize>,
+    cholesky: Cholesky,
+    /// λ over the mean diagonal.
+    damping: f64,
 }
 
 /// The widest matrix that is factored: 2 GiB, and about a minute.
@@ -100,7 +129,7 @@ impl<'a> DampedMoment<'a> {
     /// [`Error::Interrupted`].
     pub fn fit(pieces: Vec<FactorRows<'a>>, options: MomentOptions<'_>, keep_going: KeepGoing<'_>) -> Result<Self> {
         let MomentOptions { form, layers, damping, .. } = options;
-        if !(damping.is_finite() && damping >= 0.0) {
+        if let Some(damping) = damping.filter(|damping| !(damping.is_finite() && *damping >= 0.0)) {
             return Err(Error::usage(format!("--lambda: expected a number from 0 on, found {damping}")));
         }
         let width = pieces.first().map_or(0, |piece| piece.width);
@@ -129,6 +158,16 @@ impl<'a> DampedMoment<'a> {
         Ok(Self { parts, width })
     }
 
+    /// λ over the mean diagonal of each of its matrices that was factored as it is.
+    pub fn damping(&self) -> Vec<f64> {
+        let of = |part: &Part<'_>| match part {
+            Part::Gram(gram) => Some(gram.damping),
+            Part::Dual(dual) => Some(dual.share),
+            Part::Shampoo(_) => None,
+        };
+        self.parts.iter().filter_map(of).collect()
+    }
+
     /// The inverse times each of these vectors.
     ///
     /// # Panics
@@ -141,23 +180,48 @@ impl<'a> DampedMoment<'a> {
         solved.collect()
     }
 
+    /// What each number has that all others together do not tell, `1 / (M⁻¹)_rr`: what its share in `φᵀ M⁻¹ φ'` is over the product of both
+    /// vectors' `M⁻¹ φ` there, were it left out.
+    pub fn own(&self) -> Vec<f64> {
+        let mut own = vec![1.0; self.width];
+        for part in &self.parts {
+            match part {
+                Part::Gram(Gram { range, cholesky, .. }) => own[range.clone()].copy_from_slice(&cholesky.own()),
+                Part::Dual(dual) => own.copy_from_slice(&dual.own()),
+                Part::Shampoo(one) => own[one.range.clone()].copy_from_slice(&one.own()),
+            }
+        }
+        own
+    }
+
+    /// How many times [`DampedMoment::quadratic_forms`] asks whether to go on, over so many rows.
+    pub fn steps_of_forms(rows: usize) -> usize {
+        rows.div_ceil(COLUMNS)
+    }
+
     /// `φᵀ (· + λI)⁻¹ φ` of each of these rows.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
     ///
     /// # Panics
     /// Where they are of another width.
-    pub fn quadratic_forms(&self, rows: &FactorRows<'_>) -> Vec<f64> {
+    pub fn quadratic_forms(&self, rows: &FactorRows<'_>, keep_going: KeepGoing<'_>) -> Result<Vec<f64>> {
         assert_eq!(rows.width, self.width, "rows of the gradients' width");
         let firsts: Vec<usize> = (0..rows.rows).step_by(COLUMNS).collect();
-        let forms = firsts.into_par_iter().flat_map_iter(|first| {
+        let forms = firsts.into_par_iter().map(|first| {
+            if !keep_going() {
+                return Err(Error::Interrupted);
+            }
             let mut given = Mat::zeros(self.width, COLUMNS.min(rows.rows - first));
             for j in 0..given.ncols() {
                 rows.features.decode((first + j) * self.width, slice_mut(&mut given, j));
             }
             let solved = self.solved(&given);
             let form = |j| slice(&given, j).iter().zip(slice(&solved, j)).map(|(x, y)| x * y).sum::<f64>();
-            (0..given.ncols()).map(form).collect::<Vec<_>>()
+            Ok((0..given.ncols()).map(form).collect::<Vec<_>>())
         });
-        forms.collect()
+        Ok(forms.collect::<Result<Vec<_>>>()?.concat())
     }
 
     /// Column by column, none of whose bits depend on the others.
@@ -165,7 +229,7 @@ impl<'a> DampedMoment<'a> {
         let mut out = Mat::zeros(self.width, given.ncols());
         for part in &self.parts {
             match part {
-                Part::Gram(range, cholesky) => {
+                Part::Gram(Gram { range, cholesky, .. }) => {
                     let mut own = out.as_mut().subrows_mut(range.start, range.len());
                     own.copy_from(given.as_ref().subrows(range.start, range.len()));
                     cholesky.solve(own);
@@ -223,10 +287,77 @@ fn gram_parts<'a>(
     let weigh = |block: &Block| weights(block, options.weighting, blocks.rows());
     let wanted = ranges.iter().map(|range| Wanted { rows: range.clone(), weighting: 0 });
     let found = grams(&blocks, &wanted.collect::<Vec<_>>(), weigh)?;
+    let sample = options.damping.is_none().then(|| Sample::of(&blocks, options.weighting)).transpose()?;
     let part = |(gram, range): (Mat<f64>, &Range<usize>)| {
-        Ok(Part::Gram(range.clone(), Cholesky::factor(damped(gram, options.damping)).map_err(|_| not_positive())?))
+        if !keep_going() {
+            return Err(Error::Interrupted);
+        }
+        let factor = |share: f64| Cholesky::factor(damped(gram.clone(), share)).map_err(|_| not_positive());
+        let damping = match (&sample, options.damping) {
+            (Some(sample), None) => left_out::least(|share| {
+                if keep_going() { Ok(sample.error(&factor(share)?, range)) } else { Err(Error::Interrupted) }
+            })?,
+            (_, damping) => damping.unwrap_or_default(),
+        };
+        Ok(Part::Gram(Gram { range: range.clone(), cholesky: factor(damping)?, damping }))
     };
     found.into_par_iter().zip(ranges).map(part).collect()
+}
+
+/// Records that are left out, each by itself, to find a damping.
+struct Sample {
+    /// `√w φ`, a record a column.
+    records: Mat<f64>,
+    /// `√w`
+    roots: Vec<f64>,
+    /// `Σ w φ` over all records.
+    sum: Mat<f64>,
+}
+
+/// The most of them.
+const LEFT_OUT: usize = 1024;
+
+impl Sample {
+    /// Spread evenly over all.
+    fn of(blocks: &Blocks<'_>, weighting: Weighting) -> Result<Self> {
+        let (rows, width) = (blocks.rows(), blocks.inputs() - 1);
+        let step = rows.div_ceil(LEFT_OUT);
+        let count = rows.div_ceil(step);
+        let mut sample = Self { records: Mat::zeros(width, count), roots: vec![0.0; count], sum: Mat::zeros(width, 1) };
+        let weigh = |block: &Block| weights(block, weighting, rows);
+        blocks.several(weigh, |wave| {
+            for (block, weights) in &wave {
+                for r in 0..block.rows {
+                    let (weight, phi) = (weights[(0, r)], &slice(&block.inputs, r)[..width]);
+                    let sum = slice_mut(&mut sample.sum, 0);
+                    sum.iter_mut().zip(phi).for_each(|(sum, x)| *sum += weight * x);
+                    let number = block.first + r;
+                    if number.is_multiple_of(step) {
+                        let root = weight.max(0.0).sqrt();
+                        sample.roots[number / step] = root;
+                        let column = slice_mut(&mut sample.records, number / step);
+                        column.iter_mut().zip(phi).for_each(|(out, x)| *out = root * x);
+                    }
+                }
+            }
+        })?;
+        Ok(sample)
+    }
+
+    /// The mean of squared errors of records left out, by the numbers of `range`.
+    fn error(&self, cholesky: &Cholesky, range: &Range<usize>) -> f64 {
+        let some = |x: &Mat<f64>| x.as_ref().subrows(range.start, range.len()).to_owned();
+        let (mut turned, mut taught) = (some(&self.records), some(&self.sum));
+        cholesky.solve(taught.as_mut());
+        let mut predicted = Mat::zeros(self.roots.len(), 1);
+        product(predicted.as_mut(), turned.transpose(), taught.as_ref());
+        cholesky.half_solve(turned.as_mut());
+        let of = |(i, root): (usize, &f64)| {
+            let told: f64 = slice(&turned, i).iter().map(|x| x * x).sum();
+            ((root - predicted[(i, 0)]) / (1.0 - told)).powi(2)
+        };
+        self.roots.iter().enumerate().map(of).sum::<f64>() / self.roots.len() as f64
+    }
 }
 
 /// What each record of a block counts, `[1, ROWS]`.

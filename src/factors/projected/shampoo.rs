@@ -6,13 +6,16 @@ use std::ops::Range;
 use faer::{Mat, MatRef};
 
 use super::{Block, Blocks, FactorRows, Gradients, KeepGoing, MomentOptions, nonzero, weights};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::factors::dense::{add_product, product, slice};
 use crate::factors::kronecker::Eigen;
 use crate::model::KeptLayer;
 
+/// λ over a layer's mean eigenvalue, where the user has not said (as for EK-FAC: there is no fit to leave records out of).
+const DAMPING: f64 = 0.1;
+
 pub(super) struct Shampoo {
-    range: Range<usize>,
+    pub(super) range: Range<usize>,
     output: Eigen,
     input: Eigen,
     /// `Λ + λ`, `[inputs, outputs]`.
@@ -34,6 +37,9 @@ impl Shampoo {
         let sides = sum(&blocks, &layers, |block, layer, range| Sides::of(block, &weigh(block), layer, range))?;
         let mut all: Vec<Self> = Vec::with_capacity(layers.len());
         for (sides, (layer, range)) in sides.into_iter().zip(&layers) {
+            if !keep_going() {
+                return Err(Error::Interrupted);
+            }
             let (output, input) = (Eigen::new(&sides.0[0])?, Eigen::new(&sides.0[1])?);
             let values = Mat::zeros(layer.inputs, layer.outputs);
             all.push(Self { range: range.clone(), output, input, values });
@@ -44,7 +50,7 @@ impl Shampoo {
             let values = &mut values.0[0];
             let total: f64 = (0..values.ncols()).flat_map(|j| slice(values, j)).sum();
             let mean = total / (values.nrows() * values.ncols()) as f64;
-            let damping = if mean > 0.0 { options.damping * mean } else { nonzero(mean) };
+            let damping = if mean > 0.0 { options.damping.unwrap_or(DAMPING) * mean } else { nonzero(mean) };
             one.values = Mat::from_fn(values.nrows(), values.ncols(), |k, j| values[(k, j)] + damping);
         }
         Ok(all)
@@ -70,6 +76,18 @@ impl Shampoo {
             }
         }
         Sums(vec![sum])
+    }
+
+    /// `1 / (M⁻¹)_rr` of each number.
+    pub(super) fn own(&self) -> Vec<f64> {
+        let square = |x: &Mat<f64>| Mat::from_fn(x.nrows(), x.ncols(), |i, j| x[(i, j)].powi(2));
+        let (input, output) = (square(&self.input.vectors), square(&self.output.vectors));
+        let inverse = Mat::from_fn(self.values.nrows(), self.values.ncols(), |k, j| 1.0 / self.values[(k, j)]);
+        let (mut half, mut diagonal) =
+            (Mat::zeros(input.nrows(), output.nrows()), Mat::zeros(input.nrows(), output.nrows()));
+        product(half.as_mut(), input.as_ref(), inverse.as_ref());
+        product(diagonal.as_mut(), half.as_ref(), output.transpose());
+        (0..diagonal.ncols()).flat_map(|j| slice(&diagonal, j)).map(|x| 1.0 / x).collect()
     }
 
     pub(super) fn solve(&self, given: &[f64], out: &mut [f64]) {

@@ -100,6 +100,17 @@ pub struct KeptLayer {
     pub outputs: usize,
     /// Columns: of what it reads, the bias's 1 included.
     pub inputs: usize,
+    /// Whether those rows are what the layer puts out itself, with no projection.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub outputs_whole: bool,
+    /// The same of the columns.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub inputs_whole: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde hands over")]
+fn is_false(said: &bool) -> bool {
+    !said
 }
 
 impl KeptLayer {
@@ -132,6 +143,19 @@ pub(super) struct Side {
 impl Slot {
     pub(super) fn len(&self) -> usize {
         self.inputs.kept * self.outputs.kept
+    }
+
+    /// What is kept of the layer of this `name`.
+    pub(super) fn kept(&self, name: String) -> KeptLayer {
+        let Self { inputs, outputs, .. } = self;
+        let whole = |side: &Side| side.kept == side.whole;
+        KeptLayer {
+            name,
+            outputs: outputs.kept,
+            inputs: inputs.kept,
+            outputs_whole: whole(outputs),
+            inputs_whole: whole(inputs),
+        }
     }
 }
 

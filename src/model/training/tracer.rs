@@ -54,9 +54,7 @@ impl Tracer {
         check_head(model)?;
         let (sizes, names): (Vec<_>, Vec<_>) = layers_of(model, projection.parameters).into_iter().unzip();
         let (slots, width) = projection.slots(&sizes)?;
-        let kept =
-            |(slot, name): (&Slot, String)| KeptLayer { name, outputs: slot.outputs.kept, inputs: slot.inputs.kept };
-        Ok((width, slots.iter().zip(names).map(kept).collect()))
+        Ok((width, slots.iter().zip(names).map(|(slot, name)| slot.kept(name)).collect()))
     }
 
     /// Numbers kept of a record.

@@ -115,7 +115,7 @@ impl GivenSearch<'_> {
             return Err(Error::usage("rule tracin: given queries have no checkpoints' factors"));
         }
         given.label_names = Some(settings.label_names.clone()).filter(|names| !names.is_empty());
-        let prepared = Prepared::new(options.rule, store, &options.rule_options)?;
+        let prepared = Prepared::new(options.rule, store, &options.rule_options, quiet)?;
         let answers = Answers::new(store, options, &prepared)?.on(devices.iter().collect());
         let classes =
             ClassNames::new(given.label_names.clone(), settings.problem, settings.classes).map_err(Error::usage)?;

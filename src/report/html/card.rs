@@ -100,6 +100,10 @@ struct Near {
     rank: u64,
     id: String,
     score: String,
+    /// The standard error, and where the score would lie in 95 of 100 draws.
+    error: Option<(String, String)>,
+    /// The last rank that it cannot be told from, where that is not its own.
+    tied: Option<u64>,
     /// `p` supports, `n` opposes.
     sign: &'static str,
     percent: String,
@@ -230,6 +234,10 @@ impl Near {
             rank: near.rank,
             id: near.id.clone(),
             score: format!("{:+.4}", near.score),
+            error: near.error.map(|error| {
+                (format!("± {:.4}", error.standard), format!("95 %: {:+.4} to {:+.4}", error.low, error.high))
+            }),
+            tied: near.error.map(|error| error.tied).filter(|&tied| tied > near.rank),
             sign: if near.score < 0.0 { "n" } else { "p" },
             percent: percent(if largest > 0.0 { near.score.abs() / largest } else { 0.0 }),
             label: near.label.as_ref().map(plain),

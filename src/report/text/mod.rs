@@ -176,6 +176,9 @@ impl Render for SearchResult {
             let (most, least) = (self.proponents.len(), self.opponents.len());
             let _ = write!(out, " · certain {} of {most} and {} of {least}", certain.proponents, certain.opponents);
         }
+        if self.proponents.iter().chain(&self.opponents).any(|near| near.error.is_some()) {
+            out.push_str(" · ± one standard error; ranks as far as they cannot be told apart");
+        }
         out.push('\n');
         section(&mut out, "supports", &self.proponents, &style(colour).green());
         section(&mut out, "opposes", &self.opponents, &style(colour).red());
@@ -194,8 +197,13 @@ fn section(out: &mut String, title: &str, neighbours: &[Neighbour], style: &Styl
     let _ = writeln!(out, "  {}", style.apply_to(title));
     for n in neighbours {
         let label = n.label.as_ref().or(n.predicted.as_ref()).map(plain).unwrap_or_default();
-        let head =
-            format!("{:>5}  {:>+11.4e}  {:<10} {:<10} ", n.rank, n.score, one_line(&n.id, 10), one_line(&label, 10));
+        let error = n.error.map_or_else(String::new, |error| format!(" ± {:.1e}", error.standard));
+        let rank = match n.error {
+            Some(error) if error.tied > n.rank => format!("{}–{}", n.rank, error.tied),
+            _ => n.rank.to_string(),
+        };
+        let (id, label) = (one_line(&n.id, 10), one_line(&label, 10));
+        let head = format!("{rank:>5}  {:>+11.4e}{error}  {id:<10} {label:<10} ", n.score);
         let copies = n.copies.filter(|&copies| copies > 1).map_or(String::new(), |copies| format!("({copies}×) "));
         let head = head + &copies;
         let room = width().saturating_sub(console::measure_text_width(&head)).max(20);
