@@ -31,7 +31,7 @@ pub use hub::{find, find_with};
 pub use pretrained::{LoadOptions, Model};
 pub use sentence::SentenceModel;
 pub use training::{
-    Basis, Blueprint, DEFAULT_DIMENSION, DropoutPass, DropoutRates, GradientsOf, HeadPlan, KeptLayer, LayerFactors,
+    AdamMoments, Basis, Blueprint, DEFAULT_DIMENSION, DropoutPass, DropoutRates, GradientsOf, HeadPlan, KeptLayer, LayerFactors,
     Learn, Learner, Lesson, LinearLayer, Moments, NamedTensor, Observer, ProjectedLayer, Projection, ProjectionKind,
     Seed, Shape, Studied, Term, TokenLesson, Tracer, Trainee, Turned, found,
 };

@@ -103,7 +103,7 @@ impl<'a> Prepared<'a> {
     /// Does whatever the rule needs to be done once a store: a refit, a curvature.
     pub(super) fn new(rule: Rule, store: &'a Store, options: &RuleOptions) -> Result<Self> {
         let settings = store.settings();
-        rule.check(settings.problem, settings.checkpoints.len())?;
+        rule.check(settings.problem, &settings.checkpoints)?;
         rule.check_gradients(settings.gradients.is_some())?;
         rule.check_task(settings.task(), settings.classes)?;
         let keep_going = &|| !interrupt::asked();
@@ -112,6 +112,11 @@ impl<'a> Prepared<'a> {
             Rule::Bm25 => Means::Words(Bm25::new(store)?),
             Rule::Loss => Means::Losses(Losses(store)),
             Rule::TracIn => Means::Rates(settings.checkpoints.iter().map(|c| c.learning_rate as f32).collect()),
+            Rule::Less => {
+                let rates = || settings.checkpoints.iter().map(|c| c.learning_rate);
+                let sum: f64 = rates().sum();
+                Means::Rates(rates().map(|rate| (rate / sum) as f32).collect())
+            }
             Rule::Representer => {
                 let default = RefitOptions::default();
                 let refit = RefitOptions { penalty: options.lambda.unwrap_or(default.penalty), ..default };
@@ -142,7 +147,7 @@ impl<'a> Prepared<'a> {
         fisher: &Fisher,
         (form, damping): (FisherForm, f64),
     ) -> Result<Self> {
-        rule.check(store.settings().problem, store.settings().checkpoints.len())?;
+        rule.check(store.settings().problem, &store.settings().checkpoints)?;
         if form == FisherForm::Ekfac && fisher.settings.form == FisherForm::Kfac {
             return Err(Error::usage("--hessian ekfac: the curvature was fitted by K-FAC alone")
                 .with_hint("use --hessian kfac, or `wherefore curvature --form ekfac`"));
@@ -214,6 +219,7 @@ impl<'a> Prepared<'a> {
                 let query = |(features, asking): (Vec<f32>, Asking)| Query::transformed(features, 0.0, asking.delta);
                 Ok(solved.into_iter().zip(asking).map(query).collect())
             }
+            Means::Rates(_) if self.rule == Rule::Less => Ok(asking.into_iter().map(less_query).collect()),
             // A whole model's gradient has its biases in it.
             Means::Rates(_) if self.store.settings().gradients.is_some() => {
                 Ok(asking.into_iter().map(|a| Query::members(a.checkpoints)).collect())
@@ -428,6 +434,16 @@ fn trak_queries(inverses: &[DampedMoment<'_>], asking: &[Asking]) -> Vec<Query> 
         terms.iter_mut().zip(solved).for_each(|(terms, features)| terms.push((features, vec![1.0])));
     }
     terms.into_iter().map(Query::members).collect()
+}
+
+/// The direction of the query's gradient under each checkpoint. Loss falls where the output function rises: φ's, turned round.
+fn less_query(asking: Asking) -> Query {
+    let turned = |(phi, _): (Vec<f32>, Vec<f32>)| {
+        let length = phi.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+        let scale = if length > 0.0 { -1.0 / length } else { 0.0 };
+        (phi.into_iter().map(|x| (f64::from(x) * scale) as f32).collect(), vec![1.0])
+    };
+    Query::members(asking.checkpoints.into_iter().map(turned).collect())
 }
 
 fn preconditioned_query(preconditioned: Preconditioned, width: usize) -> Query {
