@@ -211,8 +211,7 @@ mod tests {
         let matrix = whole.to_matrix();
         for (from, to) in [(0, 25), (25, 75), (16, 48), (3, 4)] {
             let part = whole.of(from..to).to_matrix();
-            let expected: Vec<f32> =
-                matrix.chunks_exact(inputs).flat_map(|row| &row[from..to]).copied().collect();
+            let expected: Vec<f32> = matrix.chunks_exact(inputs).flat_map(|row| &row[from..to]).copied().collect();
             assert_eq!(part, expected);
         }
         let x = rows(inputs - 1, 2);
@@ -249,9 +248,7 @@ mod tests {
         let n = draws as f64;
         let mean = products.iter().sum::<f64>() / n;
         let variance = products.iter().map(|p| (p - mean).powi(2)).sum::<f64>() / (n - 1.0);
-        let pair = |i: usize, j: usize| {
-            (f64::from(x[i]) * f64::from(y[j]) + f64::from(x[j]) * f64::from(y[i])).powi(2)
-        };
+        let pair = |i: usize, j: usize| (f64::from(x[i]) * f64::from(y[j]) + f64::from(x[j]) * f64::from(y[i])).powi(2);
         let sum = |keep: &dyn Fn(usize, usize) -> bool| -> f64 {
             let pairs = (0..inputs).flat_map(|i| (i + 1..inputs).map(move |j| (i, j)));
             pairs.filter(|&(i, j)| keep(i, j)).map(|(i, j)| pair(i, j)).sum()

@@ -136,8 +136,7 @@ impl Arguments {
         if self.block_records == 0 {
             return Err(Error::usage("--block-records: expected at least 1, found 0"));
         }
-        let checkpoints =
-            self.checkpoint.iter().map(|text| self.checkpoint(text, common)).collect::<Result<_>>()?;
+        let checkpoints = self.checkpoint.iter().map(|text| self.checkpoint(text, common)).collect::<Result<_>>()?;
         let scan = self.scan.map(|scan| match scan {
             Scan::F16 => ScanType::F16,
             Scan::Bf16 => ScanType::Bf16,

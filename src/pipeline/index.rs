@@ -90,7 +90,9 @@ pub fn index(
 ) -> Result<Summary> {
     options.checkpoints.iter().try_for_each(|checkpoint| check_checkpoint(model, &checkpoint.model))?;
     if options.gradients.is_none() && options.checkpoints.iter().any(|checkpoint| checkpoint.moments.is_some()) {
-        return Err(Error::usage("--adam: is of the whole model's gradients").with_hint("index with --gradients projected"));
+        return Err(
+            Error::usage("--adam: is of the whole model's gradients").with_hint("index with --gradients projected")
+        );
     }
     let settings_of_store = store_settings(model, options)?;
     let tokens = settings_of_store.tokens;

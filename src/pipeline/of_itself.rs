@@ -39,8 +39,10 @@ impl SelfSearch<'_> {
                 .with_hint("leave --target out; `index --target` decides"));
         }
         if options.rule == Rule::Less {
-            return Err(Error::usage("rule less: queries ask with their gradients as they are, which the store has not of its records")
-                .with_hint("ask with the records themselves, by --data, and --exclude-same-id"));
+            return Err(Error::usage(
+                "rule less: queries ask with their gradients as they are, which the store has not of its records",
+            )
+            .with_hint("ask with the records themselves, by --data, and --exclude-same-id"));
         }
         let prepared = Prepared::new(options.rule, store, &options.rule_options)?;
         let answers = Answers::new(store, options, &prepared)?.on(devices.iter().collect());

@@ -185,14 +185,14 @@ impl Rule {
         }
         let is_adapted = |checkpoint: &Checkpoint| checkpoint.moments.is_some();
         match self {
-            Self::Less if !checkpoints.iter().all(is_adapted) => {
-                Err(Error::usage("rule less: the store holds its checkpoints' gradients as they are, not as AdamW follows them")
-                    .with_hint("index with --adam, of epochs that `train --save-epochs DIR --keep-moments` left"))
-            }
-            Self::TracIn | Self::Trak if checkpoints.iter().any(is_adapted) => {
-                Err(Error::usage(format!("rule {self}: the store holds its checkpoints' gradients as AdamW follows them"))
-                    .with_hint("use rule less, or index without --adam"))
-            }
+            Self::Less if !checkpoints.iter().all(is_adapted) => Err(Error::usage(
+                "rule less: the store holds its checkpoints' gradients as they are, not as AdamW follows them",
+            )
+            .with_hint("index with --adam, of epochs that `train --save-epochs DIR --keep-moments` left")),
+            Self::TracIn | Self::Trak if checkpoints.iter().any(is_adapted) => Err(Error::usage(format!(
+                "rule {self}: the store holds its checkpoints' gradients as AdamW follows them"
+            ))
+            .with_hint("use rule less, or index without --adam")),
             _ => Ok(()),
         }
     }

@@ -3,6 +3,7 @@
 mod command;
 mod curvature;
 mod exact;
+mod less;
 mod moments;
 mod projected;
 mod traker;

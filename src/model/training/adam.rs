@@ -99,9 +99,8 @@ struct MomentsFile<'a> {
 
 impl<'a> MomentsFile<'a> {
     fn parse(path: &'a Path, bytes: &'a [u8]) -> Result<Self> {
-        let damaged = |error: safetensors::SafeTensorError| {
-            Error::format(path, format!("not a whole safetensors file: {error}"))
-        };
+        let damaged =
+            |error: safetensors::SafeTensorError| Error::format(path, format!("not a whole safetensors file: {error}"));
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
         let betas = header.metadata().as_ref().and_then(|metadata| metadata.get(BETAS));
         let betas: Option<[f64; 2]> = betas.and_then(|text| serde_json::from_str(text).ok());

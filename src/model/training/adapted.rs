@@ -57,17 +57,14 @@ struct Layer {
 }
 
 impl<B: Training> Adapted<B> {
-    pub(super) fn new(
-        network: Network<B>,
-        projection: &Projection,
-        moments: &AdamMoments,
-    ) -> Result<Self> {
+    pub(super) fn new(network: Network<B>, projection: &Projection, moments: &AdamMoments) -> Result<Self> {
         let (slots, width) = projection.slots(network.linears())?;
         if moments.layers().len() != slots.len() {
             return Err(Error::Mismatch("moments of another model than the checkpoint".to_owned(), None));
         }
         let betas = moments.betas();
-        let layers = slots.iter().zip(moments.layers()).map(|(slot, moments)| Layer::new(projection, slot, moments, betas));
+        let layers =
+            slots.iter().zip(moments.layers()).map(|(slot, moments)| Layer::new(projection, slot, moments, betas));
         Ok(Self { layers: layers.collect(), width, rests: betas.map(|beta| (1.0 - beta) as f32), network })
     }
 

@@ -13,7 +13,9 @@ use rayon::prelude::*;
 
 use super::attention;
 use super::{Cpu, Linear, dot_on};
-use crate::backend::training::{AdamStep, Dropout, Loss, Pair, Passed, Place, Products, Shape, Sketch, Tables, Training};
+use crate::backend::training::{
+    AdamStep, Dropout, Loss, Pair, Passed, Place, Products, Shape, Sketch, Tables, Training,
+};
 use crate::backend::{Attended, AttentionGradients};
 use crate::error::Result;
 use crate::tokens::PackedBatch;
