@@ -168,13 +168,13 @@ fn add<V: Vector>(sums: &mut [f32], x: &[f32], signs: &[f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::{Purpose, Stream, uniform};
+    use crate::random::{Purpose, Stream, below, uniform};
 
     fn sketch(inputs: usize, outputs: usize, seed: u64) -> Sketch {
         let stream = Stream::new(seed, Purpose::Projection);
         Sketch::new(inputs, outputs, |run| {
             let words = stream.block([run as u32, 0, 0, 0]);
-            ((u64::from(words[0]) * outputs as u64 >> 32) as usize, words[1])
+            (below(words[0], outputs as u32) as usize, words[1])
         })
     }
 

@@ -96,6 +96,7 @@ pub fn index(
     }
     let settings_of_store = store_settings(model, options)?;
     let tokens = settings_of_store.tokens;
+    let tracers = tracers(model, options)?;
     let writer = if options.append {
         StoreWriter::append(dir, &settings_of_store, options.part)?
     } else {
@@ -121,15 +122,6 @@ pub fn index(
         writer.into_inner().unwrap_or_else(PoisonError::into_inner).finish(summary.numbered)?;
         return Ok(summary);
     }
-    let tracers = options.gradients.as_ref().map(|projection| {
-        let of = |c: &Checkpoint| match &c.moments {
-            Some(moments) => Tracer::adapted(&c.model, projection, moments),
-            None => Tracer::new(&c.model, projection),
-        };
-        let all = std::iter::once(Tracer::new(model, projection)).chain(options.checkpoints.iter().map(of));
-        all.collect::<Result<Vec<_>>>()
-    });
-    let tracers = tracers.transpose()?;
     let target = |gold: Option<&Target>, z: &[f32]| explained(model.problem(), options.target, gold, z);
     let tracing = tracers.as_deref().map(|tracers| Tracing { model, tracers, target: &target });
     let plain = Plain(&models);
@@ -176,6 +168,18 @@ fn check_checkpoint(model: &Model, checkpoint: &Model) -> Result<()> {
         return Err(Error::Mismatch(message, Some("checkpoints must be of the same training as the model".into())));
     }
     Ok(())
+}
+
+/// One for the model and each of its checkpoints, where gradients are wanted.
+fn tracers(model: &Model, options: &IndexOptions) -> Result<Option<Vec<Tracer>>> {
+    let all = |projection| {
+        let of = |checkpoint: &Checkpoint| match &checkpoint.moments {
+            Some(moments) => Tracer::adapted(&checkpoint.model, projection, moments),
+            None => Tracer::new(&checkpoint.model, projection),
+        };
+        std::iter::once(Tracer::new(model, projection)).chain(options.checkpoints.iter().map(of)).collect()
+    };
+    options.gradients.as_ref().map(all).transpose()
 }
 
 /// The label whose loss a record's factors are of.

@@ -115,6 +115,10 @@ impl<'a> Prepared<'a> {
             Rule::Less => {
                 let rates = || settings.checkpoints.iter().map(|c| c.learning_rate);
                 let sum: f64 = rates().sum();
+                if sum <= 0.0 || rates().any(|rate| rate < 0.0) {
+                    return Err(Error::usage("rule less: its checkpoints' learning rates are no weights")
+                        .with_hint("index with --checkpoint DIR:RATE, with rates above 0"));
+                }
                 Means::Rates(rates().map(|rate| (rate / sum) as f32).collect())
             }
             Rule::Representer => {

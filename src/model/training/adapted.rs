@@ -83,7 +83,9 @@ impl<B: Training> Adapted<B> {
         features.par_chunks_mut(self.width).for_each(|row| {
             let length = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
             if length > 0.0 {
-                row.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
+                for x in row {
+                    *x = (f64::from(*x) / length) as f32;
+                }
             }
         });
         Ok(Outputs { features, logits })

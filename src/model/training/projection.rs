@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::cpu::dot;
 use crate::backend::training::Sketch;
 use crate::error::{Error, Result};
-use crate::random::{Purpose, Stream, normal};
+use crate::random::{Purpose, Stream, below, normal};
 
 /// What a projection's entries are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -275,7 +275,7 @@ impl Projection {
         let stream = Stream::new(self.seed, Purpose::Projection);
         Matrix::Sparse(Sketch::new(whole, kept, |run| {
             let [place, signs, ..] = stream.block([run as u32, 0, number, which]);
-            ((u64::from(place) * kept as u64 >> 32) as usize, signs)
+            (below(place, kept as u32) as usize, signs)
         }))
     }
 
