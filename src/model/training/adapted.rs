@@ -149,9 +149,14 @@ impl<B: Training> Sink<B> for Adapting<'_, B> {
         self.visits[number] -= 1;
         if self.visits[number] == 0 {
             let (uses, tokens) = (std::mem::take(&mut self.uses[number]), &self.tokens);
-            self.out.par_chunks_mut(*width).enumerate().for_each(|(record, out)| {
-                let terms = uses.iter().map(|of| of.terms(layer, tokens, record)).collect();
-                Isa::best().run(Contraction { layer, terms, rests: *rests, out });
+            let records = tokens.len() - 1;
+            // Some a thread together, so that moments are brought near once for several.
+            let together = records.div_ceil(2 * rayon::current_num_threads());
+            self.out.par_chunks_mut(together * width).enumerate().for_each(|(group, outs)| {
+                let terms = |record| uses.iter().map(|of| of.terms(layer, tokens, record)).collect();
+                let records = (group * together..).zip(outs.chunks_exact_mut(*width));
+                let records = records.map(|(record, out)| Record { terms: terms(record), out });
+                Isa::best().run(Contraction { layer, records: records.collect(), rests: *rests });
             });
         }
         Ok(())
@@ -184,46 +189,53 @@ struct Terms<'a> {
     outputs: Range<usize>,
 }
 
-/// One record's gradient of one layer, adapted and projected.
+/// A record's side of one layer.
+struct Record<'a> {
+    terms: Vec<Terms<'a>>,
+    /// All of its numbers, `[width]`.
+    out: &'a mut [f32],
+}
+
+/// Some records' gradients of one layer, adapted and projected.
 struct Contraction<'a> {
     layer: &'a Layer,
-    terms: Vec<Terms<'a>>,
+    records: Vec<Record<'a>>,
     rests: [f32; 2],
-    /// The record's numbers, `[width]`.
-    out: &'a mut [f32],
 }
 
 impl Kernel for Contraction<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Vector>(self) {
+    fn run<V: Vector>(mut self) {
         let Layer { slot, stride, drift, floor, output, input } = self.layer;
         let (stride, outputs) = (*stride, slot.outputs);
-        let out = &mut self.out[slot.offset..][..slot.len()];
         let (whole, columns) = (slot.inputs.whole, slot.inputs.kept);
         let (mut gradient, mut kept) = (vec![0.0; ROWS * stride], vec![0.0; ROWS * columns]);
         let mut slopes: Vec<[f32; HEIGHT]> = Vec::new();
         for first in (0..outputs.whole).step_by(ROWS) {
             let rows = ROWS.min(outputs.whole - first);
-            gradient.fill(0.0);
-            for terms in &self.terms {
-                for (four, gradient) in gradient.chunks_exact_mut(HEIGHT * stride).enumerate() {
-                    terms.slopes_of(first + four * HEIGHT, &mut slopes);
-                    for column in (0..stride).step_by(LINES * LANES) {
-                        add::<V>(&mut gradient[column..], &terms.x[column..], &slopes, stride);
+            let places = first * stride..(first + rows) * stride;
+            let (drift, floor, kept) = (&drift[places.clone()], &floor[places], &mut kept[..rows * columns]);
+            for Record { terms, out } in &mut self.records {
+                gradient.fill(0.0);
+                for terms in terms {
+                    for (four, gradient) in gradient.chunks_exact_mut(HEIGHT * stride).enumerate() {
+                        terms.slopes_of(first + four * HEIGHT, &mut slopes);
+                        for column in (0..stride).step_by(LINES * LANES) {
+                            add::<V>(&mut gradient[column..], &terms.x[column..], &slopes, stride);
+                        }
                     }
                 }
-            }
-            let places = first * stride..(first + rows) * stride;
-            adapt::<V>(&mut gradient[..rows * stride], &drift[places.clone()], &floor[places], self.rests);
-            let kept = &mut kept[..rows * columns];
-            input.apply(kept, &gradient, (whole, stride));
-            for (row, kept) in (first..).zip(kept.chunks_exact(columns)) {
-                output.column(row, outputs.whole, |place, entry| {
-                    let to = &mut out[place * columns..][..columns];
-                    to.iter_mut().zip(kept).for_each(|(to, x)| *to = entry.mul_add(*x, *to));
-                });
+                adapt::<V>(&mut gradient[..rows * stride], drift, floor, self.rests);
+                input.apply(kept, &gradient, (whole, stride));
+                let out = &mut out[slot.offset..][..slot.len()];
+                for (row, kept) in (first..).zip(kept.chunks_exact(columns)) {
+                    output.column(row, outputs.whole, |place, entry| {
+                        let to = &mut out[place * columns..][..columns];
+                        to.iter_mut().zip(kept).for_each(|(to, x)| *to = entry.mul_add(*x, *to));
+                    });
+                }
             }
         }
     }
