@@ -122,8 +122,8 @@ fn whole(name: &str, folder: &Path) -> Whole {
         let target: Target = target(row);
         trainee.learner().study(batch, &[Lesson { target: &target, share: 1.0, record: 0 }], None).unwrap();
     };
-    for number in 1..=2 {
-        study(&mut trainee, number, &encodings[number]);
+    for (number, encoding) in (1..).zip(&encodings[1..3]) {
+        study(&mut trainee, number, encoding);
         let step = wherefore::backend::training::AdamStep {
             rate: 1e-3,
             decay: 0.0,
@@ -143,7 +143,9 @@ fn whole(name: &str, folder: &Path) -> Whole {
         let before: HashMap<String, Vec<f32>> = by_name(trainee.learner().gradients().unwrap());
         study(&mut trainee, row, encoding);
         let mut after: HashMap<String, Vec<f32>> = by_name(trainee.learner().gradients().unwrap());
-        after.iter_mut().for_each(|(name, g)| g.iter_mut().zip(&before[name]).for_each(|(g, b)| *g -= b));
+        for (name, g) in &mut after {
+            g.iter_mut().zip(&before[name]).for_each(|(g, b)| *g -= b);
+        }
         gradients.push(after);
     }
     Whole { model: Model::open_with(Cpu::new(), &to, &LoadOptions::default()).unwrap(), gradients, moments }

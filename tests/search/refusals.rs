@@ -1,5 +1,7 @@
 //! What does not belong together is refused in one line; nothing panics.
 
+use std::slice::from_ref;
+
 use wherefore::Error;
 use wherefore::factors::{FactorRows, Floats};
 use wherefore::model::Problem;
@@ -100,9 +102,9 @@ fn rules_that_a_store_cannot_be_searched_by() {
         let (plain, adapted) = (checkpoint(None), checkpoint(Some("m")));
         for problem in [Problem::SingleLabel, Problem::MultiLabel, Problem::Regression] {
             assert_eq!(rule.check(problem, &[]).is_ok(), !matches!(rule, Rule::TracIn | Rule::Less), "{rule}");
-            assert_eq!(rule.check(problem, &[plain.clone()]).is_ok(), rule != Rule::Less, "{rule}");
+            assert_eq!(rule.check(problem, from_ref(&plain)).is_ok(), rule != Rule::Less, "{rule}");
             assert_eq!(
-                rule.check(problem, &[adapted.clone()]).is_ok(),
+                rule.check(problem, from_ref(&adapted)).is_ok(),
                 !matches!(rule, Rule::TracIn | Rule::Trak),
                 "{rule}"
             );
