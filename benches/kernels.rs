@@ -11,6 +11,7 @@ use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_gr
 use wherefore::backend::Activation::{self, Gelu, GeluTanh, Identity, Silu, Tanh};
 use wherefore::backend::cpu::simd::{Isa, Kernel, LANES, Vector};
 use wherefore::backend::cpu::{Cpu, Lined, Stream, Tile, activate_on, dot_stream, dot_tile, squared_distance_tile};
+use wherefore::backend::training::{Sketch, Training};
 use wherefore::backend::{Attended, AttentionShape, Backend, Columns, Norm, Rows};
 use wherefore::tokens::PackedBatch;
 
@@ -89,6 +90,24 @@ fn linear(criterion: &mut Criterion) {
     }
 }
 
+/// One side of a layer's gradient, projected: a dense matrix beside a sparse one. Elements are the numbers read.
+fn projection(criterion: &mut Criterion) {
+    let cpu = Cpu::new();
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let mut group = criterion.benchmark_group("projection");
+    for (width, kept) in [(384, 12), (768, 12), (768, 32), (768, 128), (3072, 32), (3072, 128)] {
+        let (x, mut out) = (numbers(TOKENS * width), vec![0.0; TOKENS * kept]);
+        let dense = cpu.pack_linear(&numbers(width * kept), &numbers(kept), width, kept).unwrap();
+        row(&mut group, &format!("dense-{width}-{kept}"), x.len(), || {
+            cpu.linear(&mut out, &x, &dense, Identity, None, TOKENS).unwrap();
+        });
+        let sparse = Sketch::new(width, kept, |run| (run * 7 % kept, (run * 40_503) as u32));
+        row(&mut group, &format!("sparse-{width}-{kept}"), x.len(), || {
+            one.install(|| cpu.sketch(&mut out, &x, &sparse, TOKENS).unwrap());
+        });
+    }
+}
+
 fn attention(criterion: &mut Criterion) {
     let cpu = Cpu::new();
     let mut group = criterion.benchmark_group("attention");
@@ -161,5 +180,5 @@ fn streams(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, peak, linear, attention, layer_norm, activation, tiles, streams);
+criterion_group!(benches, peak, linear, projection, attention, layer_norm, activation, tiles, streams);
 criterion_main!(benches);

@@ -62,14 +62,18 @@ impl Stream {
 
     /// Uniform below `n`, of word 0 of block `[0, 0, sample, record]`, without a bias worth the name (n 2⁻³²).
     pub fn below(self, n: u32, sample: u32, record: u32) -> u32 {
-        let word = self.block([0, 0, sample, record])[0];
-        ((u64::from(word) * u64::from(n)) >> 32) as u32
+        below(self.block([0, 0, sample, record])[0], n)
     }
 
     /// Uniform in (0, 1): word 0 of block `[0, 0, sample, record]`.
     pub fn position(self, sample: u32, record: u32) -> f32 {
         uniform(self.block([0, 0, sample, record])[0])
     }
+}
+
+/// Uniform below `n`, of a draw.
+pub fn below(word: u32, n: u32) -> u32 {
+    ((u64::from(word) * u64::from(n)) >> 32) as u32
 }
 
 /// Ten rounds of Philox4x32.

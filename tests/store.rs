@@ -49,7 +49,12 @@ fn settings(problem: Problem, dtype: Dtype, checkpoints: usize) -> Settings {
 }
 
 fn checkpoint(c: usize) -> Checkpoint {
-    Checkpoint { path: format!("checkpoint-{c}"), fingerprint: format!("dd{c}"), learning_rate: 1e-5 * (c + 1) as f64 }
+    Checkpoint {
+        path: format!("checkpoint-{c}"),
+        fingerprint: format!("dd{c}"),
+        learning_rate: 1e-5 * (c + 1) as f64,
+        moments: None,
+    }
 }
 
 fn plain() -> Settings {

@@ -33,11 +33,17 @@ OURS = [
     *[(rule, store, "") for store in ("whole", "all") for rule in ("projected-dot", "projected-cos", "tracin")],
     *[(rule, store, form) for store in ("whole", "all") for rule in ("trak", "influence") for form in ("exact", "layers", "shampoo")],
     *[("influence", "whole", form) for form in ("ekfac", "kronecker")],
+    ("relatif", "last", ""), *[("relatif", store, "shampoo") for store in ("whole", "all")],
+    *[(rule, "sparse", "") for rule in ("projected-dot", "projected-cos", "tracin")], ("trak", "sparse", "shampoo"),
+    ("less", "adam", ""), ("less", "adam-sparse", ""),
 ]
 STORES = {
     "last": "",
     "whole": "--gradients projected --projection-dim 4096",
     "all": "--gradients projected --projection-dim 4096 --parameters all",
+    "sparse": "--gradients projected --projection-dim 4096 --projection sjlt",
+    "adam": "--gradients projected --projection-dim 4096 --adam",
+    "adam-sparse": "--gradients projected --projection-dim 4096 --projection sjlt --adam",
 }
 
 
@@ -84,7 +90,7 @@ class Bench:
             how = ["--vocabulary", 3500, "--shape", "2x64", "--epochs", 4, "--learning-rate", "1e-3", "--warmup", 0.06]
             self.run("train", *how, *length, "--data", "earlier.jsonl", "--out", "start")
         if not (self.folder / "model").exists():
-            data = ["--data", "train.jsonl", "--dev", "test.jsonl", "--save-epochs", "epochs"]
+            data = ["--data", "train.jsonl", "--dev", "test.jsonl", "--save-epochs", "epochs", "--keep-moments"]
             self.run("train", "--model", "start", *LEARNING, *length, *data, "--out", "model")
 
     def retrain(self):
@@ -99,6 +105,8 @@ class Bench:
         if not fit.exists():
             self.keep("curvature", self.run("curvature", "--store", "whole"))
         for rule, store, form in OURS:
+            if (self.costs / f"{ours(rule, store, form)}.json").exists():
+                continue
             hessian = ["--hessian", form] if form else []
             ask = ["--data", "queries.jsonl", "--target", "gold", "--rule", rule, *hessian, "--top-k", "all"]
             cost = self.run("search", "--store", store, *ask, "--out", "ranking.jsonl")
@@ -107,7 +115,7 @@ class Bench:
             disk = sum(file.stat().st_size for file in (self.folder / store).iterdir() if not file.name.startswith("curvature"))
             disk += sum(file.stat().st_size for file in (self.folder / store).glob("curvature*")) if form in ("ekfac", "kronecker") else 0
             self.keep(
-                f"ours {rule} {store} {form}".strip(),
+                ours(rule, store, form),
                 {
                     "cpu_seconds": cost["cpu_seconds"] + sum(other["cpu_seconds"] for other in before),
                     "asking_cpu_seconds": cost["cpu_seconds"],
@@ -124,19 +132,20 @@ class Bench:
 
     def table(self):
         scores = [f"--scores={name}={name}.npy" for name in PEERS if (self.folder / f"{name}.npy").exists()]
-        stores = [x for store in STORES if store != "last" for x in ("--store", store)]
-        rules = ",".join(dict.fromkeys(rule for rule, _, _ in OURS))
-        rows = self.evaluate(*stores, "--rule", rules, "--hessian", "exact,layers,shampoo,ekfac,kronecker", *scores)
+        over = lambda *names: [x for name in names for x in ("--store", name)]
+        plain = ",".join(dict.fromkeys(rule for rule, store, _ in OURS if store in FITTED and rule != "relatif"))
+        rows = self.evaluate(*over("whole", "all"), "--rule", plain, "--hessian", "exact,layers,shampoo,ekfac,kronecker", *scores)
+        # What has no curvature fitted to it, beside the best of the others.
+        rest = ",".join(dict.fromkeys(rule for rule, store, _ in OURS if store not in FITTED or rule == "relatif"))
+        rest = self.evaluate(*over("whole", "all", *MORE), "--rule", rest, "--hessian", "exact,layers,shampoo")
+        rows += [row for row in rest if row["rule"] in ("relatif", "less") or row.get("store", "last").partition(",")[0] == "sparse"]
         for row in rows:
             row["tool"] = "peer" if row["rule"] in PEERS else "wherefore"
             if row["rule"] == "random":
                 continue
             store, _, form = row.get("store", "last").partition(", ")
-            known = [f"{row['rule']}"] if row["tool"] == "peer" else [f"ours {row['rule']} {store} {f}".strip() for f in (form, "")]
-            for name in known:
-                if (self.costs / f"{name}.json").exists():
-                    row |= self.cost(name)
-                    break
+            known = [row["rule"]] if row["tool"] == "peer" else [ours(row["rule"], store, form) for form in (form, "", "shampoo")]
+            row |= next(self.cost(name) for name in known if (self.costs / f"{name}.json").exists())
         rows.sort(key=lambda row: -row["lds"]["mean"])
         for row in rows:
             lds, behind = row["lds"], row.get("behind_best") or {"mean": 0, "low": 0, "high": 0}
@@ -199,6 +208,16 @@ class Bench:
         numpy.save(self.folder / f"{name}.npy", scores)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         self.keep(name, {"cpu_seconds": seconds, "memory_mib": memory, "bytes_per_record": disk / data.count if disk else None})
+
+
+def ours(rule, store, form):
+    """What its costs are kept under."""
+    return f"ours {rule} {store} {form}".strip()
+
+
+# Stores that have a curvature fitted to one of them, and those made since.
+FITTED = ("last", "whole", "all")
+MORE = [store for store in STORES if store not in FITTED]
 
 
 # The learning rate in the middle of each epoch, falling linearly to nothing.

@@ -16,6 +16,7 @@ mod losses;
 pub mod path;
 mod precision;
 pub mod reference;
+mod sketch;
 pub mod training;
 
 use std::sync::Arc;

@@ -10,6 +10,7 @@
 use rayon::prelude::*;
 
 pub use super::losses::{CrossEntropy, Guide, Loss};
+pub use super::sketch::Sketch;
 use super::{Attended, AttentionGradients, AttentionShape, Backend, Rows};
 use crate::error::Result;
 use crate::random::{Purpose, Stream};
@@ -218,6 +219,14 @@ pub trait Training: Backend {
         x: &Self::Tensor,
         products: Products<'_, Self>,
     ) -> Result<()>;
+
+    /// `out [rows, outputs] = S x` of rows of `x [rows, inputs]`, S a sparse projection. On the host, unless a device says otherwise.
+    fn sketch(&self, out: &mut Self::Tensor, x: &Self::Tensor, sketch: &Sketch, rows: usize) -> Result<()> {
+        let (mut read, mut kept) = (vec![0.0; rows * sketch.inputs()], vec![0.0; rows * sketch.outputs()]);
+        self.download(&mut read, x)?;
+        sketch.apply(&mut kept, &read, sketch.inputs());
+        self.copy(out, &self.upload(&kept)?, kept.len())
+    }
 
     /// `dw [E] += Σ dy ∘ x̂` and `db [E] += Σ dy`, of `dy [rows, E]` and the normalised rows x̂ of `x [rows, E]`.
     fn layer_norm_parameters_backward(

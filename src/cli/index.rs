@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use wherefore::dataset::Dataset;
 use wherefore::factors::{LabelUsed, ScanType};
-use wherefore::model::{DEFAULT_DIMENSION, Device, GradientsOf, Model, Projection, ProjectionKind, Task};
+use wherefore::model::{AdamMoments, DEFAULT_DIMENSION, Device, GradientsOf, Model, Projection, ProjectionKind, Task};
 use wherefore::pipeline::{self, Checkpoint, GivenFactors, GivenFile, IndexOptions, Rejections, Summary};
 use wherefore::store::{DEFAULT_BLOCK_RECORDS, Dtype, Part};
 use wherefore::{Error, Result};
@@ -56,20 +56,24 @@ pub(crate) struct Arguments {
     /// The classes' names, in order, for --from-factors
     #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "from_factors")]
     label_names: Option<Vec<String>>,
-    /// For rule tracin: an earlier checkpoint of the training, and the learning rate there (repeatable)
+    /// For rules tracin and less: an earlier checkpoint of the training, and the learning rate there (repeatable)
     #[arg(long, value_name = "DIR[:RATE]")]
     checkpoint: Vec<String>,
+    /// For rule less: keep checkpoints' gradients as AdamW would follow them, by the moments that `train --keep-moments` left beside their weights
+    #[arg(long, requires = "checkpoint")]
+    adam: bool,
     /// A further column to keep beside each record, to filter and group searches by (repeatable)
     #[arg(long, value_name = "NAME")]
     keep_column: Vec<String>,
     /// What of each record is kept: the factors of the last layer's gradient, or the gradients of all linear layers, projected (rules
-    /// projected-dot, projected-cos, trak, tracin and influence)
+    /// projected-dot, projected-cos, trak, tracin, less and influence)
     #[arg(long, value_enum, default_value_t = Gradients::LastLayer)]
     gradients: Gradients,
     /// With --gradients projected: numbers kept of a record, over all layers
     #[arg(long, value_name = "K", default_value_t = DEFAULT_DIMENSION)]
     projection_dim: usize,
-    /// With --gradients projected: rademacher, gaussian, or identity (the gradients themselves, for small models)
+    /// With --gradients projected: rademacher, gaussian, sjlt (sparse: as exact, and costs no more for a larger
+    /// K), or identity (the gradients themselves, for small models)
     #[arg(long, value_name = "KIND", default_value_t)]
     projection: ProjectionKind,
     /// With --gradients projected: whose, linear (weights and biases of linear layers) or all (normalisations and embeddings too)
@@ -132,8 +136,7 @@ impl Arguments {
         if self.block_records == 0 {
             return Err(Error::usage("--block-records: expected at least 1, found 0"));
         }
-        let checkpoints =
-            self.checkpoint.iter().map(|text| checkpoint(text, self.masks, common)).collect::<Result<_>>()?;
+        let checkpoints = self.checkpoint.iter().map(|text| self.checkpoint(text, common)).collect::<Result<_>>()?;
         let scan = self.scan.map(|scan| match scan {
             Scan::F16 => ScanType::F16,
             Scan::Bf16 => ScanType::Bf16,
@@ -158,6 +161,15 @@ impl Arguments {
 }
 
 impl Arguments {
+    /// `DIR` or `DIR:RATE`; a directory may have a colon in its name where what follows is no number.
+    fn checkpoint(&self, text: &str, common: &Common) -> Result<Checkpoint> {
+        let split = text.rsplit_once(':').and_then(|(dir, rate)| Some((dir, rate.parse().ok()?)));
+        let (dir, learning_rate) = split.unwrap_or((text, 1.0));
+        let model = common.load_as(dir, self.masks)?;
+        let moments = self.adam.then(|| AdamMoments::read(&model)).transpose()?;
+        Ok(Checkpoint { model, learning_rate, moments })
+    }
+
     fn projection(&self, seed: u64) -> Result<Option<Projection>> {
         if self.gradients == Gradients::LastLayer {
             return Ok(None);
@@ -187,13 +199,6 @@ fn on_cpu(common: &Common) -> Result<Common> {
         .with_hint("run with --device cpu"));
     }
     Ok(Common { device: Device::Cpu, ..common.clone() })
-}
-
-/// `DIR` or `DIR:RATE`; a directory may have a colon in its name where what follows is no number.
-fn checkpoint(text: &str, masks: bool, common: &Common) -> Result<Checkpoint> {
-    let split = text.rsplit_once(':').and_then(|(dir, rate)| Some((dir, rate.parse().ok()?)));
-    let (dir, learning_rate) = split.unwrap_or((text, 1.0));
-    Ok(Checkpoint { model: common.load_as(dir, masks)?, learning_rate })
 }
 
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {

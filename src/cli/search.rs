@@ -35,7 +35,8 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     text: Typed,
     /// feature-dot, feature-cos, feature-euc, grad-dot, grad-cos, representer, tracin, influence, relatif, bm25 (shared words) or
-    /// loss (the records' own, whatever the query); of a store of projected gradients projected-dot, projected-cos, trak, tracin, influence
+    /// loss (the records' own, whatever the query); of a store of projected gradients projected-dot, projected-cos, trak, tracin, less,
+    /// influence, relatif
     /// [default: grad-cos; feature-cos for a model without a head, projected-cos for projected gradients]
     #[arg(long)]
     rule: Option<Rule>,
@@ -228,7 +229,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         _ if kept.classes == 0 => Rule::FeatureCos,
         _ => Rule::GradCos,
     });
-    options.rule.check(kept.problem, kept.checkpoints.len())?;
+    options.rule.check(kept.problem, &kept.checkpoints)?;
     options.rule.check_gradients(kept.gradients.is_some())?;
     options.rule.check_task(kept.task(), kept.classes)?;
     let format = check_format(common, options.top_k)?;

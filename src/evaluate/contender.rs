@@ -47,7 +47,7 @@ pub struct RuleOver<'a> {
 pub fn suits(rule: Rule, store: &Store, hessian: Option<HessianForm>) -> Result<()> {
     let settings = store.settings();
     let whole = settings.gradients.is_some();
-    rule.check(settings.problem, settings.checkpoints.len())?;
+    rule.check(settings.problem, &settings.checkpoints)?;
     rule.check_gradients(whole)?;
     let all = settings.gradients.is_some_and(|projection| projection.parameters == GradientsOf::All);
     match (rule, whole, hessian) {

@@ -31,9 +31,9 @@ pub use hub::{find, find_with};
 pub use pretrained::{LoadOptions, Model};
 pub use sentence::SentenceModel;
 pub use training::{
-    Basis, Blueprint, DEFAULT_DIMENSION, DropoutPass, DropoutRates, GradientsOf, HeadPlan, KeptLayer, LayerFactors,
-    Learn, Learner, Lesson, LinearLayer, Moments, NamedTensor, Observer, ProjectedLayer, Projection, ProjectionKind,
-    Seed, Shape, Studied, Term, TokenLesson, Tracer, Trainee, Turned, found,
+    AdamMoments, Basis, Blueprint, DEFAULT_DIMENSION, DropoutPass, DropoutRates, GradientsOf, HeadPlan, KeptLayer,
+    LayerFactors, Learn, Learner, Lesson, LinearLayer, Moments, NamedTensor, Observer, ProjectedLayer, Projection,
+    ProjectionKind, Seed, Shape, Studied, Term, TokenLesson, Tracer, Trainee, Turned, found,
 };
 
 use std::sync::Arc;

@@ -15,15 +15,17 @@ use super::{Chunk, Chunking, Pass, Progress, Rejections, Settings, Summary};
 use crate::dataset::{Dataset, Digest};
 use crate::error::{Error, Result};
 use crate::factors::{self, LabelUsed, LabelVec, ScanType, Target};
-use crate::model::{Model, Problem, Projection, Tracer};
+use crate::model::{AdamMoments, Model, Problem, Projection, Tracer};
 use crate::store::{self, Block, Dtype, Nearest, Part, StoreWriter, Stored};
 
-/// An earlier checkpoint of the model's training, whose factors are stored too, for TracIn.
+/// An earlier checkpoint of the model's training, whose factors are stored too, for TracIn and LESS.
 pub struct Checkpoint {
     /// Its weights; the tokenizer and sizes must be the model's.
     pub model: Model,
     /// The learning rate at that point of the training.
     pub learning_rate: f64,
+    /// AdamW's moments there, for rule less: gradients are then kept as it would follow them.
+    pub moments: Option<AdamMoments>,
 }
 
 /// What goes into a store.
@@ -42,7 +44,7 @@ pub struct IndexOptions {
     pub append: bool,
     /// Record numbers in a block.
     pub block_records: u64,
-    /// For TracIn, in the order of training.
+    /// For TracIn and LESS, in the order of training.
     pub checkpoints: Vec<Checkpoint>,
     /// Store projected gradients of the whole model, in the place of the last layer's factors.
     pub gradients: Option<Projection>,
@@ -87,8 +89,14 @@ pub fn index(
     rejections: &mut Rejections,
 ) -> Result<Summary> {
     options.checkpoints.iter().try_for_each(|checkpoint| check_checkpoint(model, &checkpoint.model))?;
+    if options.gradients.is_none() && options.checkpoints.iter().any(|checkpoint| checkpoint.moments.is_some()) {
+        return Err(
+            Error::usage("--adam: is of the whole model's gradients").with_hint("index with --gradients projected")
+        );
+    }
     let settings_of_store = store_settings(model, options)?;
     let tokens = settings_of_store.tokens;
+    let tracers = tracers(model, options)?;
     let writer = if options.append {
         StoreWriter::append(dir, &settings_of_store, options.part)?
     } else {
@@ -114,7 +122,6 @@ pub fn index(
         writer.into_inner().unwrap_or_else(PoisonError::into_inner).finish(summary.numbered)?;
         return Ok(summary);
     }
-    let tracers = tracers(&models, options.gradients.as_ref())?;
     let target = |gold: Option<&Target>, z: &[f32]| explained(model.problem(), options.target, gold, z);
     let tracing = tracers.as_deref().map(|tracers| Tracing { model, tracers, target: &target });
     let plain = Plain(&models);
@@ -163,10 +170,16 @@ fn check_checkpoint(model: &Model, checkpoint: &Model) -> Result<()> {
     Ok(())
 }
 
-/// One for each model, where gradients are wanted.
-pub(super) fn tracers(models: &[&Model], projection: Option<&Projection>) -> Result<Option<Vec<Tracer>>> {
-    let all = |projection| models.iter().map(|model| Tracer::new(model, projection)).collect::<Result<_>>();
-    projection.map(all).transpose()
+/// One for the model and each of its checkpoints, where gradients are wanted.
+fn tracers(model: &Model, options: &IndexOptions) -> Result<Option<Vec<Tracer>>> {
+    let all = |projection| {
+        let of = |checkpoint: &Checkpoint| match &checkpoint.moments {
+            Some(moments) => Tracer::adapted(&checkpoint.model, projection, moments),
+            None => Tracer::new(&checkpoint.model, projection),
+        };
+        std::iter::once(Tracer::new(model, projection)).chain(options.checkpoints.iter().map(of)).collect()
+    };
+    options.gradients.as_ref().map(all).transpose()
 }
 
 /// The label whose loss a record's factors are of.
@@ -183,6 +196,7 @@ pub(super) fn store_settings(model: &Model, options: &IndexOptions) -> Result<st
         path: c.model.name().to_owned(),
         fingerprint: c.model.fingerprint().to_owned(),
         learning_rate: c.learning_rate,
+        moments: c.moments.as_ref().map(|moments| moments.fingerprint().to_owned()),
     };
     let kept = options.gradients.as_ref().map(|projection| Tracer::kept_of(model, projection)).transpose()?;
     let (width, gradient_layers) = kept.unwrap_or_else(|| (model.width(), Vec::new()));
@@ -214,9 +228,14 @@ pub(super) fn block(problem: Problem, options: &IndexOptions, chunk: Chunk) -> B
     let predicted: Vec<Target> = (0..n).map(|i| factors::predict(problem, chunk.passes[0].logits(i))).collect();
     let explained: Vec<Target> =
         (0..n).map(|i| explained(problem, options.target, chunk.gold[i].as_ref(), chunk.passes[0].logits(i))).collect();
-    let mut passes = chunk.passes.into_iter().map(|pass| {
+    let adapted = std::iter::once(false).chain(options.checkpoints.iter().map(|c| c.moments.is_some()));
+    let mut passes = chunk.passes.into_iter().zip(adapted).map(|(pass, adapted)| {
         let (deltas, losses) = deltas(problem, &pass, &explained);
-        let deltas = if options.gradients.is_some() { slopes(problem, &pass, &explained) } else { deltas };
+        let deltas = match options.gradients {
+            Some(_) if adapted => vec![1.0; n],
+            Some(_) => slopes(problem, &pass, &explained),
+            None => deltas,
+        };
         (pass.outputs.features, deltas, losses)
     });
     let (features, deltas, losses) = passes.next().unwrap_or_default();

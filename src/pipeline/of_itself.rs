@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::factors::{LabelUsed, Target};
 use crate::interrupt;
 use crate::report::SearchResult;
-use crate::search::{FactorSet, Source};
+use crate::search::{FactorSet, Rule, Source};
 use crate::store::Store;
 
 /// Records that ask together.
@@ -37,6 +37,12 @@ impl SelfSearch<'_> {
         if !options.of_itself || options.target != QueryTarget::default() {
             return Err(Error::usage("a store's own records ask as they were indexed")
                 .with_hint("leave --target out; `index --target` decides"));
+        }
+        if options.rule == Rule::Less {
+            return Err(Error::usage(
+                "rule less: queries ask with their gradients as they are, which the store has not of its records",
+            )
+            .with_hint("ask with the records themselves, by --data, and --exclude-same-id"));
         }
         let prepared = Prepared::new(options.rule, store, &options.rule_options, quiet)?;
         let answers = Answers::new(store, options, &prepared)?.on(devices.iter().collect());

@@ -104,7 +104,7 @@ impl<'a> Prepared<'a> {
     /// Does whatever the rule needs to be done once a store: a refit, a curvature.
     pub(super) fn new(rule: Rule, store: &'a Store, options: &RuleOptions, quiet: bool) -> Result<Self> {
         let settings = store.settings();
-        rule.check(settings.problem, settings.checkpoints.len())?;
+        rule.check(settings.problem, &settings.checkpoints)?;
         rule.check_gradients(settings.gradients.is_some())?;
         rule.check_task(settings.task(), settings.classes)?;
         let means = match rule {
@@ -112,6 +112,15 @@ impl<'a> Prepared<'a> {
             Rule::Bm25 => Means::Words(Bm25::new(store)?),
             Rule::Loss => Means::Losses(Losses(store)),
             Rule::TracIn => Means::Rates(settings.checkpoints.iter().map(|c| c.learning_rate as f32).collect()),
+            Rule::Less => {
+                let rates = || settings.checkpoints.iter().map(|c| c.learning_rate);
+                let sum: f64 = rates().sum();
+                if sum <= 0.0 || rates().any(|rate| rate < 0.0) {
+                    return Err(Error::usage("rule less: its checkpoints' learning rates are no weights")
+                        .with_hint("index with --checkpoint DIR:RATE, with rates above 0"));
+                }
+                Means::Rates(rates().map(|rate| (rate / sum) as f32).collect())
+            }
             Rule::Representer => {
                 let default = RefitOptions::default();
                 let refit = RefitOptions { penalty: options.lambda.unwrap_or(default.penalty), ..default };
@@ -143,7 +152,7 @@ impl<'a> Prepared<'a> {
         fisher: &Fisher,
         (form, damping): (FisherForm, f64),
     ) -> Result<Self> {
-        rule.check(store.settings().problem, store.settings().checkpoints.len())?;
+        rule.check(store.settings().problem, &store.settings().checkpoints)?;
         if form == FisherForm::Ekfac && fisher.settings.form == FisherForm::Kfac {
             return Err(Error::usage("--hessian ekfac: the curvature was fitted by K-FAC alone")
                 .with_hint("use --hessian kfac, or `wherefore curvature --form ekfac`"));
@@ -246,6 +255,7 @@ impl<'a> Prepared<'a> {
                 let query = |(features, asking): (Vec<f32>, Asking)| Query::transformed(features, 0.0, asking.delta);
                 Ok(solved.into_iter().zip(asking).map(query).collect())
             }
+            Means::Rates(_) if self.rule == Rule::Less => Ok(asking.into_iter().map(less_query).collect()),
             // A whole model's gradient has its biases in it.
             Means::Rates(_) if self.store.settings().gradients.is_some() => {
                 Ok(asking.into_iter().map(|a| Query::members(a.checkpoints)).collect())
@@ -470,6 +480,16 @@ fn trak_queries(inverses: &[DampedMoment<'_>], asking: &[Asking]) -> Vec<Query> 
         terms.iter_mut().zip(solved).for_each(|(terms, features)| terms.push((features, vec![1.0])));
     }
     terms.into_iter().map(Query::members).collect()
+}
+
+/// The direction of the query's gradient under each checkpoint. Loss falls where the output function rises: φ's, turned round.
+fn less_query(asking: Asking) -> Query {
+    let turned = |(phi, _): (Vec<f32>, Vec<f32>)| {
+        let length = phi.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+        let scale = if length > 0.0 { -1.0 / length } else { 0.0 };
+        (phi.into_iter().map(|x| (f64::from(x) * scale) as f32).collect(), vec![1.0])
+    };
+    Query::members(asking.checkpoints.into_iter().map(turned).collect())
 }
 
 fn preconditioned_query(preconditioned: Preconditioned, width: usize) -> Query {

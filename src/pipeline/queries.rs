@@ -5,7 +5,6 @@ use std::time::Instant;
 use super::answers::{Answers, Asked, Waiting};
 use super::asker::Asker;
 use super::exact::{Exact, ExactOptions, Scoring, Way};
-use super::index::tracers;
 use super::preconditioned::Preconditioning;
 use super::prepared::Prepared;
 use super::runner::{Plain, Runner, Tracing};
@@ -16,7 +15,7 @@ use super::{Chunk, Chunking, Progress, Rejections, RuleOptions, Settings, Summar
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::factors::{FisherForm, Target};
-use crate::model::Model;
+use crate::model::{Model, Tracer};
 use crate::report::{NeighbourList, SearchResult};
 use crate::search::Rule;
 use crate::store::{Fisher, Store};
@@ -244,7 +243,8 @@ impl SearchJob<'_> {
             _ => None,
         };
         let traced = options.rule.reads_gradients() && preconditioning.is_none();
-        let tracers = tracers(&models, projection.as_ref().filter(|_| traced))?;
+        let all = |projection| models.iter().map(|model| Tracer::new(model, projection)).collect::<Result<Vec<_>>>();
+        let tracers = projection.as_ref().filter(|_| traced).map(all).transpose()?;
         let tracing = tracers.as_deref().map(|tracers| Tracing { model, tracers, target: &target });
         let plain = Plain(&models);
         let runner: &dyn Runner = match (&preconditioning, &tracing) {

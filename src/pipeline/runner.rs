@@ -71,7 +71,12 @@ impl Runner for Tracing<'_> {
             let of_model = all.first().map(|outputs| outputs.logits.as_slice());
             let seed = |row: usize, z: &[f32], gradient: &mut [f32]| {
                 let said = of_model.map_or(z, |all| &all[row * classes..][..classes]);
-                factors::output_gradient(problem, z, &(self.target)(gold[row], said), gradient);
+                let target = (self.target)(gold[row], said);
+                if tracer.is_adapted() {
+                    factors::loss_and_delta(problem, z, &target, gradient);
+                } else {
+                    factors::output_gradient(problem, z, &target, gradient);
+                }
             };
             all.push(tracer.run(window, settings.batch_tokens, &seed, &|| !interrupt::asked())?);
         }

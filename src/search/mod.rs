@@ -25,6 +25,7 @@
 //! | influence, Kronecker | [`Form::grad_dot`] | [`Query::transformed`] | both sides of g_q transformed |
 //! | projected-dot, -cos | [`Form::grad_dot`], [`Form::feature_cos`] | [`Query::transformed`], [`Query::feature`] | φ and the slope of the loss |
 //! | trak | [`Form::ensemble`] | [`Query::members`] | (ΦᵀΦ + λI)⁻¹ φ_q for each member |
+//! | less | [`Form::tracin`] | [`Query::members`] | the unit vectors of −φ_q and of adapted gradients, under each checkpoint |
 //! | loss, bm25 | [`Form::scored`] | [`Query::numbered`] | a [`Scorer`] |
 //! | relatif | either, [`Form::over`] norms | as influence | √(g_iᵀ (H + λI)⁻¹ g_i) |
 //!

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 use crate::model::{Problem, Task};
+use crate::store::Checkpoint;
 
 /// How a training record i is scored for a query q; greater is always more supportive.
 ///
@@ -35,6 +36,9 @@ pub enum Rule {
     ProjectedCos,
     /// `φ_qᵀ (ΦᵀΦ + λI)⁻¹ φ_i (1 − p_i)`, φ the projected gradient of the margin, over the model and its checkpoints (Park et al. 2023).
     Trak,
+    /// `Σ` over checkpoints of the learning rate's share × the cosine between the query's gradient and the record's as AdamW would follow it, both projected
+    /// (Xia et al. 2024, LESS).
+    Less,
     /// BM25 between the texts ([`crate::lexical`]): no factors are read.
     Bm25,
     /// The record's own loss, whatever the query: a ranking, not an attribution (a baseline).
@@ -43,7 +47,7 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule, in the order they are listed to a user.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::FeatureDot,
         Self::FeatureCos,
         Self::FeatureEuc,
@@ -56,6 +60,7 @@ impl Rule {
         Self::ProjectedDot,
         Self::ProjectedCos,
         Self::Trak,
+        Self::Less,
         Self::Bm25,
         Self::Loss,
     ];
@@ -75,6 +80,7 @@ impl Rule {
             Self::ProjectedDot => "projected-dot",
             Self::ProjectedCos => "projected-cos",
             Self::Trak => "trak",
+            Self::Less => "less",
             Self::Bm25 => "bm25",
             Self::Loss => "loss",
         }
@@ -92,12 +98,12 @@ impl Rule {
 
     /// Whether there must be factors of training's checkpoints for it.
     pub fn needs_checkpoints(self) -> bool {
-        self == Self::TracIn
+        matches!(self, Self::TracIn | Self::Less)
     }
 
     /// Whether it reads the factors of training's checkpoints where there are any.
     pub fn reads_checkpoints(self) -> bool {
-        matches!(self, Self::TracIn | Self::Trak)
+        matches!(self, Self::TracIn | Self::Trak | Self::Less)
     }
 
     /// Whether it reads what a store of projected gradients holds of them.
@@ -107,7 +113,7 @@ impl Rule {
 
     /// Whether it is of projected gradients of the whole model.
     pub fn is_projected(self) -> bool {
-        matches!(self, Self::ProjectedDot | Self::ProjectedCos | Self::Trak)
+        matches!(self, Self::ProjectedDot | Self::ProjectedCos | Self::Trak | Self::Less)
     }
 
     /// Refuses a rule that a store of `projected` gradients of the whole model has no meaning for, or one of the last layer's factors.
@@ -121,7 +127,7 @@ impl Rule {
                 "rule {self}: the store holds gradients of the whole model, not factors of its last layer"
             ))
             .with_hint(
-                "use projected-dot, projected-cos, trak, tracin, influence or relatif, or index without --gradients projected",
+                "use projected-dot, projected-cos, trak, tracin, less, influence or relatif, or index without --gradients projected",
             ));
         }
         if self.is_projected() && !projected {
@@ -161,22 +167,34 @@ impl Rule {
         matches!(self, Self::Representer | Self::Influence | Self::RelatIf)
     }
 
-    /// Refuses a rule that a store of this kind of model with this many checkpoints cannot be searched by.
+    /// Refuses a rule that a store of this kind of model with these checkpoints cannot be searched by.
     ///
     /// Classifiers of either kind and regressions have every rule; headless encoders the feature rules alone.
     ///
     /// # Errors
     /// [`Error::Usage`], with what to do instead.
-    pub fn check(self, problem: Problem, checkpoints: usize) -> Result<()> {
+    pub fn check(self, problem: Problem, checkpoints: &[Checkpoint]) -> Result<()> {
         if self.needs_head() && problem == Problem::Headless {
             return Err(Error::usage(format!("rule {self}: the model has no head, so its records have no δ"))
                 .with_hint("use feature-dot, feature-cos, feature-euc or bm25"));
         }
-        if self.needs_checkpoints() && checkpoints == 0 {
+        let more = if self == Self::Less { ", and --adam" } else { "" };
+        if self.needs_checkpoints() && checkpoints.is_empty() {
             return Err(Error::usage(format!("rule {self}: the store holds no checkpoints"))
-                .with_hint("index with --checkpoint DIR:LEARNING_RATE, once for each"));
+                .with_hint(format!("index with --checkpoint DIR:LEARNING_RATE, once for each{more}")));
         }
-        Ok(())
+        let is_adapted = |checkpoint: &Checkpoint| checkpoint.moments.is_some();
+        match self {
+            Self::Less if !checkpoints.iter().all(is_adapted) => Err(Error::usage(
+                "rule less: the store holds its checkpoints' gradients as they are, not as AdamW follows them",
+            )
+            .with_hint("index with --adam, of epochs that `train --save-epochs DIR --keep-moments` left")),
+            Self::TracIn | Self::Trak if checkpoints.iter().any(is_adapted) => Err(Error::usage(format!(
+                "rule {self}: the store holds its checkpoints' gradients as AdamW follows them"
+            ))
+            .with_hint("use rule less, or index without --adam")),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -108,6 +108,9 @@ pub struct Checkpoint {
     pub fingerprint: String,
     /// The learning rate at that point of the training.
     pub learning_rate: f64,
+    /// Of AdamW's moments there, where gradients are kept as it would follow them: a record's features are then of unit length, and its δ is 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moments: Option<String>,
 }
 
 impl Settings {
@@ -167,6 +170,9 @@ impl Settings {
         }
         if self.block_records == 0 || self.block_records > u64::from(u32::MAX) {
             return Err(format!("block_records: expected 1 to {}, found {}", u32::MAX, self.block_records));
+        }
+        if self.gradients.is_none() && self.checkpoints.iter().any(|checkpoint| checkpoint.moments.is_some()) {
+            return Err("checkpoints: gradients as AdamW follows them are the whole model's".into());
         }
         if self.scan.is_some() && self.dtype != Dtype::F32 {
             return Err("scan: a copy for scans is of features kept in f32".into());

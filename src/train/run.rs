@@ -30,6 +30,8 @@ pub struct TrainPlan {
     pub dynamics: Option<PathBuf>,
     /// Where the model is saved after each epoch, as `epoch-001` and on: what rule tracin takes for checkpoints.
     pub epochs: Option<PathBuf>,
+    /// Save AdamW's moments beside each of those models, for rule less.
+    pub keep_moments: bool,
     /// Most tokens in one pass; memory grows with it.
     pub batch_tokens: Option<usize>,
     /// No progress bar.
@@ -342,7 +344,12 @@ impl<'a, M: Material> Run<'a, M> {
             dynamics.write_epoch(&self.moments)?;
         }
         if let Some(folder) = &self.plan.epochs {
-            self.trainee.save(&folder.join(format!("epoch-{:03}", report.epoch)))?;
+            let to = folder.join(format!("epoch-{:03}", report.epoch));
+            if self.plan.keep_moments {
+                self.trainee.save_with_moments(&to, self.options.betas)?;
+            } else {
+                self.trainee.save(&to)?;
+            }
         }
         self.progress.history.push(report.clone());
         self.progress.epoch += 1;

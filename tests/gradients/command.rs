@@ -122,7 +122,7 @@ fn stores_are_the_same_bytes_whatever_the_run() {
 }
 
 /// A store's files, but for what says where they are.
-fn shards(bench: &Bench, name: &str) -> Vec<(String, Vec<u8>)> {
+pub(super) fn shards(bench: &Bench, name: &str) -> Vec<(String, Vec<u8>)> {
     bench.contents(name).into_iter().filter(|(name, _)| name.starts_with("shard")).collect()
 }
 

@@ -4,6 +4,7 @@ mod command;
 mod curvature;
 mod error_bars;
 mod exact;
+mod less;
 mod moments;
 mod projected;
 mod traker;

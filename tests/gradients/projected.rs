@@ -13,7 +13,8 @@ use wherefore::model::{
 use wherefore::tokens::{Encoding, pack};
 
 /// Split heads and shared layers, narrow embeddings, no segments, no pooler.
-const FAMILIES: [&str; 5] = ["bert-cls2", "roberta-cls2", "distilbert-cls2", "electra-cls3", "albert-groups-cls3"];
+pub(super) const FAMILIES: [&str; 5] =
+    ["bert-cls2", "roberta-cls2", "distilbert-cls2", "electra-cls3", "albert-groups-cls3"];
 const TEXTS: [&str; 5] = [
     "The service was not good.",
     "good",
@@ -22,7 +23,7 @@ const TEXTS: [&str; 5] = [
     "服务很差",
 ];
 
-fn path(name: &str) -> PathBuf {
+pub(super) fn path(name: &str) -> PathBuf {
     crate::cli::golden(name)
 }
 
@@ -30,12 +31,12 @@ pub(super) fn model(name: &str) -> Model {
     Model::open_with(Cpu::new(), &path(name), &LoadOptions::default()).unwrap()
 }
 
-fn encodings(model: &Model) -> Vec<Encoding> {
+pub(super) fn encodings(model: &Model) -> Vec<Encoding> {
     let encode = |text: &&str| model.encode(&Record { text: (*text).to_owned(), ..Record::default() }).unwrap();
     TEXTS.iter().map(encode).collect()
 }
 
-fn target(row: usize) -> Target {
+pub(super) fn target(row: usize) -> Target {
     Target::Class(row % 2)
 }
 
@@ -53,7 +54,7 @@ pub(super) fn traced(tracer: &Tracer, model: &Model, batch_tokens: Option<usize>
     (outputs, slopes)
 }
 
-fn dot(x: &[f32], y: &[f32]) -> f64 {
+pub(super) fn dot(x: &[f32], y: &[f32]) -> f64 {
     x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
 }
 
@@ -127,6 +128,8 @@ fn projected_products_are_unbiased_and_their_error_falls_with_the_dimension() {
         (ProjectionKind::Rademacher, GradientsOf::Linear),
         (ProjectionKind::Gaussian, GradientsOf::Linear),
         (ProjectionKind::Rademacher, GradientsOf::All),
+        (ProjectionKind::Sjlt, GradientsOf::Linear),
+        (ProjectionKind::Sjlt, GradientsOf::All),
     ] {
         let (outputs, slopes) = traced(&Tracer::new(&model, &identity(parameters)).unwrap(), &model, None);
         let exact = products(&outputs, &slopes);
@@ -159,14 +162,16 @@ fn projected_products_are_unbiased_and_their_error_falls_with_the_dimension() {
 #[test]
 fn bits_do_not_depend_on_batches_or_threads() {
     let model = model("albert-groups-cls3");
-    let all = Projection { dimension: 512, parameters: GradientsOf::All, ..Projection::default() };
-    let tracer = Tracer::new(&model, &all).unwrap();
-    let bits = |outputs: Outputs| -> Vec<u32> { outputs.features.iter().map(|x| x.to_bits()).collect() };
-    let together = bits(traced(&tracer, &model, None).0);
-    assert_eq!(together, bits(traced(&tracer, &model, Some(1)).0), "one record a batch");
-    for threads in [1, 3] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        assert_eq!(together, bits(pool.install(|| traced(&tracer, &model, Some(24)).0)), "{threads} threads");
+    for kind in [ProjectionKind::Rademacher, ProjectionKind::Sjlt] {
+        let all = Projection { kind, dimension: 512, parameters: GradientsOf::All, ..Projection::default() };
+        let tracer = Tracer::new(&model, &all).unwrap();
+        let bits = |outputs: Outputs| -> Vec<u32> { outputs.features.iter().map(|x| x.to_bits()).collect() };
+        let together = bits(traced(&tracer, &model, None).0);
+        assert_eq!(together, bits(traced(&tracer, &model, Some(1)).0), "one record a batch");
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            assert_eq!(together, bits(pool.install(|| traced(&tracer, &model, Some(24)).0)), "{threads} threads");
+        }
     }
 }
 

@@ -1,9 +1,12 @@
 //! What does not belong together is refused in one line; nothing panics.
 
+use std::slice::from_ref;
+
 use wherefore::Error;
 use wherefore::factors::{FactorRows, Floats};
 use wherefore::model::Problem;
 use wherefore::search::{Form, Options, Query, Rule, TopK, View, rank, search};
+use wherefore::store::Checkpoint;
 
 /// Two records, E = 3, K = 2.
 const TWO: FactorRows<'static> = FactorRows {
@@ -87,14 +90,28 @@ fn what_a_ranking_is_used_for_can_fail() {
     assert_eq!(error.to_string(), "a full disk");
 }
 
+fn checkpoint(moments: Option<&str>) -> Checkpoint {
+    Checkpoint { path: "a".into(), fingerprint: "f".into(), learning_rate: 0.1, moments: moments.map(str::to_owned) }
+}
+
 #[test]
 fn rules_that_a_store_cannot_be_searched_by() {
     for rule in Rule::ALL {
         assert_eq!(rule.name().parse::<Rule>().expect("a rule"), rule);
-        assert_eq!(rule.check(Problem::Headless, 0).is_ok(), !rule.needs_head(), "{rule}");
+        assert_eq!(rule.check(Problem::Headless, &[]).is_ok(), !rule.needs_head(), "{rule}");
+        let (plain, adapted) = (checkpoint(None), checkpoint(Some("m")));
         for problem in [Problem::SingleLabel, Problem::MultiLabel, Problem::Regression] {
-            assert!(rule.check(problem, 1).is_ok(), "{rule}");
-            assert_eq!(rule.check(problem, 0).is_ok(), rule != Rule::TracIn, "{rule}");
+            assert_eq!(rule.check(problem, &[]).is_ok(), !matches!(rule, Rule::TracIn | Rule::Less), "{rule}");
+            assert_eq!(rule.check(problem, from_ref(&plain)).is_ok(), rule != Rule::Less, "{rule}");
+            assert_eq!(
+                rule.check(problem, from_ref(&adapted)).is_ok(),
+                !matches!(rule, Rule::TracIn | Rule::Trak),
+                "{rule}"
+            );
+            assert!(
+                rule.check(problem, &[plain.clone(), adapted.clone()]).is_err() == rule.reads_checkpoints(),
+                "{rule}"
+            );
         }
     }
     let error = "grad-cosine".parse::<Rule>().expect_err("an unknown rule");

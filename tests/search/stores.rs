@@ -17,6 +17,7 @@ fn settings(sizes: &Sizes) -> Settings {
         path: "checkpoint".into(),
         fingerprint: format!("c{rate}"),
         learning_rate: rate.into(),
+        moments: None,
     };
     Settings {
         model: "model".into(),

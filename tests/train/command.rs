@@ -107,3 +107,28 @@ fn the_last_layer_alone() {
     assert_eq!(record["head"]["converged"], true);
     assert!(record["head"]["dev"]["accuracy"].as_f64().unwrap() > 0.5);
 }
+
+/// Two numbers a parameter, for `index --adam`, that change nothing of the model.
+#[test]
+fn moments_are_kept_beside_each_epoch() {
+    let bench = bench();
+    let train = TRAIN.replace("--epochs 16", "--epochs 2");
+    bench.ok(&format!("{train} --save-epochs plain --out model"));
+    bench.ok(&format!("{train} --save-epochs kept --keep-moments --out again"));
+    let read = |file: &str| std::fs::read(bench.path(file)).unwrap();
+    for epoch in ["epoch-001", "epoch-002"] {
+        assert!(read(&format!("plain/{epoch}/model.safetensors")) == read(&format!("kept/{epoch}/model.safetensors")));
+        assert!(!bench.path(&format!("plain/{epoch}/moments.safetensors")).exists());
+    }
+    assert!(read("kept/epoch-001/moments.safetensors") != read("kept/epoch-002/moments.safetensors"));
+    let index = "index --model again --data train.jsonl --store store --gradients projected --projection-dim 200 --adam --quiet";
+    bench.ok(&format!("{index} --checkpoint kept/epoch-001:0.004 --checkpoint kept/epoch-002:0.001"));
+    let rows =
+        bench.ok("search --store store --data dev.jsonl --target gold --rule less --top-k 1 --format jsonl --quiet");
+    for line in rows.lines() {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        let best = &row["proponents"][0];
+        assert!(best["label"] == row["label"] && best["score"].as_f64().unwrap() <= 1.0, "{row}");
+    }
+    assert_ne!(bench.run(&format!("{TRAIN} --out x --keep-moments")).code, Some(0), "without a place for epochs");
+}

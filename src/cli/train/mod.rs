@@ -320,6 +320,7 @@ impl Fit<'_> {
             resume: keeping.resume,
             dynamics: keeping.dynamics.clone(),
             epochs: keeping.save_epochs.clone(),
+            keep_moments: keeping.keep_moments,
             batch_tokens: self.settings.batch_tokens,
             quiet: self.common.quiet,
         };

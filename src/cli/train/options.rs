@@ -58,6 +58,9 @@ pub(super) struct Keeping {
     /// Save the model after each epoch too, as DIR/epoch-001 and on: for `index --checkpoint`
     #[arg(long, value_name = "DIR")]
     pub(super) save_epochs: Option<PathBuf>,
+    /// With --save-epochs: AdamW's moments too, two numbers a parameter, for `index --adam`
+    #[arg(long, requires = "save_epochs")]
+    pub(super) keep_moments: bool,
     /// Note every record's probability, margin and correctness in each epoch, for `audit`
     #[arg(long, value_name = "DIR")]
     pub(super) dynamics: Option<PathBuf>,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
-use super::{DropoutRates, First, Learn, Learner, NamedTensor, markers, save};
+use super::{DropoutRates, First, Learn, Learner, NamedTensor, adam, markers, save};
 use crate::backend::Precision;
 use crate::backend::cpu::Cpu;
 use crate::backend::training::Training;
@@ -237,7 +237,7 @@ pub struct Trainee {
     /// Where its tokenizer is, where that is not the directory.
     tokenizer_files: Option<TempDir>,
     /// Further files of the directory that is saved, each with its name.
-    beside: Vec<(String, String)>,
+    beside: Vec<(String, Vec<u8>)>,
     config: Config,
     fields: Map<String, Value>,
 }
@@ -306,7 +306,7 @@ impl Trainee {
 
     /// Has a further file written wherever it is saved.
     pub fn save_beside(&mut self, name: &str, text: String) {
-        self.beside.push((name.to_owned(), text));
+        self.beside.push((name.to_owned(), text.into_bytes()));
     }
 
     /// Writes a directory that `transformers` and [`crate::model::Model::load`] load: configuration, weights, tokenizer. It appears whole or
@@ -315,9 +315,23 @@ impl Trainee {
     /// # Errors
     /// What the device or the file system says.
     pub fn save(&self, to: &Path) -> Result<()> {
+        self.save_with(to, &self.beside)
+    }
+
+    /// The same with the moments that AdamW has of its gradients beside it, for [`super::AdamMoments`].
+    ///
+    /// # Errors
+    /// As [`Trainee::save`].
+    pub fn save_with_moments(&self, to: &Path, betas: [f64; 2]) -> Result<()> {
+        let mut beside = self.beside.clone();
+        beside.push(adam::encode(to, &self.learner.state()?, betas)?);
+        self.save_with(to, &beside)
+    }
+
+    fn save_with(&self, to: &Path, beside: &[(String, Vec<u8>)]) -> Result<()> {
         let parameters: Vec<NamedTensor> = self.learner.parameters()?;
         let fields = save::head_fields(&self.fields, &self.config, self.task(), &self.class_names);
         let source = self.tokenizer_files.as_ref().map_or(self.directory.as_path(), TempDir::path);
-        save::directory(source, to, &fields, &parameters, &self.beside)
+        save::directory(source, to, &fields, &parameters, beside)
     }
 }

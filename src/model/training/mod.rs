@@ -4,6 +4,8 @@
 //! parameters need. Weights of queries, keys and values are one parameter, one below the other; the gradients of a shared layer's uses
 //! (ALBERT) are added up. What this refuses to do: choose batches, rates or epochs, which is [`crate::train`]'s business.
 
+mod adam;
+mod adapted;
 mod answer;
 mod backward;
 mod blueprint;
@@ -29,6 +31,7 @@ mod tracer;
 mod tree;
 mod two_sided;
 
+pub use self::adam::AdamMoments;
 pub use self::blueprint::{Blueprint, HeadPlan, Trainee};
 pub use self::checkpoint::NamedTensor;
 pub use self::found::{Shape, found};

@@ -208,7 +208,7 @@ fn name(spec: &Spec) -> String {
 }
 
 /// Every linear layer, in the order of their numbers.
-fn linears(specs: &Tree<Spec>) -> impl Iterator<Item = &Pair<Spec>> {
+pub(super) fn linears(specs: &Tree<Spec>) -> impl Iterator<Item = &Pair<Spec>> {
     let of_layers =
         specs.layers.iter().flat_map(|layer| [&layer.projection, &layer.attention_out, &layer.inner, &layer.outer]);
     of_layers.chain(&specs.head.dense).chain(&specs.head.last).chain(&specs.embedding_projection)

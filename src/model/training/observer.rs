@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::network::{Network, Part, Seed};
 use super::pass::Pass;
+use super::projection::Matrix;
 use super::sink::{Linear, Operands, Sink};
 use super::two_sided::TwoSided;
 use crate::backend::Rows;
@@ -299,7 +300,8 @@ impl<B: Training> Observe for Observed<B> {
         let Network { backend, .. } = &self.network;
         let both = |(number, basis): (usize, &Basis<'_>)| {
             let (shape, split) = (self.network.linears()[number], self.network.is_split(number));
-            TwoSided::new(backend, basis.inputs, basis.outputs, shape, split)
+            let [inputs, outputs] = [basis.inputs, basis.outputs].map(|basis| Matrix::Dense(basis.into()));
+            TwoSided::new(backend, &inputs, &outputs, shape, split)
         };
         self.bases = bases.iter().enumerate().map(both).collect::<Result<_>>()?;
         Ok(())

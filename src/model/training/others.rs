@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::network::Network;
 use super::pass::Pass;
-use super::projection::{Projection, Slot};
+use super::projection::{Matrix, Projection, Side, Slot};
 use super::sink::Normalisation;
 use crate::backend::training::Training;
 use crate::backend::{Norm, Rows};
@@ -23,18 +23,18 @@ pub(super) struct Others {
 
 struct Other {
     slot: Slot,
-    /// P_out `[k_out, outputs]` and P_in `[k_in, inputs]`; none where a side is kept as it is.
-    output: Option<Vec<f32>>,
-    input: Option<Vec<f32>>,
+    /// P_out and P_in.
+    output: Matrix<'static>,
+    input: Matrix<'static>,
 }
 
 impl Others {
     /// Of the slots that come after the linear layers'.
     pub(super) fn new(projection: &Projection, slots: &[Slot], linears: usize) -> Self {
-        let other = |slot: &Slot| {
-            let matrix =
-                |side: super::projection::Side| (side.kept < side.whole).then(|| projection.matrix(slot.number, side));
-            Other { slot: *slot, output: matrix(slot.outputs), input: matrix(slot.inputs) }
+        let other = |slot: &Slot| Other {
+            slot: *slot,
+            output: projection.on_host(slot.number, slot.outputs),
+            input: projection.on_host(slot.number, slot.inputs),
         };
         Self { first: linears, layers: slots[linears..].iter().map(other).collect() }
     }
@@ -143,23 +143,13 @@ pub(super) enum Table {
 impl Other {
     /// `out += (P_out d)(P_in e)ᵀ`, e the unit vector of `column`.
     fn add(&self, out: &mut [f32], d: &[f32], column: usize) {
-        let (kept, whole) = (self.slot.inputs.kept, self.slot.inputs.whole);
+        let Side { kept, whole, .. } = self.slot.inputs;
         let out = &mut out[self.slot.offset..][..self.slot.len()];
-        let projected: Vec<f32> = match &self.output {
-            None => d.to_vec(),
-            Some(matrix) => {
-                matrix.chunks_exact(d.len()).map(|row| row.iter().zip(d).map(|(p, d)| p * d).sum()).collect()
-            }
-        };
-        match &self.input {
-            None => projected.iter().enumerate().for_each(|(j, d)| out[j * kept + column] += d),
-            Some(matrix) => {
-                let entries: Vec<f32> = (0..kept).map(|k| matrix[k * whole + column]).collect();
-                for (out, d) in out.chunks_exact_mut(kept).zip(&projected) {
-                    out.iter_mut().zip(&entries).for_each(|(out, p)| *out += d * p);
-                }
-            }
-        }
+        let mut projected = vec![0.0; self.slot.outputs.kept];
+        self.output.apply(&mut projected, d, (d.len(), d.len()));
+        self.input.column(column, whole, |place, entry| {
+            out.iter_mut().skip(place).step_by(kept).zip(&projected).for_each(|(out, d)| *out += d * entry);
+        });
     }
 }
 

@@ -7,17 +7,20 @@
 //! ```
 //!
 //! with P_out `[k_out, outputs]` and P_in `[k_in, inputs + 1]` of independent entries of mean 0 and variance 1/k, so that E⟨G, G'⟩ is the product of the
-//! whole gradients (Choe et al. 2024, LoGra). A side that has no more dimensions than it is given is kept as it is.
+//! whole gradients (Choe et al. 2024, LoGra); or sparse ones, one entry a column ([`Sketch`]), whose products vary no more and cost a k-th. A side that has no more dimensions than it is given is kept as it is.
 //! What is no linear layer has such a form too, and is projected where that is asked for ([`GradientsOf::All`]).
 //! Nothing is stored: an entry is a draw whose counter is its place (Philox), made when a model is got ready.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::cpu::dot;
+use crate::backend::training::Sketch;
 use crate::error::{Error, Result};
-use crate::random::{Purpose, Stream, normal};
+use crate::random::{Purpose, Stream, below, normal};
 
 /// What a projection's entries are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +31,8 @@ pub enum ProjectionKind {
     Rademacher,
     /// Normal, of variance 1/k.
     Gaussian,
+    /// A sparse one: each coordinate goes to one of the k, with a sign ([`Sketch`]).
+    Sjlt,
     /// None at all: the gradients themselves, for small models.
     Identity,
 }
@@ -132,6 +137,59 @@ pub(super) struct Slot {
     pub(super) offset: usize,
 }
 
+/// A side's projection.
+#[derive(Clone, Debug)]
+pub(super) enum Matrix<'a> {
+    /// `[kept, whole]` row-major.
+    Dense(Cow<'a, [f32]>),
+    Sparse(Sketch),
+}
+
+impl Matrix<'_> {
+    /// Numbers kept, of `whole`.
+    pub(super) fn kept(&self, whole: usize) -> usize {
+        match self {
+            Self::Dense(matrix) => matrix.len() / whole,
+            Self::Sparse(sketch) => sketch.outputs(),
+        }
+    }
+
+    /// `[kept, whole]` row-major.
+    fn into_dense(self) -> Vec<f32> {
+        match self {
+            Self::Dense(matrix) => matrix.into_owned(),
+            Self::Sparse(sketch) => sketch.to_matrix(),
+        }
+    }
+
+    /// `out [rows, kept] = P x` of the first `whole` numbers of rows of `x [rows, stride]`.
+    pub(super) fn apply(&self, out: &mut [f32], x: &[f32], (whole, stride): (usize, usize)) {
+        match self {
+            Self::Dense(matrix) => {
+                let kept = matrix.len() / whole;
+                for (out, x) in out.chunks_exact_mut(kept).zip(x.chunks(stride)) {
+                    let rows = matrix.chunks_exact(whole);
+                    out.iter_mut().zip(rows).for_each(|(out, row)| *out = dot(row, &x[..whole]));
+                }
+            }
+            Self::Sparse(sketch) => sketch.apply(out, x, stride),
+        }
+    }
+
+    /// Tells `each` the places of column `i` that are not zero, of `whole` columns, and what is there.
+    pub(super) fn column(&self, i: usize, whole: usize, mut each: impl FnMut(usize, f32)) {
+        match self {
+            Self::Dense(matrix) => {
+                matrix.iter().skip(i).step_by(whole).enumerate().for_each(|(place, &entry)| each(place, entry));
+            }
+            Self::Sparse(sketch) => {
+                let (place, sign) = sketch.entry(i);
+                each(place, sign);
+            }
+        }
+    }
+}
+
 /// One side of a layer, from `whole` dimensions (the bias's 1 included) to `kept`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Side {
@@ -203,8 +261,8 @@ impl Projection {
     /// [`Error::Usage`] where the projection leaves a layer nothing.
     pub fn layers(&self, layers: &[(usize, usize)]) -> Result<Vec<ProjectedLayer>> {
         let matrices = |Slot { number, inputs, outputs, offset }| ProjectedLayer {
-            inputs: self.matrix(number, inputs),
-            outputs: self.matrix(number, outputs),
+            inputs: self.matrix(number, inputs).into_dense(),
+            outputs: self.matrix(number, outputs).into_dense(),
             offset,
         };
         Ok(self.slots(layers)?.0.into_iter().map(matrices).collect())
@@ -218,35 +276,49 @@ impl Projection {
         Ok(self.slots(layers)?.1)
     }
 
-    /// The projection of one side, `[kept, whole]` row-major.
-    pub(super) fn matrix(&self, number: u32, side: Side) -> Vec<f32> {
+    /// The projection of one side: the identity where all is kept.
+    pub(super) fn matrix(&self, number: u32, side: Side) -> Matrix<'static> {
+        match self.kind {
+            ProjectionKind::Sjlt => self.on_host(number, side),
+            ProjectionKind::Gaussian => self.dense(number, side, normal),
+            ProjectionKind::Rademacher | ProjectionKind::Identity => {
+                self.dense(number, side, |word| if word >> 31 == 0 { 1.0 } else { -1.0 })
+            }
+        }
+    }
+
+    /// The same, but that a side of which all is kept costs nothing on the host.
+    pub(super) fn on_host(&self, number: u32, side: Side) -> Matrix<'static> {
+        let Side { whole, kept, which } = side;
+        if whole == kept {
+            return Matrix::Sparse(Sketch::identity(whole));
+        }
+        if self.kind != ProjectionKind::Sjlt {
+            return self.matrix(number, side);
+        }
+        let stream = Stream::new(self.seed, Purpose::Projection);
+        Matrix::Sparse(Sketch::new(whole, kept, |run| {
+            let [place, signs, ..] = stream.block([run as u32, 0, number, which]);
+            (below(place, kept as u32) as usize, signs)
+        }))
+    }
+
+    /// `[kept, whole]`, of draws over √kept.
+    fn dense(&self, number: u32, side: Side, draw: impl Fn(u32) -> f32) -> Matrix<'static> {
         let Side { whole, kept, which } = side;
         let mut matrix = vec![0.0; whole * kept];
         if whole == kept {
             (0..whole).for_each(|i| matrix[i * whole + i] = 1.0);
-            return matrix;
+            return Matrix::Dense(matrix.into());
         }
         let (stream, scale) = (Stream::new(self.seed, Purpose::Projection), 1.0 / (kept as f32).sqrt());
         for (row, entries) in matrix.chunks_exact_mut(whole).enumerate() {
             for (block, four) in entries.chunks_mut(4).enumerate() {
                 let words = stream.block([block as u32, row as u32, number, which]);
-                four.iter_mut().zip(words).for_each(|(entry, word)| *entry = scale * self.draw(word));
+                four.iter_mut().zip(words).for_each(|(entry, word)| *entry = scale * draw(word));
             }
         }
-        matrix
-    }
-
-    fn draw(&self, word: u32) -> f32 {
-        match self.kind {
-            ProjectionKind::Gaussian => normal(word),
-            ProjectionKind::Rademacher | ProjectionKind::Identity => {
-                if word >> 31 == 0 {
-                    1.0
-                } else {
-                    -1.0
-                }
-            }
-        }
+        Matrix::Dense(matrix.into())
     }
 }
 
@@ -289,8 +361,9 @@ impl FromStr for ProjectionKind {
         match text {
             "rademacher" => Ok(Self::Rademacher),
             "gaussian" => Ok(Self::Gaussian),
+            "sjlt" => Ok(Self::Sjlt),
             "identity" => Ok(Self::Identity),
-            _ => Err(format!("expected rademacher, gaussian or identity, found {text:?}")),
+            _ => Err(format!("expected rademacher, gaussian, sjlt or identity, found {text:?}")),
         }
     }
 }
@@ -300,6 +373,7 @@ impl fmt::Display for ProjectionKind {
         f.pad(match self {
             Self::Rademacher => "rademacher",
             Self::Gaussian => "gaussian",
+            Self::Sjlt => "sjlt",
             Self::Identity => "identity",
         })
     }
@@ -327,14 +401,16 @@ mod tests {
 
     #[test]
     fn nothing_is_projected_where_all_fits() {
-        let projection = Projection { dimension: 100, ..Projection::default() };
-        let (slots, width) = projection.slots(&[(4, 5), (6, 2)]).unwrap();
-        assert_eq!(width, 32);
-        for slot in slots {
-            for side in [slot.inputs, slot.outputs] {
-                let matrix = projection.matrix(slot.number, side);
-                let identity = (0..side.whole * side.whole).map(|at| f32::from(u8::from(at % (side.whole + 1) == 0)));
-                assert_eq!(matrix, identity.collect::<Vec<_>>());
+        for kind in [ProjectionKind::Rademacher, ProjectionKind::Sjlt] {
+            let projection = Projection { kind, dimension: 100, ..Projection::default() };
+            let (slots, width) = projection.slots(&[(4, 5), (6, 2)]).unwrap();
+            assert_eq!(width, 32);
+            for slot in slots {
+                for side in [slot.inputs, slot.outputs] {
+                    let matrix = projection.matrix(slot.number, side).into_dense();
+                    let entry = |at| f32::from(u8::from(at % (side.whole + 1) == 0));
+                    assert_eq!(matrix, (0..side.whole * side.whole).map(entry).collect::<Vec<_>>());
+                }
             }
         }
     }

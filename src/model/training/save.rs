@@ -77,7 +77,7 @@ pub(super) fn directory(
     to: &Path,
     fields: &Map<String, Value>,
     tensors: &[NamedTensor],
-    beside: &[(String, String)],
+    beside: &[(String, Vec<u8>)],
 ) -> Result<()> {
     let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
@@ -85,9 +85,9 @@ pub(super) fn directory(
     let partial = partial.map_err(Error::io(parent))?;
     let config = serde_json::to_string_pretty(fields).map_err(|error| Error::format(to, error.to_string()))?;
     write(&partial.path().join("config.json"), format!("{config}\n").as_bytes())?;
-    write(&partial.path().join("model.safetensors"), &encode(to, tensors)?)?;
-    for (name, text) in beside {
-        write(&partial.path().join(name), text.as_bytes())?;
+    write(&partial.path().join("model.safetensors"), &encode(to, &tensors.iter().collect::<Vec<_>>(), None)?)?;
+    for (name, bytes) in beside {
+        write(&partial.path().join(name), bytes)?;
     }
     for name in TOKENIZER {
         let from = source.join(name);
@@ -137,16 +137,21 @@ fn open_to_the_umask(_: &Path) -> Result<()> {
     Ok(())
 }
 
-fn encode(to: &Path, tensors: &[NamedTensor]) -> Result<Vec<u8>> {
+/// Tensors as a file's bytes, with further `metadata` in its header.
+pub(super) fn encode(
+    to: &Path,
+    tensors: &[&NamedTensor],
+    metadata: impl IntoIterator<Item = (String, String)>,
+) -> Result<Vec<u8>> {
     let refuse = |error: safetensors::SafeTensorError| Error::format(to, error.to_string());
-    let view = |tensor: &'_ NamedTensor| -> Result<(String, Vec<usize>, Vec<u8>)> {
-        let bytes = tensor.values.iter().flat_map(|x| x.to_le_bytes()).collect();
-        Ok((tensor.name.clone(), tensor.shape.clone(), bytes))
-    };
-    let owned = tensors.iter().map(view).collect::<Result<Vec<_>>>()?;
+    let owned = tensors.iter().map(|tensor| {
+        let bytes: Vec<u8> = tensor.values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        (tensor.name.clone(), tensor.shape.clone(), bytes)
+    });
+    let owned: Vec<_> = owned.collect();
     let views = owned.iter().map(|(name, shape, bytes)| {
         TensorView::new(Dtype::F32, shape.clone(), bytes).map(|view| (name.as_str(), view)).map_err(refuse)
     });
-    let metadata = [("format".to_owned(), "pt".to_owned())].into_iter().collect();
+    let metadata = [("format".to_owned(), "pt".to_owned())].into_iter().chain(metadata).collect();
     safetensors::serialize(views.collect::<Result<Vec<_>>>()?, Some(metadata)).map_err(refuse)
 }

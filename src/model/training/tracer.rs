@@ -2,10 +2,12 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use super::adam::AdamMoments;
+use super::adapted::Adapted;
 use super::network::{Network, Seed, check_head, layers_of};
 use super::others::{Adding, Others};
 use super::pass::Pass;
-use super::projection::{KeptLayer, Projection, Slot};
+use super::projection::{GradientsOf, KeptLayer, Projection, Slot};
 use super::sink::{Linear, Normalisation, Operands, Sink};
 use super::two_sided::TwoSided;
 use crate::backend::cpu::Cpu;
@@ -21,6 +23,7 @@ pub struct Tracer {
     positions: Positions,
     width: usize,
     classes: usize,
+    is_adapted: bool,
 }
 
 /// Tokens in a pass where the user has not said.
@@ -43,7 +46,41 @@ impl Tracer {
         let sizes: Vec<_> = layers_of(model, projection.parameters).into_iter().map(|(size, _)| size).collect();
         let traced = Traced::new(Network::new(backend, model)?, *projection, &sizes)?;
         let (width, classes) = (traced.width, model.classes());
-        Ok(Self { trace: Box::new(traced), positions: model.positions(), width, classes })
+        Ok(Self { trace: Box::new(traced), positions: model.positions(), width, classes, is_adapted: false })
+    }
+
+    /// Gradients as AdamW would follow them at a checkpoint of the training with these `moments`, each of unit length, on the CPU: what [`Tracer::run`] is
+    /// given as seeds must be gradients of losses.
+    ///
+    /// # Errors
+    /// As [`Tracer::new`]; [`Error::Usage`] for a projection of more than linear layers.
+    pub fn adapted(model: &Model, projection: &Projection, moments: &AdamMoments) -> Result<Self> {
+        Self::adapted_on(Cpu::new().shared_out(), model, projection, moments)
+    }
+
+    /// [`Tracer::adapted`] on a device; from the products of both sides on, on the host.
+    ///
+    /// # Errors
+    /// As there; what the device fails at.
+    pub fn adapted_on<B: Training>(
+        backend: B,
+        model: &Model,
+        projection: &Projection,
+        moments: &AdamMoments,
+    ) -> Result<Self> {
+        if projection.parameters != GradientsOf::Linear {
+            return Err(Error::usage("--adam: is of linear layers, not of all parameters")
+                .with_hint("index without --parameters all"));
+        }
+        let adapted = Adapted::new(Network::new(backend, model)?, projection, moments)?;
+        let (width, _) = Self::kept_of(model, projection)?;
+        let (positions, classes) = (model.positions(), model.classes());
+        Ok(Self { trace: Box::new(adapted), positions, width, classes, is_adapted: true })
+    }
+
+    /// Whether it takes losses' gradients, as AdamW would follow them.
+    pub fn is_adapted(&self) -> bool {
+        self.is_adapted
     }
 
     /// Numbers that would be kept of a record, and what they would be of, layer by layer.
@@ -94,6 +131,12 @@ impl Tracer {
 /// A network on some device, whose gradients are taken.
 trait Trace: Send + Sync {
     fn trace(&self, batch: PackedBatch, seed: Seed<'_>) -> Result<Outputs>;
+}
+
+impl<B: Training> Trace for Adapted<B> {
+    fn trace(&self, batch: PackedBatch, seed: Seed<'_>) -> Result<Outputs> {
+        self.run(batch, seed)
+    }
 }
 
 struct Traced<B: Training> {

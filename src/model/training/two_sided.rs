@@ -1,47 +1,84 @@
 //! A linear layer's gradient seen through a matrix on either side: `P_out (Σ_t δ_t [a_t; 1]ᵀ) P_inᵀ`, both applied before the product.
 
+use std::ops::Range;
+
 use super::network::Part;
 use super::pass::Pass;
+use super::projection::Matrix;
 use super::sink::Operands;
-use crate::backend::training::Training;
+use crate::backend::training::{Sketch, Training};
 use crate::backend::{Activation, Rows};
 use crate::error::Result;
 
-/// Both matrices of a layer, packed.
+/// Both matrices of a layer, made ready.
 pub(super) struct TwoSided<B: Training> {
     /// Rows of P_in and of P_out.
     pub(super) inputs: usize,
     pub(super) outputs: usize,
     /// P_in, its column of the bias's 1 as its bias.
-    of_inputs: B::Linear,
-    of_outputs: B::Linear,
+    of_inputs: Ready<B>,
+    of_outputs: Ready<B>,
     /// P_out's columns for the first third of the outputs, and for the rest.
-    split: Option<[B::Linear; 2]>,
+    split: Option<[Ready<B>; 2]>,
+}
+
+/// One matrix, or some of its columns.
+enum Ready<B: Training> {
+    Packed(B::Linear),
+    Sparse(Sketch),
+}
+
+impl<B: Training> Ready<B> {
+    /// Columns `range` of a matrix of `whole`.
+    fn columns(backend: &B, matrix: &Matrix<'_>, whole: usize, range: Range<usize>) -> Result<Self> {
+        match matrix {
+            Matrix::Dense(matrix) => {
+                let kept = matrix.len() / whole;
+                let (weight, count) = (taken(matrix, whole, range.clone()), range.len());
+                Ok(Self::Packed(backend.pack_linear(&weight, &vec![0.0; kept], count, kept)?))
+            }
+            Matrix::Sparse(sketch) => Ok(Self::Sparse(sketch.of(range))),
+        }
+    }
+
+    /// A matrix of `whole` columns, the last of which is that of a constant 1.
+    fn with_one(backend: &B, matrix: &Matrix<'_>, whole: usize) -> Result<Self> {
+        match matrix {
+            Matrix::Dense(matrix) => {
+                let bias = taken(matrix, whole, whole - 1..whole);
+                let weight = taken(matrix, whole, 0..whole - 1);
+                Ok(Self::Packed(backend.pack_linear(&weight, &bias, whole - 1, bias.len())?))
+            }
+            Matrix::Sparse(sketch) => Ok(Self::Sparse(sketch.with_one())),
+        }
+    }
+
+    fn apply(&self, backend: &B, out: &mut B::Tensor, x: &B::Tensor, rows: usize) -> Result<()> {
+        match self {
+            Self::Packed(linear) => backend.linear(out, x, linear, Activation::Identity, None, rows),
+            Self::Sparse(sketch) => backend.sketch(out, x, sketch, rows),
+        }
+    }
 }
 
 impl<B: Training> TwoSided<B> {
-    /// Of `input [.., inputs]` and `output [.., outputs]`, row-major; the bias's 1 is the last of the inputs. `split` where a way back comes to
-    /// parts of the outputs.
+    /// Of both sides' matrices, of so many inputs and outputs; the bias's 1 is the last of the inputs. `split` where a way back comes to parts
+    /// of the outputs.
     pub(super) fn new(
         backend: &B,
-        input: &[f32],
-        output: &[f32],
+        input: &Matrix<'_>,
+        output: &Matrix<'_>,
         (inputs, outputs): (usize, usize),
         split: bool,
     ) -> Result<Self> {
-        let kept = (input.len() / inputs, output.len() / outputs);
-        let bias: Vec<f32> = input.chunks_exact(inputs).map(|row| row[inputs - 1]).collect();
-        let zeros = vec![0.0; kept.1];
-        let columns = |first: usize, count: usize| {
-            backend.pack_linear(&taken(output, outputs, first, count), &zeros, count, kept.1)
-        };
+        let columns = |range| Ready::columns(backend, output, outputs, range);
         let third = outputs / 3;
-        let both = || -> Result<_> { Ok([columns(0, third)?, columns(third, outputs - third)?]) };
+        let both = || -> Result<_> { Ok([columns(0..third)?, columns(third..outputs)?]) };
         Ok(Self {
-            inputs: kept.0,
-            outputs: kept.1,
-            of_inputs: backend.pack_linear(&taken(input, inputs, 0, inputs - 1), &bias, inputs - 1, kept.0)?,
-            of_outputs: columns(0, outputs)?,
+            inputs: input.kept(inputs),
+            outputs: output.kept(outputs),
+            of_inputs: Ready::with_one(backend, input, inputs)?,
+            of_outputs: columns(0..outputs)?,
             split: split.then(both).transpose()?,
         })
     }
@@ -56,12 +93,12 @@ impl<B: Training> TwoSided<B> {
         operands: &Operands<'_, B>,
     ) -> Result<()> {
         let (backend, count, [dy, x]) = (pass.backend, pass.rows(rows), sides);
-        backend.linear(dy, operands.dy, self.outputs_of(part), Activation::Identity, None, count)?;
-        backend.linear(x, operands.x, &self.of_inputs, Activation::Identity, None, count)
+        self.outputs_of(part).apply(backend, dy, operands.dy, count)?;
+        self.of_inputs.apply(backend, x, operands.x, count)
     }
 
-    fn outputs_of(&self, part: Part) -> &B::Linear {
-        let split = || self.split.as_ref().expect("packed for layers of queries, keys and values");
+    fn outputs_of(&self, part: Part) -> &Ready<B> {
+        let split = || self.split.as_ref().expect("made for layers of queries, keys and values");
         match part {
             Part::Whole => &self.of_outputs,
             Part::Queries => &split()[0],
@@ -71,6 +108,6 @@ impl<B: Training> TwoSided<B> {
 }
 
 /// Some columns of `matrix [.., whole]`.
-fn taken(matrix: &[f32], whole: usize, first: usize, count: usize) -> Vec<f32> {
-    matrix.chunks_exact(whole).flat_map(|row| &row[first..first + count]).copied().collect()
+fn taken(matrix: &[f32], whole: usize, range: Range<usize>) -> Vec<f32> {
+    matrix.chunks_exact(whole).flat_map(|row| &row[range.clone()]).copied().collect()
 }

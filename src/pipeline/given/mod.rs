@@ -112,7 +112,7 @@ impl GivenSearch<'_> {
         let settings = store.settings();
         store.expect_one_factor("--from-factors")?;
         if options.rule.needs_checkpoints() {
-            return Err(Error::usage("rule tracin: given queries have no checkpoints' factors"));
+            return Err(Error::usage(format!("rule {}: given queries have no checkpoints' factors", options.rule)));
         }
         given.label_names = Some(settings.label_names.clone()).filter(|names| !names.is_empty());
         let prepared = Prepared::new(options.rule, store, &options.rule_options, quiet)?;

@@ -13,7 +13,9 @@ use rayon::prelude::*;
 
 use super::attention;
 use super::{Cpu, Linear, dot_on};
-use crate::backend::training::{AdamStep, Dropout, Loss, Pair, Passed, Place, Products, Shape, Tables, Training};
+use crate::backend::training::{
+    AdamStep, Dropout, Loss, Pair, Passed, Place, Products, Shape, Sketch, Tables, Training,
+};
 use crate::backend::{Attended, AttentionGradients};
 use crate::error::Result;
 use crate::tokens::PackedBatch;
@@ -99,6 +101,14 @@ impl Training for Cpu {
         products: Products<'_, Self>,
     ) -> Result<()> {
         outer::products(out, dy, x, &products);
+        Ok(())
+    }
+
+    fn sketch(&self, out: &mut Vec<f32>, x: &Vec<f32>, sketch: &Sketch, rows: usize) -> Result<()> {
+        let (inputs, outputs) = (sketch.inputs(), sketch.outputs());
+        let together = rows.div_ceil(4 * rayon::current_num_threads()).max(16);
+        let chunks = out[..rows * outputs].par_chunks_mut(together * outputs).zip(x.par_chunks(together * inputs));
+        chunks.for_each(|(out, x)| sketch.apply(out, x, inputs));
         Ok(())
     }
 
