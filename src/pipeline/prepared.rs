@@ -219,7 +219,8 @@ impl<'a> Prepared<'a> {
             Means::GaussNewton(inverse, _) => (std::slice::from_ref(inverse), false),
             _ => (&[], false),
         };
-        ErrorBars::new(&settings.gradient_layers, moments, ensemble)
+        let error_bars = ErrorBars::new(&settings.gradient_layers, moments, ensemble)?;
+        Ok(if self.rule == Rule::Less { error_bars.of_directions() } else { error_bars })
     }
 
     /// Some records that ask, in their order, as queries.

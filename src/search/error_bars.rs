@@ -6,7 +6,7 @@
 //! | score | share of number r |
 //! |---|---|
 //! | `s = φ_q·φ_i` | `φ_q,r φ_i,r` |
-//! | the same over both lengths | that over the lengths, less `½ s (φ_q,r²/‖φ_q‖² + φ_i,r²/‖φ_i‖²)` |
+//! | the same over both lengths (once, or term by term) | that over the lengths, less `½ s (φ_q,r²/‖φ_q‖² + φ_i,r²/‖φ_i‖²)` |
 //! | `s = u·φ_i`, `u = M⁻¹ φ_q`, M a damped moment of projected gradients | `w_r u_r v_r`, `v = M⁻¹ φ_i`, w as [`DampedMoment::own`] has it |
 //! | the same over `n = √(φ_i·v)` (RelatIF) | that over n, less `½ s w_r v_r²/n²` |
 //!
@@ -30,6 +30,7 @@ pub struct ErrorBars<'a> {
     draws: Draws,
     moments: Vec<Moment<'a>>,
     ensemble: bool,
+    directions: bool,
 }
 
 /// What queries were preconditioned by after they were projected.
@@ -76,7 +77,14 @@ impl<'a> ErrorBars<'a> {
     /// As [`Draws::new`].
     pub fn new(layers: &[KeptLayer], moments: &'a [DampedMoment<'a>], ensemble: bool) -> Result<Self> {
         let of = |moment: &'a DampedMoment<'a>| Moment { moment, own: moment.own() };
-        Ok(Self { draws: Draws::new(layers)?, moments: moments.iter().map(of).collect(), ensemble })
+        let moments = moments.iter().map(of).collect();
+        Ok(Self { draws: Draws::new(layers)?, moments, ensemble, directions: false })
+    }
+
+    /// The same where both sides of every term were brought to unit length before they were multiplied, as for [`super::Rule::Less`].
+    #[must_use]
+    pub fn of_directions(self) -> Self {
+        Self { directions: true, ..self }
     }
 
     /// Of the scores of some records, in the order of their list, for `query`.
@@ -120,6 +128,12 @@ impl<'a> ErrorBars<'a> {
             let side = &sides[pass.set];
             let scale = over.quotient(f64::from(pass.rate * side.weight(&term.weight)));
             match self.moments.get(number) {
+                None if self.directions => {
+                    let (cosine, [x, y]) = (product(term, side), [&term.features, &side.features]);
+                    let square = |x: &[f32], r: usize| f64::from(x[r]).powi(2);
+                    let both = |r: usize| f64::from(x[r]) * f64::from(y[r]);
+                    add(&mut numbers, |r| scale * (both(r) - 0.5 * cosine * (square(x, r) + square(y, r))));
+                }
                 None => add(&mut numbers, |r| scale * f64::from(term.features[r]) * f64::from(side.features[r])),
                 Some(moment) => {
                     let solved = moment.moment.solve(&[&side.features]).swap_remove(0);

@@ -72,9 +72,11 @@ impl Drawn {
 #[test]
 fn intervals_cover_the_scores_of_whole_gradients() {
     let model = model("bert-cls2");
-    for (kind, parameters) in
-        [(ProjectionKind::Rademacher, GradientsOf::Linear), (ProjectionKind::Gaussian, GradientsOf::All)]
-    {
+    for (kind, parameters) in [
+        (ProjectionKind::Rademacher, GradientsOf::Linear),
+        (ProjectionKind::Gaussian, GradientsOf::All),
+        (ProjectionKind::Sjlt, GradientsOf::Linear),
+    ] {
         let whole = Drawn::new(&model, &identity(parameters));
         let exact = [whole.all(false), whole.all(true)];
         let mut covered = [0, 0];
@@ -135,6 +137,34 @@ fn errors_of_preconditioned_scores_are_their_spread_over_draws() {
     for ((form, damping), (told, found)) in ways.iter().zip(told_and_found(&ways)) {
         // To first order; shares of the numbers as they are would tell several times as much.
         assert!((0.5..=1.5).contains(&(told / found)), "{form:?} {damping}: told {told:e}, found {found:e}");
+    }
+}
+
+/// A sum of cosines of vectors of unit length, as rule less has it, is as sure as the cosine of what they were.
+#[test]
+fn errors_of_directions_are_those_of_cosines() {
+    let drawn = Drawn::new(&model("bert-cls2"), &Projection { dimension: 2048, ..Projection::default() });
+    let width = drawn.rows().width;
+    let directions = |row: &[f32]| {
+        let length = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        row.iter().map(move |&x| (f64::from(x) / length) as f32).collect::<Vec<_>>()
+    };
+    let features = drawn.features.chunks_exact(width).flat_map(directions).collect();
+    let ones = vec![1.0; drawn.slopes.len()];
+    let units = Drawn { layers: drawn.layers.clone(), features, slopes: ones.clone(), norms: ones };
+    for i in 0..drawn.slopes.len() {
+        let cosines = drawn.bars(&Form::feature_cos(), &Query::feature(drawn.own(i)), &[]);
+        let source = units.rows();
+        let (form, query) = (Form::grad_dot(), Query::transformed(units.own(i), 0.0, vec![1.0]));
+        let scored = |row| Scored { place: (0, row), row, score: score(&source, &form, &query, 0, row) };
+        let scored: Vec<Scored> = (0..source.rows).map(scored).collect();
+        let bars =
+            ErrorBars::new(&units.layers, &[], false).unwrap().of_directions().of(&source, &form, &query, &scored);
+        for ((one, bar), (cosine, expected)) in scored.iter().zip(&bars).zip(&cosines) {
+            assert!((f64::from(one.score) - cosine).abs() < 1e-5);
+            // Both are of numbers rounded to f32.
+            assert!((bar.error - expected.error).abs() < 1e-5, "{bar:?}, expected {expected:?}");
+        }
     }
 }
 
