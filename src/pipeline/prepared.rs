@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use super::fisher::DAMPING;
-use super::token_queries;
 use crate::error::{Error, Result};
 use crate::factors::{
     self, Bundle, Curvature, CurvatureOptions, DampedMoment, FisherForm, HessianForm, MomentForm, MomentOptions,
@@ -12,7 +11,7 @@ use crate::factors::{
 use crate::interrupt;
 use crate::lexical::{Bm25, Bm25Queries};
 use crate::model::Problem;
-use crate::search::{FactorSet, Form, Losses, Query, Rule, Source};
+use crate::search::{self, FactorSet, Form, Losses, Query, Rule, Source};
 use crate::store::{Fisher, Shard, Store};
 
 /// What decides a rule's numbers, besides the store.
@@ -321,7 +320,7 @@ fn curvature<'a>(rule: Rule, store: &'a Store, options: &RuleOptions) -> Result<
     let inverse = Curvature::fit(store, options, keep_going)?;
     let norms = match rule {
         Rule::RelatIf if store.settings().tokens.is_some() => {
-            let bundle = |row| token_queries::stored_bundle(store, row, FactorSet::Final).unwrap_or_default();
+            let bundle = |row| search::stored_bundle(store, row, FactorSet::Final).unwrap_or_default();
             let squares = inverse.self_influence_of_bundles(store.rows(), &bundle, keep_going)?;
             Some(squares.into_iter().map(f32::sqrt).collect())
         }

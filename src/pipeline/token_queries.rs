@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::factors::{Bundle, Target};
 use crate::model::{Model, Task};
 use crate::report::SearchResult;
-use crate::search::{FactorSet, Source};
+use crate::search::{self, FactorSet};
 use crate::store::{Said, Store, StoredRecord, TokenSettings};
 
 /// Records that ask together: δ over a vocabulary is large.
@@ -123,25 +123,8 @@ pub(super) fn stored(store: &Store, options: &SearchOptions, row: usize) -> Resu
     if options.rule.reads_checkpoints() {
         sets.extend((0..store.settings().checkpoints.len()).map(FactorSet::Checkpoint));
     }
-    let bundles = sets.into_iter().filter_map(|set| stored_bundle(store, row, set)).collect();
+    let bundles = sets.into_iter().filter_map(|set| search::stored_bundle(store, row, set)).collect();
     let means = store.shards()[shard].means();
     let mean = means.map(|means| means.features.slice(place * means.width..(place + 1) * means.width).to_f32());
     Ok(Asked { asking: asking(&result, mean.unwrap_or_default(), bundles), result, own_row: Some(row) })
-}
-
-/// The factors of one record; `None` where there is no such set of them.
-pub(super) fn stored_bundle(store: &Store, row: usize, set: FactorSet) -> Option<Bundle> {
-    let (shard, place) = store.locate(row);
-    let factors = store.factors(shard, set)?;
-    let offsets = store.factor_offsets(shard, set)?;
-    let shard = &store.shards()[shard];
-    let own = offsets[place] as usize..offsets[place + 1] as usize;
-    let (e, k) = (factors.width, factors.classes);
-    Some(Bundle {
-        features: factors.features.slice(own.start * e..own.end * e).to_f32(),
-        deltas: factors.deltas[own.start * k..own.end * k].to_vec(),
-        biases: shard.factor_biases().map_or_else(|| vec![1.0; own.len()], |biases| biases[own.clone()].to_vec()),
-        classes: shard.factor_classes()?[own].iter().map(|&class| class as usize).collect(),
-        loss: f64::from(shard.losses()[place]),
-    })
 }

@@ -85,7 +85,7 @@ pub use rows::{Groups, RowSet};
 pub use rule::Rule;
 pub use scorer::{Losses, Scorer};
 pub use scores::scores;
-pub use source::{FactorSet, Selected, Source, View};
+pub use source::{FactorSet, Selected, Source, View, stored_bundle};
 pub use topk::{End, Hit, Hits, TopK, TwoEnded};
 
 use std::path::Path;

@@ -86,7 +86,6 @@ impl Sparse {
         common: &Common,
     ) -> Result<Vec<SelectedRecord>> {
         let store = Store::open(pool)?;
-        store.expect_one_factor("audit sparse --pool")?;
         let options = PoolOptions {
             choice: self.choose,
             most: self.select,
@@ -100,7 +99,14 @@ impl Sparse {
             return pipeline::select_from_pool(&store, &[], &options);
         }
         let k = pipeline::candidates_per_target(self.select, nearest.len(), store.rows());
-        let all = pipeline::nearest_records(model, &store, self.data.open()?, k, options.memory, &common.settings()?)?;
+        let all = pipeline::nearest_records(
+            model,
+            &store,
+            self.data.open_as(Audited::shape(&store), &[])?,
+            k,
+            options.memory,
+            &common.settings()?,
+        )?;
         let of: HashMap<u64, &SearchResult> = all.iter().map(|result| (result.index, result)).collect();
         let targets: Vec<_> = nearest.iter().filter_map(|near| Some((*near, *of.get(&near.index)?))).collect();
         pipeline::select_from_pool(&store, &targets, &options)
@@ -223,7 +229,14 @@ pub(super) fn run(arguments: &Sparse, common: &Common) -> anyhow::Result<Outcome
     }
     let (k, memory) = (arguments.nearest as usize, arguments.memory << 20);
     let model = load_model(&store, arguments.model.as_deref(), common)?;
-    let results = pipeline::nearest_records(&model, &store, arguments.data.open()?, k, memory, &common.settings()?)?;
+    let results = pipeline::nearest_records(
+        &model,
+        &store,
+        arguments.data.open_as(Audited::shape(&store), &[])?,
+        k,
+        memory,
+        &common.settings()?,
+    )?;
     let options = search::Options { memory, ..search::Options::default() };
     let coverage = Coverage::of(&store, k, SAMPLE, &options)?;
     let mut order: Vec<&SearchResult> = results.iter().collect();
