@@ -12,14 +12,15 @@ use super::folds::Folds;
 use super::judgement::{Judgement, judge};
 use super::labelled::Classes;
 use super::ngrams::Bags;
-use super::units::{Units, spans};
+use super::units::spans;
 use super::{folds, neighbours, text, word_features};
 use crate::error::{Error, Result};
 use crate::factors::{
-    CHOLESKY_LIMIT, Curvature, CurvatureOptions, HessianForm, KeepGoing, RefitOptions, RepresenterCompat, representer,
+    CHOLESKY_LIMIT, Curvature, CurvatureOptions, FactorKernel, HessianForm, KeepGoing, RefitOptions, RepresenterCompat,
+    representer,
 };
 use crate::model::Task;
-use crate::search::{self, Hit, Rule};
+use crate::search::{self, EachFactor, Hit, Rule};
 use crate::store::{FactorPart, Store};
 use crate::task::characters;
 use crate::train::Dynamics;
@@ -154,7 +155,7 @@ pub fn dirty(store: &Store, options: &DirtyOptions<'_>) -> Result<Dirty> {
         return Err(Error::usage("the store holds gradients of the whole model, not factors of its last layer")
             .with_hint("index without --gradients projected"));
     }
-    let units = Units::of(store);
+    let units = EachFactor::of(store);
     let classes = Classes::of(&units)?;
     if options.signal == Signal::Neighbours && options.neighbours == 0 {
         return Err(Error::usage("the signal neighbours needs some").with_hint("--neighbours 10"));
@@ -431,8 +432,13 @@ fn alphas(store: &Store, compat: RepresenterCompat, options: &DirtyOptions<'_>) 
     Ok(alpha.chunks_exact(classes).map(|alpha| alpha.iter().map(|a| a.max(0.0)).sum()).collect())
 }
 
-/// By the exact Hessian where it can be factored, else its Kronecker form.
+/// By the exact Hessian where it can be factored, else its Kronecker form; over a vocabulary by the empirical Fisher information.
 fn self_influence(store: &Store, options: &DirtyOptions<'_>) -> Result<Vec<f32>> {
+    if FactorKernel::is_for(store.settings().task(), store.settings().classes) {
+        let each: Vec<Range<usize>> = (0..EachFactor::of(store).count()).map(|one| one..one + 1).collect();
+        return FactorKernel::fit(store, options.damping, options.keep_going)?
+            .self_influence(&each, options.keep_going);
+    }
     let parameters = store.settings().classes * (store.settings().width + 1);
     let form = if parameters <= CHOLESKY_LIMIT { HessianForm::Exact } else { HessianForm::Kronecker };
     let curvature = CurvatureOptions { form, damping: options.damping, ..CurvatureOptions::default() };

@@ -1,9 +1,10 @@
 //! The units of a store whose labels are to be judged.
 
-use super::units::{Units, have_labels};
+use super::units::have_labels;
 use crate::error::{Error, Result};
 use crate::factors::{LabelUsed, Labels, Target};
 use crate::model::{Problem, Task};
+use crate::search::EachFactor;
 use crate::store::Store;
 
 /// The classes of a store's records, words or masks: those of their own labels, and those that the model says.
@@ -20,8 +21,8 @@ pub(super) struct Classes {
 impl Classes {
     /// # Errors
     /// [`Error::Usage`]: a store of another problem than single-label classification, of answers, or without a label.
-    pub(super) fn of(units: &Units<'_>) -> Result<Self> {
-        let (store, settings) = (units.store, units.store.settings());
+    pub(super) fn of(units: &EachFactor<'_>) -> Result<Self> {
+        let (store, settings) = (units.store(), units.store().settings());
         if settings.problem != Problem::SingleLabel {
             return Err(Error::usage("labels can be judged where each record has one class")
                 .with_hint("the store's model is a regression, a multi-label classifier, or has no head"));
@@ -68,13 +69,13 @@ fn of_records(store: &Store) -> BothClasses {
 }
 
 /// A factor's class is the word's own tag, unless its record has none; δ and that class are what the model says.
-fn of_parts(units: &Units<'_>) -> Result<BothClasses> {
-    let own: Vec<bool> = have_labels(units.store)?;
+fn of_parts(units: &EachFactor<'_>) -> Result<BothClasses> {
+    let own: Vec<bool> = have_labels(units.store())?;
     let labelled = units.by_record().into_iter().zip(own).flat_map(|(record, own)| record.map(move |_| own));
-    let classes = units.store.shards().iter().flat_map(|shard| shard.factor_classes().unwrap_or_default());
+    let classes = units.store().shards().iter().flat_map(|shard| shard.factor_classes().unwrap_or_default());
     let labels = classes.zip(labelled).map(|(&class, own)| usize::try_from(class).ok().filter(|_| own)).collect();
-    let k = units.store.settings().classes;
-    let predictions = units.store.shards().iter().flat_map(|shard| {
+    let k = units.store().settings().classes;
+    let predictions = units.store().shards().iter().flat_map(|shard| {
         let (deltas, classes) = (shard.factors().deltas, shard.factor_classes().unwrap_or_default());
         deltas.chunks_exact(k).zip(classes).map(|(delta, &class)| Some(likeliest(delta, class as usize)))
     });

@@ -2,9 +2,8 @@
 
 use std::ops::Range;
 
-use super::units::Units;
 use crate::error::Result;
-use crate::search::{self, FactorSet, Form, Hit, Options, Query, Source};
+use crate::search::{self, EachFactor, FactorSet, Form, Hit, Options, Query, Source};
 use crate::store::Store;
 
 /// Queries taken at a time.
@@ -17,13 +16,13 @@ const OF_OTHERS: usize = 3;
 /// # Errors
 /// Where the search is interrupted.
 pub(super) fn nearest(
-    units: &Units<'_>,
+    units: &EachFactor<'_>,
     records: &[Range<usize>],
     k: usize,
     options: &Options<'_>,
 ) -> Result<Vec<Vec<Hit>>> {
     if !units.are_parts() {
-        return nearest_of(units.store, &(0..units.store.rows()).collect::<Vec<_>>(), k, options);
+        return nearest_of(units.store(), &(0..units.store().rows()).collect::<Vec<_>>(), k, options);
     }
     let features = |unit: usize| units.features(unit);
     let queries: Vec<usize> = (0..units.count()).collect();

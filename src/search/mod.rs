@@ -55,6 +55,7 @@ mod bounds;
 mod certificate;
 mod certified;
 mod device;
+mod each_factor;
 mod finish;
 mod form;
 mod groups;
@@ -76,6 +77,7 @@ mod tile;
 mod topk;
 
 pub use certificate::{Certainty, Certificate};
+pub use each_factor::EachFactor;
 pub use form::Form;
 pub use groups::{GroupHits, search_groups};
 pub use pair::{score, score_parts};

@@ -22,6 +22,7 @@ use faer::Mat;
 use rayon::prelude::*;
 
 use self::dual::Dual;
+pub(super) use self::dual::gram_of;
 use self::shampoo::Shampoo;
 use super::block::{Block, Blocks, KeepGoing, ROWS};
 use super::dense::{Cholesky, slice, slice_mut};
