@@ -4,6 +4,7 @@
 //! ([`super::dirty_answers()`]). Every signal is read off the store: no model is run again. Signals that come from the model's own features share its memory of the
 //! labels it was trained on; the text classifier has seen neither those nor the label it judges.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
@@ -189,6 +190,7 @@ pub fn dirty(store: &Store, options: &DirtyOptions<'_>) -> Result<Dirty> {
                 evidence.judge(signal, &text_probabilities(&bags, &folds, &classes, options)?);
             }
             Signal::Confident => evidence.judge(signal, &folds::out_of_fold(store, &folds, options.keep_going)?),
+            Signal::Neighbours if task == Task::Masks => evidence.take(signal, outvoted(&nearest, &classes)),
             Signal::Neighbours => evidence.judge(signal, &votes(&nearest, &classes)),
             Signal::Loss => evidence.add(signal, losses(store, &classes)),
             Signal::Representer => evidence.add(signal, alphas(store, RepresenterCompat::Exact, options)?),
@@ -297,7 +299,10 @@ impl Evidence<'_> {
 
     /// A signal that is probabilities `[N, K]`.
     fn judge(&mut self, signal: Signal, probabilities: &[f32]) {
-        let judgement = judge(probabilities, &self.classes.labels, self.classes.count);
+        self.take(signal, judge(probabilities, &self.classes.labels, self.classes.count));
+    }
+
+    fn take(&mut self, signal: Signal, judgement: Judgement) {
         self.add(signal, judgement.margins.clone());
         self.judgements.push((signal, judgement));
     }
@@ -317,15 +322,19 @@ impl Evidence<'_> {
 
     /// The text's verdict, the model's and the training's, by their ranks. The text has seen no label that it judges, while the model's features may have been
     /// bent until its own labels fit: then it no longer shares the text's doubts, and counts by the square of how far it does. Its verdict is half what a head
-    /// says of a record left out, which knows that one class's labels may be wrong more often than another's, and half what the record does to itself.
+    /// says of a record left out, which knows that one class's labels may be wrong more often than another's, and half what the record does to itself. Where no
+    /// classifier of texts can judge, all that the model says counts alike.
     fn combined(&self) -> Vec<f32> {
         let values =
             |wanted| self.signals.iter().find(|(found, _)| *found == wanted).map(|(_, values)| values.as_slice());
         let (text, left_out) =
             (values(Signal::Text).unwrap_or_default(), values(Signal::Confident).unwrap_or_default());
         let model = kappa(text, left_out).max(0.0).powi(2) / 2.0;
-        let weights =
-            [(Signal::Text, 1.0), (Signal::Confident, model), (Signal::SelfInfluence, model), (Signal::Margin, MARGIN)];
+        let weights = if text.is_empty() {
+            [Signal::Neighbours, Signal::Loss, Signal::SelfInfluence, Signal::Confident].map(|signal| (signal, 1.0))
+        } else {
+            [(Signal::Text, 1.0), (Signal::Confident, model), (Signal::SelfInfluence, model), (Signal::Margin, MARGIN)]
+        };
         let mut sums = vec![0.0; self.classes.labels.len()];
         for (signal, weight) in weights {
             for (sum, score) in sums.iter_mut().zip(values(signal).map(rank_scores).unwrap_or_default()) {
@@ -335,12 +344,12 @@ impl Evidence<'_> {
         sums
     }
 
-    /// By the signal that records are ranked by, else by the text, which remembers no label; else what the model says.
+    /// By the signal that records are ranked by, else by the text, which remembers no label; else by the nearest; else what the model says.
     fn suggestions(&self, by: Signal) -> Vec<usize> {
         let of =
             |wanted| self.judgements.iter().find(|(signal, _)| *signal == wanted).map(|(_, j)| j.suggestions.clone());
         let predicted = || self.classes.predictions.iter().map(|class| class.unwrap_or(0)).collect();
-        of(by).or_else(|| of(Signal::Text)).unwrap_or_else(predicted)
+        of(by).or_else(|| of(Signal::Text)).or_else(|| of(Signal::Neighbours)).unwrap_or_else(predicted)
     }
 }
 
@@ -392,6 +401,30 @@ fn votes(nearest: &[Vec<Hit>], classes: &Classes) -> Vec<f32> {
     p
 }
 
+/// The same where there are too many classes for a row of them each, and too few labels of one for a threshold: how much more of the nearest have the class that
+/// most of them have than the label, from −1 to 1.
+fn outvoted(nearest: &[Vec<Hit>], classes: &Classes) -> Judgement {
+    let mut judgement = Judgement::default();
+    for (hits, label) in nearest.iter().zip(&classes.labels) {
+        let mut votes: BTreeMap<usize, f32> = BTreeMap::new();
+        for hit in hits {
+            if let Some(class) = classes.labels[hit.row as usize] {
+                *votes.entry(class).or_default() += hit.score.max(f32::EPSILON);
+            }
+        }
+        let all: f32 = votes.values().sum::<f32>().max(f32::MIN_POSITIVE);
+        let most = |skip: Option<usize>| {
+            let others = votes.iter().filter(|(class, _)| Some(**class) != skip);
+            others.max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(a.0))).map(|(class, votes)| (*class, votes / all))
+        };
+        let other = most(*label).map_or(0.0, |(_, share)| share);
+        let own = label.and_then(|label| votes.get(&label)).map_or(0.0, |votes| votes / all);
+        judgement.margins.push(label.map_or(f32::NAN, |_| other - own));
+        judgement.suggestions.push(most(None).map(|(class, _)| class).or(*label).unwrap_or(0));
+    }
+    judgement
+}
+
 /// Weights of all text classifiers together, at most: 2²⁴ numbers each.
 const WEIGHT_BITS: u32 = 24;
 
@@ -419,7 +452,7 @@ fn word_bags(store: &Store, classes: usize) -> Result<Bags> {
 fn losses(store: &Store, classes: &Classes) -> Vec<f32> {
     let deltas = store.shards().iter().flat_map(|shard| shard.factors().deltas.chunks_exact(classes.count));
     let loss = |(delta, label): (&[f32], &Option<usize>)| {
-        label.map_or(f32::NAN, |label| -(1.0 + delta[label]).max(f32::EPSILON / 4.0).ln())
+        label.map_or(f32::NAN, |label| -(f64::from(delta[label]).max(-1.0 + 1e-9)).ln_1p() as f32)
     };
     deltas.zip(&classes.labels).map(loss).collect()
 }
