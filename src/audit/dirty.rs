@@ -170,17 +170,22 @@ pub fn dirty(store: &Store, options: &DirtyOptions<'_>) -> Result<Dirty> {
     let records = units.by_record();
     let nearest = neighbours::nearest(&units, &records, options.neighbours, &options.search)?;
     let folds = Folds::new(&records);
-    let mut evidence = Evidence { classes: &classes, signals: Vec::new(), judgements: Vec::new() };
+    let of_parts = units.are_parts();
+    let mut evidence = Evidence { classes: &classes, of_parts, signals: Vec::new(), judgements: Vec::new() };
     let at_hand = |signal: &Signal| match signal {
         Signal::Neighbours => options.neighbours > 0,
         Signal::Loss => options.signal == Signal::Loss || task != Task::Record,
         signal => options.dynamics.is_some() || !signal.needs_dynamics(),
     };
-    let made = |signal: &Signal| options.signal.is_made_of(*signal) && signal.check(task, classes.count).is_ok();
+    // A head over a vocabulary is refitted where that is asked for.
+    let asked = |signal: &Signal| options.signal == *signal || task != Task::Masks || signal.is_of_masks(units.count());
+    let made = |signal: &Signal| {
+        options.signal.is_made_of(*signal) && signal.check(task, classes.count).is_ok() && asked(signal)
+    };
     for signal in Signal::ALL.into_iter().filter(|signal| made(signal) && at_hand(signal)) {
         match signal {
             Signal::Combined => {}
-            Signal::Text if units.are_parts() => {
+            Signal::Text if of_parts => {
                 let bags = word_bags(store, classes.count)?;
                 evidence.judge(signal, &text_probabilities(&bags, &folds, &classes, options)?);
             }
@@ -247,6 +252,15 @@ fn over_training(store: &Store, options: &DirtyOptions<'_>, value: impl Fn(&Dyna
 }
 
 impl Signal {
+    /// Whether it is cheap of as many masks, over a vocabulary.
+    fn is_of_masks(self, masks: usize) -> bool {
+        match self {
+            Self::SelfInfluence => masks <= FactorKernel::MOST_FACTORS,
+            Self::Representer | Self::RepresenterSoft | Self::Confident => false,
+            _ => true,
+        }
+    }
+
     /// Whether it is read off a training's dynamics.
     fn needs_dynamics(self) -> bool {
         matches!(self, Self::Margin | Self::Forgetting)
@@ -282,6 +296,8 @@ const MARGIN: f32 = 0.2;
 /// Signals on their way to a ranking.
 struct Evidence<'a> {
     classes: &'a Classes,
+    /// Whether records have several.
+    of_parts: bool,
     signals: Vec<(Signal, Vec<f32>)>,
     judgements: Vec<(Signal, Judgement)>,
 }
@@ -299,7 +315,13 @@ impl Evidence<'_> {
 
     /// A signal that is probabilities `[N, K]`.
     fn judge(&mut self, signal: Signal, probabilities: &[f32]) {
-        self.take(signal, judge(probabilities, &self.classes.labels, self.classes.count));
+        let mut judgement = judge(probabilities, &self.classes.labels, self.classes.count);
+        if self.of_parts {
+            // Tags are told beside each other: what is a little over a rare one's threshold would break up what stands together.
+            let rows = probabilities.chunks_exact(self.classes.count);
+            judgement.suggestions = rows.map(|p| (0..p.len()).fold(0, |best, k| if p[k] > p[best] { k } else { best })).collect();
+        }
+        self.take(signal, judgement);
     }
 
     fn take(&mut self, signal: Signal, judgement: Judgement) {
@@ -465,9 +487,9 @@ fn alphas(store: &Store, compat: RepresenterCompat, options: &DirtyOptions<'_>) 
     Ok(alpha.chunks_exact(classes).map(|alpha| alpha.iter().map(|a| a.max(0.0)).sum()).collect())
 }
 
-/// By the exact Hessian where it can be factored, else its Kronecker form; over a vocabulary by the empirical Fisher information.
+/// By the exact Hessian where it can be factored, else its Kronecker form; of masks by the empirical Fisher information.
 fn self_influence(store: &Store, options: &DirtyOptions<'_>) -> Result<Vec<f32>> {
-    if FactorKernel::is_for(store.settings().task(), store.settings().classes) {
+    if store.settings().task() == Task::Masks {
         let each: Vec<Range<usize>> = (0..EachFactor::of(store).count()).map(|one| one..one + 1).collect();
         return FactorKernel::fit(store, options.damping, options.keep_going)?
             .self_influence(&each, options.keep_going);

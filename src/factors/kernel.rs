@@ -21,9 +21,6 @@ use super::{FactorRows, FactorSource, Floats, KeepGoing};
 use crate::error::{Error, Result};
 use crate::model::Task;
 
-/// Most factors whose matrix is held: 2 GiB.
-const MOST_FACTORS: usize = 16_384;
-
 /// Outputs of a head whose curvature is taken over its own numbers, where they are the pieces of a vocabulary.
 pub(crate) const MOST_PIECES: usize = 1024;
 
@@ -38,6 +35,9 @@ pub struct FactorKernel {
 }
 
 impl FactorKernel {
+    /// Most factors whose matrices are held: 2 GiB each.
+    pub const MOST_FACTORS: usize = 16_384;
+
     /// Whether influence over a head of so many outputs is by the factors.
     pub fn is_for(task: Task, classes: usize) -> bool {
         task == Task::Masks && classes > MOST_PIECES
@@ -51,9 +51,10 @@ impl FactorKernel {
         check_positive("the damping λ", damping)?;
         let (width, classes, rows) = (source.width(), source.classes(), source.piece_rows());
         let count: usize = rows.iter().sum();
-        if count == 0 || count > MOST_FACTORS {
+        if count == 0 || count > Self::MOST_FACTORS {
             return Err(Error::usage(format!(
-                "influence over a head of {classes} outputs is by a matrix over the training factors: expected 1 to {MOST_FACTORS}, found {count}"
+                "influence over a head of {classes} outputs is by a matrix over the training factors: expected 1 to {}, found {count}",
+                Self::MOST_FACTORS
             ))
             .with_hint("index fewer records, or use grad-cos, grad-dot or tracin"));
         }

@@ -8,7 +8,8 @@ use clap::Args;
 use wherefore::audit::{self, Change, Contexts, Coverage, Draw};
 use wherefore::dataset::Record;
 use wherefore::explain::Segmentation;
-use wherefore::model::Model;
+use wherefore::factors::mean_features;
+use wherefore::model::{Model, Reads, Task};
 use wherefore::pipeline::{self, Choice, PoolOptions};
 use wherefore::report::{
     Format, NearRecord, Neighbour, ProposedRecord, RecordWriter, SearchResult, SelectedRecord, SparseRecord,
@@ -121,7 +122,7 @@ impl Sparse {
         };
         let encodings: Vec<Encoding> =
             targets.iter().map(|result| model.encode(&record(result))).collect::<Result<_>>()?;
-        let features = model.run(&encodings, common.batch_tokens, &|_| !wherefore::interrupt::asked())?.features;
+        let features = features(model, &encodings, common)?;
         let count = self.clusters.map_or_else(|| default_clusters(targets.len()), |count| count as usize);
         let groups = audit::clusters(&features, model.width(), count);
         let texts: Vec<_> = targets.iter().map(|result| (result.text.clone(), result.text_pair.clone())).collect();
@@ -173,6 +174,19 @@ impl Sparse {
 struct Described {
     group: usize,
     words: Vec<String>,
+}
+
+/// What texts are grouped by: their features, or of a model that says something of tokens the mean of theirs.
+fn features(model: &Model, encodings: &[Encoding], common: &Common) -> Result<Vec<f32>> {
+    let done = |_: usize| !wherefore::interrupt::asked();
+    if model.task() == Task::Record {
+        return Ok(model.run(encodings, common.batch_tokens, &done)?.features);
+    }
+    let sequences: Vec<(&Encoding, Reads)> =
+        encodings.iter().map(|encoding| (encoding, (0..encoding.ids.len() as u32).collect())).collect();
+    let outputs = model.read(&sequences, common.batch_tokens, &done)?;
+    let texts = outputs.iter().zip(encodings);
+    Ok(texts.flat_map(|(said, text)| mean_features(&said.features, model.width(), 0..text.ids.len())).collect())
 }
 
 /// Few enough to read, many enough to tell apart.
