@@ -1,21 +1,29 @@
 //! Which training labels are likely wrong.
 //!
-//! Every signal is read off the store: no model is run again. Signals that come from the model's own features share its memory of the
+//! Where a record has several, each of its words or masks is judged by itself, from the features of its first token; answers are another matter
+//! ([`super::dirty_answers()`]). Every signal is read off the store: no model is run again. Signals that come from the model's own features share its memory of the
 //! labels it was trained on; the text classifier has seen neither those nor the label it judges.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
+use super::folds::Folds;
 use super::judgement::{Judgement, judge};
 use super::labelled::Classes;
 use super::ngrams::Bags;
-use super::{folds, neighbours, text};
+use super::units::spans;
+use super::{folds, neighbours, text, word_features};
 use crate::error::{Error, Result};
 use crate::factors::{
-    CHOLESKY_LIMIT, Curvature, CurvatureOptions, HessianForm, KeepGoing, RefitOptions, RepresenterCompat, representer,
+    CHOLESKY_LIMIT, Curvature, CurvatureOptions, FactorKernel, HessianForm, KeepGoing, RefitOptions, RepresenterCompat,
+    representer,
 };
-use crate::search::{self, Hit};
-use crate::store::Store;
+use crate::model::Task;
+use crate::search::{self, EachFactor, Hit, Rule};
+use crate::store::{FactorPart, Store};
+use crate::task::characters;
 use crate::train::Dynamics;
 
 /// A reason to doubt a label. Greater is more suspect.
@@ -23,7 +31,8 @@ use crate::train::Dynamics;
 pub enum Signal {
     /// Every other signal at hand, put together.
     Combined,
-    /// What a linear classifier of n-grams, fitted without the record, says: the margin of confident learning.
+    /// What a linear classifier of n-grams, fitted without the record, says: the margin of confident learning. Of a word, the classifier reads the word and its
+    /// neighbours; of an answer, how much better another sentence of the context fits the words of the question.
     Text,
     /// The record's weight in a head refitted to the labels: `Σ_c max(α_i[c], 0)` (Yeh et al. 2018).
     Representer,
@@ -39,11 +48,13 @@ pub enum Signal {
     Margin,
     /// How often the label was forgotten during training; most where it was never learnt (Toneva et al. 2019).
     Forgetting,
+    /// The model's own loss, a word's, a mask's or an answer's.
+    Loss,
 }
 
 impl Signal {
-    /// All, the combination first, and last those that need the training's dynamics.
-    pub const ALL: [Self; 9] = [
+    /// All, the combination first, and last those that need the training's dynamics, or several labels a record.
+    pub const ALL: [Self; 10] = [
         Self::Combined,
         Self::Text,
         Self::Representer,
@@ -53,6 +64,7 @@ impl Signal {
         Self::Confident,
         Self::Margin,
         Self::Forgetting,
+        Self::Loss,
     ];
 
     /// As `--signal` has it.
@@ -67,6 +79,7 @@ impl Signal {
             Self::Confident => "confident",
             Self::Margin => "margin",
             Self::Forgetting => "forgetting",
+            Self::Loss => "loss",
         }
     }
 }
@@ -109,53 +122,82 @@ pub struct DirtyOptions<'a> {
     pub keep_going: KeepGoing<'a>,
 }
 
-/// The labelled records of a store, the most suspect first.
+/// The labelled records of a store, or their words or masks, the most suspect first. What is judged is numbered in the order of the store: a record by its row,
+/// words and masks one record's after another's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dirty {
-    /// Rows of the store, by falling score, ties by ascending row.
+    /// By falling score, ties by ascending number.
     pub ranking: Vec<usize>,
-    /// By row: what records are ranked by. NaN without a label.
+    /// What labels are ranked by. NaN without a label.
     pub scores: Vec<f32>,
-    /// The signals that were computed, by row. NaN without a label.
+    /// The signals that were computed. NaN without a label.
     pub signals: Vec<(Signal, Vec<f32>)>,
-    /// By row: the class of the record's own label.
+    /// The class of each one's own label.
     pub labels: Vec<Option<usize>>,
-    /// By row: the class that the record would rather have.
+    /// The class that the model says each has.
+    pub predictions: Vec<Option<usize>>,
+    /// The class that each would rather have.
     pub suggestions: Vec<usize>,
-    /// By row: its nearest other records. Empty where they were not looked for.
+    /// The nearest others of each; empty where they were not looked for.
     pub neighbours: Vec<Vec<Hit>>,
+    /// The numbers of each row's.
+    pub records: Vec<Range<usize>>,
+    /// What is told together, in the order of the store: one each; of words, an entity as it is tagged or would rather be, with whatever it touches.
+    pub spans: Vec<Range<usize>>,
 }
 
-/// Ranks the labelled records of a store by how suspect their labels are.
+/// Ranks the labels of a store's records, words or masks by how suspect they are.
 ///
 /// # Errors
-/// [`Error::Usage`]: a store of another problem than single-label classification, one of predicted labels, or without a label;
-/// [`Error::Interrupted`]; what the store cannot be read for.
+/// [`Error::Usage`]: a store of another problem than single-label classification, of answers, of predicted labels, or without a label; a signal that has no meaning
+/// for it; [`Error::Interrupted`]; what the store cannot be read for.
 pub fn dirty(store: &Store, options: &DirtyOptions<'_>) -> Result<Dirty> {
     if store.settings().gradients.is_some() {
         return Err(Error::usage("the store holds gradients of the whole model, not factors of its last layer")
             .with_hint("index without --gradients projected"));
     }
-    let classes = Classes::of(store)?;
+    let units = EachFactor::of(store);
+    let classes = Classes::of(&units)?;
     if options.signal == Signal::Neighbours && options.neighbours == 0 {
         return Err(Error::usage("the signal neighbours needs some").with_hint("--neighbours 10"));
     }
-    let nearest = neighbours::nearest(store, options.neighbours, &options.search)?;
-    let mut evidence = Evidence { classes: &classes, signals: Vec::new(), judgements: Vec::new() };
     if options.signal.needs_dynamics() && options.dynamics.is_none() {
         return Err(Error::usage(format!("the signal {} needs the dynamics of a training", options.signal))
             .with_hint("train with --dynamics DIR, and give that folder here"));
     }
+    let task = store.settings().task();
+    options.signal.check(task, classes.count)?;
+    let records = units.by_record();
+    let nearest = neighbours::nearest(&units, &records, options.neighbours, &options.search)?;
+    let folds = Folds::new(&records);
+    let of_parts = units.are_parts();
+    let mut evidence = Evidence { classes: &classes, of_parts, signals: Vec::new(), judgements: Vec::new() };
     let at_hand = |signal: &Signal| match signal {
         Signal::Neighbours => options.neighbours > 0,
+        Signal::Loss => options.signal == Signal::Loss || task != Task::Record,
         signal => options.dynamics.is_some() || !signal.needs_dynamics(),
     };
-    for signal in Signal::ALL.into_iter().filter(|signal| options.signal.is_made_of(*signal) && at_hand(signal)) {
+    // A head over a vocabulary is refitted where that is asked for.
+    let asked = |signal: &Signal| options.signal == *signal || task != Task::Masks || signal.is_of_masks(units.count());
+    let made = |signal: &Signal| {
+        options.signal.is_made_of(*signal) && signal.check(task, classes.count).is_ok() && asked(signal)
+    };
+    for signal in Signal::ALL.into_iter().filter(|signal| made(signal) && at_hand(signal)) {
         match signal {
             Signal::Combined => {}
-            Signal::Text => evidence.judge(signal, &text_probabilities(store, &classes, options)?),
-            Signal::Confident => evidence.judge(signal, &folds::out_of_fold(store, options.keep_going)?),
+            Signal::Text if of_parts => {
+                let bags = word_bags(store, classes.count)?;
+                evidence.judge(signal, &text_probabilities(&bags, &folds, &classes, options)?);
+            }
+            Signal::Text => {
+                let read = |row| store.record(row).map(|record| (record.text, record.pair));
+                let bags = Bags::read(store.rows(), bits(classes.count), read)?;
+                evidence.judge(signal, &text_probabilities(&bags, &folds, &classes, options)?);
+            }
+            Signal::Confident => evidence.judge(signal, &folds::out_of_fold(store, &folds, options.keep_going)?),
+            Signal::Neighbours if task == Task::Masks => evidence.take(signal, outvoted(&nearest, &classes)),
             Signal::Neighbours => evidence.judge(signal, &votes(&nearest, &classes)),
+            Signal::Loss => evidence.add(signal, losses(store, &classes)),
             Signal::Representer => evidence.add(signal, alphas(store, RepresenterCompat::Exact, options)?),
             Signal::RepresenterSoft => evidence.add(signal, alphas(store, RepresenterCompat::TrustAi, options)?),
             Signal::SelfInfluence => evidence.add(signal, self_influence(store, options)?),
@@ -169,7 +211,35 @@ pub fn dirty(store: &Store, options: &DirtyOptions<'_>) -> Result<Dirty> {
             ),
         }
     }
-    Ok(evidence.rank(options.signal, nearest))
+    let mut found = evidence.rank(options.signal, nearest);
+    let names = &store.settings().label_names;
+    let of_words = task == Task::Tags;
+    found.spans = if of_words { spans(&records, &classes, &found.suggestions, names) } else { Vec::new() };
+    if !of_words {
+        found.spans = (0..found.scores.len()).map(|one| one..one + 1).collect();
+    }
+    found.records = records;
+    Ok(found)
+}
+
+impl Dirty {
+    /// What is told together, the most suspect first, each by the most suspect label in it: (that one's number, all).
+    pub fn findings(&self) -> Vec<(usize, Range<usize>)> {
+        let worst = |span: &Range<usize>| {
+            let labelled = span.clone().filter(|&unit| !self.scores[unit].is_nan());
+            let worst = labelled.max_by(|&a, &b| self.scores[a].total_cmp(&self.scores[b]).then(b.cmp(&a)));
+            worst.map(|worst| (worst, span.clone()))
+        };
+        let mut all: Vec<_> = self.spans.iter().filter_map(worst).collect();
+        all.sort_by(|(a, _), (b, _)| self.scores[*b].total_cmp(&self.scores[*a]).then(a.cmp(b)));
+        all
+    }
+
+    /// Whose a number is: a row of the store, and which of that record's it is.
+    pub fn place(&self, unit: usize) -> (usize, usize) {
+        let row = self.records.partition_point(|record| record.end <= unit);
+        (row, unit - self.records[row].start)
+    }
 }
 
 /// By row, what the training's dynamics say of the record; nothing of one that was not trained on.
@@ -182,9 +252,36 @@ fn over_training(store: &Store, options: &DirtyOptions<'_>, value: impl Fn(&Dyna
 }
 
 impl Signal {
+    /// Whether it is cheap of as many masks, over a vocabulary.
+    fn is_of_masks(self, masks: usize) -> bool {
+        match self {
+            Self::SelfInfluence => masks <= FactorKernel::MOST_FACTORS,
+            Self::Representer | Self::RepresenterSoft | Self::Confident => false,
+            _ => true,
+        }
+    }
+
     /// Whether it is read off a training's dynamics.
     fn needs_dynamics(self) -> bool {
         matches!(self, Self::Margin | Self::Forgetting)
+    }
+
+    /// Refuses a signal that has no meaning for labels of this kind and number.
+    fn check(self, task: Task, classes: usize) -> Result<()> {
+        let fits_head = |rule: Rule| rule.check_task(task, classes);
+        match self {
+            Self::Text if task == Task::Masks => {
+                Err(Error::usage("the signal text: no classifier of texts tells the pieces of a vocabulary")
+                    .with_hint("use loss, neighbours or self-influence"))
+            }
+            Self::Margin | Self::Forgetting if task != Task::Record => Err(Error::usage(format!(
+                "the signal {self}: the dynamics of a training are of records with one label"
+            ))
+            .with_hint("use combined, text, confident or loss")),
+            Self::SelfInfluence => fits_head(Rule::Influence),
+            Self::Confident | Self::Representer | Self::RepresenterSoft => fits_head(Rule::Representer),
+            _ => Ok(()),
+        }
     }
 
     /// Whether `other` must be computed for this one.
@@ -199,6 +296,8 @@ const MARGIN: f32 = 0.2;
 /// Signals on their way to a ranking.
 struct Evidence<'a> {
     classes: &'a Classes,
+    /// Whether records have several.
+    of_parts: bool,
     signals: Vec<(Signal, Vec<f32>)>,
     judgements: Vec<(Signal, Judgement)>,
 }
@@ -216,7 +315,17 @@ impl Evidence<'_> {
 
     /// A signal that is probabilities `[N, K]`.
     fn judge(&mut self, signal: Signal, probabilities: &[f32]) {
-        let judgement = judge(probabilities, &self.classes.labels, self.classes.count);
+        let mut judgement = judge(probabilities, &self.classes.labels, self.classes.count);
+        if self.of_parts {
+            // Tags are told beside each other: what is a little over a rare one's threshold would break up what stands together.
+            let rows = probabilities.chunks_exact(self.classes.count);
+            judgement.suggestions =
+                rows.map(|p| (0..p.len()).fold(0, |best, k| if p[k] > p[best] { k } else { best })).collect();
+        }
+        self.take(signal, judgement);
+    }
+
+    fn take(&mut self, signal: Signal, judgement: Judgement) {
         self.add(signal, judgement.margins.clone());
         self.judgements.push((signal, judgement));
     }
@@ -229,20 +338,26 @@ impl Evidence<'_> {
         let mut ranking: Vec<usize> = (0..scores.len()).filter(|&row| !scores[row].is_nan()).collect();
         ranking.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
         let (labels, suggestions) = (self.classes.labels.clone(), self.suggestions(by));
-        Dirty { ranking, scores, labels, suggestions, signals: self.signals, neighbours }
+        let (signals, predictions) = (self.signals, self.classes.predictions.clone());
+        let (records, spans) = (Vec::new(), Vec::new());
+        Dirty { ranking, scores, signals, labels, predictions, suggestions, neighbours, records, spans }
     }
 
     /// The text's verdict, the model's and the training's, by their ranks. The text has seen no label that it judges, while the model's features may have been
     /// bent until its own labels fit: then it no longer shares the text's doubts, and counts by the square of how far it does. Its verdict is half what a head
-    /// says of a record left out, which knows that one class's labels may be wrong more often than another's, and half what the record does to itself.
+    /// says of a record left out, which knows that one class's labels may be wrong more often than another's, and half what the record does to itself. Where no
+    /// classifier of texts can judge, all that the model says counts alike.
     fn combined(&self) -> Vec<f32> {
         let values =
             |wanted| self.signals.iter().find(|(found, _)| *found == wanted).map(|(_, values)| values.as_slice());
         let (text, left_out) =
             (values(Signal::Text).unwrap_or_default(), values(Signal::Confident).unwrap_or_default());
         let model = kappa(text, left_out).max(0.0).powi(2) / 2.0;
-        let weights =
-            [(Signal::Text, 1.0), (Signal::Confident, model), (Signal::SelfInfluence, model), (Signal::Margin, MARGIN)];
+        let weights = if text.is_empty() {
+            [Signal::Neighbours, Signal::Loss, Signal::SelfInfluence, Signal::Confident].map(|signal| (signal, 1.0))
+        } else {
+            [(Signal::Text, 1.0), (Signal::Confident, model), (Signal::SelfInfluence, model), (Signal::Margin, MARGIN)]
+        };
         let mut sums = vec![0.0; self.classes.labels.len()];
         for (signal, weight) in weights {
             for (sum, score) in sums.iter_mut().zip(values(signal).map(rank_scores).unwrap_or_default()) {
@@ -252,12 +367,12 @@ impl Evidence<'_> {
         sums
     }
 
-    /// By the signal that records are ranked by, else by the text, which remembers no label; else what the model says.
+    /// By the signal that records are ranked by, else by the text, which remembers no label; else by the nearest; else what the model says.
     fn suggestions(&self, by: Signal) -> Vec<usize> {
         let of =
             |wanted| self.judgements.iter().find(|(signal, _)| *signal == wanted).map(|(_, j)| j.suggestions.clone());
         let predicted = || self.classes.predictions.iter().map(|class| class.unwrap_or(0)).collect();
-        of(by).or_else(|| of(Signal::Text)).unwrap_or_else(predicted)
+        of(by).or_else(|| of(Signal::Text)).or_else(|| of(Signal::Neighbours)).unwrap_or_else(predicted)
     }
 }
 
@@ -276,7 +391,7 @@ fn kappa(these: &[f32], those: &[f32]) -> f32 {
 }
 
 /// Each value's rank r among the n that are numbers, as `ln(r / (n − r))`, ties in the middle of theirs: scores of any two signals compare.
-fn rank_scores(values: &[f32]) -> Vec<f32> {
+pub(super) fn rank_scores(values: &[f32]) -> Vec<f32> {
     let mut sorted: Vec<f32> = values.iter().copied().filter(|value| !value.is_nan()).collect();
     sorted.sort_by(f32::total_cmp);
     let rank = |value: f32| {
@@ -309,13 +424,60 @@ fn votes(nearest: &[Vec<Hit>], classes: &Classes) -> Vec<f32> {
     p
 }
 
+/// The same where there are too many classes for a row of them each, and too few labels of one for a threshold: how much more of the nearest have the class that
+/// most of them have than the label, from −1 to 1.
+fn outvoted(nearest: &[Vec<Hit>], classes: &Classes) -> Judgement {
+    let mut judgement = Judgement::default();
+    for (hits, label) in nearest.iter().zip(&classes.labels) {
+        let mut votes: BTreeMap<usize, f32> = BTreeMap::new();
+        for hit in hits {
+            if let Some(class) = classes.labels[hit.row as usize] {
+                *votes.entry(class).or_default() += hit.score.max(f32::EPSILON);
+            }
+        }
+        let all: f32 = votes.values().sum::<f32>().max(f32::MIN_POSITIVE);
+        let most = |skip: Option<usize>| {
+            let others = votes.iter().filter(|(class, _)| Some(**class) != skip);
+            others.max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(a.0))).map(|(class, votes)| (*class, votes / all))
+        };
+        let other = most(*label).map_or(0.0, |(_, share)| share);
+        let own = label.and_then(|label| votes.get(&label)).map_or(0.0, |votes| votes / all);
+        judgement.margins.push(label.map_or(f32::NAN, |_| other - own));
+        judgement.suggestions.push(most(None).map(|(class, _)| class).or(*label).unwrap_or(0));
+    }
+    judgement
+}
+
 /// Weights of all text classifiers together, at most: 2²⁴ numbers each.
 const WEIGHT_BITS: u32 = 24;
 
-fn text_probabilities(store: &Store, classes: &Classes, options: &DirtyOptions<'_>) -> Result<Vec<f32>> {
-    let bits = (WEIGHT_BITS - classes.count.next_power_of_two().ilog2()).min(18);
-    let bags = Bags::read(store.rows(), bits, |row| store.record(row).map(|record| (record.text, record.pair)))?;
-    text::out_of_fold(&bags, &classes.labels, classes.count, options.seed, options.keep_going)
+/// Of buckets of texts.
+fn bits(classes: usize) -> u32 {
+    (WEIGHT_BITS - classes.next_power_of_two().ilog2()).min(18)
+}
+
+fn text_probabilities(bags: &Bags, folds: &Folds, classes: &Classes, options: &DirtyOptions<'_>) -> Result<Vec<f32>> {
+    text::out_of_fold(bags, folds, &classes.labels, classes.count, options.seed, options.keep_going)
+}
+
+/// One a word.
+fn word_bags(store: &Store, classes: usize) -> Result<Bags> {
+    let bits = bits(classes);
+    Bags::several(store.rows(), bits, |row| {
+        let record = store.record(row)?;
+        let parts = record.said.map(|said| said.parts).unwrap_or_default();
+        let word = |part: &FactorPart| characters(&record.text, part.start, part.end).to_owned();
+        Ok(word_features::bags(&parts.iter().map(word).collect::<Vec<_>>(), bits))
+    })
+}
+
+/// `−ln p` of each one's own class: δ is `p` less 1 there.
+fn losses(store: &Store, classes: &Classes) -> Vec<f32> {
+    let deltas = store.shards().iter().flat_map(|shard| shard.factors().deltas.chunks_exact(classes.count));
+    let loss = |(delta, label): (&[f32], &Option<usize>)| {
+        label.map_or(f32::NAN, |label| -(f64::from(delta[label]).max(-1.0 + 1e-9)).ln_1p() as f32)
+    };
+    deltas.zip(&classes.labels).map(loss).collect()
 }
 
 /// By row, `Σ_c max(α[c], 0)`.
@@ -326,8 +488,13 @@ fn alphas(store: &Store, compat: RepresenterCompat, options: &DirtyOptions<'_>) 
     Ok(alpha.chunks_exact(classes).map(|alpha| alpha.iter().map(|a| a.max(0.0)).sum()).collect())
 }
 
-/// By the exact Hessian where it can be factored, else its Kronecker form.
+/// By the exact Hessian where it can be factored, else its Kronecker form; of masks by the empirical Fisher information.
 fn self_influence(store: &Store, options: &DirtyOptions<'_>) -> Result<Vec<f32>> {
+    if store.settings().task() == Task::Masks {
+        let each: Vec<Range<usize>> = (0..EachFactor::of(store).count()).map(|one| one..one + 1).collect();
+        return FactorKernel::fit(store, options.damping, options.keep_going)?
+            .self_influence(&each, options.keep_going);
+    }
     let parameters = store.settings().classes * (store.settings().width + 1);
     let form = if parameters <= CHOLESKY_LIMIT { HessianForm::Exact } else { HessianForm::Kronecker };
     let curvature = CurvatureOptions { form, damping: options.damping, ..CurvatureOptions::default() };

@@ -1,5 +1,7 @@
 //! Cross-validation over stored factors: what a head says of a record whose label it was not fitted to.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::error::Result;
@@ -12,37 +14,37 @@ const FOLDS: usize = 5;
 const PENALTY: f64 = 0.01;
 
 /// Which records go together. Runs of consecutive records take turns, so that data sorted by label are spread over every fold, and a fold is made of
-/// views of what is there, not of copies.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Folds {
-    count: usize,
-    run: usize,
-}
+/// views of what is there, not of copies. The words of a record stay together.
+#[derive(Clone, Debug)]
+pub(super) struct Folds(Vec<u8>);
 
 impl Folds {
-    /// For `rows` records: runs of up to 64, and at least 16 of them in a fold where there are so many records.
-    pub(super) fn new(rows: usize) -> Self {
-        Self { count: FOLDS, run: (rows / (16 * FOLDS)).clamp(1, 64) }
+    /// For records of these units each: runs of up to 64 records, and at least 16 of them in a fold where there are so many.
+    pub(super) fn new(records: &[Range<usize>]) -> Self {
+        let run = (records.len() / (16 * FOLDS)).clamp(1, 64);
+        let of_record = |(row, units): (usize, &Range<usize>)| units.clone().map(move |_| (row / run % FOLDS) as u8);
+        Self(records.iter().enumerate().flat_map(of_record).collect())
     }
 
     /// How many there are.
-    pub(super) fn count(self) -> usize {
-        self.count
+    #[expect(clippy::unused_self, reason = "of these folds")]
+    pub(super) fn count(&self) -> usize {
+        FOLDS
     }
 
-    /// The fold of record `row`.
-    pub(super) fn of(self, row: usize) -> usize {
-        row / self.run % self.count
+    /// The fold of a unit.
+    pub(super) fn of(&self, unit: usize) -> usize {
+        usize::from(self.0[unit])
     }
 }
 
-/// `p [N, K]`: the class probabilities of each record, by a head refitted to the records outside its fold.
+/// `p [N, K]`: the class probabilities of each unit, by a head refitted to those outside its fold.
 ///
 /// # Errors
 /// As [`factors::refit`].
-pub(super) fn out_of_fold(source: &dyn FactorSource, keep_going: KeepGoing<'_>) -> Result<Vec<f32>> {
+pub(super) fn out_of_fold(source: &dyn FactorSource, folds: &Folds, keep_going: KeepGoing<'_>) -> Result<Vec<f32>> {
     let rows: usize = source.piece_rows().iter().sum();
-    let (folds, classes) = (Folds::new(rows), source.classes());
+    let classes = source.classes();
     let options =
         RefitOptions { penalty: PENALTY, targets: RefitTargets::Gold, tolerance: 1e-4, ..RefitOptions::default() };
     let heads = factors::refit_without(
@@ -84,10 +86,12 @@ mod tests {
     #[test]
     fn every_row_is_in_one_fold_and_folds_are_of_nearly_equal_size() {
         for rows in [1, 7, 79, 80, 5000, 100_003] {
-            let folds = Folds::new(rows);
+            let folds = Folds::new(&(0..rows).map(|row| row..row + 1).collect::<Vec<_>>());
             let mut sizes = vec![0_usize; folds.count()];
             (0..rows).for_each(|row| sizes[folds.of(row)] += 1);
             assert!(sizes.iter().all(|size| size.abs_diff(rows / FOLDS) <= 64), "{rows}: {sizes:?}");
         }
+        let of_words = Folds::new(&[0..3, 3..3, 3..9]);
+        assert_eq!((0..9).map(|word| of_words.of(word)).collect::<Vec<_>>(), [0, 0, 0, 2, 2, 2, 2, 2, 2]);
     }
 }

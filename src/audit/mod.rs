@@ -2,6 +2,7 @@
 //!
 //! An audit reads a finished store: features, gradients of the last layer, labels, predictions and texts. None runs the model again.
 
+mod answers;
 mod augment;
 mod bias;
 mod clusters;
@@ -19,7 +20,10 @@ mod selection;
 mod shingles;
 mod text;
 mod trust;
+mod units;
+mod word_features;
 
+pub use answers::{DirtyAnswers, dirty_answers};
 pub use augment::{Change, Contexts, Draw, augment};
 pub use bias::{
     BiasOptions, BiasedWord, Correction, DominatingWord, Explained, LabelledText, biased_words, dominating_words,

@@ -1,29 +1,60 @@
-//! The nearest other training records of each record, by the cosine of their features.
+//! The nearest other training records of each record, by the cosine of their features; or the nearest words of each word.
+
+use std::ops::Range;
 
 use crate::error::Result;
-use crate::search::{self, Form, Hit, Options, Query};
+use crate::search::{self, EachFactor, FactorSet, Form, Hit, Options, Query, Source};
 use crate::store::Store;
 
 /// Queries taken at a time.
 const BATCH: usize = 4096;
+/// How many times as many words are looked for as are wanted of other records.
+const OF_OTHERS: usize = 3;
 
-/// The `k` nearest of each row of a store, nearest first, itself left out.
+/// The `k` nearest of each unit of a store, nearest first: of other records than its own, as the words of one text have seen each other. There may be fewer.
 ///
 /// # Errors
 /// Where the search is interrupted.
-pub(super) fn nearest(store: &Store, k: usize, options: &Options<'_>) -> Result<Vec<Vec<Hit>>> {
-    nearest_of(store, &(0..store.rows()).collect::<Vec<_>>(), k, options)
+pub(super) fn nearest(
+    units: &EachFactor<'_>,
+    records: &[Range<usize>],
+    k: usize,
+    options: &Options<'_>,
+) -> Result<Vec<Vec<Hit>>> {
+    if !units.are_parts() {
+        return nearest_of(units.store(), &(0..units.store().rows()).collect::<Vec<_>>(), k, options);
+    }
+    let features = |unit: usize| units.features(unit);
+    let queries: Vec<usize> = (0..units.count()).collect();
+    let mut all = search_for(units, &Form::feature_cos(), (&queries, &features), OF_OTHERS * k, options)?;
+    for (hits, own) in all.iter_mut().zip(records.iter().flat_map(|record| record.clone().map(move |_| record))) {
+        hits.retain(|hit| !own.contains(&(hit.row as usize)));
+        hits.truncate(k);
+    }
+    Ok(all)
 }
 
-/// The same of some rows.
+/// The `k` nearest of some rows of a store, themselves left out.
 pub(super) fn nearest_of(store: &Store, rows: &[usize], k: usize, options: &Options<'_>) -> Result<Vec<Vec<Hit>>> {
+    let form = Form::feature_cos();
+    let form = if store.settings().tokens.is_some() { form.over_means() } else { form };
+    search_for(store, &form, (rows, &|row| features(store, row)), k, options)
+}
+
+fn search_for<S: Source + ?Sized>(
+    source: &S,
+    form: &Form<'_>,
+    (rows, features): (&[usize], &dyn Fn(usize) -> Vec<f32>),
+    k: usize,
+    options: &Options<'_>,
+) -> Result<Vec<Vec<Hit>>> {
     if k == 0 {
         return Ok(vec![Vec::new(); rows.len()]);
     }
     let mut all = Vec::with_capacity(rows.len());
     for rows in rows.chunks(BATCH) {
-        let queries: Vec<Query> = rows.iter().map(|&row| Query::feature(features(store, row))).collect();
-        let hits = search::search(store, &Form::feature_cos(), &queries, k + 1, options)?;
+        let queries: Vec<Query> = rows.iter().map(|&row| Query::feature(features(row))).collect();
+        let hits = search::search(source, form, &queries, k + 1, options)?;
         all.extend(rows.iter().zip(hits).map(|(row, hits)| {
             let mut others = hits.proponents;
             others.retain(|hit| hit.row != *row as u64);
@@ -34,9 +65,10 @@ pub(super) fn nearest_of(store: &Store, rows: &[usize], k: usize, options: &Opti
     Ok(all)
 }
 
-/// `h` of a row.
+/// What rules over features compare of a row: `h`, or the mean of several.
 pub(crate) fn features(store: &Store, row: usize) -> Vec<f32> {
     let (shard, at) = store.locate(row);
-    let factors = store.shards()[shard].factors();
+    let set = if store.settings().tokens.is_some() { FactorSet::Mean } else { FactorSet::Final };
+    let Some(factors) = store.factors(shard, set) else { return Vec::new() };
     factors.features.slice(at * factors.width..(at + 1) * factors.width).to_f32()
 }

@@ -33,17 +33,25 @@ impl Bags {
         bits: u32,
         text: impl Fn(usize) -> Result<(String, Option<String>), E> + Sync,
     ) -> Result<Self, E> {
+        Self::several(rows, bits, |row| text(row).map(|(text, pair)| vec![bag(&text, pair.as_deref(), bits)]))
+    }
+
+    /// Of several bags a record, one record's after another's: `of` gives the buckets of each.
+    pub(super) fn several<E: Send>(
+        records: usize,
+        bits: u32,
+        of: impl Fn(usize) -> Result<Vec<Vec<u32>>, E> + Sync,
+    ) -> Result<Self, E> {
         let (mut buckets, mut starts) = (Vec::new(), vec![0]);
-        for start in (0..rows).step_by(CHUNK) {
-            let bags: Result<Vec<Vec<u32>>, E> = (start..(start + CHUNK).min(rows))
-                .into_par_iter()
-                .map(|row| text(row).map(|(text, pair)| bag(&text, pair.as_deref(), bits)))
-                .collect();
-            for bag in bags? {
+        for start in (0..records).step_by(CHUNK) {
+            let chunk = start..(start + CHUNK).min(records);
+            let bags: Result<Vec<Vec<Vec<u32>>>, E> = chunk.into_par_iter().map(&of).collect();
+            for bag in bags?.into_iter().flatten() {
                 buckets.extend_from_slice(&bag);
                 starts.push(buckets.len());
             }
         }
+        let rows = starts.len() - 1;
         let mut frequencies = vec![0_u32; 1 << bits];
         for &bucket in &buckets {
             frequencies[bucket as usize] += 1;
@@ -97,14 +105,14 @@ fn bag(text: &str, pair: Option<&str>, bits: u32) -> Vec<u32> {
 }
 
 /// FNV-1a (Fowler, Noll & Vo), from a seed.
-fn hash(seed: u64, bytes: &[u8]) -> u64 {
+pub(super) fn hash(seed: u64, bytes: &[u8]) -> u64 {
     bytes
         .iter()
         .fold(0xCBF2_9CE4_8422_2325 ^ seed, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3))
 }
 
 /// The top bits of the tokens' hashes, mixed by multiplication.
-fn bucket(gram: &[u64], bits: u32) -> u32 {
+pub(super) fn bucket(gram: &[u64], bits: u32) -> u32 {
     let mixed = gram
         .iter()
         .fold(gram.len() as u64, |mixed, &token| (mixed.rotate_left(29) ^ token).wrapping_mul(0x9E37_79B9_7F4A_7C15));

@@ -20,15 +20,15 @@ const BIAS_RATE: f32 = 0.01;
 /// Where the weights' scale is multiplied in, so that it never vanishes.
 const LEAST_SCALE: f32 = 1e-6;
 
-/// `p [N, K]` of each record, by a softmax regression on n-grams fitted to the records outside its fold.
+/// `p [N, K]` of each bag, by a softmax regression fitted to the bags outside its fold.
 pub(super) fn out_of_fold(
     bags: &Bags,
+    folds: &Folds,
     labels: &[Option<usize>],
     classes: usize,
     seed: u64,
     keep_going: KeepGoing<'_>,
 ) -> Result<Vec<f32>> {
-    let folds = Folds::new(bags.rows());
     let order = shuffled(labels, seed);
     let models: Vec<Classifier> = (0..folds.count())
         .into_par_iter()
@@ -130,7 +130,8 @@ mod tests {
         let mut labels: Vec<Option<usize>> = (0..200).map(|i| Some(i % 2)).collect();
         labels[10] = Some(1);
         let bags = Bags::read(200, 14, |row| Ok::<_, ()>((texts[row].clone(), None))).unwrap();
-        let p = out_of_fold(&bags, &labels, 2, 0, &|| true).unwrap();
+        let folds = Folds::new(&(0..200).map(|row| row..row + 1).collect::<Vec<_>>());
+        let p = out_of_fold(&bags, &folds, &labels, 2, 0, &|| true).unwrap();
         assert!(p[10 * 2] > 0.8, "{}", p[10 * 2]);
         assert!((0..200).all(|row| p[row * 2 + row % 2] > 0.5));
     }

@@ -3,6 +3,7 @@
 //! A record's factors are `h` (`features`, width E, the input of the last linear layer) and `δ` (`deltas`, width K, the gradient of its
 //! loss with respect to the logits); the gradient of its loss with respect to the last layer's `[W; b]` is `δ [h; 1]ᵀ`.
 
+mod answers;
 mod block;
 mod bundle;
 mod cg;
@@ -14,6 +15,7 @@ mod gram;
 mod head;
 mod hessian;
 mod int8;
+mod kernel;
 mod kronecker;
 mod loss;
 mod margin;
@@ -27,6 +29,7 @@ mod source;
 mod target;
 
 pub use crate::backend::cpu::Int8Rows;
+pub use answers::{AnswerRepresenter, AnswerWindow, answer_representer};
 pub use block::KeepGoing;
 pub(crate) use block::ROWS as BLOCK_ROWS;
 pub(crate) use bundle::bundle_norm;
@@ -36,6 +39,8 @@ pub use fisher::{FisherForm, FisherLabels, LayerFisher, fisher_gradient};
 pub use folds::{FoldsOf, refit_without};
 pub use head::Head;
 pub use int8::Int8;
+pub use kernel::FactorKernel;
+pub(crate) use kernel::MOST_PIECES;
 pub use loss::{loss_and_delta, predict, probabilities};
 pub use margin::output_gradient;
 pub use objective::RefitTargets;

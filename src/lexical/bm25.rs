@@ -175,7 +175,7 @@ fn record_words(record: &StoredRecord) -> Vec<String> {
 }
 
 /// The words that count, in lower case.
-fn words(text: &str) -> Vec<String> {
+pub(crate) fn words(text: &str) -> Vec<String> {
     let is_word = |word: &&str| word.chars().any(char::is_alphanumeric);
     Segmentation::Segmenter.split(text).into_iter().filter(is_word).map(str::to_lowercase).collect()
 }

@@ -5,4 +5,5 @@
 
 mod bm25;
 
+pub(crate) use bm25::words;
 pub use bm25::{B, Bm25, Bm25Queries, K1};

@@ -115,7 +115,8 @@ pub fn index(
     let chunking = Chunking { records: options.block_records, before, keep: &keep, first };
     let progress = Progress::new("indexing", dataset.bytes_total(), settings.quiet);
     if let Some(tokens) = tokens {
-        let bundler = Bundler { models: &models, tokens, against: options.target.into(), part: bundles::Part::Whole };
+        let (against, kept) = (options.target.into(), bundles::Kept::Nothing);
+        let bundler = Bundler { models: &models, tokens, against, part: bundles::Part::Whole, kept };
         let mut sink = |chunk| lock(&writer).write(&index_tokens::block(chunk));
         let mut score = |read, rejections: &mut _, steps: &mut _| bundler.chunk(read, settings, rejections, steps);
         let summary = stream_of(&mut score, dataset, &chunking, rejections, &progress, &mut sink)?;

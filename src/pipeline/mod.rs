@@ -28,9 +28,11 @@
 
 mod accuracy;
 mod aims;
+mod answer_points;
 mod answers;
 mod asker;
 mod bundles;
+mod by_factors;
 mod condition;
 mod exact;
 mod explain;

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::factors::Target;
 use crate::model::{Model, Outputs, Reads};
 use crate::report::{AnswerSpan, EntitySpan, FilledMask, MaskFill, MaskPrediction, SpanPrediction, TagPrediction};
+pub(crate) use crate::task::characters;
 use crate::task::{self, AnswerOptions, Entity, EntityCounts, Found, Scoring, TaggedWord};
 use crate::tokens::Encoding;
 
@@ -131,12 +132,6 @@ pub(super) fn span_prediction(encoded: &Encoded, outputs: &[Outputs], options: &
         exact_match: judged.map(|judged| judged.exact_match),
         f1: judged.map(|judged| judged.f1),
     }
-}
-
-/// The characters `start..end` of a text.
-pub(crate) fn characters(text: &str, start: usize, end: usize) -> &str {
-    let byte = |character: usize| text.char_indices().nth(character).map_or(text.len(), |(byte, _)| byte);
-    &text[byte(start)..byte(end)]
 }
 
 /// Where the first of a record's right answers is, in characters of its context: as it says, or its first occurrence.

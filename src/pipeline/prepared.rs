@@ -1,19 +1,21 @@
 //! A rule made ready for one store: what it needs beyond the factors, and a query for each record that asks.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
+use super::by_factors::ByFactors;
 use super::fisher::DAMPING;
 use super::progress::Going;
-use super::token_queries;
 use crate::error::{Error, Result};
 use crate::factors::{
-    self, BLOCK_ROWS, Bundle, Curvature, CurvatureOptions, DampedMoment, FisherForm, HessianForm, MomentForm,
-    MomentOptions, Preconditioned, QueryFactors, RefitOptions, Representer, RepresenterCompat, Target, Weighting,
+    self, AnswerRepresenter, BLOCK_ROWS, Bundle, Curvature, CurvatureOptions, DampedMoment, FactorKernel, FisherForm,
+    HessianForm, MomentForm, MomentOptions, Preconditioned, QueryFactors, RefitOptions, Representer, RepresenterCompat,
+    Target, Weighting,
 };
 use crate::interrupt;
-use crate::lexical::{Bm25, Bm25Queries};
-use crate::model::Problem;
-use crate::search::{ErrorBars, FactorSet, Form, Losses, Query, Rule, Source};
+use crate::lexical::Bm25;
+use crate::model::{Problem, Task};
+use crate::search::{self, EachFactor, ErrorBars, FactorSet, Form, Losses, Query, Rule, Scorer, Source};
 use crate::store::{Fisher, Shard, Store};
 
 /// What decides a rule's numbers, besides the store.
@@ -68,6 +70,14 @@ enum Means<'a> {
         norms: Option<Vec<f32>>,
         rank_one: bool,
     },
+    /// Over a vocabulary; the factors of each record, and RelatIF's norms of records.
+    Kernel {
+        kernel: FactorKernel,
+        records: Vec<Range<usize>>,
+        norms: Option<Vec<f32>>,
+    },
+    /// Representer points of answers, and the factors of each record.
+    Points(AnswerRepresenter, Vec<Range<usize>>),
     /// Over projected gradients, one a model of the ensemble, and each record's weight.
     Trak {
         inverses: Vec<DampedMoment<'a>>,
@@ -92,12 +102,27 @@ pub(super) struct Asking {
     pub(super) text: String,
 }
 
+impl<'a> Batch<'a> {
+    /// Queries that a scorer of their own knows by their numbers.
+    fn scored(scorer: Box<dyn Scorer + 'a>, count: usize) -> Self {
+        Self { queries: (0..count).map(Query::numbered).collect(), terms: Vec::new(), scorer: Some(scorer) }
+    }
+}
+
+impl Asking {
+    /// Its factors under the model explained, where records have several.
+    fn bundle(self) -> Bundle {
+        self.bundles.into_iter().next().unwrap_or_default()
+    }
+}
+
 /// Some queries, and what scores records for them where that is made for these queries.
 pub(super) struct Batch<'a> {
     pub(super) queries: Vec<Query>,
     /// How many terms queries have in each set of factors, where they have several factors.
     terms: Vec<usize>,
-    words: Option<Bm25Queries<'a>>,
+    /// What scores records, numbered as the queries are.
+    scorer: Option<Box<dyn Scorer + 'a>>,
 }
 
 impl<'a> Prepared<'a> {
@@ -121,6 +146,12 @@ impl<'a> Prepared<'a> {
                 }
                 Means::Rates(rates().map(|rate| (rate / sum) as f32).collect())
             }
+            Rule::Representer if settings.task() == Task::Spans => {
+                return Err(Error::usage(
+                    "rule representer: of answers needs all tokens' features, and the store has none",
+                )
+                .with_hint("ask with `search --data`, which reads the training texts again, or use influence"));
+            }
             Rule::Representer => {
                 let default = RefitOptions::default();
                 let refit = RefitOptions { penalty: options.lambda.unwrap_or(default.penalty), ..default };
@@ -139,10 +170,19 @@ impl<'a> Prepared<'a> {
                 let norms = (rule == Rule::RelatIf).then(|| norms(store, &inverse, quiet)).transpose()?;
                 Means::GaussNewton(inverse, norms)
             }
+            Rule::Influence | Rule::RelatIf if FactorKernel::is_for(settings.task(), settings.classes) => {
+                kernel(rule, store, options)?
+            }
             Rule::Influence | Rule::RelatIf => curvature(rule, store, options, quiet)?,
             _ => Means::Factors,
         };
         Ok(Self { rule, problem: settings.problem, store, means })
+    }
+
+    /// Representer points of a store's answers.
+    pub(super) fn answers(store: &'a Store, points: AnswerRepresenter) -> Self {
+        let means = Means::Points(points, EachFactor::of(store).by_record());
+        Self { rule: Rule::Representer, problem: store.settings().problem, store, means }
     }
 
     /// The influence rules over gradients of the whole model, of queries that come preconditioned by `fisher` at this damping.
@@ -166,8 +206,8 @@ impl<'a> Prepared<'a> {
 
     /// The form that training records are scored with for the queries of `batch`.
     pub(super) fn form<'b>(&'b self, batch: &'b Batch<'b>) -> Form<'b> {
-        if let Some(words) = &batch.words {
-            return Form::scored(words);
+        if let Some(scorer) = &batch.scorer {
+            return Form::scored(scorer.as_ref());
         }
         if self.has_several() {
             return self.form_of_bundles(&batch.terms);
@@ -187,7 +227,7 @@ impl<'a> Prepared<'a> {
             (Means::Factors, Rule::FeatureCos | Rule::ProjectedCos) => Form::feature_cos(),
             (Means::Factors, Rule::FeatureEuc) => Form::feature_euc(),
             (Means::Factors, Rule::GradCos) => Form::grad_cos(),
-            (Means::Factors | Means::Words(_) | Means::GaussNewton(..) | Means::Whole(_), _) => Form::grad_dot(),
+            (_, _) => Form::grad_dot(),
         }
     }
 
@@ -225,16 +265,27 @@ impl<'a> Prepared<'a> {
 
     /// Some records that ask, in their order, as queries.
     pub(super) fn batch(&self, asking: Vec<Asking>) -> Result<Batch<'_>> {
-        if self.has_several() && !matches!(self.means, Means::Words(_)) {
-            let (queries, terms) = self.queries_of_bundles(asking)?;
-            return Ok(Batch { queries, terms, words: None });
+        let count = asking.len();
+        match &self.means {
+            Means::Words(texts) => {
+                let asked: Vec<String> = asking.into_iter().map(|a| a.text).collect();
+                Ok(Batch::scored(Box::new(texts.queries(&asked)), count))
+            }
+            Means::Kernel { kernel, records, norms } => {
+                let bundles = asking.into_iter().map(Asking::bundle).collect();
+                let scores = ByFactors::influence(self.store, (kernel, records), norms.as_deref(), bundles)?;
+                Ok(Batch::scored(Box::new(scores), count))
+            }
+            Means::Points(points, records) => {
+                let bundles: Vec<Bundle> = asking.into_iter().map(Asking::bundle).collect();
+                Ok(Batch::scored(Box::new(ByFactors::of_answers(self.store, (points, records), &bundles)), count))
+            }
+            _ if self.has_several() => {
+                let (queries, terms) = self.queries_of_bundles(asking)?;
+                Ok(Batch { queries, terms, scorer: None })
+            }
+            _ => Ok(Batch { queries: self.queries(asking)?, terms: Vec::new(), scorer: None }),
         }
-        let Means::Words(texts) = &self.means else {
-            return Ok(Batch { queries: self.queries(asking)?, terms: Vec::new(), words: None });
-        };
-        let asked: Vec<String> = asking.into_iter().map(|a| a.text).collect();
-        let queries = (0..asked.len()).map(Query::numbered).collect();
-        Ok(Batch { queries, terms: Vec::new(), words: Some(texts.queries(&asked)) })
     }
 
     fn queries(&self, asking: Vec<Asking>) -> Result<Vec<Query>> {
@@ -249,7 +300,9 @@ impl<'a> Prepared<'a> {
             Means::Alphas(representer) => {
                 asking.into_iter().map(|a| self.class_query(a, representer.bias_coordinate)).collect()
             }
-            Means::Losses(_) | Means::Words(_) => Ok(vec![Query::numbered(0); asking.len()]),
+            Means::Losses(_) | Means::Words(_) | Means::Kernel { .. } | Means::Points(..) => {
+                Ok(vec![Query::numbered(0); asking.len()])
+            }
             Means::Trak { inverses, .. } => Ok(trak_queries(inverses, &asking)),
             Means::GaussNewton(inverse, _) => {
                 let solved = inverse.solve(&asking.iter().map(|a| a.features.as_slice()).collect::<Vec<_>>());
@@ -365,7 +418,7 @@ fn curvature<'a>(rule: Rule, store: &'a Store, options: &RuleOptions, quiet: boo
     let inverse = Curvature::fit(store, options, keep_going)?;
     let norms = match rule {
         Rule::RelatIf if store.settings().tokens.is_some() => {
-            let bundle = |row| token_queries::stored_bundle(store, row, FactorSet::Final).unwrap_or_default();
+            let bundle = |row| search::stored_bundle(store, row, FactorSet::Final).unwrap_or_default();
             let squares = inverse.self_influence_of_bundles(store.rows(), &bundle, keep_going)?;
             Some(squares.into_iter().map(f32::sqrt).collect())
         }
@@ -373,6 +426,24 @@ fn curvature<'a>(rule: Rule, store: &'a Store, options: &RuleOptions, quiet: boo
         _ => None,
     };
     Ok(Means::Curvature { inverse, norms, rank_one: options.form == HessianForm::Kronecker })
+}
+
+/// Over a vocabulary.
+fn kernel<'a>(rule: Rule, store: &'a Store, options: &RuleOptions) -> Result<Means<'a>> {
+    if options.hessian.is_some_and(|form| form != HessianForm::Exact) {
+        return Err(Error::usage(
+            "--hessian: a vocabulary's curvature is of the training factors, and has no other form",
+        )
+        .with_hint("leave --hessian out"));
+    }
+    let keep_going = &|| !interrupt::asked();
+    let damping = options.lambda.unwrap_or(CurvatureOptions::default().damping);
+    let (kernel, records) = (FactorKernel::fit(store, damping, keep_going)?, EachFactor::of(store).by_record());
+    let norms = match rule {
+        Rule::RelatIf => Some(kernel.self_influence(&records, keep_going)?.into_iter().map(f32::sqrt).collect()),
+        _ => None,
+    };
+    Ok(Means::Kernel { kernel, records, norms })
 }
 
 /// RelatIF's denominators.

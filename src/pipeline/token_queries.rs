@@ -1,17 +1,18 @@
 //! `search` in a store of a model that says something of tokens: what is asked of a record, and what its own factors ask.
 
+use super::answer_points::answer_points;
 use super::answers::{Answers, Asked, Waiting};
-use super::bundles::{Against, BundleChunk, Bundled, Bundler, Part, named_class};
+use super::bundles::{Against, BundleChunk, Bundled, Bundler, Kept, Part, named_class};
 use super::prepared::{Asking, Prepared, joined};
 use super::queries::{QueryTarget, ResultSink, SearchJob, SearchOptions};
 use super::stream::stream_of;
 use super::{Chunking, Progress, Rejections, Settings, Summary};
 use crate::dataset::{Dataset, Record};
 use crate::error::{Error, Result};
-use crate::factors::{Bundle, Target};
+use crate::factors::{AnswerWindow, Bundle, Target};
 use crate::model::{Model, Task};
 use crate::report::SearchResult;
-use crate::search::{FactorSet, Source};
+use crate::search::{self, FactorSet, Rule};
 use crate::store::{Said, Store, StoredRecord, TokenSettings};
 
 /// Records that ask together: δ over a vocabulary is large.
@@ -28,7 +29,13 @@ pub(super) fn search(
 ) -> Result<Summary> {
     let SearchJob { model, store, options, .. } = *job;
     let against = against(model, options)?;
-    let prepared = Prepared::new(options.rule, store, &options.rule_options, settings.quiet)?;
+    let of_tokens = options.rule == Rule::Representer && tokens.task == Task::Spans;
+    let (prepared, kept) = if of_tokens {
+        let points = answer_points(model, store, tokens, options, settings)?;
+        (Prepared::answers(store, points), Kept::Boundaries)
+    } else {
+        (Prepared::new(options.rule, store, &options.rule_options, settings.quiet)?, Kept::Nothing)
+    };
     let answers = Answers::new(store, options, &prepared)?;
     let models: Vec<&Model> = std::iter::once(model).chain(job.checkpoints).collect();
     let part = match (options.token, options.entity) {
@@ -36,7 +43,7 @@ pub(super) fn search(
         (None, Some(entities)) => Part::Entities(entities),
         (None, None) => Part::Whole,
     };
-    let bundler = Bundler { models: &models, tokens, against, part };
+    let bundler = Bundler { models: &models, tokens, against, part, kept };
     let progress = Progress::new("searching", dataset.bytes_total(), settings.quiet);
     let chunking = Chunking { records: QUERIES, ..Chunking::any() };
     let mut waiting = Waiting::new(&answers);
@@ -72,10 +79,26 @@ fn against(model: &Model, options: &SearchOptions) -> Result<Against> {
 }
 
 fn asked(one: Bundled, options: &SearchOptions) -> Asked {
-    let Bundled { record, bundles, mean, said, span, probability } = one;
+    let Bundled { record, mut bundles, mean, windows, said, span, probability } = one;
+    if !windows.is_empty() {
+        bundles = vec![logits(&windows, mean.len())];
+    }
     let Record { id, index, text, pair, .. } = record;
     let result = SearchResult { probability, span, ..result(options, id, index, text, pair, said) };
     Asked { asking: asking(&result, mean, bundles), result, own_row: None }
+}
+
+/// The features of the tokens that an answer starts and ends at, each with its output: what a decomposition of their logits asks with.
+fn logits(windows: &[AnswerWindow], width: usize) -> Bundle {
+    let mut bundle = Bundle::default();
+    for window in windows {
+        for (output, &place) in window.places.iter().enumerate() {
+            bundle.features.extend_from_slice(&window.features[place * width..][..width]);
+            bundle.biases.push(0.0);
+            bundle.classes.push(output);
+        }
+    }
+    bundle
 }
 
 fn asking(result: &SearchResult, mean: Vec<f32>, bundles: Vec<Bundle>) -> Asking {
@@ -123,25 +146,8 @@ pub(super) fn stored(store: &Store, options: &SearchOptions, row: usize) -> Resu
     if options.rule.reads_checkpoints() {
         sets.extend((0..store.settings().checkpoints.len()).map(FactorSet::Checkpoint));
     }
-    let bundles = sets.into_iter().filter_map(|set| stored_bundle(store, row, set)).collect();
+    let bundles = sets.into_iter().filter_map(|set| search::stored_bundle(store, row, set)).collect();
     let means = store.shards()[shard].means();
     let mean = means.map(|means| means.features.slice(place * means.width..(place + 1) * means.width).to_f32());
     Ok(Asked { asking: asking(&result, mean.unwrap_or_default(), bundles), result, own_row: Some(row) })
-}
-
-/// The factors of one record; `None` where there is no such set of them.
-pub(super) fn stored_bundle(store: &Store, row: usize, set: FactorSet) -> Option<Bundle> {
-    let (shard, place) = store.locate(row);
-    let factors = store.factors(shard, set)?;
-    let offsets = store.factor_offsets(shard, set)?;
-    let shard = &store.shards()[shard];
-    let own = offsets[place] as usize..offsets[place + 1] as usize;
-    let (e, k) = (factors.width, factors.classes);
-    Some(Bundle {
-        features: factors.features.slice(own.start * e..own.end * e).to_f32(),
-        deltas: factors.deltas[own.start * k..own.end * k].to_vec(),
-        biases: shard.factor_biases().map_or_else(|| vec![1.0; own.len()], |biases| biases[own.clone()].to_vec()),
-        classes: shard.factor_classes()?[own].iter().map(|&class| class as usize).collect(),
-        loss: f64::from(shard.losses()[place]),
-    })
 }

@@ -10,7 +10,7 @@ use crate::search::Hit;
 use crate::store::Store;
 
 /// Neighbours shown with a record.
-const SHOWN: usize = 5;
+pub(super) const SHOWN: usize = 5;
 
 /// A training record whose label may be wrong.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -74,7 +74,7 @@ impl DirtyLabel {
             label: label_name(store, dirty.labels[row]).unwrap_or_default(),
             suggested_label: label_name(store, Some(dirty.suggestions[row])).unwrap_or_default(),
             reason: reason(store, dirty, row),
-            signals: signals(dirty, row),
+            signals: signals_of(&dirty.signals, row),
             neighbours: hits.iter().take(SHOWN).map(|hit| NearRecord::of(store, dirty, *hit)).collect::<Result<_>>()?,
             text: record.text,
             text_pair: record.pair,
@@ -123,8 +123,9 @@ fn label_name(store: &Store, class: Option<usize>) -> Option<String> {
     class.map(|class| store.settings().label_names.get(class).cloned().unwrap_or_else(|| format!("LABEL_{class}")))
 }
 
-fn signals(dirty: &Dirty, row: usize) -> Map<String, Value> {
-    dirty.signals.iter().map(|(signal, values)| (signal.name().to_owned(), Value::from(values[row]))).collect()
+/// Each signal's value of one that is judged.
+pub(super) fn signals_of(signals: &[(Signal, Vec<f32>)], of: usize) -> Map<String, Value> {
+    signals.iter().map(|(signal, values)| (signal.name().to_owned(), Value::from(values[of]))).collect()
 }
 
 /// Who would give the record another label, and how many of its neighbours have which.

@@ -4,6 +4,7 @@
 
 mod destination;
 mod dirty_label;
+mod dirty_part;
 mod evaluation;
 mod explanation;
 mod finding;
@@ -25,6 +26,7 @@ use serde::Serialize;
 
 pub use destination::Destination;
 pub use dirty_label::{DirtyLabel, NearRecord};
+pub use dirty_part::{CorrectedTags, DirtyAnswer, DirtyPart, NearPart, PieceNames};
 pub use evaluation::EvaluationRow;
 pub use explanation::{Explanation, TargetSpan, WordScore};
 pub use finding::{

@@ -39,8 +39,10 @@ pub enum ResultRecord {
 const FIELDS: [&str; 8] = ["method", "rule", "logits", "feature", "n_best", "entities", "masks", "sentences"];
 
 /// Fields that only one kind of finding has.
-const FINDINGS: [(&str, Reader); 12] = [
+const FINDINGS: [(&str, Reader); 14] = [
     ("suggested_label", |object| parse("an audit dirty", object).map(|r| Finding::Dirty(Box::new(r)))),
+    ("suggested_tags", |object| parse("an audit dirty", object).map(|r| Finding::DirtyPart(Box::new(r)))),
+    ("suggested_answer", |object| parse("an audit dirty", object).map(|r| Finding::DirtyAnswer(Box::new(r)))),
     ("of_set", |object| parse("an audit redundant", object).map(|r| Finding::Redundant(Box::new(r)))),
     ("p_value", |object| parse("an audit bias", object).map(|r| Finding::Bias(Box::new(r)))),
     ("percentile", |object| parse("an audit sparse", object).map(|r| Finding::Sparse(Box::new(r)))),

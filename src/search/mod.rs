@@ -56,6 +56,7 @@ mod bounds;
 mod certificate;
 mod certified;
 mod device;
+mod each_factor;
 mod error_bars;
 mod finish;
 mod form;
@@ -78,6 +79,7 @@ mod tile;
 mod topk;
 
 pub use certificate::{Certainty, Certificate};
+pub use each_factor::EachFactor;
 pub use error_bars::{ErrorBar, ErrorBars, Scored};
 pub use form::Form;
 pub use groups::{GroupHits, search_groups};
@@ -88,7 +90,7 @@ pub use rows::{Groups, RowSet};
 pub use rule::Rule;
 pub use scorer::{Losses, Scorer};
 pub use scores::scores;
-pub use source::{FactorSet, Selected, Source, View};
+pub use source::{FactorSet, Selected, Source, View, stored_bundle};
 pub use topk::{End, Hit, Hits, TopK, TwoEnded};
 
 use std::path::Path;

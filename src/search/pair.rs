@@ -74,8 +74,10 @@ pub fn score_parts<S: Source + ?Sized>(
     shard: usize,
     row: usize,
 ) -> Vec<f32> {
-    let offsets = form.sets.first().and_then(|&set| source.factor_offsets(shard, set));
-    let (Some(offsets), None) = (offsets, form.scorer) else { return Vec::new() };
+    if let Some(scorer) = form.scorer {
+        return scorer.parts(shard, row, query.number);
+    }
+    let Some(offsets) = form.sets.first().and_then(|&set| source.factor_offsets(shard, set)) else { return Vec::new() };
     let prepared = form.prepare(query);
     let before = first_factor(source, form, shard);
     let divisor = match form.norm {

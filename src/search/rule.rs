@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
+use crate::factors::MOST_PIECES;
 use crate::model::{Problem, Task};
 use crate::store::Checkpoint;
 
@@ -142,24 +143,13 @@ impl Rule {
     /// # Errors
     /// [`Error::Usage`], with what to do instead.
     pub fn check_task(self, task: Task, classes: usize) -> Result<()> {
-        /// Classes whose curvature is taken, where they are the pieces of a vocabulary.
-        const MOST_PIECES: usize = 1024;
-        let reason = match task {
-            Task::Record | Task::Tags => return Ok(()),
-            _ if !self.needs_preparation() => return Ok(()),
-            Task::Masks if classes <= MOST_PIECES => return Ok(()),
-            Task::Spans if self != Self::Representer => return Ok(()),
-            Task::Spans => {
-                "an answer's softmax is over tokens: a refit needs each one's features, and a store keeps their sum"
-                    .to_owned()
-            }
-            Task::Masks => format!(
-                "a head of {classes} pieces is too large to be fitted again, or to take a curvature of (most: {MOST_PIECES})"
-            ),
-        };
-        let hint =
-            if task == Task::Spans { "use influence, grad-cos or tracin" } else { "use grad-cos, grad-dot or tracin" };
-        Err(Error::usage(format!("rule {self}: {reason}")).with_hint(hint))
+        if task != Task::Masks || classes <= MOST_PIECES || self != Self::Representer {
+            return Ok(());
+        }
+        Err(Error::usage(format!(
+            "rule {self}: a head of {classes} pieces is too large to be fitted again (most: {MOST_PIECES})"
+        ))
+        .with_hint("use influence, grad-cos, grad-dot or tracin"))
     }
 
     /// Whether it reads a refit of the head (α) or its curvature, which the training factors give.

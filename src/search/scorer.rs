@@ -16,6 +16,11 @@ pub trait Scorer: Sync + fmt::Debug {
 
     /// How many bytes it reads in one pass.
     fn bytes(&self) -> usize;
+
+    /// What each factor of row `row` of shard `shard` adds to its score for the scorer's query `asked`, where records have several and it can be told.
+    fn parts(&self, _shard: usize, _row: usize, _asked: usize) -> Vec<f32> {
+        Vec::new()
+    }
 }
 
 /// The loss of each record under its own model, whatever the query: what the model has learned least, first.

@@ -1,7 +1,7 @@
 //! Where the scan reads training factors from: a store's mapped shards, or slices in memory.
 
 use super::rows::RowSet;
-use crate::factors::{FactorRows, ScanRows};
+use crate::factors::{Bundle, FactorRows, ScanRows};
 use crate::store::Store;
 
 /// Which model's factors: the one explained, or a checkpoint of its training.
@@ -221,4 +221,21 @@ impl Source for Store {
     fn release(&self, shard: usize) {
         Store::shards(self)[shard].release();
     }
+}
+
+/// The factors of one record of a store whose records have several; `None` where there is no such set of them.
+pub fn stored_bundle(store: &Store, row: usize, set: FactorSet) -> Option<Bundle> {
+    let (shard, place) = store.locate(row);
+    let factors = store.factors(shard, set)?;
+    let offsets = store.factor_offsets(shard, set)?;
+    let shard = &store.shards()[shard];
+    let own = offsets[place] as usize..offsets[place + 1] as usize;
+    let (e, k) = (factors.width, factors.classes);
+    Some(Bundle {
+        features: factors.features.slice(own.start * e..own.end * e).to_f32(),
+        deltas: factors.deltas[own.start * k..own.end * k].to_vec(),
+        biases: shard.factor_biases().map_or_else(|| vec![1.0; own.len()], |biases| biases[own.clone()].to_vec()),
+        classes: shard.factor_classes()?[own].iter().map(|&class| class as usize).collect(),
+        loss: f64::from(shard.losses()[place]),
+    })
 }

@@ -148,7 +148,7 @@ impl Store {
         Err(Error::usage(format!(
             "{job}: the store is of a model that says something of tokens: a record has several factors"
         ))
-        .with_hint("`search` and `store` take such stores"))
+        .with_hint("`search`, `audit` and `store` take such stores"))
     }
 
     /// Whether a model is the one whose factors are stored.

@@ -23,3 +23,9 @@ fn softmax(z: &[f32]) -> Vec<f64> {
     let sum: f64 = exponentials.iter().sum();
     exponentials.iter().map(|e| e / sum).collect()
 }
+
+/// The characters `start..end` of a text.
+pub fn characters(text: &str, start: usize, end: usize) -> &str {
+    let byte = |character: usize| text.char_indices().nth(character).map_or(text.len(), |(byte, _)| byte);
+    &text[byte(start)..byte(end)]
+}

@@ -80,10 +80,24 @@ fn training_questions_are_found_for_an_answer() {
         let score = hits(result, "proponents")[0]["score"].as_f64().unwrap();
         assert!((score - 1.0).abs() < 1e-6, "{i}: {score}");
     }
+    bench.fails("search --store store --self --rule representer", "needs all tokens' features, and the store has none");
+    bench.fails("search --store store --data train.jsonl --rule representer --memory 0", "more than the search may");
     bench.fails(
-        "search --store store --data train.jsonl --rule representer",
-        "an answer's softmax is over tokens: a refit needs each one's features",
+        "search --store store --data train.jsonl --rule representer --representer-compat trustai",
+        "answers are places",
     );
+    let points = lines(&bench.ok("search --store store --data train.jsonl --target gold --rule representer --quiet"));
+    for result in &points {
+        for near in hits(result, "proponents") {
+            let parts = near["parts"].as_array().unwrap();
+            let sum: f64 = parts.iter().map(|part| part["score"].as_f64().unwrap()).sum();
+            // Five are shown.
+            assert!(
+                parts.len() == 5 || (sum - near["score"].as_f64().unwrap()).abs() < 1e-4,
+                "parts add up to a score: {near}"
+            );
+        }
+    }
     bench.fails("search --store store --data train.jsonl --target Bonn", "expected predicted or gold, for answers");
     bench.fails("search --store store --data train.jsonl --token 3", "says nothing of single tokens");
     bench.write("long.jsonl", asked(1).replace("[\"Bonn\"]", "[\"In Bonn we read a book. The food is good.\"]"));
@@ -235,7 +249,7 @@ fn training_entities_are_found_for_a_tag() {
     bench.fails("search --store store --data test.jsonl --target B-PER", "say at which with --token");
     bench.fails("search --store store --data test.jsonl --token 0", "token 0: expected one of the text's own");
     bench.fails("export --store store --out out.parquet", "a record has several factors");
-    bench.fails("audit redundant --store store", "a record has several factors");
+    bench.ok("audit redundant --store store --quiet");
     for (option, reason) in
         [("--dtype f16", "--dtype"), ("--scan int8", "--scan"), ("--gradients projected", "--gradients projected")]
     {

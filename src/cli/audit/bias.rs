@@ -170,7 +170,7 @@ impl Bias {
 
 pub(super) fn run(arguments: &Bias, common: &Common) -> anyhow::Result<Outcome> {
     let (mut run, started) = (RunRecord::begin("audit bias"), Instant::now());
-    let store = arguments.audited.open()?;
+    let store = arguments.audited.open_records("bias", "words tell a label where each record has one")?;
     run.store(&store);
     if store.settings().problem != Problem::SingleLabel {
         return Err(Error::usage("words are counted where each record has one class").into());

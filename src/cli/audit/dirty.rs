@@ -1,14 +1,17 @@
 //! `wherefore audit dirty`.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use wherefore::audit::{self, DirtyOptions, Signal};
+use wherefore::audit::{self, Dirty as Found, DirtyOptions, Signal};
+use wherefore::model::Task;
 use wherefore::pipeline::Progress;
-use wherefore::report::{DirtyLabel, RecordWriter};
+use wherefore::report::{CorrectedTags, DirtyAnswer, DirtyLabel, DirtyPart, Format, PieceNames, RecordWriter};
+use wherefore::store::Store;
 use wherefore::train::Dynamics;
-use wherefore::{interrupt, search};
+use wherefore::{Error, Result, interrupt, search};
 
 use super::{Audited, finish};
 use crate::cli::Outcome;
@@ -19,12 +22,22 @@ use crate::cli::run_record::RunRecord;
 pub(super) struct Dirty {
     #[command(flatten)]
     audited: Audited,
-    /// What records are ranked by: combined, text, representer, representer-soft, self-influence, neighbours, confident, margin or forgetting
+    /// What labels are ranked by: combined, text, representer, representer-soft, self-influence, neighbours, confident, loss, margin or forgetting; of answers
+    /// combined, text, self-influence or loss
     #[arg(long, default_value_t = Signal::Combined)]
     signal: Signal,
-    /// How many of its nearest records vote on a label; 0: they are not looked for, which takes hours for a million
+    /// How many of its nearest records (words) vote on a label; 0: they are not looked for, which takes hours for a million
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(..=1000))]
     neighbours: u32,
+    /// Of models that tag words: each word is a finding of its own, not what is or would be an entity
+    #[arg(long)]
+    by_word: bool,
+    /// Of models that tag words: where the training data go with the suggestions of the first findings taken (--accept)
+    #[arg(long, value_name = "FILE", requires = "accept")]
+    corrected: Option<PathBuf>,
+    /// Of how many of the first findings the suggestions are taken
+    #[arg(long, value_name = "N", requires = "corrected")]
+    accept: Option<usize>,
     /// Memory for the search, in MiB; a store larger than it is read in passing
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     memory: usize,
@@ -42,6 +55,8 @@ pub(super) fn run(arguments: &Dirty, common: &Common) -> anyhow::Result<Outcome>
     let store = arguments.audited.open()?;
     run.store(&store);
     run.set("signal", arguments.signal.name());
+    let task = store.settings().task();
+    arguments.check(task)?;
     let bar = Progress::new("nearest records", Some(store.rows() as u64), common.quiet);
     let progress = |done: u64, all: u64| {
         bar.set(done * store.rows() as u64 / all.max(1), done);
@@ -62,11 +77,63 @@ pub(super) fn run(arguments: &Dirty, common: &Common) -> anyhow::Result<Outcome>
         },
         keep_going: &|| !interrupt::asked(),
     };
-    let dirty = audit::dirty(&store, &options)?;
+    let judged = match task {
+        Task::Record => {
+            let dirty = audit::dirty(&store, &options)?;
+            let mut writer = writer(common, DirtyLabel::columns(&computed(&dirty.signals)))?;
+            (0..dirty.ranking.len()).try_for_each(|rank| writer.write(&DirtyLabel::of(&store, &dirty, rank)?))?;
+            writer.finish()?;
+            dirty.ranking.len()
+        }
+        Task::Spans => {
+            let dirty = audit::dirty_answers(&store, &options)?;
+            let mut writer = writer(common, DirtyAnswer::columns(&computed(&dirty.signals)))?;
+            (0..dirty.ranking.len()).try_for_each(|rank| writer.write(&DirtyAnswer::of(&store, &dirty, rank)?))?;
+            writer.finish()?;
+            dirty.ranking.len()
+        }
+        Task::Tags | Task::Masks => arguments.parts(&store, audit::dirty(&store, &options)?, common)?,
+    };
     drop(bar);
-    let signals: Vec<Signal> = dirty.signals.iter().map(|(signal, _)| *signal).collect();
-    let mut writer = RecordWriter::create(common.out.as_deref(), common.format(), DirtyLabel::columns(&signals))?;
-    (0..dirty.ranking.len()).try_for_each(|rank| writer.write(&DirtyLabel::of(&store, &dirty, rank)?))?;
-    writer.finish()?;
-    finish(common, "judged", dirty.ranking.len(), started, run)
+    finish(common, "judged", judged, started, run)
+}
+
+fn computed(signals: &[(Signal, Vec<f32>)]) -> Vec<Signal> {
+    signals.iter().map(|(signal, _)| *signal).collect()
+}
+
+fn writer(common: &Common, columns: Vec<(String, wherefore::report::Kind)>) -> Result<RecordWriter> {
+    RecordWriter::create(common.out.as_deref(), common.format(), columns)
+}
+
+impl Dirty {
+    /// Refuses what is of tags alone.
+    fn check(&self, task: Task) -> Result<()> {
+        let asked = [(self.by_word, "--by-word"), (self.corrected.is_some(), "--corrected")];
+        match asked.iter().find(|(asked, _)| *asked && task != Task::Tags) {
+            Some((_, name)) => Err(Error::usage(format!("{name}: the store's model tags no words"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes what was found of words or masks; how many labels were judged.
+    fn parts(&self, store: &Store, mut dirty: Found, common: &Common) -> Result<usize> {
+        if self.by_word {
+            dirty.spans = (0..dirty.scores.len()).map(|word| word..word + 1).collect();
+        }
+        let (findings, names) = (dirty.findings(), PieceNames::of(store, &dirty)?);
+        let mut writer = writer(common, DirtyPart::columns(&computed(&dirty.signals)))?;
+        let mut write = |(rank, found)| writer.write(&DirtyPart::of(store, &dirty, &names, rank, found)?);
+        findings.iter().enumerate().try_for_each(&mut write)?;
+        writer.finish()?;
+        if let (Some(path), Some(accept)) = (&self.corrected, self.accept) {
+            let taken: HashSet<usize> = findings.iter().take(accept).flat_map(|(_, span)| span.clone()).collect();
+            let format = Format::choose(None, Some(path));
+            let mut writer = RecordWriter::create(Some(path), format, CorrectedTags::columns())?;
+            let corrected = |row| CorrectedTags::of(store, &dirty, row, &|unit| taken.contains(&unit));
+            (0..store.rows()).try_for_each(|row| writer.write(&corrected(row)?))?;
+            writer.finish()?;
+        }
+        Ok(dirty.ranking.len())
+    }
 }

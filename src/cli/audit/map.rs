@@ -60,7 +60,10 @@ fn mapped(
 
 pub(super) fn run(arguments: &Map, common: &Common) -> anyhow::Result<Outcome> {
     let (mut run, started) = (RunRecord::begin("audit map"), Instant::now());
-    let (store, dynamics) = (arguments.audited.open()?, Dynamics::open(&arguments.dynamics)?);
+    let (store, dynamics) = (
+        arguments.audited.open_records("map", "the dynamics of a training are of records with one label")?,
+        Dynamics::open(&arguments.dynamics)?,
+    );
     run.store(&store);
     let regions = audit::regions(&dynamics);
     let mut order: Vec<usize> = (0..dynamics.records()).collect();

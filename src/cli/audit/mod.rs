@@ -11,9 +11,11 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, Subcommand};
-use wherefore::Result;
+use wherefore::dataset::Shape;
+use wherefore::model::Task;
 use wherefore::pipeline::Summary;
 use wherefore::store::Store;
+use wherefore::{Error, Result};
 
 use super::Outcome;
 use super::arguments::Common;
@@ -53,9 +55,28 @@ struct Audited {
 
 impl Audited {
     fn open(&self) -> Result<Store> {
-        let store = Store::open_many(&self.store)?;
-        store.expect_one_factor("audit")?;
-        Ok(store)
+        Store::open_many(&self.store)
+    }
+
+    /// For an audit that is of records with one label each; `why` it is of no others.
+    fn open_records(&self, audit: &str, why: &str) -> Result<Store> {
+        let store = self.open()?;
+        match store.settings().task() {
+            Task::Record => Ok(store),
+            Task::Spans | Task::Tags | Task::Masks => Err(Error::usage(format!(
+                "audit {audit}: {why}, and the store is of a model that says something of tokens"
+            ))
+            .with_hint("audit dirty, sparse and redundant take such stores")),
+        }
+    }
+
+    /// How the records of data are read that the store's model is to understand.
+    fn shape(store: &Store) -> Shape {
+        match store.settings().task() {
+            Task::Record | Task::Masks => Shape::Texts,
+            Task::Spans => Shape::Questions,
+            Task::Tags => Shape::Words,
+        }
     }
 }
 

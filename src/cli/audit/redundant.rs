@@ -105,7 +105,7 @@ pub(super) fn run(arguments: &Redundant, common: &Common) -> anyhow::Result<Outc
     let data = if arguments.data.files.is_empty() {
         Vec::new()
     } else {
-        arguments.data.open()?.collect::<Result<Vec<Record>>>()?
+        arguments.data.open_as(Audited::shape(&store), &[])?.collect::<Result<Vec<Record>>>()?
     };
     let texts = Texts { store, data };
     let copied = |i| texts.get(i).map(|(_, _, copied)| copied);

@@ -8,7 +8,8 @@ use clap::Args;
 use wherefore::audit::{self, Change, Contexts, Coverage, Draw};
 use wherefore::dataset::Record;
 use wherefore::explain::Segmentation;
-use wherefore::model::Model;
+use wherefore::factors::mean_features;
+use wherefore::model::{Model, Reads, Task};
 use wherefore::pipeline::{self, Choice, PoolOptions};
 use wherefore::report::{
     Format, NearRecord, Neighbour, ProposedRecord, RecordWriter, SearchResult, SelectedRecord, SparseRecord,
@@ -86,7 +87,6 @@ impl Sparse {
         common: &Common,
     ) -> Result<Vec<SelectedRecord>> {
         let store = Store::open(pool)?;
-        store.expect_one_factor("audit sparse --pool")?;
         let options = PoolOptions {
             choice: self.choose,
             most: self.select,
@@ -100,7 +100,14 @@ impl Sparse {
             return pipeline::select_from_pool(&store, &[], &options);
         }
         let k = pipeline::candidates_per_target(self.select, nearest.len(), store.rows());
-        let all = pipeline::nearest_records(model, &store, self.data.open()?, k, options.memory, &common.settings()?)?;
+        let all = pipeline::nearest_records(
+            model,
+            &store,
+            self.data.open_as(Audited::shape(&store), &[])?,
+            k,
+            options.memory,
+            &common.settings()?,
+        )?;
         let of: HashMap<u64, &SearchResult> = all.iter().map(|result| (result.index, result)).collect();
         let targets: Vec<_> = nearest.iter().filter_map(|near| Some((*near, *of.get(&near.index)?))).collect();
         pipeline::select_from_pool(&store, &targets, &options)
@@ -115,7 +122,7 @@ impl Sparse {
         };
         let encodings: Vec<Encoding> =
             targets.iter().map(|result| model.encode(&record(result))).collect::<Result<_>>()?;
-        let features = model.run(&encodings, common.batch_tokens, &|_| !wherefore::interrupt::asked())?.features;
+        let features = features(model, &encodings, common)?;
         let count = self.clusters.map_or_else(|| default_clusters(targets.len()), |count| count as usize);
         let groups = audit::clusters(&features, model.width(), count);
         let texts: Vec<_> = targets.iter().map(|result| (result.text.clone(), result.text_pair.clone())).collect();
@@ -167,6 +174,19 @@ impl Sparse {
 struct Described {
     group: usize,
     words: Vec<String>,
+}
+
+/// What texts are grouped by: their features, or of a model that says something of tokens the mean of theirs.
+fn features(model: &Model, encodings: &[Encoding], common: &Common) -> Result<Vec<f32>> {
+    let done = |_: usize| !wherefore::interrupt::asked();
+    if model.task() == Task::Record {
+        return Ok(model.run(encodings, common.batch_tokens, &done)?.features);
+    }
+    let sequences: Vec<(&Encoding, Reads)> =
+        encodings.iter().map(|encoding| (encoding, (0..encoding.ids.len() as u32).collect())).collect();
+    let outputs = model.read(&sequences, common.batch_tokens, &done)?;
+    let texts = outputs.iter().zip(encodings);
+    Ok(texts.flat_map(|(said, text)| mean_features(&said.features, model.width(), 0..text.ids.len())).collect())
 }
 
 /// Few enough to read, many enough to tell apart.
@@ -223,7 +243,14 @@ pub(super) fn run(arguments: &Sparse, common: &Common) -> anyhow::Result<Outcome
     }
     let (k, memory) = (arguments.nearest as usize, arguments.memory << 20);
     let model = load_model(&store, arguments.model.as_deref(), common)?;
-    let results = pipeline::nearest_records(&model, &store, arguments.data.open()?, k, memory, &common.settings()?)?;
+    let results = pipeline::nearest_records(
+        &model,
+        &store,
+        arguments.data.open_as(Audited::shape(&store), &[])?,
+        k,
+        memory,
+        &common.settings()?,
+    )?;
     let options = search::Options { memory, ..search::Options::default() };
     let coverage = Coverage::of(&store, k, SAMPLE, &options)?;
     let mut order: Vec<&SearchResult> = results.iter().collect();

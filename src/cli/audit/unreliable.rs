@@ -56,7 +56,7 @@ pub(super) struct Unreliable {
 
 pub(super) fn run(arguments: &Unreliable, common: &Common) -> anyhow::Result<Outcome> {
     let (mut run, started) = (RunRecord::begin("audit unreliable"), Instant::now());
-    let store: Store = arguments.audited.open()?;
+    let store: Store = arguments.audited.open_records("unreliable", "trust is in one prediction a record")?;
     run.store(&store);
     if arguments.data.files.is_empty() {
         return Err(Error::usage("no data was given").with_hint("name files with --data").into());

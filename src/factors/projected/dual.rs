@@ -44,24 +44,10 @@ impl<'a> Dual<'a> {
         let count = rows.places.len();
         let weight = |row: usize| options.weighting.of(f64::from(rows.slope(row)), count).max(0.0).sqrt();
         let roots: Vec<f64> = (0..count).map(weight).collect();
-        let firsts: Vec<usize> = (0..count).step_by(TILE).collect();
-        let tile = |&first: &usize| {
-            let mut sum = Mat::zeros(TILE.min(count - first), count.min(first + TILE));
-            for start in (0..rows.width).step_by(DEPTH) {
-                if !keep_going() {
-                    return Err(Error::Interrupted);
-                }
-                let before = rows.columns(0..sum.ncols(), start);
-                let own = before.as_ref().subcols(first, sum.nrows());
-                add_product(sum.as_mut(), own.transpose(), before.as_ref());
-            }
-            Ok(sum)
-        };
-        let tiles: Vec<Mat<f64>> = firsts.par_iter().map(tile).collect::<Result<_>>()?;
-        let entry = |i: usize, j: usize| {
-            if j > i { 0.0 } else { roots[i] * roots[j] * tiles[i / TILE][(i % TILE, j)] }
-        };
-        let matrix = Mat::from_fn(count, count, entry);
+        let mut matrix = rows.gram(keep_going)?;
+        for (j, root) in roots.iter().enumerate() {
+            slice_mut(&mut matrix, j).iter_mut().zip(&roots).for_each(|(entry, other)| *entry *= root * other);
+        }
         let mean = (0..count).map(|i| matrix[(i, i)]).sum::<f64>() / rows.width as f64;
         let factor = |share: f64| {
             if !keep_going() {
@@ -122,6 +108,14 @@ fn left_out_error(cholesky: &Cholesky, roots: &[f64]) -> f64 {
     errors.sum::<f64>() / roots.len() as f64
 }
 
+/// The products of all features with all, of which the lower triangle is there.
+///
+/// # Errors
+/// [`Error::Interrupted`].
+pub(in crate::factors) fn gram_of(pieces: Vec<FactorRows<'_>>, keep_going: KeepGoing<'_>) -> Result<Mat<f64>> {
+    Rows::new(pieces).gram(keep_going)
+}
+
 /// Gradients by their number.
 struct Rows<'a> {
     pieces: Vec<FactorRows<'a>>,
@@ -147,6 +141,26 @@ impl<'a> Rows<'a> {
     fn decode(&self, row: usize, start: usize, out: &mut [f64]) {
         let (piece, row) = self.places[row];
         self.pieces[piece].features.decode(row * self.width + start, out);
+    }
+
+    /// `[N, N]`, of which the lower triangle is there.
+    fn gram(&self, keep_going: KeepGoing<'_>) -> Result<Mat<f64>> {
+        let count = self.places.len();
+        let firsts: Vec<usize> = (0..count).step_by(TILE).collect();
+        let tile = |&first: &usize| {
+            let mut sum = Mat::zeros(TILE.min(count - first), count.min(first + TILE));
+            for start in (0..self.width).step_by(DEPTH) {
+                if !keep_going() {
+                    return Err(Error::Interrupted);
+                }
+                let before = self.columns(0..sum.ncols(), start);
+                let own = before.as_ref().subcols(first, sum.nrows());
+                add_product(sum.as_mut(), own.transpose(), before.as_ref());
+            }
+            Ok(sum)
+        };
+        let tiles: Vec<Mat<f64>> = firsts.par_iter().map(tile).collect::<Result<_>>()?;
+        Ok(Mat::from_fn(count, count, |i, j| if j > i { 0.0 } else { tiles[i / TILE][(i % TILE, j)] }))
     }
 
     /// Some numbers of some records, one record a column.

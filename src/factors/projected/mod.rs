@@ -24,6 +24,7 @@ use faer::Mat;
 use rayon::prelude::*;
 
 use self::dual::Dual;
+pub(super) use self::dual::gram_of;
 use self::shampoo::Shampoo;
 pub use self::spread::{Draws, Interval, Spread};
 use super::block::{Block, Blocks, KeepGoing, ROWS};

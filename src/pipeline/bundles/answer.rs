@@ -1,18 +1,52 @@
 //! Answers: two boundaries in each window that holds one.
 
+use rayon::prelude::*;
 use serde_json::Value;
 
-use super::{Bundled, Bundler};
-use crate::dataset::Label;
-use crate::factors::{Bundle, mean_features};
-use crate::model::Outputs;
+use super::{Bundled, Bundler, Kept, row};
+use crate::dataset::{Label, Record};
+use crate::error::Error;
+use crate::factors::{AnswerWindow, Bundle, mean_features};
+use crate::interrupt;
+use crate::model::{Outputs, Reads};
+use crate::pipeline::Settings;
 use crate::pipeline::predict_tokens::{characters, found, gold_span};
 use crate::pipeline::windows::Encoded;
 use crate::report::TargetSpan;
 use crate::store::{FactorPart, Said};
 use crate::task::{self, AnswerOptions};
+use crate::tokens::Encoding;
 
 impl Bundler<'_> {
+    /// The windows of each record that hold its answer, with what is known of all their tokens.
+    pub(in crate::pipeline) fn answer_windows(
+        &self,
+        records: Vec<Record>,
+        settings: &Settings,
+    ) -> Result<Vec<Vec<AnswerWindow>>, Error> {
+        let ids: Vec<String> = records.iter().map(|record| record.id.clone()).collect();
+        let refuse = |(id, reason): (&String, String)| Error::usage(format!("record {id}: {reason}"));
+        let encode = |record| self.encode(record);
+        let encoded: Vec<Result<Encoded, String>> = records.into_par_iter().map(encode).collect();
+        let encoded: Vec<Encoded> = ids
+            .iter()
+            .zip(encoded)
+            .map(|(id, one)| one.map_err(|reason| refuse((id, reason))))
+            .collect::<Result<_, _>>()?;
+        let sequences: Vec<(&Encoding, Reads)> = encoded
+            .iter()
+            .flat_map(|one| one.sequences.iter().map(|(encoding, reads)| (encoding, Reads::clone(reads))))
+            .collect();
+        let outputs = self.model().read(&sequences, settings.batch_tokens, &|_| !interrupt::asked())?;
+        let mut rest = outputs.as_slice();
+        let of_record = |(id, one): (&String, Encoded)| {
+            let (own, after) = rest.split_at(one.sequences.len());
+            rest = after;
+            self.of_answer(one, &[own]).map(|bundled| bundled.windows).map_err(|reason| refuse((id, reason)))
+        };
+        ids.iter().zip(encoded).map(of_record).collect()
+    }
+
     /// The factors of the answer that the record has, or that the model gives.
     pub(super) fn of_answer(&self, encoded: Encoded, outputs: &[&[Outputs]]) -> Result<Bundled, String> {
         let Encoded { record, sequences, .. } = encoded;
@@ -64,6 +98,7 @@ impl Bundler<'_> {
         Ok(Bundled {
             bundles: outputs.iter().map(bundle).collect(),
             mean: mean_over_windows(outputs[0], &places, width),
+            windows: places.iter().filter_map(|&(window, places)| self.window(&outputs[0][window], places)).collect(),
             said: Said {
                 label: right.map(|answers| answers.iter().map(|answer| answer.text.as_str()).collect()),
                 predicted: text((best.start, best.end)),
@@ -74,6 +109,16 @@ impl Bundler<'_> {
             probability: None,
             record,
         })
+    }
+
+    fn window(&self, outputs: &Outputs, (first, last): (usize, usize)) -> Option<AnswerWindow> {
+        let width = self.model().width();
+        let ends = || [first, last].map(|token| row(&outputs.features, token, width)).concat();
+        match self.kept {
+            Kept::Nothing => None,
+            Kept::Boundaries => Some(AnswerWindow { features: ends(), places: [0, 1] }),
+            Kept::All => Some(AnswerWindow { features: outputs.features.clone(), places: [first, last] }),
+        }
     }
 }
 

@@ -54,6 +54,7 @@ impl Bundler<'_> {
         };
         Ok(Bundled {
             bundles: outputs.iter().map(bundle).collect(),
+            windows: Vec::new(),
             mean: mean_features(&outputs[0][0].features, width, masks.iter().map(|&(mask, _)| mask)),
             said: Said {
                 label: gold.map(|gold| gold.into_iter().map(piece).collect()),

@@ -17,7 +17,7 @@ use super::windows::{Encoded, read_whole};
 use super::{Rejections, Settings};
 use crate::dataset::{Digest, Label, Place, Record};
 use crate::error::{Error, Result};
-use crate::factors::{Bundle, Target};
+use crate::factors::{AnswerWindow, Bundle, Target};
 use crate::interrupt;
 use crate::model::{Model, Outputs, Reads, Task};
 use crate::report::TargetSpan;
@@ -44,6 +44,8 @@ pub(super) struct Bundled {
     pub(super) bundles: Vec<Bundle>,
     /// `[E]`: what rules over features compare.
     pub(super) mean: Vec<f32>,
+    /// Of an answer, the windows that hold it, with what is kept of their tokens.
+    pub(super) windows: Vec<AnswerWindow>,
     pub(super) said: Said,
     /// The part of the text that is asked about, where that is one.
     pub(super) span: Option<TargetSpan>,
@@ -65,6 +67,19 @@ pub(super) struct Bundler<'a> {
     pub(super) tokens: TokenSettings,
     pub(super) against: Against,
     pub(super) part: Part,
+    /// Which tokens' features are kept of answers, beside their factors.
+    pub(super) kept: Kept,
+}
+
+/// What of an answer's windows is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Kept {
+    #[default]
+    Nothing,
+    /// The two tokens where it starts and ends.
+    Boundaries,
+    /// Every token.
+    All,
 }
 
 /// What of a record is asked about.

@@ -125,6 +125,7 @@ impl Bundler<'_> {
         let part = |word: &Word| FactorPart { start: word.start, end: word.end, target: names[word.class].clone() };
         Bundled {
             bundles: text.outputs.iter().map(bundle).collect(),
+            windows: Vec::new(),
             mean: mean_features(&text.outputs[0].features, width, means),
             said: Said {
                 label: text.label.clone(),

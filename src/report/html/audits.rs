@@ -3,13 +3,13 @@
 //! Findings come ranked: the first of each kind are shown, and the page says how many there were. Charts are made of all of them.
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map as Fields, Value, json};
 
 use super::card::{clip, plain};
 use super::charts::{Bars, Course, Reliability};
 use crate::report::{
-    AskedRecord, BiasFinding, ChangeRecord, Comparison, DirtyLabel, MappedRecord, NearRecord, ProposedRecord,
-    RedundantRecord, RoundRecord, SelectedRecord, SparseRecord, UnreliableRecord,
+    AskedRecord, BiasFinding, ChangeRecord, Comparison, DirtyAnswer, DirtyLabel, DirtyPart, MappedRecord, NearPart,
+    NearRecord, ProposedRecord, RedundantRecord, RoundRecord, SelectedRecord, SparseRecord, UnreliableRecord,
 };
 
 /// Findings of a kind that are shown.
@@ -25,6 +25,10 @@ const BRIEF: usize = 160;
 pub enum Finding {
     /// Of `audit dirty`.
     Dirty(Box<DirtyLabel>),
+    /// The same of words and masks.
+    DirtyPart(Box<DirtyPart>),
+    /// The same of answers.
+    DirtyAnswer(Box<DirtyAnswer>),
     /// Of `audit redundant`.
     Redundant(Box<RedundantRecord>),
     /// Of `audit bias`.
@@ -78,6 +82,9 @@ struct Row {
     id: String,
     score: String,
     reason: String,
+    /// What stands before what is marked of the text, which is what stands behind; both whole where nothing is.
+    before: String,
+    span: Option<String>,
     text: String,
     pair: Option<String>,
     /// Numbers by name: a share of 1 as a bar.
@@ -104,6 +111,9 @@ struct Evidence {
     label: Option<String>,
     score: String,
     id: String,
+    /// As of a [`Row`].
+    before: String,
+    span: Option<String>,
     text: String,
 }
 
@@ -199,6 +209,16 @@ impl Audits {
                 "Labels that are likely wrong",
                 "The label it has, and the one it would rather have; behind each, its nearest training records.",
                 || dirty(*found),
+            ),
+            Finding::DirtyPart(found) => self.row(
+                "Tags that are likely wrong",
+                "The tags that words have, and those they would rather have; behind each, the words of other records that are most like it.",
+                || dirty_part(*found),
+            ),
+            Finding::DirtyAnswer(found) => self.row(
+                "Answers that are likely wrong",
+                "The answer it has, and the model's; behind each, the questions whose answers are most alike.",
+                || dirty_answer(*found),
             ),
             Finding::Redundant(found) => {
                 self.row("Copies and near copies", "Contradicting labels first, then the most similar.", || {
@@ -347,7 +367,15 @@ fn share(name: &str, value: f64) -> Meter {
 }
 
 fn near(near: NearRecord) -> Evidence {
-    Evidence { label: near.label, score: format!("{:.3}", near.score), id: near.id, text: clip(&near.text, TEXT) }
+    let text = clip(&near.text, TEXT);
+    Evidence {
+        label: near.label,
+        score: format!("{:.3}", near.score),
+        id: near.id,
+        before: String::new(),
+        span: None,
+        text,
+    }
 }
 
 /// A label, and the other one where they differ.
@@ -360,22 +388,91 @@ fn predicted(label: Option<&Value>, predicted: &Value) -> Vec<Chip> {
     chips
 }
 
-fn dirty(found: DirtyLabel) -> Row {
-    let meters = found.signals.iter().filter_map(|(name, value)| {
+fn signals(found: &Fields<String, Value>) -> Vec<Meter> {
+    let meter = |(name, value): (&String, &Value)| {
         let value = value.as_f64()?;
         Some(Meter { name: name.clone(), value: format!("{value:.3}"), percent: None })
-    });
+    };
+    found.iter().filter_map(meter).collect()
+}
+
+fn dirty(found: DirtyLabel) -> Row {
     Row {
+        meters: signals(&found.signals),
         rank: found.rank,
         heading: vec![chip(found.label), chip("→"), warning(found.suggested_label)],
         id: found.id,
         score: format!("{:.2}", found.score),
         reason: found.reason,
-        meters: meters.collect(),
         evidence: found.neighbours.into_iter().map(near).collect(),
         text: clip(&found.text, TEXT),
         pair: found.text_pair,
+        ..Row::default()
     }
+}
+
+/// Characters of a text on each side of what it is about.
+const AROUND: usize = 120;
+
+fn dirty_part(found: DirtyPart) -> Row {
+    let near = |near: NearPart| {
+        let [before, span, after] = around(&near.text, near.start, near.end);
+        Evidence {
+            label: Some(near.label),
+            score: format!("{:.3}", near.score),
+            id: near.id,
+            before,
+            span: Some(span),
+            text: after,
+        }
+    };
+    let [before, span, after] = around(&found.text, found.start, found.end);
+    Row {
+        rank: found.rank,
+        heading: vec![chip(found.tags.join(" ")), chip("→"), warning(found.suggested_tags.join(" "))],
+        id: found.id,
+        score: format!("{:.2}", found.score),
+        reason: found.reason,
+        meters: signals(&found.signals),
+        evidence: found.neighbours.into_iter().map(near).collect(),
+        before,
+        span: Some(span),
+        text: after,
+        ..Row::default()
+    }
+}
+
+fn dirty_answer(found: DirtyAnswer) -> Row {
+    let context = found.text_pair.unwrap_or_default();
+    let [before, span, after] = around(&context, found.start, found.end);
+    Row {
+        rank: found.rank,
+        heading: vec![chip(found.label), chip("→"), warning(found.suggested_answer)],
+        id: found.id,
+        score: format!("{:.2}", found.score),
+        reason: found.sentence.map_or(found.reason.clone(), |sentence| format!("{}: {sentence}", found.reason)),
+        meters: signals(&found.signals),
+        evidence: found.neighbours.into_iter().map(near).collect(),
+        before: format!("{} ⏐ {before}", found.text),
+        span: Some(span),
+        text: after,
+        ..Row::default()
+    }
+}
+
+/// Some characters of a text, and what stands before and behind, cut where it is long.
+fn around(text: &str, start: u64, end: u64) -> [String; 3] {
+    let characters: Vec<char> = text.chars().collect();
+    let place = |at: u64| (at as usize).min(characters.len());
+    let (start, end) = (place(start), place(end).max(place(start)));
+    let (from, to) = (start.saturating_sub(AROUND), characters.len().min(end + AROUND));
+    let part = |range: std::ops::Range<usize>| characters[range].iter().collect::<String>();
+    let cut = |is_cut: bool| if is_cut { "…" } else { "" };
+    [
+        format!("{}{}", cut(from > 0), part(from..start)),
+        part(start..end),
+        format!("{}{}", part(end..to), cut(to < characters.len())),
+    ]
 }
 
 fn redundant(found: RedundantRecord) -> Row {
@@ -470,6 +567,7 @@ fn unreliable(found: UnreliableRecord) -> Row {
         evidence: found.nearest.into_iter().map(near).collect(),
         text: clip(&found.text, TEXT),
         pair: found.text_pair,
+        ..Row::default()
     }
 }
 

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::records::{Neighbour, NeighbourPart, Prediction, SearchResult};
 use super::{
-    BiasFinding, DirtyLabel, GlobalImportance, MappedRecord, ProposedRecord, RedundantRecord, SelectedRecord,
-    SparseRecord, UnreliableRecord, WeightedRecord,
+    BiasFinding, CorrectedTags, DirtyAnswer, DirtyLabel, DirtyPart, GlobalImportance, MappedRecord, ProposedRecord,
+    RedundantRecord, SelectedRecord, SparseRecord, UnreliableRecord, WeightedRecord,
 };
 
 /// A record as text.
@@ -67,6 +67,38 @@ impl Render for DirtyLabel {
     fn render(&self, colour: bool) -> String {
         let style = style(colour);
         let heading = format!("{:>6}  {} → {}", self.rank, self.label, self.suggested_label);
+        let mut out = format!("{}  {:.3}  {}\n", style.clone().bold().apply_to(heading), self.score, self.id);
+        let _ = writeln!(out, "        {}", one_line(&joined(&self.text, self.text_pair.as_ref()), width() - 8));
+        let _ = writeln!(out, "        {}", style.dim().apply_to(&self.reason));
+        out
+    }
+}
+
+impl Render for DirtyPart {
+    fn render(&self, colour: bool) -> String {
+        let style = style(colour);
+        let (tags, suggested) = (self.tags.join(" "), self.suggested_tags.join(" "));
+        let heading = format!("{:>6}  {}  {tags} → {suggested}", self.rank, one_line(&self.span, width() / 2));
+        let mut out = format!("{}  {:.3}  {}\n", style.clone().bold().apply_to(heading), self.score, self.id);
+        let _ = writeln!(out, "        {}", one_line(&self.text, width() - 8));
+        let _ = writeln!(out, "        {}", style.dim().apply_to(&self.reason));
+        out
+    }
+}
+
+impl Render for CorrectedTags {
+    fn render(&self, _: bool) -> String {
+        let words: Vec<String> =
+            self.tokens.iter().zip(&self.ner_tags).map(|(word, tag)| format!("{word}/{tag}")).collect();
+        format!("{}  {}\n", self.id, words.join(" "))
+    }
+}
+
+impl Render for DirtyAnswer {
+    fn render(&self, colour: bool) -> String {
+        let style = style(colour);
+        let [label, suggested] = [&self.label, &self.suggested_answer].map(|answer| one_line(answer, width() / 3));
+        let heading = format!("{:>6}  {label} → {suggested}", self.rank);
         let mut out = format!("{}  {:.3}  {}\n", style.clone().bold().apply_to(heading), self.score, self.id);
         let _ = writeln!(out, "        {}", one_line(&joined(&self.text, self.text_pair.as_ref()), width() - 8));
         let _ = writeln!(out, "        {}", style.dim().apply_to(&self.reason));
