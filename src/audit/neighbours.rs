@@ -12,7 +12,15 @@ const BATCH: usize = 4096;
 /// # Errors
 /// Where the search is interrupted.
 pub(super) fn nearest(store: &Store, k: usize, options: &Options<'_>) -> Result<Vec<Vec<Hit>>> {
-    nearest_of(store, &(0..store.rows()).collect::<Vec<_>>(), k, options)
+    let mutual = if options.devices.is_empty() && k > 0 {
+        search::search_mutual(store, &Form::feature_cos(), 1.0, k + 1, options)?
+    } else {
+        None
+    };
+    match mutual {
+        Some(found) => Ok((0..store.rows()).map(|row| others(found.of(row).proponents, row, k)).collect()),
+        None => nearest_of(store, &(0..store.rows()).collect::<Vec<_>>(), k, options),
+    }
 }
 
 /// The same of some rows.
@@ -24,14 +32,16 @@ pub(super) fn nearest_of(store: &Store, rows: &[usize], k: usize, options: &Opti
     for rows in rows.chunks(BATCH) {
         let queries: Vec<Query> = rows.iter().map(|&row| Query::feature(features(store, row))).collect();
         let hits = search::search(store, &Form::feature_cos(), &queries, k + 1, options)?;
-        all.extend(rows.iter().zip(hits).map(|(row, hits)| {
-            let mut others = hits.proponents;
-            others.retain(|hit| hit.row != *row as u64);
-            others.truncate(k);
-            others
-        }));
+        all.extend(rows.iter().zip(hits).map(|(&row, hits)| others(hits.proponents, row, k)));
     }
     Ok(all)
+}
+
+/// The first `k` that are not `row` itself.
+fn others(mut hits: Vec<Hit>, row: usize, k: usize) -> Vec<Hit> {
+    hits.retain(|hit| hit.row != row as u64);
+    hits.truncate(k);
+    hits
 }
 
 /// `h` of a row.

@@ -2,11 +2,13 @@
 //!
 //! The scan computes many pairs together and must give these very bits: whatever is not a plain loop over [`score`] is an optimisation.
 
+use std::borrow::Cow;
+
 use super::form::{Deltas, Form, Measure, Prepared, RowNorm};
 use super::query::{Query, Weight};
 use super::source::{FactorSet, Source};
 use crate::backend::cpu::{dot, squared_distance};
-use crate::factors::FactorRows;
+use crate::factors::{FactorRows, Floats};
 
 /// The score of row `row` of shard `shard` for `query`.
 ///
@@ -105,21 +107,21 @@ fn sum_of_row<S: Source + ?Sized>(
     let bias = record.and_then(|_| source.factor_biases(shard)).map_or(1.0, |biases| biases[row]);
     let length = record.zip(source.gradient_norms(shard)).map_or(1.0, |(record, norms)| norms[record]);
     let sets = form.sets.iter().map(|&set| source.factors(shard, set).expect("the form's factors"));
-    let rows: Vec<Row> = sets.map(|factors| Row::new(form, &factors, (row, global), bias, length)).collect();
+    let rows: Vec<Row<'_>> = sets.map(|factors| Row::new(form, &factors, (row, global), bias, length)).collect();
     match form.measure {
         Measure::Product => sum_of_terms(form, prepared, &rows),
         Measure::Distance => -squared_distance(&prepared.terms[0].features, &rows[0].features).sqrt(),
     }
 }
 
-fn sum_of_terms(form: &Form<'_>, query: &Prepared, rows: &[Row]) -> f32 {
+fn sum_of_terms(form: &Form<'_>, query: &Prepared, rows: &[Row<'_>]) -> f32 {
     let mut sum = 0.0;
     for (pass, term) in form.passes.iter().zip(&query.terms) {
         let row = &rows[pass.set];
         let weight = match &term.weight {
             Weight::One => 1.0,
             Weight::Class(class) => row.delta[*class],
-            Weight::Delta(delta) => delta.iter().zip(&row.delta).fold(0.0, |b, (q, i)| q.mul_add(*i, b)),
+            Weight::Delta(delta) => delta.iter().zip(&*row.delta).fold(0.0, |b, (q, i)| q.mul_add(*i, b)),
         };
         sum = pass.rate.mul_add(weight * (dot(&term.features, &row.features) + term.bias * row.bias), sum);
     }
@@ -127,27 +129,34 @@ fn sum_of_terms(form: &Form<'_>, query: &Prepared, rows: &[Row]) -> f32 {
 }
 
 /// One record's side of a score.
-struct Row {
-    features: Vec<f32>,
-    delta: Vec<f32>,
+struct Row<'a> {
+    features: Cow<'a, [f32]>,
+    delta: Cow<'a, [f32]>,
     bias: f32,
 }
 
-impl Row {
-    fn new(form: &Form<'_>, factors: &FactorRows<'_>, (row, global): (usize, usize), bias: f32, length: f32) -> Self {
+impl<'a> Row<'a> {
+    fn new(form: &Form<'a>, factors: &FactorRows<'a>, (row, global): (usize, usize), bias: f32, length: f32) -> Self {
         let (width, classes) = (factors.width, factors.classes);
-        let mut features = vec![0.0; width];
-        factors.features.decode_f32(row * width, &mut features);
-        let delta = match form.deltas {
-            Deltas::Unread => Vec::new(),
-            Deltas::Stored => factors.deltas[row * classes..][..classes].to_vec(),
-            Deltas::Given(given) => given[global * classes..][..classes].to_vec(),
-            Deltas::Unit => {
-                let mut delta = factors.deltas[row * classes..][..classes].to_vec();
-                unit_columns(&mut delta, 1);
-                delta
+        let features = match factors.features {
+            Floats::F32(features) => Cow::Borrowed(&features[row * width..][..width]),
+            stored => {
+                let mut features = vec![0.0; width];
+                stored.decode_f32(row * width, &mut features);
+                Cow::Owned(features)
             }
-            Deltas::Scaled => factors.deltas[row * classes..][..classes].iter().map(|d| quotient(*d, length)).collect(),
+        };
+        let stored = || &factors.deltas[row * classes..][..classes];
+        let delta = match form.deltas {
+            Deltas::Unread => Cow::Borrowed([].as_slice()),
+            Deltas::Stored => Cow::Borrowed(stored()),
+            Deltas::Given(given) => Cow::Borrowed(&given[global * classes..][..classes]),
+            Deltas::Unit => {
+                let mut delta = stored().to_vec();
+                unit_columns(&mut delta, 1);
+                Cow::Owned(delta)
+            }
+            Deltas::Scaled => stored().iter().map(|d| quotient(*d, length)).collect(),
         };
         Self { features, delta, bias }
     }
