@@ -2,11 +2,13 @@
 
     python scripts/fine_foods.py DIR      # writes DIR/train.jsonl (4,000 records) and DIR/test.jsonl (1,000)
 
-Labels are "great" (five stars) and "other". Needs apt-get and dpkg-deb, and `pip install rdata`.
+Labels are "great" (five stars) and "other". Of the markup that texts have, what they say is kept. Needs apt-get and dpkg-deb, and `pip install rdata`.
 """
 
+import html
 import json
 import lzma
+import re
 import subprocess
 import sys
 import tempfile
@@ -36,9 +38,15 @@ def fetch(folder):
         for name, variable in [("train", "training_data"), ("test", "testing_data")]:
             columns = database.read(variable)
             rows = zip(columns["product"], columns["review"], columns["score"])
-            lines = (json.dumps({"id": f"{name}-{i:04}", "text": text.strip(), "label": str(label), "product": str(product)})
+            lines = (json.dumps({"id": f"{name}-{i:04}", "text": plain(text), "label": str(label), "product": str(product)})
                      for i, (product, text, label) in enumerate(rows))
             (folder / f"{name}.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def plain(text):
+    """Without tags and entities; what was on a line of its own stays on one."""
+    lines = re.sub(r"(\s*<(?:br|p)\b[^<>]*>\s*)+", "\n", text)
+    return html.unescape(re.sub(r"</?[A-Za-z][^<>]*>", "", lines)).strip()
 
 
 class Database:

@@ -16,6 +16,8 @@ mod improve;
 mod interchange;
 #[path = "cli/invariance.rs"]
 mod invariance;
+#[path = "cli/itself.rs"]
+mod itself;
 #[path = "cli/keeping.rs"]
 mod keeping;
 #[cfg(target_os = "linux")]

@@ -8,6 +8,7 @@ mod golden;
 mod gpu;
 mod invariance;
 mod laws;
+mod mutual;
 mod reference;
 mod refusals;
 mod rounded;

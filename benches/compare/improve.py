@@ -41,6 +41,7 @@ def main():
     parser.add_argument("--shape", default="2x64")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--max-length", type=int, default=96)
+    parser.add_argument("--only", action="append", metavar="ARM", help="of noise, pool and bias, this arm alone (repeatable)")
     parser.add_argument("--out", type=Path, help="JSON lines are appended")
     case = Case(parser.parse_args())
     getattr(case, case.arguments.case)()
@@ -167,7 +168,8 @@ class Case:
     def improve(self, arms, sets=("test",)):
         self.write("dev", self.dev)
         self.write("test", self.test)
-        plan = self.plan(sets) | {"arm": [{"name": name, "step": steps} for name, steps in arms.items()]}
+        only = self.arguments.only or arms
+        plan = self.plan(sets) | {"arm": [{"name": name, "step": steps} for name, steps in arms.items() if name in only]}
         self.carry_out("results", plan)
         comparison = lines(self.folder / "results/comparison.jsonl")[0]
         self.keep({"case": self.arguments.case, "set": self.arguments.set, "records": self.arguments.records, "shape": self.arguments.shape} | comparison)

@@ -80,7 +80,8 @@ fn by_size(groups: &[usize], count: usize) -> Vec<usize> {
     groups.iter().map(|&group| number[group]).collect()
 }
 
-/// The words of each group: those whose share of the group's records is most above their share of the others', by the logarithm of the odds.
+/// The words of each group: those whose share of the group's records is most above their share of the others', by the logarithm of the odds, of the words that
+/// several of its records share; where there are none (a group of one), of all that they have. Of equals, the longer is the rarer one (Zipf).
 pub fn describe(texts: &[(String, Option<String>)], groups: &[usize], words: Segmentation) -> Vec<Vec<String>> {
     let count = groups.iter().max().map_or(0, |most| most + 1);
     let mut sizes = vec![0_u64; count];
@@ -92,11 +93,11 @@ pub fn describe(texts: &[(String, Option<String>)], groups: &[usize], words: Seg
         }
     }
     let all = texts.len() as u64;
-    let describe = |group: usize| -> Vec<String> {
+    let describe = |group: usize, least: u64| -> Vec<String> {
         let (size, others) = (sizes[group], all - sizes[group]);
         let mut scored: Vec<(f64, &str)> = found
             .iter()
-            .filter(|(_, by_group)| by_group[group] >= LEAST_COUNT.max((LEAST_SHARE * size as f64).ceil() as u64))
+            .filter(|(_, by_group)| by_group[group] >= least)
             .map(|(word, by_group)| {
                 let (here, there) = (by_group[group], by_group.iter().sum::<u64>() - by_group[group]);
                 // Half a record more and less: no odds are infinite.
@@ -105,10 +106,16 @@ pub fn describe(texts: &[(String, Option<String>)], groups: &[usize], words: Seg
             })
             .filter(|(score, _)| *score > 0.0)
             .collect();
-        scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+        let length = |word: &str| word.chars().count();
+        scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(length(b.1).cmp(&length(a.1))).then(a.1.cmp(b.1)));
         scored.into_iter().take(WORDS).map(|(_, word)| word.to_owned()).collect()
     };
-    (0..count).map(describe).collect()
+    let least = |group: usize| LEAST_COUNT.max((LEAST_SHARE * sizes[group] as f64).ceil() as u64);
+    let of_any = |group: usize| {
+        let shared = describe(group, least(group));
+        if shared.is_empty() { describe(group, 1) } else { shared }
+    };
+    (0..count).map(of_any).collect()
 }
 
 #[cfg(test)]
@@ -133,5 +140,13 @@ mod tests {
                 .collect();
         let words = describe(&texts, &[0, 0, 1, 1], Segmentation::Segmenter);
         assert_eq!((words[0][0].as_str(), words[1][0].as_str()), ("hotel", "laptop"));
+    }
+
+    #[test]
+    fn a_group_that_shares_no_word_is_told_by_those_of_its_records() {
+        let texts = ["the hotel room", "the hotel bar", "zebras and apples", "the laptop fan"];
+        let texts: Vec<_> = texts.into_iter().map(|text| (text.to_owned(), None)).collect();
+        let words = describe(&texts, &[0, 0, 1, 2], Segmentation::Segmenter);
+        assert_eq!(words, [vec!["hotel", "the"], vec!["apples", "zebras", "and"], vec!["laptop", "fan", "the"]]);
     }
 }

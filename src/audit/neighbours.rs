@@ -22,7 +22,7 @@ pub(super) fn nearest(
     options: &Options<'_>,
 ) -> Result<Vec<Vec<Hit>>> {
     if !units.are_parts() {
-        return nearest_of(units.store(), &(0..units.store().rows()).collect::<Vec<_>>(), k, options);
+        return nearest_of_all(units.store(), k, options);
     }
     let features = |unit: usize| units.features(unit);
     let queries: Vec<usize> = (0..units.count()).collect();
@@ -32,6 +32,16 @@ pub(super) fn nearest(
         hits.truncate(k);
     }
     Ok(all)
+}
+
+/// The `k` nearest of every row of a store, itself left out: each pair is scored once, where that can be done.
+fn nearest_of_all(store: &Store, k: usize, options: &Options<'_>) -> Result<Vec<Vec<Hit>>> {
+    let once = options.devices.is_empty() && k > 0 && store.settings().tokens.is_none();
+    let mutual = if once { search::search_mutual(store, &Form::feature_cos(), 1.0, k + 1, options)? } else { None };
+    match mutual {
+        Some(found) => Ok((0..store.rows()).map(|row| others(found.of(row).proponents, row, k)).collect()),
+        None => nearest_of(store, &(0..store.rows()).collect::<Vec<_>>(), k, options),
+    }
 }
 
 /// The `k` nearest of some rows of a store, themselves left out.
@@ -55,14 +65,16 @@ fn search_for<S: Source + ?Sized>(
     for rows in rows.chunks(BATCH) {
         let queries: Vec<Query> = rows.iter().map(|&row| Query::feature(features(row))).collect();
         let hits = search::search(source, form, &queries, k + 1, options)?;
-        all.extend(rows.iter().zip(hits).map(|(row, hits)| {
-            let mut others = hits.proponents;
-            others.retain(|hit| hit.row != *row as u64);
-            others.truncate(k);
-            others
-        }));
+        all.extend(rows.iter().zip(hits).map(|(&row, hits)| others(hits.proponents, row, k)));
     }
     Ok(all)
+}
+
+/// The first `k` that are not `row` itself.
+fn others(mut hits: Vec<Hit>, row: usize, k: usize) -> Vec<Hit> {
+    hits.retain(|hit| hit.row != row as u64);
+    hits.truncate(k);
+    hits
 }
 
 /// What rules over features compare of a row: `h`, or the mean of several.

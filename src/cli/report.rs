@@ -1,11 +1,13 @@
 //! `wherefore report`.
 
 use std::io::IsTerminal;
+use std::path::Path;
 
 use clap::Args;
+use serde_json::Value;
 use wherefore::Error;
 use wherefore::pipeline::Summary;
-use wherefore::report::{DEFAULT_LIMIT, Destination, Page, PageOptions, read_results};
+use wherefore::report::{DEFAULT_LIMIT, Destination, Nothing, Page, PageOptions, read_results};
 
 use super::Outcome;
 use super::arguments::Common;
@@ -32,6 +34,13 @@ fn parse_limit(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("expected a number from 1 on, found {text:?}"))
 }
 
+/// What a run's record tells of an audit that left an empty file.
+fn of_audit(file: &Path) -> Option<Nothing> {
+    let told: Value = serde_json::from_slice(&std::fs::read(sibling(file, "run.json")).ok()?).ok()?;
+    let audit = told["command"].as_str()?.strip_prefix("audit ")?.to_owned();
+    Some(Nothing { audit, records: told["store"]["records"].as_u64() })
+}
+
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
     let mut run = RunRecord::begin("report");
     let started = std::time::Instant::now();
@@ -41,13 +50,22 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     }
     let Arguments { results, title, limit } = arguments;
     let mut page = Page::new(PageOptions { title: title.clone(), limit: *limit, sources: results.clone() });
-    let mut read = 0;
-    read_results(results, &mut |record| {
-        read += 1;
-        page.add(record);
-        Ok(())
-    })?;
-    if read == 0 {
+    let (mut read, mut audits) = (0, 0);
+    for file in results {
+        let before = read;
+        read_results(std::slice::from_ref(file), &mut |record| {
+            read += 1;
+            page.add(record);
+            Ok(())
+        })?;
+        if read == before
+            && let Some(nothing) = of_audit(Path::new(file))
+        {
+            audits += 1;
+            page.add_nothing(nothing);
+        }
+    }
+    if read + audits == 0 {
         return Err(Error::usage(format!("{}: no results to show", results.join(", "))).into());
     }
     let mut destination = Destination::create(out)?;

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use serde_json::Value;
 
+use super::Progress;
 use super::predict_tokens::characters;
 use super::prepared::{Asking, Prepared};
 use super::queries::{ResultSink, SearchOptions, TopK};
@@ -17,8 +18,8 @@ use crate::report::{
     Certain, Neighbour, NeighbourGroup, NeighbourList, NeighbourPart, Neighbours, ScoreError, SearchResult, class_value,
 };
 use crate::search::{
-    self, Certainty, Certificate, End, ErrorBar, ErrorBars, Form, GroupHits, Hit, Hits, Options, Query, Scored,
-    Selected,
+    self, Certainty, Certificate, End, ErrorBar, ErrorBars, Form, GroupHits, Hit, Hits, MutualHits, Options, Query,
+    Scored, Selected,
 };
 use crate::store::{FactorPart, Shard, Store, StoredRecord};
 use crate::task;
@@ -44,6 +45,14 @@ impl Asked {
         let numbers = features.len() + delta.len() + factors + bundles;
         size_of::<Self>() + numbers * size_of::<f32>() + 2 * text.len() + self.result.id.len()
     }
+}
+
+/// A result without its neighbours, and its own row.
+type Unanswered = (SearchResult, Option<usize>);
+
+/// What is to be answered, and what is asked.
+fn apart(asked: Vec<Asked>) -> (Vec<Unanswered>, Vec<Asking>) {
+    asked.into_iter().map(|one| ((one.result, one.own_row), one.asking)).unzip()
 }
 
 /// Queries that wait for each other. A store larger than memory is read from the disk at each pass, so as many pass over it together as a
@@ -121,17 +130,38 @@ impl<'a> Answers<'a> {
         Self { gpus, ..self }
     }
 
+    /// What all of the store's own records find, where each pair of them can be scored once for both.
+    pub(super) fn mutual(&self, progress: &Progress) -> Result<Option<MutualHits>> {
+        let (TopK::Count(k), None, true) = (self.options.top_k, &self.scope.grouping, self.gpus.is_empty()) else {
+            return Ok(None);
+        };
+        let Some((bias, form)) = self.prepared.mutual() else { return Ok(None) };
+        let go_on = |done, _| {
+            progress.set(done, done);
+            !interrupt::asked()
+        };
+        let (fetched, options) = (self.fetched(k), self.search_options(&go_on));
+        match &self.scope.rows {
+            None => search::search_mutual(self.store, &form, bias, fetched, &options),
+            Some(rows) => search::search_mutual(&Selected { source: self.store, rows }, &form, bias, fetched, &options),
+        }
+    }
+
+    /// Writes the results of some of the store's own records, in order, from what all of them have found.
+    pub(super) fn write_found(&self, asked: Vec<Asked>, found: &MutualHits, sink: &mut dyn ResultSink) -> Result<()> {
+        let TopK::Count(k) = self.options.top_k else { return Ok(()) };
+        let hits = asked.iter().filter_map(|one| one.own_row).map(|row| found.of(row)).collect();
+        let (results, asking) = apart(asked);
+        let batch = self.prepared.batch(asking)?;
+        self.write_hits(k, &self.prepared.form(&batch), &batch.queries, results, hits, sink)
+    }
+
     /// Searches for some queries together and writes their results in order.
     fn write(&self, asked: Vec<Asked>, sink: &mut dyn ResultSink) -> Result<()> {
         if asked.is_empty() {
             return Ok(());
         }
-        let mut results = Vec::with_capacity(asked.len());
-        let mut asking = Vec::with_capacity(asked.len());
-        for one in asked {
-            results.push((one.result, one.own_row));
-            asking.push(one.asking);
-        }
+        let (results, asking) = apart(asked);
         let batch = self.prepared.batch(asking)?;
         let (form, queries) = (self.prepared.form(&batch), &batch.queries);
         match (self.options.top_k, &self.scope.grouping) {
@@ -146,7 +176,7 @@ impl<'a> Answers<'a> {
         k: usize,
         form: &Form<'_>,
         queries: &[Query],
-        results: Vec<(SearchResult, Option<usize>)>,
+        results: Vec<Unanswered>,
         sink: &mut dyn ResultSink,
     ) -> Result<()> {
         let (fetched, go_on) = (self.fetched(k), |_, _| !interrupt::asked());
@@ -158,6 +188,18 @@ impl<'a> Answers<'a> {
                 search::search(&source, form, queries, fetched, &options)?
             }
         };
+        self.write_hits(k, form, queries, results, hits, sink)
+    }
+
+    fn write_hits(
+        &self,
+        k: usize,
+        form: &Form<'_>,
+        queries: &[Query],
+        results: Vec<Unanswered>,
+        hits: Vec<Hits>,
+        sink: &mut dyn ResultSink,
+    ) -> Result<()> {
         for (((mut result, own_row), query), mut hits) in results.into_iter().zip(queries).zip(hits) {
             let id = result.id.clone();
             let (asker, certificate) = (Asker { id: &id, own_row, form, query }, hits.certificate.take());
@@ -198,7 +240,7 @@ impl<'a> Answers<'a> {
         k: usize,
         form: &Form<'_>,
         queries: &[Query],
-        results: Vec<(SearchResult, Option<usize>)>,
+        results: Vec<Unanswered>,
         sink: &mut dyn ResultSink,
     ) -> Result<()> {
         let Some(grouping) = &self.scope.grouping else { return Ok(()) };
@@ -227,7 +269,7 @@ impl<'a> Answers<'a> {
         &self,
         form: &Form<'_>,
         queries: &[Query],
-        results: &[(SearchResult, Option<usize>)],
+        results: &[Unanswered],
         sink: &mut dyn ResultSink,
     ) -> Result<()> {
         let go_on = |_, _| !interrupt::asked();

@@ -47,13 +47,19 @@ impl SelfSearch<'_> {
         let prepared = Prepared::new(options.rule, store, &options.rule_options, quiet)?;
         let answers = Answers::new(store, options, &prepared)?.on(devices.iter().collect());
         let progress = Progress::new("searching", Some(store.rows() as u64), quiet);
+        let found = answers.mutual(&progress)?;
         let mut waiting = Waiting::new(&answers);
         for first in (0..store.rows()).step_by(QUERIES) {
             interrupt::check()?;
             let last = store.rows().min(first + QUERIES);
             let asked = (first..last).map(|row| self.asked(row)).collect::<Result<_>>()?;
-            waiting.ask(asked, sink)?;
-            progress.set(last as u64, last as u64);
+            match &found {
+                Some(found) => answers.write_found(asked, found, sink)?,
+                None => {
+                    waiting.ask(asked, sink)?;
+                    progress.set(last as u64, last as u64);
+                }
+            }
         }
         waiting.answer(sink)?;
         let records = store.rows() as u64;

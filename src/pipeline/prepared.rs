@@ -223,12 +223,16 @@ impl<'a> Prepared<'a> {
             }
             (Means::Whole(Some(norms)) | Means::GaussNewton(_, Some(norms)), _) => Form::grad_dot().over(norms),
             (Means::Trak { weights, .. }, _) => Form::ensemble(self.store.settings().checkpoints.len(), weights),
-            (Means::Factors, Rule::FeatureDot) => Form::feature_dot(),
-            (Means::Factors, Rule::FeatureCos | Rule::ProjectedCos) => Form::feature_cos(),
-            (Means::Factors, Rule::FeatureEuc) => Form::feature_euc(),
-            (Means::Factors, Rule::GradCos) => Form::grad_cos(),
+            (Means::Factors, rule) => form_of_factors(rule),
             (_, _) => Form::grad_dot(),
         }
+    }
+
+    /// Where a record's own factors, as they are, are its query: the coordinate that meets the bias, and the form.
+    pub(super) fn mutual(&self) -> Option<(f32, Form<'_>)> {
+        let bias = if self.rule == Rule::ProjectedDot { 0.0 } else { 1.0 };
+        let is_own = matches!(self.means, Means::Factors) && !self.has_several();
+        is_own.then(|| (bias, form_of_factors(self.rule)))
     }
 
     /// λ over the mean diagonal of each matrix of projected gradients, one after another over the model and its checkpoints.
@@ -402,6 +406,17 @@ impl Prepared<'_> {
             }
             _ => Ok(Query::bundles(&asking.iter().map(|a| vec![own(a)]).collect::<Vec<_>>())),
         }
+    }
+}
+
+/// The form of a rule that needs nothing but factors.
+fn form_of_factors(rule: Rule) -> Form<'static> {
+    match rule {
+        Rule::FeatureDot => Form::feature_dot(),
+        Rule::FeatureCos | Rule::ProjectedCos => Form::feature_cos(),
+        Rule::FeatureEuc => Form::feature_euc(),
+        Rule::GradCos => Form::grad_cos(),
+        _ => Form::grad_dot(),
     }
 }
 

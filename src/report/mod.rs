@@ -34,7 +34,7 @@ pub use finding::{
     WeightedRecord,
 };
 pub use global_importance::GlobalImportance;
-pub use html::{DEFAULT_LIMIT, Finding, Page, PageOptions};
+pub use html::{DEFAULT_LIMIT, Finding, Nothing, Page, PageOptions};
 pub use improvement::{AskedRecord, ChangeRecord, ComparedArm, ComparedSet, Comparison, RoundRecord, Spread};
 pub(crate) use records::class_kind;
 pub use records::{

@@ -129,7 +129,7 @@ impl<'a> ErrorBars<'a> {
             let scale = over.quotient(f64::from(pass.rate * side.weight(&term.weight)));
             match self.moments.get(number) {
                 None if self.directions => {
-                    let (cosine, [x, y]) = (product(term, side), [&term.features, &side.features]);
+                    let (cosine, [x, y]) = (product(term, side), [&*term.features, &*side.features]);
                     let square = |x: &[f32], r: usize| f64::from(x[r]).powi(2);
                     let both = |r: usize| f64::from(x[r]) * f64::from(y[r]);
                     add(&mut numbers, |r| scale * (both(r) - 0.5 * cosine * (square(x, r) + square(y, r))));
@@ -151,7 +151,7 @@ impl<'a> ErrorBars<'a> {
             }
         }
         if let Over::Lengths(lengths) = over {
-            let [asked, own] = [&query.terms[0].features, &sides[0].features];
+            let [asked, own] = [&*query.terms[0].features, &*sides[0].features];
             let square = |x: &[f32], r: usize, length: f64| (f64::from(x[r]) / length).powi(2);
             let half = 0.5 * f64::from(scored.score);
             add(&mut numbers, |r| -half * (square(asked, r, lengths[0]) + square(own, r, lengths[1])));
@@ -208,5 +208,5 @@ fn add(numbers: &mut [f64], share: impl Fn(usize) -> f64) {
 }
 
 fn product(term: &Term, side: &Row) -> f64 {
-    term.features.iter().zip(&side.features).map(|(&u, &x)| f64::from(u) * f64::from(x)).sum()
+    term.features.iter().zip(&*side.features).map(|(&u, &x)| f64::from(u) * f64::from(x)).sum()
 }

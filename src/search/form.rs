@@ -161,6 +161,13 @@ impl<'a> Form<'a> {
         Self { norm: RowNorm::Given(norms), ..self }
     }
 
+    /// Whether the score of i for j is that of j for i, to the bit, where both are records under one model: each operation takes its operands in
+    /// either order.
+    pub(super) fn is_symmetric(&self) -> bool {
+        let own = matches!(self.deltas, Deltas::Unread | Deltas::Stored | Deltas::Unit);
+        own && !matches!(self.norm, RowNorm::Given(_)) && self.passes.len() == 1 && self.scorer.is_none()
+    }
+
     /// The query's side, made ready: δ scaled to unit length where records' are, and the query's part of the divisor.
     pub(super) fn prepare(&self, query: &Query) -> Prepared {
         let mut terms = query.terms.clone();

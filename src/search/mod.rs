@@ -62,6 +62,7 @@ mod finish;
 mod form;
 mod groups;
 mod merge;
+mod mutual;
 mod pair;
 mod query;
 mod ranking;
@@ -83,6 +84,7 @@ pub use each_factor::EachFactor;
 pub use error_bars::{ErrorBar, ErrorBars, Scored};
 pub use form::Form;
 pub use groups::{GroupHits, search_groups};
+pub use mutual::{MutualHits, search_mutual};
 pub use pair::{score, score_parts};
 pub use query::Query;
 pub use ranking::{Ranking, rank};
@@ -191,7 +193,8 @@ pub fn search<S: Source + ?Sized>(
 }
 
 fn pack(form: &Form<'_>, queries: &[Query], shape: Shape, purpose: Purpose) -> PackedQueries {
-    PackedQueries::new(form, queries.iter().map(|query| form.prepare(query)).collect(), shape.width, purpose)
+    let queries: Vec<_> = queries.iter().map(|query| form.prepare(query)).collect();
+    PackedQueries::new(form, &queries, shape.width, purpose)
 }
 
 /// Bytes of one packed query.

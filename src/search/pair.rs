@@ -2,11 +2,13 @@
 //!
 //! The scan computes many pairs together and must give these very bits: whatever is not a plain loop over [`score`] is an optimisation.
 
+use std::borrow::Cow;
+
 use super::form::{Deltas, Form, Measure, Prepared, RowNorm};
 use super::query::{Query, Weight};
 use super::source::{FactorSet, Source};
 use crate::backend::cpu::{dot, squared_distance};
-use crate::factors::FactorRows;
+use crate::factors::{FactorRows, Floats};
 
 /// The score of row `row` of shard `shard` for `query`.
 ///
@@ -112,20 +114,20 @@ fn sum_of_row<S: Source + ?Sized>(
 }
 
 /// A row's side of a score in each set of the form, of record `record` where records have several factors.
-pub(super) fn sides<S: Source + ?Sized>(
-    source: &S,
-    form: &Form<'_>,
+pub(super) fn sides<'a, S: Source + ?Sized>(
+    source: &'a S,
+    form: &'a Form<'_>,
     (shard, row): (usize, usize),
     global: usize,
     record: Option<usize>,
-) -> Vec<Row> {
+) -> Vec<Row<'a>> {
     let bias = record.and_then(|_| source.factor_biases(shard)).map_or(1.0, |biases| biases[row]);
     let length = record.zip(source.gradient_norms(shard)).map_or(1.0, |(record, norms)| norms[record]);
     let sets = form.sets.iter().map(|&set| source.factors(shard, set).expect("the form's factors"));
     sets.map(|factors| Row::new(form, &factors, (row, global), bias, length)).collect()
 }
 
-fn sum_of_terms(form: &Form<'_>, query: &Prepared, rows: &[Row]) -> f32 {
+fn sum_of_terms(form: &Form<'_>, query: &Prepared, rows: &[Row<'_>]) -> f32 {
     let mut sum = 0.0;
     for (pass, term) in form.passes.iter().zip(&query.terms) {
         let row = &rows[pass.set];
@@ -136,27 +138,34 @@ fn sum_of_terms(form: &Form<'_>, query: &Prepared, rows: &[Row]) -> f32 {
 }
 
 /// One record's side of a score.
-pub(super) struct Row {
-    pub(super) features: Vec<f32>,
-    pub(super) delta: Vec<f32>,
+pub(super) struct Row<'a> {
+    pub(super) features: Cow<'a, [f32]>,
+    pub(super) delta: Cow<'a, [f32]>,
     bias: f32,
 }
 
-impl Row {
-    fn new(form: &Form<'_>, factors: &FactorRows<'_>, (row, global): (usize, usize), bias: f32, length: f32) -> Self {
+impl<'a> Row<'a> {
+    fn new(form: &Form<'a>, factors: &FactorRows<'a>, (row, global): (usize, usize), bias: f32, length: f32) -> Self {
         let (width, classes) = (factors.width, factors.classes);
-        let mut features = vec![0.0; width];
-        factors.features.decode_f32(row * width, &mut features);
-        let delta = match form.deltas {
-            Deltas::Unread => Vec::new(),
-            Deltas::Stored => factors.deltas[row * classes..][..classes].to_vec(),
-            Deltas::Given(given) => given[global * classes..][..classes].to_vec(),
-            Deltas::Unit => {
-                let mut delta = factors.deltas[row * classes..][..classes].to_vec();
-                unit_columns(&mut delta, 1);
-                delta
+        let features = match factors.features {
+            Floats::F32(features) => Cow::Borrowed(&features[row * width..][..width]),
+            stored => {
+                let mut features = vec![0.0; width];
+                stored.decode_f32(row * width, &mut features);
+                Cow::Owned(features)
             }
-            Deltas::Scaled => factors.deltas[row * classes..][..classes].iter().map(|d| quotient(*d, length)).collect(),
+        };
+        let stored = || &factors.deltas[row * classes..][..classes];
+        let delta = match form.deltas {
+            Deltas::Unread => Cow::Borrowed([].as_slice()),
+            Deltas::Stored => Cow::Borrowed(stored()),
+            Deltas::Given(given) => Cow::Borrowed(&given[global * classes..][..classes]),
+            Deltas::Unit => {
+                let mut delta = stored().to_vec();
+                unit_columns(&mut delta, 1);
+                Cow::Owned(delta)
+            }
+            Deltas::Scaled => stored().iter().map(|d| quotient(*d, length)).collect(),
         };
         Self { features, delta, bias }
     }
@@ -166,7 +175,7 @@ impl Row {
         match of {
             Weight::One => 1.0,
             Weight::Class(class) => self.delta[*class],
-            Weight::Delta(delta) => delta.iter().zip(&self.delta).fold(0.0, |b, (q, i)| q.mul_add(*i, b)),
+            Weight::Delta(delta) => delta.iter().zip(&*self.delta).fold(0.0, |b, (q, i)| q.mul_add(*i, b)),
         }
     }
 }

@@ -33,7 +33,7 @@ const STREAMED_ROWS: usize = 256;
 const BOUNDED_ROWS: usize = 168;
 const HALVED_ROWS: usize = 5 * HalvedRows::STEP;
 /// Queries that records are bounded for together: whole panels.
-const BOUNDED_QUERIES: usize = 2 * Panels::QUERIES;
+pub(super) const BOUNDED_QUERIES: usize = 2 * Panels::QUERIES;
 
 /// What becomes of the scores.
 pub(super) trait Sink: Send {
@@ -101,8 +101,7 @@ pub(super) fn scan<S: Source + ?Sized, K: Sink>(
     let chunks = chunks(source);
     let few = queries.len() <= FEW_QUERIES;
     let tile_rows = match K::BOUNDS {
-        true if queries.halved().is_some() => HALVED_ROWS,
-        true => BOUNDED_ROWS,
+        true => bounded_rows(queries),
         false if few => STREAMED_ROWS,
         false => fitting(TILE_BYTES, shape.width, 16, 256),
     };
@@ -121,6 +120,11 @@ pub(super) fn scan<S: Source + ?Sized, K: Sink>(
         stopped: AtomicBool::new(false),
     };
     (0..rayon::current_num_threads()).into_par_iter().with_max_len(1).map(|_| work.run(new_sink())).collect()
+}
+
+/// Records bounded together for these queries.
+pub(super) fn bounded_rows(queries: &PackedQueries) -> usize {
+    if queries.halved().is_some() { HALVED_ROWS } else { BOUNDED_ROWS }
 }
 
 /// How many vectors of `width` fit into `bytes`, within limits and a multiple of the least.

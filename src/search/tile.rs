@@ -93,7 +93,7 @@ impl Operand {
 
 impl PackedQueries {
     /// Queries that belong to `form`, of features of `width`.
-    pub(super) fn new(form: &Form<'_>, queries: Vec<Prepared>, width: usize, purpose: Purpose) -> Self {
+    pub(super) fn new(form: &Form<'_>, queries: &[Prepared], width: usize, purpose: Purpose) -> Self {
         let empty = || PackedPass {
             features: Operand::new(width, queries.len(), purpose),
             biases: Vec::new(),
@@ -105,11 +105,11 @@ impl PackedQueries {
         let numbers = queries.iter().map(|query| query.number).collect();
         for query in queries {
             norms.push(query.norm);
-            for (pass, term) in passes.iter_mut().zip(query.terms) {
+            for (pass, term) in passes.iter_mut().zip(&query.terms) {
                 let residual = pass.features.push(&term.features);
                 pass.lengths.push(Length { norm: dot(&term.features, &term.features).sqrt(), residual });
                 pass.biases.push(term.bias);
-                pass.weights.push(term.weight);
+                pass.weights.push(term.weight.clone());
             }
         }
         Self { passes, norms, numbers }
@@ -201,6 +201,17 @@ pub(super) struct Span {
 }
 
 impl Span {
+    /// The same rows, at most `rows` at a time.
+    pub(super) fn tiles(self, rows: usize) -> impl Iterator<Item = Self> {
+        let tile = move |first: usize| Self {
+            start: self.start + first,
+            global: self.global + first,
+            rows: rows.min(self.rows - first),
+            ..self
+        };
+        (0..self.rows).step_by(rows).map(tile)
+    }
+
     /// The hit of row `row` of this span.
     pub(super) fn hit<S: Source + ?Sized>(&self, source: &S, row: usize, score: f32) -> Hit {
         Hit { row: (self.global + row) as u64, index: source.index(self.shard, self.start + row), score }

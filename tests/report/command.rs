@@ -81,6 +81,12 @@ fn a_line_that_is_no_result_fails_with_its_place_and_leaves_nothing() {
     }
     bench.write("empty.jsonl", "");
     bench.fails("report empty.jsonl --out page.html", "empty.jsonl: no results to show");
+    // Of what an audit left, that is a finding.
+    bench.write("empty.jsonl.run.json", "{\"command\": \"audit redundant\", \"store\": {\"records\": 7}}");
+    bench.ok("report empty.jsonl --out nothing.html");
+    let page = std::fs::read_to_string(bench.path("nothing.html")).expect("a page");
+    assert!(page.contains("Nothing was found") && page.contains("by audit redundant in 7 training records"));
+    assert!(page.contains("no copies, no contradicting labels, no leaks"));
     bench.fails("report missing.jsonl --out page.html", "missing.jsonl: ");
     bench.write("table.csv", "text\nx\n");
     bench.fails("report table.csv --out page.html", "table.csv: expected results as .jsonl or .parquet");

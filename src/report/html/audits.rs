@@ -53,9 +53,30 @@ pub enum Finding {
     Asked(Box<AskedRecord>),
 }
 
+/// An audit that found nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nothing {
+    /// Its name, such as `redundant`.
+    pub audit: String,
+    /// How many training records it looked at, where that is known.
+    pub records: Option<u64>,
+}
+
+impl Nothing {
+    /// What it did not find.
+    fn told(&self) -> &'static str {
+        match self.audit.as_str() {
+            "redundant" => "No text says what an earlier one says: no copies, no contradicting labels, no leaks.",
+            "bias" => "No word goes with a label more than chance would have it.",
+            _ => "There were no records to rank.",
+        }
+    }
+}
+
 /// All that was found, in the order of the page.
 #[derive(Debug, Default)]
 pub(super) struct Audits {
+    nothing: Vec<Nothing>,
     comparisons: Vec<Bars>,
     rounds: Vec<RoundRecord>,
     map: Map,
@@ -149,6 +170,8 @@ struct Point {
 /// What the template shows.
 #[derive(Serialize)]
 pub(super) struct Shown<'a> {
+    /// Of audits that found nothing: which, of how many records, and what.
+    nothing: Vec<(&'a str, Option<u64>, &'static str)>,
     comparisons: &'a [Bars],
     course: Option<Course>,
     map: Option<ShownMap>,
@@ -264,6 +287,10 @@ impl Audits {
         }
     }
 
+    pub(super) fn add_nothing(&mut self, nothing: Nothing) {
+        self.nothing.push(nothing);
+    }
+
     fn row(&mut self, title: &'static str, note: &'static str, row: impl FnOnce() -> Row) {
         let at = self.tables.iter().position(|table| table.title == title).unwrap_or_else(|| {
             self.tables.push(Table { title, note, rows: Vec::new(), all: 0 });
@@ -292,13 +319,15 @@ impl Audits {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.comparisons.is_empty() && self.rounds.is_empty() && self.map.points.is_empty() && self.tables.is_empty()
+        let is_empty = self.comparisons.is_empty() && self.rounds.is_empty() && self.map.points.is_empty();
+        is_empty && self.tables.is_empty() && self.nothing.is_empty()
     }
 
     pub(super) fn shown(&self) -> Shown<'_> {
         let mut groups: Vec<ShownGroup<'_>> = self.groups.iter().map(ShownGroup::new).collect();
         groups.sort_by_key(|group| group.number);
         Shown {
+            nothing: self.nothing.iter().map(|of| (of.audit.as_str(), of.records, of.told())).collect(),
             comparisons: &self.comparisons,
             course: (self.rounds.len() > 1).then(|| Course::new(&self.rounds)),
             map: (!self.map.points.is_empty()).then(|| self.map.shown()),

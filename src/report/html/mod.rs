@@ -25,7 +25,7 @@ use minijinja::{AutoEscape, Environment, Value, context};
 use serde::Serialize;
 
 use self::audits::Audits;
-pub use self::audits::Finding;
+pub use self::audits::{Finding, Nothing};
 use self::card::{Card, plain};
 use self::entry::Entry;
 use self::evaluations::Evaluations;
@@ -128,6 +128,11 @@ impl Page {
                 self.audits.add(finding);
             }
         }
+    }
+
+    /// Takes an audit that found nothing.
+    pub fn add_nothing(&mut self, nothing: Nothing) {
+        self.audits.add_nothing(nothing);
     }
 
     /// A record's entry, new or not; nothing where it has none and the page is full.

@@ -26,6 +26,10 @@ impl Instructions {
         unreachable!("there are no such instructions")
     }
 
+    pub(in crate::backend::cpu) fn pair_up_measured(self, _: &mut [u32], _: &[f32]) -> f32 {
+        unreachable!("there are no such instructions")
+    }
+
     pub(in crate::backend::cpu) fn product(self, _: &mut Target<'_>, _: LeftPairs<'_>, _: &[PairLine]) {
         unreachable!("there are no such instructions")
     }
@@ -55,8 +59,15 @@ impl Instructions {
         out.resize(x.len() / inputs * inputs.div_ceil(2), 0);
         for (out, row) in out.chunks_exact_mut(inputs.div_ceil(2)).zip(x.chunks_exact(inputs)) {
             // SAFETY: the instructions were detected: there is no other way to `self`.
-            unsafe { pair_up(out, row) }
+            unsafe { pair_up::<false>(out, row) };
         }
+    }
+
+    /// One vector as pairs, and the square of how far rounding took it, in f32.
+    pub(in crate::backend::cpu) fn pair_up_measured(self, out: &mut [u32], x: &[f32]) -> f32 {
+        assert_eq!(out.len(), x.len().div_ceil(2), "pairs of another width");
+        // SAFETY: as above.
+        unsafe { pair_up::<true>(out, x) }
     }
 
     /// `rows [.., width]` as the columns of panels, and the squares of how far rounding took each, in f32; columns beyond the last stay as they are.
@@ -110,11 +121,16 @@ struct Tile<'a> {
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn pair_up(out: &mut [u32], row: &[f32]) {
-    let convert = |numbers: &[f32; 2 * LANES]| -> [u32; LANES] {
-        let mut pairs = [0; LANES];
+fn pair_up<const MEASURED: bool>(out: &mut [u32], row: &[f32]) -> f32 {
+    let mut squares = _mm512_setzero_ps();
+    let mut convert = |numbers: &[f32; 2 * LANES]| -> [u32; LANES] {
+        let (mut pairs, numbers) = ([0; LANES], load(numbers));
+        let rounded = pairs_of(numbers);
         // SAFETY: there is room for sixteen pairs.
-        unsafe { _mm512_storeu_si512(pairs.as_mut_ptr().cast(), pairs_of(load(numbers))) }
+        unsafe { _mm512_storeu_si512(pairs.as_mut_ptr().cast(), rounded) }
+        if MEASURED {
+            squares = add_squares(squares, numbers, rounded);
+        }
         pairs
     };
     let (whole, rest) = row.as_chunks();
@@ -125,6 +141,7 @@ fn pair_up(out: &mut [u32], row: &[f32]) {
     let mut numbers = [0.0; 2 * LANES];
     numbers[..rest.len()].copy_from_slice(rest);
     last.copy_from_slice(&convert(&numbers)[..last.len()]);
+    _mm512_reduce_add_ps(squares)
 }
 
 #[cfg(target_arch = "x86_64")]

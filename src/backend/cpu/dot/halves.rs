@@ -31,13 +31,10 @@ impl HalvedQueries {
     /// If it is of another width.
     pub fn push(&mut self, query: &[f32]) -> f32 {
         assert_eq!(query.len(), self.width, "a query of another width");
-        let mut pairs = Vec::new();
-        self.instructions.pair_up(&mut pairs, query, self.width);
-        self.pairs.extend(pairs);
+        let begun = self.pairs.len();
+        self.pairs.resize(begun + self.width.div_ceil(2), 0);
         self.len += 1;
-        let mut alone = HalvedRows::new(self);
-        alone.refill(query);
-        alone.residuals[0]
+        residual(self.instructions.pair_up_measured(&mut self.pairs[begun..], query), self.width)
     }
 }
 
@@ -67,9 +64,7 @@ impl HalvedRows {
         self.panels.resize(count.div_ceil(Self::STEP) * self.width.div_ceil(2) * LINES, PairLine::ZERO);
         self.residuals.resize(count, 0.0);
         self.instructions.pack(&mut self.panels, &mut self.residuals, rows, self.width);
-        // More than the sum's own rounding, and what underflow takes.
-        let spare = 1.0 + (self.width + 64) as f64 / f64::from(1 << 24);
-        self.residuals.iter_mut().for_each(|r| *r = ((f64::from(*r).sqrt() * spare + 1e-18) as f32).next_up());
+        self.residuals.iter_mut().for_each(|square| *square = residual(*square, self.width));
     }
 
     /// At least how far rounding took each.
@@ -81,6 +76,13 @@ impl HalvedRows {
     pub fn stride(&self) -> usize {
         self.residuals.len().next_multiple_of(Self::STEP)
     }
+}
+
+/// At least how long what rounding took from `width` numbers is, from the rounded sum of its squares.
+fn residual(square: f32, width: usize) -> f32 {
+    // More than the sum's own rounding, and what underflow takes.
+    let spare = 1.0 + (width + 64) as f64 / f64::from(1 << 24);
+    ((f64::from(square).sqrt() * spare + 1e-18) as f32).next_up()
 }
 
 /// Products of every asked query with every row: `out [asked, stride]`, of which the first as many as there are rows mean something.
