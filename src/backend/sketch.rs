@@ -93,6 +93,11 @@ impl Sketch {
         ((to + i - first) % self.outputs, self.signs[i])
     }
 
+    /// What is added to every row, `[outputs]`.
+    pub fn shift(&self) -> &[f32] {
+        &self.shift
+    }
+
     /// Its matrix, `[outputs, inputs]` row-major.
     pub fn to_matrix(&self) -> Vec<f32> {
         let mut matrix = vec![0.0; self.outputs * self.inputs()];

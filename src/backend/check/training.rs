@@ -2,7 +2,7 @@
 
 use super::{Check, HEADS, LENGTHS, Outcome, Outcomes, TOKENS, VOCABULARY, WIDTH, compare, drawn, drawn_batch};
 use crate::backend::reference::Reference;
-use crate::backend::training::{AdamStep, Dropout, Pair, Passed, Place, Products, Shape, Tables, Training};
+use crate::backend::training::{AdamStep, Dropout, Pair, Passed, Place, Products, Shape, Sketch, Tables, Training};
 use crate::backend::{Attended, AttentionGradients, AttentionShape, Columns, Rows};
 use crate::error::Result;
 
@@ -89,7 +89,7 @@ fn dropped<B: Training>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch) -> Re
     outcomes.keep("attention_dropout_backward", &packed, TOKENS * 3 * WIDTH, 2 * depth)
 }
 
-/// Each sequence's own sum of outer products.
+/// Each sequence's own sum of outer products, and rows projected sparsely.
 fn products<B: Training>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch) -> Result<()> {
     let backend = outcomes.backend;
     let (inputs, outputs) = (9, 5);
@@ -98,7 +98,13 @@ fn products<B: Training>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch) -> R
     let mut out = drawn(backend, LENGTHS.len() * stride, 15)?;
     let of = Products { batch: staged, rows: Rows::All, inputs, outputs, stride, offset: 2 };
     backend.outer_products(&mut out, &dy, &x, of)?;
-    outcomes.keep("outer_products", &out, LENGTHS.len() * stride, LENGTHS[LENGTHS.len() - 1])
+    outcomes.keep("outer_products", &out, LENGTHS.len() * stride, LENGTHS[LENGTHS.len() - 1])?;
+    // Runs of sixteen, and what goes round the end of so few places.
+    let (x, kept) = (drawn(backend, TOKENS * WIDTH, 18)?, 21);
+    let sketch = Sketch::new(WIDTH + 1, kept, |run| (run * 8 % kept, 0x5A96 >> (run % 3))).with_one();
+    let mut out = backend.tensor(TOKENS * kept)?;
+    backend.sketch(&mut out, &x, &sketch, TOKENS)?;
+    outcomes.keep("sketch", &out, TOKENS * kept, WIDTH)
 }
 
 /// A step of the optimiser.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{Float, Linear, Loops, Query, add, for_each_query, inner, statistics};
 use crate::backend::training::{
-    AdamStep, CrossEntropy, Dropout, Guide, Loss, Pair, Passed, Place, Products, Shape, Tables, Training,
+    AdamStep, CrossEntropy, Dropout, Guide, Loss, Pair, Passed, Place, Products, Shape, Sketch, Tables, Training,
 };
 use crate::backend::{Attended, AttentionGradients, Rows, table_row};
 use crate::error::Result;
@@ -87,6 +87,19 @@ impl<F: Float> Training for Loops<F> {
                 let dw = &mut gradients.weight[(first + output) * inputs..][..inputs];
                 dw.iter_mut().zip(&x[row * inputs..]).for_each(|(dw, &x)| *dw += dy * x);
                 gradients.bias[first + output] += dy;
+            }
+        }
+        Ok(())
+    }
+
+    fn sketch(&self, out: &mut Vec<F>, x: &Vec<F>, sketch: &Sketch, rows: usize) -> Result<()> {
+        let (inputs, outputs) = (sketch.inputs(), sketch.outputs());
+        for row in 0..rows {
+            let (out, x) = (&mut out[row * outputs..][..outputs], &x[row * inputs..][..inputs]);
+            out.iter_mut().zip(sketch.shift()).for_each(|(out, shift)| *out = F::of(f64::from(*shift)));
+            for (i, &x) in x.iter().enumerate() {
+                let (place, sign) = sketch.entry(i);
+                out[place] += F::of(f64::from(sign)) * x;
             }
         }
         Ok(())
