@@ -164,7 +164,7 @@ def train(arguments, data, to):
 
 def audit(binary, folder, more):
     out = folder / "dirty.jsonl"
-    run(binary, "audit", "dirty", "--store", folder / "store", "--out", out, *more)
+    run(binary, "audit", "dirty", "--store", folder / "store", "--out", out, "--most", 10**9, *more)
     return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
 
 

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::str::FromStr;
 
 use super::folds::Folds;
-use super::judgement::{Judgement, judge};
+use super::judgement::{Judgement, judge, judge_words};
 use super::labelled::Classes;
 use super::ngrams::Bags;
 use super::units::spans;
@@ -32,7 +32,7 @@ pub enum Signal {
     /// Every other signal at hand, put together.
     Combined,
     /// What a linear classifier of n-grams, fitted without the record, says: the margin of confident learning. Of a word, the classifier reads the word and its
-    /// neighbours; of an answer, how much better another sentence of the context fits the words of the question.
+    /// neighbours, and the label's probability says all; of an answer, how much better another sentence of the context fits the words of the question.
     Text,
     /// The record's weight in a head refitted to the labels: `Σ_c max(α_i[c], 0)` (Yeh et al. 2018).
     Representer,
@@ -315,13 +315,8 @@ impl Evidence<'_> {
 
     /// A signal that is probabilities `[N, K]`.
     fn judge(&mut self, signal: Signal, probabilities: &[f32]) {
-        let mut judgement = judge(probabilities, &self.classes.labels, self.classes.count);
-        if self.of_parts {
-            // Tags are told beside each other: what is a little over a rare one's threshold would break up what stands together.
-            let rows = probabilities.chunks_exact(self.classes.count);
-            judgement.suggestions =
-                rows.map(|p| (0..p.len()).fold(0, |best, k| if p[k] > p[best] { k } else { best })).collect();
-        }
+        let judge = if self.of_parts { judge_words } else { judge };
+        let judgement = judge(probabilities, &self.classes.labels, self.classes.count);
         self.take(signal, judgement);
     }
 
@@ -424,8 +419,7 @@ fn votes(nearest: &[Vec<Hit>], classes: &Classes) -> Vec<f32> {
     p
 }
 
-/// The same where there are too many classes for a row of them each, and too few labels of one for a threshold: how much more of the nearest have the class that
-/// most of them have than the label, from −1 to 1.
+/// The same where there are too many classes for a row of them each: 1 less twice the label's share, and the class that most of the nearest have.
 fn outvoted(nearest: &[Vec<Hit>], classes: &Classes) -> Judgement {
     let mut judgement = Judgement::default();
     for (hits, label) in nearest.iter().zip(&classes.labels) {
@@ -436,14 +430,10 @@ fn outvoted(nearest: &[Vec<Hit>], classes: &Classes) -> Judgement {
             }
         }
         let all: f32 = votes.values().sum::<f32>().max(f32::MIN_POSITIVE);
-        let most = |skip: Option<usize>| {
-            let others = votes.iter().filter(|(class, _)| Some(**class) != skip);
-            others.max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(a.0))).map(|(class, votes)| (*class, votes / all))
-        };
-        let other = most(*label).map_or(0.0, |(_, share)| share);
-        let own = label.and_then(|label| votes.get(&label)).map_or(0.0, |votes| votes / all);
-        judgement.margins.push(label.map_or(f32::NAN, |_| other - own));
-        judgement.suggestions.push(most(None).map(|(class, _)| class).or(*label).unwrap_or(0));
+        let own = |label: usize| votes.get(&label).map_or(0.0, |votes| votes / all);
+        judgement.margins.push(label.map_or(f32::NAN, |label| 1.0 - 2.0 * own(label)));
+        let most = votes.iter().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(a.0)));
+        judgement.suggestions.push(most.map(|(class, _)| *class).or(*label).unwrap_or(0));
     }
     judgement
 }

@@ -28,6 +28,15 @@ pub(super) fn judge(probabilities: &[f32], labels: &[Option<usize>], classes: us
     judgement
 }
 
+/// The same of words, of which most are of one class and few of any other: `1 − 2 p` of the label, from −1 to 1, and the likeliest class. Thresholds would raise the
+/// words of the large class by what the small ones lack (of planted tags, heads refitted across folds then find a precision of .17 on average, and .41 so).
+pub(super) fn judge_words(probabilities: &[f32], labels: &[Option<usize>], classes: usize) -> Judgement {
+    let rows = || probabilities.chunks_exact(classes).zip(labels);
+    let margin = |(p, label): (&[f32], &Option<usize>)| label.map_or(f32::NAN, |label| 1.0 - 2.0 * p[label]);
+    let likeliest = |(p, _): (&[f32], _)| (0..classes).fold(0, |best, k| if p[k] > p[best] { k } else { best });
+    Judgement { margins: rows().map(margin).collect(), suggestions: rows().map(likeliest).collect() }
+}
+
 /// The mean of `p_c` over the records labelled c (1 where there are none: such a class is never suggested).
 fn thresholds(probabilities: &[f32], labels: &[Option<usize>], classes: usize) -> Vec<f32> {
     let mut sums = vec![(0.0_f64, 0_u64); classes];
@@ -53,6 +62,15 @@ mod tests {
         assert_eq!((most, found.suggestions[3]), (Some(3), 0));
         // Thresholds: class 0 .85, class 1 .425.
         assert!((found.margins[3] - ((0.95 - 0.85) - (0.05 - 0.425))).abs() < 1e-6);
+    }
+
+    #[test]
+    fn words_are_as_suspect_as_their_tags_are_unlikely() {
+        let probabilities = [0.7, 0.2, 0.1, 0.1, 0.3, 0.6, 0.2, 0.5, 0.3];
+        let found = judge_words(&probabilities, &[Some(0), Some(1), None], 3);
+        let expected = [1.0 - 1.4, 1.0 - 0.6];
+        assert!(found.margins[2].is_nan() && found.margins.iter().zip(expected).all(|(m, e)| (m - e).abs() < 1e-6));
+        assert_eq!(found.suggestions, [0, 2, 1]);
     }
 
     #[test]

@@ -92,7 +92,8 @@ fn wrong_tags_come_first_and_are_told_where_they_stand() {
     }
     bench.ok(&format!("index --model {model} --data mended.jsonl --store again --quiet"));
     bench.ok("audit dirty --store store --out dirty.parquet --quiet");
-    assert!(bench.ok("audit dirty --store store --format text --quiet").contains(" → "));
+    let told = bench.ok("audit dirty --store store --most 2 --format text --quiet");
+    assert_eq!((told.matches(" → ").count(), told.lines().count()), (2, 6));
     bench.ok("report dirty.jsonl --out page.html --quiet");
     let page = std::fs::read_to_string(bench.path("page.html")).unwrap();
     assert!(page.contains("Tags that are likely wrong") && page.contains("<mark class=\"t\">"));

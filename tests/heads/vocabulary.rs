@@ -1,15 +1,14 @@
 //! Influence over a head of more outputs than a curvature is taken of: by a matrix over the training factors.
 
 use wherefore::dataset::Record;
-use wherefore::factors::{Head, LabelUsed, LabelVec};
+use wherefore::factors::{Bundle, FactorKernel, Head, HessianForm, LabelUsed, LabelVec};
 use wherefore::model::{Problem, Task};
-use wherefore::pipeline::{RuleOptions, SelfSearch};
-use wherefore::pipeline::{SearchOptions, TopK};
+use wherefore::pipeline::{RuleOptions, SearchOptions, SelfSearch, TopK};
 use wherefore::random::{Purpose, Stream};
 use wherefore::report::SearchResult;
-use wherefore::search::Rule;
+use wherefore::search::{EachFactor, Rule};
 use wherefore::store::{
-    Block, Bundles, Dtype, FactorPart, Part, Said, Settings, Store, StoreWriter, StoredRecord, TokenSettings,
+    Block, Bundles, Dtype, FactorPart, Part, Said, Settings, Store, StoreWriter, Stored, StoredRecord, TokenSettings,
     data_fingerprint,
 };
 
@@ -85,7 +84,7 @@ fn drawn(at: &std::path::Path, records: usize) -> Store {
         losses: vec![1.0; records],
         checkpoints: vec![],
         records: (0..records).map(record).collect(),
-        stored: Default::default(),
+        stored: Stored::default(),
         nearest: None,
         data_fingerprint: data_fingerprint([&Record::default()]),
     };
@@ -99,7 +98,7 @@ fn found(store: &Store, rule: Rule) -> Vec<SearchResult> {
     let rule_options = RuleOptions { lambda: Some(DAMPING), ..RuleOptions::default() };
     let (top_k, of_itself) = (TopK::Count(store.rows()), true);
     let options = SearchOptions { rule, rule_options, top_k, of_itself, ..SearchOptions::default() };
-    let mut found = Vec::new();
+    let mut found: Vec<SearchResult> = Vec::new();
     SelfSearch { store, options: &options, devices: &[] }.run(true, &mut found).unwrap();
     found
 }
@@ -115,9 +114,9 @@ fn scores_solve_the_damped_system() {
     let gradients: Vec<Vec<Vec<f64>>> =
         bundles.iter().map(|all| (0..all.len()).map(|factor| all.only(factor).gradient()).collect()).collect();
     let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
-    let whole: Vec<Vec<f64>> = bundles.iter().map(wherefore::factors::Bundle::gradient).collect();
+    let whole: Vec<Vec<f64>> = bundles.iter().map(Bundle::gradient).collect();
     let factors: f64 = gradients.iter().map(|own| own.len() as f64).sum();
-    let kernel = wherefore::factors::FactorKernel::fit(&store, DAMPING, &|| true).unwrap();
+    let kernel = FactorKernel::fit(&store, DAMPING, &|| true).unwrap();
     for (q, result) in found(&store, Rule::Influence).iter().enumerate() {
         // What each mask of each record adds: the search's, and the query's own by the same kernel.
         let mut adds: Vec<Vec<f64>> = vec![Vec::new(); n];
@@ -159,8 +158,8 @@ fn bundle_target(store: &Store, row: usize, part: usize) -> String {
 fn relatif_is_over_the_record_s_own_and_what_is_too_large_is_refused() {
     let at = tempfile::tempdir().unwrap();
     let store = drawn(&at.path().join("store"), 9);
-    let kernel = wherefore::factors::FactorKernel::fit(&store, DAMPING, &|| true).unwrap();
-    let records = wherefore::search::EachFactor::of(&store).by_record();
+    let kernel = FactorKernel::fit(&store, DAMPING, &|| true).unwrap();
+    let records = EachFactor::of(&store).by_record();
     let squares = kernel.self_influence(&records, &|| true).unwrap();
     let (influence, relatif) = (found(&store, Rule::Influence), found(&store, Rule::RelatIf));
     for (one, other) in influence.iter().zip(&relatif) {
@@ -178,7 +177,6 @@ fn relatif_is_over_the_record_s_own_and_what_is_too_large_is_refused() {
         let mut found: Vec<SearchResult> = Vec::new();
         SelfSearch { store: &store, options: &options, devices: &[] }.run(true, &mut found).unwrap_err().to_string()
     };
-    use wherefore::factors::HessianForm;
     assert!(refused(Rule::Representer, None).contains("too large to be fitted again"));
     assert!(refused(Rule::Influence, Some(HessianForm::Kronecker)).contains("no other form"));
 }

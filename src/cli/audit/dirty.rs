@@ -18,6 +18,9 @@ use crate::cli::Outcome;
 use crate::cli::arguments::Common;
 use crate::cli::run_record::RunRecord;
 
+/// Findings told of words, each with its text and its neighbours', where the user has not said: most words are no entity, and in order.
+const MOST_WORDS: usize = 1000;
+
 #[derive(Args)]
 pub(super) struct Dirty {
     #[command(flatten)]
@@ -32,6 +35,9 @@ pub(super) struct Dirty {
     /// Of models that tag words: each word is a finding of its own, not what is or would be an entity
     #[arg(long)]
     by_word: bool,
+    /// So many findings at most [default: all; of words 1,000]
+    #[arg(long, value_name = "N")]
+    most: Option<usize>,
     /// Of models that tag words: where the training data go with the suggestions of the first findings taken (--accept)
     #[arg(long, value_name = "FILE", requires = "accept")]
     corrected: Option<PathBuf>,
@@ -81,14 +87,16 @@ pub(super) fn run(arguments: &Dirty, common: &Common) -> anyhow::Result<Outcome>
         Task::Record => {
             let dirty = audit::dirty(&store, &options)?;
             let mut writer = writer(common, DirtyLabel::columns(&computed(&dirty.signals)))?;
-            (0..dirty.ranking.len()).try_for_each(|rank| writer.write(&DirtyLabel::of(&store, &dirty, rank)?))?;
+            let told = dirty.ranking.len().min(arguments.most.unwrap_or(usize::MAX));
+            (0..told).try_for_each(|rank| writer.write(&DirtyLabel::of(&store, &dirty, rank)?))?;
             writer.finish()?;
             dirty.ranking.len()
         }
         Task::Spans => {
             let dirty = audit::dirty_answers(&store, &options)?;
             let mut writer = writer(common, DirtyAnswer::columns(&computed(&dirty.signals)))?;
-            (0..dirty.ranking.len()).try_for_each(|rank| writer.write(&DirtyAnswer::of(&store, &dirty, rank)?))?;
+            let told = dirty.ranking.len().min(arguments.most.unwrap_or(usize::MAX));
+            (0..told).try_for_each(|rank| writer.write(&DirtyAnswer::of(&store, &dirty, rank)?))?;
             writer.finish()?;
             dirty.ranking.len()
         }
@@ -124,7 +132,7 @@ impl Dirty {
         let (findings, names) = (dirty.findings(), PieceNames::of(store, &dirty)?);
         let mut writer = writer(common, DirtyPart::columns(&computed(&dirty.signals)))?;
         let mut write = |(rank, found)| writer.write(&DirtyPart::of(store, &dirty, &names, rank, found)?);
-        findings.iter().enumerate().try_for_each(&mut write)?;
+        findings.iter().take(self.most.unwrap_or(MOST_WORDS)).enumerate().try_for_each(&mut write)?;
         writer.finish()?;
         if let (Some(path), Some(accept)) = (&self.corrected, self.accept) {
             let taken: HashSet<usize> = findings.iter().take(accept).flat_map(|(_, span)| span.clone()).collect();
