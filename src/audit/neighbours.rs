@@ -12,12 +12,8 @@ const BATCH: usize = 4096;
 /// # Errors
 /// Where the search is interrupted.
 pub(super) fn nearest(store: &Store, k: usize, options: &Options<'_>) -> Result<Vec<Vec<Hit>>> {
-    let mutual = if options.devices.is_empty() && k > 0 {
-        search::search_mutual(store, &Form::feature_cos(), 1.0, k + 1, options)?
-    } else {
-        None
-    };
-    match mutual {
+    let mutual = || search::search_mutual(store, &Form::feature_cos(), 1.0, k + 1, options);
+    match if k > 0 { mutual()? } else { None } {
         Some(found) => Ok((0..store.rows()).map(|row| others(found.of(row).proponents, row, k)).collect()),
         None => nearest_of(store, &(0..store.rows()).collect::<Vec<_>>(), k, options),
     }
@@ -29,7 +25,13 @@ pub(super) fn nearest_of(store: &Store, rows: &[usize], k: usize, options: &Opti
         return Ok(vec![Vec::new(); rows.len()]);
     }
     let mut all = Vec::with_capacity(rows.len());
-    for rows in rows.chunks(BATCH) {
+    let of_all = rows.len() as u64;
+    for (first, rows) in (0..).step_by(BATCH).zip(rows.chunks(BATCH)) {
+        let told = |done: u64, total: u64| {
+            let records = first + done * rows.len() as u64 / total.max(1);
+            options.progress.is_none_or(|go_on| go_on(records, of_all))
+        };
+        let options = &Options { progress: Some(&told), ..*options };
         let queries: Vec<Query> = rows.iter().map(|&row| Query::feature(features(store, row))).collect();
         let hits = search::search(store, &Form::feature_cos(), &queries, k + 1, options)?;
         all.extend(rows.iter().zip(hits).map(|(&row, hits)| others(hits.proponents, row, k)));

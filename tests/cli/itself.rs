@@ -44,14 +44,14 @@ fn first(result: &Value, k: usize) -> Value {
 #[test]
 fn scored_once_or_twice_a_pair_finds_the_same() {
     let bench = indexed();
-    let search = |arguments: &str| {
-        lines(&bench.ok(&format!("search --store part-0 --store part-1 --self --quiet {arguments}")))
-    };
+    let search =
+        |arguments: &str| lines(&bench.ok(&format!("search --store part-0 --store part-1 --self --quiet {arguments}")));
     let scopes = ["", "--where source=web", "--where label!=LABEL_1", "--collapse-duplicates"];
     for rule in ["feature-dot", "feature-cos", "feature-euc", "grad-dot", "grad-cos"] {
         for scope in scopes {
             // So many that no bounds would leave anything out are found one question after another.
-            let (once, twice) = (search(&format!("--rule {rule} -k 1 {scope}")), search(&format!("--rule {rule} -k 30 {scope}")));
+            let (once, twice) =
+                (search(&format!("--rule {rule} -k 1 {scope}")), search(&format!("--rule {rule} -k 30 {scope}")));
             assert_eq!((once.len(), twice.len()), (N, N), "{rule} {scope}");
             for (once, twice) in once.iter().zip(&twice) {
                 assert_eq!(first(once, 1), first(twice, 1), "{rule} {scope}");
