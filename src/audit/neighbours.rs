@@ -36,7 +36,7 @@ pub(super) fn nearest(
 
 /// The `k` nearest of every row of a store, itself left out: each pair is scored once, where that can be done.
 fn nearest_of_all(store: &Store, k: usize, options: &Options<'_>) -> Result<Vec<Vec<Hit>>> {
-    let once = options.devices.is_empty() && k > 0 && store.settings().tokens.is_none();
+    let once = k > 0 && store.settings().tokens.is_none();
     let mutual = if once { search::search_mutual(store, &Form::feature_cos(), 1.0, k + 1, options)? } else { None };
     match mutual {
         Some(found) => Ok((0..store.rows()).map(|row| others(found.of(row).proponents, row, k)).collect()),
@@ -62,7 +62,13 @@ fn search_for<S: Source + ?Sized>(
         return Ok(vec![Vec::new(); rows.len()]);
     }
     let mut all = Vec::with_capacity(rows.len());
-    for rows in rows.chunks(BATCH) {
+    let of_all = rows.len() as u64;
+    for (first, rows) in (0..).step_by(BATCH).zip(rows.chunks(BATCH)) {
+        let told = |done: u64, total: u64| {
+            let records = first + done * rows.len() as u64 / total.max(1);
+            options.progress.is_none_or(|go_on| go_on(records, of_all))
+        };
+        let options = &Options { progress: Some(&told), ..*options };
         let queries: Vec<Query> = rows.iter().map(|&row| Query::feature(features(row))).collect();
         let hits = search::search(source, form, &queries, k + 1, options)?;
         all.extend(rows.iter().zip(hits).map(|(&row, hits)| others(hits.proponents, row, k)));

@@ -81,7 +81,8 @@ pub(crate) struct Arguments {
     /// Of records with the same texts and label, only the first (it says how many copies there are)
     #[arg(long)]
     collapse_duplicates: bool,
-    /// Ask about the store's own records, as they were indexed; none is its own neighbour
+    /// Ask about the store's own records, as they were indexed; none is its own neighbour. Where all ends fit three eighths of --memory, 16 bytes for each of
+    /// --top-k and 40 a record, each pair is scored once for both
     #[arg(long = "self", conflicts_with_all = ["data", "text", "text_pair", "model"])]
     of_itself: bool,
     /// Queries whose factors another program made, by the model that made the store's: as for `index`, with their texts by --data

@@ -132,9 +132,7 @@ impl<'a> Answers<'a> {
 
     /// What all of the store's own records find, where each pair of them can be scored once for both.
     pub(super) fn mutual(&self, progress: &Progress) -> Result<Option<MutualHits>> {
-        let (TopK::Count(k), None, true) = (self.options.top_k, &self.scope.grouping, self.gpus.is_empty()) else {
-            return Ok(None);
-        };
+        let (TopK::Count(k), None) = (self.options.top_k, &self.scope.grouping) else { return Ok(None) };
         let Some((bias, form)) = self.prepared.mutual() else { return Ok(None) };
         let go_on = |done, _| {
             progress.set(done, done);

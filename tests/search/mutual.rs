@@ -85,14 +85,14 @@ proptest! {
 
 #[test]
 fn neither_threads_nor_tiles_nor_bands_matter() {
-    let data = some_data(1_500, 40, 5);
+    let data = some_data(1_500, 100, 5);
     let (views, k) = (data.views(), 9);
     let source = views.as_slice();
     for (name, form) in data.forms().into_iter().filter(|(name, _)| SYMMETRIC.contains(name)) {
         let expected = plain(source, &form, &own_queries(source, name), k);
         for threads in [1, 3] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
-            // 240 kB of features and 18 of δ are read in bands of 130, two at a time; the ends take 264.
+            // The ends take 252 kB, which half of 530 holds; the factors' 618 are then read in five bands, two at a time.
             for (memory, tile_rows) in [(1 << 30, None), (1 << 30, Some(13)), (530_000, None), (530_000, Some(7))] {
                 let options = Options { memory, tile_rows, ..Options::default() };
                 let found = pool.install(|| mutual(source, &form, k, &options));

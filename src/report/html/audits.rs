@@ -20,6 +20,9 @@ const POINTS: usize = 20_000;
 const TEXT: usize = 600;
 const BRIEF: usize = 160;
 
+/// The heading over predictions.
+const UNRELIABLE: &str = "Predictions not to be trusted";
+
 /// A result of an audit or of a plan.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Finding {
@@ -274,7 +277,7 @@ impl Audits {
                 if let Some(label) = &found.label {
                     self.trusted.push((found.trust, *label == found.predicted));
                 }
-                self.row("Predictions not to be trusted", "The least trusted first.", || unreliable(*found));
+                self.row(UNRELIABLE, "The least trusted first.", || unreliable(*found));
             }
             Finding::Change(found) => {
                 self.row("What was done to the data", "In the order of the plan's steps.", || change(*found));
@@ -321,6 +324,15 @@ impl Audits {
     pub(super) fn is_empty(&self) -> bool {
         let is_empty = self.comparisons.is_empty() && self.rounds.is_empty() && self.map.points.is_empty();
         is_empty && self.tables.is_empty() && self.nothing.is_empty()
+    }
+
+    /// What the page is about, where there is nothing else on it.
+    pub(super) fn title(&self) -> &'static str {
+        let of_predictions = |table: &Table| table.title == UNRELIABLE;
+        match self.tables.as_slice() {
+            [table] if of_predictions(table) && self.map.points.is_empty() => "How far the predictions can be trusted",
+            _ => "The training data, audited",
+        }
     }
 
     pub(super) fn shown(&self) -> Shown<'_> {
@@ -590,8 +602,11 @@ fn unreliable(found: UnreliableRecord) -> Row {
         rank: found.rank,
         heading: predicted(found.label.as_ref(), &found.predicted),
         id: found.id,
-        score: format!("{:.2}", found.trust),
-        reason: format!("{}; it rests on {}", found.reason, found.rationale.join(", ")),
+        score: format!("trust {:.2}", found.trust),
+        reason: match found.rationale.as_slice() {
+            [] => found.reason,
+            words => format!("{}; it rests on {}", found.reason, words.join(", ")),
+        },
         meters: meters.collect(),
         evidence: found.nearest.into_iter().map(near).collect(),
         text: clip(&found.text, TEXT),

@@ -188,15 +188,15 @@ impl Page {
         Ok(templates.get_template("page.html")?.render(page)?)
     }
 
-    /// As many cards as the page has room for, each by itself.
     fn title(&self) -> &str {
         match &self.options.title {
             Some(title) => title,
-            None if self.entries.is_empty() && !self.audits.is_empty() => "The training data, audited",
+            None if self.entries.is_empty() && !self.audits.is_empty() => self.audits.title(),
             None => "Why the model said this",
         }
     }
 
+    /// As many cards as the page has room for, each by itself.
     fn render_cards(&self, templates: &Environment<'_>) -> Result<Vec<String>> {
         let template = templates.get_template("card.html")?;
         let (mut cards, mut bytes) = (Vec::new(), 0);

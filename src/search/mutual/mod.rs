@@ -62,7 +62,7 @@ impl MutualHits {
 /// with this `bias`: the row itself is among the records, and where only some are searched, all ask.
 ///
 /// `None` where that is not possible: a score is not the same both ways round, all rows' ends, `2k` entries of 8 bytes each and 24 bytes more, do not fit half of
-/// [`Options::memory`], bounds would tell more than the ends (features that were rounded), or they leave too little out. On the CPU, whatever [`Options::devices`] says.
+/// [`Options::memory`], bounds would tell more than the ends (features that were rounded) or leave too little out, or there are [`Options::devices`].
 ///
 /// # Errors
 /// As [`super::search`].
@@ -135,7 +135,8 @@ impl<S: Source + ?Sized> Search<'_, S> {
     fn is_possible(&self) -> bool {
         let Self { source, form, shape, k, options, .. } = self;
         let as_computed = |shard| source.scan(shard).is_none() && source.residuals(shard).is_none();
-        bounds::applies(form)
+        options.devices.is_empty()
+            && bounds::applies(form)
             && form.is_symmetric()
             && !shape.several
             && (0..source.shards()).all(as_computed)
