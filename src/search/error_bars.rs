@@ -12,6 +12,9 @@
 //!
 //! The mean of an ensemble also varies with its members: their variance over their number is added.
 //!
+//! Of preconditioned scores that is a number left out at a time, where draws leave out whole rows and columns: their errors come out somewhat too small, the
+//! more so the less is damped and the fewer numbers are kept.
+//!
 //! What these errors are not of: a preconditioner that would be another where more numbers are kept (a bias, which no spread shows), and the choice of
 //! the first among many, whose scores are more often too high than too low.
 
