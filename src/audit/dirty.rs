@@ -213,11 +213,10 @@ pub fn dirty(store: &Store, options: &DirtyOptions<'_>) -> Result<Dirty> {
     }
     let mut found = evidence.rank(options.signal, nearest);
     let names = &store.settings().label_names;
-    let of_words = task == Task::Tags;
-    found.spans = if of_words { spans(&records, &classes, &found.suggestions, names) } else { Vec::new() };
-    if !of_words {
-        found.spans = (0..found.scores.len()).map(|one| one..one + 1).collect();
-    }
+    found.spans = match task {
+        Task::Tags => spans(&records, &classes, &found.suggestions, names),
+        _ => (0..found.scores.len()).map(|one| one..one + 1).collect(),
+    };
     found.records = records;
     Ok(found)
 }
