@@ -13,6 +13,8 @@
 //! copy of its features in fewer bits ([`Source::scan`]), the scan reads that in their place. Where the features themselves were rounded to be
 //! stored ([`Source::residuals`]), [`Hits::certificate`] tells how many of the hits are certain by the features as they were.
 //!
+//! **A source with itself**: [`search_mutual`] asks for each record by rules whose scores are the same both ways round, from half of the products.
+//!
 //! # Rules
 //!
 //! | [`Rule`] | [`Form`] | [`Query`] | needs |

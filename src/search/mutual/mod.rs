@@ -204,7 +204,7 @@ impl<S: Source + ?Sized> Search<'_, S> {
         // In a round a band's blocks are in pairs, as many for each worker.
         let seats = 2 * rayon::current_num_threads();
         let block_rows = band_rows.div_ceil(seats * band_rows.div_ceil(seats * BLOCK_ROWS)).next_multiple_of(32);
-        let block_rows = options.tile_rows.map_or(block_rows, |rows| block_rows.min(3 * rows));
+        let block_rows = options.tile_rows.map_or(block_rows, |rows| block_rows.min(3 * rows.max(1)));
         let block = |first: usize| {
             let rows = first..shape.rows.min(first + block_rows);
             Some(Block { spans: self.spans(rows.clone()), ends: Ends::new(first, rows.len(), k), rows })
@@ -240,9 +240,8 @@ impl<S: Source + ?Sized> Search<'_, S> {
             return Ok(false);
         }
         let tile_rows = options.tile_rows.unwrap_or(bounded_rows(&packed)).max(1);
-        let met = other.as_ref().map_or(one.rows.clone(), |other| other.rows.clone());
-        let looked_at = (one.rows.len() * met.len()) as u64;
-        let spans = self.spans(met);
+        let met = other.as_ref().unwrap_or(one);
+        let (spans, looked_at) = (met.spans.clone(), (one.rows.len() * met.rows.len()) as u64);
         let mut tile = RowTile::new(form, shape.width, false, &packed);
         let mut sides = Sides {
             search: self,
