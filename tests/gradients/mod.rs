@@ -2,6 +2,7 @@
 
 mod command;
 mod curvature;
+mod device;
 mod exact;
 mod moments;
 mod projected;

@@ -26,11 +26,11 @@ fn path(name: &str) -> PathBuf {
     crate::cli::golden(name)
 }
 
-fn model(name: &str) -> Model {
+pub(super) fn model(name: &str) -> Model {
     Model::open_with(Cpu::new(), &path(name), &LoadOptions::default()).unwrap()
 }
 
-fn encodings(model: &Model) -> Vec<Encoding> {
+pub(super) fn encodings(model: &Model) -> Vec<Encoding> {
     let encode = |text: &&str| model.encode(&Record { text: (*text).to_owned(), ..Record::default() }).unwrap();
     TEXTS.iter().map(encode).collect()
 }
@@ -40,7 +40,7 @@ fn target(row: usize) -> Target {
 }
 
 /// φ of every text, and the slope of its loss.
-fn traced(tracer: &Tracer, model: &Model, batch_tokens: Option<usize>) -> (Outputs, Vec<f32>) {
+pub(super) fn traced(tracer: &Tracer, model: &Model, batch_tokens: Option<usize>) -> (Outputs, Vec<f32>) {
     let encodings = encodings(model);
     let window: Vec<&Encoding> = encodings.iter().collect();
     let seed = |row: usize, z: &[f32], gradient: &mut [f32]| {
