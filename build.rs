@@ -120,7 +120,6 @@ impl Nvcc {
     /// One fatbin a source, as many at a time as cargo allows.
     fn compile_all(&self, sources: &[PathBuf], out: &Path) -> Result<Vec<PathBuf>, String> {
         fs::create_dir_all(out).map_err(|error| format!("{}: {error}", out.display()))?;
-        let headers: String = self::sources("cuh").iter().map(|path| read(path)).collect();
         let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
         let compiled = |source: &&PathBuf| !self.architectures_of(source).is_empty();
         let sources: Vec<&PathBuf> = sources.iter().filter(compiled).collect();
@@ -130,7 +129,7 @@ impl Nvcc {
             for _ in 0..sources.len().min(jobs) {
                 scope.spawn(|| {
                     while let Some(source) = { queue.lock().expect("no panic holds the lock").next() } {
-                        if let Err(report) = self.compile(source, &headers, out) {
+                        if let Err(report) = self.compile(source, out) {
                             failures.lock().expect("no panic holds the lock").push_str(&report);
                         }
                     }
@@ -150,7 +149,7 @@ impl Nvcc {
     }
 
     /// One fatbin, with what ptxas says of each kernel beside it.
-    fn compile(&self, source: &Path, headers: &str, out: &Path) -> Result<(), String> {
+    fn compile(&self, source: &Path, out: &Path) -> Result<(), String> {
         let image = out.join(stem(source)).with_extension("fatbin");
         let mut command = Command::new(&self.path);
         // Nothing is fused that is not written as fused: a sum's bits are those of its formula.
@@ -160,7 +159,7 @@ impl Nvcc {
         }
         command.args(self.architectures_of(source).into_iter().map(generate));
         command.arg("-o").arg(&image).arg(source);
-        let stamp = format!("{}\n{command:?}\n{headers}\n{}", self.version, read(source));
+        let stamp = format!("{}\n{command:?}\n{}", self.version, whole(source, &mut Vec::new()));
         let stamp_file = image.with_extension("stamp");
         if image.is_file() && fs::read_to_string(&stamp_file).is_ok_and(|found| found == stamp) {
             return Ok(());
@@ -206,6 +205,21 @@ fn generate(architecture: &str) -> String {
 
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default()
+}
+
+/// A source's text, and that of our headers which it includes, each once: what its fatbin is made of.
+fn whole(source: &Path, seen: &mut Vec<PathBuf>) -> String {
+    if seen.iter().any(|other| other == source) {
+        return String::new();
+    }
+    seen.push(source.to_owned());
+    let mut text = read(source);
+    let names = text.lines().filter_map(|line| line.strip_prefix("#include \"")?.strip_suffix('"'));
+    let headers: Vec<PathBuf> = names.map(|name| source.with_file_name(name)).collect();
+    for header in headers {
+        text.push_str(&whole(&header, seen));
+    }
+    text
 }
 
 /// What a command prints, if it succeeds; else the command and what it prints.

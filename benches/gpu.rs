@@ -8,7 +8,9 @@
 use std::time::Instant;
 
 use wherefore::backend::gpu::{Ceilings, Gpu, Products};
-use wherefore::backend::training::{AdamStep, Dropout, Pair, Passed, Place, Shape, Tables, Training};
+use wherefore::backend::training::{
+    AdamStep, Dropout, Pair, Passed, Place, Products as OuterProducts, Shape, Tables, Training,
+};
 use wherefore::backend::{
     Activation, Attended, AttentionGradients, AttentionShape, Backend, Columns, Embeddings, Norm, Precision, Rows, Step,
 };
@@ -301,6 +303,35 @@ fn training(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
+/// What gradients of single records add to a pass: of projected sides, and of a whole layer's, whose squares are added up.
+fn records(bench: &Bench) -> Result<()> {
+    let (gpu, length) = (&bench.gpu, 128);
+    let (staged, records) = (gpu.stage(sequences(length))?, TOKENS / length);
+    for [inputs, outputs] in [[12, 12], [WIDTH, WIDTH], [WIDTH, 4 * WIDTH]] {
+        let (x, dy) = (bench.drawn(TOKENS * inputs)?, bench.drawn(TOKENS * outputs)?);
+        let stride = inputs * outputs;
+        let mut out = gpu.results(records * stride)?;
+        gpu.clear(&mut out)?;
+        let add = |out: &mut _| {
+            let products = OuterProducts { batch: &staged, rows: Rows::All, inputs, outputs, stride, offset: 0 };
+            gpu.outer_products(out, &dy, &x, products)
+        };
+        let seconds = bench.time(&mut out, add)?;
+        let shape = format!("{records} x {length} x {inputs} x {outputs}");
+        let moved = bench.stored() * (TOKENS * (inputs + outputs)) as f64 + (8 * records * stride) as f64;
+        bench.row("outer_products", &shape, seconds, Bound::Bytes(moved));
+        if bench.precision != Precision::F32 {
+            continue;
+        }
+        let (mut sums, shape) = (gpu.sums(&vec![0.0; stride])?, format!("{records} x {stride}"));
+        let seconds = bench.time(&mut out, |out| gpu.add_squares(&mut sums, out, records))?;
+        bench.row("add_squares", &shape, seconds, Bound::Bytes((4 * records * stride + 16 * stride) as f64));
+        let seconds = bench.time(&mut out, |out| gpu.weighted_squares(&sums, out, records).map(drop))?;
+        bench.row("weighted_squares", &shape, seconds, Bound::Bytes((4 * records * stride + 8 * stride) as f64));
+    }
+    Ok(())
+}
+
 /// The whole search, copies of the records to the device included: by every score, and by bounds from tensor cores, which take many queries.
 fn searching(bench: &Bench) -> Result<()> {
     const ROWS: usize = 200_000;
@@ -350,6 +381,7 @@ fn run() -> Result<()> {
         attention(&bench)?;
         layer_norm(&bench)?;
         explaining(&bench)?;
+        records(&bench)?;
         if matches!(precision, Precision::F32 | Precision::Bf16) {
             training(&bench)?;
         }

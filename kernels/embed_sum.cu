@@ -1,4 +1,4 @@
-// The embedding stage before its normalisation, as training keeps it: out [T, E] = word[id] + position[pos] + token_type[type] + task.
+// The embedding stage before its normalisation, as training and gradients of records keep it: out [T, E] = word[id] + position[pos] + token_type[type] + task.
 //
 //   out   T [tokens, E]; tables and tokens as embed.cu
 //
@@ -22,4 +22,5 @@ DEVICE void embed_sum(T* out, const Tables& tables, const Tokens& of, int tokens
     }
 
 EMBED_SUM(f32)
+EMBED_SUM(f16)
 EMBED_SUM(bf16)

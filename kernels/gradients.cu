@@ -1,10 +1,14 @@
-// The gradients of a linear layer's parameters, in exact f32: dw [outputs, inputs] += dyᵀ x and db [outputs] += Σ dy, over rows in their order.
+// Sums of outer products in exact f32: the gradients of a linear layer's parameters, dw [outputs, inputs] += dyᵀ x and db [outputs] += Σ dy, over all
+// rows in their order; and each sequence's own, out [B, stride] += dyᵀ x at `offset`, over its own rows.
 //
-//   dw, db   f32, added to          dy   f32 [rows, outputs]          x   f32 [rows, inputs], all row-major
+//   dw, db, out   f32, added to          dy   f32 [rows, outputs]          x   f32 [rows, inputs], all row-major
+//   starts        u32 [B + 1]: the sequences' rows; where `first_only`, sequence b has row b alone
 //
 // A block of 16 × 16 threads makes a tile of BM outputs × BN inputs; a thread owns outputs 4 ty + 64 i … + 3 and inputs 4 tx + 64 j … + 3. An
 // element goes on from what is in the gradient, as one chain of fused multiply-adds by ascending row: its bits are the CPU's, for any tile,
-// and however rows are cut into batches. The blocks of the first inputs add up the bias. Bound by arithmetic: 2 · rows · outputs · inputs operations.
+// and however rows are cut into batches. The blocks of the first inputs add up the bias. Bound by arithmetic: 2 · rows · outputs · inputs operations;
+// of sequences' own sums, where they are short, by the bytes of `out`, which is read and written.
+#include "products.cuh"
 #include "vector.cuh"
 
 constexpr int ROWS = 16;  // rows a step
@@ -43,13 +47,14 @@ DEVICE void fetch(Stage<BM, BN>& stage, const Operands& of, int output, int inpu
     fetch<BN>(stage.x, of.x, row, of.rows, input, of.inputs);
 }
 
+// The tile from `output` and `input` on. `db` may be null.
 template <int BM, int BN>
-DEVICE void weight_gradient(float* dw, float* db, const Operands& of) {
+DEVICE void add_products(float* dw, float* db, const Operands& of, int output, int input) {
     typedef Stage<BM, BN> Tile;
     SHARED(Tile, stages);
-    const int output = int(blockIdx.x) * BM, input = int(blockIdx.y) * BN, tx = threadIdx.x % 16, ty = threadIdx.x / 16;
+    const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
     const int steps = (of.rows + ROWS - 1) / ROWS, own = output + int(threadIdx.x);
-    const bool has_bias = blockIdx.y == 0 && int(threadIdx.x) < BM && own < of.outputs;
+    const bool has_bias = db && input == 0 && int(threadIdx.x) < BM && own < of.outputs;
     float bias = has_bias ? db[own] : 0.0f;
     Vector<4> sums[BM / 16][BN / 64];
 #pragma unroll
@@ -97,25 +102,18 @@ DEVICE void weight_gradient(float* dw, float* db, const Operands& of) {
         }
 }
 
-#define WEIGHT_GRADIENT(BM, BN)                                                                                                             \
+#define PRODUCTS(BM, BN)                                                                                                                    \
     KERNEL(weight_gradient_f32_##BM##x##BN, THREADS, float* dw, float* db, const float* dy, const float* x, int rows, int inputs,          \
            int outputs) {                                                                                                                   \
-        weight_gradient<BM, BN>(dw, db, Operands{dy, x, rows, inputs, outputs});                                                            \
+        add_products<BM, BN>(dw, db, Operands{dy, x, rows, inputs, outputs}, int(blockIdx.x) * BM, int(blockIdx.y) * BN);                   \
+    }                                                                                                                                       \
+    KERNEL(outer_products_f32_##BM##x##BN, THREADS, float* out, const float* dy, const float* x, const unsigned* starts, int first_only,   \
+           int inputs, int outputs, int stride, int offset) {                                                                               \
+        const OwnTile<BM, BN> own(inputs, outputs);                                                                                         \
+        const OwnRows rows(starts, own.sequence, first_only);                                                                               \
+        const Operands of{dy + size_t(rows.begin) * outputs, x + size_t(rows.begin) * inputs, int(rows.count), inputs, outputs};            \
+        add_products<BM, BN>(out + size_t(own.sequence) * stride + offset, nullptr, of, own.output, own.input);                             \
     }
 
-WEIGHT_GRADIENT(128, 128)
-WEIGHT_GRADIENT(64, 64)
-
-// out [B, stride] += Σ dyᵀ x of each sequence's own rows, at `offset`: [outputs, inputs] numbers, a thread each. Each product is rounded, then added.
-KERNEL(outer_products, 128, float* out, const float* dy, const float* x, const unsigned* starts, int first_only, int inputs, int outputs, int stride,
-       int offset) {
-    const int at = int(blockIdx.y) * int(blockDim.x) + int(threadIdx.x), sequence = int(blockIdx.x);
-    if (at >= inputs * outputs) return;
-    const unsigned begin = first_only ? unsigned(sequence) : starts[sequence], end = first_only ? begin + 1 : starts[sequence + 1];
-    const int o = at / inputs, i = at % inputs;
-    float* const to = out + size_t(sequence) * stride + offset + at;
-    float sum = *to;
-#pragma unroll 4
-    for (unsigned row = begin; row < end; ++row) sum += dy[size_t(row) * outputs + o] * x[size_t(row) * inputs + i];
-    *to = sum;
-}
+PRODUCTS(128, 128)
+PRODUCTS(64, 64)

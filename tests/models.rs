@@ -4,7 +4,7 @@ mod cases;
 mod config;
 mod damage;
 mod golden;
-mod gpu;
+pub(crate) mod gpu;
 mod identity;
 mod invariance;
 mod labels;

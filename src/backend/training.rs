@@ -163,6 +163,9 @@ pub(super) struct RoundedStep {
 /// A device that trains. Its operations are shared out among its workers: one batch at a time.
 #[allow(clippy::missing_errors_doc)] // as for [`Backend`]
 pub trait Training: Backend {
+    /// Numbers in f64 on the device.
+    type Sums: Send + Sync;
+
     /// All numbers zero.
     fn clear(&self, tensor: &mut Self::Tensor) -> Result<()>;
 
@@ -211,7 +214,7 @@ pub trait Training: Backend {
     ) -> Result<()>;
 
     /// For each sequence b, `out[b] += Σ_t dy_t x_tᵀ [outputs, inputs]` over its rows t of `dy [rows, outputs]` and `x [rows, inputs]`, in their order, at
-    /// a place of row b of `out [B, stride]`.
+    /// a place of row b of `out [B, stride]`, a buffer of [`Backend::results`]: [`Training::linear_parameters_backward`] of each sequence by itself.
     fn outer_products(
         &self,
         out: &mut Self::Tensor,
@@ -227,6 +230,18 @@ pub trait Training: Backend {
         sketch.apply(&mut kept, &read, sketch.inputs());
         self.copy(out, &self.upload(&kept)?, kept.len())
     }
+
+    /// These numbers.
+    fn sums(&self, values: &[f64]) -> Result<Self::Sums>;
+
+    /// What they have come to.
+    fn read_sums(&self, sums: &Self::Sums) -> Result<Vec<f64>>;
+
+    /// `sums [n] += Σ_r x_r²` in f64 over the rows of `x [rows, n]`, a buffer of [`Backend::results`], in their order.
+    fn add_squares(&self, sums: &mut Self::Sums, x: &Self::Tensor, rows: usize) -> Result<()>;
+
+    /// `Σ_i w_i x_ri²` in f64 of each row of `x [rows, n]`, a buffer of [`Backend::results`], by weights `[n]`.
+    fn weighted_squares(&self, weights: &Self::Sums, x: &Self::Tensor, rows: usize) -> Result<Vec<f64>>;
 
     /// `dw [E] += Σ dy ∘ x̂` and `db [E] += Σ dy`, of `dy [rows, E]` and the normalised rows x̂ of `x [rows, E]`.
     fn layer_norm_parameters_backward(

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use wherefore::Error;
+use wherefore::backend::Precision;
 use wherefore::factors::{FisherForm, FisherLabels};
 use wherefore::model::Device;
 use wherefore::pipeline::{self, FisherOptions};
@@ -60,17 +61,30 @@ enum Fisher {
     Data,
 }
 
+/// On a GPU f32 where nothing else is asked for: in f16 each record has a scale of its own, and there is none for sums over them.
+fn in_a_precision_of_sums(common: &Common) -> Result<Common, Error> {
+    let on_gpu = matches!(common.device, Device::Cuda(_) | Device::EveryCuda);
+    let precision = match common.precision {
+        Precision::Auto if on_gpu => Precision::F32,
+        Precision::F16 if on_gpu => {
+            return Err(Error::usage("--precision f16: curvature is computed in f32, bf16x3 or bf16")
+                .with_hint("leave --precision out, or use --precision f32, bf16x3 or bf16"));
+        }
+        asked => asked,
+    };
+    Ok(Common { precision, ..common.clone() })
+}
+
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
-    if let Device::Cuda(_) = common.device {
-        return Err(Error::Device("curvature: the whole network's is fitted on the CPU".to_owned(), None)
-            .with_hint("run with --device cpu")
-            .into());
-    }
-    let common = &Common { device: Device::Cpu, ..common.clone() };
+    let common = &in_a_precision_of_sums(common)?;
     let mut run = RunRecord::begin("curvature");
     let store = Store::open_many(&arguments.store)?;
     run.store(&store);
     let model = load_model(&store, arguments.model.as_deref(), common)?;
+    if model.gpus().len() > 1 {
+        let message = format!("{} devices: curvature is fitted on one", model.gpus().len());
+        return Err(Error::usage(message).with_hint("name it, as in --device cuda:0").into());
+    }
     run.model(&model);
     let options = FisherOptions {
         form: match arguments.form {

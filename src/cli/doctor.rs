@@ -93,9 +93,10 @@ impl Cuda {
     }
 }
 
-/// Training is in f32 or bf16.
+/// Training is in f32 or bf16; gradients of records are in every precision.
 fn of_gpu(gpu: &Gpu) -> wherefore::Result<Vec<Check>> {
     let mut checks = check::check(gpu)?;
+    checks.extend(check::check_gradients(gpu)?);
     if matches!(gpu.precision(), Precision::F32 | Precision::Bf16) {
         checks.extend(check::check_training(gpu)?);
     }
@@ -125,7 +126,12 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         version: env!("CARGO_PKG_VERSION"),
         cpu: Processor { vectors: cpu.isa().name(), threads: rayon::current_num_threads() },
         cuda: Cuda::ask()?,
-        operations: [check::check(&cpu)?, check::check_training(&cpu.shared_out())?].concat(),
+        operations: [
+            check::check(&cpu)?,
+            check::check_training(&cpu.shared_out())?,
+            check::check_gradients(&cpu.shared_out())?,
+        ]
+        .concat(),
         model,
     };
     print(common, [&report], &report)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use wherefore::dataset::Dataset;
 use wherefore::factors::{LabelUsed, ScanType};
-use wherefore::model::{AdamMoments, DEFAULT_DIMENSION, Device, GradientsOf, Model, Projection, ProjectionKind, Task};
+use wherefore::model::{AdamMoments, DEFAULT_DIMENSION, GradientsOf, Model, Projection, ProjectionKind, Task};
 use wherefore::pipeline::{self, Checkpoint, GivenFactors, GivenFile, IndexOptions, Rejections, Summary};
 use wherefore::store::{DEFAULT_BLOCK_RECORDS, Dtype, Part};
 use wherefore::{Error, Result};
@@ -189,21 +189,7 @@ impl Arguments {
     }
 }
 
-/// Gradients of the whole model are taken on the CPU so far: a device that is named must be that.
-fn on_cpu(common: &Common) -> Result<Common> {
-    if let Device::Cuda(_) = common.device {
-        return Err(Error::Device(
-            "--gradients projected: gradients of the whole model are taken on the CPU".to_owned(),
-            None,
-        )
-        .with_hint("run with --device cpu"));
-    }
-    Ok(Common { device: Device::Cpu, ..common.clone() })
-}
-
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
-    let cpu = if arguments.gradients == Gradients::Projected { Some(on_cpu(common)?) } else { None };
-    let common = cpu.as_ref().unwrap_or(common);
     let mut run = RunRecord::begin("index");
     if let Some(file) = &arguments.from_factors {
         return index_given(arguments, file, common, run);

@@ -42,7 +42,7 @@ impl Probes {
         });
         let reads = self.reads.get(begin..end).unwrap_or_default().to_vec();
         let masked = self.masked.as_ref().map(|masked| masked.part(begin, end));
-        let batch = masked.as_ref().map_or_else(|| part_of(&self.batch, begin, end), Masked::lengths);
+        let batch = masked.as_ref().map_or_else(|| self.batch.part(begin..end), Masked::lengths);
         Self { batch, masked, path, ask, reads }
     }
 
@@ -112,15 +112,4 @@ fn map_of<'a>(layer: &'a mut [f32], batch: &PackedBatch, sequence: usize) -> &'a
 fn interleaved(first: &[f32], second: &[f32], targets: usize) -> Vec<f32> {
     let part = |all: &[f32], target: usize| all[target * all.len() / targets..][..all.len() / targets].to_vec();
     (0..targets).flat_map(|target| [part(first, target), part(second, target)]).flatten().collect()
-}
-
-fn part_of(batch: &PackedBatch, begin: usize, end: usize) -> PackedBatch {
-    let starts = &batch.cu_seqlens[begin..=end];
-    let tokens = starts[0] as usize..starts[starts.len() - 1] as usize;
-    PackedBatch {
-        ids: batch.ids[tokens.clone()].to_vec(),
-        type_ids: batch.type_ids[tokens.clone()].to_vec(),
-        positions: batch.positions[tokens].to_vec(),
-        cu_seqlens: starts.iter().map(|start| start - starts[0]).collect(),
-    }
 }

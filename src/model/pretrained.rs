@@ -2,6 +2,8 @@
 
 use std::borrow::Borrow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::class_names::ClassNames;
 use super::config::{Architecture, Config};
@@ -48,6 +50,8 @@ pub struct Model {
     fingerprint: String,
     head_fingerprint: Option<String>,
     embedding_deviation: f32,
+    /// What its gradients' tracers ran again.
+    traced_again: Arc<AtomicU64>,
 }
 
 /// A network, and what stays of it on the host.
@@ -112,6 +116,7 @@ impl Model {
             head,
             fingerprint,
             head_fingerprint,
+            traced_again: Arc::default(),
         })
     }
 
@@ -145,7 +150,12 @@ impl Model {
 
     /// Sequences so far that overflowed the device's precision and were run again in one that holds more.
     pub fn run_again(&self) -> u64 {
-        self.network.run_again()
+        self.network.run_again() + self.traced_again.load(Ordering::Relaxed)
+    }
+
+    /// Where those are counted that are run again for their gradients.
+    pub(super) fn traced_again(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.traced_again)
     }
 
     /// The GPUs it runs on, where it does.

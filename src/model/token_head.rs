@@ -107,7 +107,7 @@ impl Picks {
 const SEED: f64 = 64.0;
 
 /// The power of two that brings `size` to `[SEED, 2 SEED)`; 1 where there is nothing to scale.
-fn scale_for(size: f64) -> f64 {
+pub(super) fn scale_for(size: f64) -> f64 {
     if size > 0.0 && size.is_finite() { (SEED / size).log2().ceil().clamp(-100.0, 100.0).exp2() } else { 1.0 }
 }
 

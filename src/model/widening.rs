@@ -12,15 +12,35 @@ use crate::backend::{Precision, Rows};
 use crate::error::{Error, Result};
 use crate::tokens::PackedBatch;
 
-/// Opens the wider network.
-type Open = Box<dyn FnOnce() -> Result<Box<dyn Forward>> + Send>;
+/// A network that is opened when it is first needed.
+pub(super) struct Behind<T: ?Sized> {
+    opened: OnceLock<Box<T>>,
+    open: Mutex<Option<Open<T>>>,
+}
+
+/// Opens it.
+pub(super) type Open<T> = Box<dyn FnOnce() -> Result<Box<T>> + Send>;
+
+impl<T: ?Sized> Behind<T> {
+    pub(super) fn new(open: Open<T>) -> Self {
+        Self { opened: OnceLock::new(), open: Mutex::new(Some(open)) }
+    }
+
+    pub(super) fn get(&self) -> Result<&T> {
+        // Held while it is opened: another caller waits for it.
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = open.take() {
+            let wide = open()?;
+            return Ok(&**self.opened.get_or_init(|| wide));
+        }
+        self.opened.get().map(|wide| &**wide).ok_or_else(|| Error::usage("the wider network could not be opened"))
+    }
+}
 
 /// Both networks.
 pub(super) struct Widening {
     narrow: Box<dyn Forward>,
-    /// Opened when first needed.
-    wide: OnceLock<Box<dyn Forward>>,
-    open: Mutex<Option<Open>>,
+    wide: Behind<dyn Forward>,
     /// Sequences that were run again.
     again: AtomicU64,
 }
@@ -33,18 +53,8 @@ struct Overflowed {
 }
 
 impl Widening {
-    pub(super) fn new(narrow: Box<dyn Forward>, open: Open) -> Self {
-        Self { narrow, wide: OnceLock::new(), open: Mutex::new(Some(open)), again: AtomicU64::new(0) }
-    }
-
-    fn wide(&self) -> Result<&dyn Forward> {
-        // Held while it is opened: another caller waits for it.
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = open.take() {
-            let wide = open()?;
-            return Ok(&**self.wide.get_or_init(|| wide));
-        }
-        self.wide.get().map(|wide| &**wide).ok_or_else(|| Error::usage("the wider network could not be opened"))
+    pub(super) fn new(narrow: Box<dyn Forward>, open: Open<dyn Forward>) -> Self {
+        Self { narrow, wide: Behind::new(open), again: AtomicU64::new(0) }
     }
 
     /// Runs what overflowed again, each by itself, and puts the answers in their places.
@@ -55,7 +65,7 @@ impl Widening {
         }
         self.again.fetch_add(overflowed.len() as u64, Ordering::Relaxed);
         let alone = overflowed.iter().map(|one| one.probes.clone()).collect();
-        let rescued = self.wide()?.probe(alone, &|_| true)?;
+        let rescued = self.wide.get()?.probe(alone, &|_| true)?;
         for (one, mut rescued) in overflowed.iter().zip(rescued) {
             let to = answers[one.batch].of_sequence(&batches[one.batch], one.sequence);
             let from = rescued.of_sequence(&one.probes, 0);

@@ -233,7 +233,11 @@ impl Scoring<'_> {
     }
 
     /// Texts through the model, each for a label that is told its place and its logits.
-    fn run(&self, texts: Vec<(String, Option<String>)>, target: &dyn Fn(usize, &[f32]) -> Target) -> Result<Vec<Ran>> {
+    fn run(
+        &self,
+        texts: Vec<(String, Option<String>)>,
+        target: &(dyn Fn(usize, &[f32]) -> Target + Sync),
+    ) -> Result<Vec<Ran>> {
         let encode = |(text, pair)| self.model.encode(&Record { text, pair, ..Record::default() });
         let encodings: Vec<Encoding> = texts.into_iter().map(encode).collect::<Result<_>>()?;
         let problem = self.model.problem();

@@ -152,19 +152,14 @@ impl Fit<'_> {
 
     /// EK-FAC's eigenvalues: the means over `rows` of squared gradients in the eigenvectors.
     fn correct(&mut self, rows: &[usize], layers: &mut [LayerFisher]) -> Result<()> {
-        let zeros = |layer: &LayerFisher| vec![0.0_f64; layer.layer.inputs * layer.layer.outputs];
-        let mut sums: Vec<Vec<f64>> = layers.iter().map(zeros).collect();
         for window in rows.chunks(WINDOW) {
             let (encodings, targets) = (self.encode(window)?, self.targets(window)?);
             let seed = |place: usize, z: &[f32], dz: &mut [f32]| self.seed(window[place], &targets[place], z, dz);
-            let mut take = |layer: usize, _: &[usize], gradients: &[f32]| {
-                add_squares(&mut sums[layer], gradients);
-                Ok(())
-            };
             let (borrowed, tokens) = (encodings.iter().collect::<Vec<_>>(), self.settings.batch_tokens);
-            self.observer.turned(&borrowed, tokens, &seed, &|| !interrupt::asked(), &mut take)?;
+            self.observer.add_squares(&borrowed, tokens, &seed, &|| !interrupt::asked())?;
             self.advance(window.len());
         }
+        let sums = self.observer.squares()?;
         for (layer, sums) in layers.iter_mut().zip(sums) {
             layer.corrected = Some(sums.into_iter().map(|sum| (sum / rows.len() as f64) as f32).collect());
         }
@@ -174,6 +169,7 @@ impl Fit<'_> {
     /// `g_iᵀ (F + λI)⁻¹ g_i` of `rows`, g the gradients of their losses as they were stored.
     fn self_influence(&mut self, rows: &[usize], layers: &[LayerFisher], damping: f64) -> Result<SelfInfluence> {
         let inverses: Vec<_> = layers.iter().map(|layer| layer.inverse(self.options.form, damping)).collect();
+        self.observer.set_weights(&inverses)?;
         let problem = self.model.problem();
         let mut values = Vec::with_capacity(rows.len());
         for window in rows.chunks(WINDOW) {
@@ -181,16 +177,8 @@ impl Fit<'_> {
             let seed = |place: usize, z: &[f32], dz: &mut [f32]| {
                 factors::output_gradient(problem, z, &targets[place], dz);
             };
-            let mut forms = vec![0.0_f64; window.len()];
-            let mut take = |layer: usize, places: &[usize], gradients: &[f32]| {
-                let inverse = &inverses[layer];
-                let parts: Vec<f64> =
-                    gradients.par_chunks(inverse.len()).map(|gradient| weighted_square(gradient, inverse)).collect();
-                places.iter().zip(parts).for_each(|(place, part)| forms[*place] += part);
-                Ok(())
-            };
             let (borrowed, tokens) = (encodings.iter().collect::<Vec<_>>(), self.settings.batch_tokens);
-            let logits = self.observer.turned(&borrowed, tokens, &seed, &|| !interrupt::asked(), &mut take)?;
+            let (forms, logits) = self.observer.weighted_squares(&borrowed, tokens, &seed, &|| !interrupt::asked())?;
             let classes = self.model.classes();
             let mut unread = vec![0.0; classes];
             for ((form, z), target) in forms.iter().zip(logits.chunks_exact(classes)).zip(&targets) {
@@ -235,23 +223,4 @@ impl Fit<'_> {
         self.done += records;
         self.progress.set(self.done as u64, self.done as u64);
     }
-}
-
-/// Numbers of a layer that a thread takes at a time.
-const SPAN: usize = 1 << 14;
-
-/// `sums += Σ gradient²`, gradient after gradient.
-fn add_squares(sums: &mut [f64], gradients: &[f32]) {
-    let len = sums.len();
-    sums.par_chunks_mut(SPAN).enumerate().for_each(|(span, sums)| {
-        for gradient in gradients.chunks_exact(len) {
-            let gradient = &gradient[span * SPAN..][..sums.len()];
-            sums.iter_mut().zip(gradient).for_each(|(sum, &g)| *sum += f64::from(g) * f64::from(g));
-        }
-    });
-}
-
-/// `Σ w g²`
-fn weighted_square(gradient: &[f32], weights: &[f64]) -> f64 {
-    gradient.iter().zip(weights).map(|(&g, w)| w * f64::from(g) * f64::from(g)).sum()
 }

@@ -78,4 +78,16 @@ impl PackedBatch {
     pub fn range(&self, b: usize) -> std::ops::Range<usize> {
         self.cu_seqlens[b] as usize..self.cu_seqlens[b + 1] as usize
     }
+
+    /// Some of its sequences by themselves.
+    pub(crate) fn part(&self, sequences: std::ops::Range<usize>) -> Self {
+        let starts = &self.cu_seqlens[sequences.start..=sequences.end];
+        let tokens = starts[0] as usize..starts[starts.len() - 1] as usize;
+        Self {
+            ids: self.ids[tokens.clone()].to_vec(),
+            type_ids: self.type_ids[tokens.clone()].to_vec(),
+            positions: self.positions[tokens].to_vec(),
+            cu_seqlens: starts.iter().map(|start| start - starts[0]).collect(),
+        }
+    }
 }

@@ -152,7 +152,6 @@ fn rules_of_the_other_kind_of_store_are_refused() {
     bench.fails("search --store last --data queries.jsonl --rule trak", "last layer alone");
     bench.fails("audit dirty --store store", "gradients of the whole model");
     bench.fails(&format!("{INDEX} --store none --projection-dim 3"), "at least a dimension for each of the");
-    bench.fails(&format!("{INDEX} --store none --device cuda"), "taken on the CPU");
     bench.model("headless-cls");
     bench.fails(
         "index --model headless-cls --data data.jsonl --gradients projected --store none --quiet",

@@ -2,6 +2,7 @@
 
 mod command;
 mod curvature;
+mod device;
 mod error_bars;
 mod exact;
 mod less;

@@ -90,6 +90,15 @@ fn every_operation_of_training_passes_its_check() {
     }
 }
 
+#[test]
+fn every_operation_of_records_gradients_passes_its_check() {
+    for (gpu, _) in by_products(&EVERY) {
+        for check in check::check_gradients(&gpu).unwrap() {
+            assert!(check.passed(), "{}: {check:?}", of(&gpu));
+        }
+    }
+}
+
 /// What a batch may have, all workers have at once, and something is left.
 #[test]
 fn the_room_there_is_fits_into_memory() {

@@ -13,6 +13,7 @@ mod gpu;
 mod gpu_backward;
 mod layer_norm;
 mod linear;
+mod outer;
 mod pool;
 mod reference;
 pub(crate) mod support;

@@ -70,7 +70,7 @@ fn batches_do_not_matter() {
 }
 
 /// `bert-cls2` with the first layer's inner weights this much larger.
-fn swollen(scale: f32) -> TempDir {
+pub(crate) fn swollen(scale: f32) -> TempDir {
     with_parts(|parts| {
         let range = parts.range("bert.encoder.layer.0.intermediate.dense.weight");
         for bytes in parts.data[range].as_chunks_mut().0 {

@@ -1,7 +1,9 @@
 //! Every operation of a device against [`Reference`](type@Reference), on drawn inputs: what `doctor` runs on the user's own machine.
 
+mod gradients;
 mod training;
 
+pub use gradients::check_gradients;
 pub use training::check_training;
 
 use super::reference::Reference;

@@ -2,7 +2,7 @@
 
 use super::{Check, HEADS, LENGTHS, Outcome, Outcomes, TOKENS, VOCABULARY, WIDTH, compare, drawn, drawn_batch};
 use crate::backend::reference::Reference;
-use crate::backend::training::{AdamStep, Dropout, Pair, Passed, Place, Products, Shape, Sketch, Tables, Training};
+use crate::backend::training::{AdamStep, Dropout, Pair, Passed, Place, Shape, Tables, Training};
 use crate::backend::{Attended, AttentionGradients, AttentionShape, Columns, Rows};
 use crate::error::Result;
 
@@ -27,7 +27,6 @@ fn outcomes<B: Training>(backend: &B) -> Result<Vec<Outcome>> {
     parameters(&mut outcomes, &staged)?;
     tables(&mut outcomes, &staged)?;
     dropped(&mut outcomes, &staged)?;
-    products(&mut outcomes, &staged)?;
     step(&mut outcomes)?;
     Ok(outcomes.done)
 }
@@ -51,16 +50,12 @@ fn parameters<B: Training>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch) ->
     outcomes.keep("layer_norm_parameters_backward (bias)", &bias, WIDTH, TOKENS)
 }
 
-/// The embedding tables' sum, and their gradients.
+/// The embedding tables' gradients.
 fn tables<B: Training>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch) -> Result<()> {
     let backend = outcomes.backend;
     let positions = LENGTHS[LENGTHS.len() - 1];
     let (mut word, mut position) = (drawn(backend, VOCABULARY * WIDTH, 8)?, drawn(backend, positions * WIDTH, 9)?);
-    let mut types = drawn(backend, 2 * WIDTH, 10)?;
-    let (mut sum, d_sum) = (backend.tensor(TOKENS * WIDTH)?, drawn(backend, TOKENS * WIDTH, 11)?);
-    let of = Tables { word: &word, position: &position, token_type: Some(&types), task: None };
-    backend.embed_sum(&mut sum, of, staged, WIDTH)?;
-    outcomes.keep("embed_sum", &sum, TOKENS * WIDTH, 3)?;
+    let (mut types, d_sum) = (drawn(backend, 2 * WIDTH, 10)?, drawn(backend, TOKENS * WIDTH, 11)?);
     let gradients = Tables { word: &mut word, position: &mut position, token_type: Some(&mut types), task: None };
     backend.embed_sum_backward(gradients, &d_sum, staged, WIDTH)?;
     outcomes.keep("embed_sum_backward (words)", &word, VOCABULARY * WIDTH, TOKENS)?;
@@ -87,24 +82,6 @@ fn dropped<B: Training>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch) -> Re
     let gradients = AttentionGradients { packed: &mut packed, query: None };
     backend.attention_dropout_backward(gradients, &x, &attended, &dropout)?;
     outcomes.keep("attention_dropout_backward", &packed, TOKENS * 3 * WIDTH, 2 * depth)
-}
-
-/// Each sequence's own sum of outer products, and rows projected sparsely.
-fn products<B: Training>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch) -> Result<()> {
-    let backend = outcomes.backend;
-    let (inputs, outputs) = (9, 5);
-    let (x, dy) = (drawn(backend, TOKENS * inputs, 13)?, drawn(backend, TOKENS * outputs, 14)?);
-    let stride = inputs * outputs + 3;
-    let mut out = drawn(backend, LENGTHS.len() * stride, 15)?;
-    let of = Products { batch: staged, rows: Rows::All, inputs, outputs, stride, offset: 2 };
-    backend.outer_products(&mut out, &dy, &x, of)?;
-    outcomes.keep("outer_products", &out, LENGTHS.len() * stride, LENGTHS[LENGTHS.len() - 1])?;
-    // Runs of sixteen, and what goes round the end of so few places.
-    let (x, kept) = (drawn(backend, TOKENS * WIDTH, 18)?, 21);
-    let sketch = Sketch::new(WIDTH + 1, kept, |run| (run * 8 % kept, 0x5A96 >> (run % 3))).with_one();
-    let mut out = backend.tensor(TOKENS * kept)?;
-    backend.sketch(&mut out, &x, &sketch, TOKENS)?;
-    outcomes.keep("sketch", &out, TOKENS * kept, WIDTH)
 }
 
 /// A step of the optimiser.

@@ -7,8 +7,7 @@ use super::tensor::Tensor;
 use crate::backend::training::Tables;
 use crate::error::Result;
 
-pub(super) const NAMES: [&str; 2] = [BY_NUMBER[0], BY_NUMBER[2]];
-const BY_NUMBER: [&str; 3] = ["embed_sum_f32", "", "embed_sum_bf16"];
+pub(super) const NAMES: [&str; 3] = ["embed_sum_f32", "embed_sum_f16", "embed_sum_bf16"];
 
 /// Tokens of a block, one a warp.
 const TOKENS: usize = 4;
@@ -43,5 +42,5 @@ pub(super) fn sum(
         width.into(),
     ];
     let grid = [tokens.div_ceil(TOKENS), 1];
-    device.launch(out.number.pick(BY_NUMBER), Shape { grid, threads: TOKENS * 32, shared_bytes: 0 }, &arguments)
+    device.launch(out.number.pick(NAMES), Shape { grid, threads: TOKENS * 32, shared_bytes: 0 }, &arguments)
 }

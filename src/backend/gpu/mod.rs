@@ -30,6 +30,7 @@ mod resident;
 mod search;
 mod search_bounds;
 mod staging;
+mod sums;
 mod tensor;
 mod tensor_map;
 mod training;
@@ -44,6 +45,7 @@ pub use linear_wgmma::{Products, distrusted};
 pub(crate) use resident::Key;
 pub(crate) use search::{Asked, Chunk, Entry, FactorsOf, Found, MOST_KEPT, Weights};
 pub(crate) use search_bounds::MOST_TERMS;
+pub use sums::Sums;
 pub use tensor::Tensor;
 
 use std::sync::Arc;
@@ -61,7 +63,7 @@ use crate::error::{Error, Result};
 use crate::tokens::{Masked, PackedBatch};
 
 /// Every kernel, by the stem of its file.
-const KERNELS: [(&str, &[&str]); 29] = [
+const KERNELS: [(&str, &[&str]); 31] = [
     ("attention_backward_bf16", &attention_backward::BF16),
     ("attention_backward_f16", &attention_backward::F16),
     ("attention_backward_f32", &attention_backward::F32),
@@ -79,6 +81,7 @@ const KERNELS: [(&str, &[&str]); 29] = [
     ("follow", &follow::NAMES),
     ("gradients", &gradients::NAMES),
     ("gradients_bf16", &gradients::BF16),
+    ("gradients_f16", &gradients::F16),
     ("layer_norm", &layer_norm::NAMES),
     ("linear_bf16", &linear::BF16),
     ("linear_bf16_wgmma", &linear_wgmma::BF16),
@@ -91,6 +94,7 @@ const KERNELS: [(&str, &[&str]); 29] = [
     ("pool", &pool::NAMES),
     ("search", &search::NAMES),
     ("search_bounds", &search_bounds::NAMES),
+    ("sums", &sums::NAMES),
 ];
 
 /// What a GPU computes in where nothing else is asked for: three bits more than bf16 at the same rate. What overflows is run again in bf16.
@@ -154,7 +158,20 @@ impl Gpu {
     #[doc(hidden)]
     #[must_use]
     pub fn by_mma(&self) -> Self {
-        Self { device: Arc::clone(&self.device), precision: self.precision, products: Products::Mma }
+        Self { products: Products::Mma, ..self.shared() }
+    }
+
+    /// The same device once more: buffers of one are buffers of the other.
+    #[must_use]
+    pub fn shared(&self) -> Self {
+        Self { device: Arc::clone(&self.device), precision: self.precision, products: self.products }
+    }
+
+    /// The same device in f32 where it computes in f16, in which sums over records would need one scale for all.
+    #[must_use]
+    pub fn unscaled(&self) -> Self {
+        let precision = if self.precision == Precision::F16 { Precision::F32 } else { self.precision };
+        Self { precision, ..self.shared() }
     }
 
     /// The stems of the kernel files an image is needed for.
@@ -194,9 +211,7 @@ impl Backend for Gpu {
 
     /// f16 ends at 65504; bf16 goes as far as f32.
     fn wider(&self) -> Option<Self> {
-        let device = Arc::clone(&self.device);
-        let (precision, products) = (Precision::Bf16, self.products);
-        (self.precision == Precision::F16).then_some(Self { device, precision, products })
+        (self.precision == Precision::F16).then(|| Self { precision: Precision::Bf16, ..self.shared() })
     }
 
     /// Two, so that one batch's results travel while the next is computed.

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::sums::Sums;
 use super::{
     Batch, Gpu, Linear, Tensor, attention, attention_backward, columns, dropout, embed_sum, gradients, optimizer,
 };
@@ -11,6 +12,8 @@ use crate::backend::{Attended, AttentionGradients, Backend};
 use crate::error::Result;
 
 impl Training for Gpu {
+    type Sums = Sums;
+
     fn clear(&self, tensor: &mut Tensor) -> Result<()> {
         self.device.clear(tensor)
     }
@@ -70,7 +73,23 @@ impl Training for Gpu {
     }
 
     fn outer_products(&self, out: &mut Tensor, dy: &Tensor, x: &Tensor, products: Products<'_, Self>) -> Result<()> {
-        gradients::outer_products(&self.device, out, dy, x, &products)
+        gradients::outer_products(&self.device, self.number(), out, dy, x, &products)
+    }
+
+    fn sums(&self, values: &[f64]) -> Result<Sums> {
+        Sums::upload(&self.device, values)
+    }
+
+    fn read_sums(&self, sums: &Sums) -> Result<Vec<f64>> {
+        sums.download(&self.device)
+    }
+
+    fn add_squares(&self, sums: &mut Sums, x: &Tensor, rows: usize) -> Result<()> {
+        sums.add_squares(&self.device, x, rows)
+    }
+
+    fn weighted_squares(&self, weights: &Sums, x: &Tensor, rows: usize) -> Result<Vec<f64>> {
+        weights.weighted_squares(&self.device, x, rows)
     }
 
     fn layer_norm_parameters_backward(

@@ -11,6 +11,8 @@ use crate::error::Result;
 use crate::tokens::PackedBatch;
 
 impl<F: Float> Training for Loops<F> {
+    type Sums = Vec<f64>;
+
     fn clear(&self, tensor: &mut Vec<F>) -> Result<()> {
         tensor.fill(F::of(0.0));
         Ok(())
@@ -121,6 +123,26 @@ impl<F: Float> Training for Loops<F> {
             }
         }
         Ok(())
+    }
+
+    fn sums(&self, values: &[f64]) -> Result<Vec<f64>> {
+        Ok(values.to_vec())
+    }
+
+    fn read_sums(&self, sums: &Vec<f64>) -> Result<Vec<f64>> {
+        Ok(sums.clone())
+    }
+
+    fn add_squares(&self, sums: &mut Vec<f64>, x: &Vec<F>, rows: usize) -> Result<()> {
+        for row in x.chunks_exact(sums.len()).take(rows) {
+            sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x.wide() * x.wide());
+        }
+        Ok(())
+    }
+
+    fn weighted_squares(&self, weights: &Vec<f64>, x: &Vec<F>, rows: usize) -> Result<Vec<f64>> {
+        let of_row = |row: &[F]| row.iter().zip(weights).map(|(x, w)| w * x.wide() * x.wide()).sum();
+        Ok(x.chunks_exact(weights.len()).take(rows).map(of_row).collect())
     }
 
     fn layer_norm_parameters_backward(

@@ -16,7 +16,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::adam::{AdamMoments, LayerMoments};
-use super::network::{Network, Part, Seed};
+use super::network::{Network, Part, Ran, Seed};
 use super::pass::Pass;
 use super::projection::{Matrix, Projection, Side, Slot};
 use super::sink::{Linear, Operands, Sink};
@@ -68,6 +68,10 @@ impl<B: Training> Adapted<B> {
         Ok(Self { layers: layers.collect(), width, rests: betas.map(|beta| (1.0 - beta) as f32), network })
     }
 
+    pub(super) fn network(&self) -> &Network<B> {
+        &self.network
+    }
+
     /// Unit vectors of a batch's records, and their logits.
     pub(super) fn run(&self, batch: PackedBatch, seed: Seed<'_>) -> Result<Outputs> {
         let (tokens, sequences) = (batch.cu_seqlens.clone(), batch.sequences());
@@ -78,7 +82,7 @@ impl<B: Training> Adapted<B> {
             uses: self.layers.iter().map(|_| Vec::new()).collect(),
             out: vec![0.0; sequences * self.width],
         };
-        let logits = self.network.run(batch, seed, &mut sink)?;
+        let Ran { logits, .. } = self.network.run(batch, seed, &mut sink)?;
         let mut features = sink.out;
         features.par_chunks_mut(self.width).for_each(|row| {
             let length = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();

@@ -1,5 +1,6 @@
 //! A network that is gone through forth and back, record by record, and never learns: what takes gradients is a [`Sink`] of the caller's.
 
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use super::Limits;
@@ -11,15 +12,46 @@ use super::projection::GradientsOf;
 use super::sink::{Linear, Normalisation, Sink};
 use super::tape::Tape;
 use super::tree::Tree;
+use crate::backend::Precision;
 use crate::backend::training::{Pair, Tables, Training};
 use crate::error::{Error, Result};
+use crate::model::config::Config;
 use crate::model::encoder::distinct;
+use crate::model::token_head::scale_for;
 use crate::model::weights::Weights;
 use crate::model::{Model, Problem, Task};
 use crate::tokens::PackedBatch;
 
 /// Where a way back starts: told a record's place and its logits, fills in the gradient at them, `[K]`.
-pub type Seed<'a> = &'a dyn Fn(usize, &[f32], &mut [f32]);
+pub type Seed<'a> = &'a (dyn Fn(usize, &[f32], &mut [f32]) + Sync);
+
+/// Where a network's parameters are.
+#[derive(Clone)]
+pub(super) struct Source {
+    directory: PathBuf,
+    config: Config,
+    classes: usize,
+}
+
+impl Source {
+    /// # Errors
+    /// [`Error::Usage`] for a model without a head.
+    pub(super) fn of(model: &Model) -> Result<Self> {
+        check_head(model)?;
+        Ok(Self { directory: model.directory().to_owned(), config: model.config().clone(), classes: model.classes() })
+    }
+}
+
+/// What came of a batch beside its gradients.
+pub(super) struct Ran {
+    /// `[B, K]`
+    pub(super) logits: Vec<f32>,
+    /// What each record's gradients are larger by, `[B]`: a power of two, 1 but in f16.
+    pub(super) scales: Vec<f32>,
+}
+
+/// Tokens in a pass at the least, where the user has not said: operations are shared out among threads.
+const BATCH_TOKENS: usize = 2048;
 
 /// A model's parameters on a device, and the tape of its passes.
 pub(super) struct Network<B: Training> {
@@ -47,13 +79,12 @@ pub(super) enum Part {
 
 impl<B: Training> Network<B> {
     /// # Errors
-    /// [`Error::Usage`] for a model without a head; what its files say, and the device fails at.
-    pub(super) fn new(backend: B, model: &Model) -> Result<Self> {
-        check_head(model)?;
-        let config = model.config();
-        let weights = Weights::open(model.directory(), config.family.tensor_names().prefix)?;
+    /// What the model's files say, and the device fails at.
+    pub(super) fn new(backend: B, source: &Source) -> Result<Self> {
+        let Source { directory, config, classes } = source;
+        let weights = Weights::open(directory, config.family.tensor_names().prefix)?;
         let (ids, schedule) = distinct(&config.schedule());
-        let specs = specs(config, &ids, Task::Record, model.classes());
+        let specs = specs(config, &ids, Task::Record, *classes);
         let host: Tree<Vec<f32>> = specs.map(|spec| spec.read(&weights))?;
         let tables = Tables {
             word: backend.upload(&host.tables.word)?,
@@ -62,7 +93,7 @@ impl<B: Training> Network<B> {
             task: host.tables.task.as_ref().map(|table| backend.upload(table)).transpose()?,
         };
         Ok(Self {
-            net: Net::pack(&backend, &host, config, schedule, (Task::Record, model.classes()))?,
+            net: Net::pack(&backend, &host, config, schedule, (Task::Record, *classes))?,
             tables,
             limits: Limits {
                 vocabulary: config.vocabulary,
@@ -140,8 +171,14 @@ impl<B: Training> Network<B> {
         visits
     }
 
-    /// Runs a batch forth, and back from `seed` to `sink`. Gives back logits `[B, K]`.
-    pub(super) fn run(&self, batch: PackedBatch, seed: Seed<'_>, sink: &mut impl Sink<B>) -> Result<Vec<f32>> {
+    /// Tokens in a pass where the user has not said: what suits the device, and it has room for.
+    pub(super) fn batch_tokens(&self) -> usize {
+        let room = self.backend.room(Tape::<B>::numbers_a_token(&self.net.sizes));
+        self.backend.batch_tokens().max(BATCH_TOKENS).min(room).max(1)
+    }
+
+    /// Runs a batch forth, and back from `seed` to `sink`. In f16 every record's seed is scaled, and so is all that comes to the sink.
+    pub(super) fn run(&self, batch: PackedBatch, seed: Seed<'_>, sink: &mut impl Sink<B>) -> Result<Ran> {
         let (tokens, sequences) = self.limits.check(&batch)?;
         let (backend, classes) = (&self.backend, self.net.sizes.classes);
         let batch = backend.stage(batch)?;
@@ -156,12 +193,20 @@ impl<B: Training> Network<B> {
         self.net.forward(&pass, tape, &self.tables)?;
         let mut logits = vec![0.0; sequences * classes];
         backend.download(&mut logits, &tape.logits)?;
-        let mut seeds = vec![0.0; sequences * classes];
-        let rows = logits.chunks_exact(classes).zip(seeds.chunks_exact_mut(classes));
-        rows.enumerate().for_each(|(place, (z, dz))| seed(place, z, dz));
+        let (mut seeds, mut scales) = (vec![0.0; sequences * classes], vec![1.0; sequences]);
+        let rows = logits.chunks_exact(classes).zip(seeds.chunks_exact_mut(classes)).zip(&mut scales);
+        for (place, ((z, dz), scale)) in rows.enumerate() {
+            seed(place, z, dz);
+            if backend.precision() == Precision::F16 {
+                *scale = scale_for(dz.iter().fold(0.0, |most, slope| f64::from(slope.abs()).max(most))) as f32;
+                for slope in dz.iter_mut() {
+                    *slope *= *scale;
+                }
+            }
+        }
         backend.copy(&mut tape.back.logits, &backend.upload(&seeds)?, seeds.len())?;
         self.net.backward(&pass, tape, sink)?;
-        Ok(logits)
+        Ok(Ran { logits, scales })
     }
 }
 

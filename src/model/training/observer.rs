@@ -5,19 +5,24 @@
 //! of `δ δᵀ` over tokens; a layer of queries, keys and values is three outputs of one input, each with a factor of its own. What is seen of the
 //! last step's queries are first tokens' δ, as the others' are zero.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::network::{Network, Part, Seed};
+use super::network::{Network, Part, Ran, Seed, Source};
 use super::pass::Pass;
 use super::projection::Matrix;
 use super::sink::{Linear, Operands, Sink};
 use super::two_sided::TwoSided;
-use crate::backend::Rows;
 use crate::backend::cpu::Cpu;
 use crate::backend::training::{Pair, Passed, Products, Training};
+use crate::backend::{Backend, Precision, Rows};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::tokens::{self, Encoding, MicroBatch, PackedBatch, Positions};
+
+/// Runs a batch of some of a window's rows, and gives back their logits.
+type RunBatch<'a> = dyn FnMut(&[usize], PackedBatch) -> Result<Vec<f32>> + 'a;
+/// Takes a layer's turned gradients, `[records, outputs, inputs]`, and how many numbers those are.
+type TakeLayer<'a, B> = dyn FnMut(usize, &<B as Backend>::Tensor, usize) -> Result<()> + 'a;
 
 /// A linear layer of a network, as its curvature sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,29 +84,35 @@ pub type Turned<'a> = &'a mut dyn FnMut(usize, &[usize], &[f32]) -> Result<()>;
 pub struct Observer {
     observe: Box<dyn Observe>,
     positions: Positions,
+    batch_tokens: usize,
     layers: Vec<LinearLayer>,
 }
 
-/// Tokens in a pass where the user has not said.
-const BATCH_TOKENS: usize = 2048;
-
 impl Observer {
-    /// Every linear layer of `model`, on the CPU.
+    /// Every linear layer of `model`, where it runs: on its first GPU, in f32 where it is in f16, or on the CPU in f32.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a model without a head; what its files say.
+    /// [`Error::Usage`] for a model without a head; what its files say, and the device fails at.
     pub fn new(model: &Model) -> Result<Self> {
-        Self::on(Cpu::new().shared_out(), model)
+        match model.gpus().first() {
+            Some(gpu) => Self::on(gpu.unscaled(), model),
+            None => Self::on(Cpu::new().shared_out(), model),
+        }
     }
 
     /// [`Observer::new`] on a device.
     ///
     /// # Errors
-    /// As there; what the device fails at.
+    /// As there; one that computes in f16.
     pub fn on<B: Training>(backend: B, model: &Model) -> Result<Self> {
-        let network = Network::new(backend, model)?;
-        let layers = layers(&network);
-        Ok(Self { observe: Box::new(Observed::new(network)), positions: model.positions(), layers })
+        if backend.precision() == Precision::F16 {
+            let message =
+                "gradients that are added up over records are not computed in f16, where each has a scale of its own";
+            return Err(Error::usage(message).with_hint("use --precision f32 or bf16"));
+        }
+        let network = Network::new(backend, &Source::of(model)?)?;
+        let (layers, batch_tokens) = (layers(&network), network.batch_tokens());
+        Ok(Self { observe: Box::new(Observed::new(network)), positions: model.positions(), batch_tokens, layers })
     }
 
     /// The layers, by number.
@@ -148,6 +159,80 @@ impl Observer {
         going: &dyn Fn() -> bool,
         to: Turned<'_>,
     ) -> Result<Vec<f32>> {
+        self.turning(window, batch_tokens, going, &mut |rows, batch| {
+            let seed = |place: usize, z: &[f32], dz: &mut [f32]| seed(rows[place], z, dz);
+            self.observe.turned(batch, &seed, &mut |layer, gradients| to(layer, rows, gradients))
+        })
+    }
+
+    /// Adds the squares of a window's gradients in the bases, from `seed`, to what [`Observer::squares`] tells; nothing is handed over.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where `going` said so; what the device fails at.
+    pub fn add_squares(
+        &self,
+        window: &[&Encoding],
+        batch_tokens: Option<usize>,
+        seed: Seed<'_>,
+        going: &dyn Fn() -> bool,
+    ) -> Result<()> {
+        let mut add = |rows: &[usize], batch| self.observe.add_squares(batch, &|place, z, dz| seed(rows[place], z, dz));
+        self.turning(window, batch_tokens, going, &mut add).map(drop)
+    }
+
+    /// The sums of squares since the bases were set, layer by layer, each `[outputs, inputs]`.
+    ///
+    /// # Errors
+    /// What the device fails at.
+    pub fn squares(&self) -> Result<Vec<Vec<f64>>> {
+        self.observe.squares()
+    }
+
+    /// Sets the weights of all layers, in their order and each `[outputs, inputs]`, for [`Observer::weighted_squares`].
+    ///
+    /// # Errors
+    /// What the device fails at.
+    ///
+    /// # Panics
+    /// Where they are of other layers.
+    pub fn set_weights(&mut self, weights: &[Vec<f64>]) -> Result<()> {
+        let fits = |(layer, weights): (&LinearLayer, &Vec<f64>)| layer.inputs * layer.outputs == weights.len();
+        assert!(
+            weights.len() == self.layers.len() && self.layers.iter().zip(weights).all(fits),
+            "weights of other layers"
+        );
+        self.observe.set_weights(weights)
+    }
+
+    /// The weighted sum of the squares of each of a window's gradients in the bases, from `seed`, over all layers; and logits `[window, K]`.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where `going` said so; what the device fails at.
+    pub fn weighted_squares(
+        &self,
+        window: &[&Encoding],
+        batch_tokens: Option<usize>,
+        seed: Seed<'_>,
+        going: &dyn Fn() -> bool,
+    ) -> Result<(Vec<f64>, Vec<f32>)> {
+        let mut sums = vec![0.0; window.len()];
+        let logits = self.turning(window, batch_tokens, going, &mut |rows, batch| {
+            let seed = |place: usize, z: &[f32], dz: &mut [f32]| seed(rows[place], z, dz);
+            let (own, logits) = self.observe.weighted_squares(batch, &seed)?;
+            rows.iter().zip(own).for_each(|(row, own)| sums[*row] = own);
+            Ok(logits)
+        })?;
+        Ok((sums, logits))
+    }
+
+    /// Runs a window, so many records at a time as their gradients have room, told each batch's rows in the window. Logits `[window, K]`.
+    fn turning(
+        &self,
+        window: &[&Encoding],
+        batch_tokens: Option<usize>,
+        going: &dyn Fn() -> bool,
+        run: &mut RunBatch<'_>,
+    ) -> Result<Vec<f32>> {
         let mut all = Vec::new();
         let together = self.records_together();
         for (number, some) in window.chunks(together).enumerate() {
@@ -158,8 +243,7 @@ impl Observer {
                 for row in &mut rows {
                     *row += number * together;
                 }
-                let seed = |place: usize, z: &[f32], dz: &mut [f32]| seed(rows[place], z, dz);
-                let logits = self.observe.turned(batch, &seed, &mut |layer, gradients| to(layer, &rows, gradients))?;
+                let logits = run(&rows, batch)?;
                 let classes = logits.len() / rows.len();
                 all.resize(window.len() * classes, 0.0);
                 for (row, z) in rows.iter().zip(logits.chunks_exact(classes)) {
@@ -204,7 +288,7 @@ impl Observer {
     }
 
     fn batches(&self, window: &[&Encoding], batch_tokens: Option<usize>) -> Vec<MicroBatch> {
-        tokens::pack(window, self.positions, batch_tokens.unwrap_or(BATCH_TOKENS))
+        tokens::pack(window, self.positions, batch_tokens.unwrap_or(self.batch_tokens))
     }
 }
 
@@ -238,11 +322,22 @@ trait Observe: Send + Sync {
         seed: Seed<'_>,
         to: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<Vec<f32>>;
+
+    fn add_squares(&self, batch: PackedBatch, seed: Seed<'_>) -> Result<Vec<f32>>;
+
+    fn squares(&self) -> Result<Vec<Vec<f64>>>;
+
+    fn set_weights(&mut self, weights: &[Vec<f64>]) -> Result<()>;
+
+    fn weighted_squares(&self, batch: PackedBatch, seed: Seed<'_>) -> Result<(Vec<f64>, Vec<f32>)>;
 }
 
 struct Observed<B: Training> {
     network: Network<B>,
     bases: Vec<TwoSided<B>>,
+    /// Of each layer, since the bases were set.
+    squares: Mutex<Vec<B::Sums>>,
+    weights: Vec<B::Sums>,
     space: Mutex<Space<B>>,
 }
 
@@ -256,7 +351,26 @@ struct Space<B: Training> {
 
 impl<B: Training> Observed<B> {
     fn new(network: Network<B>) -> Self {
-        Self { network, bases: Vec::new(), space: Mutex::new(Space { sides: None, free: Vec::new() }) }
+        let space = Mutex::new(Space { sides: None, free: Vec::new() });
+        Self { network, bases: Vec::new(), squares: Mutex::default(), weights: Vec::new(), space }
+    }
+
+    /// Turns a batch's gradients, and hands `to` each layer's, `[records, outputs, inputs]`, and how many numbers those are. Gives back logits.
+    fn turn(&self, batch: PackedBatch, seed: Seed<'_>, to: &mut TakeLayer<'_, B>) -> Result<Vec<f32>> {
+        let mut space = lock(&self.space);
+        let widest = self.bases.iter().map(|both| both.inputs.max(both.outputs)).max().unwrap_or_default();
+        let needed = batch.tokens() * widest;
+        if space.sides.as_ref().is_none_or(|(_, room)| needed > *room) {
+            space.sides = None;
+            let side = || self.network.backend.tensor(needed);
+            space.sides = Some(([side()?, side()?], needed));
+        }
+        let Space { sides, free } = &mut *space;
+        let visits = self.network.visits();
+        let gradients = visits.iter().map(|_| None).collect();
+        let (sides, _) = sides.as_mut().expect("just made");
+        let mut turning = Turning { network: &self.network, bases: &self.bases, sides, free, visits, gradients, to };
+        Ok(self.network.run(batch, seed, &mut turning)?.logits)
     }
 }
 
@@ -292,7 +406,7 @@ impl<B: Training> Observe for Observed<B> {
         let layers = vec![LayerFactors::default(); self.network.linears().len()];
         let records = vec![layers; batch.sequences()];
         let mut keeping = Keeping { network: &self.network, starts, records };
-        let logits = self.network.run(batch, seed, &mut keeping)?;
+        let Ran { logits, .. } = self.network.run(batch, seed, &mut keeping)?;
         Ok((keeping.records, logits))
     }
 
@@ -304,6 +418,8 @@ impl<B: Training> Observe for Observed<B> {
             TwoSided::new(backend, &inputs, &outputs, shape, split)
         };
         self.bases = bases.iter().enumerate().map(both).collect::<Result<_>>()?;
+        let zeros = |both: &TwoSided<B>| backend.sums(&vec![0.0; both.inputs * both.outputs]);
+        *lock(&self.squares) = self.bases.iter().map(zeros).collect::<Result<_>>()?;
         Ok(())
     }
 
@@ -313,30 +429,45 @@ impl<B: Training> Observe for Observed<B> {
         seed: Seed<'_>,
         to: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<Vec<f32>> {
-        let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
-        let widest = self.bases.iter().map(|both| both.inputs.max(both.outputs)).max().unwrap_or_default();
-        let needed = batch.tokens() * widest;
-        if space.sides.as_ref().is_none_or(|(_, room)| needed > *room) {
-            space.sides = None;
-            let side = || self.network.backend.tensor(needed);
-            space.sides = Some(([side()?, side()?], needed));
-        }
-        let Space { sides, free } = &mut *space;
-        let visits = self.network.visits();
-        let gradients = visits.iter().map(|_| None).collect();
-        let (sides, _) = sides.as_mut().expect("just made");
-        let mut turning = Turning {
-            network: &self.network,
-            bases: &self.bases,
-            sides,
-            free,
-            visits,
-            gradients,
-            host: Vec::new(),
-            to,
-        };
-        self.network.run(batch, seed, &mut turning)
+        let mut host = Vec::new();
+        self.turn(batch, seed, &mut |layer, gradients, len| {
+            host.resize(len, 0.0);
+            self.network.backend.download(&mut host, gradients)?;
+            to(layer, &host)
+        })
     }
+
+    fn add_squares(&self, batch: PackedBatch, seed: Seed<'_>) -> Result<Vec<f32>> {
+        let (mut squares, records) = (lock(&self.squares), batch.sequences());
+        let mut add = |layer: usize, gradients: &B::Tensor, _| {
+            self.network.backend.add_squares(&mut squares[layer], gradients, records)
+        };
+        self.turn(batch, seed, &mut add)
+    }
+
+    fn squares(&self) -> Result<Vec<Vec<f64>>> {
+        lock(&self.squares).iter().map(|sums| self.network.backend.read_sums(sums)).collect()
+    }
+
+    fn set_weights(&mut self, weights: &[Vec<f64>]) -> Result<()> {
+        self.weights = weights.iter().map(|weights| self.network.backend.sums(weights)).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    fn weighted_squares(&self, batch: PackedBatch, seed: Seed<'_>) -> Result<(Vec<f64>, Vec<f32>)> {
+        let records = batch.sequences();
+        let mut sums = vec![0.0; records];
+        let logits = self.turn(batch, seed, &mut |layer, gradients, _| {
+            let own = self.network.backend.weighted_squares(&self.weights[layer], gradients, records)?;
+            sums.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
+            Ok(())
+        })?;
+        Ok((sums, logits))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A layer's sums on the device, in one of its places in the network: layers that are used again have a chain for each, so that batches do not
@@ -354,7 +485,7 @@ struct Sums<B: Training> {
 /// Zeros for the sums of `width` numbers' products and of themselves.
 fn square<B: Training>(backend: &B, width: usize) -> Result<Pair<B::Tensor>> {
     let zeros = |len: usize| -> Result<B::Tensor> {
-        let mut tensor = backend.tensor(len)?;
+        let mut tensor = backend.results(len)?;
         backend.clear(&mut tensor)?;
         Ok(tensor)
     };
@@ -451,8 +582,7 @@ struct Turning<'a, B: Training> {
     /// How often each layer will still be come to.
     visits: Vec<usize>,
     gradients: Vec<Option<(B::Tensor, usize)>>,
-    host: Vec<f32>,
-    to: &'a mut dyn FnMut(usize, &[f32]) -> Result<()>,
+    to: &'a mut TakeLayer<'a, B>,
 }
 
 impl<B: Training> Turning<'_, B> {
@@ -461,7 +591,7 @@ impl<B: Training> Turning<'_, B> {
         let fitting = self.free.iter().position(|(_, room)| *room >= len);
         let mut buffer = match fitting {
             Some(place) => self.free.swap_remove(place),
-            None => (backend.tensor(len)?, len),
+            None => (backend.results(len)?, len),
         };
         backend.clear(&mut buffer.0)?;
         Ok(buffer)
@@ -488,10 +618,9 @@ impl<B: Training> Sink<B> for Turning<'_, B> {
             self.gradients[number] = Some(buffer);
             return Ok(());
         }
-        self.host.resize(len, 0.0);
-        backend.download(&mut self.host, &buffer.0)?;
+        (self.to)(number, &buffer.0, len)?;
         self.free.push(buffer);
-        (self.to)(number, &self.host)
+        Ok(())
     }
 }
 

@@ -112,6 +112,17 @@ impl<B: Backend> Tape<B> {
         })
     }
 
+    /// Numbers it has of each token.
+    pub(super) fn numbers_a_token(sizes: &Sizes) -> usize {
+        let Sizes { width, embedding_width, inner_width, classes, steps, .. } = *sizes;
+        steps * (8 * width + 2 * inner_width)
+            + 5 * width
+            + 2 * embedding_width
+            + inner_width
+            + 2 * classes
+            + 7 * width.max(embedding_width)
+    }
+
     /// Makes room for so many rows of logits.
     pub(super) fn hold_rows(&mut self, backend: &B, sizes: &Sizes, rows: usize) -> Result<()> {
         if rows > self.rows {

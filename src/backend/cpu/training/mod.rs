@@ -6,6 +6,7 @@ mod embed;
 mod layer_norm;
 mod linear;
 mod outer;
+mod squares;
 
 use std::ops::Range;
 
@@ -26,6 +27,8 @@ const CHUNK: usize = 1 << 15;
 const NORM_BLOCK: usize = 4096;
 
 impl Training for Cpu {
+    type Sums = Vec<f64>;
+
     fn clear(&self, tensor: &mut Vec<f32>) -> Result<()> {
         tensor.par_chunks_mut(CHUNK).for_each(|chunk| chunk.fill(0.0));
         Ok(())
@@ -100,7 +103,7 @@ impl Training for Cpu {
         x: &Vec<f32>,
         products: Products<'_, Self>,
     ) -> Result<()> {
-        outer::products(out, dy, x, &products);
+        outer::products(*self, out, dy, x, &products);
         Ok(())
     }
 
@@ -110,6 +113,23 @@ impl Training for Cpu {
         let chunks = out[..rows * outputs].par_chunks_mut(together * outputs).zip(x.par_chunks(together * inputs));
         chunks.for_each(|(out, x)| sketch.apply(out, x, inputs));
         Ok(())
+    }
+
+    fn sums(&self, values: &[f64]) -> Result<Vec<f64>> {
+        Ok(values.to_vec())
+    }
+
+    fn read_sums(&self, sums: &Vec<f64>) -> Result<Vec<f64>> {
+        Ok(sums.clone())
+    }
+
+    fn add_squares(&self, sums: &mut Vec<f64>, x: &Vec<f32>, rows: usize) -> Result<()> {
+        squares::add(sums, x, rows);
+        Ok(())
+    }
+
+    fn weighted_squares(&self, weights: &Vec<f64>, x: &Vec<f32>, rows: usize) -> Result<Vec<f64>> {
+        Ok(squares::weighted(weights, x, rows))
     }
 
     fn layer_norm_parameters_backward(
