@@ -40,7 +40,8 @@ fn answers_decompose_as_pytorch_s_refit() {
         let files = vec![at.path().join("data.jsonl").to_str().unwrap().to_owned()];
         let dataset = Dataset::open(DatasetOptions { files, shape: Shape::Questions, ..DatasetOptions::default() });
         let mut found: Vec<SearchResult> = Vec::new();
-        let (settings, mut rejections) = (Settings { quiet: true, ..Settings::default() }, Rejections::new(false, None));
+        let (settings, mut rejections) =
+            (Settings { quiet: true, ..Settings::default() }, Rejections::new(false, None));
         let job = SearchJob { model: &model, checkpoints: &[], store: &store, options: &options };
         job.run(dataset.unwrap(), &settings, &mut rejections, &mut found).unwrap();
         assert_eq!(found.len(), golden.values.len());

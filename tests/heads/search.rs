@@ -92,7 +92,10 @@ fn training_questions_are_found_for_an_answer() {
             let parts = near["parts"].as_array().unwrap();
             let sum: f64 = parts.iter().map(|part| part["score"].as_f64().unwrap()).sum();
             // Five are shown.
-            assert!(parts.len() == 5 || (sum - near["score"].as_f64().unwrap()).abs() < 1e-4, "parts add up to a score: {near}");
+            assert!(
+                parts.len() == 5 || (sum - near["score"].as_f64().unwrap()).abs() < 1e-4,
+                "parts add up to a score: {near}"
+            );
         }
     }
     bench.fails("search --store store --data train.jsonl --target Bonn", "expected predicted or gold, for answers");

@@ -61,7 +61,8 @@ fn drawn(at: &std::path::Path, records: usize) -> Store {
         let own = offsets[row]..offsets[row + 1];
         let parts = own.clone().map(|factor| FactorPart { start: 0, end: 6, target: name(factor) }).collect();
         let names: Vec<String> = own.map(name).collect();
-        let said = Said { label: Some(names.clone().into()), predicted: names.clone().into(), target: names.into(), parts };
+        let said =
+            Said { label: Some(names.clone().into()), predicted: names.clone().into(), target: names.into(), parts };
         StoredRecord { id: format!("r{row}"), text: "[MASK]".into(), said: Some(said), ..StoredRecord::default() }
     };
     let head = Head { weight: vec![0.0; PIECES * WIDTH], bias: vec![0.0; PIECES] };
@@ -162,7 +163,8 @@ fn relatif_is_over_the_record_s_own_and_what_is_too_large_is_refused() {
     let squares = kernel.self_influence(&records, &|| true).unwrap();
     let (influence, relatif) = (found(&store, Rule::Influence), found(&store, Rule::RelatIf));
     for (one, other) in influence.iter().zip(&relatif) {
-        let score = |of: &SearchResult, index: u64| of.proponents.iter().find(|near| near.index == index).unwrap().score;
+        let score =
+            |of: &SearchResult, index: u64| of.proponents.iter().find(|near| near.index == index).unwrap().score;
         for near in &one.proponents {
             let expected = near.score / squares[near.index as usize].sqrt();
             let found = score(other, near.index);
