@@ -29,7 +29,7 @@ pub(super) fn judge(probabilities: &[f32], labels: &[Option<usize>], classes: us
 }
 
 /// The same of words, of which most are of one class and few of any other: `1 − 2 p` of the label, from −1 to 1, and the likeliest class. Thresholds would raise the
-/// words of the large class by what the small ones lack (of planted tags, heads refitted across folds then find a precision of .17 on average, and .41 so).
+/// words of the large class by what the small ones lack (of tags planted in 78,824 words, regressions across folds find with them an average precision of .17, without them .41).
 pub(super) fn judge_words(probabilities: &[f32], labels: &[Option<usize>], classes: usize) -> Judgement {
     let rows = || probabilities.chunks_exact(classes).zip(labels);
     let margin = |(p, label): (&[f32], &Option<usize>)| label.map_or(f32::NAN, |label| 1.0 - 2.0 * p[label]);
