@@ -8,9 +8,7 @@
 use std::time::Instant;
 
 use wherefore::backend::gpu::{Ceilings, Gpu, Products};
-use wherefore::backend::training::{
-    AdamStep, Dropout, Pair, Passed, Place, Products as OuterProducts, Shape, Tables, Training,
-};
+use wherefore::backend::training::{self, AdamStep, Dropout, Pair, Passed, Place, Shape, Tables, Training};
 use wherefore::backend::{
     Activation, Attended, AttentionGradients, AttentionShape, Backend, Columns, Embeddings, Norm, Precision, Rows, Step,
 };
@@ -313,7 +311,7 @@ fn records(bench: &Bench) -> Result<()> {
         let mut out = gpu.results(records * stride)?;
         gpu.clear(&mut out)?;
         let add = |out: &mut _| {
-            let products = OuterProducts { batch: &staged, rows: Rows::All, inputs, outputs, stride, offset: 0 };
+            let products = training::Products { batch: &staged, rows: Rows::All, inputs, outputs, stride, offset: 0 };
             gpu.outer_products(out, &dy, &x, products)
         };
         let seconds = bench.time(&mut out, add)?;
