@@ -12,8 +12,8 @@ const BATCH: usize = 4096;
 /// # Errors
 /// Where the search is interrupted.
 pub(super) fn nearest(store: &Store, k: usize, options: &Options<'_>) -> Result<Vec<Vec<Hit>>> {
-    let mutual = || search::search_mutual(store, &Form::feature_cos(), 1.0, k + 1, options);
-    match if k > 0 { mutual()? } else { None } {
+    let mutual = if k > 0 { search::search_mutual(store, &Form::feature_cos(), 1.0, k + 1, options)? } else { None };
+    match mutual {
         Some(found) => Ok((0..store.rows()).map(|row| others(found.of(row).proponents, row, k)).collect()),
         None => nearest_of(store, &(0..store.rows()).collect::<Vec<_>>(), k, options),
     }

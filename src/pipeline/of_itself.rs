@@ -47,12 +47,11 @@ impl SelfSearch<'_> {
             interrupt::check()?;
             let last = store.rows().min(first + QUERIES);
             let asked = (first..last).map(|row| self.asked(row)).collect::<Result<_>>()?;
-            match &found {
-                Some(found) => answers.write_found(asked, found, sink)?,
-                None => {
-                    waiting.ask(asked, sink)?;
-                    progress.set(last as u64, last as u64);
-                }
+            if let Some(found) = &found {
+                answers.write_found(asked, found, sink)?;
+            } else {
+                waiting.ask(asked, sink)?;
+                progress.set(last as u64, last as u64);
             }
         }
         waiting.answer(sink)?;

@@ -165,11 +165,11 @@ impl<S: Source + ?Sized> Search<'_, S> {
         let factors = self.source.factors(shard, FactorSet::Final).expect("checked with the shape");
         let mut features = vec![0.0; factors.width];
         factors.features.decode_f32(row * factors.width, &mut features);
-        let query = if self.form.deltas != Deltas::Unread {
+        let query = if self.form.deltas == Deltas::Unread {
+            Query::feature(features)
+        } else {
             let delta = factors.deltas[row * factors.classes..][..factors.classes].to_vec();
             Query::transformed(features, self.bias, delta)
-        } else {
-            Query::feature(features)
         };
         self.form.prepare(&query)
     }
@@ -297,9 +297,9 @@ impl<S: Source + ?Sized> Search<'_, S> {
         let (kept, mut others) = (shards(&one), shards(&other));
         others.dedup();
         let is_last = other.end == blocks.len();
-        others.iter().filter(|shard| is_last || !kept.contains(shard)).for_each(|&shard| self.source.release(shard));
-        if is_last {
-            kept.iter().for_each(|&shard| self.source.release(shard));
+        let done_with = others.iter().filter(|shard| is_last || !kept.contains(shard));
+        for &shard in done_with.chain(kept.iter().filter(|_| is_last)) {
+            self.source.release(shard);
         }
     }
 }
