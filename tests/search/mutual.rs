@@ -143,8 +143,8 @@ fn a_source_larger_than_memory_is_read_band_by_band_and_given_back() {
     let banded = mutual(&noted, &form, 5, &options(400_000)).expect("possible");
     assert_same(&banded, &fitting, "bands");
     let released = noted.released.lock().expect("not poisoned");
-    let filled = (0..6).filter(|&shard| noted.rows(shard) > 0);
-    assert!(filled.into_iter().all(|shard| released.contains(&shard)), "{released:?}");
+    let mut filled = (0..6).filter(|&shard| noted.rows(shard) > 0);
+    assert!(filled.all(|shard| released.contains(&shard)), "{released:?}");
 }
 
 #[test]

@@ -297,11 +297,9 @@ impl<S: Source + ?Sized> Search<'_, S> {
         let (kept, mut others) = (shards(&one), shards(&other));
         others.dedup();
         let is_last = other.end == blocks.len();
-        others.iter().filter(|shard| is_last || !kept.contains(shard)).for_each(|&shard| self.source.release(shard));
-        if is_last {
-            for shard in kept {
-                self.source.release(shard);
-            }
+        let done_with = others.iter().filter(|shard| is_last || !kept.contains(shard));
+        for &shard in done_with.chain(kept.iter().filter(|_| is_last)) {
+            self.source.release(shard);
         }
     }
 }
