@@ -199,7 +199,9 @@ impl<B: Training> Network<B> {
             seed(place, z, dz);
             if backend.precision() == Precision::F16 {
                 *scale = scale_for(dz.iter().fold(0.0, |most, slope| f64::from(slope.abs()).max(most))) as f32;
-                dz.iter_mut().for_each(|slope| *slope *= *scale);
+                for slope in dz {
+                    *slope *= *scale;
+                }
             }
         }
         backend.copy(&mut tape.back.logits, &backend.upload(&seeds)?, seeds.len())?;

@@ -74,6 +74,12 @@ pub struct LayerFactors {
 /// Told a layer's number, the records' places in the window, and their gradients `[records, outputs, inputs]` in the layer's basis.
 pub type Turned<'a> = &'a mut dyn FnMut(usize, &[usize], &[f32]) -> Result<()>;
 
+/// Told a batch's rows in the window; gives back its logits.
+type Run<'a> = &'a mut dyn FnMut(&[usize], PackedBatch) -> Result<Vec<f32>>;
+
+/// Told a layer's number, its turned gradients on the device, and how many numbers those are.
+type Take<'a, T> = &'a mut dyn FnMut(usize, &T, usize) -> Result<()>;
+
 /// A model whose gradients are looked at, layer by layer.
 pub struct Observer {
     observe: Box<dyn Observe>,
@@ -225,7 +231,7 @@ impl Observer {
         window: &[&Encoding],
         batch_tokens: Option<usize>,
         going: &dyn Fn() -> bool,
-        run: &mut dyn FnMut(&[usize], PackedBatch) -> Result<Vec<f32>>,
+        run: Run<'_>,
     ) -> Result<Vec<f32>> {
         let mut all = Vec::new();
         let together = self.records_together();
@@ -350,12 +356,7 @@ impl<B: Training> Observed<B> {
     }
 
     /// Turns a batch's gradients, and hands `to` each layer's, `[records, outputs, inputs]`, and how many numbers those are. Gives back logits.
-    fn turn(
-        &self,
-        batch: PackedBatch,
-        seed: Seed<'_>,
-        to: &mut dyn FnMut(usize, &B::Tensor, usize) -> Result<()>,
-    ) -> Result<Vec<f32>> {
+    fn turn(&self, batch: PackedBatch, seed: Seed<'_>, to: Take<'_, B::Tensor>) -> Result<Vec<f32>> {
         let mut space = lock(&self.space);
         let widest = self.bases.iter().map(|both| both.inputs.max(both.outputs)).max().unwrap_or_default();
         let needed = batch.tokens() * widest;
@@ -580,7 +581,7 @@ struct Turning<'a, B: Training> {
     /// How often each layer will still be come to.
     visits: Vec<usize>,
     gradients: Vec<Option<(B::Tensor, usize)>>,
-    to: &'a mut dyn FnMut(usize, &B::Tensor, usize) -> Result<()>,
+    to: Take<'a, B::Tensor>,
 }
 
 impl<B: Training> Turning<'_, B> {

@@ -231,7 +231,9 @@ impl<B: Training> Traced<B> {
             *feature += other;
         }
         for (features, scale) in features.chunks_exact_mut(width).zip(scales) {
-            features.iter_mut().for_each(|feature| *feature /= scale);
+            for feature in features {
+                *feature /= scale;
+            }
         }
         Ok(Outputs { features, logits })
     }
