@@ -37,14 +37,13 @@ struct Listed {
     DEVICE unsigned operator[](int number) const { return pieces[number]; }
 };
 
-// Those of one sequence.
+// Those of so many rows of one sequence, from the first of the operands on.
 struct OwnPieces {
-    OwnRows rows;
-    int count;
-    DEVICE explicit OwnPieces(const OwnRows& own) : rows(own), count(int(own.count + PIECE - 1) / PIECE) {}
+    int rows, count;
+    DEVICE explicit OwnPieces(unsigned own) : rows(int(own)), count((int(own) + PIECE - 1) / PIECE) {}
     DEVICE unsigned operator[](int number) const {
         const int past = number * PIECE;
-        return (rows.begin + unsigned(past)) << 5 | unsigned(min(PIECE, int(rows.count) - past));
+        return unsigned(past << 5 | min(PIECE, rows - past));
     }
 };
 
@@ -175,6 +174,7 @@ DEVICE void add_products(float* dw, float* db, const Operands<T, Pieces>& of, in
     KERNEL(outer_products_##T##_##BM##x##BN, BM / WM*(BN / WN) * WARP, float* out, const T* dy, const T* x, const unsigned* starts,           \
            int first_only, int inputs, int outputs, int stride, int offset) {                                                                \
         const OwnTile<BM, BN> own(inputs, outputs);                                                                                          \
-        const Operands<T, OwnPieces> of{dy, x, OwnPieces(OwnRows(starts, own.sequence, first_only)), inputs, outputs};                       \
+        const OwnRows rows(starts, own.sequence, first_only);                                                                                \
+        const Operands<T, OwnPieces> of{dy + size_t(rows.begin) * outputs, x + size_t(rows.begin) * inputs, OwnPieces(rows.count), inputs, outputs}; \
         add_products<BM, BN, WM, WN, STAGES>(out + size_t(own.sequence) * stride + offset, nullptr, of, own.output, own.input);              \
     }
