@@ -37,11 +37,12 @@ pub(crate) fn gpus_by_products(precision: Precision) -> Vec<Gpu> {
     found
 }
 
-/// So many emulated devices, before the first is opened in this process.
+/// So many emulated devices, before the first is opened in this process; a real machine may have one only, which is then opened so often.
 pub(crate) fn gpus(count: usize, precision: Precision) -> Vec<Gpu> {
     load();
     let images = Gpu::stems().map(|stem| (stem, PLACEHOLDER));
     let open = |ordinal| {
+        let ordinal = if real() { 0 } else { ordinal };
         if compiler().is_some() { Gpu::open(ordinal, precision) } else { Gpu::open_with(ordinal, precision, &images) }
     };
     (0..count).map(|ordinal| open(ordinal).unwrap()).collect()

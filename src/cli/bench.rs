@@ -7,8 +7,9 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use rayon::prelude::*;
 use serde::Serialize;
-use wherefore::backend::Objective;
 use wherefore::backend::cpu::{self, Ceilings, Cpu};
+use wherefore::backend::gpu::Gpu;
+use wherefore::backend::{Objective, Precision};
 use wherefore::dataset::Record;
 use wherefore::explain::{self, Method, Subject, Words};
 use wherefore::factors::{FactorRows, Floats, ScanCopy, ScanType};
@@ -153,7 +154,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         }
     }
     if wanted(Job::Search) {
-        search_rows(arguments, &ceilings, &mut report.rows)?;
+        search_rows(arguments, common, ceilings, &mut report.rows)?;
     }
     print(common, &report.rows, &report)?;
     Ok(Outcome::Done)
@@ -288,13 +289,23 @@ fn forward(
     ])
 }
 
-fn search_rows(arguments: &Arguments, ceilings: &Ceilings, rows: &mut Vec<Row>) -> Result<()> {
+fn search_rows(arguments: &Arguments, common: &Common, cpu: Ceilings, rows: &mut Vec<Row>) -> Result<()> {
+    let gpus = common.gpus()?;
+    let of_gpu = gpus.first().map(Gpu::ceilings).transpose()?;
+    // On a GPU many queries' scores are bounded by products of 16 bits.
+    let ceilings = |queries| {
+        of_gpu.map_or(cpu, |gpu| {
+            let precision = if queries < search::FEWEST_BOUNDED { Precision::F32 } else { Precision::F16 };
+            Ceilings { gflops: gpus.len() as f64 * gpu.of(precision), read_gbs: gpus.len() as f64 * gpu.copy_gbs }
+        })
+    };
+    let devices: Vec<&Gpu> = gpus.iter().collect();
     let factors = Synthetic::new(arguments);
     let rules = arguments.rule.map_or_else(|| vec![Rule::FeatureDot, Rule::GradDot], |rule| vec![rule]);
     let batches = arguments.queries.map_or_else(|| vec![1, 64, 1024], |q| vec![q]);
     for rule in rules {
         for &queries in &batches {
-            rows.push(search_row(arguments, ceilings, &factors, rule, queries)?);
+            rows.push(search_row(arguments, &devices, &ceilings(queries), &factors, rule, queries)?);
         }
     }
     Ok(())
@@ -302,6 +313,7 @@ fn search_rows(arguments: &Arguments, ceilings: &Ceilings, rows: &mut Vec<Row>) 
 
 fn search_row(
     arguments: &Arguments,
+    devices: &[&Gpu],
     ceilings: &Ceilings,
     factors: &Synthetic,
     rule: Rule,
@@ -309,8 +321,9 @@ fn search_row(
 ) -> Result<Row> {
     let (form, asked) = factors.question(rule, queries)?;
     let source = factors.rows();
+    let options = Options { devices, ..Options::default() };
     let seconds = median(arguments.samples, || {
-        search::search(factors, &form, &asked, arguments.top_k, &Options::default()).map(drop)
+        search::search(factors, &form, &asked, arguments.top_k, &options).map(drop)
     })?;
     let numbers = factors.width + if rule.needs_head() { factors.classes } else { 0 };
     let gflops = 2.0 * (queries * source.rows * numbers) as f64 / seconds / 1e9;
@@ -408,6 +421,11 @@ impl Source for Synthetic {
 
     fn index(&self, _shard: usize, row: usize) -> u64 {
         row as u64
+    }
+
+    /// One name for what no other source of the process holds: a GPU keeps it from search to search, as it does a store.
+    fn contents(&self, _shard: usize) -> Option<&str> {
+        Some("drawn")
     }
 }
 

@@ -32,7 +32,7 @@ const FEWEST_CHUNK_BYTES: usize = 1 << 20;
 /// Queries of one pass.
 const MOST_QUERIES: usize = 2048;
 /// Queries from which on scores are bound by arithmetic, of which tensor cores have more.
-const FEWEST_BOUNDED: usize = 32;
+pub const FEWEST_BOUNDED: usize = 32;
 /// Passes over the rows that are made for long ends; the CPU needs but one.
 const MOST_PASSES: usize = 16;
 /// Rows whose scores an exact sum takes without carrying.

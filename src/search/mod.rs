@@ -82,6 +82,7 @@ mod tile;
 mod topk;
 
 pub use certificate::{Certainty, Certificate};
+pub use device::FEWEST_BOUNDED;
 pub use each_factor::EachFactor;
 pub use error_bars::{ErrorBar, ErrorBars, Scored};
 pub use form::Form;
