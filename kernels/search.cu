@@ -6,6 +6,7 @@
 // search_add      adds up each record's sums in their order, and keeps the scores in the same way: record r's are those from offsets[r] to the next.
 // search_rescore  Half a warp scores one record that search_bounds.cu put there without a score, and counts the query's.
 // search_select   One block sorts one end of one query's group, cuts it to the k best and notes the last one's score as the limit to reach.
+// search_gather   What is kept of all ends without the room beyond, uint4 [ends, k]: a block takes an end.
 //
 // A total is the exact sum of all scores of a group, as src/search/sum.rs holds it: whole numbers, so that no order shows in it. A scan adds to
 // `pending`, by way of shared memory where all of a block's sums fit; search_select adds that to `totals`, once all that was scanned is kept.
@@ -88,7 +89,7 @@ DEVICE void scan(const Rows& rows, const Queries& queries, const Found& found, u
     const int warp_row = int(blockIdx.x) * BLOCK_ROWS + warp_id() % ROW_WARPS * 2 * HALF_ROWS, first_row = warp_row + half * HALF_ROWS;
     const int own_query = warp_id() / ROW_WARPS * WARP_QUERIES, first_query = int(blockIdx.y) * BLOCK_QUERIES + own_query;
     const int row = first_row + lane % HALF_ROWS;
-    if (are_passed_over(rows, warp_row)) return;
+    if (first_query >= queries.count || are_passed_over(rows, warp_row)) return;
     float sums[2] = {0.0f, 0.0f};  // of pairs `lane` and `lane + 16`
     for (int pass = 0; pass < queries.passes; ++pass) {
         const T* const features = static_cast<const T*>(rows.features) + size_t(queries.pass_sets[pass]) * rows.stride * width;
@@ -177,6 +178,11 @@ KERNEL(search_select, 512, uint4* kept, int* counts, int* scored, float* limits,
         counts[end] = scored[end] = left;
         if (left == k) limits[end] = load_entry(entries + k - 1).score;
     }
+}
+
+KERNEL(search_gather, 128, uint4* gathered, const uint4* kept, int k, int capacity) {
+    const size_t end = blockIdx.x;
+    for (int i = threadIdx.x; i < k; i += blockDim.x) store(gathered + end * k + i, load<uint4>(kept + end * capacity + i));
 }
 
 KERNEL(search_add, 256, const float* sums, const int* offsets, const float* norms, const unsigned* indices, const int* group_of, int first, int records,

@@ -118,6 +118,7 @@ DEVICE float weight_of(const Queries& queries, const float* deltas, int pass, in
     if (!queries.weights) return 1.0f;
     const float* const own = queries.weights + size_t(at) * classes;
     float sum = 0.0f;
+#pragma unroll 1
     for (int k = 0; k < classes; ++k) sum = fmaf(own[k], deltas[k], sum);
     return sum;
 }

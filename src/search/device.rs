@@ -22,13 +22,16 @@ use super::source::Source;
 use super::sum::ExactSum;
 use super::topk::{End, Hit, Hits, TwoEnded};
 use super::{Bounds, Options};
-use crate::backend::gpu::{Asked, Chunk, Entry, FactorsOf, Found, Gpu, Key, MOST_KEPT, MOST_TERMS, Weights};
+use crate::backend::gpu::{Asked, Chunk, Entry, FactorsOf, Found, Gpu, Key, MOST_KEPT, MOST_TERMS, Part, Weights};
 use crate::error::{Error, Result};
 use crate::factors::{FactorRows, Floats};
 
-/// Bytes of features that are copied to a device at a time, and the fewest that are tried where it has no room.
-const CHUNK_BYTES: usize = 64 << 20;
+/// The fewest bytes of features that are copied to a device at a time where it has no room for more.
 const FEWEST_CHUNK_BYTES: usize = 1 << 20;
+/// Chunks that every device has at least of what is large: one is scanned while the next is on its way.
+const CHUNKS: usize = 4;
+/// What is not cut further for that.
+const SMALL_BYTES: usize = 64 << 20;
 /// Queries of one pass.
 const MOST_QUERIES: usize = 2048;
 /// Queries from which on scores are bound by arithmetic, of which tensor cores have more.
@@ -79,7 +82,7 @@ impl<S: Source + ?Sized> Job<'_, S> {
         let mut batch = (memory / self.query_bytes().max(1)).clamp(1, MOST_QUERIES);
         let passes = queries.len().div_ceil(batch) * self.k.div_ceil(MOST_KEPT);
         let progress = Progress::new(options, self.shape.rows, passes);
-        let mut chunk_bytes = CHUNK_BYTES;
+        let mut chunk_bytes = self.chunk_bytes();
         let mut found = Vec::with_capacity(queries.len());
         let search = Number(NEXT_SEARCH.fetch_add(1, Ordering::Relaxed));
         options.devices.iter().for_each(|gpu| gpu.begin_search());
@@ -101,6 +104,12 @@ impl<S: Source + ?Sized> Job<'_, S> {
             }
         }
         Ok(found)
+    }
+
+    fn chunk_bytes(&self) -> usize {
+        let devices = self.options.devices;
+        let most = devices.iter().map(|gpu| gpu.chunk_bytes()).min().unwrap_or(SMALL_BYTES);
+        most.min((self.shape.bytes / (CHUNKS * devices.len().max(1))).max(SMALL_BYTES))
     }
 
     fn query_bytes(&self) -> usize {
@@ -287,7 +296,7 @@ impl<S: Source + ?Sized> Job<'_, S> {
         }
     }
 
-    fn chunk(&self, piece: &Piece) -> Chunk<'_> {
+    fn chunk<'b>(&'b self, piece: &'b Piece) -> Chunk<'b> {
         let Self { source, form, .. } = *self;
         let Span { shard, start, rows, first } = piece.span;
         let sets: Vec<FactorRows<'_>> =
@@ -298,22 +307,45 @@ impl<S: Source + ?Sized> Job<'_, S> {
             offsets: offsets[start..=start + rows].iter().map(|end| (end - own.start as u64) as i32).collect(),
             coordinates: source.factor_biases(shard).map(|biases| biases[own.clone()].to_vec()),
         });
-        let mut deltas: Vec<f32> = sets.iter().flat_map(|set| deltas(form, set, &piece.factors)).collect();
-        if let (Deltas::Scaled, Some(factors)) = (form.deltas, &factors) {
-            let lengths = &source.gradient_norms(shard).expect("checked before the search")[start..];
-            scale(&mut deltas, factors, lengths, self.shape.classes);
-        }
+        let [first_index, last_index] = [start, start + rows - 1].map(|row| source.index(shard, row));
+        let indices = move || (start..start + rows).map(|row| source.index(shard, row)).collect();
         Chunk {
             rows,
             first,
             factors,
             features,
-            deltas,
-            norms: sets.first().and_then(|set| norms(form, set, piece.span)),
-            indices: (start..start + rows).map(|row| source.index(shard, row)).collect(),
+            deltas: self.deltas(piece, sets.clone()),
+            norms: norms(form, sets.first().copied(), piece),
+            indices: Part {
+                key: piece.key_of(&format!("indices {first_index} to {last_index}")),
+                len: rows,
+                make: Box::new(indices),
+            },
             groups: self.groups_of(first..first + rows),
             key: Some(piece.key),
         }
+    }
+
+    /// What stands for δ of the factors, `[sets, f, K]`, where it is read.
+    fn deltas<'b>(&'b self, piece: &'b Piece, sets: Vec<FactorRows<'b>>) -> Option<Part<'b, f32>> {
+        let Self { source, form, shape, .. } = *self;
+        let (name, given) = match form.deltas {
+            Deltas::Unread => return None,
+            Deltas::Stored => ("stored", false),
+            Deltas::Unit => ("unit", false),
+            Deltas::Scaled => ("scaled", false),
+            Deltas::Given(_) => ("given", true),
+        };
+        let len = sets.len() * piece.factors.rows.len() * shape.classes;
+        let make = move || {
+            let mut deltas: Vec<f32> = sets.iter().flat_map(|set| deltas(form, set, &piece.factors)).collect();
+            if let (Deltas::Scaled, Some(offsets)) = (form.deltas, self.offsets(piece.span.shard)) {
+                let lengths = source.gradient_norms(piece.span.shard).expect("checked before the search");
+                scale(&mut deltas, piece, offsets, lengths, shape.classes);
+            }
+            deltas
+        };
+        Some(Part { key: piece.key_of(name).filter(|_| !given), len, make: Box::new(make) })
     }
 
     /// The group of each row, −1 for those that are not searched.
@@ -363,6 +395,11 @@ impl Piece {
         };
         let key = blake3::hash(format!("{what} {} {}", span.start, span.rows).as_bytes());
         Self { span, factors, key: key.into(), passing: contents.is_none() }
+    }
+
+    /// What else goes with the features is, by their key and its own name; none where the next search would not know it.
+    fn key_of(&self, name: &str) -> Option<Key> {
+        (!self.passing).then(|| blake3::Hasher::new().update(&self.key).update(name.as_bytes()).finalize().into())
     }
 }
 
@@ -424,26 +461,29 @@ fn deltas(form: &Form<'_>, set: &FactorRows<'_>, factors: &OwnFactors) -> Vec<f3
     }
 }
 
-/// δ of every set, over the length of its record's gradient.
-fn scale(deltas: &mut [f32], factors: &FactorsOf, lengths: &[f32], classes: usize) {
-    let of_a_set = factors.offsets.last().map_or(0, |&end| end as usize) * classes;
-    for deltas in deltas.chunks_exact_mut(of_a_set.max(1)) {
-        for (own, &length) in factors.offsets.windows(2).zip(lengths) {
-            let own = &mut deltas[own[0] as usize * classes..own[1] as usize * classes];
-            for delta in own {
-                *delta = quotient(*delta, length);
-            }
+/// δ of every set, over the length of its record's gradient: `offsets` and `lengths` are the shard's.
+fn scale(deltas: &mut [f32], piece: &Piece, offsets: &[u64], lengths: &[f32], classes: usize) {
+    let (span, factors) = (piece.span, &piece.factors.rows);
+    let offsets = &offsets[span.start..=span.start + span.rows];
+    for deltas in deltas.chunks_exact_mut((factors.len() * classes).max(1)) {
+        for (own, &length) in offsets.windows(2).zip(&lengths[span.start..]) {
+            let [from, to] = [own[0], own[1]].map(|factor| (factor as usize - factors.start) * classes);
+            deltas[from..to].iter_mut().for_each(|delta| *delta = quotient(*delta, length));
         }
     }
 }
 
 /// The rows' part of what sums are divided by.
-fn norms(form: &Form<'_>, set: &FactorRows<'_>, span: Span) -> Option<Vec<f32>> {
-    let stored = &set.feature_norms[span.start..span.start + span.rows];
-    match form.norm {
-        RowNorm::One => None,
-        RowNorm::Feature => Some(stored.to_vec()),
-        RowNorm::Gradient => Some(stored.iter().map(|&norm| gradient_norm(norm)).collect()),
-        RowNorm::Given(norms) => Some(norms[span.first..span.first + span.rows].to_vec()),
-    }
+fn norms<'a>(form: &Form<'a>, set: Option<FactorRows<'a>>, piece: &Piece) -> Option<Part<'a, f32>> {
+    let span = piece.span;
+    let stored = &set?.feature_norms[span.start..span.start + span.rows];
+    let (key, make): (_, Box<dyn FnOnce() -> Vec<f32> + 'a>) = match form.norm {
+        RowNorm::One => return None,
+        RowNorm::Feature => (piece.key_of("lengths"), Box::new(|| stored.to_vec())),
+        RowNorm::Gradient => {
+            (piece.key_of("gradients"), Box::new(|| stored.iter().map(|&norm| gradient_norm(norm)).collect()))
+        }
+        RowNorm::Given(norms) => (None, Box::new(move || norms[span.first..span.first + span.rows].to_vec())),
+    };
+    Some(Part { key, len: span.rows, make })
 }

@@ -294,8 +294,9 @@ fn a_search_copies_beside_its_scans_and_keeps_what_it_copied() {
         let after = log[place..].iter().take_while(|line| *line != "cuMemcpyDtoHAsync_v2");
         after.filter(|line| line.starts_with("sent") && !line.ends_with(&stream(place))).count() > 0
     };
-    // Four pieces in each of two passes: during the scan of all but the last of a pass the next one is sent.
-    assert_eq!(scans.iter().filter(|place| sent_before_waiting(**place)).count(), 6, "{log:#?}");
+    // Four pieces: during the scan of all but the last the next one is sent. A second pass has nothing to send.
+    assert_eq!(scans.iter().filter(|place| sent_before_waiting(**place)).count(), 3, "{log:#?}");
+    assert!(scans.len() >= 8, "{log:#?}");
     let features = 300 * 24 * 4;
     let sent = log.iter().filter(|line| line.starts_with(&format!("sent {features} bytes"))).count();
     assert_eq!(sent, 4, "features were sent again: {log:#?}");

@@ -252,7 +252,7 @@ impl Tile {
         rows.div_ceil(self.rows) * columns.div_ceil(self.columns)
     }
 
-    fn shape(&self, device: &Device, rows: usize, columns: usize) -> Shape {
+    pub(super) fn shape(&self, device: &Device, rows: usize, columns: usize) -> Shape {
         let grid = match self.resident {
             0 => [rows.div_ceil(self.rows), columns.div_ceil(self.columns)],
             blocks => [self.count(rows, columns).min(blocks * device.multiprocessors()), 1],

@@ -43,7 +43,7 @@ pub use images::compiler;
 pub use linear::Linear;
 pub use linear_wgmma::{Products, distrusted};
 pub(crate) use resident::Key;
-pub(crate) use search::{Asked, Chunk, Entry, FactorsOf, Found, MOST_KEPT, Weights};
+pub(crate) use search::{Asked, Chunk, Entry, FactorsOf, Found, MOST_KEPT, Part, Weights};
 pub(crate) use search_bounds::MOST_TERMS;
 pub use sums::Sums;
 pub use tensor::Tensor;
@@ -63,7 +63,7 @@ use crate::error::{Error, Result};
 use crate::tokens::{Masked, PackedBatch};
 
 /// Every kernel, by the stem of its file.
-const KERNELS: [(&str, &[&str]); 31] = [
+const KERNELS: [(&str, &[&str]); 32] = [
     ("attention_backward_bf16", &attention_backward::BF16),
     ("attention_backward_f16", &attention_backward::F16),
     ("attention_backward_f32", &attention_backward::F32),
@@ -94,6 +94,7 @@ const KERNELS: [(&str, &[&str]); 31] = [
     ("pool", &pool::NAMES),
     ("search", &search::NAMES),
     ("search_bounds", &search_bounds::NAMES),
+    ("search_bounds_wgmma", &search_bounds::WGMMA),
     ("sums", &sums::NAMES),
 ];
 

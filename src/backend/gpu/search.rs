@@ -14,14 +14,15 @@ use super::tensor::{Number, Tensor};
 use crate::error::Result;
 use crate::factors::Floats;
 
-pub(super) const NAMES: [&str; 8] = {
+pub(super) const NAMES: [&str; 9] = {
     let ([a, b, c], [d, e, f]) = (SCAN, RESCORE);
-    [a, b, c, d, e, f, ADD, SELECT]
+    [a, b, c, d, e, f, ADD, SELECT, GATHER]
 };
 const SCAN: [&str; 3] = ["search_scan_f32", "search_scan_f16", "search_scan_bf16"];
 const RESCORE: [&str; 3] = ["search_rescore_f32", "search_rescore_f16", "search_rescore_bf16"];
 const ADD: &str = "search_add";
 const SELECT: &str = "search_select";
+const GATHER: &str = "search_gather";
 
 /// Rows and queries of a block of the scan.
 const BLOCK: [usize; 2] = [64, 8];
@@ -38,6 +39,10 @@ const ENTRY_BYTES: usize = 16;
 const LIMBS: usize = 10;
 /// Groups whose totals a block adds up in shared memory.
 const SHARED_GROUPS: usize = 16;
+
+const CHUNK_BYTES: Range<usize> = 64 << 20..512 << 20;
+/// See [`Search::growth`].
+const BOUNDED_GROWTH: usize = 3;
 
 /// The longest ends that are kept.
 pub(crate) const MOST_KEPT: usize = MOST_ENTRIES / 4;
@@ -92,16 +97,24 @@ pub(crate) struct Chunk<'a> {
     pub(crate) factors: Option<FactorsOf>,
     /// `[f, E]` of each set, of one type, f the factors.
     pub(crate) features: Vec<Floats<'a>>,
-    /// `[sets, f, K]`, empty where δ is not read.
-    pub(crate) deltas: Vec<f32>,
+    /// `[sets, f, K]`, where δ is read.
+    pub(crate) deltas: Option<Part<'a, f32>>,
     /// `[n]`, where scores are divided.
-    pub(crate) norms: Option<Vec<f32>>,
+    pub(crate) norms: Option<Part<'a, f32>>,
     /// `[n]`: what ties are ordered by.
-    pub(crate) indices: Vec<u64>,
+    pub(crate) indices: Part<'a, u64>,
     /// `[n]`, −1 for rows that are not searched; `None` where all are, in one group.
     pub(crate) groups: Option<Vec<i32>>,
     /// What the features are, where they may be asked for again.
     pub(crate) key: Option<Key>,
+}
+
+/// Numbers that go with a chunk's features: made and sent where the device does not have them yet.
+pub(crate) struct Part<'a, T> {
+    /// What they are, where they may be asked for again.
+    pub(crate) key: Option<Key>,
+    pub(crate) len: usize,
+    pub(crate) make: Box<dyn FnOnce() -> Vec<T> + 'a>,
 }
 
 /// The factors of a chunk's records.
@@ -167,6 +180,11 @@ struct OnDevice {
 }
 
 impl Gpu {
+    /// Bytes of features that are best copied and scanned at a time: few launches, and a small part of the device's memory.
+    pub(crate) fn chunk_bytes(&self) -> usize {
+        (self.info().memory / 256).clamp(CHUNK_BYTES.start, CHUNK_BYTES.end)
+    }
+
     /// Lets the next chunks be kept on the device in place of those that other searches left.
     pub(crate) fn begin_search(&self) {
         self.device.resident().begin();
@@ -213,7 +231,7 @@ impl Gpu {
             limits: words(&limits)?,
             totals: if asked.totals { Some([sums()?, sums()?]) } else { None },
         };
-        let bounding = asked.bounds.then(|| Bounding::new(device, &asked, k)).transpose()?;
+        let bounding = asked.bounds.then(|| Bounding::new(device, self.products, &asked, k)).transpose()?;
         Ok(Search { device, asked, on_device, k, capacity, kept: vec![0; ends], seen: 0, scored: 0, bounding })
     }
 
@@ -230,9 +248,9 @@ impl Gpu {
             rows: chunk.rows,
             first: chunk.first,
             features: self.features(&chunk)?,
-            deltas: (!chunk.deltas.is_empty()).then(|| words(&chunk.deltas)).transpose()?,
-            norms: chunk.norms.as_deref().map(words).transpose()?,
-            indices: device.send(Number::F32, &[bytemuck::cast_slice(&chunk.indices)])?,
+            deltas: chunk.deltas.map(|deltas| self.part(deltas)).transpose()?,
+            norms: chunk.norms.map(|norms| self.part(norms)).transpose()?,
+            indices: self.part(chunk.indices)?,
             groups: chunk.groups.as_deref().map(integers).transpose()?,
             group_of: chunk.groups,
             factors: chunk.factors.map(factors).transpose()?,
@@ -240,6 +258,13 @@ impl Gpu {
             rounded: None,
             arrived: device.sent()?,
         })
+    }
+
+    /// A part on the device, or sent, and kept there where there is room.
+    fn part<T: bytemuck::NoUninit>(&self, part: Part<'_, T>) -> Result<Arc<Tensor>> {
+        let Part { key, len, make } = part;
+        let send = || self.device.send(Number::F32, &[bytemuck::cast_slice(&make())]);
+        self.device.resident_or(key, len * size_of::<T>(), send)
     }
 
     /// The sets one behind the other, as they are stored: those on the device, or sent, and kept there where there is room.
@@ -261,9 +286,9 @@ pub(crate) struct Sent {
     rows: usize,
     first: usize,
     features: Arc<Tensor>,
-    deltas: Option<Tensor>,
-    norms: Option<Tensor>,
-    indices: Tensor,
+    deltas: Option<Arc<Tensor>>,
+    norms: Option<Arc<Tensor>>,
+    indices: Arc<Tensor>,
     groups: Option<Tensor>,
     group_of: Option<Vec<i32>>,
     factors: Option<SentFactors>,
@@ -308,7 +333,7 @@ pub(crate) struct Scanning {
 }
 
 impl Search<'_> {
-    /// Begins to score a chunk's rows: at first as many as there is room to keep, then as many again as there were, since few of them will be
+    /// Begins to score a chunk's rows: at first as many as there is room to keep, then some times as many as there were, since few of them will be
     /// among the best.
     pub(crate) fn begin(&self, rows: Sent) -> Result<Scanning> {
         self.device.await_sent(&rows.arrived)?;
@@ -359,19 +384,26 @@ impl Search<'_> {
     fn next(&self, scanning: &mut Scanning) -> Result<()> {
         scanning.range = 0..0;
         let Some(Range { start, end }) = scanning.left.pop() else { return Ok(()) };
-        let most = end.min(start + self.seen.max(self.capacity));
+        // Limits first: without them every record is a candidate.
+        scanning.bounded = self.bounding.is_some() && self.seen >= self.capacity;
+        let most = end.min(start + (self.seen * self.growth(scanning.bounded)).max(self.capacity));
         let middle = self.fitting(&scanning.rows, start..most);
         if middle < end {
             scanning.left.push(middle..end);
         }
         scanning.range = start..middle;
-        // Limits first: without them every record is a candidate.
-        scanning.bounded = self.bounding.is_some() && self.seen >= self.capacity;
         match &self.bounding {
             _ if scanning.range.is_empty() => Ok(()),
             Some(bounding) if scanning.bounded => self.launch_bounds(bounding, scanning),
             _ => self.launch_scan(&scanning.rows, &scanning.range),
         }
+    }
+
+    /// How many times as many rows as have passed are scanned next. Of m times as many, m k are expected to reach the limit of before, in any order that does
+    /// not favour them: half of the room is for those that are not. What bounds let through is scored one by one, so that limits are kept closer.
+    fn growth(&self, bounded: bool) -> usize {
+        let most = self.capacity / (2 * self.k) - 1;
+        if bounded { most.min(BOUNDED_GROWTH) } else { most }
     }
 
     /// Where to end, so that there is room for the sums of these records' factors.
@@ -486,7 +518,7 @@ impl Search<'_> {
             if rows.factors.is_some() { [Argument::Address(0); 3] } else { self.of_records(rows, records) };
         [
             device.address(&rows.features, factors.start * asked.width),
-            optional(device, rows.deltas.as_ref(), factors.start * asked.classes),
+            optional(device, rows.deltas.as_deref(), factors.start * asked.classes),
             optional(device, coordinates, factors.start),
             norms,
             indices,
@@ -509,7 +541,7 @@ impl Search<'_> {
     /// Norms, indices and groups.
     fn of_records(&self, rows: &Sent, records: &Range<usize>) -> [Argument; 3] {
         [
-            optional(self.device, rows.norms.as_ref(), records.start),
+            optional(self.device, rows.norms.as_deref(), records.start),
             self.device.address(&rows.indices, 2 * records.start),
             optional(self.device, rows.groups.as_ref(), records.start),
         ]
@@ -559,8 +591,8 @@ impl Search<'_> {
         // Bounds are of queries in one group.
         let bounded = self.bounding.as_ref().map(|bounding| self.download(&bounding.candidates, groups)).transpose()?;
         let candidates = |query: usize| bounded.as_ref().map(|counts| self.scored as u64 + counts[query] as u64);
-        let end_bytes = self.capacity * ENTRY_BYTES;
-        self.device.download(&self.on_device.kept, self.kept.len() * end_bytes, |bytes| {
+        let (gathered, end_bytes) = (self.gather()?, self.k * ENTRY_BYTES);
+        self.device.download(&gathered, self.kept.len() * end_bytes, |bytes| {
             let end = |number: usize| {
                 let (entries, _) = bytes[number * end_bytes..].as_chunks();
                 entries[..self.kept[number] as usize].iter().map(Entry::read).collect()
@@ -571,6 +603,16 @@ impl Search<'_> {
             };
             totals.into_iter().enumerate().map(found).collect()
         })
+    }
+
+    /// Both ends of all queries, `[Q, G, 2, k]`, without the room beyond.
+    fn gather(&self) -> Result<Tensor> {
+        let (device, ends) = (self.device, self.kept.len());
+        let gathered = device.allocate(Number::F32, ends * self.k * ENTRY_BYTES / 4)?;
+        let [from, to] = [&self.on_device.kept, &gathered].map(|tensor| device.address(tensor, 0));
+        let arguments = [to, from, self.k.into(), self.capacity.into()];
+        device.launch(GATHER, Shape { grid: [ends, 1], threads: 128, shared_bytes: 0 }, &arguments)?;
+        Ok(gathered)
     }
 }
 

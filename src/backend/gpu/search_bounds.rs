@@ -1,9 +1,13 @@
 //! Launches `kernels/search_bounds.cu`: of many queries' scores, bounds from products of rounded numbers on tensor cores.
 
+use rayon::prelude::*;
+
 use super::device::{Argument, Device, Shape};
-use super::pack::{GROUP, Matrix};
+use super::linear_wgmma::{Products, TILES_F16, WEIGHT_BOX, X_BOX};
+use super::pack::{GROUP, Matrix, STEP};
 use super::search::Asked;
 use super::tensor::{Number, Tensor};
+use super::tensor_map::TensorMap;
 use crate::backend::Precision;
 use crate::error::Result;
 
@@ -13,6 +17,8 @@ pub(super) const NAMES: [&str; 4] = {
 };
 const ROUND: [&str; 3] = ["search_round_f32", "search_round_f16", "search_round_bf16"];
 const BOUND: &str = "search_bound";
+/// The same for queries of one term, on devices that have `wgmma`.
+pub(super) const WGMMA: [&str; 1] = ["search_bound_wgmma"];
 
 /// Terms of a query that a lane has side by side.
 pub(crate) const MOST_TERMS: usize = 8;
@@ -43,6 +49,7 @@ pub(super) struct Bounding {
     sides: Tensor,
     columns: usize,
     terms: usize,
+    products: Products,
     /// How many records were scored for each query, `[Q]`.
     pub(super) candidates: Tensor,
     begun_with: usize,
@@ -52,25 +59,24 @@ pub(super) struct Bounding {
 
 impl Bounding {
     /// For ends of k.
-    pub(super) fn new(device: &Device, asked: &Asked, k: usize) -> Result<Self> {
+    pub(super) fn new(device: &Device, products: Products, asked: &Asked, k: usize) -> Result<Self> {
         let (passes, terms) = (asked.rates.len(), asked.rates.len().next_power_of_two());
         assert!(terms <= MOST_TERMS, "more terms than a lane has");
         let columns = asked.queries * terms;
         let (mut features, mut sides) = (vec![0.0; columns * asked.width], vec![[0.0; 4]; columns]);
-        for pass in 0..passes {
-            for query in 0..asked.queries {
-                let (at, column) = (pass * asked.queries + query, query * terms + pass);
-                let to = &mut features[column * asked.width..][..asked.width];
-                let [scale, norm, residual] = halve(to, &asked.features[at * asked.width..][..asked.width]);
-                sides[column] = [scale, norm, residual, asked.biases[at]];
-            }
-        }
+        let halved = features.par_chunks_mut(asked.width.max(1)).zip(&mut sides).enumerate();
+        halved.filter(|(column, _)| column % terms < passes).for_each(|(column, (to, side))| {
+            let at = column % terms * asked.queries + column / terms;
+            let [scale, norm, residual] = halve(to, &asked.features[at * asked.width..][..asked.width]);
+            *side = [scale, norm, residual, asked.biases[at]];
+        });
         let packed = Matrix { weight: features, inputs: asked.width, outputs: columns }.pack(Precision::F16);
         Ok(Self {
             halves: device.upload(Number::F16, &packed)?,
             sides: device.upload(Number::F32, bytemuck::cast_slice(&sides))?,
             columns,
             terms,
+            products,
             candidates: device.upload(Number::F32, &vec![0; 4 * asked.queries])?,
             begun_with: asked.queries * 2 * (4 * k + 64),
             scored: 0,
@@ -98,13 +104,26 @@ impl Bounding {
         kept: &[Argument; 4],
         sizes: &[Argument; 3],
     ) -> Result<()> {
+        let columns = self.columns.next_multiple_of(GROUP);
+        // Of few columns most of a large tile would be multiplied for nothing.
+        let wgmma = self.products == Products::Wgmma && self.terms == 1 && self.columns > BLOCK[1];
+        let (halves, own_halves) = (rounded.halves(device, start), device.place(&self.halves, 0));
+        let sides = [device.address(rounded.made, 4 * start), device.address(&self.sides, 0)];
+        if wgmma {
+            let map = |address, shape, rows| TensorMap::at(device, address, Number::F16, shape, rows).map(Argument::Map);
+            let halves = map(halves, [rows, rounded.stride()], X_BOX)?;
+            let own_halves = map(own_halves, [columns, rounded.width.next_multiple_of(STEP)], WEIGHT_BOX)?;
+            let own = [halves, sides[0], own_halves, sides[1], columns.into()];
+            let arguments = [of_pairs, kept, &own, sizes].concat();
+            return device.launch(WGMMA[0], TILES_F16[0].shape(device, rows, columns), &arguments);
+        }
         let own = [
-            rounded.halves(device, start),
-            device.address(rounded.made, 4 * start),
+            Argument::Address(halves),
+            sides[0],
             rounded.stride().into(),
-            device.address(&self.halves, 0),
-            device.address(&self.sides, 0),
-            self.columns.next_multiple_of(GROUP).into(),
+            Argument::Address(own_halves),
+            sides[1],
+            columns.into(),
             self.terms.into(),
         ];
         let arguments = [of_pairs, kept, &own, sizes].concat();
@@ -133,12 +152,13 @@ impl Rounded<'_> {
         self.width.next_multiple_of(ALIGNMENT)
     }
 
-    fn halves(&self, device: &Device, row: usize) -> Argument {
+    /// Where they begin.
+    fn halves(&self, device: &Device, row: usize) -> u64 {
         let start = row * self.stride();
         if Self::as_stored(self.features.number, self.width) {
-            device.address(self.features, start)
+            device.place(self.features, start)
         } else {
-            device.address(self.made, 4 * self.rows + start / 2)
+            device.place(self.made, 4 * self.rows + start / 2)
         }
     }
 
@@ -154,7 +174,7 @@ impl Rounded<'_> {
         let rounded = Rounded { made: &made, features, rows, width };
         let stored = Self::as_stored(features.number, width);
         let arguments = [
-            if stored { Argument::Address(0) } else { rounded.halves(device, 0) },
+            Argument::Address(if stored { 0 } else { rounded.halves(device, 0) }),
             device.address(&made, 0),
             device.address(features, 0),
             rows.into(),

@@ -47,8 +47,7 @@ impl Staging {
         let mut start = 0;
         for pieces in pieces(parts, LARGEST_BYTES) {
             let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
-            let mut buffer = self.take(bytes)?;
-            buffer.copied.synchronize()?;
+            let mut buffer = self.take(bytes, MOST_ON_THEIR_WAY)?;
             fill(&mut buffer.memory.as_mut_slice()?[..bytes], &pieces);
             stream.memcpy_htod(&buffer.head(bytes), &mut to.slice_mut(start..start + bytes))?;
             buffer.copied.record(stream)?;
@@ -65,7 +64,8 @@ impl Staging {
         from: &CudaView<'_, u8>,
         read: impl FnOnce(&[u8]) -> R,
     ) -> Result<R, DriverError> {
-        let mut buffer = self.take(from.len())?;
+        // What waits for results should not wait for what is sent beside them: there are never more of these than threads.
+        let mut buffer = self.take(from.len(), usize::MAX)?;
         stream.memcpy_dtoh(from, &mut buffer.head(from.len()))?;
         buffer.copied.record(stream)?;
         buffer.copied.synchronize()?;
@@ -74,18 +74,23 @@ impl Staging {
         Ok(seen)
     }
 
-    /// A buffer of at least `bytes`: one whose copy is done; else a new one, until there are enough of that size to wait for the first.
-    fn take(&self, bytes: usize) -> Result<Buffer, DriverError> {
+    /// A buffer of at least `bytes` that no copy reads or writes any more: one whose copy is done; else a new one, until there are `most` of that
+    /// size to wait for the first.
+    fn take(&self, bytes: usize, most: usize) -> Result<Buffer, DriverError> {
         let size = bytes.next_power_of_two().max(SMALLEST_BYTES);
+        let found = self.idle_of(bytes, size, most);
+        let Some(buffer) = found else { return Buffer::new(&self.context, size) };
+        buffer.copied.synchronize()?;
+        Ok(buffer)
+    }
+
+    fn idle_of(&self, bytes: usize, size: usize, most: usize) -> Option<Buffer> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = |buffer: &Buffer| buffer.memory.len() >= bytes;
         let ready = idle.iter().position(|buffer| fits(buffer) && buffer.copied.is_complete());
         let on_their_way = idle.iter().filter(|buffer| buffer.memory.len() == size).count();
-        let oldest = || idle.iter().position(fits).filter(|_| on_their_way >= MOST_ON_THEIR_WAY);
-        match ready.or_else(oldest).and_then(|place| idle.remove(place)) {
-            Some(buffer) => Ok(buffer),
-            None => Buffer::new(&self.context, size),
-        }
+        let oldest = || idle.iter().position(fits).filter(|_| on_their_way >= most);
+        ready.or_else(oldest).and_then(|place| idle.remove(place))
     }
 
     fn give(&self, buffer: Buffer) {

@@ -32,13 +32,25 @@ pub(super) fn takes(columns: usize) -> bool {
 impl TensorMap {
     /// Of a row-major matrix of 16-bit numbers, brought in boxes of `box_rows` × 64; what is beyond it becomes zeros.
     pub(super) fn of(device: &Device, tensor: &Tensor, [rows, columns]: [usize; 2], box_rows: u32) -> Result<Self> {
-        assert!(rows * columns <= tensor.len && takes(columns), "a matrix that the copy engine does not take");
-        let number = match tensor.number {
+        assert!(rows * columns <= tensor.len, "a matrix beyond its buffer");
+        Self::at(device, device.place(tensor, 0), tensor.number, [rows, columns], box_rows)
+    }
+
+    /// [`TensorMap::of`], of numbers that begin at an address.
+    pub(super) fn at(
+        device: &Device,
+        address: u64,
+        number: Number,
+        [rows, columns]: [usize; 2],
+        box_rows: u32,
+    ) -> Result<Self> {
+        assert!(takes(columns), "a matrix that the copy engine does not take");
+        let number = match number {
             Number::F16 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
             Number::Bf16 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
             Number::F32 => unreachable!("operands of products on tensor cores are in 16 bits"),
         };
-        Self::encode(number, device.place(tensor, 0), [rows, columns].map(|count| count as u64), box_rows)
+        Self::encode(number, address, [rows, columns].map(|count| count as u64), box_rows)
             .map_err(|error| device.failed("a tensor map", error))
     }
 
