@@ -1,7 +1,7 @@
 // Exact search: every pair of a query and a chunk's rows scored bit for bit (search.cuh has the definition and the arrays), and both ends of each
 // query's ranking kept while scores stream past: no score reaches global memory but those that might be kept.
 //
-// search_scan     Half a warp takes 8 rows × 4 queries, a block 64 × 8. A score that reaches a limit is put behind those kept already; where there is
+// search_scan     Half a warp takes 8 rows × 4 queries, a block 64 × 8; of one query (search_scan_one) 8 rows, a block 128. A score that reaches a limit is put behind those kept already; where there is
 //                 no room it is only counted. Where records have several factors, a row's sum goes to `sums [Q, rows]` in place of that.
 // search_add      adds up each record's sums in their order, and keeps the scores in the same way: record r's are those from offsets[r] to the next.
 // search_rescore  Half a warp scores one record that search_bounds.cu put there without a score, and counts the query's.
@@ -15,10 +15,12 @@
 #include "search.cuh"
 
 constexpr int HALF_ROWS = 8;        // of half a warp
-constexpr int WARP_QUERIES = 4;
-constexpr int ROW_WARPS = 4;        // warps of a block over rows
-constexpr int BLOCK_ROWS = 2 * HALF_ROWS * ROW_WARPS;
-constexpr int BLOCK_QUERIES = 2 * WARP_QUERIES;
+constexpr int WARPS = 8;            // of a block
+constexpr int WARP_QUERIES = 4;     // of a warp, where there are several
+
+// Queries of a block, of which each warp has Q: one, or two warps' side by side.
+template <int Q>
+constexpr int BLOCK_QUERIES = Q == 1 ? 1 : 2 * Q;
 
 // Whether a comes before b at this end: by score, then by ascending index, then by row.
 DEVICE bool before(const Entry& a, const Entry& b, bool lowest) {
@@ -82,34 +84,37 @@ DEVICE void with_totals(const Found& found, uint64_t* shared, int first, int mos
         if (totals[i]) atomic_add(pending + i, totals[i]);
 }
 
-// One block's 64 rows against its 8 queries.
-template <class T, bool DISTANCE>
+// One block's rows against its queries, Q a warp.
+template <class T, bool DISTANCE, int Q>
 DEVICE void scan(const Rows& rows, const Queries& queries, const Found& found, uint64_t* totals, float* sums_of_factors, int width, int classes) {
+    constexpr int QUERY_WARPS = BLOCK_QUERIES<Q> / Q, ROW_WARPS = WARPS / QUERY_WARPS;
+    constexpr int PAIRS = HALF_ROWS * Q, OWN = (PAIRS + LANES - 1) / LANES;  // of half a warp, and of a lane: pairs `lane`, `lane + 16`
     const int lane = lane_id() % LANES, half = lane_id() / LANES;
-    const int warp_row = int(blockIdx.x) * BLOCK_ROWS + warp_id() % ROW_WARPS * 2 * HALF_ROWS, first_row = warp_row + half * HALF_ROWS;
-    const int own_query = warp_id() / ROW_WARPS * WARP_QUERIES, first_query = int(blockIdx.y) * BLOCK_QUERIES + own_query;
+    const int warp_row = (int(blockIdx.x) * ROW_WARPS + warp_id() % ROW_WARPS) * 2 * HALF_ROWS, first_row = warp_row + half * HALF_ROWS;
+    const int own_query = warp_id() / ROW_WARPS * Q, first_query = int(blockIdx.y) * BLOCK_QUERIES<Q> + own_query;
     const int row = first_row + lane % HALF_ROWS;
     if (first_query >= queries.count || are_passed_over(rows, warp_row)) return;
-    float sums[2] = {0.0f, 0.0f};  // of pairs `lane` and `lane + 16`
+    float sums[OWN] = {};
     for (int pass = 0; pass < queries.passes; ++pass) {
         const T* const features = static_cast<const T*>(rows.features) + size_t(queries.pass_sets[pass]) * rows.stride * width;
         const RowsOf<T, HALF_ROWS> of_rows(features, first_row, rows.count, width);
-        const RowsOf<float, WARP_QUERIES> of_queries(queries.features + size_t(pass) * queries.count * width, first_query, queries.count, width);
-        float own[2] = {0.0f, 0.0f};
-        products<T, DISTANCE, HALF_ROWS, WARP_QUERIES>(of_rows, of_queries, width, [&](int p, float product) {
+        const RowsOf<float, Q> of_queries(queries.features + size_t(pass) * queries.count * width, first_query, queries.count, width);
+        float own[OWN] = {};
+        products<T, DISTANCE, HALF_ROWS, Q>(of_rows, of_queries, width, [&](int p, float product) {
             if (p % LANES == lane) own[p / LANES] = product;
         });
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            const int query = first_query + lane / HALF_ROWS + 2 * i;
-            if (row < rows.count && query < queries.count) sums[i] = with_pass<DISTANCE>(sums[i], own[i], rows, queries, pass, row, query, classes);
+        for (int i = 0; i < OWN; ++i) {
+            const int beside = lane / HALF_ROWS + 2 * i, query = first_query + beside;
+            if (beside < Q && row < rows.count && query < queries.count)
+                sums[i] = with_pass<DISTANCE>(sums[i], own[i], rows, queries, pass, row, query, classes);
         }
     }
     if (row >= rows.count || rows.group(row) < 0) return;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        const int in_block = own_query + lane / HALF_ROWS + 2 * i, query = int(blockIdx.y) * BLOCK_QUERIES + in_block;
-        if (query >= queries.count) continue;
+    for (int i = 0; i < OWN; ++i) {
+        const int beside = lane / HALF_ROWS + 2 * i, in_block = own_query + beside, query = first_query + beside;
+        if (beside >= Q || query >= queries.count) continue;
         if (sums_of_factors) sums_of_factors[size_t(query) * rows.count + row] = sums[i];
         else keep(rows, found, totals, in_block, query, row, finished(sums[i], rows.norms, queries.norms[query], row));
     }
@@ -201,18 +206,22 @@ KERNEL(search_add, 256, const float* sums, const int* offsets, const float* norm
     });
 }
 
-#define SEARCH(T)                                                                                                                             \
-    KERNEL(search_scan_##T, 256, ROWS_AND_QUERIES, uint4* kept, int* counts, const float* limits, int capacity, int groups,                  \
-           const uint4* after, uint64_t* pending, float* sums, int width, int classes, int distance) {                                        \
+#define SCAN(T, name, Q)                                                                                                                      \
+    KERNEL(name, 32 * WARPS, ROWS_AND_QUERIES, uint4* kept, int* counts, const float* limits, int capacity, int groups, const uint4* after,  \
+           uint64_t* pending, float* sums, int width, int classes, int distance) {                                                            \
         SHARED(uint64_t, shared);                                                                                                             \
         const Rows of_rows = OF_ROWS;                                                                                                         \
         const Queries of_queries = OF_QUERIES;                                                                                                \
         const Found found{kept, counts, limits, capacity, groups, after, pending};                                                            \
-        with_totals(found, shared, int(blockIdx.y) * BLOCK_QUERIES, BLOCK_QUERIES, queries, [&](uint64_t* totals) {                           \
-            if (distance) scan<T, true>(of_rows, of_queries, found, totals, sums, width, classes);                                            \
-            else scan<T, false>(of_rows, of_queries, found, totals, sums, width, classes);                                                    \
+        with_totals(found, shared, int(blockIdx.y) * BLOCK_QUERIES<Q>, BLOCK_QUERIES<Q>, queries, [&](uint64_t* totals) {                     \
+            if (distance) scan<T, true, Q>(of_rows, of_queries, found, totals, sums, width, classes);                                         \
+            else scan<T, false, Q>(of_rows, of_queries, found, totals, sums, width, classes);                                                 \
         });                                                                                                                                   \
-    }                                                                                                                                         \
+    }
+
+#define SEARCH(T)                                                                                                                             \
+    SCAN(T, search_scan_##T, WARP_QUERIES)                                                                                                    \
+    SCAN(T, search_scan_one_##T, 1)                                                                                                           \
     KERNEL(search_rescore_##T, 256, ROWS_AND_QUERIES, uint4* kept, const int* counts, const int* scored, int* candidates, int capacity,      \
            int width, int classes, int distance) {                                                                                            \
         const Rows of_rows = OF_ROWS;                                                                                                         \

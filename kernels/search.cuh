@@ -89,18 +89,32 @@ DEVICE void products(const RowsOf<T, R>& rows, const RowsOf<float, Q>& queries, 
     float sums[R * Q];
 #pragma unroll
     for (int p = 0; p < R * Q; ++p) sums[p] = 0.0f;
-    for (int step = 0; step < width; step += LANES) {
-        const int at = step + lane;
-        float row[R], query[Q];
-#pragma unroll
-        for (int r = 0; r < R; ++r) row[r] = at < width ? rows.at(r, at) : 0.0f;
-#pragma unroll
-        for (int q = 0; q < Q; ++q) query[q] = at < width ? queries.at(q, at) : 0.0f;
+    const auto add = [&](const float(&row)[R], const float(&query)[Q]) {
 #pragma unroll
         for (int p = 0; p < R * Q; ++p) {
             const float a = query[p / R], b = row[p % R], difference = a - b;
             sums[p] = DISTANCE ? fmaf(difference, difference, sums[p]) : fmaf(a, b, sums[p]);
         }
+    };
+    const int whole = width / LANES * LANES;
+    // Of few sums there is room for several steps' numbers on their way.
+#pragma unroll (R * Q <= 8 ? 4 : 1)
+    for (int step = 0; step < whole; step += LANES) {
+        float row[R], query[Q];
+#pragma unroll
+        for (int r = 0; r < R; ++r) row[r] = rows.at(r, step + lane);
+#pragma unroll
+        for (int q = 0; q < Q; ++q) query[q] = queries.at(q, step + lane);
+        add(row, query);
+    }
+    if (whole < width) {
+        const bool has = whole + lane < width;
+        float row[R], query[Q];
+#pragma unroll
+        for (int r = 0; r < R; ++r) row[r] = has ? rows.at(r, whole + lane) : 0.0f;
+#pragma unroll
+        for (int q = 0; q < Q; ++q) query[q] = has ? queries.at(q, whole + lane) : 0.0f;
+        add(row, query);
     }
 #pragma unroll
     for (int p = 0; p < R * Q; ++p) {

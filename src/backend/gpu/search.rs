@@ -14,18 +14,21 @@ use super::tensor::{Number, Tensor};
 use crate::error::Result;
 use crate::factors::Floats;
 
-pub(super) const NAMES: [&str; 9] = {
-    let ([a, b, c], [d, e, f]) = (SCAN, RESCORE);
-    [a, b, c, d, e, f, ADD, SELECT, GATHER]
+pub(super) const NAMES: [&str; 12] = {
+    let ([a, b, c], [d, e, f], [g, h, i]) = (SCAN, SCAN_ONE, RESCORE);
+    [a, b, c, d, e, f, g, h, i, ADD, SELECT, GATHER]
 };
 const SCAN: [&str; 3] = ["search_scan_f32", "search_scan_f16", "search_scan_bf16"];
+/// The same of one query.
+const SCAN_ONE: [&str; 3] = ["search_scan_one_f32", "search_scan_one_f16", "search_scan_one_bf16"];
 const RESCORE: [&str; 3] = ["search_rescore_f32", "search_rescore_f16", "search_rescore_bf16"];
 const ADD: &str = "search_add";
 const SELECT: &str = "search_select";
 const GATHER: &str = "search_gather";
 
-/// Rows and queries of a block of the scan.
+/// Rows and queries of a block of the scan, and of that of one query.
 const BLOCK: [usize; 2] = [64, 8];
+const BLOCK_OF_ONE: [usize; 2] = [128, 1];
 /// Records that a block scores one by one, and whose factors' sums it adds up.
 const RESCORED: usize = 16;
 const ADDED: usize = 256;
@@ -428,11 +431,12 @@ impl Search<'_> {
             if sums.is_some() { Argument::Address(0) } else { totals },
             optional(device, sums.as_ref(), 0),
         ];
-        let grid = [factors.len().div_ceil(BLOCK[0]), asked.queries.div_ceil(BLOCK[1])];
-        let shared_bytes = if sums.is_some() { 0 } else { self.bytes_of_totals(BLOCK[1]) };
+        let (kernels, block) = if asked.queries == 1 { (SCAN_ONE, BLOCK_OF_ONE) } else { (SCAN, BLOCK) };
+        let grid = [factors.len().div_ceil(block[0]), asked.queries.div_ceil(block[1])];
+        let shared_bytes = if sums.is_some() { 0 } else { self.bytes_of_totals(block[1]) };
         if !factors.is_empty() {
             let arguments = [&self.of_pairs(rows, range)[..], &keeping, &own, &self.sizes()].concat();
-            device.launch(rows.features.number.pick(SCAN), Shape { grid, threads: 256, shared_bytes }, &arguments)?;
+            device.launch(rows.features.number.pick(kernels), Shape { grid, threads: 256, shared_bytes }, &arguments)?;
         }
         let (Some(of), Some(sums)) = (&rows.factors, sums) else { return Ok(()) };
         let [norms, indices, group_of] = self.of_records(rows, range);

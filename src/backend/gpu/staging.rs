@@ -16,6 +16,8 @@ const SMALLEST_BYTES: usize = 1 << 16;
 const LARGEST_BYTES: usize = 1 << 24;
 /// Above this a buffer is filled by several cores: one alone is slower than the bus.
 const SHARED_BYTES: usize = 1 << 21;
+/// How often a result is asked after before it is waited for, a microsecond or two each.
+const QUERIES: usize = 200;
 /// How many buffers of a size may be on their way before the first is waited for.
 const MOST_ON_THEIR_WAY: usize = 3;
 
@@ -68,7 +70,7 @@ impl Staging {
         let mut buffer = self.take(from.len(), usize::MAX)?;
         stream.memcpy_dtoh(from, &mut buffer.head(from.len()))?;
         buffer.copied.record(stream)?;
-        buffer.copied.synchronize()?;
+        buffer.wait()?;
         let seen = read(&buffer.memory.as_slice()?[..from.len()]);
         self.give(buffer);
         Ok(seen)
@@ -137,6 +139,11 @@ impl Buffer {
         let memory = unsafe { context.alloc_pinned_with_flags(bytes, CU_MEMHOSTALLOC_PORTABLE) }?;
         // The processor has better to do than to spin until a copy is done.
         Ok(Self { memory, copied: context.new_event(Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC))? })
+    }
+
+    /// Until its copy is done. To be woken takes longer than most results: they are asked after first, for some hundred microseconds.
+    fn wait(&self) -> Result<(), DriverError> {
+        if (0..QUERIES).any(|_| self.copied.is_complete()) { Ok(()) } else { self.copied.synchronize() }
     }
 
     /// The first bytes.
