@@ -1,8 +1,10 @@
 // The activations of backend::Activation, by number: 0 identity, 1 gelu, 2 gelu-tanh, 3 quick-gelu, 4 relu, 5 silu, 6 tanh.
 //
 // The polynomials are those of src/backend/cpu/activation.rs, where their errors are stated and tested, and are evaluated in the same order: in
-// f32 an activation has the CPU's bits. Where the result is rounded to 16 bits anyway (`Fast`), the exponential is the hardware's.
+// f32 an activation has the CPU's bits. Where the result is rounded to 16 bits anyway (`Fast`), exponentials and reciprocals are the hardware's,
+// and GELU's polynomial is one of fewer terms.
 #pragma once
+#include "port_fast.cuh"
 #include "vector.cuh"
 
 struct Exact {
@@ -22,10 +24,12 @@ struct Exact {
         return y * two_to(half) * two_to(power - half);
     }
     static DEVICE float two_to(int n) { return __uint_as_float(unsigned(n + 127) << 23); }
+    static DEVICE float divide(float x, float y) { return x / y; }
 };
 
 struct Fast {
     static DEVICE float exp(float x) { return exp2_fast(x * 1.44269504f); }
+    static DEVICE float divide(float x, float y) { return x * reciprocal_fast(y); }
 };
 
 // An activation at one point, and its derivative there.
@@ -35,13 +39,13 @@ struct Sloped {
 
 // x σ(u) = x / (1 + exp(−u))
 template <class Math>
-DEVICE float gated(float x, float u) { return x / (1.0f + Math::exp(0.0f - u)); }
+DEVICE float gated(float x, float u) { return Math::divide(x, 1.0f + Math::exp(0.0f - u)); }
 
 // The same for u' = `by_x`, and its derivative σ(u) + x σ(u) (1 − σ(u)) u'.
 template <class Math>
 DEVICE Sloped gated_with_slope(float x, float u, float by_x) {
-    const float denominator = 1.0f + Math::exp(0.0f - u), gate = 1.0f / denominator;
-    return Sloped{x / denominator, gate * (1.0f + x * by_x * (1.0f - gate))};
+    const float denominator = 1.0f + Math::exp(0.0f - u), gate = Math::divide(1.0f, denominator);
+    return Sloped{Math::divide(x, denominator), gate * (1.0f + x * by_x * (1.0f - gate))};
 }
 
 constexpr float COMPLEMENT_END = 5.7f;  // where erfc(x/√2) has become less than half a unit in the last place of 1
@@ -66,7 +70,25 @@ DEVICE float gelu_of(float x, float tail) {
 template <class Math>
 DEVICE float gelu(float x) { return gelu_of(x, complement<Math>(fabsf(x))); }
 
-// The same, and its derivative Φ(x) + x φ(x).
+// Φ(−x) for x from 0 to FAST_END to 4e-5 of itself (2e-4 from 4.5 on), as 2^q(x); from there on less than 1e-37.
+constexpr float FAST_END = 14.0f;
+DEVICE float fast_tail(float x) {
+    float q = 2.3402334e-5f;
+    q = fmaf(q, x, -6.186071e-4f);
+    q = fmaf(q, x, 7.2448193e-3f);
+    q = fmaf(q, x, -0.051328983f);
+    q = fmaf(q, x, -0.46108988f);
+    q = fmaf(q, x, -1.1502534f);
+    q = fmaf(q, x, -1.000061f);
+    return exp2_fast(q);
+}
+template <>
+DEVICE float gelu<Fast>(float x) {
+    const float size = fminf(fabsf(x), FAST_END);
+    return fmaf(-size, fast_tail(size), larger(x, 0.0f));
+}
+
+// GELU, and its derivative Φ(x) + x φ(x).
 template <class Math>
 DEVICE Sloped gelu_with_slope(float x) {
     const float size = fabsf(x), tail = complement<Math>(size);
@@ -74,6 +96,15 @@ DEVICE Sloped gelu_with_slope(float x) {
     const float distribution = x < 0.0f ? below : 1.0f - below;
     const float density = Math::exp(x * x * -0.5f) * 0.3989423f;  // φ(0) = 1/√(2π)
     return Sloped{gelu_of(x, tail), fmaf(x, density, distribution)};
+}
+
+// The derivative as ½ ± (½ − Φ(−|x|) + |x| φ(x)), by the sign of x.
+template <>
+DEVICE Sloped gelu_with_slope<Fast>(float x) {
+    const float size = fminf(fabsf(x), FAST_END), tail = fast_tail(size);
+    const float density = exp2_fast(fmaf(x * x, -0.72134752f, -1.3257481f));  // in powers of two
+    const float from_half = fmaf(size, density, 0.5f - tail);
+    return Sloped{fmaf(-size, tail, larger(x, 0.0f)), 0.5f + copysignf(from_half, x)};
 }
 
 // x/2 (1 + tanh u) = x σ(2u), and 2u = x (c + 0.044715 c x²) with c = 2 √(2/π).
@@ -99,7 +130,7 @@ DEVICE float hyperbolic_tangent(float x) {
     p = fmaf(p, square, 0.13333301f);
     p = fmaf(p, square, -1.0f / 3.0f);
     const float small = fmaf(p * square, x, x);
-    const float large = 1.0f - 2.0f / (Math::exp(size * 2.0f) + 1.0f);
+    const float large = 1.0f - Math::divide(2.0f, Math::exp(size * 2.0f) + 1.0f);
     return size < 0.625f ? small : x < 0.0f ? 0.0f - large : large;
 }
 

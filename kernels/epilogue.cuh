@@ -1,4 +1,7 @@
 // What follows a matrix product while its sums are in registers.
+//
+// Any of it is done by `finish`. What is done most is known when the kernel is compiled too, for 16-bit rows of whole vectors: `way` is its number,
+// `Beside` what is read of other matrices (at `beside`) before the sums are there, and `finish_by` does it.
 #pragma once
 #include "activation.cuh"
 #include "vector.cuh"
@@ -10,6 +13,19 @@ struct Extent {
     DEVICE size_t at(int row, int column) const { return size_t(row) * columns + column; }
 };
 
+constexpr int ANY_WAY = -1;
+
+// Eight 16-bit numbers as they are stored, and as f32.
+typedef Words<8>::type Eight;
+template <class T>
+DEVICE Vector<8> widened(Eight eight) { return load_vector<8>(reinterpret_cast<const T*>(&eight)); }
+
+// Whether all rows of eights begin at multiples of 16 bytes.
+template <class T>
+DEVICE bool whole_eights(Extent extent, const T* a, const T* b, const T* c) {
+    return sizeof(T) == 2 && extent.columns % 8 == 0 && is_aligned<8>(a) && is_aligned<8>(b) && is_aligned<8>(c);
+}
+
 // out = activation(sums + bias) + residual; where it is wanted, slope = activation'(sums + bias).
 template <class T, class Math>
 struct Forward {
@@ -20,9 +36,28 @@ struct Forward {
     int activation;
     Extent extent;
 
-    // Whether there is much to compute, and what is left where there is not.
-    DEVICE bool activates() const { return slope || activation; }
-    DEVICE Forward without_activation() const { return Forward{out, nullptr, bias, residual, 0, extent}; }
+    // Identity, with and without a residual; GELU, with and without its slopes.
+    static constexpr int WAYS = 4;
+    static constexpr bool BIASED = true;
+    DEVICE int way() const {
+        if (!whole_eights(extent, out, slope, residual)) return ANY_WAY;
+        if (activation == 0 && !slope) return residual ? 1 : 0;
+        return activation == 1 && !residual ? slope ? 3 : 2 : ANY_WAY;
+    }
+    DEVICE const T* beside() const { return residual; }
+
+    template <int WAY>
+    DEVICE void finish_by(size_t at, bool is_in, Vector<8> sums, Vector<8> biases, Eight residuals) const {
+        sums = sums + biases;
+        if constexpr (WAY == 1) sums = sums + widened<T>(residuals);
+        if constexpr (WAY == 2) activate<Math>(1, sums);
+        if constexpr (WAY == 3) {
+            Vector<8> slopes;
+            activate_with_slopes<Math>(1, sums, slopes);
+            if (is_in) store_vector(slope + at, slopes);
+        }
+        if (is_in) store_vector(out + at, sums);
+    }
 
     template <int N>
     DEVICE void finish(int row, int column, Vector<N> sums) const {
@@ -50,8 +85,21 @@ struct Backward {
     const T* residual;  // or null
     Extent extent;
 
-    DEVICE bool activates() const { return false; }
-    DEVICE Backward without_activation() const { return *this; }
+    // As it is, with slopes, or with a residual.
+    static constexpr int WAYS = 3;
+    static constexpr bool BIASED = false;
+    DEVICE int way() const {
+        if (!whole_eights(extent, out, slope, residual) || (slope && residual)) return ANY_WAY;
+        return slope ? 1 : residual ? 2 : 0;
+    }
+    DEVICE const T* beside() const { return slope ? slope : residual; }
+
+    template <int WAY>
+    DEVICE void finish_by(size_t at, bool is_in, Vector<8> sums, Vector<8>, Eight others) const {
+        if constexpr (WAY == 1) sums = sums * widened<T>(others);
+        if constexpr (WAY == 2) sums = sums + widened<T>(others);
+        if (is_in) store_vector(out + at, sums);
+    }
 
     template <int N>
     DEVICE void finish(int row, int column, Vector<N> sums) const {

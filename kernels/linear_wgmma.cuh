@@ -22,6 +22,7 @@ constexpr int X_BOX = 64;              // rows of a tile that one copy brings; t
 constexpr int WEIGHT_BOX = 128;
 constexpr int GROUP = 32;              // columns permuted among themselves
 constexpr int LEAD = 3;
+constexpr int AHEAD = 3;               // steps before its last that a tile's epilogue begins to read
 
 template <class T, int BM, int BN>
 struct Stage {
@@ -34,6 +35,7 @@ struct Ring {
     Stage<T, BM, BN> stages[STAGES];
     Barrier full[STAGES], empty[STAGES];
     Barrier ahead;  // the first warpgroup is LEAD steps into the tile
+    alignas(16) float biases[BM / 16][BN];  // of the columns that a warp finishes
 };
 
 // Where one goes round the ring.
@@ -69,56 +71,120 @@ DEVICE void bring(Ring<T, BM, BN, STAGES>& ring, const TensorMap& x, const Tenso
     }
 }
 
-// What a lane is left with of each 16 × 32: rows g and g + 8, eight neighbouring columns from 8 t.
-template <class Finish>
-DEVICE void finish_group(const float (&sums)[16], int row, int column, const Finish& epilogue) {
-    const int g = lane_id() / 4, t = lane_id() % 4;
+// Columns that a warp's lanes read the biases of together, four each.
+constexpr int BIASES = 4 * WARP;
+
+// What a lane reads beside its sums while the last of them are made: of another matrix what belongs to them, and its share of its warp's biases.
+template <int BN>
+struct Beside {
+    Eight numbers[BN / GROUP][2];
+    float4 biases[BN / BIASES];
+};
+
+// A lane's places in its warp's 16 rows of a tile: of each 16 × 32 rows g and g + 8, eight neighbouring columns from 8 t.
+struct Place {
+    int row, column;
+
+    DEVICE Place(int warp_row, int tile_column) : row(warp_row + lane_id() / 4), column(tile_column + lane_id() % 4 * 8) {}
+    DEVICE bool is_in(Extent extent, int group, int half) const { return extent.has(row + 8 * half, column + GROUP * group); }
+};
+
+template <int BN, class Finish>
+DEVICE void read_beside(Beside<BN>& beside, int warp_row, int tile_column, const Finish& epilogue) {
+    const Place place(warp_row, tile_column);
+    if (const auto* const others = epilogue.beside()) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        Vector<8> eight;
+        for (int half = 0; half < 2; ++half) {
+            const auto* const first = others + epilogue.extent.at(place.row + 8 * half, place.column);
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
+            for (int group = 0; group < BN / GROUP; ++group)
+                if (place.is_in(epilogue.extent, group, half)) beside.numbers[group][half] = load<Eight>(first + GROUP * group);
+        }
+    }
+    if constexpr (Finish::BIASED) {
 #pragma unroll
-            for (int e = 0; e < 2; ++e) eight.x[2 * j + e] = sums[4 * j + 2 * half + e];
-        epilogue.template finish<8>(row + g + 8 * half, column + 8 * t, eight);
+        for (int part = 0; part < BN / BIASES; ++part) {
+            const int column = tile_column + BIASES * part + 4 * lane_id();
+            if (column < epilogue.extent.columns) beside.biases[part] = load<float4>(epilogue.bias + column);
+        }
     }
 }
 
-// Sums in registers are not counted by a loop: where little is done with them all groups are written out, else a loop picks one after another.
-template <int N, class Finish>
-DEVICE void finish(const float (&sums)[N], int row, int column, const Finish& epilogue) {
-    constexpr int GROUPS = N / 16;
-    float some[16];
-    if (!epilogue.activates()) {
+// A lane's sums of 16 × 32, rows g or g + 8, in order of columns.
+template <int N>
+DEVICE Vector<8> eight_of(const float (&sums)[N], int group, int half) {
+    Vector<8> eight;
 #pragma unroll
-        for (int group = 0; group < GROUPS; ++group) {
+    for (int i = 0; i < 8; ++i) eight.x[i] = sums[16 * group + 4 * (i / 2) + 2 * half + i % 2];
+    return eight;
+}
+
+// All groups written out one after another; `biases` are this warp's.
+template <int WAY, int BN, class Finish>
+DEVICE void finish_by(const float (&sums)[BN / 2], const Beside<BN>& beside, float* biases, int warp_row, int tile_column, const Finish& epilogue) {
+    const Place place(warp_row, tile_column);
+    if constexpr (Finish::BIASED) {
+        sync_warp();  // those of the tile before have been read
 #pragma unroll
-            for (int i = 0; i < 16; ++i) some[i] = sums[16 * group + i];
-            finish_group(some, row, column + GROUP * group, epilogue.without_activation());
-        }
-        return;
+        for (int part = 0; part < BN / BIASES; ++part) store(biases + BIASES * part + 4 * lane_id(), beside.biases[part]);
+        sync_warp();
     }
+    const size_t at[2] = {epilogue.extent.at(place.row, place.column), epilogue.extent.at(place.row + 8, place.column)};
+#pragma unroll
+    for (int group = 0; group < BN / GROUP; ++group) {
+        const Vector<8> added = Finish::BIASED ? load_vector<8>(biases + GROUP * group + place.column - tile_column) : filled<8>(0.0f);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const bool is_in = place.is_in(epilogue.extent, group, half);
+            epilogue.template finish_by<WAY>(at[half] + GROUP * group, is_in, eight_of(sums, group, half), added, beside.numbers[group][half]);
+        }
+    }
+}
+
+// Sums in registers are not counted by a loop: it picks one group after another.
+template <int N, class Finish>
+DEVICE void finish_any(const float (&sums)[N], int warp_row, int tile_column, const Finish& epilogue) {
+    const Place place(warp_row, tile_column);
+    constexpr int GROUPS = N / 16;
 #pragma unroll 1
     for (int group = 0; group < GROUPS; ++group) {
+        float some[16];
 #pragma unroll
         for (int i = 0; i < 16; ++i) {
             some[i] = sums[i];
 #pragma unroll
             for (int other = 1; other < GROUPS; ++other) some[i] = group == other ? sums[16 * other + i] : some[i];
         }
-        finish_group(some, row, column + GROUP * group, epilogue);
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+            epilogue.template finish<8>(place.row + 8 * half, place.column + GROUP * group, eight_of(some, 0, half));
     }
+}
+
+template <int WAY = 0, int BN, class Finish>
+DEVICE void finish(int way, const float (&sums)[BN / 2], const Beside<BN>& beside, float* biases, int warp_row, int tile_column, const Finish& epilogue) {
+    if constexpr (WAY == Finish::WAYS)
+        finish_any(sums, warp_row, tile_column, epilogue);
+    else if (way == WAY)
+        finish_by<WAY>(sums, beside, biases, warp_row, tile_column, epilogue);
+    else
+        finish<WAY + 1>(way, sums, beside, biases, warp_row, tile_column, epilogue);
 }
 
 template <class T, int BM, int BN, int STAGES, class Finish>
 DEVICE void multiply(Ring<T, BM, BN, STAGES>& ring, int warpgroup, Tiles of, const Finish& epilogue) {
     // A ring that goes round within a tile keeps the warpgroups less than a tile apart, so that a phase's parity tells which it is.
     const bool led = BM > WARPGROUP_ROWS && of.steps >= STAGES;
+    const int way = epilogue.way(), warp_row = warpgroup * WARPGROUP_ROWS + warp_id() % 4 * 16;
+    const int look_ahead = way == ANY_WAY ? -1 : max(0, of.steps - AHEAD);
+    float* const biases = ring.biases[warp_row / 16];
     Turn<STAGES> turn;
     uint32_t parity = 0;
     float sums[BN / 2];
     for (int tile = blockIdx.x; tile < of.all; tile += gridDim.x, parity ^= 1) {
         if (led && warpgroup == 1) barrier_wait(ring.ahead, parity);
+        const int row = tile / of.columns * BM + warp_row, column = tile % of.columns * BN;
+        Beside<BN> beside{};
         int before = 0;
         for (int step = 0; step < of.steps; ++step, turn.next()) {
             const Stage<T, BM, BN>& stage = ring.stages[turn.stage];
@@ -131,12 +197,12 @@ DEVICE void multiply(Ring<T, BM, BN, STAGES>& ring, int warpgroup, Tiles of, con
             products_wait<1>(sums);  // those of the step before: its place may be filled
             if (step > 0 && lane_id() == 0) barrier_arrive(ring.empty[before]);
             if (led && warpgroup == 0 && step == LEAD - 1 && threadIdx.x % WARPGROUP == 0) barrier_arrive(ring.ahead);
+            if (step == look_ahead) read_beside(beside, row, column, epilogue);
             before = turn.stage;
         }
         products_wait<0>(sums);
         if (lane_id() == 0) barrier_arrive(ring.empty[before]);
-        const int row = tile / of.columns * BM + warpgroup * WARPGROUP_ROWS + warp_id() % 4 * 16;
-        finish(sums, row, tile % of.columns * BN, epilogue);
+        finish(way, sums, beside, biases, row, column, epilogue);
     }
 }
 
@@ -145,9 +211,9 @@ DEVICE void linear(const TensorMap& x, const TensorMap& weight, int rows, int in
     typedef Ring<T, BM, BN, STAGES> Shared;
     SHARED_SM90A(Shared, ring);
     constexpr int WARPGROUPS = BM / WARPGROUP_ROWS;
-    // Registers of a thread: a block of three warpgroups begins with 168, of which the first needs little.
-    constexpr int BRINGING = 40, MULTIPLYING = 232;
-    static_assert(BRINGING + 2 * MULTIPLYING <= 3 * 168, "as many as there are");
+    // Registers of a thread: a block of three warpgroups begins with 168, one of two (two side by side) with 128; the first needs little.
+    constexpr int BRINGING = 40, MULTIPLYING = WARPGROUPS == 2 ? 232 : 216;
+    static_assert(BRINGING + WARPGROUPS * MULTIPLYING <= (WARPGROUPS == 2 ? 3 * 168 : 2 * 128), "as many as there are");
     const Tiles of{(outputs + BN - 1) / BN, (rows + BM - 1) / BM * ((outputs + BN - 1) / BN), (inputs + BK - 1) / BK};
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < STAGES; ++stage) {
@@ -159,10 +225,10 @@ DEVICE void linear(const TensorMap& x, const TensorMap& weight, int rows, int in
     }
     sync_block();
     if (threadIdx.x < WARPGROUP) {
-        if constexpr (WARPGROUPS == 2) registers_give<BRINGING>();
+        registers_give<BRINGING>();
         if (threadIdx.x == 0) bring(*ring, x, weight, of);
     } else {
-        if constexpr (WARPGROUPS == 2) registers_take<MULTIPLYING>();
+        registers_take<MULTIPLYING>();
         multiply(*ring, int(threadIdx.x) / WARPGROUP - 1, of, epilogue);
     }
 }

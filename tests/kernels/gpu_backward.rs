@@ -86,12 +86,13 @@ struct Linear {
 }
 
 impl Linear {
-    fn new(shape: [usize; 3], beside: bool, seed: u64) -> Self {
+    /// With slopes, and with a residual.
+    fn new(shape: [usize; 3], [slope, residual]: [bool; 2], seed: u64) -> Self {
         let ([rows, inputs, outputs], mut numbers) = (shape, Numbers::new(seed));
         let mut drawn = |len| numbers.vector(len, 1.0);
         let (dy, weight) = (drawn(rows * outputs), drawn(inputs * outputs));
-        let mut beside = || beside.then(|| drawn(rows * inputs));
-        Self { dy, weight, slope: beside(), residual: beside(), shape }
+        let mut beside = |wanted: bool| wanted.then(|| drawn(rows * inputs));
+        Self { dy, weight, slope: beside(slope), residual: beside(residual), shape }
     }
 
     /// Some of its rows by themselves.
@@ -125,7 +126,7 @@ impl Operation for Linear {
 }
 
 /// Rows, inputs, outputs.
-const SHAPES: [[usize; 3]; 11] = [
+const SHAPES: [[usize; 3]; 12] = [
     [1, 1, 1],
     [2, 7, 3],
     [5, 17, 33],
@@ -137,14 +138,15 @@ const SHAPES: [[usize; 3]; 11] = [
     [63, 127, 8],
     [130, 260, 264],
     [129, 256, 384],
+    [131, 264, 328],
 ];
 
 #[test]
 fn linear_over_odd_shapes() {
     for (gpu, rounding) in &by_products(&ROUNDINGS) {
         for (i, shape) in SHAPES.into_iter().enumerate() {
-            for beside in [false, true] {
-                judge(gpu, rounding, &format!("{shape:?}"), &Linear::new(shape, beside, i as u64));
+            for beside in [[false, false], [true, false], [false, true], [true, true]] {
+                judge(gpu, rounding, &format!("{shape:?}, {beside:?}"), &Linear::new(shape, beside, i as u64));
             }
         }
     }
@@ -154,7 +156,7 @@ fn linear_over_odd_shapes() {
 fn linear_in_f32_has_the_bits_of_the_cpu() {
     let (gpu, cpu) = (emulator::gpu(Precision::F32), Cpu::new());
     for (i, shape) in SHAPES.into_iter().enumerate() {
-        let case = Linear::new(shape, true, i as u64);
+        let case = Linear::new(shape, [true; 2], i as u64);
         let (found, expected) = (&case.run(&gpu)[0], &case.run(&cpu)[0]);
         assert!(bits(&read(&gpu, &found.0, found.1)) == bits(&expected.0[..found.1]), "{shape:?}");
     }
@@ -162,17 +164,19 @@ fn linear_in_f32_has_the_bits_of_the_cpu() {
 
 #[test]
 fn linear_gives_a_row_the_same_bits_in_any_company() {
-    for (gpu, outputs) in by_products(&EVERY).iter().flat_map(|(gpu, _)| [(gpu, 70), (gpu, 72)]) {
-        let case = Linear::new([260, 300, outputs], true, 3);
-        let values = |case: &Linear| {
-            let (tensor, len) = &case.run(gpu)[0];
-            bits(&read(gpu, tensor, *len))
-        };
-        let whole = values(&case);
-        for rows in [0..1, 17..22, 0..259] {
-            let alone = values(&case.part(rows.clone()));
-            let among = &whole[rows.start * 300..rows.end * 300];
-            assert!(alone == *among, "{}, {outputs} outputs, rows {rows:?}", of(gpu));
+    for (gpu, _) in &by_products(&EVERY) {
+        for (inputs, outputs, beside) in [(300, 70, [true, true]), (300, 72, [true, true]), (304, 72, [true, false])] {
+            let case = Linear::new([260, inputs, outputs], beside, 3);
+            let values = |case: &Linear| {
+                let (tensor, len) = &case.run(gpu)[0];
+                bits(&read(gpu, tensor, *len))
+            };
+            let whole = values(&case);
+            for rows in [0..1, 17..22, 0..259] {
+                let alone = values(&case.part(rows.clone()));
+                let among = &whole[rows.start * inputs..rows.end * inputs];
+                assert!(alone == *among, "{}, {inputs} × {outputs}, rows {rows:?}", of(gpu));
+            }
         }
     }
 }
@@ -181,9 +185,19 @@ struct WithSlope {
     x: Vec<f32>,
     weight: Vec<f32>,
     activation: Activation,
+    shape: [usize; 3],
 }
 
-const SLOPE_SHAPE: [usize; 3] = [23, 40, 37];
+impl WithSlope {
+    fn new(shape: [usize; 3], activation: Activation, scale: f32, seed: u64) -> Self {
+        let ([rows, inputs, outputs], mut numbers) = (shape, Numbers::new(seed));
+        let (x, weight) = (numbers.vector(rows * inputs, scale), numbers.vector(inputs * outputs, scale));
+        Self { x, weight, activation, shape }
+    }
+}
+
+/// Rows of an odd width, and of whole vectors.
+const SLOPE_SHAPES: [[usize; 3]; 2] = [[23, 40, 37], [71, 40, 136]];
 
 impl Operation for WithSlope {
     fn rounded(&self, round: fn(f32) -> f32) -> Self {
@@ -191,7 +205,7 @@ impl Operation for WithSlope {
     }
 
     fn run<B: Backend>(&self, backend: &B) -> Vec<(B::Tensor, usize)> {
-        let [rows, inputs, outputs] = SLOPE_SHAPE;
+        let [rows, inputs, outputs] = self.shape;
         let layer = backend.pack_linear(&self.weight, &vec![0.25; outputs], inputs, outputs).unwrap();
         let room = || backend.tensor(rows * outputs).unwrap();
         let (mut out, mut slope, x) = (room(), room(), backend.upload(&self.x).unwrap());
@@ -203,12 +217,12 @@ impl Operation for WithSlope {
 #[test]
 fn slopes_of_every_activation() {
     use Activation::{Gelu, GeluTanh, Identity, QuickGelu, Silu, Tanh};
-    let [rows, inputs, outputs] = SLOPE_SHAPE;
     for (gpu, rounding) in &by_products(&EVERY) {
         for activation in [Identity, Gelu, GeluTanh, QuickGelu, Silu, Tanh] {
-            let mut numbers = Numbers::new(9);
-            let (x, weight) = (numbers.vector(rows * inputs, 1.5), numbers.vector(inputs * outputs, 1.5));
-            judge(gpu, rounding, &format!("{activation:?}"), &WithSlope { x, weight, activation });
+            for shape in SLOPE_SHAPES {
+                let case = WithSlope::new(shape, activation, 1.5, 9);
+                judge(gpu, rounding, &format!("{activation:?}, {shape:?}"), &case);
+            }
         }
     }
 }
@@ -216,12 +230,10 @@ fn slopes_of_every_activation() {
 #[test]
 fn values_and_slopes_in_f32_have_the_bits_of_the_cpu() {
     use Activation::{Gelu, GeluTanh, Identity, QuickGelu, Relu, Silu, Tanh};
-    let ([rows, inputs, outputs], gpu) = (SLOPE_SHAPE, emulator::gpu(Precision::F32));
+    let gpu = emulator::gpu(Precision::F32);
     for activation in [Identity, Gelu, GeluTanh, QuickGelu, Relu, Silu, Tanh] {
         for scale in [0.1, 1.5, 30.0] {
-            let mut numbers = Numbers::new(5);
-            let (x, weight) = (numbers.vector(rows * inputs, scale), numbers.vector(inputs * outputs, scale));
-            let case = WithSlope { x, weight, activation };
+            let case = WithSlope::new(SLOPE_SHAPES[0], activation, scale, 5);
             for (found, expected) in case.run(&gpu).iter().zip(case.run(&Cpu::new())) {
                 assert!(bits(&read(&gpu, &found.0, found.1)) == bits(&expected.0[..found.1]), "{activation:?}");
             }

@@ -103,7 +103,7 @@ pub(super) const SHAPES: [[usize; 3]; 16] = [
 
 /// The same around the edges of the tiles of `wgmma`, whose inputs are multiples of eight: 64 and 128 rows, 128 and 256 columns, 64 inputs a step, four
 /// steps round the ring.
-pub(super) const ALIGNED_SHAPES: [[usize; 3]; 9] = [
+pub(super) const ALIGNED_SHAPES: [[usize; 3]; 10] = [
     [1, 8, 1],
     [63, 64, 33],
     [65, 72, 127],
@@ -113,6 +113,7 @@ pub(super) const ALIGNED_SHAPES: [[usize; 3]; 9] = [
     [129, 264, 257],
     [200, 520, 31],
     [400, 64, 300],
+    [131, 328, 264],
 ];
 
 #[test]

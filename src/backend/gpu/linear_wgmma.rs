@@ -30,7 +30,8 @@ pub(super) const BF16: [&str; 4] = [
     "linear_backward_bf16_wgmma_64x128",
 ];
 
-/// Two warpgroups that multiply and one that brings, or one and one; four steps of 64 inputs, and nine barriers.
+/// Two warpgroups that multiply and one that brings, or one and one; four steps of 64 inputs, nine barriers (and room for a tenth), and a row of
+/// biases for every sixteen rows.
 pub(super) const TILES_F16: [Tile; 2] = tiles(F16);
 pub(super) const TILES_BF16: [Tile; 2] = tiles(BF16);
 
@@ -45,7 +46,7 @@ const fn tile(
     threads: usize,
     resident: usize,
 ) -> Tile {
-    let shared_bytes = 4 * 2 * 64 * (rows + columns) + 8 * 9;
+    let shared_bytes = 4 * 2 * 64 * (rows + columns) + 8 * 10 + rows / 16 * 4 * columns;
     Tile { name: names[place], backward: names[place + 2], rows, columns, threads, shared_bytes, resident }
 }
 
