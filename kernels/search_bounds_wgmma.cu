@@ -4,11 +4,15 @@
 #include "linear_wgmma.cuh"
 #include "search_bounds.cuh"
 
-// There is much to compute of each pair, once.
+// There is much to compute of each pair, in one way, and nothing to read beside it.
 struct OneTerm {
     Bounds bounds;
-    DEVICE bool activates() const { return true; }
-    DEVICE OneTerm without_activation() const { return *this; }
+    Extent extent;
+
+    static constexpr int WAYS = 0;
+    static constexpr bool BIASED = false;
+    DEVICE int way() const { return ANY_WAY; }
+    DEVICE const f16* beside() const { return nullptr; }
 
     template <int N>
     DEVICE void finish(int row, int column, const Vector<N>& sums) const {
@@ -19,6 +23,6 @@ struct OneTerm {
 KERNEL_SM90A(search_bound_wgmma, 384, 1, ROWS_AND_QUERIES, uint4* kept, int* counts, const float* limits, int capacity, TENSOR_MAP(halves),
              const float4* sides, TENSOR_MAP(own_halves), const float4* own_sides, int columns, int width, int classes, int distance) {
     const Found found{kept, counts, limits, capacity, 1, nullptr, nullptr};
-    const OneTerm bounds{{OF_ROWS, OF_QUERIES, found, sides, own_sides, width, classes, 1, distance != 0}};
+    const OneTerm bounds{{OF_ROWS, OF_QUERIES, found, sides, own_sides, width, classes, 1, distance != 0}, {rows, columns}};
     linear<f16, 128, 256, 4>(halves, own_halves, rows, width, columns, bounds);
 }

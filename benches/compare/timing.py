@@ -103,6 +103,8 @@ def machine():
 
 
 def commit():
+    if "WHEREFORE_COMMIT" in os.environ:  # of a bundle, which has no history
+        return os.environ["WHEREFORE_COMMIT"]
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
