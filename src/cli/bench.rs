@@ -322,9 +322,8 @@ fn search_row(
     let (form, asked) = factors.question(rule, queries)?;
     let source = factors.rows();
     let options = Options { devices, ..Options::default() };
-    let seconds = median(arguments.samples, || {
-        search::search(factors, &form, &asked, arguments.top_k, &options).map(drop)
-    })?;
+    let seconds =
+        median(arguments.samples, || search::search(factors, &form, &asked, arguments.top_k, &options).map(drop))?;
     let numbers = factors.width + if rule.needs_head() { factors.classes } else { 0 };
     let gflops = 2.0 * (queries * source.rows * numbers) as f64 / seconds / 1e9;
     let bytes = factors.width * arguments.dtype.bytes() + (numbers - factors.width) * size_of::<f32>();
