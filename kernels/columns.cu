@@ -1,17 +1,24 @@
 // Sums down the columns of rows, each one chain by ascending row that goes on from what is in the gradient:
 //
 //   norm_gradient   dw [E] += Σ dy ∘ x̂, db [E] += Σ dy, x̂ the normalised rows of x; after row_statistics has left their means and scales
-//   row_gradient    table [·, E]: to row rows[s], the rows of dy that order[segments[s]] … order[segments[s + 1] − 1] name
+//   row_gradient    to the row of a table that a run is for, the rows of dy that order[begin] … order[end − 1] name; for runs of few rows, one warp a
+//                   run and 128 columns
+//   row_chain       the same for runs of many
 //
-//   dy, x   T [T, E]          dw, db, table   f32          statistics   f32 [T, 2]          rows, segments, order   u32 [S], [S + 1], [T]
+//   dy, x   T [T, E]          dw, db, tables   f32          statistics   f32 [T, 2]          order   u32 [·]
+//   runs    u32 [S, 3]: a row's number, its table in the upper two bits; begin; end
 //
-// A block has 32 columns, a lane each; its warps bring 64 rows at a time to shared memory, where one warp (two for a normalisation) adds them
-// up in their order. Bound by memory, which is read by whole cache lines.
+// Of many rows, a block has 16 columns, to have many blocks. 256 threads bring a chunk of 16 bytes each of every tile of rows, tiles under way by
+// asynchronous copies, and leave them as f32, a column's side by side; one warp adds up the tile before. Bound by the chain: a multiply-add waits
+// for the one before it, four cycles a row, which takes longer than the bytes.
+#include "port_wide.cuh"
 #include "rows.cuh"
 
-constexpr int COLUMNS = WARP;
-constexpr int WARPS = 8;
-constexpr int TILE = 64;
+constexpr int COLUMNS = 16;
+constexpr int BRINGING = 256;  // threads; the warp after them adds up
+constexpr int STAGES = 4;
+constexpr int STRIPE = 4 * WARP;  // columns of a warp
+constexpr int AHEAD = 8;          // rows it has under way
 
 template <class T>
 DEVICE void row_statistics(float* out, const T* x, float epsilon, int rows, int width) {
@@ -26,57 +33,174 @@ DEVICE void row_statistics(float* out, const T* x, float epsilon, int rows, int 
     if (lane_id() == 0) store(out + 2 * size_t(row), make_float2(of_row.mean, of_row.scale));
 }
 
-template <class T>
-DEVICE void norm_gradient(float* dw, float* db, const T* dy, const T* x, const float* statistics, int rows, int width) {
-    SHARED(float, slopes);                           // [TILE, COLUMNS]
-    float* const normalised = slopes + TILE * COLUMNS;  // the same
-    const int column = int(blockIdx.x) * COLUMNS + lane_id(), warp = warp_id();
-    const bool present = column < width;
-    float sum = present && warp < 2 ? (warp ? db : dw)[column] : 0.0f;
-    for (int first = 0; first < rows; first += TILE) {
-        const int count = min(TILE, rows - first);
-        for (int r = warp; r < count; r += WARPS) {
-            const size_t at = size_t(first + r) * width + column;
-            const float2 of_row = load<float2>(statistics + 2 * size_t(first + r));
-            slopes[r * COLUMNS + lane_id()] = present ? widen(dy[at]) : 0.0f;
-            normalised[r * COLUMNS + lane_id()] = present ? (widen(x[at]) - of_row.x) * of_row.y : 0.0f;
+// What a block holds of so many operands: chunks as they come, each read by the thread that asked for it, and two tiles to add up.
+template <class T, int OPERANDS>
+struct Tiles {
+    static constexpr int CHUNK = 16 / sizeof(T), ACROSS = COLUMNS / CHUNK, ROWS = BRINGING / ACROSS;
+    T chunks[STAGES][OPERANDS][BRINGING * CHUNK];
+    float columns[2][OPERANDS][COLUMNS][ROWS + 4];  // four more, so that columns begin on other banks
+};
+
+// Some rows: those that `order` names, or the first.
+struct Some {
+    const unsigned* order;
+    int count;
+    DEVICE unsigned row(int i) const { return i >= count ? 0 : order ? order[i] : unsigned(i); }
+};
+
+// Begins the copy of a chunk of a row; what is beyond the matrix becomes zeros.
+template <int CHUNK, class T>
+DEVICE void fetch(T* to, const T* from, unsigned row, int column, int width, bool present) {
+    const int left = present ? width - column : 0;
+    const T* const at = from + size_t(row) * width + column;
+    if (width % CHUNK == 0) copy_async(to, left > 0 ? at : from, left > 0);
+    else store_vector<CHUNK>(to, load_some<CHUNK>(at, left));
+}
+
+// What a block's last warp comes to that goes on from `sum` down `some` rows of dy, from column `first` on: a lane of its lower half has a column, and
+// adds up dy, times the normalised x where there are `statistics` of rows; then the upper half adds up dy alone.
+template <bool NORMALISED, class T>
+DEVICE float chain(float sum, const T* dy, const T* x, const float* statistics, Some some, int first, int width) {
+    typedef Tiles<T, NORMALISED ? 2 : 1> Shared;
+    constexpr int CHUNK = Shared::CHUNK, ROWS = Shared::ROWS;
+    SHARED(Shared, shared);
+    const int tiles = (some.count + ROWS - 1) / ROWS, place = int(threadIdx.x) * CHUNK;
+    const bool brings = threadIdx.x < BRINGING;
+    const int own = int(threadIdx.x) / Shared::ACROSS, part = int(threadIdx.x) % Shared::ACROSS * CHUNK;  // a tile's row, and its columns
+    // What is looked up is asked for a tile before it is needed.
+    unsigned row = brings ? some.row(own) : 0;
+    const auto statistics_of = [&](int i) {
+        const float2 of_row = NORMALISED && brings && i < some.count ? load<float2>(statistics + 2 * size_t(some.row(i))) : make_float2(0.0f, 0.0f);
+        return Statistics{of_row.x, of_row.y};
+    };
+    Statistics of_row = statistics_of(own);
+    const auto fetch_tile = [&](int tile) {
+        const int i = tile * ROWS + own;
+        auto& chunks = shared->chunks[tile % STAGES];
+        fetch<CHUNK>(chunks[0] + place, dy, row, first + part, width, i < some.count);
+        if constexpr (NORMALISED) fetch<CHUNK>(chunks[1] + place, x, row, first + part, width, i < some.count);
+        row = some.row(i + ROWS);
+        copy_commit();
+    };
+    for (int tile = 0; brings && tile < STAGES - 1; ++tile) fetch_tile(tile);
+    for (int tile = 0; tile <= tiles; ++tile) {
+        if (brings && tile < tiles) {
+            copy_wait<STAGES - 2>();
+            const int i = tile * ROWS + own;
+            const bool present = i < some.count;
+            const auto& chunks = shared->chunks[tile % STAGES];
+            auto& columns = shared->columns[tile % 2];
+            // Rows that are not there: −0 leaves every sum as it is, and so does its product with 0.
+            const Vector<CHUNK> slopes = load_vector<CHUNK>(chunks[0] + place);
+#pragma unroll
+            for (int c = 0; c < CHUNK; ++c) columns[0][part + c][own] = present ? slopes.x[c] : -0.0f;
+            if constexpr (NORMALISED) {
+                const Vector<CHUNK> values = load_vector<CHUNK>(chunks[1] + place);
+#pragma unroll
+                for (int c = 0; c < CHUNK; ++c) columns[1][part + c][own] = present ? of_row.normalised(values.x[c]) : 0.0f;
+                of_row = statistics_of(i + ROWS);
+            }
+            fetch_tile(tile + STAGES - 1);
         }
-        sync_block();  // the tile is there
-        for (int r = 0; warp < 2 && r < count; ++r) {
-            const float slope = slopes[r * COLUMNS + lane_id()];
-            sum = warp ? sum + slope : fmaf(slope, normalised[r * COLUMNS + lane_id()], sum);
+        if (!brings && tile > 0) {
+            const auto& columns = shared->columns[(tile - 1) % 2];
+            const int mine = lane_id() % COLUMNS;
+#pragma unroll 16
+            for (int r = 0; r < ROWS; r += 4) {
+                const Vector<4> slopes = load_vector<4>(columns[0][mine] + r);
+                if constexpr (NORMALISED) {
+                    const Vector<4> values = load_vector<4>(columns[1][mine] + r);
+#pragma unroll
+                    for (int k = 0; k < 4; ++k) sum = fmaf(slopes.x[k], lane_id() < COLUMNS ? values.x[k] : 1.0f, sum);
+                } else {
+#pragma unroll
+                    for (int k = 0; k < 4; ++k) sum += slopes.x[k];
+                }
+            }
         }
-        sync_block();  // and done with
+        sync_block();  // the next tile is there, and the last is done with
     }
-    if (present && warp < 2) (warp ? db : dw)[column] = sum;
+    copy_wait<0>();
+    return sum;
 }
 
 template <class T>
-DEVICE void row_gradient(float* table, const T* dy, const unsigned* rows, const unsigned* segments, const unsigned* order, int width) {
-    SHARED(float, tile);  // [TILE, COLUMNS]
-    const int column = int(blockIdx.y) * COLUMNS + lane_id(), warp = warp_id();
-    const bool present = column < width;
-    const unsigned begin = segments[blockIdx.x], end = segments[blockIdx.x + 1];
-    float* const to = table + size_t(rows[blockIdx.x]) * width + column;
-    float sum = present && warp == 0 ? *to : 0.0f;
-    for (unsigned first = begin; first < end; first += TILE) {
-        const int count = int(min(unsigned(TILE), end - first));
-        for (int r = warp; r < count; r += WARPS) tile[r * COLUMNS + lane_id()] = present ? widen(dy[size_t(order[first + r]) * width + column]) : 0.0f;
-        sync_block();  // the tile is there
-        for (int r = 0; warp == 0 && r < count; ++r) sum += tile[r * COLUMNS + lane_id()];
-        sync_block();  // and done with
+DEVICE void norm_gradient(float* dw, float* db, const T* dy, const T* x, const float* statistics, int rows, int width) {
+    const int first = int(blockIdx.x) * COLUMNS, column = first + lane_id() % COLUMNS;
+    float* const to = (lane_id() < COLUMNS ? dw : db) + column;
+    const bool mine = threadIdx.x >= BRINGING && column < width;
+    const float sum = chain<true>(mine ? *to : 0.0f, dy, x, statistics, Some{nullptr, rows}, first, width);
+    if (mine) *to = sum;
+}
+
+// Gradients of the embedding's tables, each null or f32 [·, E].
+struct Tables {
+    float *word, *position, *token_type, *task;
+    DEVICE float* row(unsigned named, int width) const {
+        const unsigned table = named >> 30;
+        return (table == 0 ? word : table == 1 ? position : table == 2 ? token_type : task) + size_t(named & 0x3fffffff) * width;
     }
-    if (present && warp == 0) *to = sum;
+};
+
+template <class T>
+DEVICE void row_chain(Tables tables, const T* dy, const unsigned* order, const unsigned* runs, int width) {
+    const unsigned* const run = runs + 3 * blockIdx.x;
+    const int first = int(blockIdx.y) * COLUMNS, column = first + lane_id();
+    float* const to = tables.row(run[0], width) + column;
+    const bool mine = threadIdx.x >= BRINGING && lane_id() < COLUMNS && column < width;
+    const Some some{order + run[1], int(run[2] - run[1])};
+    const float sum = chain<false>(mine ? *to : 0.0f, dy, static_cast<const T*>(nullptr), nullptr, some, first, width);
+    if (mine) *to = sum;
+}
+
+// Goes on from `sum` with four columns of dy, `count` of them there, of the rows named.
+template <bool WHOLE, class T>
+DEVICE Vector<4> add_rows(Vector<4> sum, const T* dy, const unsigned* order, int rows, int count, int width) {
+    for (int first = 0; first < rows; first += WARP) {
+        const uint32_t named = order[min(first + lane_id(), rows - 1)];
+        for (int next = first; next < min(first + WARP, rows); next += AHEAD) {
+            Vector<4> some[AHEAD];
+#pragma unroll
+            for (int i = 0; i < AHEAD; ++i) {
+                const T* const row = dy + size_t(shuffle(named, next - first + i)) * width;
+                some[i] = filled<4>(-0.0f);  // which leaves every sum as it is
+                if (next + i < rows) some[i] = WHOLE ? load_vector<4>(row) : load_some<4>(row, count);
+            }
+#pragma unroll
+            for (int i = 0; i < AHEAD; ++i) sum = sum + some[i];
+        }
+    }
+    return sum;
+}
+
+template <class T>
+DEVICE void row_gradient(Tables tables, const T* dy, const unsigned* order, const unsigned* runs, int count, int width) {
+    const int stripes = (width + STRIPE - 1) / STRIPE, number = row_of_warp() / stripes;
+    if (number >= count) return;
+    const unsigned* const run = runs + 3 * size_t(number);
+    const int column = row_of_warp() % stripes * STRIPE + 4 * lane_id(), present = max(0, width - column);
+    float* const to = tables.row(run[0], width) + column;
+    const Vector<4> sum = load_some<4>(to, present);
+    order += run[1];
+    const int rows = int(run[2] - run[1]);
+    // Lanes beyond whole rows read what the last one does.
+    const Vector<4> added = width % 4 == 0 ? add_rows<true>(sum, dy + min(column, width - 4), order, rows, 4, width)
+                                           : add_rows<false>(sum, dy + column, order, rows, present, width);
+    store_some<4>(to, added, present);
 }
 
 #define COLUMN_SUMS(T)                                                                                                                            \
     KERNEL(row_statistics_##T, 128, float* out, const T* x, float epsilon, int rows, int width) { row_statistics(out, x, epsilon, rows, width); }  \
-    KERNEL(norm_gradient_##T, COLUMNS* WARPS, float* dw, float* db, const T* dy, const T* x, const float* statistics, int rows, int width) {       \
+    KERNEL_WIDE(norm_gradient_##T, BRINGING + WARP, float* dw, float* db, const T* dy, const T* x, const float* statistics, int rows, int width) {      \
         norm_gradient(dw, db, dy, x, statistics, rows, width);                                                                                    \
     }                                                                                                                                             \
-    KERNEL(row_gradient_##T, COLUMNS* WARPS, float* table, const T* dy, const unsigned* rows, const unsigned* segments, const unsigned* order,     \
-           int width) {                                                                                                                           \
-        row_gradient(table, dy, rows, segments, order, width);                                                                                    \
+    KERNEL(row_gradient_##T, 128, float* word, float* position, float* token_type, float* task, const T* dy, const unsigned* order,                \
+           const unsigned* runs, int count, int width) {                                                                                          \
+        row_gradient(Tables{word, position, token_type, task}, dy, order, runs, count, width);                                                     \
+    }                                                                                                                                             \
+    KERNEL_WIDE(row_chain_##T, BRINGING + WARP, float* word, float* position, float* token_type, float* task, const T* dy, const unsigned* order,       \
+           const unsigned* runs, int width) {                                                                                                     \
+        row_chain(Tables{word, position, token_type, task}, dy, order, runs, width);                                                               \
     }
 
 COLUMN_SUMS(f32)

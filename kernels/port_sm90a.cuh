@@ -61,6 +61,9 @@ DEVICE void copy_tile(void* to, const TensorMap& map, Barrier& landed, int row, 
                      shared_address(to)), "l"(&map), "r"(shared_address(&landed)), "r"(column), "r"(row) : "memory");
 }
 
+// What this thread wrote to shared memory itself, products may read after the next barrier of the block.
+DEVICE void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 // Comes before the first product, and before any whose sums were touched since.
 template <int N>
 DEVICE void products_begin(float (&sums)[N]) {
@@ -84,19 +87,19 @@ DEVICE void registers_take() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;
 
 #define SUMS_8(i) "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3]), "+f"(sums[i + 4]), "+f"(sums[i + 5]), "+f"(sums[i + 6]), "+f"(sums[i + 7])
 #define SUMS_64(i) SUMS_8(i), SUMS_8(i + 8), SUMS_8(i + 16), SUMS_8(i + 24), SUMS_8(i + 32), SUMS_8(i + 40), SUMS_8(i + 48), SUMS_8(i + 56)
-// sums [64×N] = a [64×16] · b [N×16]ᵀ + (`accumulate` ? sums : 0), in f32, both operands in shared memory.
-#define WGMMA(TYPE)                                                                                                                                \
-    DEVICE void wgmma(TYPE, float (&sums)[64], uint64_t a, uint64_t b, bool accumulate) {                                                          \
+// sums [64×N] = a [64×16] · b [N×16]ᵀ + (`accumulate` ? sums : 0), in f32, both operands in shared memory; NAME says how they lie there.
+#define WGMMA(NAME, TYPE, TURNED)                                                                                                                                \
+    DEVICE void NAME(TYPE, float (&sums)[64], uint64_t a, uint64_t b, bool accumulate) {                                                          \
         asm volatile("{ .reg .pred accumulate; setp.ne.b32 accumulate, %66, 0;"                                                                    \
                      "wgmma.mma_async.sync.aligned.m64n128k16.f32." #TYPE "." #TYPE " {"                                                           \
                      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                                          \
                      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                                                \
                      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                                                \
                      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"                                                  \
-                     "}, %64, %65, accumulate, 1, 1, 0, 0; }"                                                                                      \
+                     "}, %64, %65, accumulate, 1, 1, " TURNED "; }"                                                                                      \
                      : SUMS_64(0) : "l"(a), "l"(b), "r"(int(accumulate)));                                                                         \
     }                                                                                                                                              \
-    DEVICE void wgmma(TYPE, float (&sums)[128], uint64_t a, uint64_t b, bool accumulate) {                                                         \
+    DEVICE void NAME(TYPE, float (&sums)[128], uint64_t a, uint64_t b, bool accumulate) {                                                         \
         asm volatile("{ .reg .pred accumulate; setp.ne.b32 accumulate, %130, 0;"                                                                   \
                      "wgmma.mma_async.sync.aligned.m64n256k16.f32." #TYPE "." #TYPE " {"                                                           \
                      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                                          \
@@ -107,11 +110,12 @@ DEVICE void registers_take() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;
                      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "                                                \
                      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "                                    \
                      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"                                  \
-                     "}, %128, %129, accumulate, 1, 1, 0, 0; }"                                                                                    \
+                     "}, %128, %129, accumulate, 1, 1, " TURNED "; }"                                                                                    \
                      : SUMS_64(0), SUMS_64(64) : "l"(a), "l"(b), "r"(int(accumulate)));                                                            \
     }
-WGMMA(f16)
-WGMMA(bf16)
+WGMMA(wgmma, f16, "0, 0")
+WGMMA(wgmma, bf16, "0, 0")
+WGMMA(wgmma_turned, bf16, "1, 1")
 #undef WGMMA
 
 #else
@@ -148,9 +152,15 @@ inline void registers_give() {}
 template <int N>
 inline void registers_take() {}
 
+inline void fence_async() { emulator::fence_copies(); }
+
+template <class T, int N>
+inline void wgmma_turned(T, float (&sums)[N], uint64_t a, uint64_t b, bool accumulate, emulator::Place place = HERE) {
+    emulator::begin_product<T, 2 * N, true>(sums, a, b, accumulate, place);
+}
 template <class T, int N>
 inline void wgmma(T, float (&sums)[N], uint64_t a, uint64_t b, bool accumulate, emulator::Place place = HERE) {
-    emulator::begin_product<T, 2 * N>(sums, a, b, accumulate, place);
+    emulator::begin_product<T, 2 * N, false>(sums, a, b, accumulate, place);
 }
 
 #endif
@@ -160,4 +170,9 @@ inline void wgmma(T, float (&sums)[N], uint64_t a, uint64_t b, bool accumulate, 
 DEVICE uint64_t operand(const void* first) {
     const uint64_t address = (shared_address(first) & 0x3ffff) >> 4, stride = SWIZZLE_PERIOD >> 4, layout = 1;
     return address | uint64_t(1) << 16 | stride << 32 | layout << 62;
+}
+
+// The same of an operand that is turned: rows of SWIZZLE_BYTES along its columns, that are the sums' inputs, in panels that lie so many bytes apart.
+DEVICE uint64_t operand_turned(const void* first, int panel_bytes) {
+    return (operand(first) & ~(uint64_t(0x3fff) << 16)) | uint64_t(panel_bytes >> 4) << 16;
 }

@@ -97,6 +97,7 @@ struct Thread : Fibre {
     unsigned product_count = 0, product_groups = 0;
     Sums sums[2];
     bool products_fenced = false;
+    bool unfenced_copies = false;  // that have landed
 };
 
 struct Warp {

@@ -128,6 +128,7 @@ UNCHECKED inline void await_copies(size_t newest) {
             else memset(copy.to, 0, 16);
         }
         groups.erase(groups.begin());
+        current->unfenced_copies = true;
     }
 }
 

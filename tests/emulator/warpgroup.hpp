@@ -144,17 +144,21 @@ UNCHECKED inline void begin_tile(void* to, const void* map, const void* landed, 
 
 // ---- products
 
+UNCHECKED inline void fence_copies() { current->unfenced_copies = false; }
 UNCHECKED inline void fence_products() { current->products_fenced = true; }
 UNCHECKED inline void commit_products() { ++current->product_groups; }
 
-// The 16-bit number k of row r of an operand, as its descriptor says.
+// The 16-bit number k of row r of an operand, as its descriptor says; of one that is turned, row k lies there, in panels of the swizzle's span.
+template <bool TURNED>
 UNCHECKED inline uint32_t operand_bits(const Block& block, uint64_t descriptor, unsigned r, unsigned k, Place place) {
     static const uint32_t spans[] = {0, 128, 64, 32};
     const uint32_t start = uint32_t(descriptor & 0x3fff) << 4, stride = uint32_t(descriptor >> 32 & 0x3fff) << 4, span = spans[descriptor >> 62];
     if (!span) fail("wgmma at " + place.text() + ": a layout that is not emulated");
     if (descriptor >> 46 & 0xffff) fail("wgmma at " + place.text() + ": a descriptor with other bits than address, strides and layout");
     if (start % (8 * span) >= span) fail("wgmma at " + place.text() + ": an operand that does not begin where its swizzle does");
-    const uint32_t at = swizzled(start + r / 8 * stride + r % 8 * span + 2 * k, span);
+    const uint32_t panels = uint32_t(descriptor >> 16 & 0x3fff) << 4, across = span / 2;
+    const uint32_t plain = TURNED ? r / across * panels + k / 8 * stride + k % 8 * span + 2 * (r % across) : r / 8 * stride + r % 8 * span + 2 * k;
+    const uint32_t at = swizzled(start + plain, span);
     if (at + 2 > block.shared_bytes) fail("wgmma at " + place.text() + ": an operand outside the block's shared memory");
     uint16_t bits;
     memcpy(&bits, block.shared + at, 2);
@@ -162,14 +166,14 @@ UNCHECKED inline uint32_t operand_bits(const Block& block, uint64_t descriptor, 
 }
 
 // A warpgroup's product: m64nNk16.
-template <class T, unsigned N>
+template <class T, unsigned N, bool TURNED>
 UNCHECKED void compute_product(Thread* warpgroup, unsigned number) {
     static thread_local float left[64][16], right[16][N];
     const Product& product = warpgroup->products[number];
     const Block& block = *warpgroup->block;
     for (unsigned k = 0; k < 16; ++k) {
-        for (unsigned i = 0; i < 64; ++i) left[i][k] = widen(T{}, operand_bits(block, product.a, i, k, product.place));
-        for (unsigned j = 0; j < N; ++j) right[k][j] = widen(T{}, operand_bits(block, product.b, j, k, product.place));
+        for (unsigned i = 0; i < 64; ++i) left[i][k] = widen(T{}, operand_bits<TURNED>(block, product.a, i, k, product.place));
+        for (unsigned j = 0; j < N; ++j) right[k][j] = widen(T{}, operand_bits<TURNED>(block, product.b, j, k, product.place));
     }
     for (unsigned i = 0; i < 64; ++i) {
         float sums[N] = {};
@@ -188,9 +192,11 @@ UNCHECKED void compute_product(Thread* warpgroup, unsigned number) {
 }
 
 // sums [64×N] = a · bᵀ + (`accumulate` ? sums : 0), when it is waited for.
-template <class T, unsigned N>
+template <class T, unsigned N, bool TURNED>
 UNCHECKED inline void begin_product(float* sums, uint64_t a, uint64_t b, bool accumulate, Place place) {
     Thread& thread = *current;
+    for (const Thread& other : thread.block->threads)
+        if (thread.number % WARPGROUP_THREADS == 0 && other.unfenced_copies) fail("wgmma at " + place.text() + ": operands that were copied by threads, and no fence_async after that");
     unsigned mine = 0;
     while (mine < 2 && !(thread.sums[mine].under_way && thread.sums[mine].at == sums)) ++mine;
     if (mine == 2) {
@@ -208,7 +214,7 @@ UNCHECKED inline void begin_product(float* sums, uint64_t a, uint64_t b, bool ac
     }
     thread.sums[mine].group = thread.product_groups;
     if (thread.product_count == sizeof thread.products / sizeof *thread.products) fail("wgmma at " + place.text() + ": too many products under way");
-    thread.products[thread.product_count++] = {a, b, accumulate, mine, thread.product_groups, &compute_product<T, N>, place};
+    thread.products[thread.product_count++] = {a, b, accumulate, mine, thread.product_groups, &compute_product<T, N, TURNED>, place};
 }
 
 // All but the `newest` committed groups, by all threads of the warpgroup.

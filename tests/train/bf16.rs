@@ -3,6 +3,7 @@
 use half::bf16;
 use serde_json::Value;
 use wherefore::backend::cpu::Cpu;
+use wherefore::backend::gpu::Gpu;
 use wherefore::backend::reference::{Plain, Reference};
 use wherefore::backend::training::{Dropout, Pair, Passed, Training};
 use wherefore::backend::{Attended, AttentionGradients, AttentionShape, Columns, Precision, Rows};
@@ -44,22 +45,38 @@ fn weight_gradients<B: Training>(
     [read(backend, &weight, len[0]), read(backend, &bias, len[1])].concat()
 }
 
-/// Widths that are no multiple of anything, sequences that end within a piece, tiles of both sizes: f32's own error, since every operand is exact.
+/// Widths that are no multiple of anything and some of eight, sequences that end within a piece, more of them than a ring has room for, tiles of all sizes:
+/// f32's own error, since every operand is exact.
 #[test]
 fn weight_gradients_on_tensor_cores_err_no_more_than_plain_f32() {
-    let gpu = emulator::gpu(Precision::Bf16);
-    let sequences: [&[u32]; 4] = [&[1], &[15, 1, 33], &[16, 48], &[70, 3, 130]];
-    for (i, widths) in [[1, 1], [7, 65], [64, 64], [130, 12], [300, 264], [136, 8]].into_iter().enumerate() {
+    let gpus = emulator::gpus_by_products(Precision::Bf16);
+    let sequences: [&[u32]; 4] = [&[1], &[15, 1, 33], &[16, 48], &[70, 3, 450]];
+    for (i, widths) in
+        [[1, 1], [7, 65], [64, 64], [130, 12], [300, 264], [136, 8], [8, 72], [264, 136]].into_iter().enumerate()
+    {
         for (batch, rows) in [(sequences[i % 4], Rows::All), (&[2; 37][..], Rows::First)] {
             let batch = [lengths(batch)];
             let (exact, plain) =
                 (weight_gradients(&Reference, &batch, rows, widths), weight_gradients(&Plain, &batch, rows, widths));
-            let found = weight_gradients(&gpu, &batch, rows, widths);
             let exact: Vec<f64> = exact.iter().map(|&x| f64::from(x)).collect();
             // Sums of so many terms of at most 1, each rounded once more or less.
             let unit = f64::from(f32::EPSILON) * batch[0].tokens() as f64;
-            assert_accurate_to(unit, &format!("{widths:?}, {rows:?}"), &found, &plain, &exact);
+            for gpu in &gpus {
+                let found = weight_gradients(gpu, &batch, rows, widths);
+                let what = format!("{widths:?}, {rows:?}, {:?}", gpu.products());
+                assert_accurate_to(unit, &what, &found, &plain, &exact);
+            }
         }
+    }
+}
+
+/// The emulated `wgmma` sums in another order than the emulated `mma.sync`, as a device may, so that it shows who made a gradient.
+#[test]
+fn weight_gradients_are_by_wgmma_where_rows_are_whole_vectors() {
+    let [gpu, by_mma] = &emulator::gpus_by_products(Precision::Bf16)[..] else { return };
+    for (widths, alike) in [([264, 136], false), ([264, 132], true), ([260, 136], true)] {
+        let of = |gpu: &Gpu| bits(&weight_gradients(gpu, &[lengths(&[70, 3, 130])], Rows::All, widths));
+        assert!(emulator::real() || (of(gpu) == of(by_mma)) == alike, "{widths:?}");
     }
 }
 
@@ -67,14 +84,14 @@ fn weight_gradients_on_tensor_cores_err_no_more_than_plain_f32() {
 fn batches_change_no_bit_of_weight_gradients_on_tensor_cores() {
     let gpu = emulator::gpu(Precision::Bf16);
     let sequences = [5, 16, 1, 40, 33, 17];
-    for rows in [Rows::All, Rows::First] {
+    for (rows, widths) in [Rows::All, Rows::First].into_iter().flat_map(|rows| [(rows, [70, 66]), (rows, [72, 136])]) {
         let of = |cuts: &[&[u32]]| {
             let batches: Vec<PackedBatch> = cuts.iter().map(|cut| lengths(cut)).collect();
-            bits(&weight_gradients(&gpu, &batches, rows, [70, 66]))
+            bits(&weight_gradients(&gpu, &batches, rows, widths))
         };
         let whole = of(&[&sequences]);
-        assert!(of(&[&sequences[..1], &sequences[1..]]) == whole, "{rows:?}");
-        assert!(of(&[&sequences[..3], &sequences[3..5], &sequences[5..]]) == whole, "{rows:?}");
+        assert!(of(&[&sequences[..1], &sequences[1..]]) == whole, "{rows:?}, {widths:?}");
+        assert!(of(&[&sequences[..3], &sequences[3..5], &sequences[5..]]) == whole, "{rows:?}, {widths:?}");
     }
 }
 

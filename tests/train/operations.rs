@@ -107,7 +107,7 @@ fn parameter_gradients_on_a_gpu_have_the_bits_of_the_cpu() {
 #[test]
 fn normalisations_gradients_on_a_gpu_err_no_more_than_plain_f32() {
     let gpu = emulator::gpu(Precision::F32);
-    for [rows, width] in [[1, 1], [63, 33], [64, 32], [65, 70], [300, 5]] {
+    for [rows, width] in [[1, 1], [63, 33], [64, 32], [65, 70], [300, 5], [450, 24]] {
         let shape = Shape { rows, inputs: width, outputs: width };
         let (exact, floor) = (norm(&Reference, shape), f64::from(f32::EPSILON) * rows as f64);
         let (found, plain) = (norm(&gpu, shape), norm(&Plain, shape));
@@ -115,16 +115,20 @@ fn normalisations_gradients_on_a_gpu_err_no_more_than_plain_f32() {
     }
 }
 
-/// Three sequences whose tokens name some rows often, one once and some never.
+/// Three sequences whose tokens name a row very often, some often, one twice and some never.
 fn batch() -> PackedBatch {
-    lengths(&[1, 70, 9])
+    lengths(&[1, 700, 9])
 }
 
 /// Sequences of these lengths.
 pub(super) fn lengths(lengths: &[u32]) -> PackedBatch {
     let mut batch = PackedBatch { cu_seqlens: vec![0], ..PackedBatch::default() };
     for &length in lengths {
-        batch.ids.extend((0..length).map(|token| if token == 3 { 10 } else { token * token % 7 }));
+        batch.ids.extend((0..length).map(|token| match token {
+            3 => 10,
+            0..150 => token * token % 7,
+            _ => 9,
+        }));
         batch.positions.extend(0..length);
         batch.type_ids.extend((0..length).map(|token| u32::from(token > 4)));
         batch.cu_seqlens.push(batch.ids.len() as u32);
@@ -134,7 +138,7 @@ pub(super) fn lengths(lengths: &[u32]) -> PackedBatch {
 
 /// The tables' sum, and their gradients, of numbers in bf16.
 pub(super) fn tables<B: Training>(backend: &B, width: usize) -> Vec<Vec<f32>> {
-    let (batch, rows) = (batch(), [11, 70, 2, 1]);
+    let (batch, rows) = (batch(), [11, 700, 2, 1]);
     let tokens = batch.tokens();
     let staged = backend.stage(batch).unwrap();
     let table = |rows: usize, stream| backend.upload(&short(rows * width, stream)).unwrap();

@@ -1,9 +1,11 @@
-//! Launches `kernels/gradients.cu`, and on tensor cores `kernels/gradients_bf16.cu` and `kernels/gradients_f16.cu`.
+//! Launches `kernels/gradients.cu`, and on tensor cores `kernels/gradients_bf16.cu` and `kernels/gradients_f16.cu`, or as `gradients_wgmma.rs` says.
 
 use super::Gpu;
 use super::batch::Part;
 use super::convert::stored_as;
 use super::device::{Argument, Device, Shape};
+use super::gradients_wgmma;
+use super::linear_wgmma::Products as By;
 use super::tensor::{Number, Tensor};
 use crate::backend::Rows;
 use crate::backend::training::{Pair, Passed, Products};
@@ -25,10 +27,11 @@ const ROWS: usize = 16;
 /// Threads of a block, and steps under way, of each tile on tensor cores.
 const MMA: [(usize, usize); 2] = [(256, 3), (128, 4)];
 
-/// `dw += dyᵀ x` and `db += Σ dy`, from output `first` of the gradients on; operands in f32 or in bf16.
+/// `dw += dyᵀ x` and `db += Σ dy`, from output `first` of the gradients on; operands in f32, or in bf16 `by` one of the tensor cores' instructions. Which is
+/// settled by widths, never by rows: an element's bits are to be the same in any batch.
 pub(super) fn linear(
     device: &Device,
-    number: Number,
+    (number, by): (Number, By),
     gradients: Pair<&mut Tensor>,
     first: usize,
     dy: &Tensor,
@@ -51,6 +54,7 @@ pub(super) fn linear(
     arguments.extend([device.address(&dy, 0), device.address(&x, 0)]);
     let grid = |tile: usize| [outputs.div_ceil(tile), inputs.div_ceil(tile)];
     let place = place_of(device, grid(TILES[0]).iter().product());
+    let wgmma = by == By::Wgmma && gradients_wgmma::takes(inputs, outputs);
     if number == Number::Bf16 {
         let (pieces, count) = batch.pieces(device, of);
         arguments.extend([pieces, count.into()]);
@@ -58,6 +62,9 @@ pub(super) fn linear(
         arguments.push(rows.into());
     }
     arguments.extend([inputs, outputs].map(Argument::from));
+    if wgmma {
+        return gradients_wgmma::launch(device, [inputs, outputs], &arguments);
+    }
     let name = number.pick([WEIGHT_F32[place], "", WEIGHT_BF16[place]]);
     device.launch(name, shape(number, place, grid(TILES[place])), &arguments)
 }

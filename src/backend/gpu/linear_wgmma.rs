@@ -91,17 +91,23 @@ pub(super) fn choose(device: &Device) -> Result<Products> {
         return Ok(Products::Mma);
     }
     for precision in [Precision::F16, Precision::Bf16] {
-        if !(Trial { device, precision }).passes().map_err(without)? {
-            let title = device.info().title();
-            DISTRUSTED.get_or_init(|| {
-                format!(
-                    "{title}: wgmma gave other products than it should when it was tried: mma.sync was used instead"
-                )
-            });
+        if trust(device, Trial { device, precision }.passes())? == Products::Mma {
             return Ok(Products::Mma);
         }
     }
     Ok(Products::Wgmma)
+}
+
+/// What is used after a trial that was passed, or was not.
+pub(super) fn trust(device: &Device, passed: Result<bool>) -> Result<Products> {
+    if passed.map_err(without)? {
+        return Ok(Products::Wgmma);
+    }
+    let title = device.info().title();
+    DISTRUSTED.get_or_init(|| {
+        format!("{title}: wgmma gave other products than it should when it was tried: mma.sync was used instead")
+    });
+    Ok(Products::Mma)
 }
 
 /// A failed device cannot be used any more: the next run has to know better.

@@ -18,6 +18,7 @@ mod embed_path;
 mod embed_sum;
 mod follow;
 mod gradients;
+mod gradients_wgmma;
 mod images;
 mod layer_norm;
 mod linear;
@@ -81,6 +82,7 @@ const KERNELS: [(&str, &[&str]); 32] = [
     ("follow", &follow::NAMES),
     ("gradients", &gradients::NAMES),
     ("gradients_bf16", &gradients::BF16),
+    ("gradients_bf16_wgmma", &gradients_wgmma::BF16),
     ("gradients_f16", &gradients::F16),
     ("layer_norm", &layer_norm::NAMES),
     ("linear_bf16", &linear::BF16),
@@ -106,6 +108,8 @@ pub struct Gpu {
     device: Arc<Device>,
     precision: Precision,
     products: Products,
+    /// The same of weight gradients.
+    gradients: Products,
 }
 
 impl Gpu {
@@ -126,7 +130,11 @@ impl Gpu {
             Precision::F16 | Precision::Bf16 => linear_wgmma::choose(&device)?,
             Precision::Auto | Precision::F32 | Precision::Bf16x3 => Products::Mma,
         };
-        Ok(Self { device, precision, products })
+        let gradients = match (products, precision) {
+            (Products::Wgmma, Precision::Bf16) => gradients_wgmma::choose(&device)?,
+            _ => Products::Mma,
+        };
+        Ok(Self { device, precision, products, gradients })
     }
 
     /// Opens devices that share work, by their numbers.
@@ -142,10 +150,11 @@ impl Gpu {
             let hint = "devices share work whose results are the same on each: name those of one kind, as in --device cuda:0,1";
             return Err(Error::Device(found, Some(hint.to_owned())));
         }
-        if opened.iter().any(|gpu| gpu.products == Products::Mma) {
-            for gpu in &mut opened {
-                gpu.products = Products::Mma;
-            }
+        let all_by_wgmma = |way: fn(&Self) -> Products| opened.iter().all(|gpu| way(gpu) == Products::Wgmma);
+        let (products, gradients) = (all_by_wgmma(|gpu| gpu.products), all_by_wgmma(|gpu| gpu.gradients));
+        for gpu in &mut opened {
+            gpu.products = if products { Products::Wgmma } else { Products::Mma };
+            gpu.gradients = if gradients { Products::Wgmma } else { Products::Mma };
         }
         Ok(opened)
     }
@@ -159,13 +168,13 @@ impl Gpu {
     #[doc(hidden)]
     #[must_use]
     pub fn by_mma(&self) -> Self {
-        Self { products: Products::Mma, ..self.shared() }
+        Self { products: Products::Mma, gradients: Products::Mma, ..self.shared() }
     }
 
     /// The same device once more: buffers of one are buffers of the other.
     #[must_use]
     pub fn shared(&self) -> Self {
-        Self { device: Arc::clone(&self.device), precision: self.precision, products: self.products }
+        Self { device: Arc::clone(&self.device), ..*self }
     }
 
     /// The same device in f32 where it computes in f16, in which sums over records would need one scale for all.

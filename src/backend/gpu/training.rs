@@ -48,17 +48,7 @@ impl Training for Gpu {
         batch: &Batch,
         width: usize,
     ) -> Result<()> {
-        let Tables { word, position, token_type, task } = gradients;
-        let (host, device, number) = (&batch.host, &self.device, self.number());
-        columns::rows(device, number, word, d_sum, &host.ids, width)?;
-        columns::rows(device, number, position, d_sum, &host.positions, width)?;
-        if let Some(table) = token_type {
-            columns::rows(device, number, table, d_sum, &host.type_ids, width)?;
-        }
-        if let Some(table) = task {
-            columns::rows(device, number, table, d_sum, &vec![0; host.tokens()], width)?;
-        }
-        Ok(())
+        columns::rows(&self.device, self.number(), gradients, d_sum, &batch.host, width)
     }
 
     fn linear_parameters_backward(
@@ -69,7 +59,7 @@ impl Training for Gpu {
         x: &Tensor,
         passed: Passed<'_, Self>,
     ) -> Result<()> {
-        gradients::linear(&self.device, self.number(), gradients, first, dy, x, &passed)
+        gradients::linear(&self.device, (self.number(), self.gradients), gradients, first, dy, x, &passed)
     }
 
     fn outer_products(&self, out: &mut Tensor, dy: &Tensor, x: &Tensor, products: Products<'_, Self>) -> Result<()> {
