@@ -11,7 +11,7 @@
 // Of many rows, a block has 16 columns, to have many blocks. 256 threads bring a chunk of 16 bytes each of every tile of rows, tiles under way by
 // asynchronous copies, and leave them as f32, a column's side by side; one warp adds up the tile before. Bound by the chain: a multiply-add waits
 // for the one before it, four cycles a row, which takes longer than the bytes.
-#include "port_wide.cuh"
+#include "port_blocks.cuh"
 #include "rows.cuh"
 
 constexpr int COLUMNS = 16;
@@ -191,14 +191,14 @@ DEVICE void row_gradient(Tables tables, const T* dy, const unsigned* order, cons
 
 #define COLUMN_SUMS(T)                                                                                                                            \
     KERNEL(row_statistics_##T, 128, float* out, const T* x, float epsilon, int rows, int width) { row_statistics(out, x, epsilon, rows, width); }  \
-    KERNEL_WIDE(norm_gradient_##T, BRINGING + WARP, float* dw, float* db, const T* dy, const T* x, const float* statistics, int rows, int width) {      \
+    KERNEL_BLOCKS(norm_gradient_##T, BRINGING + WARP, 1, float* dw, float* db, const T* dy, const T* x, const float* statistics, int rows, int width) {      \
         norm_gradient(dw, db, dy, x, statistics, rows, width);                                                                                    \
     }                                                                                                                                             \
     KERNEL(row_gradient_##T, 128, float* word, float* position, float* token_type, float* task, const T* dy, const unsigned* order,                \
            const unsigned* runs, int count, int width) {                                                                                          \
         row_gradient(Tables{word, position, token_type, task}, dy, order, runs, count, width);                                                     \
     }                                                                                                                                             \
-    KERNEL_WIDE(row_chain_##T, BRINGING + WARP, float* word, float* position, float* token_type, float* task, const T* dy, const unsigned* order,       \
+    KERNEL_BLOCKS(row_chain_##T, BRINGING + WARP, 1, float* word, float* position, float* token_type, float* task, const T* dy, const unsigned* order,       \
            const unsigned* runs, int width) {                                                                                                     \
         row_chain(Tables{word, position, token_type, task}, dy, order, runs, width);                                                               \
     }
