@@ -15,10 +15,10 @@ const NORM: [&str; 3] = ["norm_gradient_f32", "", "norm_gradient_bf16"];
 const ROW: [&str; 3] = ["row_gradient_f32", "", "row_gradient_bf16"];
 const CHAIN: [&str; 3] = ["row_chain_f32", "", "row_chain_bf16"];
 
-/// Columns of a block, and its threads, that bring a chunk of 16 bytes each, but for a warp that adds up.
+/// Columns of a block, its threads, and those that bring a chunk of 16 bytes each.
 const COLUMNS: usize = 16;
-const BRINGING: usize = 256;
-const THREADS: usize = BRINGING + 32;
+const THREADS: usize = 256;
+const BRINGING: usize = 192;
 /// Tiles under way.
 const STAGES: usize = 4;
 /// Warps of a block where each has a row of a table and so many columns.
