@@ -95,7 +95,8 @@ pub(super) fn rows(
     ];
     let mut words = Vec::with_capacity(tables.len() * tokens);
     let (mut few, mut many) = (Vec::new(), Vec::new());
-    for (place, (table, named)) in tables.iter().enumerate() {
+    // Words last: their runs are the shortest, and what begins last should not last long.
+    for (place, (table, named)) in tables.iter().enumerate().rev() {
         let Some(table) = table else { continue };
         assert_eq!(table.number, Number::F32, "gradients of parameters are f32");
         let mut begin = words.len() as u32;
