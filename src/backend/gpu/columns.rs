@@ -134,7 +134,9 @@ pub(super) fn rows(
 fn order_by_row(order: &mut Vec<u32>, named: &[u32]) -> Vec<(usize, u32)> {
     let rows = named.iter().max().map_or(0, |&row| row as usize + 1);
     let mut ends = vec![0_u32; rows]; // until tokens are placed: how many name the row
-    named.iter().for_each(|&row| ends[row as usize] += 1);
+    for &row in named {
+        ends[row as usize] += 1;
+    }
     let before = order.len();
     let mut end = before as u32;
     let mut distinct = Vec::new();
