@@ -8,14 +8,15 @@
 //   dy, x   T [T, E]          dw, db, tables   f32          statistics   f32 [T, 2]          order   u32 [·]
 //   runs    u32 [S, 3]: a row's number, its table in the upper two bits; begin; end
 //
-// Of many rows, a block has 16 columns, to have many blocks. 256 threads bring a chunk of 16 bytes each of every tile of rows, tiles under way by
+// Of many rows, a block has 16 columns, to have many blocks. Six warps bring a chunk of 16 bytes a thread of every tile of rows, tiles under way by
 // asynchronous copies, and leave them as f32, a column's side by side; one warp adds up the tile before. Bound by the chain: a multiply-add waits
-// for the one before it, four cycles a row, which takes longer than the bytes.
-#include "port_wide.cuh"
+// for the one before it, four cycles a row, which takes longer than the bytes. So the warp that adds up has a quarter of the multiprocessor to itself.
+#include "port_blocks.cuh"
 #include "rows.cuh"
 
 constexpr int COLUMNS = 16;
-constexpr int BRINGING = 256;  // threads; the warp after them adds up
+constexpr int WARPS = 8;          // of which the first adds up, the fifth, its neighbour, does nothing, and the others bring
+constexpr int BRINGING = 6 * WARP;
 constexpr int STAGES = 4;
 constexpr int STRIPE = 4 * WARP;  // columns of a warp
 constexpr int AHEAD = 8;          // rows it has under way
@@ -39,6 +40,8 @@ struct Tiles {
     static constexpr int CHUNK = 16 / sizeof(T), ACROSS = COLUMNS / CHUNK, ROWS = BRINGING / ACROSS;
     T chunks[STAGES][OPERANDS][BRINGING * CHUNK];
     float columns[2][OPERANDS][COLUMNS][ROWS + 4];  // four more, so that columns begin on other banks
+    // Where a column has a row: what a warp writes at once, chunks of some rows, falls on all banks.
+    static DEVICE int place(int column, int row) { return row ^ column / 8 * (WARP / ACROSS); }
 };
 
 // Some rows: those that `order` names, or the first.
@@ -57,16 +60,17 @@ DEVICE void fetch(T* to, const T* from, unsigned row, int column, int width, boo
     else store_vector<CHUNK>(to, load_some<CHUNK>(at, left));
 }
 
-// What a block's last warp comes to that goes on from `sum` down `some` rows of dy, from column `first` on: a lane of its lower half has a column, and
+// What a block's first warp comes to that goes on from `sum` down `some` rows of dy, from column `first` on: a lane of its lower half has a column, and
 // adds up dy, times the normalised x where there are `statistics` of rows; then the upper half adds up dy alone.
 template <bool NORMALISED, class T>
 DEVICE float chain(float sum, const T* dy, const T* x, const float* statistics, Some some, int first, int width) {
     typedef Tiles<T, NORMALISED ? 2 : 1> Shared;
     constexpr int CHUNK = Shared::CHUNK, ROWS = Shared::ROWS;
     SHARED(Shared, shared);
-    const int tiles = (some.count + ROWS - 1) / ROWS, place = int(threadIdx.x) * CHUNK;
-    const bool brings = threadIdx.x < BRINGING;
-    const int own = int(threadIdx.x) / Shared::ACROSS, part = int(threadIdx.x) % Shared::ACROSS * CHUNK;  // a tile's row, and its columns
+    const int tiles = (some.count + ROWS - 1) / ROWS;
+    const bool brings = warp_id() > 0;
+    const int thread = int(threadIdx.x) - WARP * (1 + warp_id() / 5), chunk = thread * CHUNK;  // among those that bring
+    const int own = thread / Shared::ACROSS, part = chunk % COLUMNS;                           // a tile's row, and its columns
     // What is looked up is asked for a tile before it is needed.
     unsigned row = brings ? some.row(own) : 0;
     const auto statistics_of = [&](int i) {
@@ -77,8 +81,8 @@ DEVICE float chain(float sum, const T* dy, const T* x, const float* statistics, 
     const auto fetch_tile = [&](int tile) {
         const int i = tile * ROWS + own;
         auto& chunks = shared->chunks[tile % STAGES];
-        fetch<CHUNK>(chunks[0] + place, dy, row, first + part, width, i < some.count);
-        if constexpr (NORMALISED) fetch<CHUNK>(chunks[1] + place, x, row, first + part, width, i < some.count);
+        fetch<CHUNK>(chunks[0] + chunk, dy, row, first + part, width, i < some.count);
+        if constexpr (NORMALISED) fetch<CHUNK>(chunks[1] + chunk, x, row, first + part, width, i < some.count);
         row = some.row(i + ROWS);
         copy_commit();
     };
@@ -87,17 +91,16 @@ DEVICE float chain(float sum, const T* dy, const T* x, const float* statistics, 
         if (brings && tile < tiles) {
             copy_wait<STAGES - 2>();
             const int i = tile * ROWS + own;
-            const bool present = i < some.count;
             const auto& chunks = shared->chunks[tile % STAGES];
             auto& columns = shared->columns[tile % 2];
-            // Rows that are not there: −0 leaves every sum as it is, and so does its product with 0.
-            const Vector<CHUNK> slopes = load_vector<CHUNK>(chunks[0] + place);
+            // Rows that are not there are zeros, also when they are normalised, and leave every sum as it is.
+            const Vector<CHUNK> slopes = load_vector<CHUNK>(chunks[0] + chunk);
 #pragma unroll
-            for (int c = 0; c < CHUNK; ++c) columns[0][part + c][own] = present ? slopes.x[c] : -0.0f;
+            for (int c = 0; c < CHUNK; ++c) columns[0][part + c][Shared::place(part + c, own)] = slopes.x[c];
             if constexpr (NORMALISED) {
-                const Vector<CHUNK> values = load_vector<CHUNK>(chunks[1] + place);
+                const Vector<CHUNK> values = load_vector<CHUNK>(chunks[1] + chunk);
 #pragma unroll
-                for (int c = 0; c < CHUNK; ++c) columns[1][part + c][own] = present ? of_row.normalised(values.x[c]) : 0.0f;
+                for (int c = 0; c < CHUNK; ++c) columns[1][part + c][Shared::place(part + c, own)] = of_row.normalised(values.x[c]);
                 of_row = statistics_of(i + ROWS);
             }
             fetch_tile(tile + STAGES - 1);
@@ -105,11 +108,11 @@ DEVICE float chain(float sum, const T* dy, const T* x, const float* statistics, 
         if (!brings && tile > 0) {
             const auto& columns = shared->columns[(tile - 1) % 2];
             const int mine = lane_id() % COLUMNS;
-#pragma unroll 16
+#pragma unroll
             for (int r = 0; r < ROWS; r += 4) {
-                const Vector<4> slopes = load_vector<4>(columns[0][mine] + r);
+                const Vector<4> slopes = load_vector<4>(columns[0][mine] + Shared::place(mine, r));
                 if constexpr (NORMALISED) {
-                    const Vector<4> values = load_vector<4>(columns[1][mine] + r);
+                    const Vector<4> values = load_vector<4>(columns[1][mine] + Shared::place(mine, r));
 #pragma unroll
                     for (int k = 0; k < 4; ++k) sum = fmaf(slopes.x[k], lane_id() < COLUMNS ? values.x[k] : 1.0f, sum);
                 } else {
@@ -128,7 +131,8 @@ template <class T>
 DEVICE void norm_gradient(float* dw, float* db, const T* dy, const T* x, const float* statistics, int rows, int width) {
     const int first = int(blockIdx.x) * COLUMNS, column = first + lane_id() % COLUMNS;
     float* const to = (lane_id() < COLUMNS ? dw : db) + column;
-    const bool mine = threadIdx.x >= BRINGING && column < width;
+    if (warp_id() == WARPS / 2) return;
+    const bool mine = warp_id() == 0 && column < width;
     const float sum = chain<true>(mine ? *to : 0.0f, dy, x, statistics, Some{nullptr, rows}, first, width);
     if (mine) *to = sum;
 }
@@ -147,7 +151,8 @@ DEVICE void row_chain(Tables tables, const T* dy, const unsigned* order, const u
     const unsigned* const run = runs + 3 * blockIdx.x;
     const int first = int(blockIdx.y) * COLUMNS, column = first + lane_id();
     float* const to = tables.row(run[0], width) + column;
-    const bool mine = threadIdx.x >= BRINGING && lane_id() < COLUMNS && column < width;
+    if (warp_id() == WARPS / 2) return;
+    const bool mine = warp_id() == 0 && lane_id() < COLUMNS && column < width;
     const Some some{order + run[1], int(run[2] - run[1])};
     const float sum = chain<false>(mine ? *to : 0.0f, dy, static_cast<const T*>(nullptr), nullptr, some, first, width);
     if (mine) *to = sum;
@@ -191,14 +196,14 @@ DEVICE void row_gradient(Tables tables, const T* dy, const unsigned* order, cons
 
 #define COLUMN_SUMS(T)                                                                                                                            \
     KERNEL(row_statistics_##T, 128, float* out, const T* x, float epsilon, int rows, int width) { row_statistics(out, x, epsilon, rows, width); }  \
-    KERNEL_WIDE(norm_gradient_##T, BRINGING + WARP, float* dw, float* db, const T* dy, const T* x, const float* statistics, int rows, int width) {      \
+    KERNEL_BLOCKS(norm_gradient_##T, WARPS* WARP, 1, float* dw, float* db, const T* dy, const T* x, const float* statistics, int rows, int width) {      \
         norm_gradient(dw, db, dy, x, statistics, rows, width);                                                                                    \
     }                                                                                                                                             \
     KERNEL(row_gradient_##T, 128, float* word, float* position, float* token_type, float* task, const T* dy, const unsigned* order,                \
            const unsigned* runs, int count, int width) {                                                                                          \
         row_gradient(Tables{word, position, token_type, task}, dy, order, runs, count, width);                                                     \
     }                                                                                                                                             \
-    KERNEL_WIDE(row_chain_##T, BRINGING + WARP, float* word, float* position, float* token_type, float* task, const T* dy, const unsigned* order,       \
+    KERNEL_BLOCKS(row_chain_##T, WARPS* WARP, 1, float* word, float* position, float* token_type, float* task, const T* dy, const unsigned* order,       \
            const unsigned* runs, int width) {                                                                                                     \
         row_chain(Tables{word, position, token_type, task}, dy, order, runs, width);                                                               \
     }

@@ -1,13 +1,15 @@
 // Sums in f64 of f32 numbers that stay on the device: what a curvature is the mean of.
 //
 //   add_squares        sums f64 [n] += Σ x², x f32 [rows, n], row after row. One thread a number: its chain is the CPU's
-//   weighted_squares   out f64 [rows, blocks]: Σ w x² over each 4096 numbers of a row, x f32 [rows, n], w f64 [n]; 16 chains a thread and one tree
+//   weighted_squares   out f64 [rows, blocks]: Σ w x² over each 4096 numbers of a row, x f32 [rows, n], w f64 [n]; of a thread's 16 a chain, and one tree.
+//                      A block has several rows, so that weights, of which there are twice as many bytes as of a row, are read that much less often
 //
 // Squares of f32 are exact in f64. Bound by the bytes of x.
 #include "port.cuh"
 
 constexpr int THREADS = 256;
 constexpr int SPAN = 4096;
+constexpr int TOGETHER = 8;  // rows of a block
 
 KERNEL(add_squares, THREADS, double* sums, const float* x, int rows, int n) {
     const int i = int(blockIdx.x) * THREADS + int(threadIdx.x);
@@ -21,23 +23,33 @@ KERNEL(add_squares, THREADS, double* sums, const float* x, int rows, int n) {
     sums[i] = sum;
 }
 
-KERNEL(weighted_squares, THREADS, double* out, const double* weights, const float* x, int blocks, int n) {
-    SHARED(double, parts);
-    const int row = int(blockIdx.x) / blocks, block = int(blockIdx.x) % blocks, first = block * SPAN + int(threadIdx.x);
-    double sum = 0.0;
-#pragma unroll 4
-    for (int step = 0; step < SPAN / THREADS; ++step) {
-        const int i = first + step * THREADS;
-        if (i < n) {
-            const double value = double(x[size_t(row) * n + i]);
-            sum += weights[i] * value * value;
+KERNEL(weighted_squares, THREADS, double* out, const double* weights, const float* x, int rows, int blocks, int n) {
+    SHARED(double, parts);  // [TOGETHER, THREADS]
+    constexpr int STEPS = SPAN / THREADS;
+    const int block = int(blockIdx.x) % blocks, row = int(blockIdx.x) / blocks * TOGETHER, first = block * SPAN + int(threadIdx.x);
+    const int count = min(TOGETHER, rows - row);
+    double mine[STEPS];
+#pragma unroll
+    for (int step = 0; step < STEPS; ++step) mine[step] = first + step * THREADS < n ? weights[first + step * THREADS] : 0.0;
+    for (int r = 0; r < count; ++r) {
+        const float* const from = x + size_t(row + r) * n + first;
+        float values[STEPS];
+#pragma unroll
+        for (int step = 0; step < STEPS; ++step) values[step] = first + step * THREADS < n ? from[step * THREADS] : 0.0f;
+        double sum = 0.0;
+#pragma unroll
+        for (int step = 0; step < STEPS; ++step) {
+            const double value = double(values[step]);
+            sum += mine[step] * value * value;
         }
+        parts[r * THREADS + int(threadIdx.x)] = sum;
     }
-    parts[threadIdx.x] = sum;
 #pragma unroll
     for (int half = THREADS / 2; half > 0; half /= 2) {
         sync_block();
-        if (int(threadIdx.x) < half) parts[threadIdx.x] += parts[int(threadIdx.x) + half];
+        for (int r = 0; r < count; ++r)
+            if (int(threadIdx.x) < half) parts[r * THREADS + int(threadIdx.x)] += parts[r * THREADS + int(threadIdx.x) + half];
     }
-    if (threadIdx.x == 0) out[blockIdx.x] = parts[0];
+    sync_block();
+    if (int(threadIdx.x) < count) out[size_t(row + int(threadIdx.x)) * blocks + block] = parts[int(threadIdx.x) * THREADS];
 }

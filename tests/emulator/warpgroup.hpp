@@ -4,6 +4,7 @@
 // * a tile lands when its barrier is waited for and not before; until then its place holds NaN
 // * who waits for a barrier goes on as soon as it may (not where the order is reverse): what it then overwrites nobody else may still want
 // * products are computed when they are waited for, of what then lies in shared memory; until then their sums hold NaN
+// * what a thread copied itself is fenced (fence_async) before a product begins, whoever begins it
 // * a product reads its operands as its descriptors say, swizzle included, and sums its sixteen products before it adds them to what was there: mma
 //   adds one after another, so that who computes a row by both finds other bits
 //

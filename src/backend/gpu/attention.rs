@@ -121,7 +121,7 @@ pub(super) fn attention(
         Number::F32 => (F32_TILE * F32_PARTS, shared_bytes_f32(width)),
         Number::F16 | Number::Bf16 => block_mma(queries, WIDTHS[operands.kernel]),
     };
-    let draws = dropout.map(|dropout| Draws::upload(device, dropout)).transpose()?;
+    let draws = dropout.map(|dropout| Draws::of(device, attended.batch, dropout)).transpose()?;
     let (f32, bf16) = if let Some(draws) = &draws {
         assert_ne!(out.number, Number::F16, "training is not in f16");
         arguments.extend(draws.arguments(device));

@@ -55,7 +55,7 @@ pub(super) fn backward(
     let operands = Operands::new(device, attended, number)?;
     let d_out = stored_as(device, d_out, number)?;
     let rows = device.allocate(Number::F32, asking * heads * ROW)?;
-    let draws = dropout.map(|dropout| Draws::upload(device, dropout)).transpose()?;
+    let draws = dropout.map(|dropout| Draws::of(device, attended.batch, dropout)).transpose()?;
     assert!(draws.is_none() || number != Number::F16, "training is not in f16");
     let names = if draws.is_some() { [DROPPED_F32, F16, DROPPED_BF16] } else { [WHOLE_F32, F16, WHOLE_BF16] };
     let shared = |tiles: (Argument, usize)| {

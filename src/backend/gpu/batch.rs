@@ -1,5 +1,7 @@
 //! A packed batch on the device: one copy with everything the kernels look up, and the tiles attention goes by.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use super::device::{Argument, Device};
 use super::tensor::{Number, Tensor};
 use crate::backend::Rows;
@@ -18,6 +20,8 @@ pub struct Batch {
     places: [usize; PARTS],
     tiles: usize,
     pieces: usize,
+    /// The records that dropout draws for, once it was asked to, and what they are on the device: all of a pass are for the same.
+    records: Mutex<(Vec<u32>, Option<Arc<Tensor>>)>,
 }
 
 /// What the device has of a batch, all words of 32 bits.
@@ -97,7 +101,7 @@ impl Batch {
         }
         let memory = device.upload(Number::F32, bytemuck::cast_slice(&parts.concat()))?;
         let (tiles, pieces) = (tiles.len(), pieces.len());
-        Ok(Self { host, masked, memory, places, tiles, pieces })
+        Ok(Self { host, masked, memory, places, tiles, pieces, records: Mutex::default() })
     }
 
     /// T.
@@ -124,6 +128,18 @@ impl Batch {
             Rows::All => (self.part(device, Part::Pieces), self.pieces),
             Rows::First => (self.part(device, Part::FirstPieces), self.host.sequences()),
         }
+    }
+
+    /// The records of its sequences, on the device.
+    pub(super) fn records(&self, device: &Device, records: &[u32]) -> Result<Arc<Tensor>> {
+        let mut kept = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        let (named, there) = &mut *kept;
+        if let Some(there) = there.as_ref().filter(|_| named == records) {
+            return Ok(Arc::clone(there));
+        }
+        let sent = Arc::new(device.upload(Number::F32, bytemuck::cast_slice(records))?);
+        *kept = (records.to_vec(), Some(Arc::clone(&sent)));
+        Ok(sent)
     }
 
     /// How many tokens ask.

@@ -15,10 +15,10 @@ const NORM: [&str; 3] = ["norm_gradient_f32", "", "norm_gradient_bf16"];
 const ROW: [&str; 3] = ["row_gradient_f32", "", "row_gradient_bf16"];
 const CHAIN: [&str; 3] = ["row_chain_f32", "", "row_chain_bf16"];
 
-/// Columns of a block, and its threads, that bring a chunk of 16 bytes each, but for a warp that adds up.
+/// Columns of a block, its threads, and those that bring a chunk of 16 bytes each.
 const COLUMNS: usize = 16;
-const BRINGING: usize = 256;
-const THREADS: usize = BRINGING + 32;
+const THREADS: usize = 256;
+const BRINGING: usize = 192;
 /// Tiles under way.
 const STAGES: usize = 4;
 /// Warps of a block where each has a row of a table and so many columns.
@@ -95,7 +95,8 @@ pub(super) fn rows(
     ];
     let mut words = Vec::with_capacity(tables.len() * tokens);
     let (mut few, mut many) = (Vec::new(), Vec::new());
-    for (place, (table, named)) in tables.iter().enumerate() {
+    // Words last: their runs are the shortest, and what begins last should not last long.
+    for (place, (table, named)) in tables.iter().enumerate().rev() {
         let Some(table) = table else { continue };
         assert_eq!(table.number, Number::F32, "gradients of parameters are f32");
         let mut begin = words.len() as u32;
@@ -133,7 +134,9 @@ pub(super) fn rows(
 fn order_by_row(order: &mut Vec<u32>, named: &[u32]) -> Vec<(usize, u32)> {
     let rows = named.iter().max().map_or(0, |&row| row as usize + 1);
     let mut ends = vec![0_u32; rows]; // until tokens are placed: how many name the row
-    named.iter().for_each(|&row| ends[row as usize] += 1);
+    for &row in named {
+        ends[row as usize] += 1;
+    }
     let before = order.len();
     let mut end = before as u32;
     let mut distinct = Vec::new();

@@ -1,10 +1,12 @@
 //! Launches `kernels/dropout.cu`.
 
+use std::sync::Arc;
+
 use super::Gpu;
-use super::batch::Part;
+use super::batch::{Batch, Part};
 use super::convert::stored_as;
 use super::device::{Argument, Device, Shape};
-use super::tensor::{Number, Tensor};
+use super::tensor::Tensor;
 use crate::backend::Rows;
 use crate::backend::training::{Dropout, Place};
 use crate::error::Result;
@@ -18,12 +20,12 @@ const NUMBERS: usize = 8;
 
 /// What kernels draw a dropout's factors from.
 pub(super) struct Draws {
-    records: Tensor,
+    records: Arc<Tensor>,
     numbers: [Argument; 5],
 }
 
 impl Draws {
-    pub(super) fn upload(device: &Device, dropout: &Dropout<'_>) -> Result<Self> {
+    pub(super) fn of(device: &Device, batch: &Batch, dropout: &Dropout<'_>) -> Result<Self> {
         let [low, high] = dropout.key().map(u32::cast_signed);
         let numbers = [
             Argument::Integer(low),
@@ -32,7 +34,7 @@ impl Draws {
             Argument::Integer(dropout.threshold().cast_signed()),
             Argument::Float(dropout.scale()),
         ];
-        Ok(Self { records: device.upload(Number::F32, bytemuck::cast_slice(dropout.records()))?, numbers })
+        Ok(Self { records: batch.records(device, dropout.records())?, numbers })
     }
 
     /// Records, key, site, threshold and scale.
@@ -58,7 +60,7 @@ pub(super) fn dropout(
     if rows * width == 0 {
         return Ok(());
     }
-    let draws = Draws::upload(device, dropout)?;
+    let draws = Draws::of(device, batch, dropout)?;
     let x = stored_as(device, x, out.number)?;
     let residual = residual.map(|residual| stored_as(device, residual, out.number)).transpose()?;
     let mut arguments = vec![

@@ -11,21 +11,82 @@ use crate::backend::Rows;
 use crate::backend::training::{Pair, Passed, Products};
 use crate::error::Result;
 
-/// The large and the small tile's kernel: of all rows, and of each sequence's own.
-pub(super) const NAMES: [&str; 4] = [WEIGHT_F32[0], WEIGHT_F32[1], OUTER_F32[0], OUTER_F32[1]];
-pub(super) const BF16: [&str; 4] = [WEIGHT_BF16[0], WEIGHT_BF16[1], OUTER_BF16[0], OUTER_BF16[1]];
-pub(super) const F16: [&str; 2] = ["outer_products_f16_128x128", "outer_products_f16_64x64"];
-const WEIGHT_F32: [&str; 2] = ["weight_gradient_f32_128x128", "weight_gradient_f32_64x64"];
-const WEIGHT_BF16: [&str; 2] = ["weight_gradient_bf16_128x128", "weight_gradient_bf16_64x64"];
-const OUTER_F32: [&str; 2] = ["outer_products_f32_128x128", "outer_products_f32_64x64"];
-const OUTER_BF16: [&str; 2] = ["outer_products_bf16_128x128", "outer_products_bf16_64x64"];
+pub(super) const NAMES: [&str; 6] = [
+    WEIGHT_F32[0].name,
+    WEIGHT_F32[1].name,
+    WEIGHT_F32[2].name,
+    WEIGHT_F32[3].name,
+    OUTER_F32[0].name,
+    OUTER_F32[1].name,
+];
+pub(super) const BF16: [&str; 4] = [WEIGHT_BF16[0].name, WEIGHT_BF16[1].name, OUTER_BF16[0].name, OUTER_BF16[1].name];
+pub(super) const F16: [&str; 2] = [OUTER_F16[0].name, OUTER_F16[1].name];
 
-/// Outputs and inputs of the large and the small tile.
-const TILES: [usize; 2] = [128, 64];
-/// Rows of a step, two of which are under way; and of a product on tensor cores.
-const ROWS: usize = 16;
-/// Threads of a block, and steps under way, of each tile on tensor cores.
-const MMA: [(usize, usize); 2] = [(256, 3), (128, 4)];
+const WEIGHT_F32: [Tile; 4] = [
+    Tile::f32("weight_gradient_f32_96x192", [96, 192], 80),
+    Tile::f32("weight_gradient_f32_128x128", [128, 128], 70),
+    Tile::f32("weight_gradient_f32_96x64", [96, 64], 32),
+    Tile::f32("weight_gradient_f32_64x64", [64, 64], 24),
+];
+const OUTER_F32: [Tile; 2] =
+    [Tile::f32("outer_products_f32_128x128", [128, 128], 70), Tile::f32("outer_products_f32_64x64", [64, 64], 24)];
+const WEIGHT_BF16: [Tile; 2] = Tile::mma(["weight_gradient_bf16_128x128", "weight_gradient_bf16_64x64"]);
+const OUTER_BF16: [Tile; 2] = Tile::mma(["outer_products_bf16_128x128", "outer_products_bf16_64x64"]);
+const OUTER_F16: [Tile; 2] = Tile::mma(["outer_products_f16_128x128", "outer_products_f16_64x64"]);
+
+/// A kernel's tile of a sum of outer products.
+pub(super) struct Tile {
+    pub(super) name: &'static str,
+    pub(super) outputs: usize,
+    pub(super) inputs: usize,
+    pub(super) threads: usize,
+    /// Rows of both operands that a block has in shared memory.
+    pub(super) rows: usize,
+    /// How long one takes of a multiprocessor's time, by the estimate of its kind.
+    pub(super) time: usize,
+}
+
+impl Tile {
+    /// Three steps of sixteen rows.
+    const fn f32(name: &'static str, [outputs, inputs]: [usize; 2], time: usize) -> Self {
+        Self { name, outputs, inputs, threads: 256, rows: 3 * 16, time }
+    }
+
+    /// Three and four steps of thirty-two.
+    const fn mma([large, small]: [&'static str; 2]) -> [Self; 2] {
+        [
+            Self { name: large, outputs: 128, inputs: 128, threads: 256, rows: 3 * 32, time: 100 },
+            Self { name: small, outputs: 64, inputs: 64, threads: 128, rows: 4 * 32, time: 24 },
+        ]
+    }
+
+    /// The one of a kind by which a layer's gradient is done first: bits are the same by any.
+    pub(super) fn of(tiles: &'static [Self], device: &Device, widths: [usize; 2]) -> &'static Self {
+        let rounds = |tile: &Self| tile.grid(widths).iter().product::<usize>().div_ceil(device.multiprocessors());
+        tiles.iter().min_by_key(|tile| rounds(tile) * tile.time).expect("a kind has tiles")
+    }
+
+    /// Blocks of a layer of these inputs and outputs.
+    fn grid(&self, [inputs, outputs]: [usize; 2]) -> [usize; 2] {
+        [outputs.div_ceil(self.outputs), inputs.div_ceil(self.inputs)]
+    }
+
+    fn shape(&self, number: Number, grid: [usize; 2]) -> Shape {
+        let shared_bytes = self.rows * (self.outputs + self.inputs) * number.bytes();
+        Shape { grid, threads: self.threads, shared_bytes }
+    }
+
+    /// Adds to a layer's gradients.
+    pub(super) fn launch(
+        &self,
+        device: &Device,
+        number: Number,
+        widths: [usize; 2],
+        arguments: &[Argument],
+    ) -> Result<()> {
+        device.launch(self.name, self.shape(number, self.grid(widths)), arguments)
+    }
+}
 
 /// `dw += dyᵀ x` and `db += Σ dy`, from output `first` of the gradients on; operands in f32, or in bf16 `by` one of the tensor cores' instructions. Which is
 /// settled by widths, never by rows: an element's bits are to be the same in any batch.
@@ -52,9 +113,6 @@ pub(super) fn linear(
     let to = [device.address(weight, first * inputs), device.address(bias, first)];
     let mut arguments = to.to_vec();
     arguments.extend([device.address(&dy, 0), device.address(&x, 0)]);
-    let grid = |tile: usize| [outputs.div_ceil(tile), inputs.div_ceil(tile)];
-    let place = place_of(device, grid(TILES[0]).iter().product());
-    let wgmma = by == By::Wgmma && gradients_wgmma::takes(inputs, outputs);
     if number == Number::Bf16 {
         let (pieces, count) = batch.pieces(device, of);
         arguments.extend([pieces, count.into()]);
@@ -62,25 +120,12 @@ pub(super) fn linear(
         arguments.push(rows.into());
     }
     arguments.extend([inputs, outputs].map(Argument::from));
-    if wgmma {
-        return gradients_wgmma::launch(device, [inputs, outputs], &arguments);
-    }
-    let name = number.pick([WEIGHT_F32[place], "", WEIGHT_BF16[place]]);
-    device.launch(name, shape(number, place, grid(TILES[place])), &arguments)
-}
-
-/// The small tile, where large ones would leave multiprocessors idle.
-fn place_of(device: &Device, large_tiles: usize) -> usize {
-    usize::from(large_tiles < device.multiprocessors())
-}
-
-/// Two steps of rows under way in exact f32, or as many as [`MMA`] says of twice as many rows.
-fn shape(number: Number, place: usize, grid: [usize; 2]) -> Shape {
-    let (threads, numbers) = match (number, MMA[place]) {
-        (Number::F32, _) => (256, 2 * ROWS),
-        (_, (threads, stages)) => (threads, stages * 2 * ROWS),
+    let tiles: &[Tile] = match (number, by) {
+        (Number::F32, _) => &WEIGHT_F32,
+        (_, By::Wgmma) if gradients_wgmma::takes(inputs, outputs) => &gradients_wgmma::TILES,
+        _ => &WEIGHT_BF16,
     };
-    Shape { grid, threads, shared_bytes: numbers * 2 * TILES[place] * number.bytes() }
+    Tile::of(tiles, device, [inputs, outputs]).launch(device, number, [inputs, outputs], &arguments)
 }
 
 /// Each sequence's `Σ dyᵀ x`, added at its place of `out [B, stride]`; operands in what activations are stored as.
@@ -112,11 +157,15 @@ pub(super) fn outer_products(
         stride.into(),
         offset.into(),
     ];
-    let blocks = |tile: usize| sequences * outputs.div_ceil(tile) * inputs.div_ceil(tile);
-    // A small tile for narrow layers: most of a large one would be beyond them.
-    let narrow = inputs.min(outputs) <= TILES[1];
-    let place = if narrow { 1 } else { place_of(device, blocks(TILES[0])) };
-    assert!(blocks(TILES[place]) < 1 << 31, "more blocks than a launch has");
-    let name = number.pick([OUTER_F32[place], F16[place], OUTER_BF16[place]]);
-    device.launch(name, shape(number, place, [blocks(TILES[place]), 1]), &arguments)
+    let [large, small]: &'static [Tile; 2] = match number {
+        Number::F32 => &OUTER_F32,
+        Number::F16 => &OUTER_F16,
+        Number::Bf16 => &OUTER_BF16,
+    };
+    let blocks = |tile: &Tile| sequences * tile.grid([inputs, outputs]).iter().product::<usize>();
+    // A small tile for narrow layers, where most of a large one would be beyond them, and where large ones would leave multiprocessors idle.
+    let narrow = inputs.min(outputs) <= small.outputs || blocks(large) < device.multiprocessors();
+    let tile = if narrow { small } else { large };
+    assert!(blocks(tile) < 1 << 31, "more blocks than a launch has");
+    device.launch(tile.name, tile.shape(number, [blocks(tile), 1]), &arguments)
 }

@@ -3,7 +3,8 @@
 
 use half::bf16;
 
-use super::device::{Argument, Device, Shape};
+use super::device::Device;
+use super::gradients::Tile;
 use super::linear_wgmma::{Products, trust};
 use super::tensor::{Number, Tensor};
 use super::tensor_map;
@@ -13,54 +14,16 @@ use crate::error::Result;
 pub(super) const BF16: [&str; 3] =
     ["weight_gradient_bf16_wgmma_128x256", "weight_gradient_bf16_wgmma_128x128", "weight_gradient_bf16_wgmma_64x128"];
 
-/// A kernel's tile.
-struct Tile {
-    name: &'static str,
-    outputs: usize,
-    inputs: usize,
-    /// Steps of [`ROWS`] rows on its ring.
-    stages: usize,
-    /// How long it takes by estimate: its products, and what more bytes a product cost the smaller ones.
-    time: usize,
-}
-
-const TILES: [Tile; 3] = [
-    Tile { name: BF16[0], outputs: 128, inputs: 256, stages: 4, time: 100 },
-    Tile { name: BF16[1], outputs: 128, inputs: 128, stages: 6, time: 60 },
-    Tile { name: BF16[2], outputs: 64, inputs: 128, stages: 8, time: 38 },
+/// Steps of 64 rows: four, six and eight. A smaller tile reads more bytes a product.
+pub(super) const TILES: [Tile; 3] = [
+    Tile { name: BF16[0], outputs: 128, inputs: 256, threads: 256, rows: 4 * 64, time: 100 },
+    Tile { name: BF16[1], outputs: 128, inputs: 128, threads: 256, rows: 6 * 64, time: 60 },
+    Tile { name: BF16[2], outputs: 64, inputs: 128, threads: 128, rows: 8 * 64, time: 38 },
 ];
-/// Rows of a step.
-const ROWS: usize = 64;
-/// Outputs of a warpgroup, and its threads.
-const WARPGROUP: [usize; 2] = [64, 128];
 
 /// Whether a layer of these widths is for these kernels: rows begin at multiples of 16 bytes.
 pub(super) fn takes(inputs: usize, outputs: usize) -> bool {
     tensor_map::takes(inputs) && tensor_map::takes(outputs)
-}
-
-impl Tile {
-    /// The one that is done first, one block a multiprocessor: bits are the same by any.
-    fn of(device: &Device, inputs: usize, outputs: usize) -> &'static Self {
-        let waves =
-            |tile: &Self| (tile.grid(inputs, outputs).iter().product::<usize>()).div_ceil(device.multiprocessors());
-        TILES.iter().min_by_key(|tile| waves(tile) * tile.time).expect("there are three")
-    }
-
-    fn grid(&self, inputs: usize, outputs: usize) -> [usize; 2] {
-        [outputs.div_ceil(self.outputs), inputs.div_ceil(self.inputs)]
-    }
-
-    fn launch(&self, device: &Device, [inputs, outputs]: [usize; 2], arguments: &[Argument]) -> Result<()> {
-        let threads = self.outputs / WARPGROUP[0] * WARPGROUP[1];
-        let shared_bytes = self.stages * ROWS * (self.outputs + self.inputs) * Number::Bf16.bytes();
-        device.launch(self.name, Shape { grid: self.grid(inputs, outputs), threads, shared_bytes }, arguments)
-    }
-}
-
-/// Adds to gradients; `arguments` as all kernels of weight gradients in 16 bits have them.
-pub(super) fn launch(device: &Device, [inputs, outputs]: [usize; 2], arguments: &[Argument]) -> Result<()> {
-    Tile::of(device, inputs, outputs).launch(device, [inputs, outputs], arguments)
 }
 
 /// The way of a device whose layers are multiplied by `wgmma`, in bf16.
@@ -121,7 +84,7 @@ fn by_each(device: &Device, dy: &[f32], x: &[f32], before: &[f32]) -> Result<Vec
             inputs.into(),
             outputs.into(),
         ];
-        tile.launch(device, [inputs, outputs], &arguments)?;
+        tile.launch(device, Number::Bf16, [inputs, outputs], &arguments)?;
         let mut values = vec![0.0; before.len()];
         device.download(&gradient, 4 * values.len(), |bytes| Number::F32.read(&mut values, bytes))?;
         Ok(values)

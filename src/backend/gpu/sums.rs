@@ -9,6 +9,8 @@ pub(super) const NAMES: [&str; 2] = ["add_squares", "weighted_squares"];
 const THREADS: usize = 256;
 /// Numbers of a row that a block of `weighted_squares` adds up.
 const SPAN: usize = 4096;
+/// Rows that it does this of.
+const TOGETHER: usize = 8;
 
 /// Numbers in f64 on the device.
 pub struct Sums {
@@ -54,10 +56,12 @@ impl Sums {
             device.address(&sums, 0),
             device.address(&self.words, 0),
             device.address(x, 0),
+            rows.into(),
             blocks.into(),
             self.len.into(),
         ];
-        let shape = Shape { grid: [rows * blocks, 1], threads: THREADS, shared_bytes: 8 * THREADS };
+        let grid = [rows.div_ceil(TOGETHER) * blocks, 1];
+        let shape = Shape { grid, threads: THREADS, shared_bytes: 8 * TOGETHER * THREADS };
         device.launch(NAMES[1], shape, &arguments)?;
         let mut parts = vec![0.0; rows * blocks];
         device.download(&sums, 8 * parts.len(), |bytes| read(&mut parts, bytes))?;
