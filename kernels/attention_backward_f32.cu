@@ -40,7 +40,7 @@ DEVICE void attention_backward_queries(float* d_q, int d_q_stride, const Attende
     const int start = of.starts[sequence], length = int(of.starts[sequence + 1]) - start;
     const int first_row = of.first_only ? sequence : start + first;
     const int asking = of.first_only ? 1 : min(TILE, length - first);
-    const bool busy = warp_id() * OWN * Of::ROWS < asking;  // whether a query is the warp's
+    const bool busy = Of::busy(asking);  // whether a query is the warp's
     const Softmax softmax(width);
 
     float largest[OWN], sum[OWN], moment[OWN];  // of the softmax, and the mean of dP under it
@@ -120,7 +120,7 @@ DEVICE void attention_backward_keys(float* d_k, float* d_v, int d_stride, const 
     const int start = of.starts[sequence], length = int(of.starts[sequence + 1]) - start;
     const int asking = of.first_only ? 1 : length, first_query = of.first_only ? sequence : start;
     const int owned = min(TILE, length - first);
-    const bool busy = warp_id() * OWN * Of::ROWS < owned;  // whether a key is the warp's
+    const bool busy = Of::busy(owned);  // whether a key is the warp's
     const Softmax softmax(width);
 
     Sums<WIDTH> d_keys, d_values;

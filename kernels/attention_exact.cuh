@@ -23,6 +23,9 @@ struct Lanes {
     // The block's own row that lane (r, …) of this warp has as its i-th.
     static DEVICE int own(int i) { return warp_id() * OWN * ROWS + row() + ROWS * i; }
 
+    // Whether one of the block's first `present` rows is this warp's. Asked of one lane, so that the compiler knows that all go the same way.
+    static DEVICE bool busy(int present) { return int(shuffle(warp_id(), 0)) * OWN * ROWS < present; }
+
     // Over the lanes of a row.
     static DEVICE float largest(float x) {
 #pragma unroll
@@ -50,7 +53,7 @@ template <int WIDTH, int COUNT>
 DEVICE void fetch(float* to, View view, int first, int present, int head, int width) {
     constexpr int FOURS = WIDTH / 4, STEP = Lanes<WIDTH>::THREADS / FOURS;
     const int four = threadIdx.x % FOURS, own = threadIdx.x / FOURS, there = width - 4 * four;
-    const float* from = view.data + size_t(first + own) * view.stride + head * width + 4 * four;
+    const float* from = view.data + head * width + (size_t(first + own) * view.stride + 4 * four);
     if (there >= 4 && view.stride % 4 == 0 && is_aligned<4>(from)) {
 #pragma unroll
         for (int r = 0; r < COUNT; r += STEP, from += STEP * view.stride)

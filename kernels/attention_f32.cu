@@ -26,7 +26,7 @@ DEVICE void attention(float* out, View q, View k, View v, const unsigned* tiles,
     const int start = starts[sequence], length = int(starts[sequence + 1]) - start;
     const int first_row = first_only ? sequence : start + first;
     const int asking = first_only ? 1 : min(TILE, length - first);
-    const bool busy = warp_id() * OWN * Of::ROWS < asking;  // whether a query is the warp's
+    const bool busy = Of::busy(asking);  // whether a query is the warp's
     const Softmax softmax(width);
 
     float largest[OWN], sum[OWN];
