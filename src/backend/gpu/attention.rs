@@ -27,31 +27,20 @@ const DROPPED_BF16: [&str; 3] =
 
 /// The widest heads of each kernel.
 pub(super) const WIDTHS: [usize; 3] = [32, 64, 128];
-/// Queries and keys of a tile in f32, and the threads of a query.
-pub(super) const F32_TILE: usize = 32;
-pub(super) const F32_PARTS: usize = 4;
+/// Queries of one tile where every token asks, and keys of one.
+pub(super) const TILE: usize = 64;
 /// Queries of a warp, and warps of a block, on the tensor cores.
 pub(super) const MMA_ROWS: usize = 16;
-pub(super) const MMA_WARPS: usize = 4;
-/// Keys of their tiles, two of which are under way.
-pub(super) const MMA_TILE: usize = 64;
+pub(super) const MMA_WARPS: usize = TILE / MMA_ROWS;
 
-/// Queries of one tile where every token asks.
-pub(super) fn tile(number: Number) -> usize {
-    match number {
-        Number::F32 => F32_TILE,
-        Number::F16 | Number::Bf16 => MMA_ROWS * MMA_WARPS,
-    }
-}
-
-/// Threads of a row of tiles: one warp is enough where a sequence has one query.
+/// Warps of a row of tiles on the tensor cores: one is enough where a sequence has one query.
 pub(super) fn warps(queries: Rows) -> usize {
     if queries == Rows::First { 1 } else { MMA_WARPS }
 }
 
-/// From one row of an f32 kernel's shared memory to the next.
-pub(super) fn f32_stride(width: usize) -> usize {
-    width | 1
+/// Threads of an f32 kernel for heads of this width: a warp has 32 rows, or of wide heads 16.
+pub(super) fn f32_threads(width: usize) -> usize {
+    32 * TILE / if width > 64 { 16 } else { 32 }
 }
 
 /// What an attention reads, stored as its kernels read it.
@@ -118,7 +107,7 @@ pub(super) fn attention(
     arguments.extend([tiles, operands.starts()]);
     arguments.extend(operands.sizes());
     let (threads, shared_bytes) = match out.number {
-        Number::F32 => (F32_TILE * F32_PARTS, shared_bytes_f32(width)),
+        Number::F32 => block_f32(WIDTHS[operands.kernel]),
         Number::F16 | Number::Bf16 => block_mma(queries, WIDTHS[operands.kernel]),
     };
     let draws = dropout.map(|dropout| Draws::of(device, attended.batch, dropout)).transpose()?;
@@ -132,13 +121,13 @@ pub(super) fn attention(
     device.launch(operands.pick(f32, F16, bf16), Shape { grid: [count, heads], threads, shared_bytes }, &arguments)
 }
 
-/// Queries, keys, values (rows of odd stride) and weights.
-fn shared_bytes_f32(width: usize) -> usize {
-    4 * (3 * F32_TILE * f32_stride(width) + F32_TILE * (F32_TILE + 1))
+/// Threads and shared memory of a block: queries, values, and keys or the weights that take their place.
+fn block_f32(width: usize) -> (usize, usize) {
+    (f32_threads(width), 4 * TILE * (2 * width + width.max(TILE)))
 }
 
-/// Threads and shared memory of a block.
+/// The same: queries, and two tiles of keys and values under way.
 fn block_mma(queries: Rows, width: usize) -> (usize, usize) {
     let warps = warps(queries);
-    (warps * 32, 2 * width * (warps * MMA_ROWS + 4 * MMA_TILE))
+    (warps * 32, 2 * width * (warps * MMA_ROWS + 4 * TILE))
 }

@@ -1,7 +1,7 @@
 //! Launches `kernels/attention_backward_f32.cu` and the tensor-core kernels of `attention_backward_mma.cuh`.
 
 use super::Gpu;
-use super::attention::{F32_PARTS, F32_TILE, MMA_ROWS, MMA_TILE, MMA_WARPS, Operands, WIDTHS, f32_stride, warps};
+use super::attention::{MMA_ROWS, MMA_WARPS, Operands, TILE, WIDTHS, f32_threads, warps};
 use super::convert::stored_as;
 use super::device::{Argument, Device, Shape};
 use super::dropout::Draws;
@@ -36,6 +36,8 @@ const fn both([a, b, c, d, e, f]: [&'static str; 6], [g, h, i, j, k, l]: [&'stat
     [a, b, c, d, e, f, g, h, i, j, k, l]
 }
 
+/// Rows of the tiles that a block of f32 goes through.
+const F32_TILE: usize = 32;
 /// Numbers that the queries' kernel leaves of each for the keys'.
 const ROW: usize = 4;
 
@@ -92,10 +94,11 @@ struct Block {
 impl Block {
     /// `names`: of f32, f16 and bf16.
     fn of_queries(operands: &Operands<'_>, names: &[[&'static str; 6]; 3]) -> Self {
-        let warps = warps(operands.shape.queries);
+        let (width, warps) = (WIDTHS[operands.kernel], warps(operands.shape.queries));
         let (threads, shared_bytes) = match operands.number {
-            Number::F32 => (F32_TILE * F32_PARTS, shared_bytes_f32(operands.shape.head_width, 1)),
-            _ => (warps * 32, 2 * WIDTHS[operands.kernel] * (2 * warps * MMA_ROWS + 4 * MMA_TILE)),
+            // Queries and d_out; keys, and values or the slopes that take their place.
+            Number::F32 => (f32_threads(width), 4 * (2 * TILE * width + F32_TILE * (width + width.max(TILE)))),
+            _ => (warps * 32, 2 * width * (2 * warps * MMA_ROWS + 4 * TILE)),
         };
         Self { name: operands.number.pick(names.map(|names| names[operands.kernel])), threads, shared_bytes }
     }
@@ -103,10 +106,12 @@ impl Block {
     /// Draws take registers, so that fewer queries fit beside them.
     fn of_keys(operands: &Operands<'_>, names: &[[&'static str; 6]; 3], drops: bool) -> Self {
         let width = WIDTHS[operands.kernel];
-        let most = if width > 64 { MMA_TILE / 2 } else { MMA_TILE };
+        let most = if width > 64 { TILE / 2 } else { TILE };
         let tile = if drops { most / 2 } else { most };
+        let f32_tile = if width > 64 { F32_TILE / 2 } else { F32_TILE };
         let (threads, shared_bytes) = match operands.number {
-            Number::F32 => (F32_TILE * F32_PARTS, shared_bytes_f32(operands.shape.head_width, 2)),
+            // Keys and values; queries, d_out, and weights.
+            Number::F32 => (f32_threads(width), 4 * (2 * TILE * width + f32_tile * (2 * width + TILE))),
             _ => (MMA_WARPS * 32, 2 * width * (2 * MMA_WARPS * MMA_ROWS + 4 * tile) + 2 * tile * ROW * 4),
         };
         let name = operands.number.pick(names.map(|names| names[WIDTHS.len() + operands.kernel]));
@@ -116,9 +121,4 @@ impl Block {
     fn shape(&self, tiles: usize, heads: usize) -> Shape {
         Shape { grid: [tiles, heads], threads: self.threads, shared_bytes: self.shared_bytes }
     }
-}
-
-/// Two operands of the block's own rows, two of a tile's, and so many matrices of weights between them.
-fn shared_bytes_f32(width: usize, weights: usize) -> usize {
-    4 * (4 * F32_TILE * f32_stride(width) + weights * F32_TILE * (F32_TILE + 1))
 }

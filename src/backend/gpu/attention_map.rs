@@ -1,13 +1,17 @@
 //! Launches `kernels/attention_map.cu`.
 
 use super::Gpu;
-use super::attention::{F32_PARTS, F32_TILE, Operands, f32_stride, tile};
+use super::attention::{Operands, TILE};
 use super::batch::{Batch, Part};
 use super::convert::stored_as;
 use super::device::{Argument, Device, Shape};
 use super::tensor::{Number, Tensor};
 use crate::backend::{Attended, AttentionMap, AttentionShape, Rows};
 use crate::error::{Error, Result};
+
+/// Queries and keys of a tile, and the threads of a query.
+const ROWS: usize = 32;
+const PARTS: usize = 4;
 
 pub(super) const NAMES: [&str; 3] = ["attention_map_f32", "attention_map_f16", "attention_map_bf16"];
 
@@ -37,14 +41,14 @@ pub(super) fn map(
         batch.part(device, Part::Scales),
         tiles,
         operands.starts(),
-        tile(number).into(),
+        TILE.into(),
     ]);
     arguments.extend(operands.sizes());
-    let shared_bytes = 4 * 4 * F32_TILE * f32_stride(head_width);
+    let shared_bytes = 4 * 4 * ROWS * (head_width | 1);
     debug_assert!(heads > 0);
     device.launch(
         number.pick(NAMES),
-        Shape { grid: [count, 1], threads: F32_TILE * F32_PARTS, shared_bytes },
+        Shape { grid: [count, 1], threads: ROWS * PARTS, shared_bytes },
         &arguments,
     )
 }

@@ -259,11 +259,11 @@ impl Backend for Gpu {
     }
 
     fn stage(&self, batch: PackedBatch) -> Result<Batch> {
-        Batch::upload(&self.device, batch, attention::tile(self.number()))
+        Batch::upload(&self.device, batch, attention::TILE)
     }
 
     fn stage_masked(&self, masked: Masked) -> Result<Batch> {
-        Batch::upload_masked(&self.device, masked, attention::tile(self.number()))
+        Batch::upload_masked(&self.device, masked, attention::TILE)
     }
 
     fn stage_path(&self, path: super::Path) -> Result<Path> {
