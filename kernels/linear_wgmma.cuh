@@ -24,7 +24,7 @@ constexpr int WARPGROUP_ROWS = 64;     // of a product
 constexpr int X_BOX = 64;              // rows of a tile that one copy brings; the maps have boxes of so many × BK
 constexpr int WEIGHT_BOX = 128;
 constexpr int GROUP = 32;              // columns permuted among themselves
-constexpr int LEAD = 3;
+constexpr int LEAD = 2;
 constexpr int AHEAD = 3;               // steps before its last that a tile's epilogue begins to read
 
 template <class T, int BM, int BN>
