@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::device::{Argument, Device, Shape};
+use super::linear::Tile;
 use super::linear_wgmma::{Products, TILES_F16, WEIGHT_BOX, X_BOX};
 use super::pack::{GROUP, Matrix, STEP};
 use super::search::Asked;
@@ -115,7 +116,10 @@ impl Bounding {
             let own_halves = map(own_halves, [columns, rounded.width.next_multiple_of(STEP)], WEIGHT_BOX)?;
             let own = [halves, sides[0], own_halves, sides[1], columns.into()];
             let arguments = [of_pairs, kept, &own, sizes].concat();
-            return device.launch(WGMMA[0], TILES_F16[0].shape(device, rows, columns), &arguments);
+            let Tile { rows: of_rows, columns: of_columns, threads, shared_bytes, .. } = TILES_F16[0];
+            let tiles = rows.div_ceil(of_rows) * columns.div_ceil(of_columns);
+            let shape = Shape { grid: [tiles.min(device.multiprocessors()), 1], threads, shared_bytes };
+            return device.launch(WGMMA[0], shape, &arguments);
         }
         let own = [
             Argument::Address(halves),
