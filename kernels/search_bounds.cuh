@@ -67,19 +67,32 @@ struct Bounds {
         marks.keep(*this, row, first);
     }
 
-    // Where a query has one term, which a distance always has.
+    // Where a query has one term, which a distance always has. What is the same for all pairs is asked once for eight.
     DEVICE void finish_one(int row, int column, const Vector<8>& sums) const {
         if (!has(row)) return;
         const float4 side = load<float4>(sides + row);
+        if (distance) return each(row, column, [&](int j, int, float4 own) { return of_distance(sums.x[j], own, side); });
+        const auto of_weights = [&](int j, int query, float4 own) {
+            Sum sum;
+            add(sum, sums.x[j], own, row, side, 0, query);
+            return of_sum(sum, row, query);
+        };
+        if (queries.weights || queries.classes_of) return each(row, column, of_weights);
+        const auto interval = [&](int j, float4 own) { return interval_of(Sum{product(sums.x[j], own, side) + own.w, radius_of(own, side)}); };
+        if (!rows.norms) return each(row, column, [&](int j, int, float4 own) { return interval(j, own); });
+        const float norm = rows.norms[row];
+        each(row, column, [&](int j, int query, float4 own) { return over_norms(interval(j, own), queries.norms[query] * norm); });
+    }
+
+    // Eight neighbouring queries' pairs with a row.
+    template <class Score>
+    DEVICE void each(int row, int column, Score score) const {
         Marks marks;
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
             const int query = column + j;
             if (query >= queries.count) break;
-            const float4 own = load<float4>(own_sides + query);
-            Sum sum;
-            if (!distance) add(sum, sums.x[j], own, row, side, 0, query);
-            marks.take(j, limits(query), distance ? of_distance(sums.x[j], own, side) : of_sum(sum, row, query));
+            marks.take(j, limits(query), score(j, query, load<float4>(own_sides + query)));
         }
         marks.keep(*this, row, column);
     }
@@ -89,21 +102,29 @@ struct Bounds {
     DEVICE static float product(float sum, float4 own, float4 side) { return sum * side.x * own.x; }
     DEVICE float epsilon(float4 own, float4 side) const { return fmaf(own.y, side.y, fmaf(own.z, side.z, LEAST * float(width + 16))); }
 
+    DEVICE float radius_of(float4 own, float4 side) const { return fmaf(SPARE, fabsf(own.w), epsilon(own, side)); }
+
     DEVICE void add(Sum& to, float sum, float4 own, int row, float4 side, int pass, int query) const {
         const float weight = weight_of(queries, rows.deltas + size_t(row) * classes, pass, query, classes);
         to.centre = fmaf(weight, product(sum, own, side) + own.w, to.centre);
-        to.radius = fmaf(fabsf(weight), fmaf(SPARE, fabsf(own.w), epsilon(own, side)), to.radius);
+        to.radius = fmaf(fabsf(weight), radius_of(own, side), to.radius);
     }
 
-    // Over the norms: times what 1 is over them, which is off by less than SPARE has room for, or by what is nearly the least number there is.
-    DEVICE Interval of_sum(const Sum& sum, int row, int query) const {
+    DEVICE static Interval interval_of(const Sum& sum) {
         const float radius = fmaf(SPARE, fabsf(sum.centre) + sum.radius, sum.radius) + 10.0f * LEAST;
         const bool bounded = radius < WIDEST;
-        const float low = bounded ? sum.centre - radius : -INFINITY, high = bounded ? sum.centre + radius : INFINITY;
-        if (!rows.norms) return Interval{low, high};
-        const float divisor = queries.norms[query] * rows.norms[row];
+        return Interval{bounded ? sum.centre - radius : -INFINITY, bounded ? sum.centre + radius : INFINITY};
+    }
+
+    DEVICE Interval of_sum(const Sum& sum, int row, int query) const {
+        const Interval interval = interval_of(sum);
+        return rows.norms ? over_norms(interval, queries.norms[query] * rows.norms[row]) : interval;
+    }
+
+    // Times what 1 is over the norms, which is off by less than SPARE has room for, or by what is nearly the least number there is.
+    DEVICE static Interval over_norms(Interval sum, float divisor) {
         if (divisor == 0.0f) return Interval{0.0f, 0.0f};
-        const float over = 1.0f / divisor, one = low * over, other = high * over;  // the other way round over a norm below zero
+        const float over = 1.0f / divisor, one = sum.low * over, other = sum.high * over;  // the other way round over a norm below zero
         if (!(fmaxf(fabsf(one), fabsf(other)) < INFINITY)) return Interval{-INFINITY, INFINITY};
         return Interval{fminf(one, other) - LEAST_SCORE, fmaxf(one, other) + LEAST_SCORE};
     }

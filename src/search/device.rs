@@ -10,6 +10,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
+use rayon::prelude::*;
+
 use super::bounds::applies;
 use super::certificate::Certificate;
 use super::form::{Deltas, Form, Measure, Prepared, RowNorm};
@@ -264,8 +266,10 @@ impl<S: Source + ?Sized> Job<'_, S> {
     /// Queries side by side, pass by pass; what was found is not to be found again.
     fn asked(&self, queries: &[Query], found: &[Found]) -> Asked {
         let Self { form, shape, .. } = *self;
-        let queries: Vec<Prepared> = queries.iter().map(|query| form.prepare(query)).collect();
+        let queries: Vec<Prepared> = queries.par_iter().map(|query| form.prepare(query)).collect();
         let terms = || (0..form.passes.len()).flat_map(|pass| queries.iter().map(move |query| &query.terms[pass]));
+        let mut features = Vec::with_capacity(terms().map(|term| term.features.len()).sum());
+        terms().for_each(|term| features.extend_from_slice(&term.features));
         let mut weights = Weights::default();
         if terms().any(|term| matches!(term.weight, Weight::Class(_))) {
             weights.classes = terms().map(|term| class(&term.weight)).collect();
@@ -283,7 +287,7 @@ impl<S: Source + ?Sized> Job<'_, S> {
             queries: queries.len(),
             width: shape.width,
             classes: shape.classes,
-            features: terms().flat_map(|term| &term.features).copied().collect(),
+            features,
             biases: terms().map(|term| term.bias).collect(),
             weights,
             norms: queries.iter().map(|query| query.norm).collect(),

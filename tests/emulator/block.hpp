@@ -387,7 +387,7 @@ inline void set_up(Block& block) {
         thread.open_copies.clear();
         thread.committed_copies.clear();
         thread.product_count = thread.product_groups = 0;
-        thread.products_fenced = false;
+        thread.products_fenced = thread.unfenced_copies = false;
         for (Sums& sums : thread.sums) sums.under_way = false;
         block.stacks.give(i, thread);
         prepare(thread, live);

@@ -1,6 +1,7 @@
 //! Weight matrices in the layouts that kernels multiply by, and back from them.
 
 use half::{bf16, f16};
+use rayon::prelude::*;
 
 use crate::backend::Precision;
 
@@ -84,13 +85,16 @@ impl Matrix {
     }
 
     /// `[outputs rounded up to 32, inputs rounded up to 32]`, each number in 16 bits.
-    fn permuted(&self, round: impl Fn(f32) -> u16) -> Vec<u8> {
+    fn permuted(&self, round: impl Fn(f32) -> u16 + Sync) -> Vec<u8> {
         let stride = self.inputs.next_multiple_of(STEP);
         let mut packed = vec![0u16; self.permuted_bytes() / 2];
-        for (output, row) in self.weight.chunks_exact(self.inputs.max(1)).enumerate() {
-            let to = &mut packed[packed_row(output) * stride..][..self.inputs];
-            to.iter_mut().zip(row).for_each(|(to, &x)| *to = round(x));
-        }
+        packed.par_chunks_exact_mut(stride.max(1)).enumerate().for_each(|(place, to)| {
+            let output = packed_output(place);
+            if output < self.outputs {
+                let row = &self.weight[output * self.inputs..][..self.inputs];
+                to.iter_mut().zip(row).for_each(|(to, &x)| *to = round(x));
+            }
+        });
         bytemuck::cast_slice(&packed).to_vec()
     }
 
@@ -114,4 +118,21 @@ fn packed_row(output: usize) -> usize {
     let (group, column) = (output / GROUP, output % GROUP);
     let (t, j, e) = (column / 8, column % 8 / 2, column % 2);
     group * GROUP + 8 * j + 2 * t + e
+}
+
+/// Which column is packed there.
+fn packed_output(row: usize) -> usize {
+    let (group, place) = (row / GROUP, row % GROUP);
+    let (j, t, e) = (place / 8, place % 8 / 2, place % 2);
+    group * GROUP + 8 * t + 2 * j + e
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{packed_output, packed_row};
+
+    #[test]
+    fn what_is_packed_somewhere_is_found_there() {
+        assert!((0..96).all(|output| packed_output(packed_row(output)) == output));
+    }
 }
