@@ -30,15 +30,15 @@ impl Spec {
         self.parts.iter().all(|(name, _)| weights.contains(weights.bare(name)))
     }
 
-    /// A parameter's numbers as the tensors they are saved as.
-    fn named(&self, values: &[f32], prefix: &str) -> Vec<NamedTensor> {
-        let mut rest = values;
-        let mut part = |(name, shape): &(String, Vec<usize>)| {
-            let (values, after) = rest.split_at(shape.iter().product());
-            rest = after;
-            NamedTensor { name: format!("{prefix}{name}"), shape: shape.clone(), values: values.to_vec() }
+    /// A parameter's numbers as the tensors they are saved as: from the last on, so that what is one tensor is not copied.
+    fn named(&self, mut values: Vec<f32>, prefix: &str) -> Vec<NamedTensor> {
+        let part = |(name, shape): &(String, Vec<usize>)| {
+            let values = values.split_off(values.len() - shape.iter().product::<usize>());
+            NamedTensor { name: format!("{prefix}{name}"), shape: shape.clone(), values }
         };
-        self.parts.iter().map(&mut part).collect()
+        let mut named: Vec<NamedTensor> = self.parts.iter().rev().map(part).collect();
+        named.reverse();
+        named
     }
 }
 
@@ -46,7 +46,7 @@ impl<B: Training> Learner<B> {
     pub(super) fn named(&self, tree: &Tree<B::Tensor>, prefix: &str) -> Result<Vec<NamedTensor>> {
         let mut named = Vec::new();
         for (spec, tensor) in self.specs.leaves().into_iter().zip(tree.leaves()) {
-            named.extend(spec.named(&self.download(tensor, spec.len())?, prefix));
+            named.extend(spec.named(self.download(tensor, spec.len())?, prefix));
         }
         Ok(named)
     }

@@ -144,13 +144,10 @@ pub(super) fn encode(
     metadata: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Vec<u8>> {
     let refuse = |error: safetensors::SafeTensorError| Error::format(to, error.to_string());
-    let owned = tensors.iter().map(|tensor| {
-        let bytes: Vec<u8> = tensor.values.iter().flat_map(|x| x.to_le_bytes()).collect();
-        (tensor.name.clone(), tensor.shape.clone(), bytes)
-    });
-    let owned: Vec<_> = owned.collect();
-    let views = owned.iter().map(|(name, shape, bytes)| {
-        TensorView::new(Dtype::F32, shape.clone(), bytes).map(|view| (name.as_str(), view)).map_err(refuse)
+    assert!(cfg!(target_endian = "little"), "safetensors are little-endian, and numbers are written as they lie");
+    let views = tensors.iter().map(|tensor| {
+        let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytemuck::cast_slice(&tensor.values));
+        view.map(|view| (tensor.name.as_str(), view)).map_err(refuse)
     });
     let metadata = [("format".to_owned(), "pt".to_owned())].into_iter().chain(metadata).collect();
     safetensors::serialize(views.collect::<Result<Vec<_>>>()?, Some(metadata)).map_err(refuse)
