@@ -199,7 +199,7 @@ DEVICE void row_gradient(Tables tables, const T* dy, const unsigned* order, cons
     KERNEL_BLOCKS(norm_gradient_##T, WARPS* WARP, 1, float* dw, float* db, const T* dy, const T* x, const float* statistics, int rows, int width) {      \
         norm_gradient(dw, db, dy, x, statistics, rows, width);                                                                                    \
     }                                                                                                                                             \
-    KERNEL(row_gradient_##T, 128, float* word, float* position, float* token_type, float* task, const T* dy, const unsigned* order,                \
+    KERNEL_BLOCKS(row_gradient_##T, 128, 6, float* word, float* position, float* token_type, float* task, const T* dy, const unsigned* order,                \
            const unsigned* runs, int count, int width) {                                                                                          \
         row_gradient(Tables{word, position, token_type, task}, dy, order, runs, count, width);                                                     \
     }                                                                                                                                             \
