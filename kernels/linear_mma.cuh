@@ -36,9 +36,9 @@ struct Plain {
     static constexpr int X_STRIDE = BK;
 
     // Begins the copy of `chunk` (8 numbers) of a row; numbers beyond `count` become zeros.
-    static DEVICE void fetch(T* tile, int row, int chunk, const T* from, const T* anywhere, int count, bool whole) {
+    static DEVICE void fetch(T* tile, int row, int chunk, const T* from, int count, bool whole) {
         T* const to = tile + swizzled(row, chunk);
-        if (whole) copy_async(to, count > 0 ? from : anywhere, count > 0);
+        if (whole) copy_async(to, from, count > 0);
         else store_vector<8>(to, load_some<8>(from, count));
     }
     // The 16 × 16 numbers at (row, k) as a fragment.
@@ -54,11 +54,11 @@ struct Split {
     static constexpr int PARTS = 2;
     static constexpr int X_STRIDE = BK + 8;  // rows of a quarter warp on different banks
 
-    static DEVICE void fetch(float* tile, int row, int chunk, const float* from, const float* anywhere, int count, bool whole) {
+    static DEVICE void fetch(float* tile, int row, int chunk, const float* from, int count, bool whole) {
         float* const to = tile + row * X_STRIDE + chunk * CHUNK;
         if (whole) {
-            copy_async(to, count > 0 ? from : anywhere, count > 0);
-            copy_async(to + 4, count > 4 ? from + 4 : anywhere, count > 4);
+            copy_async(to, from, count > 0);
+            copy_async(to + 4, from + 4, count > 4);
         } else {
             store_vector<8>(to, load_some<8>(from, count));
         }
@@ -86,26 +86,19 @@ template <class Operands, int BM, int BN, int THREADS>
 DEVICE void fetch(Stage<Operands, BM, BN>& stage, Matrix x, Matrix weight, int row, int column, int k) {
     typedef typename Operands::Stored Stored;
     typedef typename Operands::Operand Operand;
-    constexpr int CHUNKS = BK / CHUNK;
-    const Stored* const from = static_cast<const Stored*>(x.data);
+    constexpr int CHUNKS = BK / CHUNK, ROWS = THREADS / CHUNKS;  // of a row; of all threads at once
+    const int r = threadIdx.x / CHUNKS, c = threadIdx.x % CHUNKS, input = k + c * CHUNK;
+    const Stored* from = static_cast<const Stored*>(x.data) + size_t(row + r) * x.columns + input;
     const bool whole = x.columns * int(sizeof(Stored)) % 16 == 0;  // rows begin at multiples of 16 bytes
 #pragma unroll
-    for (int i = threadIdx.x; i < BM * CHUNKS; i += THREADS) {
-        const int r = i / CHUNKS, c = i % CHUNKS;
-        const int count = row + r < x.rows ? x.columns - (k + c * CHUNK) : 0;
-        Operands::fetch(stage.x, r, c, from + size_t(row + r) * x.columns + k + c * CHUNK, from, count, whole);
-    }
+    for (int i = 0; i < BM; i += ROWS, from += size_t(ROWS) * x.columns)
+        Operands::fetch(stage.x, r + i, c, from, row + r + i < x.rows ? x.columns - input : 0, whole);
+    const Operand* weights = static_cast<const Operand*>(weight.data) + size_t(column + r) * weight.columns + input;
 #pragma unroll
-    for (int part = 0; part < Operands::PARTS; ++part) {
-        const Operand* const weights = static_cast<const Operand*>(weight.data) + size_t(part) * weight.rows * weight.columns;
+    for (int part = 0; part < Operands::PARTS; ++part, weights += size_t(weight.rows) * weight.columns)
 #pragma unroll
-        for (int i = threadIdx.x; i < BN * CHUNKS; i += THREADS) {
-            const int r = i / CHUNKS, c = i % CHUNKS;
-            const bool inside = column + r < weight.rows;
-            const Operand* const chunk = weights + size_t(column + r) * weight.columns + k + c * CHUNK;
-            copy_async(stage.weight[part] + swizzled(r, c), inside ? chunk : weights, inside);
-        }
-    }
+        for (int i = 0; i < BN; i += ROWS)
+            copy_async(stage.weight[part] + swizzled(r + i, c), weights + size_t(i) * weight.columns, column + r + i < weight.rows);
 }
 
 // sums += x · weightᵀ over one step, for the warp's part of the tile at (row, column).

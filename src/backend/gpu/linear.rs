@@ -16,7 +16,7 @@ use crate::error::Result;
 
 /// The large and the small tile's kernel, forward and backward.
 pub(super) const F32: [&str; 4] =
-    ["linear_f32_128x128", "linear_f32_64x64", "linear_backward_f32_128x128", "linear_backward_f32_64x64"];
+    ["linear_f32_128x64", "linear_f32_64x64", "linear_backward_f32_128x64", "linear_backward_f32_64x64"];
 pub(super) const F16: [&str; 4] =
     ["linear_f16_128x128", "linear_f16_64x64", "linear_backward_f16_128x128", "linear_backward_f16_64x64"];
 pub(super) const BF16: [&str; 4] =
@@ -55,7 +55,10 @@ pub(super) struct Tile {
 }
 
 /// The large and the small tile of `linear_f32.cu`: two stages of 16 inputs, rows of x padded to 20.
-const TILES_F32: [Tile; 2] = [tile_f32(0, 128), tile_f32(1, 64)];
+const TILES_F32: [Tile; 2] = [
+    tile(F32, 0, [128, 64], 128, 2 * 4 * (128 * 20 + 16 * 64)),
+    tile(F32, 1, [64, 64], 256, 2 * 4 * (64 * 20 + 16 * 64)),
+];
 /// Those of 16-bit operands: three and four stages.
 const TILES_F16: [Tile; 2] = tiles_16(F16);
 const TILES_BF16: [Tile; 2] = tiles_16(BF16);
@@ -64,10 +67,6 @@ const TILES_BF16X3: [Tile; 2] = [
     tile(BF16X3, 0, [128, 64], 256, 3 * (128 * 160 + 2 * 64 * 64)),
     tile(BF16X3, 1, [64, 64], 128, 2 * (64 * 160 + 2 * 64 * 64)),
 ];
-
-const fn tile_f32(place: usize, size: usize) -> Tile {
-    tile(F32, place, [size, size], 256, 2 * 4 * (size * 20 + 16 * size))
-}
 
 const fn tiles_16(names: [&'static str; 4]) -> [Tile; 2] {
     [tile(names, 0, [128, 128], 256, 3 * 2 * 128 * 64), tile(names, 1, [64, 64], 128, 4 * 2 * 64 * 64)]
