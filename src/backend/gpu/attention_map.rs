@@ -46,11 +46,7 @@ pub(super) fn map(
     arguments.extend(operands.sizes());
     let shared_bytes = 4 * 4 * ROWS * (head_width | 1);
     debug_assert!(heads > 0);
-    device.launch(
-        number.pick(NAMES),
-        Shape { grid: [count, 1], threads: ROWS * PARTS, shared_bytes },
-        &arguments,
-    )
+    device.launch(number.pick(NAMES), Shape { grid: [count, 1], threads: ROWS * PARTS, shared_bytes }, &arguments)
 }
 
 /// Where each sequence's pairs begin, and how many there are.
