@@ -151,7 +151,17 @@ impl Trial<'_> {
     /// Whether what is added to 1 is there when the 1 is taken off again, but for 2⁻²³ each: what bounds on scores rely on.
     fn keeps_what_is_small(&self) -> Result<bool> {
         let ([rows, inputs, outputs], small) = (SHAPE, 2.0_f32.powi(-10));
-        let row = |last: f32| (0..inputs).map(move |i| if i == 0 { 1.0 } else if i + 1 == inputs { last } else { small });
+        let row = |last: f32| {
+            (0..inputs).map(move |i| {
+                if i == 0 {
+                    1.0
+                } else if i + 1 == inputs {
+                    last
+                } else {
+                    small
+                }
+            })
+        };
         let repeated = |count: usize, last: f32| -> Vec<f32> { (0..count).flat_map(|_| row(last)).collect() };
         let [large, _] = self.by_both_tiles(&repeated(rows, -1.0), &repeated(outputs, 1.0))?;
         let (added, lost) = ((inputs - 2) as f32 * small * small, inputs as f32 * 2.0_f32.powi(-23));

@@ -436,7 +436,11 @@ impl Search<'_> {
         let shared_bytes = if sums.is_some() { 0 } else { self.bytes_of_totals(block[1]) };
         if !factors.is_empty() {
             let arguments = [&self.of_pairs(rows, range)[..], &keeping, &own, &self.sizes()].concat();
-            device.launch(rows.features.number.pick(kernels), Shape { grid, threads: 256, shared_bytes }, &arguments)?;
+            device.launch(
+                rows.features.number.pick(kernels),
+                Shape { grid, threads: 256, shared_bytes },
+                &arguments,
+            )?;
         }
         let (Some(of), Some(sums)) = (&rows.factors, sums) else { return Ok(()) };
         let [norms, indices, group_of] = self.of_records(rows, range);

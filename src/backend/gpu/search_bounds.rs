@@ -111,7 +111,8 @@ impl Bounding {
         let (halves, own_halves) = (rounded.halves(device, start), device.place(&self.halves, 0));
         let sides = [device.address(rounded.made, 4 * start), device.address(&self.sides, 0)];
         if wgmma {
-            let map = |address, shape, rows| TensorMap::at(device, address, Number::F16, shape, rows).map(Argument::Map);
+            let map =
+                |address, shape, rows| TensorMap::at(device, address, Number::F16, shape, rows).map(Argument::Map);
             let halves = map(halves, [rows, rounded.stride()], X_BOX)?;
             let own_halves = map(own_halves, [columns, rounded.width.next_multiple_of(STEP)], WEIGHT_BOX)?;
             let own = [halves, sides[0], own_halves, sides[1], columns.into()];
