@@ -7,9 +7,6 @@
 // ring of STAGES places; `full` says that a step has landed, `empty` that every warp is done with it. One thread of the first warpgroup begins the
 // copies, as far ahead as the ring is long, into the next tile too. Tiles are dealt out beforehand, those of the same rows of x side by side.
 //
-// Two blocks of a cluster make tiles of the same columns, one below the other: each brings half of their weights to both, so that a third less
-// passes from the L2 cache, whose bandwidth is what large products come to. A place is filled when both are done with it.
-//
 // The second of two warpgroups begins each tile LEAD steps behind the first, so that one finishes its sums while the other multiplies.
 //
 // An element's products are summed by ascending steps of 16 inputs whatever the tile and the number of rows: its bits depend on its row alone. What
@@ -24,7 +21,7 @@ constexpr int WARPGROUP_ROWS = 64;     // of a product
 constexpr int X_BOX = 64;              // rows of a tile that one copy brings; the maps have boxes of so many × BK
 constexpr int WEIGHT_BOX = 128;
 constexpr int GROUP = 32;              // columns permuted among themselves
-constexpr int LEAD = 2;
+constexpr int LEAD = 3;
 constexpr int AHEAD = 3;               // steps before its last that a tile's epilogue begins to read
 
 template <class T, int BM, int BN>
@@ -51,29 +48,16 @@ struct Turn {
     }
 };
 
-// A product's extent in tiles of a cluster, and this block's of them: of `columns` neighbours in a row of tiles the cluster's first, and then as many
-// further on as there are clusters.
-template <int BM, int BN, int CLUSTER>
+// A product's extent, and this block's tiles of it: of `columns` neighbours in a row of tiles, from blockIdx.x every gridDim.x-th.
 struct Tiles {
     int columns, all, steps;
-
-    DEVICE Tiles(int rows, int inputs, int outputs)
-        : columns((outputs + BN - 1) / BN), all((rows + BM * CLUSTER - 1) / (BM * CLUSTER) * columns), steps((inputs + BK - 1) / BK) {}
-
-    DEVICE static int rank() { return int(blockIdx.x) % CLUSTER; }
-    DEVICE static int first() { return int(blockIdx.x) / CLUSTER; }
-    DEVICE static int stride() { return int(gridDim.x) / CLUSTER; }
-    DEVICE int row(int tile) const { return (tile / columns * CLUSTER + rank()) * BM; }
-    DEVICE int column(int tile) const { return tile % columns * BN; }
 };
 
-template <class T, int BM, int BN, int CLUSTER, int STAGES>
-DEVICE void bring(Ring<T, BM, BN, STAGES>& ring, const TensorMap& x, const TensorMap& weight, Tiles<BM, BN, CLUSTER> of) {
-    constexpr int SHARE = BN / CLUSTER;  // of the weights' rows
-    static_assert(SHARE % WEIGHT_BOX == 0, "whole boxes");
+template <class T, int BM, int BN, int STAGES>
+DEVICE void bring(Ring<T, BM, BN, STAGES>& ring, const TensorMap& x, const TensorMap& weight, Tiles of) {
     Turn<STAGES> turn;
-    for (int tile = of.first(); tile < of.all; tile += of.stride()) {
-        const int row = of.row(tile), column = of.column(tile);
+    for (int tile = blockIdx.x; tile < of.all; tile += gridDim.x) {
+        const int row = tile / of.columns * BM, column = tile % of.columns * BN;
         for (int step = 0; step < of.steps; ++step, turn.next()) {
             Stage<T, BM, BN>& stage = ring.stages[turn.stage];
             Barrier& full = ring.full[turn.stage];
@@ -82,11 +66,7 @@ DEVICE void bring(Ring<T, BM, BN, STAGES>& ring, const TensorMap& x, const Tenso
 #pragma unroll
             for (int r = 0; r < BM; r += X_BOX) copy_tile(stage.x + r * BK, x, full, row + r, step * BK);
 #pragma unroll
-            for (int i = 0; i < SHARE; i += WEIGHT_BOX) {
-                const int r = of.rank() * SHARE + i;
-                if constexpr (CLUSTER == 1) copy_tile(stage.weight + r * BK, weight, full, column + r, step * BK);
-                else copy_tile_to_all<CLUSTER>(stage.weight + r * BK, weight, full, column + r, step * BK);
-            }
+            for (int r = 0; r < BN; r += WEIGHT_BOX) copy_tile(stage.weight + r * BK, weight, full, column + r, step * BK);
         }
     }
 }
@@ -191,18 +171,8 @@ DEVICE void finish(int way, const float (&sums)[BN / 2], const Beside<BN>& besid
         finish<WAY + 1>(way, sums, beside, biases, warp_row, tile_column, epilogue);
 }
 
-// A warp is done with a place: the blocks of the cluster that fill it are told.
-template <int CLUSTER>
-DEVICE void let_go(Barrier& empty) {
-    if constexpr (CLUSTER == 1) {
-        if (lane_id() == 0) barrier_arrive(empty);
-    } else {
-        if (lane_id() < CLUSTER) barrier_arrive_in(lane_id(), empty);
-    }
-}
-
-template <class T, int BM, int BN, int CLUSTER, int STAGES, class Finish>
-DEVICE void multiply(Ring<T, BM, BN, STAGES>& ring, int warpgroup, Tiles<BM, BN, CLUSTER> of, const Finish& epilogue) {
+template <class T, int BM, int BN, int STAGES, class Finish>
+DEVICE void multiply(Ring<T, BM, BN, STAGES>& ring, int warpgroup, Tiles of, const Finish& epilogue) {
     // A ring that goes round within a tile keeps the warpgroups less than a tile apart, so that a phase's parity tells which it is.
     const bool led = BM > WARPGROUP_ROWS && of.steps >= STAGES;
     const int way = epilogue.way(), warp_row = warpgroup * WARPGROUP_ROWS + warp_id() % 4 * 16;
@@ -211,9 +181,9 @@ DEVICE void multiply(Ring<T, BM, BN, STAGES>& ring, int warpgroup, Tiles<BM, BN,
     Turn<STAGES> turn;
     uint32_t parity = 0;
     float sums[BN / 2];
-    for (int tile = of.first(); tile < of.all; tile += of.stride(), parity ^= 1) {
+    for (int tile = blockIdx.x; tile < of.all; tile += gridDim.x, parity ^= 1) {
         if (led && warpgroup == 1) barrier_wait(ring.ahead, parity);
-        const int row = of.row(tile) + warp_row, column = of.column(tile);
+        const int row = tile / of.columns * BM + warp_row, column = tile % of.columns * BN;
         Beside<BN> beside{};
         int before = 0;
         for (int step = 0; step < of.steps; ++step, turn.next()) {
@@ -225,18 +195,18 @@ DEVICE void multiply(Ring<T, BM, BN, STAGES>& ring, int warpgroup, Tiles<BM, BN,
                 wgmma(T(), sums, operand(stage.x + warpgroup * WARPGROUP_ROWS * BK + k), operand(stage.weight + k), step > 0 || k > 0);
             products_commit();
             products_wait<1>(sums);  // those of the step before: its place may be filled
-            if (step > 0) let_go<CLUSTER>(ring.empty[before]);
+            if (step > 0 && lane_id() == 0) barrier_arrive(ring.empty[before]);
             if (led && warpgroup == 0 && step == LEAD - 1 && threadIdx.x % WARPGROUP == 0) barrier_arrive(ring.ahead);
             if (step == look_ahead) read_beside(beside, row, column, epilogue);
             before = turn.stage;
         }
         products_wait<0>(sums);
-        let_go<CLUSTER>(ring.empty[before]);
+        if (lane_id() == 0) barrier_arrive(ring.empty[before]);
         finish(way, sums, beside, biases, row, column, epilogue);
     }
 }
 
-template <class T, int BM, int BN, int CLUSTER, int STAGES, class Finish>
+template <class T, int BM, int BN, int STAGES, class Finish>
 DEVICE void linear(const TensorMap& x, const TensorMap& weight, int rows, int inputs, int outputs, const Finish& epilogue) {
     typedef Ring<T, BM, BN, STAGES> Shared;
     SHARED_SM90A(Shared, ring);
@@ -244,17 +214,16 @@ DEVICE void linear(const TensorMap& x, const TensorMap& weight, int rows, int in
     // Registers of a thread: a block of three warpgroups begins with 168, one of two (two side by side) with 128; the first needs little.
     constexpr int BRINGING = 40, MULTIPLYING = WARPGROUPS == 2 ? 232 : 216;
     static_assert(BRINGING + WARPGROUPS * MULTIPLYING <= (WARPGROUPS == 2 ? 3 * 168 : 2 * 128), "as many as there are");
-    const Tiles<BM, BN, CLUSTER> of(rows, inputs, outputs);
+    const Tiles of{(outputs + BN - 1) / BN, (rows + BM - 1) / BM * ((outputs + BN - 1) / BN), (inputs + BK - 1) / BK};
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < STAGES; ++stage) {
             barrier_begin(ring->full[stage], 1);
-            barrier_begin(ring->empty[stage], CLUSTER * WARPGROUPS * (WARPGROUP / WARP));
+            barrier_begin(ring->empty[stage], WARPGROUPS * (WARPGROUP / WARP));
         }
         barrier_begin(ring->ahead, 1);
         barriers_begin();
     }
-    if constexpr (CLUSTER == 1) sync_block();
-    else sync_cluster();
+    sync_block();
     if (threadIdx.x < WARPGROUP) {
         registers_give<BRINGING>();
         if (threadIdx.x == 0) bring(*ring, x, weight, of);
@@ -262,19 +231,14 @@ DEVICE void linear(const TensorMap& x, const TensorMap& weight, int rows, int in
         registers_take<MULTIPLYING>();
         multiply(*ring, int(threadIdx.x) / WARPGROUP - 1, of, epilogue);
     }
-    if constexpr (CLUSTER > 1) sync_cluster();  // the other block may still arrive at this one's barriers
 }
 
-// Tiles of BM × BN by clusters of CLUSTER blocks, BLOCKS of which run side by side.
-#define LINEAR(T, BM, BN, CLUSTER, STAGES, BLOCKS)                                                                                                    \
-    LINEAR_##CLUSTER(linear_##T##_wgmma_##BM##x##BN, (BM / WARPGROUP_ROWS + 1) * WARPGROUP, BLOCKS, T* out, T* slope, TENSOR_MAP(x),                  \
-                     TENSOR_MAP(weight), const float* bias, const T* residual, int activation, int rows, int inputs, int outputs) {                   \
-        const Forward<T, Fast> epilogue{out, slope, bias, residual, activation, {rows, outputs}};                                                    \
-        linear<T, BM, BN, CLUSTER, STAGES>(x, weight, rows, inputs, outputs, epilogue);                                                              \
+#define LINEAR(T, BM, BN, STAGES, BLOCKS)                                                                                                            \
+    KERNEL_SM90A(linear_##T##_wgmma_##BM##x##BN, (BM / WARPGROUP_ROWS + 1) * WARPGROUP, BLOCKS, T* out, T* slope, TENSOR_MAP(x), TENSOR_MAP(weight),  \
+                 const float* bias, const T* residual, int activation, int rows, int inputs, int outputs) {                                          \
+        linear<T, BM, BN, STAGES>(x, weight, rows, inputs, outputs, Forward<T, Fast>{out, slope, bias, residual, activation, {rows, outputs}});      \
     }                                                                                                                                                \
-    LINEAR_##CLUSTER(linear_backward_##T##_wgmma_##BM##x##BN, (BM / WARPGROUP_ROWS + 1) * WARPGROUP, BLOCKS, T* out, TENSOR_MAP(x),                   \
-                     TENSOR_MAP(weight), const T* slope, const T* residual, int rows, int inputs, int outputs) {                                      \
-        linear<T, BM, BN, CLUSTER, STAGES>(x, weight, rows, inputs, outputs, Backward<T>{out, slope, residual, {rows, outputs}});                    \
+    KERNEL_SM90A(linear_backward_##T##_wgmma_##BM##x##BN, (BM / WARPGROUP_ROWS + 1) * WARPGROUP, BLOCKS, T* out, TENSOR_MAP(x), TENSOR_MAP(weight),   \
+                 const T* slope, const T* residual, int rows, int inputs, int outputs) {                                                             \
+        linear<T, BM, BN, STAGES>(x, weight, rows, inputs, outputs, Backward<T>{out, slope, residual, {rows, outputs}});                             \
     }
-#define LINEAR_1(...) KERNEL_SM90A(__VA_ARGS__)
-#define LINEAR_2(NAME, THREADS, BLOCKS, ...) CLUSTER_SM90A(NAME, THREADS, BLOCKS, 2, __VA_ARGS__)

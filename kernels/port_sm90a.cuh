@@ -2,8 +2,6 @@
 // copy engine, products of whole warpgroups, registers handed from one warpgroup to another. Files named *_wgmma_*.cu are compiled for nothing else.
 //
 // * entries are KERNEL_SM90A(name, most threads, blocks side by side, parameters…); a tensor map is a parameter TENSOR_MAP(name)
-// * those of CLUSTER_SM90A(name, most threads, blocks side by side, blocks of a cluster, parameters…) are launched in whole clusters, neighbours in x,
-//   whose blocks run at the same time and reach one another's shared memory; none may return before the last has reached it
 // * shared memory begins at a multiple of 1024 bytes, the period of the swizzle: SHARED_SM90A(type, name)
 // * a warpgroup is four warps, the first a multiple of four; its 128 threads meet in every wait for products
 // * sums of a product under way may not be read or written until they are waited for
@@ -27,8 +25,6 @@ constexpr int SWIZZLE_PERIOD = 8 * SWIZZLE_BYTES;  // eight rows, the chunks of 
 #ifdef __CUDACC__
 
 #define KERNEL_SM90A(name, most_threads, blocks, ...) extern "C" __global__ void __launch_bounds__(most_threads, blocks) name(__VA_ARGS__)
-#define CLUSTER_SM90A(name, most_threads, blocks, cluster, ...) \
-    extern "C" __global__ void __cluster_dims__(cluster, 1, 1) __launch_bounds__(most_threads, blocks) name(__VA_ARGS__)
 #define TENSOR_MAP(name) const __grid_constant__ TensorMap name
 #define SHARED_SM90A(type, name)                                     \
     extern __shared__ __align__(1024) unsigned char shared_memory[]; \
@@ -42,14 +38,6 @@ DEVICE void barriers_begin() { asm volatile("fence.mbarrier_init.release.cluster
 DEVICE void barrier_arrive(Barrier& barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&barrier)) : "memory");
 }
-// At the barrier in its place in another block of the cluster.
-DEVICE void barrier_arrive_in(int block, Barrier& barrier) {
-    asm volatile(
-        "{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1; mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there]; }" ::"r"(
-            shared_address(&barrier)), "r"(block) : "memory");
-}
-// All threads of all blocks of the cluster.
-DEVICE void sync_cluster() { asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory"); }
 // Arrives, and lets the phase wait for so many bytes too.
 DEVICE void barrier_expect(Barrier& barrier, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&barrier)), "r"(bytes) : "memory");
@@ -71,14 +59,6 @@ DEVICE void barrier_wait(Barrier& barrier, uint32_t parity) {
 DEVICE void copy_tile(void* to, const TensorMap& map, Barrier& landed, int row, int column) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(
                      shared_address(to)), "l"(&map), "r"(shared_address(&landed)), "r"(column), "r"(row) : "memory");
-}
-
-// The same to the same place in every block of a cluster of so many, to be waited for at that block's barrier.
-template <int BLOCKS>
-DEVICE void copy_tile_to_all(void* to, const TensorMap& map, Barrier& landed, int row, int column) {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(
-            shared_address(to)), "l"(&map), "r"(shared_address(&landed)), "r"(column), "r"(row), "h"(uint16_t((1 << BLOCKS) - 1)) : "memory");
 }
 
 // What this thread wrote to shared memory itself, products may read after the next barrier of the block.
@@ -142,35 +122,23 @@ WGMMA(wgmma_turned, bf16, "1, 1")
 
 #include "warpgroup.hpp"
 
-#define CLUSTER_SM90A(name, most_threads, blocks, cluster, ...)                                                                     \
-    extern "C" void name(__VA_ARGS__);                                                                                               \
-    static const ::emulator::Registration registration_of_##name(::emulator::Thunk<&name>::kernel(#name, most_threads, 90, cluster)); \
+#define KERNEL_SM90A(name, most_threads, blocks, ...)                                                                  \
+    extern "C" void name(__VA_ARGS__);                                                                                  \
+    static const ::emulator::Registration registration_of_##name(::emulator::Thunk<&name>::kernel(#name, most_threads, 90)); \
     extern "C" void name(__VA_ARGS__)
-#define KERNEL_SM90A(name, most_threads, blocks, ...) CLUSTER_SM90A(name, most_threads, blocks, 1, __VA_ARGS__)
 #define TENSOR_MAP(name) const TensorMap& name
-#define SHARED_SM90A(type, name) type* const name = reinterpret_cast<type*>(::emulator::current->shared)
+#define SHARED_SM90A(type, name) SHARED(type, name)
 
 inline uint32_t shared_address(const void* p) { return emulator::shared_offset(p); }
 
 inline void barrier_begin(Barrier& barrier, int arrivals, emulator::Place place = HERE) { emulator::begin_barrier(&barrier, arrivals, place); }
 inline void barriers_begin() { emulator::fence_barriers(); }
 inline void barrier_arrive(Barrier& barrier, emulator::Place place = HERE) { emulator::arrive(&barrier, 0, place); }
-inline void barrier_arrive_in(int block, Barrier& barrier, emulator::Place place = HERE) {
-    emulator::arrive(emulator::in_block(unsigned(block), &barrier, "barrier_arrive_in", place), 0, place);
-}
-inline void sync_cluster(emulator::Place place = HERE) { emulator::sync_cluster(place); }
 inline void barrier_expect(Barrier& barrier, int bytes, emulator::Place place = HERE) { emulator::arrive(&barrier, bytes, place); }
 inline void barrier_wait(Barrier& barrier, uint32_t parity, emulator::Place place = HERE) { emulator::wait(&barrier, parity, place); }
 
 inline void copy_tile(void* to, const TensorMap& map, Barrier& landed, int row, int column, emulator::Place place = HERE) {
     emulator::begin_tile(to, &map, &landed, row, column, place);
-}
-
-template <int BLOCKS>
-inline void copy_tile_to_all(void* to, const TensorMap& map, Barrier& landed, int row, int column, emulator::Place place = HERE) {
-    const auto in = [&](int block, auto* own) { return emulator::in_block(unsigned(block), own, "copy_tile_to_all", place); };
-    for (int block = 0; block < BLOCKS; ++block)
-        emulator::begin_tile(in(block, static_cast<char*>(to)), &map, in(block, &landed), row, column, place);
 }
 
 template <int N>

@@ -24,5 +24,5 @@ KERNEL_SM90A(search_bound_wgmma, 384, 1, ROWS_AND_QUERIES, uint4* kept, int* cou
              const float4* sides, TENSOR_MAP(own_halves), const float4* own_sides, int columns, int width, int classes, int distance) {
     const Found found{kept, counts, limits, capacity, 1, nullptr, nullptr};
     const OneTerm bounds{{OF_ROWS, OF_QUERIES, found, sides, own_sides, width, classes, 1, distance != 0}, {rows, columns}};
-    linear<f16, 128, 256, 1, 4>(halves, own_halves, rows, width, columns, bounds);
+    linear<f16, 128, 256, 4>(halves, own_halves, rows, width, columns, bounds);
 }

@@ -1,4 +1,4 @@
-// A block on one OS thread, or the blocks of a cluster: their threads are fibres that run until they wait for one another.
+// A block on one OS thread: its threads are fibres that run until they wait for one another.
 //
 // A collective (barrier, shuffle, matrix product …) is a meeting: whoever comes early is parked and the next fibre runs, the last to come does
 // the work for all. Nothing hangs: when no fibre can run and some are not done, every place they wait at is named.
@@ -31,9 +31,9 @@ struct Place {
 #define HERE ::emulator::Place(__builtin_FILE(), __builtin_LINE())
 
 // What a fibre waits for.
-enum class Meeting : uint8_t { NONE, BLOCK, WARP, SHUFFLE, VOTE, LDMATRIX, MMA, PRODUCTS, BARRIER, CLUSTER, EXIT };
+enum class Meeting : uint8_t { NONE, BLOCK, WARP, SHUFFLE, VOTE, LDMATRIX, MMA, PRODUCTS, BARRIER, EXIT };
 inline const char* name(Meeting meeting) {
-    static const char* const names[] = {"nothing", "sync_threads", "sync_warp", "shuffle", "vote", "ldmatrix", "mma", "products_wait", "barrier_wait", "sync_cluster", "exit"};
+    static const char* const names[] = {"nothing", "sync_threads", "sync_warp", "shuffle", "vote", "ldmatrix", "mma", "products_wait", "barrier_wait", "exit"};
     return names[int(meeting)];
 }
 
@@ -83,9 +83,7 @@ struct Product {
 };
 
 struct Thread : Fibre {
-    uint3 index{}, block_index{};
-    unsigned rank = 0;               // of its block in the cluster
-    unsigned char* shared = nullptr;  // its block's
+    uint3 index{};
     unsigned number = 0;
     unsigned lane = 0;
     Warp* warp = nullptr;
@@ -151,18 +149,8 @@ UNCHECKED inline uint64_t draw(uint64_t& state) {
     return state;
 }
 
-// Threads that meet at a barrier: those of a block, or of a cluster.
-struct Team {
-    unsigned alive = 0, arrived = 0, generation = 0;
-    Place barrier;
-    char edges[2] = {};
-};
-
-constexpr unsigned MOST_BLOCKS = 2;  // of a cluster
-
 struct Block {
-    uint3 index{};         // of the first
-    unsigned blocks = 1;   // of the cluster, neighbours in x
+    uint3 index{};
     dim3 size, grid;
     std::vector<Thread> threads;
     std::vector<Warp> warps;
@@ -174,10 +162,14 @@ struct Block {
     Stacks stacks;
     Fibre scheduler;
     unsigned alive = 0;
-    Team teams[MOST_BLOCKS], cluster;
+    // The block's barrier.
+    unsigned arrived = 0;
+    Place barrier;
+    unsigned generation = 0;
+    char edges[2] = {};
     char start_edge = 0, end_edge = 0;
     unsigned char* shared = nullptr;
-    size_t shared_bytes = 0, shared_stride = 0;  // of one block, and from one to the next
+    size_t shared_bytes = 0;
     void (*kernel)(void**) = nullptr;
     void** arguments = nullptr;
     Schedule schedule;
@@ -234,7 +226,7 @@ UNCHECKED inline void go_to(Fibre& to, bool last = false) {
     Block& block = *thread.block;
     if (block.error.empty()) {
         const auto triple = [](uint3 i) { return "(" + std::to_string(i.x) + "," + std::to_string(i.y) + "," + std::to_string(i.z) + ")"; };
-        block.error = "block " + triple(thread.block_index) + " thread " + triple(thread.index) + ": " + what;
+        block.error = "block " + triple(block.index) + " thread " + triple(thread.index) + ": " + what;
     }
     release(&block.end_edge);
     for (;;) go_to(block.scheduler, true);
@@ -250,33 +242,25 @@ UNCHECKED inline void park(Meeting meeting, Place place) {
     thread.waits_for = Meeting::NONE;
 }
 
-UNCHECKED inline Team& team_of(Thread& thread, Meeting meeting) {
-    return meeting == Meeting::CLUSTER ? thread.block->cluster : thread.block->teams[thread.rank];
-}
-
-UNCHECKED inline void open_barrier(Block& block, Team& team, Meeting meeting) {
-    team.arrived = 0;
-    ++team.generation;
+UNCHECKED inline void open_barrier(Block& block) {
+    block.arrived = 0;
+    ++block.generation;
     for (Warp& warp : block.warps)
-        for (unsigned lane = 0; lane < LANES; ++lane) {
-            Thread& thread = warp.threads[lane];
-            if ((warp.alive >> lane & 1) && thread.waits_for == meeting && &team_of(thread, meeting) == &team) warp.runnable |= 1u << lane;
-        }
+        for (unsigned lane = 0; lane < LANES; ++lane)
+            if ((warp.alive >> lane & 1) && warp.threads[lane].waits_for == Meeting::BLOCK) warp.runnable |= 1u << lane;
 }
 
-// Every thread of the team that has not returned must come, and all to the same line.
-UNCHECKED inline void sync_team(Meeting meeting, Place place) {
-    Team& team = team_of(*current, meeting);
-    const std::string what = name(meeting);
-    if (team.arrived == 0) team.barrier = place;
-    if (!(team.barrier == place)) fail("divergent barriers: " + what + " at " + place.text() + " meets " + what + " at " + team.barrier.text());
-    void* edge = &team.edges[team.generation & 1];
+// Every thread of the block that has not returned must come, and all to the same line.
+UNCHECKED inline void sync_block(Place place) {
+    Block& block = *current->block;
+    if (block.arrived == 0) block.barrier = place;
+    if (!(block.barrier == place)) fail("divergent barriers: sync_threads at " + place.text() + " meets sync_threads at " + block.barrier.text());
+    void* edge = &block.edges[block.generation & 1];
     release(edge);
-    if (++team.arrived == team.alive) open_barrier(*current->block, team, meeting);
-    else park(meeting, place);
+    if (++block.arrived == block.alive) open_barrier(block);
+    else park(Meeting::BLOCK, place);
     acquire(edge);
 }
-UNCHECKED inline void sync_block(Place place) { sync_team(Meeting::BLOCK, place); }
 
 // All 32 lanes come with an argument; the last does `work` on all of them.
 template <class Work>
@@ -319,11 +303,7 @@ UNCHECKED inline void live() {
     warp.alive &= ~(1u << thread.lane);
     warp.runnable &= ~(1u << thread.lane);
     --block.alive;
-    for (const Meeting meeting : {Meeting::BLOCK, Meeting::CLUSTER}) {
-        Team& team = team_of(thread, meeting);
-        --team.alive;
-        if (team.alive && team.arrived == team.alive) open_barrier(block, team, meeting);  // those that have returned are not waited for
-    }
+    if (block.alive && block.arrived == block.alive) open_barrier(block);  // those that have returned are not waited for
     if (!block.alive && block.tile_count) fail("the kernel returned with tiles on their way that nobody waited for");
     thread.waits_for = Meeting::EXIT;
     release(&block.end_edge);
@@ -348,7 +328,7 @@ inline std::string deadlock(const Block& block) {
 }
 
 inline void set_up(Block& block) {
-    const unsigned of_block = block.size.x * block.size.y * block.size.z, count = block.blocks * of_block;
+    const unsigned count = block.size.x * block.size.y * block.size.z;
     if (block.threads.size() != count) {
 #if defined(__SANITIZE_THREAD__)
         for (Thread& thread : block.threads) __tsan_destroy_fiber(thread.shadow);
@@ -361,8 +341,7 @@ inline void set_up(Block& block) {
 #endif
     }
     block.alive = count;
-    for (Team& team : block.teams) team.alive = of_block, team.arrived = 0;
-    block.cluster.alive = count, block.cluster.arrived = 0;
+    block.arrived = 0;
     block.error.clear();
     block.counter_count = block.tile_count = 0;
     for (Warpgroup& warpgroup : block.warpgroups) warpgroup.arrived = 0;
@@ -378,11 +357,7 @@ inline void set_up(Block& block) {
         thread.lane = i % LANES;
         thread.warp = &block.warps[i / LANES];
         thread.block = &block;
-        thread.rank = i / of_block;
-        thread.block_index = {block.index.x + thread.rank, block.index.y, block.index.z};
-        thread.shared = block.shared + thread.rank * block.shared_stride;
-        const unsigned within = i % of_block;
-        thread.index = {within % block.size.x, within / block.size.x % block.size.y, within / (block.size.x * block.size.y)};
+        thread.index = {i % block.size.x, i / block.size.x % block.size.y, i / (block.size.x * block.size.y)};
         thread.waits_for = Meeting::NONE;
         thread.open_copies.clear();
         thread.committed_copies.clear();

@@ -4,7 +4,7 @@
 #include "warp.hpp"
 
 #define threadIdx (::emulator::current->index)
-#define blockIdx (::emulator::current->block_index)
+#define blockIdx (::emulator::current->block->index)
 #define blockDim (::emulator::current->block->size)
 #define gridDim (::emulator::current->block->grid)
 

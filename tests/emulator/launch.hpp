@@ -22,7 +22,6 @@ struct Kernel {
     const char* name;
     unsigned most_threads;  // its launch bounds
     int capability;         // the only one it is compiled for; 0 where it is for all
-    unsigned cluster;       // blocks of one
     void (*call)(void**);
     std::vector<size_t> argument_bytes, argument_alignments;
 
@@ -43,8 +42,8 @@ struct Thunk<FUNCTION> {
         FUNCTION(*static_cast<std::remove_reference_t<Arguments>*>(arguments[I])...);
     }
     static void call(void** arguments) { unpack(arguments, std::index_sequence_for<Arguments...>{}); }
-    static Kernel kernel(const char* name, unsigned most_threads, int capability = 0, unsigned cluster = 1) {
-        return {name, most_threads, capability, cluster, &call, {sizeof(Arguments)...}, {alignof(Arguments)...}};
+    static Kernel kernel(const char* name, unsigned most_threads, int capability = 0) {
+        return {name, most_threads, capability, &call, {sizeof(Arguments)...}, {alignof(Arguments)...}};
     }
 };
 
@@ -57,7 +56,6 @@ struct Registration {
 inline std::string misfit(const Kernel& kernel, dim3 grid, dim3 block, size_t shared_bytes, size_t shared_asked) {
     const uint64_t threads = uint64_t(block.x) * block.y * block.z;
     if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) return "a grid no device has";
-    if (grid.x % kernel.cluster || kernel.cluster > MOST_BLOCKS) return "a grid of no whole clusters";
     if (!threads || threads > 1024 || block.z > 64) return "a block no device has";
     if (threads % LANES) return "a block that is not whole warps";
     if (threads > kernel.most_threads) return "more threads than its launch bounds";
@@ -76,13 +74,10 @@ inline unsigned worker_count(uint64_t blocks) {
     return unsigned(std::min(std::max<uint64_t>(count, 1), blocks));
 }
 
-// From one block's shared memory to the next one's.
-constexpr size_t shared_stride(size_t bytes) { return (bytes + 1023) / 1024 * 1024 + 1024; }
-
-// Shared memory of exactly the size asked for, so that the address sanitizer sees its end (of a cluster's last block); NaN to begin with.
+// Shared memory of exactly the size asked for, so that the address sanitizer sees its end; NaN to begin with.
 class SharedMemory {
 public:
-    SharedMemory(size_t bytes, unsigned blocks) : bytes_((blocks - 1) * shared_stride(bytes) + bytes), room_(blocks * shared_stride(bytes)) {
+    explicit SharedMemory(size_t bytes) : bytes_(bytes), room_((bytes + 1023) / 1024 * 1024 + 1024) {
         data_ = static_cast<unsigned char*>(aligned_alloc(1024, room_));
 #if defined(__SANITIZE_ADDRESS__)
         __asan_poison_memory_region(data_ + bytes_, room_ - bytes_);
@@ -116,10 +111,10 @@ inline std::vector<uint64_t> block_order(uint64_t count, const Schedule& schedul
     return order;
 }
 
-// Runs every block of a grid, those of a cluster together; what the first failing one says, or nothing.
+// Runs every block of a grid; what the first failing one says, or nothing.
 inline std::string launch(const Kernel& kernel, dim3 grid, dim3 size, size_t shared_bytes, void** arguments) {
     const Schedule schedule = Schedule::from_environment();
-    const std::vector<uint64_t> order = block_order(uint64_t(grid.x) / kernel.cluster * grid.y * grid.z, schedule);
+    const std::vector<uint64_t> order = block_order(uint64_t(grid.x) * grid.y * grid.z, schedule);
     const unsigned workers = worker_count(order.size());
     std::atomic<size_t> next{0};
     std::mutex mutex;
@@ -134,20 +129,17 @@ inline std::string launch(const Kernel& kernel, dim3 grid, dim3 size, size_t sha
     };
     const auto work = [&](unsigned worker) {
         static thread_local Block block;
-        SharedMemory shared(shared_bytes, kernel.cluster);
+        SharedMemory shared(shared_bytes);
         block.size = size;
         block.grid = grid;
         block.kernel = kernel.call;
         block.arguments = arguments;
         block.schedule = schedule;
-        block.blocks = kernel.cluster;
         block.shared_bytes = shared_bytes;
-        block.shared_stride = shared_stride(shared_bytes);
         size_t turn = 0;
         for (size_t i; (i = place(worker, turn++)) < order.size();) {
             const uint64_t number = order[i];
-            const uint64_t first = number * kernel.cluster;  // clusters are neighbours in x
-            block.index = {unsigned(first % grid.x), unsigned(first / grid.x % grid.y), unsigned(first / grid.x / grid.y)};
+            block.index = {unsigned(number % grid.x), unsigned(number / grid.x % grid.y), unsigned(number / grid.x / grid.y)};
             block.random = ((schedule.seed + 1) * 0x9E3779B97F4A7C15ull + number * 0xD1B54A32D192ED03ull) | 1;
             block.shared = shared.fresh();
             run(block);

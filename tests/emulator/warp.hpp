@@ -35,14 +35,12 @@ UNCHECKED inline unsigned ballot(bool predicate, Place place) {
     return argument.result;
 }
 
-// `bytes` at `address` must lie in the shared memory of one block of the cluster, aligned.
+// `bytes` at `address` must lie in the block's shared memory, aligned.
 UNCHECKED inline void check_shared(const void* address, size_t bytes, size_t alignment, const char* what, Place place) {
     const Block& block = *current->block;
     const auto* at = static_cast<const unsigned char*>(address);
     if (reinterpret_cast<uintptr_t>(at) % alignment) fail(std::string(what) + " at " + place.text() + ": misaligned shared memory");
-    const size_t offset = size_t(at - block.shared);
-    const bool inside = at >= block.shared && offset < block.blocks * block.shared_stride && offset % block.shared_stride + bytes <= block.shared_bytes;
-    if (!inside) fail(std::string(what) + " at " + place.text() + ": outside the block's shared memory");
+    if (at < block.shared || at + bytes > block.shared + block.shared_bytes) fail(std::string(what) + " at " + place.text() + ": outside the block's shared memory");
 }
 
 struct LdmatrixArgument { const unsigned char* row; uint32_t* registers; };

@@ -16,17 +16,7 @@
 namespace emulator {
 
 // Where something lies in the block's shared memory.
-UNCHECKED inline uint32_t shared_offset(const void* p) { return uint32_t(static_cast<const unsigned char*>(p) - current->shared); }
-
-// What lies there in another block of the cluster, which must not have returned.
-template <class T>
-UNCHECKED T* in_block(unsigned rank, T* own, const char* what, Place place) {
-    const Block& block = *current->block;
-    if (rank >= block.blocks) fail(std::string(what) + " at " + place.text() + ": no such block in the cluster");
-    if (!block.teams[rank].alive) fail(std::string(what) + " at " + place.text() + ": a block that has returned");
-    return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(own) + (intptr_t(rank) - intptr_t(current->rank)) * intptr_t(block.shared_stride));
-}
-UNCHECKED inline void sync_cluster(Place place) { sync_team(Meeting::CLUSTER, place); }
+UNCHECKED inline uint32_t shared_offset(const void* p) { return uint32_t(static_cast<const unsigned char*>(p) - current->block->shared); }
 
 // ---- barriers
 
@@ -161,7 +151,7 @@ UNCHECKED inline void commit_products() { ++current->product_groups; }
 
 // The 16-bit number k of row r of an operand, as its descriptor says; of one that is turned, row k lies there, in panels of the swizzle's span.
 template <bool TURNED>
-UNCHECKED inline uint32_t operand_bits(const Thread& of, uint64_t descriptor, unsigned r, unsigned k, Place place) {
+UNCHECKED inline uint32_t operand_bits(const Block& block, uint64_t descriptor, unsigned r, unsigned k, Place place) {
     static const uint32_t spans[] = {0, 128, 64, 32};
     const uint32_t start = uint32_t(descriptor & 0x3fff) << 4, stride = uint32_t(descriptor >> 32 & 0x3fff) << 4, span = spans[descriptor >> 62];
     if (!span) fail("wgmma at " + place.text() + ": a layout that is not emulated");
@@ -170,9 +160,9 @@ UNCHECKED inline uint32_t operand_bits(const Thread& of, uint64_t descriptor, un
     const uint32_t panels = uint32_t(descriptor >> 16 & 0x3fff) << 4, across = span / 2;
     const uint32_t plain = TURNED ? r / across * panels + k / 8 * stride + k % 8 * span + 2 * (r % across) : r / 8 * stride + r % 8 * span + 2 * k;
     const uint32_t at = swizzled(start + plain, span);
-    if (at + 2 > of.block->shared_bytes) fail("wgmma at " + place.text() + ": an operand outside the block's shared memory");
+    if (at + 2 > block.shared_bytes) fail("wgmma at " + place.text() + ": an operand outside the block's shared memory");
     uint16_t bits;
-    memcpy(&bits, of.shared + at, 2);
+    memcpy(&bits, block.shared + at, 2);
     return bits;
 }
 
@@ -181,9 +171,10 @@ template <class T, unsigned N, bool TURNED>
 UNCHECKED void compute_product(Thread* warpgroup, unsigned number) {
     static thread_local float left[64][16], right[16][N];
     const Product& product = warpgroup->products[number];
+    const Block& block = *warpgroup->block;
     for (unsigned k = 0; k < 16; ++k) {
-        for (unsigned i = 0; i < 64; ++i) left[i][k] = widen(T{}, operand_bits<TURNED>(*warpgroup, product.a, i, k, product.place));
-        for (unsigned j = 0; j < N; ++j) right[k][j] = widen(T{}, operand_bits<TURNED>(*warpgroup, product.b, j, k, product.place));
+        for (unsigned i = 0; i < 64; ++i) left[i][k] = widen(T{}, operand_bits<TURNED>(block, product.a, i, k, product.place));
+        for (unsigned j = 0; j < N; ++j) right[k][j] = widen(T{}, operand_bits<TURNED>(block, product.b, j, k, product.place));
     }
     for (unsigned i = 0; i < 64; ++i) {
         float sums[N] = {};

@@ -50,8 +50,6 @@ pub(super) struct Tile {
     pub(super) shared_bytes: usize,
     /// Blocks of a multiprocessor that make all tiles between them; 0 where each makes one.
     pub(super) resident: usize,
-    /// Blocks of a cluster, whose tiles lie one below the other.
-    pub(super) cluster: usize,
 }
 
 /// The large and the small tile of `linear_f32.cu`: two stages of 16 inputs, rows of x padded to 20.
@@ -80,16 +78,7 @@ const fn tile(
     threads: usize,
     shared_bytes: usize,
 ) -> Tile {
-    Tile {
-        name: names[place],
-        backward: names[place + 2],
-        rows,
-        columns,
-        threads,
-        shared_bytes,
-        resident: 0,
-        cluster: 1,
-    }
+    Tile { name: names[place], backward: names[place + 2], rows, columns, threads, shared_bytes, resident: 0 }
 }
 
 /// What is done with a layer's sums.
@@ -265,10 +254,7 @@ impl Tile {
     fn shape(&self, device: &Device, rows: usize, columns: usize) -> Shape {
         let grid = match self.resident {
             0 => [rows.div_ceil(self.rows), columns.div_ceil(self.columns)],
-            blocks => {
-                let clusters = rows.div_ceil(self.cluster * self.rows) * columns.div_ceil(self.columns);
-                [self.cluster * clusters.min(blocks * device.multiprocessors() / self.cluster), 1]
-            }
+            blocks => [self.count(rows, columns).min(blocks * device.multiprocessors()), 1],
         };
         Shape { grid, threads: self.threads, shared_bytes: self.shared_bytes }
     }

@@ -31,12 +31,12 @@ pub(super) const BF16: [&str; 4] = [
 ];
 
 /// Two warpgroups that multiply and one that brings, or one and one; four steps of 64 inputs, nine barriers (and room for a tenth), and a row of
-/// biases for every sixteen rows. Two large tiles share their weights.
+/// biases for every sixteen rows.
 pub(super) const TILES_F16: [Tile; 2] = tiles(F16);
 pub(super) const TILES_BF16: [Tile; 2] = tiles(BF16);
 
 const fn tiles(names: [&'static str; 4]) -> [Tile; 2] {
-    [tile(names, 0, [128, 256], 384, 1, 2), tile(names, 1, [64, 128], 256, 2, 1)]
+    [tile(names, 0, [128, 256], 384, 1), tile(names, 1, [64, 128], 256, 2)]
 }
 
 const fn tile(
@@ -45,10 +45,9 @@ const fn tile(
     [rows, columns]: [usize; 2],
     threads: usize,
     resident: usize,
-    cluster: usize,
 ) -> Tile {
     let shared_bytes = 4 * 2 * 64 * (rows + columns) + 8 * 10 + rows / 16 * 4 * columns;
-    Tile { name: names[place], backward: names[place + 2], rows, columns, threads, shared_bytes, resident, cluster }
+    Tile { name: names[place], backward: names[place + 2], rows, columns, threads, shared_bytes, resident }
 }
 
 /// Rows that one copy brings, of x and of the weights.
