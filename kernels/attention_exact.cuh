@@ -198,15 +198,16 @@ DEVICE float highest(const float (&scores)[N]) {
 
 // What a softmax over scores / √D weighs a score by.
 struct Softmax {
-    float scale, factor, least;
-    explicit DEVICE Softmax(int width) : scale(1.0f / sqrtf(float(width))), factor(1.44269504f * scale), least(-125.0f / factor) {}
+    float scale, factor, rest, least;  // factor + rest: log₂ e over √D
+    explicit DEVICE Softmax(int width)
+        : scale(1.0f / sqrtf(float(width))), factor(1.44269504f * scale), rest(fmaf(1.44269504f, scale, -factor) + 1.9259630e-8f * scale), least(-125.0f / factor) {}
 
     // exp(below / √D) for a score so far below the largest (a negative number or 0), to 1 ulp; 2⁻¹²⁵ where it is less, and NaN of NaN. 2ˣ = 2ⁿ 2ʳ with |r| ≤ ½ and
     // 2ʳ by a polynomial to 2⁻²⁸; adding 1.5 · 2²³ rounds x to n and leaves n in the lowest bits.
     DEVICE float weight(float below) const {
         constexpr float WHOLE = 12582912.0f;
         const float x = least > below ? least : below, rounded = fmaf(x, factor, WHOLE);
-        const float r = fmaf(x, factor, WHOLE - rounded);
+        const float r = fmaf(x, rest, fmaf(x, factor, WHOLE - rounded));
         float y = 1.5353362e-4f;
         y = fmaf(y, r, 0.0013398875f);
         y = fmaf(y, r, 0.009618437f);

@@ -1,6 +1,6 @@
 // Search by bounds (search_bounds.cuh has them, and the arrays) for compute capability 9.0a, of queries of one term: products by linear_wgmma.cuh.
 //
-// search_bound_wgmma   A block makes tiles of 128 rows × 256 queries, those of the same rows one after another.
+// search_bound_wgmma_128x256   A block makes tiles of 128 rows × 256 queries, those of the same rows one after another.
 #include "linear_wgmma.cuh"
 #include "search_bounds.cuh"
 
@@ -20,7 +20,7 @@ struct OneTerm {
     }
 };
 
-KERNEL_SM90A(search_bound_wgmma, 384, 1, ROWS_AND_QUERIES, uint4* kept, int* counts, const float* limits, int capacity, TENSOR_MAP(halves),
+KERNEL_SM90A(search_bound_wgmma_128x256, 384, 1, ROWS_AND_QUERIES, uint4* kept, int* counts, const float* limits, int capacity, TENSOR_MAP(halves),
              const float4* sides, TENSOR_MAP(own_halves), const float4* own_sides, int columns, int width, int classes, int distance) {
     const Found found{kept, counts, limits, capacity, 1, nullptr, nullptr};
     const OneTerm bounds{{OF_ROWS, OF_QUERIES, found, sides, own_sides, width, classes, 1, distance != 0}, {rows, columns}};

@@ -19,7 +19,7 @@ pub(super) const NAMES: [&str; 4] = {
 const ROUND: [&str; 3] = ["search_round_f32", "search_round_f16", "search_round_bf16"];
 const BOUND: &str = "search_bound";
 /// The same for queries of one term, on devices that have `wgmma`.
-pub(super) const WGMMA: [&str; 1] = ["search_bound_wgmma"];
+pub(super) const WGMMA: [&str; 1] = ["search_bound_wgmma_128x256"];
 
 /// Terms of a query that a lane has side by side.
 pub(crate) const MOST_TERMS: usize = 8;
