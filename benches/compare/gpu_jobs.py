@@ -5,7 +5,7 @@
         --data ../../target/data/bench.jsonl --out ../results/gpu.jsonl
 
 Rivals get what favours them: 16 bits, the model loaded and warm, texts tokenized and on the device beforehand, sorted by
-length so that padding is least, the batch size the best of a few. Ours is what `wherefore bench` reports (packed
+length so that padding is least, the batch size of forwards the best of a few. Gradients they take text by text. Ours is what `wherefore bench` reports (packed
 texts, from tokens in memory to results in memory), and for `train` and `index` the whole process.
 """
 
@@ -19,8 +19,7 @@ import time
 from pathlib import Path
 
 BATCHES = (64, 256, 1024)
-INTERNAL_BATCHES = (50, 200, 800)  # path points in one pass
-STEPS = 50
+STEPS = 50  # path points, all of a text's in one pass
 EPOCHS = 10  # of ours, so that steps take longer than starting and saving vary
 EXPLAINED = 32  # texts, as many as `wherefore bench` takes
 JOBS = ("forward", "explain", "search", "train", "index")
@@ -131,7 +130,7 @@ class Jobs:
                     total += torch.autograd.grad(logits, points)[0].float().sum(0, keepdim=True)
                 (total * (end - start) / STEPS).sum(-1).cpu()
 
-        self.best("torch", case, "gradients", units, INTERNAL_BATCHES[:1], by_hand)
+        self.best("torch", case, "gradients", units, (STEPS,), by_hand)
         try:
             from captum.attr import LayerIntegratedGradients
         except ImportError:
@@ -145,7 +144,7 @@ class Jobs:
                     scores = method.attribute(ids, torch.zeros_like(ids), target=0, n_steps=STEPS, internal_batch_size=size)
                     scores.sum(-1).cpu()
 
-            self.best("captum", case, "gradients", units, INTERNAL_BATCHES[:1], by_captum)
+            self.best("captum", case, "gradients", units, (STEPS,), by_captum)
         for precision in ("f16", "bf16x3", "f32"):
             options = ("--job", "explain", "--model", self.model, "--data", self.data)
             self.ours(f"{precision} / {case}", precision, "gradients", units, *options)
@@ -167,7 +166,8 @@ class Jobs:
                 self.results.add("torch", case, queries, "queries", self.median(work))
             del rows
         options = ("--job", "search", "--records", count, "--width", width, "--rule", "feature-dot")
-        self.ours("", "f32", "queries", 1, *options)
+        # The precision is that of bounds: rows and scores are f32.
+        self.ours("", "f16", "queries", 1, *options)
 
     def train(self):
         """An epoch in batches of 32 with dropout: PyTorch by autocast, ours as the whole process less one with a single step."""
