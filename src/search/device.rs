@@ -333,12 +333,13 @@ impl<S: Source + ?Sized> Job<'_, S> {
     /// What stands for δ of the factors, `[sets, f, K]`, where it is read.
     fn deltas<'b>(&'b self, piece: &'b Piece, sets: Vec<FactorRows<'b>>) -> Option<Part<'b, f32>> {
         let Self { source, form, shape, .. } = *self;
-        let (name, given) = match form.deltas {
+        // What is given is another's at every search.
+        let name = match form.deltas {
             Deltas::Unread => return None,
-            Deltas::Stored => ("stored", false),
-            Deltas::Unit => ("unit", false),
-            Deltas::Scaled => ("scaled", false),
-            Deltas::Given(_) => ("given", true),
+            Deltas::Stored => Some("stored"),
+            Deltas::Unit => Some("unit"),
+            Deltas::Scaled => Some("scaled"),
+            Deltas::Given(_) => None,
         };
         let len = sets.len() * piece.factors.rows.len() * shape.classes;
         let make = move || {
@@ -349,7 +350,7 @@ impl<S: Source + ?Sized> Job<'_, S> {
             }
             deltas
         };
-        Some(Part { key: piece.key_of(name).filter(|_| !given), len, make: Box::new(make) })
+        Some(Part { key: name.and_then(|name| piece.key_of(name)), len, make: Box::new(make) })
     }
 
     /// The group of each row, −1 for those that are not searched.
