@@ -38,7 +38,7 @@ struct Forward {
 
     // Identity, with and without a residual; GELU, with and without its slopes.
     static constexpr int WAYS = 4;
-    static constexpr bool BIASED = true;
+    static constexpr bool BIASED = true, SCREENED = false;
     DEVICE int way() const {
         if (!whole_eights(extent, out, slope, residual)) return ANY_WAY;
         if (activation == 0 && !slope) return residual ? 1 : 0;
@@ -87,7 +87,7 @@ struct Backward {
 
     // As it is, with slopes, or with a residual.
     static constexpr int WAYS = 3;
-    static constexpr bool BIASED = false;
+    static constexpr bool BIASED = false, SCREENED = false;
     DEVICE int way() const {
         if (!whole_eights(extent, out, slope, residual) || (slope && residual)) return ANY_WAY;
         return slope ? 1 : residual ? 2 : 0;

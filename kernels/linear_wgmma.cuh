@@ -15,6 +15,7 @@
 #pragma once
 #include "epilogue.cuh"
 #include "port_sm90a.cuh"
+#include "reduce.cuh"
 
 constexpr int BK = SWIZZLE_BYTES / 2;  // inputs a step
 constexpr int WARPGROUP_ROWS = 64;     // of a product
@@ -141,13 +142,32 @@ DEVICE void finish_by(const float (&sums)[BN / 2], const Beside<BN>& beside, flo
     }
 }
 
+// Of each group and half of a lane's sums, bit 2 group + half: whether there is anything to finish.
+template <int N, class Finish>
+DEVICE unsigned to_finish(const float (&sums)[N], Place place, const Finish& epilogue) {
+    static_assert(N / 16 * 2 <= 32, "a bit each");
+    unsigned marks = 0;
+    if constexpr (Finish::SCREENED) {
+        const float4 rows[2] = {epilogue.of_row(place.row), epilogue.of_row(place.row + 8)};
+#pragma unroll
+        for (int group = 0; group < N / 16; ++group)
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+                if (epilogue.any_passes(eight_of(sums, group, half), rows[half], place.column + GROUP * group)) marks |= 1u << (2 * group + half);
+    }
+    return Finish::SCREENED ? marks : ~0u;
+}
+
 // Sums in registers are not counted by a loop: it picks one group after another.
 template <int N, class Finish>
 DEVICE void finish_any(const float (&sums)[N], int warp_row, int tile_column, const Finish& epilogue) {
     const Place place(warp_row, tile_column);
     constexpr int GROUPS = N / 16;
+    const unsigned own = to_finish(sums, place, epilogue), any = Finish::SCREENED ? warp_or(own) : own;
+    if (!any) return;
 #pragma unroll 1
     for (int group = 0; group < GROUPS; ++group) {
+        if (!(any >> 2 * group & 3)) continue;
         float some[16];
 #pragma unroll
         for (int i = 0; i < 16; ++i) {
@@ -157,7 +177,7 @@ DEVICE void finish_any(const float (&sums)[N], int warp_row, int tile_column, co
         }
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-            epilogue.template finish<8>(place.row + 8 * half, place.column + GROUP * group, eight_of(some, 0, half));
+            if (own >> (2 * group + half) & 1) epilogue.template finish<8>(place.row + 8 * half, place.column + GROUP * group, eight_of(some, 0, half));
     }
 }
 

@@ -1,4 +1,4 @@
-// Sums and largest values over the lanes of a warp, or of a quad of it, in one fixed order: every lane has the result, and the same bits of it.
+// Sums, largest values and bits over the lanes of a warp, or of a quad of it, in one fixed order: every lane has the result, and the same bits of it.
 #pragma once
 #include "port.cuh"
 
@@ -10,6 +10,11 @@ DEVICE float warp_sum(float x) {
 DEVICE float warp_max(float x) {
 #pragma unroll
     for (int mask = WARP / 2; mask > 0; mask /= 2) x = fmaxf(x, shuffle_xor(x, mask));
+    return x;
+}
+DEVICE unsigned warp_or(unsigned x) {
+#pragma unroll
+    for (int mask = WARP / 2; mask > 0; mask /= 2) x |= shuffle(x, lane_id() ^ mask);
     return x;
 }
 

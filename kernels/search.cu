@@ -6,7 +6,7 @@
 // search_add      adds up each record's sums in their order, and keeps the scores in the same way: record r's are those from offsets[r] to the next.
 // search_rescore  Half a warp scores one record that search_bounds.cu put there without a score, and counts the query's.
 // search_select   One block sorts one end of one query's group, cuts it to the k best and notes the last one's score as the limit to reach.
-// search_gather   What is kept of all ends without the room beyond, uint4 [ends, k]: a block takes an end.
+// search_gather   What is kept of all ends without the room beyond, uint4 [ends, k], zeros where there is less: a block takes an end.
 //
 // A total is the exact sum of all scores of a group, as src/search/sum.rs holds it: whole numbers, so that no order shows in it. A scan adds to
 // `pending`, by way of shared memory where all of a block's sums fit; search_select adds that to `totals`, once all that was scanned is kept.
@@ -185,9 +185,10 @@ KERNEL(search_select, 512, uint4* kept, int* counts, int* scored, float* limits,
     }
 }
 
-KERNEL(search_gather, 128, uint4* gathered, const uint4* kept, int k, int capacity) {
+KERNEL(search_gather, 128, uint4* gathered, const uint4* kept, const int* counts, int k, int capacity) {
     const size_t end = blockIdx.x;
-    for (int i = threadIdx.x; i < k; i += blockDim.x) store(gathered + end * k + i, load<uint4>(kept + end * capacity + i));
+    const int count = min(counts[end], k);
+    for (int i = threadIdx.x; i < k; i += blockDim.x) store(gathered + end * k + i, i < count ? load<uint4>(kept + end * capacity + i) : make_uint4(0, 0, 0, 0));
 }
 
 KERNEL(search_add, 256, const float* sums, const int* offsets, const float* norms, const unsigned* indices, const int* group_of, int first, int records,

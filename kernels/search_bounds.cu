@@ -1,11 +1,12 @@
 // Search by bounds (search_bounds.cuh has them, and the arrays), on every device:
 //
 // search_round   A warp rounds a row, and takes its sides.
-// search_bound   A block multiplies 128 rows with 64 columns (linear_mma.cuh), and bounds each pair's score while its sums are in registers.
+// search_screen  A warp makes the screens of 32 rows, or of 32 columns, by the limits there are (search_screen.cuh).
+// search_bound   A block multiplies 128 rows with 64 columns (linear_mma.cuh), and bounds the scores of pairs that pass while their sums are in registers.
 //
 // Bound by the tensor cores: 2 · rows · Q · P · E operations.
 #include "linear_mma.cuh"
-#include "search_bounds.cuh"
+#include "search_screen.cuh"
 
 constexpr float LONGEST = 0x1p62f;         // of two vectors below this no product and no squared distance runs over
 constexpr int TOP = 14;                    // the exponent of the largest number of a rounded row
@@ -50,9 +51,37 @@ ROUND(f32)
 ROUND(f16)
 ROUND(bf16)
 
-KERNEL(search_bound, 256, ROWS_AND_QUERIES, uint4* kept, int* counts, const float* limits, int capacity, const f16* halves, const float4* sides,
-       int stride_of_halves, const f16* own_halves, const float4* own_sides, int columns, int terms, int width, int classes, int distance) {
+// `columns` of the screens, at least as many as queries.
+KERNEL(search_screen, 256, ROWS_AND_QUERIES, float4* row_screens, float4* column_screens, const float* limits, const float4* sides, const float4* own_sides,
+       int columns, int width, int classes, int distance) {
+    const Found found{nullptr, nullptr, limits, 0, 1, nullptr, nullptr};
+    const Screens screens{{OF_ROWS, OF_QUERIES, found, sides, own_sides, width, classes, 1, distance != 0}};
+    const int warp = int(blockIdx.x) * (int(blockDim.x) / WARP) + warp_id(), of_rows = (rows + WARP - 1) / WARP;
+    if (warp < of_rows) {
+        const float4 screen = screens.of_row(WARP * warp);
+        if (WARP * warp + lane_id() < rows) store(row_screens + WARP * warp + lane_id(), screen);
+    } else if (const int first = WARP * (warp - of_rows); first < columns) {
+        const float4 screen = screens.of_column(first);
+        if (first + lane_id() < columns) store(column_screens + first + lane_id(), screen);
+    }
+}
+
+// Of queries of several terms there are no screens.
+struct Columns {
+    Screened screened;
+
+    template <int N>
+    DEVICE void finish(int row, int column, const Vector<N>& sums) const {
+        if (screened.row_screens && !screened.any_passes(sums, screened.of_row(row), column)) return;
+        screened.bounds.finish(row, column, sums);
+    }
+};
+
+KERNEL(search_bound, 256, ROWS_AND_QUERIES, uint4* kept, int* counts, const float* limits, int capacity, const float4* row_screens,
+       const float4* column_screens, const f16* halves, const float4* sides, int stride_of_halves, const f16* own_halves, const float4* own_sides,
+       int columns, int terms, int width, int classes, int distance) {
     const Found found{kept, counts, limits, capacity, 1, nullptr, nullptr};
     const Bounds bounds{OF_ROWS, OF_QUERIES, found, sides, own_sides, width, classes, terms, distance != 0};
-    linear<Plain<f16>, 128, 64, 32, 32, 3>(Matrix{halves, rows, stride_of_halves}, Matrix{own_halves, columns, (width + 31) / 32 * 32}, bounds);
+    linear<Plain<f16>, 128, 64, 32, 32, 3>(Matrix{halves, rows, stride_of_halves}, Matrix{own_halves, columns, (width + 31) / 32 * 32},
+                                           Columns{{bounds, row_screens, column_screens}});
 }

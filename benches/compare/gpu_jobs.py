@@ -5,7 +5,7 @@
         --data ../../target/data/bench.jsonl --out ../results/gpu.jsonl
 
 Rivals get what favours them: 16 bits, the model loaded and warm, texts tokenized and on the device beforehand, sorted by
-length so that padding is least, the batch size of forwards the best of a few. Gradients they take text by text. Ours is what `wherefore bench` reports (packed
+length so that padding is least, the batch size the best of a few. Ours is what `wherefore bench` reports (packed
 texts, from tokens in memory to results in memory), and for `train` and `index` the whole process.
 """
 
@@ -21,6 +21,7 @@ from pathlib import Path
 BATCHES = (64, 256, 1024)
 STEPS = 50  # path points, all of a text's in one pass
 EPOCHS = 10  # of ours, so that steps take longer than starting and saving vary
+TOGETHER = (1, 4, 16)  # texts that rivals' explainers take at a time
 EXPLAINED = 32  # texts, as many as `wherefore bench` takes
 JOBS = ("forward", "explain", "search", "train", "index")
 
@@ -110,41 +111,40 @@ class Jobs:
             self.ours(case, precision, "tokens", tokens, "--job", "forward", "--model", self.model, "--data", self.data)
 
     def explain(self):
-        """Integrated gradients by Captum, text by text, and by hand for one text after another without it."""
+        """Integrated gradients by Captum, and by hand without it: a few texts of like length together, all their steps in one pass."""
         torch = self.torch
         half = self.rival.half().cuda().eval().requires_grad_(False)
         chosen = self.ids[:: -(-len(self.ids) // EXPLAINED)]
         table = half.bert.embeddings.word_embeddings
         units, case = len(chosen) * STEPS, f"integrated gradients, {STEPS} steps, f16"
+        batches = {size: [pad(torch, chosen[start : start + size]) for start in range(0, len(chosen), size)] for size in TOGETHER}
+        alphas = (torch.arange(STEPS, device="cuda", dtype=torch.float16) + 0.5) / STEPS
 
         def by_hand(size):
             """The same sum with nothing but what it needs."""
-            for ids in chosen:
-                ids = torch.tensor(ids, device="cuda")[None]
+            for ids, mask in batches[size]:
                 end = table(ids)
                 start = table(torch.zeros_like(ids))
-                total = torch.zeros_like(end, dtype=torch.float32)
-                for alphas in torch.linspace(0, 1, STEPS, device="cuda", dtype=torch.float16).split(size):
-                    points = (start + alphas[:, None, None] * (end - start)).requires_grad_()
-                    logits = half(inputs_embeds=points).logits[:, 0].sum()
-                    total += torch.autograd.grad(logits, points)[0].float().sum(0, keepdim=True)
+                # [steps, texts, length, width], then every point of every text as a text of its own.
+                points = (start + alphas[:, None, None, None] * (end - start)).flatten(0, 1).requires_grad_()
+                logits = half(inputs_embeds=points, attention_mask=mask.repeat(STEPS, 1)).logits[:, 0].sum()
+                total = torch.autograd.grad(logits, points)[0].float().unflatten(0, (STEPS, -1)).sum(0)
                 (total * (end - start) / STEPS).sum(-1).cpu()
 
-        self.best("torch", case, "gradients", units, (STEPS,), by_hand)
+        self.best("torch", case, "gradients", units, TOGETHER, by_hand)
         try:
             from captum.attr import LayerIntegratedGradients
         except ImportError:
             print("no captum: left out")
         else:
-            method = LayerIntegratedGradients(lambda ids: half(input_ids=ids).logits, table)
+            method = LayerIntegratedGradients(lambda ids, mask: half(input_ids=ids, attention_mask=mask).logits, table)
 
             def by_captum(size):
-                for ids in chosen:
-                    ids = torch.tensor(ids, device="cuda")[None]
-                    scores = method.attribute(ids, torch.zeros_like(ids), target=0, n_steps=STEPS, internal_batch_size=size)
-                    scores.sum(-1).cpu()
+                for ids, mask in batches[size]:
+                    options = {"target": 0, "n_steps": STEPS, "internal_batch_size": size * STEPS}
+                    method.attribute(ids, torch.zeros_like(ids), additional_forward_args=(mask,), **options).sum(-1).cpu()
 
-            self.best("captum", case, "gradients", units, (STEPS,), by_captum)
+            self.best("captum", case, "gradients", units, TOGETHER, by_captum)
         for precision in ("f16", "bf16x3", "f32"):
             options = ("--job", "explain", "--model", self.model, "--data", self.data)
             self.ours(f"{precision} / {case}", precision, "gradients", units, *options)

@@ -617,8 +617,9 @@ impl Search<'_> {
     fn gather(&self) -> Result<Tensor> {
         let (device, ends) = (self.device, self.kept.len());
         let gathered = device.allocate(Number::F32, ends * self.k * ENTRY_BYTES / 4)?;
-        let [from, to] = [&self.on_device.kept, &gathered].map(|tensor| device.address(tensor, 0));
-        let arguments = [to, from, self.k.into(), self.capacity.into()];
+        let [to, from, counts] =
+            [&gathered, &self.on_device.kept, &self.on_device.counts].map(|tensor| device.address(tensor, 0));
+        let arguments = [to, from, counts, self.k.into(), self.capacity.into()];
         device.launch(GATHER, Shape { grid: [ends, 1], threads: 128, shared_bytes: 0 }, &arguments)?;
         Ok(gathered)
     }

@@ -12,11 +12,12 @@ use super::tensor_map::TensorMap;
 use crate::backend::Precision;
 use crate::error::Result;
 
-pub(super) const NAMES: [&str; 4] = {
+pub(super) const NAMES: [&str; 5] = {
     let [a, b, c] = ROUND;
-    [a, b, c, BOUND]
+    [a, b, c, SCREEN, BOUND]
 };
 const ROUND: [&str; 3] = ["search_round_f32", "search_round_f16", "search_round_bf16"];
+const SCREEN: &str = "search_screen";
 const BOUND: &str = "search_bound";
 /// The same for queries of one term, on devices that have `wgmma`.
 pub(super) const WGMMA: [&str; 1] = ["search_bound_wgmma_128x256"];
@@ -27,8 +28,11 @@ pub(crate) const MOST_TERMS: usize = 8;
 /// Rows and columns of a block, and its shared memory: three stages of 32 inputs.
 const BLOCK: [usize; 2] = [128, 64];
 const SHARED_BYTES: usize = 3 * 2 * 32 * (BLOCK[0] + BLOCK[1]);
-/// Rows that a block rounds.
+/// Rows that a block rounds, and rows and columns that it makes screens of.
 const ROUNDED_ROWS: usize = 8;
+const SCREENED: usize = 256;
+/// Numbers of a screen.
+const SCREEN_LEN: usize = 4;
 /// Rounded rows begin at multiples of 16 bytes.
 const ALIGNMENT: usize = 8;
 
@@ -110,13 +114,22 @@ impl Bounding {
         let wgmma = self.products == Products::Wgmma && self.terms == 1 && self.columns > BLOCK[1];
         let (halves, own_halves) = (rounded.halves(device, start), device.place(&self.halves, 0));
         let sides = [device.address(rounded.made, 4 * start), device.address(&self.sides, 0)];
+        let screens = if self.terms == 1 {
+            Some(self.screens(device, rows, of_pairs, &[&[kept[2]], &sides[..]].concat(), sizes)?)
+        } else {
+            None
+        };
+        let screen = |number: usize| {
+            screens.as_ref().map_or(Argument::Address(0), |screens| device.address(&screens[number], 0))
+        };
+        let kept = [&kept[..], &[screen(0), screen(1)]].concat();
         if wgmma {
             let map =
                 |address, shape, rows| TensorMap::at(device, address, Number::F16, shape, rows).map(Argument::Map);
             let halves = map(halves, [rows, rounded.stride()], X_BOX)?;
             let own_halves = map(own_halves, [columns, rounded.width.next_multiple_of(STEP)], WEIGHT_BOX)?;
             let own = [halves, sides[0], own_halves, sides[1], columns.into()];
-            let arguments = [of_pairs, kept, &own, sizes].concat();
+            let arguments = [of_pairs, &kept, &own, sizes].concat();
             let Tile { rows: of_rows, columns: of_columns, threads, shared_bytes, .. } = TILES_F16[0];
             let tiles = rows.div_ceil(of_rows) * columns.div_ceil(of_columns);
             let shape = Shape { grid: [tiles.min(device.multiprocessors()), 1], threads, shared_bytes };
@@ -131,9 +144,29 @@ impl Bounding {
             columns.into(),
             self.terms.into(),
         ];
-        let arguments = [of_pairs, kept, &own, sizes].concat();
+        let arguments = [of_pairs, &kept, &own, sizes].concat();
         let grid = [rows.div_ceil(BLOCK[0]), self.columns.div_ceil(BLOCK[1])];
         device.launch(BOUND, Shape { grid, threads: 256, shared_bytes: SHARED_BYTES }, &arguments)
+    }
+
+    /// What pairs of these rows and all queries pass or fail by the limits there are: of the rows, and of all columns of whole tiles.
+    fn screens(
+        &self,
+        device: &Device,
+        rows: usize,
+        of_pairs: &[Argument],
+        limits_and_sides: &[Argument],
+        sizes: &[Argument; 3],
+    ) -> Result<[Tensor; 2]> {
+        let columns = self.columns.next_multiple_of(TILES_F16[0].columns);
+        let make = |count: usize| device.allocate(Number::F32, SCREEN_LEN * count);
+        let screens = [make(rows)?, make(columns)?];
+        let own = [device.address(&screens[0], 0), device.address(&screens[1], 0)];
+        let arguments = [of_pairs, &own, limits_and_sides, &[columns.into()], sizes].concat();
+        // A warp has only rows, or only columns.
+        let blocks = (rows.next_multiple_of(32) + columns).div_ceil(SCREENED);
+        device.launch(SCREEN, Shape { grid: [blocks, 1], threads: SCREENED, shared_bytes: 0 }, &arguments)?;
+        Ok(screens)
     }
 }
 
