@@ -129,16 +129,17 @@ DEVICE void rescore(const Rows& rows, const Queries& queries, uint4* kept, const
     uint4* const at = kept + size_t(end) * capacity + max(0, min(place, count - 1));
     Entry entry = load_entry(at);
     const int row = int(entry.row) - rows.first;
+    const bool is_here = place < count && row >= 0 && row < rows.count;  // others are of chunks that were scanned beside this one
     float sum = 0.0f;
     for (int pass = 0; pass < queries.passes; ++pass) {
         const T* const features = static_cast<const T*>(rows.features) + size_t(queries.pass_sets[pass]) * rows.stride * width;
-        const RowsOf<T, 1> of_row(features, max(row, 0), rows.count, width);
+        const RowsOf<T, 1> of_row(features, is_here ? row : 0, rows.count, width);
         const RowsOf<float, 1> of_query(queries.features + size_t(pass) * queries.count * width, query, queries.count, width);
         float own = 0.0f;
         products<T, DISTANCE, 1, 1>(of_row, of_query, width, [&](int, float product) { own = product; });
-        if (place < count) sum = with_pass<DISTANCE>(sum, own, rows, queries, pass, row, query, classes);
+        if (is_here) sum = with_pass<DISTANCE>(sum, own, rows, queries, pass, row, query, classes);
     }
-    if (place >= count || lane_id() % LANES) return;
+    if (!is_here || lane_id() % LANES) return;
     // One that may belong to both ends is counted at the first.
     if (end % 2 == 0 || entry.score == 0.0f) atomic_increment(candidates + query);
     entry.score = finished(sum, rows.norms, queries.norms[query], row);

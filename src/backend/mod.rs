@@ -19,7 +19,7 @@ pub mod reference;
 mod sketch;
 pub mod training;
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use crate::error::{Error, Result};
 use crate::tokens::{Masked, PackedBatch};
@@ -316,6 +316,15 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn upload(&self, values: &[f32]) -> Result<Self::Tensor>;
     /// The first `out.len()` numbers of a buffer.
     fn download(&self, out: &mut [f32], tensor: &Self::Tensor) -> Result<()>;
+    /// [`Backend::download`] of several, which waits but once: for what was computed until now, and not for what others begin meanwhile.
+    fn download_all(&self, wanted: &mut [(&mut [f32], &Self::Tensor)]) -> Result<()> {
+        wanted.iter_mut().try_for_each(|(out, tensor)| self.download(out, tensor))
+    }
+    /// Held while a batch's work is handed to a device that does one thing after another, so that no other batch's comes in between: each is
+    /// done, and its results are fetched, while the next one's runs.
+    fn turn(&self) -> Option<MutexGuard<'_, ()>> {
+        None
+    }
     /// A batch to the device.
     fn stage(&self, batch: PackedBatch) -> Result<Self::Batch>;
     /// Masked texts to the device, as [`Backend::stage`] would take them expanded.

@@ -132,8 +132,7 @@ impl<B: Backend> Classifier<B> {
             _ => backend.linear(sum, hidden, &self.dense, self.activation, None, sequences)?,
         }
         backend.linear(logits, sum, &self.last, Activation::Identity, None, sequences)?;
-        backend.download(&mut outputs.features, sum)?;
-        backend.download(&mut outputs.logits, logits)?;
+        backend.download_all(&mut [(&mut outputs.features, sum), (&mut outputs.logits, logits)])?;
         Ok(outputs)
     }
 }

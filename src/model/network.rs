@@ -102,7 +102,10 @@ impl<B: Backend> Network<B> {
         };
         let path = path.map(|path| backend.stage_path(path)).transpose()?;
         let mut pass = Pass { backend, space, batch: &batch, path: path.as_ref(), tokens, sequences, keep };
-        self.encoder.forward(&mut pass, &mut maps)?;
+        {
+            let _turn = backend.turn();
+            self.encoder.forward(&mut pass, &mut maps)?;
+        }
         let said = self.head.forward(&mut pass, self.encoder.width(), picks)?;
         let folded = match &ask {
             Ask::Gradient(objectives, fold) => self.gradients(&mut pass, &said, objectives, *fold)?,
@@ -129,7 +132,10 @@ impl<B: Backend> Network<B> {
         let mut folded = Vec::new();
         for target in objectives.chunks_exact(pass.sequences) {
             let seeds = self.head.backward(pass, said, target)?;
-            self.encoder.backward(pass, &mut Maps::none())?;
+            {
+                let _turn = self.backend.turn();
+                self.encoder.backward(pass, &mut Maps::none())?;
+            }
             let mut values = self.encoder.fold(pass, fold)?;
             seeds.divide(&mut values);
             folded.extend(values);

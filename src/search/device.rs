@@ -243,10 +243,9 @@ impl<S: Source + ?Sized> Job<'_, S> {
             if stopped.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
-            let scanning = running.begin(rows)?;
+            running.scan(rows)?;
             next = pieces.next();
             sent = next.as_ref().map(send).transpose()?;
-            running.complete(scanning)?;
             progress.advance(piece.span.rows)?;
             if self.shape.bytes > self.options.memory {
                 self.source.release(piece.span.shard);

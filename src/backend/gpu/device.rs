@@ -8,11 +8,12 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUfunction_attribute, CUresult};
 use cudarc::driver::{
-    CudaContext, CudaEvent, CudaFunction, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg, result,
+    CudaContext, CudaEvent, CudaFunction, CudaSlice, CudaStream, CudaView, DriverError, LaunchConfig, PushKernelArg,
+    result,
 };
 use cudarc::nvrtc::Ptx;
 
@@ -145,6 +146,7 @@ pub(super) struct Device {
     kernels: HashMap<&'static str, Kernel>,
     staging: Staging,
     resident: Resident,
+    turn: Mutex<()>,
 }
 
 /// What runs one after another; between streams only events tell before from after.
@@ -243,7 +245,7 @@ impl Device {
             }
         }
         let staging = Staging::new(context.clone());
-        Ok(Self { info, multiprocessors, context, streams, kernels, staging, resident: Resident::default() })
+        Ok(Self { info, multiprocessors, context, streams, kernels, staging, resident: Resident::default(), turn: Mutex::default() })
     }
 
     pub(super) fn info(&self) -> &Info {
@@ -338,10 +340,21 @@ impl Device {
 
     /// The first bytes of a buffer, to `read`, when the kernels launched until now have run.
     pub(super) fn download<R>(&self, tensor: &Tensor, bytes: usize, read: impl FnOnce(&[u8]) -> R) -> Result<R> {
+        let (mut read, mut seen) = (Some(read), None);
+        self.fetch(&[tensor.memory.slice(..bytes)], |_, bytes| seen = read.take().map(|read| read(bytes)))?;
+        Ok(seen.expect("each buffer is read once"))
+    }
+
+    /// What buffers hold, to `read` with their places in the list, when the kernels launched until now have run.
+    pub(super) fn fetch(&self, buffers: &[CudaView<'_, u8>], read: impl FnMut(usize, &[u8])) -> Result<()> {
         let Streams { kernels, fetching, .. } = &self.streams;
-        let fetched =
-            fetching.join(kernels).and_then(|()| self.staging.download(fetching, &tensor.memory.slice(..bytes), read));
+        let fetched = fetching.join(kernels).and_then(|()| self.staging.download(fetching, buffers, read));
         fetched.map_err(|error| self.failed("copy from the device", error))
+    }
+
+    /// Held by who launches kernels that others' should not come in between of.
+    pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes every byte of a buffer zero, when the kernels launched until now have run.

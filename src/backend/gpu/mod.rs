@@ -49,7 +49,7 @@ pub(crate) use search_bounds::MOST_TERMS;
 pub use sums::Sums;
 pub use tensor::Tensor;
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use self::device::Device;
 use self::embed_path::OnPath;
@@ -253,9 +253,23 @@ impl Backend for Gpu {
     }
 
     fn download(&self, out: &mut [f32], tensor: &Tensor) -> Result<()> {
-        assert!(out.len() <= tensor.len, "more numbers than the buffer has");
-        let number = tensor.number;
-        self.device.download(tensor, out.len() * number.bytes(), |bytes| number.read(out, bytes))
+        self.download_all(&mut [(out, tensor)])
+    }
+
+    fn download_all(&self, wanted: &mut [(&mut [f32], &Tensor)]) -> Result<()> {
+        let mut buffers = Vec::with_capacity(wanted.len());
+        for &(ref out, tensor) in &*wanted {
+            assert!(out.len() <= tensor.len, "more numbers than the buffer has");
+            buffers.push(tensor.memory.slice(..out.len() * tensor.number.bytes()));
+        }
+        self.device.fetch(&buffers, |place, bytes| {
+            let (out, tensor) = &mut wanted[place];
+            tensor.number.read(out, bytes);
+        })
+    }
+
+    fn turn(&self) -> Option<MutexGuard<'_, ()>> {
+        Some(self.device.turn())
     }
 
     fn stage(&self, batch: PackedBatch) -> Result<Batch> {

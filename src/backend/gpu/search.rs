@@ -1,7 +1,9 @@
 //! Launches `kernels/search.cu`: rows that stream past queries, and both ends of each query's ranking in each group of rows.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use cudarc::driver::CudaEvent;
@@ -44,7 +46,7 @@ const LIMBS: usize = 10;
 const SHARED_GROUPS: usize = 16;
 
 const CHUNK_BYTES: Range<usize> = 64 << 20..512 << 20;
-/// See [`Search::growth`].
+/// See [`Search::most_rows`].
 const BOUNDED_GROWTH: usize = 3;
 
 /// The longest ends that are kept.
@@ -159,27 +161,50 @@ pub(crate) struct Search<'a> {
     /// Rows that have passed, and those of them of which every score was computed, where they are searched.
     seen: usize,
     scored: usize,
+    /// What is being scanned, all of it by bounds or none: nothing is known of how many records have reached an end.
+    round: Vec<Scanned>,
     /// Where bounds may leave records out, and it has been worth it.
     bounding: Option<Bounding>,
 }
 
 /// The queries and what was found, on the device.
 struct OnDevice {
-    features: Tensor,
-    biases: Tensor,
-    classes: Option<Tensor>,
-    weights: Option<Tensor>,
-    norms: Tensor,
-    sets: Tensor,
-    rates: Tensor,
-    after: Option<Tensor>,
+    /// Everything below that is a place, sent at once.
+    memory: Tensor,
+    features: usize,
+    biases: usize,
+    classes: Option<usize>,
+    weights: Option<usize>,
+    norms: usize,
+    sets: usize,
+    rates: usize,
+    after: Option<usize>,
+    /// How many of those kept have their scores.
+    scored: usize,
+    limits: usize,
     kept: Tensor,
     counts: Tensor,
-    /// How many of those have their scores.
-    scored: Tensor,
-    limits: Tensor,
     /// Of what is being scanned, and of what was kept.
     totals: Option<[Tensor; 2]>,
+}
+
+/// Numbers of 32 bits that are sent together, each part from a multiple of 16 bytes on.
+#[derive(Default)]
+struct Words(Vec<f32>);
+
+impl Words {
+    /// Where they begin.
+    fn push(&mut self, part: &[f32]) -> usize {
+        let place = self.0.len().next_multiple_of(4);
+        self.0.resize(place, 0.0);
+        self.0.extend_from_slice(part);
+        place
+    }
+
+    /// The same, where there are any.
+    fn push_some(&mut self, part: &[f32]) -> Option<usize> {
+        (!part.is_empty()).then(|| self.push(part))
+    }
 }
 
 impl Gpu {
@@ -213,29 +238,35 @@ impl Gpu {
         assert!((1..=MOST_KEPT).contains(&k), "more records than are kept");
         let (device, groups) = (&self.device, asked.queries * asked.groups);
         let (ends, capacity) = (2 * groups, capacity(k));
-        let words = |values: &[f32]| device.upload(Number::F32, bytemuck::cast_slice(values));
         let limits: Vec<f32> = (0..ends).map(|end| [f32::NEG_INFINITY, f32::INFINITY][end % 2]).collect();
-        let some = |values: &[f32]| (!values.is_empty()).then(|| words(values)).transpose();
         assert!(asked.after.is_empty() || asked.after.len() == ends, "an entry for each end");
-        let after: Vec<u8> = asked.after.iter().flat_map(Entry::bytes).collect();
-        let sums = || words(&vec![0.0; groups * LIMBS * 2]);
+        let after: Vec<f32> = asked.after.iter().flat_map(Entry::words).collect();
+        let zeros = |len| device.upload(Number::F32, &vec![0; 4 * len]);
+        let mut words = Words::default();
         let on_device = OnDevice {
-            features: words(&asked.features)?,
-            biases: words(&asked.biases)?,
-            classes: some(bytemuck::cast_slice(&asked.weights.classes))?,
-            weights: some(&asked.weights.deltas)?,
-            norms: words(&asked.norms)?,
-            sets: words(bytemuck::cast_slice(&asked.sets))?,
-            rates: words(&asked.rates)?,
-            after: (!after.is_empty()).then(|| device.upload(Number::F32, &after)).transpose()?,
+            features: words.push(&asked.features),
+            biases: words.push(&asked.biases),
+            classes: words.push_some(bytemuck::cast_slice(&asked.weights.classes)),
+            weights: words.push_some(&asked.weights.deltas),
+            norms: words.push(&asked.norms),
+            sets: words.push(bytemuck::cast_slice(&asked.sets)),
+            rates: words.push(&asked.rates),
+            after: words.push_some(&after),
+            scored: words.push(&vec![0.0; ends]),
+            limits: words.push(&limits),
+            memory: device.upload(Number::F32, bytemuck::cast_slice(&words.0))?,
             kept: device.allocate(Number::F32, ends * capacity * ENTRY_BYTES / 4)?,
-            counts: words(&vec![0.0; ends])?,
-            scored: words(&vec![0.0; ends])?,
-            limits: words(&limits)?,
-            totals: if asked.totals { Some([sums()?, sums()?]) } else { None },
+            counts: zeros(ends)?,
+            totals: if asked.totals {
+                let sums = || zeros(groups * LIMBS * 2);
+                Some([sums()?, sums()?])
+            } else {
+                None
+            },
         };
         let bounding = asked.bounds.then(|| Bounding::new(device, self.products, &asked, k)).transpose()?;
-        Ok(Search { device, asked, on_device, k, capacity, kept: vec![0; ends], seen: 0, scored: 0, bounding })
+        let (kept, round) = (vec![0; ends], Vec::new());
+        Ok(Search { device, asked, on_device, k, capacity, kept, seen: 0, scored: 0, round, bounding })
     }
 
     /// Begins to copy a chunk to the device, beside what is computed there; of features that are there already there is nothing to copy.
@@ -258,7 +289,7 @@ impl Gpu {
             group_of: chunk.groups,
             factors: chunk.factors.map(factors).transpose()?,
             key: chunk.key,
-            rounded: None,
+            rounded: OnceCell::new(),
             arrived: device.sent()?,
         })
     }
@@ -297,7 +328,7 @@ pub(crate) struct Sent {
     factors: Option<SentFactors>,
     key: Option<Key>,
     /// What bounds are found from, once they are.
-    rounded: Option<Arc<Tensor>>,
+    rounded: OnceCell<Arc<Tensor>>,
     /// When all of it is there.
     arrived: CudaEvent,
 }
@@ -318,6 +349,11 @@ impl Sent {
         }
     }
 
+    /// Whether the device keeps it in any case.
+    fn stays(&self) -> bool {
+        Arc::strong_count(&self.features) > 1
+    }
+
     /// How many of these records are searched.
     fn searched(&self, records: &Range<usize>) -> usize {
         let groups = self.group_of.as_ref().map(|groups| &groups[records.clone()]);
@@ -325,88 +361,127 @@ impl Sent {
     }
 }
 
-/// A chunk that is being scanned.
-pub(crate) struct Scanning {
-    rows: Sent,
-    /// What is being scanned, and what is to be scanned after it, the last first.
+/// Some of a chunk's rows.
+struct Scanned {
+    rows: Rc<Sent>,
     range: Range<usize>,
-    left: Vec<Range<usize>>,
-    /// Whether by bounds.
-    bounded: bool,
 }
 
-impl Search<'_> {
-    /// Begins to score a chunk's rows: at first as many as there is room to keep, then some times as many as there were, since few of them will be
-    /// among the best.
-    pub(crate) fn begin(&self, rows: Sent) -> Result<Scanning> {
-        self.device.await_sent(&rows.arrived)?;
-        let left = std::iter::once(0..rows.rows).collect();
-        let mut scanning = Scanning { left, range: 0..0, bounded: false, rows };
-        self.next(&mut scanning)?;
-        Ok(scanning)
+impl Scanned {
+    /// The first so many rows, and the others.
+    fn split_at(self, middle: usize) -> [Self; 2] {
+        let Range { start, end } = self.range;
+        let part = |range| Self { rows: Rc::clone(&self.rows), range };
+        [part(start..start + middle), part(start + middle..end)]
     }
+}
 
-    /// Scores what is left of a chunk, and keeps the best.
-    pub(crate) fn complete(&mut self, mut scanning: Scanning) -> Result<()> {
-        while !scanning.range.is_empty() {
-            let Range { start, end } = scanning.range;
-            let counts = self.counts()?;
-            if !self.is_worth(&scanning, &counts) {
-                self.restore()?;
-                self.bounding = None;
-                scanning.left.push(start..end);
-            } else if counts.iter().all(|&count| count as usize <= self.capacity) {
-                if scanning.bounded {
-                    self.launch_rescore(&scanning.rows, &scanning.range, &counts)?;
-                } else {
-                    self.scored += scanning.rows.searched(&scanning.range);
-                }
-                self.kept = counts.into_iter().map(|count| count.min(self.k as i32)).collect();
-                self.launch_select()?;
-                self.seen += end - start;
-            } else {
-                // Nothing has been kept of them yet. Half of them, and half again: `capacity − k` rows always fit.
-                self.restore()?;
-                let middle = usize::midpoint(start, end);
-                scanning.left.extend([middle..end, start..middle]);
+/// Rounds: what is scanned before anybody looks at how many records have reached an end. There is room for all that are expected to, in any order
+/// that does not favour them; where there was not, nothing has been kept yet, and half as many rows are scanned again.
+impl Search<'_> {
+    /// Scores a chunk's rows. When this returns they may still be being scanned, those before them no longer where the device keeps none of them.
+    pub(crate) fn scan(&mut self, rows: Sent) -> Result<()> {
+        if self.round.iter().any(|scanned| !scanned.rows.stays()) {
+            self.settle()?;
+        }
+        self.device.await_sent(&rows.arrived)?;
+        let (rows, mut start) = (Rc::new(rows), 0);
+        while start < rows.rows {
+            let room = self.most_rows().saturating_sub(self.rows_in_round());
+            if room == 0 {
+                self.settle()?;
+                continue;
             }
-            self.next(&mut scanning)?;
+            let end = self.fitting(&rows, start..rows.rows.min(start + room));
+            self.launch(Scanned { rows: Rc::clone(&rows), range: start..end })?;
+            start = end;
         }
         Ok(())
     }
 
-    /// Whether bounds, where these came of them, leave out enough.
-    fn is_worth(&mut self, scanning: &Scanning, counts: &[i32]) -> bool {
-        let Some(bounding) = self.bounding.as_mut().filter(|_| scanning.bounded) else { return true };
-        let candidates = counts.iter().zip(&self.kept).map(|(count, kept)| (count - kept) as usize).sum();
-        let fit = counts.iter().all(|&count| count as usize <= self.capacity);
-        bounding.is_worth(candidates, self.asked.queries * scanning.range.len(), fit)
-    }
-
-    /// Begins to scan the next rows there are, none where there are none.
-    fn next(&self, scanning: &mut Scanning) -> Result<()> {
-        scanning.range = 0..0;
-        let Some(Range { start, end }) = scanning.left.pop() else { return Ok(()) };
-        // Limits first: without them every record is a candidate.
-        scanning.bounded = self.bounding.is_some() && self.seen >= self.capacity;
-        let most = end.min(start + (self.seen * self.growth(scanning.bounded)).max(self.capacity));
-        let middle = self.fitting(&scanning.rows, start..most);
-        if middle < end {
-            scanning.left.push(middle..end);
-        }
-        scanning.range = start..middle;
-        match &self.bounding {
-            _ if scanning.range.is_empty() => Ok(()),
-            Some(bounding) if scanning.bounded => self.launch_bounds(bounding, scanning),
-            _ => self.launch_scan(&scanning.rows, &scanning.range),
-        }
-    }
-
-    /// How many times as many rows as have passed are scanned next. Of m times as many, m k are expected to reach the limit of before, in any order that does
-    /// not favour them: half of the room is for those that are not. What bounds let through is scored one by one, so that limits are kept closer.
-    fn growth(&self, bounded: bool) -> usize {
+    /// Rows of a round: at first as many as there is room to keep, then some times as many as there were. Of m times as many, m k are expected to reach
+    /// the limit of before: half of the room is for those that are not expected. What bounds let through is scored one by one, so that limits are kept closer.
+    fn most_rows(&self) -> usize {
         let most = self.capacity / (2 * self.k) - 1;
-        if bounded { most.min(BOUNDED_GROWTH) } else { most }
+        let growth = if self.bounds() { most.min(BOUNDED_GROWTH) } else { most };
+        (self.seen * growth).max(self.capacity)
+    }
+
+    /// Whether the round goes by bounds. Limits come first: without them every record is a candidate.
+    fn bounds(&self) -> bool {
+        self.bounding.is_some() && self.seen >= self.capacity
+    }
+
+    fn rows_in_round(&self) -> usize {
+        self.round.iter().map(|scanned| scanned.range.len()).sum()
+    }
+
+    /// Adds rows to the round.
+    fn launch(&mut self, scanned: Scanned) -> Result<()> {
+        match &self.bounding {
+            Some(bounding) if self.bounds() => self.launch_bounds(bounding, &scanned)?,
+            _ => self.launch_scan(&scanned.rows, &scanned.range)?,
+        }
+        self.round.push(scanned);
+        Ok(())
+    }
+
+    /// Waits for the round, and keeps the best of it.
+    fn settle(&mut self) -> Result<()> {
+        if self.round.is_empty() {
+            return Ok(());
+        }
+        let counts = self.counts()?;
+        let fit = counts.iter().all(|&count| count as usize <= self.capacity);
+        if !self.is_worth(&counts, fit) {
+            self.restore()?;
+            self.bounding = None;
+            let round = std::mem::take(&mut self.round);
+            round.into_iter().try_for_each(|scanned| self.launch(scanned))?;
+            return self.settle();
+        }
+        if !fit {
+            self.restore()?;
+            return self.scan_halves();
+        }
+        if let Some(bounding) = self.bounding.as_ref().filter(|_| self.bounds()) {
+            self.round.iter().try_for_each(|scanned| self.launch_rescore(bounding, scanned, &counts))?;
+        } else {
+            self.scored += self.round.iter().map(|scanned| scanned.rows.searched(&scanned.range)).sum::<usize>();
+        }
+        self.kept = counts.into_iter().map(|count| count.min(self.k as i32)).collect();
+        self.launch_select()?;
+        self.seen += self.rows_in_round();
+        self.round.clear();
+        Ok(())
+    }
+
+    /// Whether bounds, where these came of them, leave out enough.
+    fn is_worth(&mut self, counts: &[i32], fit: bool) -> bool {
+        let (bounds, rows) = (self.bounds(), self.rows_in_round());
+        let Some(bounding) = self.bounding.as_mut().filter(|_| bounds) else { return true };
+        let candidates = counts.iter().zip(&self.kept).map(|(count, kept)| (count - kept) as usize).sum();
+        bounding.is_worth(candidates, self.asked.queries * rows, fit)
+    }
+
+    /// Two rounds in place of this one, each again two where it has to be: `capacity − k` rows always fit.
+    fn scan_halves(&mut self) -> Result<()> {
+        let mut middle = self.rows_in_round().div_ceil(2);
+        let mut halves = [Vec::new(), Vec::new()];
+        for scanned in std::mem::take(&mut self.round) {
+            let here = middle.min(scanned.range.len());
+            middle -= here;
+            for (half, part) in halves.iter_mut().zip(scanned.split_at(here)) {
+                if !part.range.is_empty() {
+                    half.push(part);
+                }
+            }
+        }
+        for half in halves {
+            half.into_iter().try_for_each(|scanned| self.launch(scanned))?;
+            self.settle()?;
+        }
+        Ok(())
     }
 
     /// Where to end, so that there is room for the sums of these records' factors.
@@ -426,7 +501,7 @@ impl Search<'_> {
         let totals = optional(device, queries.totals.as_ref().map(|totals| &totals[0]), 0);
         let own = [
             asked.groups.into(),
-            optional(device, queries.after.as_ref(), 0),
+            self.of_queries(queries.after),
             // Of the sums of factors there is no total.
             if sums.is_some() { Argument::Address(0) } else { totals },
             optional(device, sums.as_ref(), 0),
@@ -453,7 +528,7 @@ impl Search<'_> {
             (rows.first + range.start).into(),
             range.len().into(),
             factors.len().into(),
-            device.address(&queries.norms, 0),
+            self.of_queries(Some(queries.norms)),
             asked.queries.into(),
         ];
         let arguments = [&arguments[..], &keeping, &own[..2], &[totals]].concat();
@@ -467,24 +542,22 @@ impl Search<'_> {
         if totals && groups <= SHARED_GROUPS { queries * groups * LIMBS * size_of::<u64>() } else { 0 }
     }
 
-    fn launch_bounds(&self, bounding: &Bounding, scanning: &mut Scanning) -> Result<()> {
-        let (device, asked, rows) = (self.device, &self.asked, &mut scanning.rows);
-        if rows.rounded.is_none() {
-            let make = || Rounded::make(device, &rows.features, rows.rows, asked.width);
-            let bytes = Rounded::bytes(rows.features.number, rows.rows, asked.width);
-            rows.rounded = Some(device.resident_or(rows.key.as_ref().map(rounded), bytes, make)?);
+    fn launch_bounds(&self, bounding: &Bounding, Scanned { rows, range }: &Scanned) -> Result<()> {
+        let (device, width) = (self.device, self.asked.width);
+        if rows.rounded.get().is_none() {
+            let make = || Rounded::make(device, &rows.features, rows.rows, width);
+            let bytes = Rounded::bytes(rows.features.number, rows.rows, width);
+            let made = device.resident_or(rows.key.as_ref().map(rounded), bytes, make)?;
+            rows.rounded.get_or_init(|| made);
         }
-        let made = rows.rounded.as_ref().expect("just made");
-        let (rounded, range) =
-            (Rounded { made, features: &rows.features, rows: rows.rows, width: asked.width }, &scanning.range);
-        let part = (&rounded, range.start, range.len());
+        let made = rows.rounded.get().expect("just made");
+        let part = (&Rounded { made, features: &rows.features, rows: rows.rows, width }, range.start, range.len());
         bounding.launch(device, part, &self.of_pairs(rows, range), &self.keeping(), &self.sizes())
     }
 
-    /// Gives those that bounds have kept their scores.
-    fn launch_rescore(&self, rows: &Sent, range: &Range<usize>, counts: &[i32]) -> Result<()> {
+    /// Gives those of these rows that bounds have put behind what was kept their scores.
+    fn launch_rescore(&self, bounding: &Bounding, Scanned { rows, range }: &Scanned, counts: &[i32]) -> Result<()> {
         let (device, queries) = (self.device, &self.on_device);
-        let Some(bounding) = &self.bounding else { return Ok(()) };
         let most = counts.iter().zip(&self.kept).map(|(count, kept)| count - kept).max().unwrap_or(0) as usize;
         if most == 0 {
             return Ok(());
@@ -492,7 +565,7 @@ impl Search<'_> {
         let own = [
             device.address(&queries.kept, 0),
             device.address(&queries.counts, 0),
-            device.address(&queries.scored, 0),
+            device.address(&queries.memory, queries.scored),
             device.address(&bounding.candidates, 0),
             self.capacity.into(),
         ];
@@ -503,13 +576,15 @@ impl Search<'_> {
 
     fn launch_select(&mut self) -> Result<()> {
         let own = |tensor| self.device.address(tensor, 0);
-        let OnDevice { kept, counts, scored, limits, totals, .. } = &self.on_device;
+        let OnDevice { memory, kept, counts, totals, .. } = &self.on_device;
+        let [scored, limits] =
+            [self.on_device.scored, self.on_device.limits].map(|place| self.device.address(memory, place));
         let [pending, totals] = match totals {
             Some([pending, totals]) => [own(pending), own(totals)],
             None => [Argument::Address(0); 2],
         };
         let (k, capacity) = (self.k.into(), self.capacity.into());
-        let arguments = [own(kept), own(counts), own(scored), own(limits), pending, totals, k, capacity];
+        let arguments = [own(kept), own(counts), scored, limits, pending, totals, k, capacity];
         let shared_bytes = self.capacity * ENTRY_BYTES;
         let shape = Shape { grid: [self.kept.len() / 2, 2], threads: 512, shared_bytes };
         self.device.launch(SELECT, shape, &arguments)
@@ -520,7 +595,7 @@ impl Search<'_> {
         let (device, asked, queries) = (self.device, &self.asked, &self.on_device);
         let factors = rows.factors(records);
         let coordinates = rows.factors.as_ref().and_then(|factors| factors.coordinates.as_ref());
-        let own = |tensor| device.address(tensor, 0);
+        let own = |place| self.of_queries(place);
         // Of several factors a record, what is the record's own is asked when they are added up.
         let [norms, indices, group_of] =
             if rows.factors.is_some() { [Argument::Address(0); 3] } else { self.of_records(rows, records) };
@@ -534,13 +609,13 @@ impl Search<'_> {
             (rows.first + records.start).into(),
             factors.len().into(),
             rows.factors(&(0..rows.rows)).len().into(),
-            own(&queries.features),
-            own(&queries.biases),
-            optional(device, queries.weights.as_ref(), 0),
-            optional(device, queries.classes.as_ref(), 0),
-            own(&queries.norms),
-            own(&queries.sets),
-            own(&queries.rates),
+            own(Some(queries.features)),
+            own(Some(queries.biases)),
+            own(queries.weights),
+            own(queries.classes),
+            own(Some(queries.norms)),
+            own(Some(queries.sets)),
+            own(Some(queries.rates)),
             asked.queries.into(),
             asked.rates.len().into(),
         ]
@@ -559,7 +634,12 @@ impl Search<'_> {
     fn keeping(&self) -> [Argument; 4] {
         let OnDevice { kept, counts, limits, .. } = &self.on_device;
         let own = |tensor| self.device.address(tensor, 0);
-        [own(kept), own(counts), own(limits), self.capacity.into()]
+        [own(kept), own(counts), self.of_queries(Some(*limits)), self.capacity.into()]
+    }
+
+    /// What was sent with the queries, or nothing.
+    fn of_queries(&self, place: Option<usize>) -> Argument {
+        place.map_or(Argument::Address(0), |place| self.device.address(&self.on_device.memory, place))
     }
 
     fn sizes(&self) -> [Argument; 3] {
@@ -587,7 +667,8 @@ impl Search<'_> {
     }
 
     /// What each query found in each group, `[Q, G]`.
-    pub(crate) fn finish(self) -> Result<Vec<Found>> {
+    pub(crate) fn finish(mut self) -> Result<Vec<Found>> {
+        self.settle()?;
         let groups = self.kept.len() / 2;
         let totals = match &self.on_device.totals {
             None => vec![[0; LIMBS]; groups],
@@ -642,9 +723,8 @@ impl Entry {
         Self { score: f32::from_bits(score), row, index: u64::from(high) << 32 | u64::from(low) }
     }
 
-    fn bytes(&self) -> [u8; ENTRY_BYTES] {
-        let words = [self.score.to_bits(), self.row, self.index as u32, (self.index >> 32) as u32];
-        bytemuck::cast(words.map(u32::to_le))
+    fn words(&self) -> [f32; ENTRY_BYTES / 4] {
+        [self.score.to_bits(), self.row, self.index as u32, (self.index >> 32) as u32].map(f32::from_bits)
     }
 }
 

@@ -59,21 +59,27 @@ impl Staging {
         Ok(())
     }
 
-    /// Lets `read` see what is on the device when the stream's work until now is done.
-    pub(super) fn download<R>(
+    /// Lets `read` see what some buffers hold, each with its place in the list, when the stream's work until now is done.
+    pub(super) fn download(
         &self,
         stream: &Arc<CudaStream>,
-        from: &CudaView<'_, u8>,
-        read: impl FnOnce(&[u8]) -> R,
-    ) -> Result<R, DriverError> {
-        // What waits for results should not wait for what is sent beside them: there are never more of these than threads.
-        let mut buffer = self.take(from.len(), usize::MAX)?;
-        stream.memcpy_dtoh(from, &mut buffer.head(from.len()))?;
-        buffer.copied.record(stream)?;
-        buffer.wait()?;
-        let seen = read(&buffer.memory.as_slice()?[..from.len()]);
-        self.give(buffer);
-        Ok(seen)
+        from: &[CudaView<'_, u8>],
+        mut read: impl FnMut(usize, &[u8]),
+    ) -> Result<(), DriverError> {
+        let begin = |from: &CudaView<'_, u8>| {
+            // What waits for results should not wait for what is sent beside them: there are never many more of these than threads.
+            let mut buffer = self.take(from.len(), usize::MAX)?;
+            stream.memcpy_dtoh(from, &mut buffer.head(from.len()))?;
+            buffer.copied.record(stream)?;
+            Ok(buffer)
+        };
+        let begun: Vec<Buffer> = from.iter().map(begin).collect::<Result<_, DriverError>>()?;
+        for (place, (buffer, from)) in begun.into_iter().zip(from).enumerate() {
+            buffer.wait()?;
+            read(place, &buffer.memory.as_slice()?[..from.len()]);
+            self.give(buffer);
+        }
+        Ok(())
     }
 
     /// A buffer of at least `bytes` that no copy reads or writes any more: one whose copy is done; else a new one, until there are `most` of that
