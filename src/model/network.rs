@@ -1,8 +1,10 @@
 //! An encoder and its head on a device: batches in, answers out, as many at a time as the device has workers.
 
 use std::any::Any;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use rayon::prelude::*;
 
@@ -192,8 +194,14 @@ impl<B: Backend> Forward for Network<B> {
         let work = || queue.work(|probes| self.run(&probes));
         let finished: Vec<_> = if workers == 1 {
             vec![work()]
-        } else {
+        } else if self.gpus().is_empty() {
             (0..workers).into_par_iter().with_max_len(1).map(|_| work()).collect()
+        } else {
+            // Those that wait for a GPU are threads of their own: among others' work (the next texts are tokenized meanwhile) they would begin last.
+            thread::scope(|scope| {
+                let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+            })
         };
         queue.answers(finished)
     }

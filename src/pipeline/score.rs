@@ -1,5 +1,9 @@
 //! One chunk through the model: labels resolved, texts tokenized on every core, packed by length, run, and put back in order.
 
+use std::panic::resume_unwind;
+use std::thread;
+use std::time::{Duration, Instant};
+
 use rayon::prelude::*;
 
 use super::repeats::{Repeats, append};
@@ -100,13 +104,29 @@ fn run(
     steps: &mut Steps,
 ) -> Result<Chunk> {
     let passes = runner.sizes().into_iter().map(Pass::new).collect();
-    let mut chunk = Chunk { number, records, gold, passes, digest, tokens: 0, truncated: 0, repeated: 0 };
+    let mut chunk = Chunk { number, records: Vec::new(), gold, passes, digest, tokens: 0, truncated: 0, repeated: 0 };
     let mut repeats = Repeats::default();
-    for start in (0..chunk.records.len()).step_by(WINDOW) {
-        let end = (start + WINDOW).min(chunk.records.len());
-        run_window(runner, &mut chunk, start..end, settings, &mut repeats, steps)?;
+    let (mut windows, mut start) = (records.chunks(WINDOW), 0);
+    let mut next = windows.next().map(|window| encode(runner.model(), window));
+    while let Some((encodings, time)) = next {
+        steps.tokenizing.add(time);
+        let encodings = encodings?;
+        // A device is kept busy by texts that are tokens already.
+        next = thread::scope(|scope| {
+            let coming = windows.next().map(|window| scope.spawn(|| encode(runner.model(), window)));
+            run_window(runner, &mut chunk, start, &encodings, settings, &mut repeats, steps)?;
+            Ok::<_, Error>(coming.map(|coming| coming.join().unwrap_or_else(|panic| resume_unwind(panic))))
+        })?;
+        start += encodings.len();
     }
+    chunk.records = records;
     Ok(chunk)
+}
+
+/// A window's tokens, and how long they took.
+fn encode(model: &Model, window: &[Record]) -> (Result<Vec<Encoding>>, Duration) {
+    let began = Instant::now();
+    (window.par_iter().map(|record| model.encode(record)).collect(), began.elapsed())
 }
 
 /// A record whose label means nothing to the model is rejected like one that cannot be read. A headless model reads no labels.
@@ -134,22 +154,22 @@ fn resolve_labels(
     Ok((kept, gold))
 }
 
+/// The chunk's rows from `start` on.
 fn run_window(
     runner: &dyn Runner,
     chunk: &mut Chunk,
-    rows: std::ops::Range<usize>,
+    start: usize,
+    encodings: &[Encoding],
     settings: &Settings,
     repeats: &mut Repeats,
     steps: &mut Steps,
 ) -> Result<()> {
-    let records = &chunk.records[rows.clone()];
-    let encode = || records.par_iter().map(|record| runner.model().encode(record)).collect::<Result<Vec<Encoding>>>();
-    let encodings = steps.tokenizing.time(encode)?;
+    let rows = start..start + encodings.len();
     chunk.tokens += encodings.iter().map(|e| e.ids.len() as u64).sum::<u64>();
     chunk.truncated += encodings.iter().filter(|e| e.truncated).count() as u64;
     // Two records of one input but other labels have other gradients.
     let first_rows =
-        if runner.reads_labels() { rows.clone().collect() } else { repeats.first_rows(rows.start, &encodings) };
+        if runner.reads_labels() { rows.clone().collect() } else { repeats.first_rows(rows.start, encodings) };
     let is_new = |(row, first): &(usize, &usize)| row == *first;
     let new_rows: Vec<usize> = rows.clone().zip(&first_rows).filter(is_new).map(|(row, _)| row).collect();
     let new: Vec<&Encoding> = new_rows.iter().map(|row| &encodings[row - rows.start]).collect();

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-/// How long each stage worked, in seconds; the rest of the time it waited for another. Reading, running (with tokenizing) and writing go
-/// on at the same time.
+/// How long each stage worked, in seconds; the rest of the time it waited for another. All go on at the same time, but for the first texts of a
+/// chunk, which are tokenized before they run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Stages {
     /// Parsing, decompressing and hashing the data.
@@ -62,6 +62,11 @@ impl Stopwatch {
         let done = work();
         self.0 += start.elapsed();
         done
+    }
+
+    /// Counts time that was taken elsewhere.
+    pub(super) fn add(&mut self, time: Duration) {
+        self.0 += time;
     }
 
     pub(super) fn seconds(&self) -> f64 {
