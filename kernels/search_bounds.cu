@@ -1,6 +1,6 @@
 // Search by bounds (search_bounds.cuh has them, and the arrays), on every device:
 //
-// search_round   A warp rounds a row, and takes its sides.
+// search_round   A warp rounds a row, and takes its sides; search_round_queries a column, and puts it where products find it.
 // search_screen  A warp makes the screens of 32 rows, or of 32 columns, by the limits there are (search_screen.cuh).
 // search_bound   A block multiplies 128 rows with 64 columns (linear_mma.cuh), and bounds the scores of pairs that pass while their sums are in registers.
 //
@@ -14,9 +14,15 @@ constexpr int LEAST_SCALE = -100, MOST_SCALE = 127 - TOP;
 
 DEVICE float power_of_two(int exponent) { return __uint_as_float(unsigned(exponent + 127) << 23); }
 
-// One row, by one warp.
+// A row brought into the middle of f16: by what power of two, and at least its length and how far rounding takes it; not finite where it is too long
+// for bounds.
+struct Rounded {
+    float up, norm, residual;
+};
+
+// By one warp; where there are no `halves` to write, numbers stay what they are.
 template <class T>
-DEVICE void round_row(f16* halves, float4* side, const T* features, int width, int stride) {
+DEVICE Rounded round_row(f16* halves, const T* features, int width, int stride) {
     float most = 0.0f;
     for (int i = lane_id(); i < width; i += WARP) most = fmaxf(most, fabsf(widen(features[i])));
     most = warp_max(most);
@@ -32,19 +38,38 @@ DEVICE void round_row(f16* halves, float4* side, const T* features, int width, i
         differences = fmaf(difference, difference, differences);
     }
     squares = warp_sum(squares), differences = warp_sum(differences);
-    if (lane_id()) return;
-    const float gamma = gamma_of(width), up = power_of_two(scale), more = 1.0f + gamma;
+    const float up = power_of_two(scale), more = 1.0f + gamma_of(width);
     const float norm = sqrtf(squares) * more * up + LEAST, residual = halves ? sqrtf(differences) * more * up + LEAST : 0.0f;
-    const float reach = (norm + residual) * more;
     const bool bounded = norm < LONGEST && residual < LONGEST;
-    store(side, make_float4(up, bounded ? (residual + gamma * reach) * more : INFINITY, bounded ? reach * more : INFINITY, norm));
+    return Rounded{up, bounded ? norm : INFINITY, bounded ? residual : INFINITY};
+}
+
+// Where linear_mma.cuh has column 8 t + 2 j + e of 32.
+DEVICE int packed_row(int column) { return column / GROUP * GROUP + 8 * (column % 8 / 2) + 2 * (column % GROUP / 8) + column % 2; }
+
+// A column, by one warp; beyond those there are, of zeros.
+KERNEL(search_round_queries, 256, f16* own_halves, float4* own_sides, const float* asked, const float* biases, int queries, int passes, int terms, int width) {
+    const int column = int(blockIdx.x) * (int(blockDim.x) / WARP) + warp_id(), query = column / terms, pass = column % terms;
+    const int stride = (width + BK - 1) / BK * BK, at = pass * queries + query;
+    const bool is_there = query < queries && pass < passes;
+    f16* const halves = own_halves + size_t(packed_row(column)) * stride;
+    const Rounded rounded = round_row(halves, is_there ? asked + size_t(at) * width : asked, is_there ? width : 0, stride);
+    if (lane_id() == 0) store(own_sides + column, make_float4(rounded.up, rounded.norm, rounded.residual, is_there ? biases[at] : 0.0f));
+}
+
+DEVICE float4 side_of(Rounded row, int width) {
+    const float gamma = gamma_of(width), more = 1.0f + gamma, reach = (row.norm + row.residual) * more;
+    const bool bounded = reach < INFINITY;
+    return make_float4(row.up, bounded ? (row.residual + gamma * reach) * more : INFINITY, bounded ? reach * more : INFINITY, row.norm);
 }
 
 #define ROUND(T)                                                                                                             \
     KERNEL(search_round_##T, 256, f16* halves, float4* sides, const void* features, int rows, int width, int stride) {       \
         const int row = int(blockIdx.x) * (int(blockDim.x) / WARP) + warp_id();                                              \
         if (row >= rows) return;                                                                                             \
-        round_row<T>(halves ? halves + size_t(row) * stride : nullptr, sides + row, static_cast<const T*>(features) + size_t(row) * width, width, stride); \
+        const T* const own = static_cast<const T*>(features) + size_t(row) * width;                                          \
+        const Rounded rounded = round_row(halves ? halves + size_t(row) * stride : nullptr, own, width, stride);             \
+        if (lane_id() == 0) store(sides + row, side_of(rounded, width));                                                     \
     }
 
 ROUND(f32)

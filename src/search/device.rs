@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::bounds::applies;
 use super::certificate::Certificate;
-use super::form::{Deltas, Form, Measure, Prepared, RowNorm};
+use super::form::{Deltas, Form, Measure, RowNorm};
 use super::pair::{gradient_norm, quotient, unit_columns};
 use super::query::{Query, Weight};
 use super::rows::Groups;
@@ -228,7 +228,7 @@ impl<S: Source + ?Sized> Job<'_, S> {
     fn pass(
         &self,
         gpu: &Gpu,
-        asked: Asked,
+        asked: Asked<'_>,
         k: usize,
         pieces: &[&Piece],
         progress: &Progress<'_>,
@@ -263,12 +263,9 @@ impl<S: Source + ?Sized> Job<'_, S> {
     }
 
     /// Queries side by side, pass by pass; what was found is not to be found again.
-    fn asked(&self, queries: &[Query], found: &[Found]) -> Asked {
+    fn asked<'b>(&self, queries: &'b [Query], found: &[Found]) -> Asked<'b> {
         let Self { form, shape, .. } = *self;
-        let queries: Vec<Prepared> = queries.par_iter().map(|query| form.prepare(query)).collect();
         let terms = || (0..form.passes.len()).flat_map(|pass| queries.iter().map(move |query| &query.terms[pass]));
-        let mut features = Vec::with_capacity(terms().map(|term| term.features.len()).sum());
-        terms().for_each(|term| features.extend_from_slice(&term.features));
         let mut weights = Weights::default();
         if terms().any(|term| matches!(term.weight, Weight::Class(_))) {
             weights.classes = terms().map(|term| class(&term.weight)).collect();
@@ -278,6 +275,9 @@ impl<S: Source + ?Sized> Job<'_, S> {
             for (to, term) in weights.deltas.chunks_exact_mut(shape.classes.max(1)).zip(terms()) {
                 if let Weight::Delta(delta) = &term.weight {
                     to.copy_from_slice(delta);
+                    if form.deltas == Deltas::Unit {
+                        unit_columns(to, 1);
+                    }
                 }
             }
         }
@@ -286,10 +286,10 @@ impl<S: Source + ?Sized> Job<'_, S> {
             queries: queries.len(),
             width: shape.width,
             classes: shape.classes,
-            features,
+            features: terms().map(|term| term.features.as_slice()).collect(),
             biases: terms().map(|term| term.bias).collect(),
             weights,
-            norms: queries.iter().map(|query| query.norm).collect(),
+            norms: queries.par_iter().map(|query| form.norm_of(query)).collect(),
             sets: form.passes.iter().map(|pass| pass.set as i32).collect(),
             rates: form.passes.iter().map(|pass| pass.rate).collect(),
             distance: form.measure == Measure::Distance,

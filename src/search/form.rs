@@ -178,12 +178,16 @@ impl<'a> Form<'a> {
                 }
             }
         }
-        let norm = match self.norm {
+        Prepared { terms, norm: self.norm_of(query), number: query.number }
+    }
+
+    /// The query's part of what sums are divided by.
+    pub(super) fn norm_of(&self, query: &Query) -> f32 {
+        match self.norm {
             RowNorm::One | RowNorm::Given(_) => 1.0,
-            RowNorm::Feature => norm(&terms[0].features),
-            RowNorm::Gradient => gradient_norm(norm(&terms[0].features)),
-        };
-        Prepared { terms, norm, number: query.number }
+            RowNorm::Feature => norm(&query.terms[0].features),
+            RowNorm::Gradient => gradient_norm(norm(&query.terms[0].features)),
+        }
     }
 }
 

@@ -312,7 +312,12 @@ impl Device {
 
     /// A buffer with these bytes, for the kernels launched from now on.
     pub(super) fn upload(&self, number: Number, bytes: &[u8]) -> Result<Tensor> {
-        let tensor = self.send(number, &[bytes])?;
+        self.upload_parts(number, &[bytes])
+    }
+
+    /// The same of parts, one behind the other.
+    pub(super) fn upload_parts(&self, number: Number, parts: &[&[u8]]) -> Result<Tensor> {
+        let tensor = self.send(number, parts)?;
         self.await_sent(&self.sent()?)?;
         Ok(tensor)
     }

@@ -53,15 +53,15 @@ const BOUNDED_GROWTH: usize = 3;
 pub(crate) const MOST_KEPT: usize = MOST_ENTRIES / 4;
 
 /// Queries side by side, pass by pass.
-pub(crate) struct Asked {
+pub(crate) struct Asked<'a> {
     /// Q.
     pub(crate) queries: usize,
     /// E.
     pub(crate) width: usize,
     /// K.
     pub(crate) classes: usize,
-    /// `[passes, Q, E]`
-    pub(crate) features: Vec<f32>,
+    /// `[passes, Q]` of `[E]`.
+    pub(crate) features: Vec<&'a [f32]>,
     /// `[passes, Q]`
     pub(crate) biases: Vec<f32>,
     pub(crate) weights: Weights,
@@ -151,7 +151,7 @@ pub(crate) struct Found {
 /// A search under way.
 pub(crate) struct Search<'a> {
     device: &'a Device,
-    asked: Asked,
+    asked: Asked<'a>,
     on_device: OnDevice,
     k: usize,
     /// Entries there is room for at each end.
@@ -168,11 +168,10 @@ pub(crate) struct Search<'a> {
 }
 
 /// The queries and what was found, on the device.
-struct OnDevice {
-    /// Everything below that is a place, sent at once.
-    memory: Tensor,
-    features: usize,
-    biases: usize,
+pub(super) struct OnDevice {
+    /// The queries' features, and everything below that is a place, sent at once.
+    pub(super) memory: Tensor,
+    pub(super) biases: usize,
     classes: Option<usize>,
     weights: Option<usize>,
     norms: usize,
@@ -188,22 +187,31 @@ struct OnDevice {
     totals: Option<[Tensor; 2]>,
 }
 
-/// Numbers of 32 bits that are sent together, each part from a multiple of 16 bytes on.
+/// Numbers of 32 bits that are sent together, each part from a multiple of 16 bytes on, behind others.
 #[derive(Default)]
-struct Words(Vec<f32>);
+struct Words {
+    /// How many those others are.
+    start: usize,
+    words: Vec<f32>,
+}
 
 impl Words {
     /// Where they begin.
     fn push(&mut self, part: &[f32]) -> usize {
-        let place = self.0.len().next_multiple_of(4);
-        self.0.resize(place, 0.0);
-        self.0.extend_from_slice(part);
+        let place = (self.start + self.words.len()).next_multiple_of(4);
+        self.words.resize(place - self.start, 0.0);
+        self.words.extend_from_slice(part);
         place
     }
 
     /// The same, where there are any.
     fn push_some(&mut self, part: &[f32]) -> Option<usize> {
         (!part.is_empty()).then(|| self.push(part))
+    }
+
+    /// Those others, and these.
+    fn behind<'w>(&'w self, others: &[&'w [f32]]) -> Vec<&'w [u8]> {
+        others.iter().copied().chain([self.words.as_slice()]).map(bytemuck::cast_slice).collect()
     }
 }
 
@@ -234,7 +242,7 @@ impl Gpu {
     }
 
     /// Begins a search for the `k` ≤ [`MOST_KEPT`] best records at each end.
-    pub(crate) fn search(&self, asked: Asked, k: usize) -> Result<Search<'_>> {
+    pub(crate) fn search<'a>(&'a self, asked: Asked<'a>, k: usize) -> Result<Search<'a>> {
         assert!((1..=MOST_KEPT).contains(&k), "more records than are kept");
         let (device, groups) = (&self.device, asked.queries * asked.groups);
         let (ends, capacity) = (2 * groups, capacity(k));
@@ -242,9 +250,8 @@ impl Gpu {
         assert!(asked.after.is_empty() || asked.after.len() == ends, "an entry for each end");
         let after: Vec<f32> = asked.after.iter().flat_map(Entry::words).collect();
         let zeros = |len| device.upload(Number::F32, &vec![0; 4 * len]);
-        let mut words = Words::default();
+        let mut words = Words { start: asked.features.len() * asked.width, ..Words::default() };
         let on_device = OnDevice {
-            features: words.push(&asked.features),
             biases: words.push(&asked.biases),
             classes: words.push_some(bytemuck::cast_slice(&asked.weights.classes)),
             weights: words.push_some(&asked.weights.deltas),
@@ -254,7 +261,7 @@ impl Gpu {
             after: words.push_some(&after),
             scored: words.push(&vec![0.0; ends]),
             limits: words.push(&limits),
-            memory: device.upload(Number::F32, bytemuck::cast_slice(&words.0))?,
+            memory: device.upload_parts(Number::F32, &words.behind(&asked.features))?,
             kept: device.allocate(Number::F32, ends * capacity * ENTRY_BYTES / 4)?,
             counts: zeros(ends)?,
             totals: if asked.totals {
@@ -264,7 +271,7 @@ impl Gpu {
                 None
             },
         };
-        let bounding = asked.bounds.then(|| Bounding::new(device, self.products, &asked, k)).transpose()?;
+        let bounding = asked.bounds.then(|| Bounding::new(device, self.products, &asked, &on_device, k)).transpose()?;
         let (kept, round) = (vec![0; ends], Vec::new());
         Ok(Search { device, asked, on_device, k, capacity, kept, seen: 0, scored: 0, round, bounding })
     }
@@ -609,7 +616,7 @@ impl Search<'_> {
             (rows.first + records.start).into(),
             factors.len().into(),
             rows.factors(&(0..rows.rows)).len().into(),
-            own(Some(queries.features)),
+            own(Some(0)),
             own(Some(queries.biases)),
             own(queries.weights),
             own(queries.classes),

@@ -1,22 +1,20 @@
 //! Launches `kernels/search_bounds.cu`: of many queries' scores, bounds from products of rounded numbers on tensor cores.
 
-use rayon::prelude::*;
-
 use super::device::{Argument, Device, Shape};
 use super::linear::Tile;
 use super::linear_wgmma::{Products, TILES_F16, WEIGHT_BOX, X_BOX};
-use super::pack::{GROUP, Matrix, STEP};
-use super::search::Asked;
+use super::pack::{GROUP, STEP};
+use super::search::{Asked, OnDevice};
 use super::tensor::{Number, Tensor};
 use super::tensor_map::TensorMap;
-use crate::backend::Precision;
 use crate::error::Result;
 
-pub(super) const NAMES: [&str; 5] = {
+pub(super) const NAMES: [&str; 6] = {
     let [a, b, c] = ROUND;
-    [a, b, c, SCREEN, BOUND]
+    [a, b, c, ROUND_QUERIES, SCREEN, BOUND]
 };
 const ROUND: [&str; 3] = ["search_round_f32", "search_round_f16", "search_round_bf16"];
+const ROUND_QUERIES: &str = "search_round_queries";
 const SCREEN: &str = "search_screen";
 const BOUND: &str = "search_bound";
 /// The same for queries of one term, on devices that have `wgmma`.
@@ -31,17 +29,11 @@ const SHARED_BYTES: usize = 3 * 2 * 32 * (BLOCK[0] + BLOCK[1]);
 /// Rows that a block rounds, and rows and columns that it makes screens of.
 const ROUNDED_ROWS: usize = 8;
 const SCREENED: usize = 256;
-/// Numbers of a screen.
+/// Numbers of a screen, and of a row's or a column's side.
 const SCREEN_LEN: usize = 4;
+const SIDE_LEN: usize = 4;
 /// Rounded rows begin at multiples of 16 bytes.
 const ALIGNMENT: usize = 8;
-
-/// The exponent of the largest number of a rounded query, and the powers of two that queries are brought there by.
-const TOP: i32 = 14;
-const SCALES: [i32; 2] = [-100, 127 - TOP];
-/// More than what underflow takes from a number, and less than what no product of two runs over from: as the kernel has them.
-const LEAST: f64 = 1e-37;
-const LONGEST: f64 = (1_u64 << 62) as f64;
 
 /// Pairs that must be looked at for each record that is scored, beyond those that every search begins with: reading one, far away in memory, takes
 /// about as long as the scores of so many.
@@ -64,21 +56,34 @@ pub(super) struct Bounding {
 
 impl Bounding {
     /// For ends of k.
-    pub(super) fn new(device: &Device, products: Products, asked: &Asked, k: usize) -> Result<Self> {
+    pub(super) fn new(
+        device: &Device,
+        products: Products,
+        asked: &Asked<'_>,
+        on_device: &OnDevice,
+        k: usize,
+    ) -> Result<Self> {
         let (passes, terms) = (asked.rates.len(), asked.rates.len().next_power_of_two());
         assert!(terms <= MOST_TERMS, "more terms than a lane has");
         let columns = asked.queries * terms;
-        let (mut features, mut sides) = (vec![0.0; columns * asked.width], vec![[0.0; 4]; columns]);
-        let halved = features.par_chunks_mut(asked.width.max(1)).zip(&mut sides).enumerate();
-        halved.filter(|(column, _)| column % terms < passes).for_each(|(column, (to, side))| {
-            let at = column % terms * asked.queries + column / terms;
-            let [scale, norm, residual] = halve(to, &asked.features[at * asked.width..][..asked.width]);
-            *side = [scale, norm, residual, asked.biases[at]];
-        });
-        let packed = Matrix { weight: features, inputs: asked.width, outputs: columns }.pack(Precision::F16);
+        let (rows, stride) = (columns.next_multiple_of(GROUP), asked.width.next_multiple_of(STEP));
+        let halves = device.allocate(Number::F16, rows * stride)?;
+        let sides = device.allocate(Number::F32, SIDE_LEN * rows)?;
+        let arguments = [
+            device.address(&halves, 0),
+            device.address(&sides, 0),
+            device.address(&on_device.memory, 0),
+            device.address(&on_device.memory, on_device.biases),
+            asked.queries.into(),
+            passes.into(),
+            terms.into(),
+            asked.width.into(),
+        ];
+        let shape = Shape { grid: [rows / ROUNDED_ROWS, 1], threads: 32 * ROUNDED_ROWS, shared_bytes: 0 };
+        device.launch(ROUND_QUERIES, shape, &arguments)?;
         Ok(Self {
-            halves: device.upload(Number::F16, &packed)?,
-            sides: device.upload(Number::F32, bytemuck::cast_slice(&sides))?,
+            halves,
+            sides,
             columns,
             terms,
             products,
@@ -222,47 +227,5 @@ impl Rounded<'_> {
         let shape = Shape { grid: [rows.div_ceil(ROUNDED_ROWS), 1], threads: 32 * ROUNDED_ROWS, shared_bytes: 0 };
         device.launch(features.number.pick(ROUND), shape, &arguments)?;
         Ok(made)
-    }
-}
-
-/// A query brought into the middle of f16, as it will be rounded; by what power of two, and at least its length and how far rounding takes it: no
-/// bounds for one that is too long.
-fn halve(to: &mut [f32], query: &[f32]) -> [f32; 3] {
-    let most = query.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
-    let exponent = (most.to_bits() >> 23) as i32 - 127;
-    let scale = (exponent - TOP).clamp(SCALES[0], SCALES[1]);
-    let (up, down) = (2_f64.powi(scale), 2_f64.powi(-scale));
-    let (mut squares, mut differences) = (0.0, 0.0);
-    for (to, &x) in to.iter_mut().zip(query) {
-        *to = half::f16::from_f64(f64::from(x) * down).to_f32();
-        squares += f64::from(x).powi(2);
-        differences += (f64::from(x) - f64::from(*to) * up).powi(2);
-    }
-    let at_least = |square: f64| ((square.sqrt() * (1.0 + 1e-9) + LEAST) as f32).next_up();
-    let (norm, residual) = (at_least(squares), at_least(differences));
-    let bounded = f64::from(norm) < LONGEST && f64::from(residual) < LONGEST;
-    if bounded { [up as f32, norm, residual] } else { [up as f32, f32::INFINITY, f32::INFINITY] }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::halve;
-
-    #[test]
-    fn a_rounded_query_is_within_its_residual() {
-        for scale in [1.0, 1e-43, 3e-39, 1e-20, 7e4, 1e18] {
-            let query: Vec<f32> = (0..37).map(|i| scale * ((i * 7919 % 101) as f32 / 17.0 - 3.0)).collect();
-            let mut halves = vec![0.0; query.len()];
-            let [up, norm, residual] = halve(&mut halves, &query);
-            assert!(halves.iter().all(|x| x.abs() < 65_504.0 && half::f16::from_f32(*x).to_f32() == *x));
-            let length = |square: f64| square.sqrt();
-            let off = |(q, x): (&f32, &f32)| (f64::from(*q) - f64::from(*x) * f64::from(up)).powi(2);
-            assert!(f64::from(residual) >= length(query.iter().zip(&halves).map(off).sum()), "{scale}");
-            assert!(f64::from(norm) >= length(query.iter().map(|q| f64::from(*q).powi(2)).sum()), "{scale}");
-            assert!(f64::from(residual) <= f64::from(norm) / 1024.0 + 2e-37, "{scale}");
-        }
-        for query in [[f32::INFINITY, 1.0], [f32::NAN, 1.0], [1e19, 1.0]] {
-            assert_eq!(halve(&mut [0.0; 2], &query)[1..], [f32::INFINITY; 2]);
-        }
     }
 }
