@@ -10,7 +10,7 @@ use super::index_tokens;
 use super::recall::First;
 use super::runner::{Plain, Runner, Tracing};
 use super::score;
-use super::stream::{stream_by, stream_of};
+use super::stream::{as_read, stream_by, stream_of};
 use super::{Chunk, Chunking, Pass, Progress, Rejections, Settings, Summary};
 use crate::dataset::{Dataset, Digest};
 use crate::error::{Error, Result};
@@ -119,7 +119,7 @@ pub fn index(
         let bundler = Bundler { models: &models, tokens, against, part: bundles::Part::Whole, kept };
         let mut sink = |chunk| lock(&writer).write(&index_tokens::block(chunk));
         let mut score = |read, rejections: &mut _, steps: &mut _| bundler.chunk(read, settings, rejections, steps);
-        let summary = stream_of(&mut score, dataset, &chunking, rejections, &progress, &mut sink)?;
+        let summary = stream_of(&as_read, &mut score, dataset, &chunking, rejections, &progress, &mut sink)?;
         writer.into_inner().unwrap_or_else(PoisonError::into_inner).finish(summary.numbered)?;
         return Ok(summary);
     }

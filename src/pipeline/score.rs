@@ -1,7 +1,6 @@
 //! One chunk through the model: labels resolved, texts tokenized on every core, packed by length, run, and put back in order.
 
-use std::panic::resume_unwind;
-use std::thread;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
@@ -73,15 +72,51 @@ impl Pass {
     }
 }
 
+/// A chunk on its way: what there is of it at once, and what follows.
+pub(super) struct Prepared {
+    number: u64,
+    digest: Digest,
+    gold: Vec<Option<Target>>,
+    /// Why records were rejected.
+    rejected: Vec<Error>,
+    windows: Receiver<Window>,
+    /// After all windows.
+    records: Receiver<Vec<Record>>,
+}
+
+/// Some records' tokens, and how long they took.
+type Window = (Result<Vec<Encoding>>, Duration);
+
+/// Hands a chunk on, then its tokens, a window or two ahead of the model: a device is kept busy by texts that are tokens already.
+pub(super) fn prepare(model: &Model, read: Read, hand_on: &mut dyn FnMut(Prepared)) {
+    let (records, gold, rejected) = resolve_labels(model, read.records, &read.places);
+    let ((windows_to, windows), (records_to, back)) = (sync_channel(1), sync_channel(1));
+    let Read { number, digest, .. } = read;
+    hand_on(Prepared { number, digest, gold, rejected, windows, records: back });
+    if records.chunks(WINDOW).all(|window| windows_to.send(encode(model, window)).is_ok()) {
+        // Whoever gave the chunk up does not want its records either.
+        records_to.send(records).unwrap_or_default();
+    }
+}
+
+fn encode(model: &Model, window: &[Record]) -> Window {
+    let began = Instant::now();
+    (window.par_iter().map(|record| model.encode(record)).collect(), began.elapsed())
+}
+
 pub(super) fn score(
     runner: &dyn Runner,
-    read: Read,
+    prepared: Prepared,
     settings: &Settings,
     rejections: &mut Rejections,
     steps: &mut Steps,
 ) -> Result<Chunk> {
-    let (records, gold) = resolve_labels(runner.model(), read.records, &read.places, rejections)?;
-    run(runner, (read.number, read.digest), records, gold, settings, steps)
+    let Prepared { number, digest, gold, rejected, windows, records } = prepared;
+    rejected.into_iter().try_for_each(|error| rejections.take(error))?;
+    let mut chunk = run(runner, (number, digest), gold, windows.into_iter(), settings, steps)?;
+    // Nothing more comes of a thread that has ended.
+    chunk.records = records.recv().map_err(|_| Error::Interrupted)?;
+    Ok(chunk)
 }
 
 /// The features of records that were read before, under the first model, `[n, E]`.
@@ -91,67 +126,55 @@ pub(super) fn features(runner: &dyn Runner, records: Vec<Record>, settings: &Set
     let resolve =
         |record: &Record| record.label.as_ref().filter(|_| reads).map(|label| model.resolve_label(label)).transpose();
     let gold = records.iter().map(resolve).collect::<std::result::Result<_, _>>().map_err(Error::usage)?;
-    let chunk = run(runner, (0, Digest::default()), records, gold, settings, &mut Steps::default())?;
+    let windows = records.chunks(WINDOW).map(|window| encode(model, window));
+    let chunk = run(runner, (0, Digest::default()), gold, windows, settings, &mut Steps::default())?;
     Ok(chunk.passes.into_iter().next().map(|pass| pass.outputs.features).unwrap_or_default())
 }
 
+/// All of a chunk but its records.
 fn run(
     runner: &dyn Runner,
     (number, digest): (u64, Digest),
-    records: Vec<Record>,
     gold: Vec<Option<Target>>,
+    windows: impl Iterator<Item = Window>,
     settings: &Settings,
     steps: &mut Steps,
 ) -> Result<Chunk> {
     let passes = runner.sizes().into_iter().map(Pass::new).collect();
     let mut chunk = Chunk { number, records: Vec::new(), gold, passes, digest, tokens: 0, truncated: 0, repeated: 0 };
-    let mut repeats = Repeats::default();
-    let (mut windows, mut start) = (records.chunks(WINDOW), 0);
-    let mut next = windows.next().map(|window| encode(runner.model(), window));
-    while let Some((encodings, time)) = next {
+    let (mut repeats, mut start) = (Repeats::default(), 0);
+    for (encodings, time) in windows {
         steps.tokenizing.add(time);
         let encodings = encodings?;
-        // A device is kept busy by texts that are tokens already.
-        next = thread::scope(|scope| {
-            let coming = windows.next().map(|window| scope.spawn(|| encode(runner.model(), window)));
-            run_window(runner, &mut chunk, start, &encodings, settings, &mut repeats, steps)?;
-            Ok::<_, Error>(coming.map(|coming| coming.join().unwrap_or_else(|panic| resume_unwind(panic))))
-        })?;
+        run_window(runner, &mut chunk, start, &encodings, settings, &mut repeats, steps)?;
         start += encodings.len();
     }
-    chunk.records = records;
     Ok(chunk)
 }
 
-/// A window's tokens, and how long they took.
-fn encode(model: &Model, window: &[Record]) -> (Result<Vec<Encoding>>, Duration) {
-    let began = Instant::now();
-    (window.par_iter().map(|record| model.encode(record)).collect(), began.elapsed())
-}
-
-/// A record whose label means nothing to the model is rejected like one that cannot be read. A headless model reads no labels.
+/// The records that can be used and their labels, and why others cannot: a label that means nothing to the model is like a record that cannot be
+/// read. A headless model reads no labels.
 fn resolve_labels(
     model: &Model,
     records: Vec<Record>,
     places: &[Place],
-    rejections: &mut Rejections,
-) -> Result<(Vec<Record>, Vec<Option<Target>>)> {
+) -> (Vec<Record>, Vec<Option<Target>>, Vec<Error>) {
     if model.problem() == Problem::Headless {
         let none = vec![None; records.len()];
-        return Ok((records, none));
+        return (records, none, Vec::new());
     }
-    let mut kept = Vec::with_capacity(records.len());
-    let mut gold = Vec::with_capacity(records.len());
+    let (mut kept, mut gold) = (Vec::with_capacity(records.len()), Vec::with_capacity(records.len()));
+    let mut rejected = Vec::new();
     for (record, place) in records.into_iter().zip(places) {
         match record.label.as_ref().map(|label| model.resolve_label(label)).transpose() {
             Ok(target) => {
                 gold.push(target);
                 kept.push(record);
             }
-            Err(reason) => rejections.take(place.error(reason))?,
+            Err(reason) => rejected.push(place.error(reason)),
         }
     }
-    Ok((kept, gold))
+    (kept, gold, rejected)
 }
 
 /// The chunk's rows from `start` on.

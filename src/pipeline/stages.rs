@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-/// How long each stage worked, in seconds; the rest of the time it waited for another. All go on at the same time, but for the first texts of a
-/// chunk, which are tokenized before they run.
+/// How long each stage worked, in seconds; the rest of the time it waited for another. All go on at the same time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Stages {
     /// Parsing, decompressing and hashing the data.

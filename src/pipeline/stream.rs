@@ -1,11 +1,11 @@
-//! Reader, model and writer, each on its own thread, with at most two chunks waiting between them.
+//! Reader, tokenizer, model and writer, each on its own thread, with at most two chunks waiting between them.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Instant;
 
 use super::runner::{Plain, Runner};
-use super::score::{self, Steps};
+use super::score::{self, Prepared, Steps};
 use super::stages::Stopwatch;
 use super::{Chunk, Progress, Rejections, Settings, Summary};
 use crate::dataset::{Dataset, Digest, Place, Record};
@@ -76,13 +76,14 @@ pub(super) fn stream_by(
     sink: &mut (dyn FnMut(Chunk) -> Result<()> + Send),
 ) -> Result<Summary> {
     runner.model().expect_record_task(progress.job())?;
-    let mut score = |read: Read, rejections: &mut Rejections, steps: &mut Steps| {
-        let chunk = score::score(runner, read, settings, rejections, steps)?;
+    let prepare = |read: Read, hand_on: &mut dyn FnMut(Prepared)| score::prepare(runner.model(), read, hand_on);
+    let mut score = |prepared: Prepared, rejections: &mut Rejections, steps: &mut Steps| {
+        let chunk = score::score(runner, prepared, settings, rejections, steps)?;
         let (records, tokens) = (chunk.records.len() as u64, chunk.tokens);
         let counts = Counts { records, tokens, truncated: chunk.truncated, repeated: chunk.repeated };
         Ok((chunk, counts))
     };
-    stream_of(&mut score, dataset, chunking, rejections, progress, sink)
+    stream_of(&prepare, &mut score, dataset, chunking, rejections, progress, sink)
 }
 
 /// What a chunk adds to a [`Summary`].
@@ -94,12 +95,21 @@ pub(super) struct Counts {
     pub(super) repeated: u64,
 }
 
-/// Makes something of each chunk as read.
-pub(super) type Scoring<'a, T> = dyn FnMut(Read, &mut Rejections, &mut Steps) -> Result<(T, Counts)> + 'a;
+/// Makes a chunk as read ready for the model, while chunks before it run. It may go on with what it has handed on.
+pub(super) type Preparing<'a, R> = dyn Fn(Read, &mut dyn FnMut(R)) + Sync + 'a;
+
+/// Makes something of each chunk that is ready.
+pub(super) type Scoring<'a, R, T> = dyn FnMut(R, &mut Rejections, &mut Steps) -> Result<(T, Counts)> + 'a;
+
+/// For chunks of which nothing can be made ready.
+pub(super) fn as_read(read: Read, hand_on: &mut dyn FnMut(Read)) {
+    hand_on(read);
+}
 
 /// [`stream`], whatever is made of a chunk.
-pub(super) fn stream_of<T: Send>(
-    score: &mut Scoring<'_, T>,
+pub(super) fn stream_of<R: Send, T: Send>(
+    prepare: &Preparing<'_, R>,
+    score: &mut Scoring<'_, R, T>,
     dataset: Dataset,
     chunking: &Chunking<'_>,
     rejections: &mut Rejections,
@@ -108,17 +118,20 @@ pub(super) fn stream_of<T: Send>(
 ) -> Result<Summary> {
     let mut summary = Summary::default();
     thread::scope(|scope| {
-        let (read_to, read) = sync_channel::<Message>(2);
+        let (read_to, read) = sync_channel::<Message>(1);
+        let (ready_to, ready) = sync_channel::<Result<Ready<R>>>(1);
         let (write_to, written) = sync_channel::<T>(2);
         let reader = scope.spawn(move || read_chunks(dataset, chunking, read_to));
+        let preparer = scope.spawn(move || prepare_chunks(prepare, read, &ready_to));
         let writer = scope.spawn(move || {
             let mut busy = Stopwatch::default();
             let wrote = written.iter().try_for_each(|chunk| busy.time(|| sink(chunk)));
             (wrote, busy.seconds())
         });
-        let ran = run_chunks(score, read, rejections, progress, &write_to, &mut summary);
+        let ran = run_chunks(score, ready, rejections, progress, &write_to, &mut summary);
         drop(write_to);
         let (wrote, writing) = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        preparer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let (numbered, reading) = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         summary.numbered = numbered;
         (summary.stages.reading, summary.stages.writing) = (reading, writing);
@@ -206,24 +219,47 @@ impl Building {
     }
 }
 
-fn run_chunks<T>(
-    score: &mut Scoring<'_, T>,
-    read: Receiver<Message>,
+/// A chunk that the model can go on with.
+struct Ready<R> {
+    bytes: u64,
+    aside: bool,
+    chunk: R,
+}
+
+/// Makes chunks ready until there are no more, or nobody listens.
+fn prepare_chunks<R>(prepare: &Preparing<'_, R>, read: Receiver<Message>, to: &SyncSender<Result<Ready<R>>>) {
+    for message in read {
+        let mut listened = true;
+        match message {
+            Err(error) => listened = to.send(Err(error)).is_ok(),
+            Ok(read) => {
+                let Read { bytes, aside, .. } = read;
+                prepare(read, &mut |chunk| listened = to.send(Ok(Ready { bytes, aside, chunk })).is_ok());
+            }
+        }
+        if !listened {
+            break;
+        }
+    }
+}
+
+fn run_chunks<R, T>(
+    score: &mut Scoring<'_, R, T>,
+    ready: Receiver<Result<Ready<R>>>,
     rejections: &mut Rejections,
     progress: &Progress,
     write_to: &SyncSender<T>,
     summary: &mut Summary,
 ) -> Result<()> {
     let mut steps = Steps::default();
-    for message in read {
+    for message in ready {
         interrupt::check()?;
         match message {
             Err(error) => rejections.take(error)?,
-            Ok(read) => {
-                let (bytes, aside) = (read.bytes, read.aside);
+            Ok(Ready { bytes, aside, chunk }) => {
                 // Whoever keeps the chunk tells what of it cannot be used.
                 let mut untold = Rejections::new(true, None);
-                let (chunk, counts) = score(read, if aside { &mut untold } else { rejections }, &mut steps)?;
+                let (chunk, counts) = score(chunk, if aside { &mut untold } else { rejections }, &mut steps)?;
                 let counts = if aside { Counts::default() } else { counts };
                 summary.records += counts.records;
                 summary.tokens += counts.tokens;

@@ -5,7 +5,7 @@ use super::answers::{Answers, Asked, Waiting};
 use super::bundles::{Against, BundleChunk, Bundled, Bundler, Kept, Part, named_class};
 use super::prepared::{Asking, Prepared, joined};
 use super::queries::{QueryTarget, ResultSink, SearchJob, SearchOptions};
-use super::stream::stream_of;
+use super::stream::{as_read, stream_of};
 use super::{Chunking, Progress, Rejections, Settings, Summary};
 use crate::dataset::{Dataset, Record};
 use crate::error::{Error, Result};
@@ -50,7 +50,7 @@ pub(super) fn search(
     let mut answer =
         |chunk: BundleChunk| waiting.ask(chunk.records.into_iter().map(|one| asked(one, options)).collect(), sink);
     let mut bundle = |read, rejections: &mut _, steps: &mut _| bundler.chunk(read, settings, rejections, steps);
-    let mut summary = stream_of(&mut bundle, dataset, &chunking, rejections, &progress, &mut answer)?;
+    let mut summary = stream_of(&as_read, &mut bundle, dataset, &chunking, rejections, &progress, &mut answer)?;
     waiting.answer(sink)?;
     summary.seconds = progress.seconds();
     Ok(summary)
