@@ -87,8 +87,8 @@ DEVICE void attention_backward_queries(T* d_q, int d_q_stride, const Attended<T>
     const int mine = warp_id() * ROWS * WIDTH;
     const float scale = 1.0f / sqrtf(float(width));
 
-    // The keys are gone through twice; where both tiles have room they stay.
-    const int tiles = (length + TILE - 1) / TILE;
+    // The keys are gone through twice; where both tiles have room they stay, and of one tile the products too.
+    const int tiles = (length + TILE - 1) / TILE, steps = tiles == 1 ? 1 : 2 * tiles;
     const bool stay = tiles <= 2;
     const auto place = [&](int step) { return (stay ? step % tiles : step) % 2 * TILE * WIDTH; };
     const auto fetch_tile = [&](int step) {
@@ -106,7 +106,7 @@ DEVICE void attention_backward_queries(T* d_q, int d_q_stride, const Attended<T>
     rows[0].begin(), rows[1].begin();
     float sums[WIDTH / 8][4];
     clear(sums);
-    for (int step = 0; step < 2 * tiles; ++step) {
+    for (int step = 0; step < steps; ++step) {
         fetch_tile(step + 1);
         copy_commit();
         copy_wait<1>();
@@ -123,7 +123,8 @@ DEVICE void attention_backward_queries(T* d_q, int d_q_stride, const Attended<T>
         if (step < tiles) {
             collect(rows, scores, slopes);
             if (step + 1 == tiles) rows[0].end(), rows[1].end();
-        } else {
+        }
+        if (step >= tiles || steps == 1) {
 #pragma unroll
             for (int j = 0; j < TILE / 8; ++j)
 #pragma unroll
