@@ -131,23 +131,47 @@ DEVICE void multiply(float (&sums)[WM / 16][WN / 8][4], const Stage<Operands, BM
     }
 }
 
-// What a lane is left with of each 16 × 32: rows g and g + 8, eight neighbouring columns from 8 t.
+// What a lane is left with of each 16 × 32: rows g and g + 8, eight neighbouring columns from 8 t. Part p is of the p / 2 / (WN / GROUP)th 16 rows.
+template <int WM, int WN>
+struct Parts {
+    static constexpr int GROUPS = WN / GROUP, COUNT = WM / 16 * GROUPS * 2;
+
+    DEVICE static int row(int part) { return 16 * (part / 2 / GROUPS) + lane_id() / 4 + 8 * (part % 2); }
+    DEVICE static int column(int part) { return GROUP * (part / 2 % GROUPS) + lane_id() % 4 * 8; }
+    DEVICE static Vector<8> eight(const float (&sums)[WM / 16][WN / 8][4], int part) {
+        Vector<8> eight;
+#pragma unroll
+        for (int x = 0; x < 8; ++x) eight.x[x] = sums[part / 2 / GROUPS][4 * (part / 2 % GROUPS) + x / 2][2 * (part % 2) + x % 2];
+        return eight;
+    }
+};
+
 template <int WM, int WN, class Finish>
 DEVICE void finish(const float (&sums)[WM / 16][WN / 8][4], int row, int column, const Finish& epilogue) {
-    const int g = lane_id() / 4, t = lane_id() % 4;
+    typedef Parts<WM, WN> Parts;
+    if constexpr (!Finish::SCREENED) {
 #pragma unroll
-    for (int i = 0; i < WM / 16; ++i)
+        for (int part = 0; part < Parts::COUNT; ++part)
+            epilogue.template finish<8>(row + Parts::row(part), column + Parts::column(part), Parts::eight(sums, part));
+    } else {
+        unsigned marks = 0;
 #pragma unroll
-        for (int group = 0; group < WN / GROUP; ++group)
+        for (int part = 0; part < Parts::COUNT; ++part)
+            marks |= unsigned(epilogue.any_passes(row + Parts::row(part), column + Parts::column(part), Parts::eight(sums, part))) << part;
+        // Few are finished, and by long code: once, with sums picked from their registers.
+#pragma unroll 1
+        for (int part = 0; marks >> part; ++part) {
+            if (!(marks >> part & 1)) continue;
+            Vector<8> eight = Parts::eight(sums, 0);
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                Vector<8> eight;
+            for (int other = 1; other < Parts::COUNT; ++other) {
+                const Vector<8> others = Parts::eight(sums, other);
 #pragma unroll
-                for (int j = 0; j < 4; ++j)
-#pragma unroll
-                    for (int e = 0; e < 2; ++e) eight.x[2 * j + e] = sums[i][4 * group + j][2 * half + e];
-                epilogue.template finish<8>(row + 16 * i + g + 8 * half, column + GROUP * group + 8 * t, eight);
+                for (int x = 0; x < 8; ++x) eight.x[x] = part == other ? others.x[x] : eight.x[x];
             }
+            epilogue.template finish<8>(row + Parts::row(part), column + Parts::column(part), eight);
+        }
+    }
 }
 
 template <class Operands, int BM, int BN, int WM, int WN, int STAGES, class Finish>

@@ -2,10 +2,12 @@
 //
 // search_round   A warp rounds a row, and takes its sides; search_round_queries a column, and puts it where products find it.
 // search_screen  A warp makes the screens of 32 rows, or of 32 columns, by the limits there are (search_screen.cuh).
-// search_bound   A block multiplies 128 rows with 64 columns (linear_mma.cuh), and bounds the scores of pairs that pass while their sums are in registers.
+// search_bound   A block multiplies 128 rows with 64 columns (linear_mma.cuh), and bounds the scores of pairs that pass while their sums are in registers;
+//                search_bound_terms those of all pairs, for queries of several terms.
 //
 // Bound by the tensor cores: 2 · rows · Q · P · E operations.
 #include "linear_mma.cuh"
+#include "port_blocks.cuh"
 #include "search_screen.cuh"
 
 constexpr float LONGEST = 0x1p62f;         // of two vectors below this no product and no squared distance runs over
@@ -91,22 +93,32 @@ KERNEL(search_screen, 256, ROWS_AND_QUERIES, float4* row_screens, float4* column
     }
 }
 
-// Of queries of several terms there are no screens.
-struct Columns {
+// Of queries of one term.
+struct OneTerm {
     Screened screened;
 
+    static constexpr bool SCREENED = true;
+
+    DEVICE bool any_passes(int row, int column, const Vector<8>& sums) const { return screened.any_passes(sums, screened.of_row(row), column); }
     template <int N>
     DEVICE void finish(int row, int column, const Vector<N>& sums) const {
-        if (screened.row_screens && !screened.any_passes(sums, screened.of_row(row), column)) return;
-        screened.bounds.finish(row, column, sums);
+        screened.bounds.finish_one(row, column, sums);
     }
 };
 
-KERNEL(search_bound, 256, ROWS_AND_QUERIES, uint4* kept, int* counts, const float* limits, int capacity, const float4* row_screens,
-       const float4* column_screens, const f16* halves, const float4* sides, int stride_of_halves, const f16* own_halves, const float4* own_sides,
-       int columns, int terms, int width, int classes, int distance) {
+KERNEL_BLOCKS(search_bound, 256, 2, ROWS_AND_QUERIES, uint4* kept, int* counts, const float* limits, int capacity, const float4* row_screens,
+              const float4* column_screens, const f16* halves, const float4* sides, int stride_of_halves, const f16* own_halves, const float4* own_sides,
+              int columns, int width, int classes, int distance) {
+    const Found found{kept, counts, limits, capacity, 1, nullptr, nullptr};
+    const Bounds bounds{OF_ROWS, OF_QUERIES, found, sides, own_sides, width, classes, 1, distance != 0};
+    linear<Plain<f16>, 128, 64, 32, 32, 3>(Matrix{halves, rows, stride_of_halves}, Matrix{own_halves, columns, (width + 31) / 32 * 32},
+                                           OneTerm{{bounds, row_screens, column_screens}});
+}
+
+KERNEL_BLOCKS(search_bound_terms, 256, 2, ROWS_AND_QUERIES, uint4* kept, int* counts, const float* limits, int capacity, const f16* halves,
+              const float4* sides, int stride_of_halves, const f16* own_halves, const float4* own_sides, int columns, int terms, int width, int classes,
+              int distance) {
     const Found found{kept, counts, limits, capacity, 1, nullptr, nullptr};
     const Bounds bounds{OF_ROWS, OF_QUERIES, found, sides, own_sides, width, classes, terms, distance != 0};
-    linear<Plain<f16>, 128, 64, 32, 32, 3>(Matrix{halves, rows, stride_of_halves}, Matrix{own_halves, columns, (width + 31) / 32 * 32},
-                                           Columns{{bounds, row_screens, column_screens}});
+    linear<Plain<f16>, 128, 64, 32, 32, 3>(Matrix{halves, rows, stride_of_halves}, Matrix{own_halves, columns, (width + 31) / 32 * 32}, bounds);
 }

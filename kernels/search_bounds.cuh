@@ -36,6 +36,8 @@ struct Bounds {
     int width, classes, terms;  // terms: P
     bool distance;
 
+    static constexpr bool SCREENED = false;
+
     // How far from 0 a sum of terms may be, about its centre.
     struct Sum {
         float centre = 0.0f, radius = 0.0f;
@@ -49,7 +51,6 @@ struct Bounds {
     template <int N>
     DEVICE void finish(int row, int column, const Vector<N>& sums) const {
         static_assert(N == 8, "whole queries");
-        if (terms == 1) return finish_one(row, column, sums);
         if (!has(row)) return;
         const float4 side = load<float4>(sides + row);
         const int shift = terms == 2 ? 1 : terms == 4 ? 2 : 3, first = column >> shift;

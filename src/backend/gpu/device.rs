@@ -245,7 +245,16 @@ impl Device {
             }
         }
         let staging = Staging::new(context.clone());
-        Ok(Self { info, multiprocessors, context, streams, kernels, staging, resident: Resident::default(), turn: Mutex::default() })
+        Ok(Self {
+            info,
+            multiprocessors,
+            context,
+            streams,
+            kernels,
+            staging,
+            resident: Resident::default(),
+            turn: Mutex::default(),
+        })
     }
 
     pub(super) fn info(&self) -> &Info {

@@ -9,14 +9,16 @@ use super::tensor::{Number, Tensor};
 use super::tensor_map::TensorMap;
 use crate::error::Result;
 
-pub(super) const NAMES: [&str; 6] = {
+pub(super) const NAMES: [&str; 7] = {
     let [a, b, c] = ROUND;
-    [a, b, c, ROUND_QUERIES, SCREEN, BOUND]
+    [a, b, c, ROUND_QUERIES, SCREEN, BOUND, BOUND_TERMS]
 };
 const ROUND: [&str; 3] = ["search_round_f32", "search_round_f16", "search_round_bf16"];
 const ROUND_QUERIES: &str = "search_round_queries";
 const SCREEN: &str = "search_screen";
 const BOUND: &str = "search_bound";
+/// The same for queries of several terms.
+const BOUND_TERMS: &str = "search_bound_terms";
 /// The same for queries of one term, on devices that have `wgmma`.
 pub(super) const WGMMA: [&str; 1] = ["search_bound_wgmma_128x256"];
 
@@ -115,31 +117,8 @@ impl Bounding {
         sizes: &[Argument; 3],
     ) -> Result<()> {
         let columns = self.columns.next_multiple_of(GROUP);
-        // Of few columns most of a large tile would be multiplied for nothing.
-        let wgmma = self.products == Products::Wgmma && self.terms == 1 && self.columns > BLOCK[1];
         let (halves, own_halves) = (rounded.halves(device, start), device.place(&self.halves, 0));
-        let sides = [device.address(rounded.made, 4 * start), device.address(&self.sides, 0)];
-        let screens = if self.terms == 1 {
-            Some(self.screens(device, rows, of_pairs, &[&[kept[2]], &sides[..]].concat(), sizes)?)
-        } else {
-            None
-        };
-        let screen = |number: usize| {
-            screens.as_ref().map_or(Argument::Address(0), |screens| device.address(&screens[number], 0))
-        };
-        let kept = [&kept[..], &[screen(0), screen(1)]].concat();
-        if wgmma {
-            let map =
-                |address, shape, rows| TensorMap::at(device, address, Number::F16, shape, rows).map(Argument::Map);
-            let halves = map(halves, [rows, rounded.stride()], X_BOX)?;
-            let own_halves = map(own_halves, [columns, rounded.width.next_multiple_of(STEP)], WEIGHT_BOX)?;
-            let own = [halves, sides[0], own_halves, sides[1], columns.into()];
-            let arguments = [of_pairs, &kept, &own, sizes].concat();
-            let Tile { rows: of_rows, columns: of_columns, threads, shared_bytes, .. } = TILES_F16[0];
-            let tiles = rows.div_ceil(of_rows) * columns.div_ceil(of_columns);
-            let shape = Shape { grid: [tiles.min(device.multiprocessors()), 1], threads, shared_bytes };
-            return device.launch(WGMMA[0], shape, &arguments);
-        }
+        let sides = [device.address(rounded.made, SIDE_LEN * start), device.address(&self.sides, 0)];
         let own = [
             Argument::Address(halves),
             sides[0],
@@ -147,11 +126,27 @@ impl Bounding {
             Argument::Address(own_halves),
             sides[1],
             columns.into(),
-            self.terms.into(),
         ];
-        let arguments = [of_pairs, &kept, &own, sizes].concat();
         let grid = [rows.div_ceil(BLOCK[0]), self.columns.div_ceil(BLOCK[1])];
-        device.launch(BOUND, Shape { grid, threads: 256, shared_bytes: SHARED_BYTES }, &arguments)
+        let shape = Shape { grid, threads: 256, shared_bytes: SHARED_BYTES };
+        if self.terms > 1 {
+            let arguments = [of_pairs, kept, &own, &[self.terms.into()], sizes].concat();
+            return device.launch(BOUND_TERMS, shape, &arguments);
+        }
+        let screens = self.screens(device, rows, of_pairs, &[&[kept[2]], &sides[..]].concat(), sizes)?;
+        let screens = [device.address(&screens[0], 0), device.address(&screens[1], 0)];
+        // Of few columns most of a large tile would be multiplied for nothing.
+        if self.products == Products::Mma || self.columns <= BLOCK[1] {
+            return device.launch(BOUND, shape, &[of_pairs, kept, &screens, &own, sizes].concat());
+        }
+        let map = |address, shape, rows| TensorMap::at(device, address, Number::F16, shape, rows).map(Argument::Map);
+        let halves = map(halves, [rows, rounded.stride()], X_BOX)?;
+        let own_halves = map(own_halves, [columns, rounded.width.next_multiple_of(STEP)], WEIGHT_BOX)?;
+        let own = [halves, sides[0], own_halves, sides[1], columns.into()];
+        let Tile { rows: of_rows, columns: of_columns, threads, shared_bytes, .. } = TILES_F16[0];
+        let tiles = rows.div_ceil(of_rows) * columns.div_ceil(of_columns);
+        let shape = Shape { grid: [tiles.min(device.multiprocessors()), 1], threads, shared_bytes };
+        device.launch(WGMMA[0], shape, &[of_pairs, kept, &screens, &own, sizes].concat())
     }
 
     /// What pairs of these rows and all queries pass or fail by the limits there are: of the rows, and of all columns of whole tiles.
