@@ -132,7 +132,7 @@ pub fn index(
     if let Some(first) = first.as_mut().filter(|_| options.append) {
         let records = lock(&writer).records_below(first.below)?;
         let numbers: Vec<u64> = records.iter().map(|record| record.index).collect();
-        first.meet(&numbers, &score::features(runner, records, settings)?);
+        first.meet(&numbers, &score::features(runner, &records, settings)?);
     }
     let mut sink = |chunk: Chunk| {
         let wanted = keep(chunk.number, &chunk.digest)?;

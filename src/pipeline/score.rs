@@ -120,7 +120,7 @@ pub(super) fn score(
 }
 
 /// The features of records that were read before, under the first model, `[n, E]`.
-pub(super) fn features(runner: &dyn Runner, records: Vec<Record>, settings: &Settings) -> Result<Vec<f32>> {
+pub(super) fn features(runner: &dyn Runner, records: &[Record], settings: &Settings) -> Result<Vec<f32>> {
     let model = runner.model();
     let reads = model.problem() != Problem::Headless;
     let resolve =
