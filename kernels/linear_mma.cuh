@@ -6,7 +6,7 @@
 //   bias   f32 [N']             N' = N rounded up to 32, K' = K rounded up to 32, zeros beyond
 //
 // Rows of the weight are permuted in groups of 32 so that the sums a lane is left with are eight neighbouring columns, which it finishes and
-// writes by whole 16 bytes: packed row 8 j + 2 t + e holds column 8 t + 2 j + e (`packed_row` of backend/gpu/linear.rs).
+// writes by whole 16 bytes: packed row 8 j + 2 t + e holds column 8 t + 2 j + e (`packed_row` of backend/gpu/pack.rs).
 //
 // A block makes a tile of BM × BN, each of its warps WM × WN of it. Steps of 32 inputs travel to shared memory by asynchronous copies, STAGES of
 // them under way, chunks of 16 bytes swizzled so that ldmatrix never meets a bank twice. An element's products are summed by ascending steps of

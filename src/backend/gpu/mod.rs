@@ -29,7 +29,6 @@ mod pack;
 mod pool;
 mod resident;
 mod search;
-mod search_bounds;
 mod staging;
 mod sums;
 mod tensor;
@@ -44,8 +43,7 @@ pub use images::compiler;
 pub use linear::Linear;
 pub use linear_wgmma::{Products, distrusted};
 pub(crate) use resident::Key;
-pub(crate) use search::{Asked, Chunk, Entry, FactorsOf, Found, MOST_KEPT, Part, Weights};
-pub(crate) use search_bounds::MOST_TERMS;
+pub(crate) use search::{Asked, Chunk, Entry, FactorsOf, Found, MOST_KEPT, MOST_TERMS, Part, Weights};
 pub use sums::Sums;
 pub use tensor::Tensor;
 
@@ -95,8 +93,8 @@ const KERNELS: [(&str, &[&str]); 33] = [
     ("optimizer", &optimizer::NAMES),
     ("pool", &pool::NAMES),
     ("search", &search::NAMES),
-    ("search_bounds", &search_bounds::NAMES),
-    ("search_bounds_wgmma", &search_bounds::WGMMA),
+    ("search_bounds", &search::BOUNDS),
+    ("search_bounds_wgmma", &search::WGMMA),
     ("sums", &sums::NAMES),
 ];
 

@@ -1,15 +1,15 @@
 //! Launches `kernels/search_bounds.cu`: of many queries' scores, bounds from products of rounded numbers on tensor cores.
 
-use super::device::{Argument, Device, Shape};
-use super::linear::Tile;
-use super::linear_wgmma::{Products, TILES_F16, WEIGHT_BOX, X_BOX};
-use super::pack::{GROUP, STEP};
-use super::search::{Asked, OnDevice};
-use super::tensor::{Number, Tensor};
-use super::tensor_map::TensorMap;
+use super::{Asked, OnDevice};
+use crate::backend::gpu::device::{Argument, Device, Shape};
+use crate::backend::gpu::linear::Tile;
+use crate::backend::gpu::linear_wgmma::{Products, TILES_F16, WEIGHT_BOX, X_BOX};
+use crate::backend::gpu::pack::{GROUP, STEP};
+use crate::backend::gpu::tensor::{Number, Tensor};
+use crate::backend::gpu::tensor_map::TensorMap;
 use crate::error::Result;
 
-pub(super) const NAMES: [&str; 7] = {
+pub(crate) const NAMES: [&str; 7] = {
     let [a, b, c] = ROUND;
     [a, b, c, ROUND_QUERIES, SCREEN, BOUND, BOUND_TERMS]
 };
@@ -20,7 +20,7 @@ const BOUND: &str = "search_bound";
 /// The same for queries of several terms.
 const BOUND_TERMS: &str = "search_bound_terms";
 /// The same for queries of one term, on devices that have `wgmma`.
-pub(super) const WGMMA: [&str; 1] = ["search_bound_wgmma_128x256"];
+pub(crate) const WGMMA: [&str; 1] = ["search_bound_wgmma_128x256"];
 
 /// Terms of a query that a lane has side by side.
 pub(crate) const MOST_TERMS: usize = 8;

@@ -1,0 +1,144 @@
+//! Rounds: what is scanned before anybody looks at how many records have reached an end. There is room for all that are expected to, in any order
+//! that does not favour them; where there was not, nothing has been kept yet, and half as many rows are scanned again.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use super::Search;
+use super::rows::{Sent, SentFactors};
+use crate::error::Result;
+
+/// See [`Search::most_rows`].
+const BOUNDED_GROWTH: usize = 3;
+/// What sums of factors on their way to their records' may take.
+const SUMS_BYTES: usize = 256 << 20;
+
+/// Some of a chunk's rows.
+pub(super) struct Scanned {
+    pub(super) rows: Rc<Sent>,
+    pub(super) range: Range<usize>,
+}
+
+impl Scanned {
+    /// The first so many rows, and the others.
+    fn split_at(self, middle: usize) -> [Self; 2] {
+        let Range { start, end } = self.range;
+        let part = |range| Self { rows: Rc::clone(&self.rows), range };
+        [part(start..start + middle), part(start + middle..end)]
+    }
+}
+
+impl Search<'_> {
+    /// Scores a chunk's rows. When this returns they may still be being scanned, those before them no longer where the device keeps none of them.
+    pub(crate) fn scan(&mut self, rows: Sent) -> Result<()> {
+        if self.round.iter().any(|scanned| !scanned.rows.stays()) {
+            self.settle()?;
+        }
+        self.device.await_sent(&rows.arrived)?;
+        let (rows, mut start) = (Rc::new(rows), 0);
+        while start < rows.rows {
+            let room = self.most_rows().saturating_sub(self.rows_in_round());
+            if room == 0 {
+                self.settle()?;
+                continue;
+            }
+            let end = self.fitting(&rows, start..rows.rows.min(start + room));
+            self.launch(Scanned { rows: Rc::clone(&rows), range: start..end })?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// Rows of a round: at first as many as there is room to keep, then some times as many as there were. Of m times as many, m k are expected to reach
+    /// the limit of before: half of the room is for those that are not expected. What bounds let through is scored one by one, so that limits are kept closer.
+    fn most_rows(&self) -> usize {
+        let most = self.capacity / (2 * self.k) - 1;
+        let growth = if self.bounds() { most.min(BOUNDED_GROWTH) } else { most };
+        (self.seen * growth).max(self.capacity)
+    }
+
+    /// Whether the round goes by bounds. Limits come first: without them every record is a candidate.
+    fn bounds(&self) -> bool {
+        self.bounding.is_some() && self.seen >= self.capacity
+    }
+
+    fn rows_in_round(&self) -> usize {
+        self.round.iter().map(|scanned| scanned.range.len()).sum()
+    }
+
+    /// Adds rows to the round.
+    fn launch(&mut self, scanned: Scanned) -> Result<()> {
+        match &self.bounding {
+            Some(bounding) if self.bounds() => self.launch_bounds(bounding, &scanned)?,
+            _ => self.launch_scan(&scanned.rows, &scanned.range)?,
+        }
+        self.round.push(scanned);
+        Ok(())
+    }
+
+    /// Waits for the round, and keeps the best of it.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        if self.round.is_empty() {
+            return Ok(());
+        }
+        let counts = self.counts()?;
+        let fit = counts.iter().all(|&count| count as usize <= self.capacity);
+        if !self.is_worth(&counts, fit) {
+            self.restore()?;
+            self.bounding = None;
+            let round = std::mem::take(&mut self.round);
+            round.into_iter().try_for_each(|scanned| self.launch(scanned))?;
+            return self.settle();
+        }
+        if !fit {
+            self.restore()?;
+            return self.scan_halves();
+        }
+        if let Some(bounding) = self.bounding.as_ref().filter(|_| self.bounds()) {
+            self.round.iter().try_for_each(|scanned| self.launch_rescore(bounding, scanned, &counts))?;
+        } else {
+            self.scored += self.round.iter().map(|scanned| scanned.rows.searched(&scanned.range)).sum::<usize>();
+        }
+        self.kept = counts.into_iter().map(|count| count.min(self.k as i32)).collect();
+        self.launch_select()?;
+        self.seen += self.rows_in_round();
+        self.round.clear();
+        Ok(())
+    }
+
+    /// Whether bounds, where these came of them, leave out enough.
+    fn is_worth(&mut self, counts: &[i32], fit: bool) -> bool {
+        let (bounds, rows) = (self.bounds(), self.rows_in_round());
+        let Some(bounding) = self.bounding.as_mut().filter(|_| bounds) else { return true };
+        let candidates = counts.iter().zip(&self.kept).map(|(count, kept)| (count - kept) as usize).sum();
+        bounding.is_worth(candidates, self.asked.queries * rows, fit)
+    }
+
+    /// Two rounds in place of this one, each again two where it has to be: `capacity − k` rows always fit.
+    fn scan_halves(&mut self) -> Result<()> {
+        let mut middle = self.rows_in_round().div_ceil(2);
+        let mut halves = [Vec::new(), Vec::new()];
+        for scanned in std::mem::take(&mut self.round) {
+            let here = middle.min(scanned.range.len());
+            middle -= here;
+            for (half, part) in halves.iter_mut().zip(scanned.split_at(here)) {
+                if !part.range.is_empty() {
+                    half.push(part);
+                }
+            }
+        }
+        for half in halves {
+            half.into_iter().try_for_each(|scanned| self.launch(scanned))?;
+            self.settle()?;
+        }
+        Ok(())
+    }
+
+    /// Where to end, so that there is room for the sums of these records' factors.
+    fn fitting(&self, rows: &Sent, records: Range<usize>) -> usize {
+        let Some(SentFactors { offsets, .. }) = &rows.factors else { return records.end };
+        let most = i64::from(offsets[records.start]) + (SUMS_BYTES / 4 / self.asked.queries) as i64;
+        let fitting = offsets[records.start + 1..=records.end].partition_point(|&end| i64::from(end) <= most);
+        records.end.min(records.start + fitting.max(1))
+    }
+}
