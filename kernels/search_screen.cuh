@@ -20,8 +20,9 @@
 constexpr float NARROW = 0x1p-11f * 1.01f;     // at least ‖q − q̂‖ / ‖q‖ of a query whose largest numbers round to normal ones
 constexpr float TAU = 0x1p-10f;
 constexpr float SHORTEST = 0x1p-40f;           // of a query
-constexpr float LARGEST_NORM = 0x1p60f;        // and the smallest is 1 over it
+constexpr float SMALLEST_NORM = 0x1p-20f, LARGEST_NORM = 0x1p60f;
 constexpr float LEAST_MIDDLE = 0x1p-100f;      // more than what underflow takes from m
+constexpr float LEAST_SUM = 0x1p-127f;         // and from a score's sum over the smallest norm
 
 // Screens that no pair passes, or every one.
 DEVICE float4 row_without_pairs() { return make_float4(0.0f, 0.0f, -INFINITY, INFINITY); }
@@ -108,12 +109,13 @@ struct Screens {
         const float unit = norm / (length * weight);
         if (!(unit > 0.0f && unit < 1.0f / SHORTEST)) return column_of_all_pairs();
         const float bias = own.w / length;
-        const auto limit = [&](float of) { return fmaf(-8.0f * SPARE, fabsf(of * unit) + fabsf(bias), of * unit) - LEAST_MIDDLE; };
-        const float least = weighs() ? fminf(limits.x, -limits.y) : limits.x;
-        return make_float4(own.x / length, bias, limit(least), weighs() ? -limit(least) : -limit(-limits.y));
+        const float least = LEAST_MIDDLE + LEAST_SUM / (length * weight);
+        const auto limit = [&](float of) { return fmaf(-8.0f * SPARE, fabsf(of * unit) + fabsf(bias), of * unit) - least; };
+        const float nearer = fminf(limits.x, -limits.y);
+        return make_float4(own.x / length, bias, limit(weighs() ? nearer : limits.x), -limit(weighs() ? nearer : -limits.y));
     }
 
-    DEVICE static bool is_in_range(float norm) { return norm >= 1.0f / LARGEST_NORM && norm <= LARGEST_NORM; }
+    DEVICE static bool is_in_range(float norm) { return norm >= SMALLEST_NORM && norm <= LARGEST_NORM; }
 };
 
 // Bounds of the pairs that pass.
