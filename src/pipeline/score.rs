@@ -84,7 +84,7 @@ pub(super) struct Prepared {
     records: Receiver<Vec<Record>>,
 }
 
-/// Some records' tokens, and how long they took.
+/// Some records' tokens, and how long they took on every core: what runs on the same cores meanwhile is not counted.
 type Window = (Result<Vec<Encoding>>, Duration);
 
 /// Hands a chunk on, then its tokens, a window or two ahead of the model: a device is kept busy by texts that are tokens already.
@@ -100,8 +100,13 @@ pub(super) fn prepare(model: &Model, read: Read, hand_on: &mut dyn FnMut(Prepare
 }
 
 fn encode(model: &Model, window: &[Record]) -> Window {
-    let began = Instant::now();
-    (window.par_iter().map(|record| model.encode(record)).collect(), began.elapsed())
+    let timed = |record: &Record| {
+        let began = Instant::now();
+        (model.encode(record), began.elapsed())
+    };
+    let (encodings, times): (Vec<Result<Encoding>>, Vec<Duration>) = window.par_iter().map(timed).unzip();
+    let threads = u32::try_from(rayon::current_num_threads()).unwrap_or(1);
+    (encodings.into_iter().collect(), times.iter().sum::<Duration>() / threads.max(1))
 }
 
 pub(super) fn score(
