@@ -226,6 +226,8 @@ fn bounds_over_odd_shapes_types_and_forms() {
         (53, [1_400, 7, 1, 1], Dtype::Bf16, true, 70, 20),
         (54, [1_300, 24, 5, 2], Dtype::F16, false, 40, 3),
         (56, [1_290, 100, 3, 2], Dtype::F32, false, 290, 2),
+        // Rounds of bounds that span chunks.
+        (57, [2_400, 12, 2, 6], Dtype::F32, false, 33, 3),
     ] {
         let data = Data::new(&sizes(seed, shape, dtype, coarse));
         let devices: Vec<&Gpu> = match seed {

@@ -29,9 +29,11 @@ impl Scanned {
 }
 
 impl Search<'_> {
-    /// Scores a chunk's rows. When this returns they may still be being scanned, those before them no longer where the device keeps none of them.
+    /// Scores a chunk's rows. When this returns they may still be being scanned, with those before them where holding on to these takes less room
+    /// than the chunk's features.
     pub(crate) fn scan(&mut self, rows: Sent) -> Result<()> {
-        if self.round.iter().any(|scanned| !scanned.rows.stays()) {
+        let ([features, _], held) = (rows.bytes(), self.round.iter().map(|scanned| scanned.rows.bytes()[1]));
+        if held.sum::<usize>() >= features {
             self.settle()?;
         }
         self.device.await_sent(&rows.arrived)?;

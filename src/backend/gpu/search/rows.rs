@@ -132,9 +132,16 @@ impl Sent {
         }
     }
 
-    /// Whether the device keeps it in any case.
-    pub(super) fn stays(&self) -> bool {
-        Arc::strong_count(&self.features) > 1
+    /// Bytes of the features, and of everything that takes room on the device for this search alone.
+    pub(super) fn bytes(&self) -> [usize; 2] {
+        let bytes = |tensor: &Tensor| tensor.len * tensor.number.bytes();
+        let kept =
+            [Some(&self.features), self.deltas.as_ref(), self.norms.as_ref(), Some(&self.indices), self.rounded.get()];
+        let alone =
+            kept.into_iter().flatten().filter(|tensor| Arc::strong_count(tensor) == 1).map(|tensor| bytes(tensor));
+        let of_factors = self.factors.iter().flat_map(|of| [Some(&of.on_device), of.coordinates.as_ref()]).flatten();
+        let own = self.groups.iter().chain(of_factors).map(bytes);
+        [bytes(&self.features), alone.chain(own).sum()]
     }
 
     /// How many of these records are searched.
