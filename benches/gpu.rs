@@ -8,7 +8,9 @@
 use std::time::Instant;
 
 use wherefore::backend::gpu::{Ceilings, Gpu, Products};
-use wherefore::backend::training::{self, AdamStep, Dropout, Pair, Passed, Place, Shape, Tables, Training};
+use wherefore::backend::training::{
+    self, AdamStep, Dropout, Pair, Passed, Place, Shape, Stepped, Tables, Training,
+};
 use wherefore::backend::{
     Activation, Attended, AttentionGradients, AttentionShape, Backend, Columns, Embeddings, Norm, Precision, Rows, Step,
 };
@@ -280,12 +282,15 @@ fn training(bench: &Bench) -> Result<()> {
 
     let parameters = 4 * WIDTH * WIDTH;
     let upload = || gpu.upload(&numbers(parameters, 1.0));
-    let (mut parameter, gradient, mut first, mut second) = (upload()?, upload()?, upload()?, gpu.results(parameters)?);
+    let (mut parameter, mut gradient, mut first, mut second) = (upload()?, upload()?, upload()?, gpu.results(parameters)?);
     gpu.clear(&mut second)?;
     let step = AdamStep { rate: 1e-5, decay: 0.01, betas: [0.9, 0.999], epsilon: 1e-8, number: 10, scale: 1.0 };
-    let adam = |parameter: &mut _| gpu.adam_step(parameter, [&mut first, &mut second], &gradient, &step);
+    let adam = |value: &mut _| {
+        let moments = [&mut first, &mut second];
+        gpu.adam_steps(vec![Stepped { value, moments, gradient: &mut gradient, decays: true }], &step)
+    };
     let seconds = bench.time(&mut parameter, adam)?;
-    bench.row("adam_step", &format!("{parameters}"), seconds, Bound::Bytes(28.0 * parameters as f64));
+    bench.row("adam_step", &format!("{parameters}"), seconds, Bound::Bytes(32.0 * parameters as f64));
     let bias = gpu.upload(&numbers(WIDTH, 1.0))?;
     let mut layer = gpu.pack_linear(&numbers(parameters, 1.0), &numbers(WIDTH, 1.0), 4 * WIDTH, WIDTH)?;
     let pack = |parameter: &mut _| {

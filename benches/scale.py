@@ -21,7 +21,7 @@ CLASSES = 2
 DIRECTIONS = 256
 STEPS = {
     "index": "index --from-factors {data} --store {store}{options}",
-    "search, 64 queries": "search --store {store} --from-factors {queries} --rule grad-cos --top-k 10 --memory {memory} --out {result}",
+    "search": "search --store {store} --from-factors {queries} --rule grad-cos --top-k 10 --memory {memory} --out {result}",
     "labels by 5 folds": "audit dirty --store {store} --signal confident --neighbours 0 --out {result}",
     "search by class": "search --store {store} --from-factors {queries} --rule grad-cos --group-by label --top-k 10 --memory {memory} --out {result}",
 }
@@ -33,6 +33,7 @@ def main():
     parser.add_argument("--records", default="10000,100000,1000000,10000000", help="comma-separated")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--queries", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=len(STEPS), help="only the first so many of them")
     parser.add_argument("--memory", type=int, default=1024, help="MiB that a search may take")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--options", default="", help="further arguments of index, such as `--dtype f16`")
@@ -65,14 +66,15 @@ def measure(arguments, records, room):
         "memory": arguments.memory, "options": f" {arguments.options}" if arguments.options else "",
     }  # fmt: skip
     common = machine() | {"width": arguments.width, "threads": arguments.threads}
-    for step, command in STEPS.items():
+    for step, command in list(STEPS.items())[: arguments.steps]:
         words = [str(arguments.binary), *command.format(**names).split(), "--threads", str(arguments.threads), "--quiet"]
         done = subprocess.run(words, stderr=subprocess.PIPE, text=True)
         if done.returncode != 0:
             sys.exit(f"error: {' '.join(words)}: {done.stderr.strip()}")
         made = names["store"] if step == "index" else names["result"]
         run = json.loads(Path(f"{made}.run.json").read_text())
-        row = {"step": step, "records": records, "seconds": run["summary"]["seconds"], "peak_mb": run["peak_memory_bytes"] / 1e6}
+        named = f"search, {arguments.queries:,} queries" if step == "search" else step
+        row = {"step": named, "records": records, "seconds": run["summary"]["seconds"], "peak_mb": run["peak_memory_bytes"] / 1e6}
         if step == "index":
             shutil.rmtree(room / "data")
             row["store_mb"] = sum(file.stat().st_size for file in names["store"].iterdir()) / 1e6
@@ -107,7 +109,7 @@ def plot(rows, path):
     import matplotlib.pyplot as pyplot
 
     figure, (time, each, memory) = pyplot.subplots(1, 3, figsize=(10.5, 3.2), layout="constrained")
-    for step in STEPS:
+    for step in dict.fromkeys(row["step"] for row in rows):
         mine = sorted((row["records"], row) for row in rows if row["step"] == step)
         if not mine:
             continue

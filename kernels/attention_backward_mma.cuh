@@ -15,6 +15,7 @@
 // With F the factors of a dropout, P ∘ F stands for P in dv, and F ∘ dP for dP. A row's bits depend on its own sequence alone. Bound by the tensor cores: 18 · L · D operations a query and head.
 #pragma once
 #include "attention_tile.cuh"
+#include "port_blocks.cuh"
 
 // What both kernels are given.
 template <class T>
@@ -27,18 +28,6 @@ struct Attended {
 
     DEVICE float* row(int query, int head) const { return rows + (size_t(query) * heads + head) * 4; }
 };
-
-// sums = rows · tileᵀ, for a warp's 16 rows and a tile's 8 N.
-template <int WIDTH, class T, int N>
-DEVICE void products(float (&sums)[N][4], const T* rows, const T* tile) {
-    clear(sums);
-#pragma unroll
-    for (int k = 0; k < WIDTH / 16; ++k) {
-        uint32_t a[4];
-        left_operand<WIDTH>(a, rows, k);
-        add_scores<WIDTH>(sums, a, tile, k);
-    }
-}
 
 // Of one query: its softmax, and the mean of dP under it.
 struct Row {
@@ -84,6 +73,7 @@ DEVICE void attention_backward_queries(T* d_q, int d_q_stride, const Attended<T>
     const int start = of.starts[sequence], length = int(of.starts[sequence + 1]) - start;
     const int first_row = of.first_only ? sequence : start + first;
     const int asking = of.first_only ? 1 : min(queries, length - first);
+    const bool busy = warp_id() * ROWS < asking;  // whether a query is the warp's
     const int mine = warp_id() * ROWS * WIDTH;
     const float scale = 1.0f / sqrtf(float(width));
 
@@ -111,28 +101,32 @@ DEVICE void attention_backward_queries(T* d_q, int d_q_stride, const Attended<T>
         copy_commit();
         copy_wait<1>();
         sync_block();  // this tile has landed for all
-        float scores[TILE / 8][4], slopes[TILE / 8][4];
-        products<WIDTH>(scores, shared + mine, keys + place(step));
-        products<WIDTH>(slopes, d_out + mine, values + place(step));
-        drop_of_queries(slopes, kept, draw_of_queries(kept, sequence, head, first + warp_id() * ROWS, step % tiles * TILE));
-        const int present = length - step % tiles * TILE, t = lane_id() % 4;
+        if (busy) {
+            float scores[TILE / 8][4], slopes[TILE / 8][4];
+            const int present = length - step % tiles * TILE, t = lane_id() % 4;
+            products<WIDTH>(scores, shared + mine, keys + place(step), present);
+            products<WIDTH>(slopes, d_out + mine, values + place(step), present);
+            const uint32_t drawn = draw_of_queries(kept, sequence, head, first + warp_id() * ROWS, step % tiles * TILE);
 #pragma unroll
-        for (int j = 0; j < TILE / 8; ++j)
-#pragma unroll
-            for (int e = 0; e < 4; ++e) scores[j][e] = 8 * j + 2 * t + (e & 1) < present ? scores[j][e] * scale * 1.44269504f : -INFINITY;
-        if (step < tiles) {
-            collect(rows, scores, slopes);
-            if (step + 1 == tiles) rows[0].end(), rows[1].end();
-        }
-        if (step >= tiles || steps == 1) {
+            for (int j = 0; j < TILE / 8; ++j) drop_of_queries(slopes[j], kept, drawn, j);
 #pragma unroll
             for (int j = 0; j < TILE / 8; ++j)
 #pragma unroll
-                for (int e = 0; e < 4; ++e) {
-                    const Row& row = rows[e / 2];
-                    slopes[j][e] = exp2_fast(scores[j][e] - row.largest) * row.sum * (slopes[j][e] - row.moment) * scale;
-                }
-            mix<WIDTH>(sums, slopes, keys + place(step));
+                for (int e = 0; e < 4; ++e) scores[j][e] = 8 * j + 2 * t + (e & 1) < present ? scores[j][e] * scale * 1.44269504f : -INFINITY;
+            if (step < tiles) {
+                collect(rows, scores, slopes);
+                if (step + 1 == tiles) rows[0].end(), rows[1].end();
+            }
+            if (step >= tiles || steps == 1) {
+#pragma unroll
+                for (int j = 0; j < TILE / 8; ++j)
+#pragma unroll
+                    for (int e = 0; e < 4; ++e) {
+                        const Row& row = rows[e / 2];
+                        slopes[j][e] = exp2_fast(scores[j][e] - row.largest) * row.sum * (slopes[j][e] - row.moment) * scale;
+                    }
+                mix<WIDTH>(sums, slopes, keys + place(step), present);
+            }
         }
         sync_block();  // all are done with it: its place may be filled
     }
@@ -158,6 +152,7 @@ DEVICE void attention_backward_keys(T* d_k, T* d_v, int d_stride, const Attended
     const int sequence = of.tiles[2 * blockIdx.x], first = of.tiles[2 * blockIdx.x + 1], head = blockIdx.y;
     const int start = of.starts[sequence], length = int(of.starts[sequence + 1]) - start;
     const int asking = of.first_only ? 1 : length, first_query = of.first_only ? sequence : start;
+    const bool busy = first + warp_id() * ROWS < length;  // whether a key is the warp's
     const int mine = warp_id() * ROWS * WIDTH;
     const float scale = 1.0f / sqrtf(float(width));
 
@@ -180,29 +175,31 @@ DEVICE void attention_backward_keys(T* d_k, T* d_v, int d_stride, const Attended
         copy_commit();
         copy_wait<1>();
         sync_block();  // this tile has landed for all
-        const int place = tile / STEP % 2;
-        const uint32_t drawn = draw_of_keys<STEP / 8>(kept, sequence, head, tile, first + warp_id() * ROWS);
-        float weights[STEP / 8][4], slopes[STEP / 8][4];
-        products<WIDTH>(weights, shared + mine, queries + place * STEP * WIDTH);
-        products<WIDTH>(slopes, values + mine, d_out + place * STEP * WIDTH);
-        const int t = lane_id() % 4;
+        if (busy) {
+            const int place = tile / STEP % 2;
+            const uint32_t drawn = draw_of_keys<STEP / 8>(kept, sequence, head, tile, first + warp_id() * ROWS);
+            float weights[STEP / 8][4], slopes[STEP / 8][4];
+            products<WIDTH>(weights, shared + mine, queries + place * STEP * WIDTH, asking - tile);
+            products<WIDTH>(slopes, values + mine, d_out + place * STEP * WIDTH, asking - tile);
+            const int t = lane_id() % 4;
 #pragma unroll
-        for (int j = 0; j < STEP / 8; ++j)
+            for (int j = 0; j < STEP / 8; ++j)
 #pragma unroll
-            for (int e = 0; e < 2; ++e) {
-                const float4 row = load<float4>(rows + (place * STEP + 8 * j + 2 * t + e) * 4);
+                for (int e = 0; e < 2; ++e) {
+                    const float4 row = load<float4>(rows + (place * STEP + 8 * j + 2 * t + e) * 4);
 #pragma unroll
-                for (int half = 0; half < 2; ++half) {
-                    float& weight = weights[j][2 * half + e];
-                    float& slope = slopes[j][2 * half + e];
-                    const float factor = factor_of_key(kept, drawn, j, e, half);
-                    weight = exp2_fast(weight * scale * 1.44269504f - row.x) * row.y;
-                    slope = weight * (slope * factor - row.z) * scale;
-                    weight *= factor;
+                    for (int half = 0; half < 2; ++half) {
+                        float& weight = weights[j][2 * half + e];
+                        float& slope = slopes[j][2 * half + e];
+                        const float factor = factor_of_key(kept, drawn, j, e, half);
+                        weight = exp2_fast(weight * scale * 1.44269504f - row.x) * row.y;
+                        slope = weight * (slope * factor - row.z) * scale;
+                        weight *= factor;
+                    }
                 }
-            }
-        mix<WIDTH>(d_values, weights, d_out + place * STEP * WIDTH);
-        mix<WIDTH>(d_keys, slopes, queries + place * STEP * WIDTH);
+            mix<WIDTH>(d_values, weights, d_out + place * STEP * WIDTH, asking - tile);
+            mix<WIDTH>(d_keys, slopes, queries + place * STEP * WIDTH, asking - tile);
+        }
         sync_block();  // all are done with it: its place may be filled
     }
     copy_wait<0>();
@@ -220,18 +217,20 @@ DEVICE void attention_backward_keys(T* d_k, T* d_v, int d_stride, const Attended
     Attended<T>{View<T>{q, q_stride}, View<T>{k, k_stride}, View<T>{v, v_stride}, View<T>{d_out, heads * width}, rows, tiles, starts,          \
                 first_only, heads, width}
 
-// By the largest D: 32, 64, 128.
+// By the largest D: 32, 64, 128; three blocks of four warps side by side, of the widest two.
 #define ATTENTION_BACKWARD(T, WIDTH)                                                                                                           \
-    KERNEL(attention_backward_queries_##T##_##WIDTH, 128, T* d_q, int d_q_stride, ATTENDED_PARAMETERS(T)) {                                    \
+    KERNEL_BLOCKS(attention_backward_queries_##T##_##WIDTH, 128, WIDTH > 64 ? 2 : 3, T* d_q, int d_q_stride, ATTENDED_PARAMETERS(T)) {         \
         attention_backward_queries<T, WIDTH>(d_q, d_q_stride, ATTENDED(T), Whole{});                                                           \
     }                                                                                                                                          \
-    KERNEL(attention_backward_keys_##T##_##WIDTH, 128, T* d_k, T* d_v, int d_stride, ATTENDED_PARAMETERS(T)) {                                 \
+    KERNEL_BLOCKS(attention_backward_keys_##T##_##WIDTH, 128, WIDTH > 64 ? 2 : 3, T* d_k, T* d_v, int d_stride, ATTENDED_PARAMETERS(T)) {      \
         attention_backward_keys<T, WIDTH>(d_k, d_v, d_stride, ATTENDED(T), Whole{});                                                           \
     }
 #define ATTENTION_BACKWARD_DROPOUT(T, WIDTH)                                                                                                   \
-    KERNEL(attention_backward_queries_dropout_##T##_##WIDTH, 128, T* d_q, int d_q_stride, ATTENDED_PARAMETERS(T), DROPOUT_PARAMETERS) {        \
+    KERNEL_BLOCKS(attention_backward_queries_dropout_##T##_##WIDTH, 128, WIDTH > 64 ? 2 : 3, T* d_q, int d_q_stride, ATTENDED_PARAMETERS(T),   \
+                  DROPOUT_PARAMETERS) {                                                                                                        \
         attention_backward_queries<T, WIDTH>(d_q, d_q_stride, ATTENDED(T), DROPOUT);                                                           \
     }                                                                                                                                          \
-    KERNEL(attention_backward_keys_dropout_##T##_##WIDTH, 128, T* d_k, T* d_v, int d_stride, ATTENDED_PARAMETERS(T), DROPOUT_PARAMETERS) {     \
+    KERNEL_BLOCKS(attention_backward_keys_dropout_##T##_##WIDTH, 128, WIDTH > 64 ? 2 : 3, T* d_k, T* d_v, int d_stride,                        \
+                  ATTENDED_PARAMETERS(T), DROPOUT_PARAMETERS) {                                                                                \
         attention_backward_keys<T, WIDTH>(d_k, d_v, d_stride, ATTENDED(T), DROPOUT);                                                           \
     }

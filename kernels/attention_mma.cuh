@@ -29,10 +29,10 @@ struct Queries {
     }
 
     // scores = q kᵀ
-    DEVICE void score(float (&scores)[TILE / 8][4], const T* keys) const {
+    DEVICE void score(float (&scores)[TILE / 8][4], const T* keys, int present) const {
         clear(scores);
 #pragma unroll
-        for (int k = 0; k < WIDTH / 16; ++k) add_scores<WIDTH>(scores, q[k], keys, k);
+        for (int k = 0; k < WIDTH / 16; ++k) add_scores<WIDTH>(scores, q[k], keys, k, present);
     }
 
     // Scores become weights, and what there is already is scaled to the new largest score.
@@ -87,6 +87,7 @@ DEVICE void attention(T* out, View<T> q, View<T> k, View<T> v, const unsigned* t
     const int start = starts[sequence], length = int(starts[sequence + 1]) - start;
     const int first_row = first_only ? sequence : start + first;
     const int asking = first_only ? 1 : min(queries, length - first);
+    const bool busy = warp_id() * ROWS < asking;  // whether a query is the warp's
     T* const mine = shared + warp_id() * ROWS * WIDTH;
 
     const auto fetch_tile = [&](int tile) {
@@ -105,12 +106,16 @@ DEVICE void attention(T* out, View<T> q, View<T> k, View<T> v, const unsigned* t
         copy_wait<1>();
         sync_block();  // this tile has landed for all
         if (tile == 0) state.begin(mine, width);
-        const int place = tile / TILE % 2 * TILE * WIDTH;
-        float scores[TILE / 8][4];
-        state.score(scores, keys + place);
-        state.soften(scores, length - tile);
-        drop_of_queries(scores, kept, draw_of_queries(kept, sequence, head, first + warp_id() * ROWS, tile));
-        mix<WIDTH>(state.mixed, scores, values + place);
+        if (busy) {
+            const int place = tile / TILE % 2 * TILE * WIDTH, present = length - tile;
+            float scores[TILE / 8][4];
+            state.score(scores, keys + place, present);
+            state.soften(scores, present);
+            const uint32_t drawn = draw_of_queries(kept, sequence, head, first + warp_id() * ROWS, tile);
+#pragma unroll
+            for (int j = 0; j < TILE / 8; ++j) drop_of_queries(scores[j], kept, drawn, j);
+            mix<WIDTH>(state.mixed, scores, values + place, present);
+        }
         sync_block();  // all are done with it: its place may be filled
     }
     copy_wait<0>();

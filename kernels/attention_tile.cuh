@@ -50,12 +50,13 @@ DEVICE void left_operand(uint32_t (&a)[4], const T* rows, int k) {
     ldmatrix(a, rows + swizzled<WIDTH>(lane_id() % 16, 2 * k + lane_id() / 16));
 }
 
-// sums [16, 8 N] += rows' columns 16 k … (as `a`) · tileᵀ
+// sums [16, 8 N] += rows' columns 16 k … (as `a`) · tileᵀ, of a tile of which `present` rows are there: others' sums, by sixteens, stay.
 template <int WIDTH, class T, int N>
-DEVICE void add_scores(float (&sums)[N][4], const uint32_t (&a)[4], const T* tile, int k) {
+DEVICE void add_scores(float (&sums)[N][4], const uint32_t (&a)[4], const T* tile, int k, int present) {
     const int lane = lane_id();
 #pragma unroll
     for (int j = 0; j < N / 2; ++j) {
+        if (16 * j >= present) continue;
         uint32_t b[4];
         ldmatrix(b, tile + swizzled<WIDTH>(16 * j + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
         mma(T(), sums[2 * j], a, b);
@@ -63,21 +64,41 @@ DEVICE void add_scores(float (&sums)[N][4], const uint32_t (&a)[4], const T* til
     }
 }
 
-// sums [16, WIDTH] += weights [16, 8 N] · tile: the weights go from the sums of one product to the operand of the next without leaving their lane.
+// sums = rows · tileᵀ, for a warp's 16 rows and a tile's 8 N.
 template <int WIDTH, class T, int N>
-DEVICE void mix(float (&sums)[WIDTH / 8][4], const float (&weights)[N][4], const T* tile) {
+DEVICE void products(float (&sums)[N][4], const T* rows, const T* tile, int present) {
+    clear(sums);
+#pragma unroll
+    for (int k = 0; k < WIDTH / 16; ++k) {
+        uint32_t a[4];
+        left_operand<WIDTH>(a, rows, k);
+        add_scores<WIDTH>(sums, a, tile, k, present);
+    }
+}
+
+// sums [16, WIDTH] += a · the tile's rows 16 k …
+template <int WIDTH, class T>
+DEVICE void add_mixed(float (&sums)[WIDTH / 8][4], const uint32_t (&a)[4], const T* tile, int k) {
     const int lane = lane_id();
 #pragma unroll
+    for (int j = 0; j < WIDTH / 16; ++j) {
+        uint32_t b[4];
+        ldmatrix_transposed(b, tile + swizzled<WIDTH>(16 * k + lane / 8 % 2 * 8 + lane % 8, 2 * j + lane / 16));
+        mma(T(), sums[2 * j], a, b);
+        mma(T(), sums[2 * j + 1], a, b + 2);
+    }
+}
+
+// sums [16, WIDTH] += weights [16, 8 N] · tile, of which `present` rows are there: the weights go from the sums of one product to the operand of the
+// next without leaving their lane.
+template <int WIDTH, class T, int N>
+DEVICE void mix(float (&sums)[WIDTH / 8][4], const float (&weights)[N][4], const T* tile, int present) {
+#pragma unroll
     for (int k = 0; k < N / 2; ++k) {
+        if (16 * k >= present) continue;
         const uint32_t a[4] = {pack<T>(weights[2 * k][0], weights[2 * k][1]), pack<T>(weights[2 * k][2], weights[2 * k][3]),
                                pack<T>(weights[2 * k + 1][0], weights[2 * k + 1][1]), pack<T>(weights[2 * k + 1][2], weights[2 * k + 1][3])};
-#pragma unroll
-        for (int j = 0; j < WIDTH / 16; ++j) {
-            uint32_t b[4];
-            ldmatrix_transposed(b, tile + swizzled<WIDTH>(16 * k + lane / 8 % 2 * 8 + lane % 8, 2 * j + lane / 16));
-            mma(T(), sums[2 * j], a, b);
-            mma(T(), sums[2 * j + 1], a, b + 2);
-        }
+        add_mixed<WIDTH>(sums, a, tile, k);
     }
 }
 
@@ -90,17 +111,14 @@ DEVICE uint32_t draw_of_queries(const Kept& kept, int sequence, int head, int qu
     for (int i = 0; i < 4; ++i) drawn |= kept.kept(sequence, head, query + g + 8 * (i % 2), key / 8 + t + 4 * (i / 2)) << 8 * i;
     return drawn;
 }
-// Drops weights of queries in rows and keys in columns: the draws of other blocks are the quad's.
-template <class Kept, int N>
-DEVICE void drop_of_queries(float (&weights)[N][4], const Kept& kept, uint32_t drawn) {
+// Drops a lane's weights of keys 8 j … of those 64, of queries in rows and keys in columns: the draws of other blocks are the quad's.
+template <class Kept>
+DEVICE void drop_of_queries(float (&weights)[4], const Kept& kept, uint32_t drawn, int j) {
     if constexpr (Kept::DROPS) {
         const int lane = lane_id();
+        const uint32_t bits = shuffle(drawn, (lane & ~3) + j % 4) >> 16 * (j / 4);
 #pragma unroll
-        for (int j = 0; j < N; ++j) {
-            const uint32_t bits = shuffle(drawn, (lane & ~3) + j % 4) >> 16 * (j / 4);
-#pragma unroll
-            for (int e = 0; e < 4; ++e) weights[j][e] *= kept.of_bit(bits, 8 * (e / 2) + 2 * (lane % 4) + e % 2);
-        }
+        for (int e = 0; e < 4; ++e) weights[e] *= kept.of_bit(bits, 8 * (e / 2) + 2 * (lane % 4) + e % 2);
     }
 }
 

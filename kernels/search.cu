@@ -146,11 +146,14 @@ DEVICE void rescore(const Rows& rows, const Queries& queries, uint4* kept, const
     store_entry(at, entry);
 }
 
-// A bitonic sort of `size` (a power of two) entries in shared memory.
+// A bitonic sort of `size` (a power of two) entries in shared memory. Steps shorter than a warp are each warp's own.
 DEVICE void sort(uint4* entries, int size, bool lowest) {
+    bool own = false;  // whether the last step was
     for (int run = 2; run <= size; run *= 2)
         for (int stride = run / 2; stride > 0; stride /= 2) {
-            sync_block();
+            if (own && stride < WARP) sync_warp();
+            else sync_block();
+            own = stride < WARP;
             for (int i = threadIdx.x; i < size; i += blockDim.x) {
                 const int other = i ^ stride;
                 if (other < i) continue;

@@ -345,17 +345,23 @@ pub trait Training: Backend {
         Ok(losses)
     }
 
-    /// The sum of the squares of the first `len` numbers: each 4096 by themselves, those sums in f64 in their order.
-    fn squared_norm(&self, tensor: &Self::Tensor, len: usize) -> Result<f64>;
+    /// Of each tensor the sum of the squares of its first numbers: each 4096 by themselves, those sums in f64 in their order.
+    fn squared_norms(&self, tensors: &[(&Self::Tensor, usize)]) -> Result<Vec<f64>>;
 
-    /// One step of AdamW: `parameter` and the `moments` of its gradient, in place.
-    fn adam_step(
-        &self,
-        parameter: &mut Self::Tensor,
-        moments: [&mut Self::Tensor; 2],
-        gradient: &Self::Tensor,
-        step: &AdamStep,
-    ) -> Result<()>;
+    /// One step of AdamW of each parameter: its numbers and moments in place, and its gradient zeros.
+    fn adam_steps(&self, parameters: Vec<Stepped<'_, Self::Tensor>>, step: &AdamStep) -> Result<()>;
+}
+
+/// A parameter in a step.
+pub struct Stepped<'a, T> {
+    /// Its numbers.
+    pub value: &'a mut T,
+    /// Those of its gradient.
+    pub moments: [&'a mut T; 2],
+    /// Of the loss.
+    pub gradient: &'a mut T,
+    /// Whether decay is for it.
+    pub decays: bool,
 }
 
 /// Rows that went through a layer, and its widths.

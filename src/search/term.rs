@@ -6,6 +6,43 @@
 use super::query::Weight;
 use crate::backend::cpu::simd::{Kernel, LANES, Vector};
 
+/// `deltas [rows, K]` to `out [K, rows]`, sixteen rows at a time: those stay in the first-level cache for all classes.
+pub(super) struct Transpose<'t> {
+    pub(super) out: &'t mut [f32],
+    pub(super) deltas: &'t [f32],
+    pub(super) classes: usize,
+    pub(super) rows: usize,
+}
+
+impl Kernel for Transpose<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { out, deltas, classes, rows } = self;
+        for first in (0..rows).step_by(LANES) {
+            let some = LANES.min(rows - first);
+            let deltas = &deltas[first * classes..(first + some) * classes];
+            let whole = if some == LANES { classes / LANES * LANES } else { 0 };
+            for class in (0..whole).step_by(LANES) {
+                let mut block = [V::zero(); LANES];
+                for r in 0..LANES {
+                    block[r] = V::load(deltas[r * classes + class..].first_chunk().expect("sixteen classes"));
+                }
+                V::transpose(&mut block);
+                for c in 0..LANES {
+                    block[c].store(out[(class + c) * rows + first..].first_chunk_mut().expect("sixteen rows"));
+                }
+            }
+            for class in whole..classes {
+                for r in 0..some {
+                    out[class * rows + first + r] = deltas[r * classes + class];
+                }
+            }
+        }
+    }
+}
+
 /// What each of some rows weighs for each of some queries, `[queries, rows]`: 1, `δ_i[c]`, or the chain of [`super::score`] over ascending k. Queries
 /// and rows go by in tiles, so that a class of a row is read once for several queries, and chains wait for each other in no register.
 pub(super) struct Weigh<'t> {

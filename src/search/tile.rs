@@ -7,10 +7,10 @@ use super::form::{Deltas, Form, Measure, Pass, Prepared, RowNorm};
 use super::pair::{first_factor, gradient_norm, quotient, unit_columns};
 use super::query::Weight;
 use super::source::Source;
-use super::term::{AddTerm, Weigh};
+use super::term::{AddTerm, Transpose, Weigh};
 use super::topk::Hit;
 use crate::backend::cpu::dot;
-use crate::backend::cpu::simd::{Isa, LANES};
+use crate::backend::cpu::simd::Isa;
 use crate::backend::cpu::{
     HalvedQueries, HalvedRows, IntegerQueries, Lined, Panels, Stream, Tile, dot_stream, dot_tile, halved_products,
     integer_products, panel_products, squared_distance_stream, squared_distance_tile,
@@ -598,18 +598,10 @@ impl<'a> SetTile<'a> {
         }
     }
 
-    /// The first `rows` rows of `deltas [.., K]` to `[K, rows]`, some rows at a time: those stay in the first-level cache for all classes.
+    /// The first `rows` rows of `deltas [.., K]` to `[K, rows]`.
     fn transpose(&mut self, deltas: &[f32], classes: usize, rows: usize) {
         self.deltas.resize(classes * rows, 0.0);
-        for first in (0..rows).step_by(LANES) {
-            let some = LANES.min(rows - first);
-            let deltas = &deltas[first * classes..(first + some) * classes];
-            for (class, out) in self.deltas.chunks_exact_mut(rows).enumerate() {
-                for (out, row) in out[first..first + some].iter_mut().zip(deltas.chunks_exact(classes)) {
-                    *out = row[class];
-                }
-            }
-        }
+        Isa::best().run(Transpose { out: &mut self.deltas, deltas, classes, rows });
     }
 }
 

@@ -358,7 +358,8 @@ impl<'a, M: Material> Run<'a, M> {
             self.best = Some(self.trainee.learner().state()?);
         }
         told(&report)?;
-        self.checkpoint()
+        // After the last there is nothing to go on with: whoever asked saves the model.
+        if self.is_over() { Ok(()) } else { self.checkpoint() }
     }
 
     fn checkpoint(&mut self) -> Result<()> {

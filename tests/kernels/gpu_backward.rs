@@ -329,7 +329,7 @@ impl Operation for Attention {
     }
 }
 
-const LENGTHS: [&[u32]; 3] = [&[1, 5, 16], &[33, 64, 15], &[129, 1, 150]];
+const LENGTHS: [&[u32]; 4] = [&[1, 5, 16], &[33, 64, 15], &[129, 1, 150], &[97, 128]];
 const HEADS: [(usize, usize); 6] = [(1, 1), (3, 8), (2, 32), (2, 33), (1, 64), (1, 100)];
 
 fn attentions() -> impl Iterator<Item = Attention> {
@@ -386,7 +386,7 @@ fn attention_depends_on_its_sequence_alone() {
         let gpu = emulator::gpu(precision);
         for queries in [Rows::All, Rows::First] {
             for maps in [false, true] {
-                let case = Attention { maps, ..Attention::new(&[70, 1, 130, 9], 2, 16, queries) };
+                let case = Attention { maps, ..Attention::new(&[70, 1, 130, 9, 128], 2, 16, queries) };
                 let whole = case.run(&gpu);
                 let mut starts = vec![0; whole.len()];
                 for sequence in 0..case.batch.sequences() {

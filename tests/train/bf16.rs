@@ -145,8 +145,9 @@ fn dropped<B: Training>(
 #[test]
 fn attention_drops_what_the_reference_does() {
     let gpu = emulator::gpu(Precision::Bf16);
-    let batches: [&[u32]; 3] = [&[1, 5, 16], &[33, 64, 15], &[129, 1, 150]];
-    for (batch, heads) in batches.into_iter().zip([[(3, 8), (1, 64)], [(2, 32), (1, 100)], [(2, 33), (1, 16)]]) {
+    let batches: [&[u32]; 4] = [&[1, 5, 16], &[33, 64, 15], &[129, 1, 150], &[97, 128]];
+    let heads = [[(3, 8), (1, 64)], [(2, 32), (1, 100)], [(2, 33), (1, 16)], [(1, 40), (2, 8)]];
+    for (batch, heads) in batches.into_iter().zip(heads) {
         let batch = lengths(batch);
         for (heads, queries) in heads.into_iter().flat_map(|heads| [(heads, Rows::All), (heads, Rows::First)]) {
             let exact = dropped(&Reference, &batch, heads, queries, <[f32]>::to_vec);

@@ -5,7 +5,9 @@ use proptest::prelude::*;
 use wherefore::backend::cpu::{Cpu, Isa};
 use wherefore::backend::gpu::Gpu;
 use wherefore::backend::reference::{Plain, Reference};
-use wherefore::backend::training::{AdamStep, Dropout, Loss, Pair, Passed, Place, Shape, Tables, Training};
+use wherefore::backend::training::{
+    AdamStep, Dropout, Loss, Pair, Passed, Place, Shape, Stepped, Tables, Training,
+};
 use wherefore::backend::{Activation, Backend, Precision, Rows};
 use wherefore::tokens::PackedBatch;
 
@@ -175,23 +177,41 @@ pub(super) fn of_rows<B: Training>(backend: &B, width: usize) -> Vec<Vec<f32>> {
     found
 }
 
-/// A step of AdamW on what a step before it left.
-fn stepped<B: Training>(backend: &B, len: usize) -> Vec<Vec<f32>> {
-    let upload = |stream| backend.upload(&numbers(len, stream)).unwrap();
-    let (mut parameter, gradient, mut sum) = (upload(1), upload(2), upload(3));
-    let mut moments = [backend.tensor(len).unwrap(), backend.tensor(len).unwrap()];
-    for moment in &mut moments {
-        backend.clear(moment).unwrap();
-    }
+/// A step of AdamW on what a step before it left, of several parameters at once, every other of which decays.
+fn stepped<B: Training>(backend: &B, lengths: &[usize]) -> Vec<Vec<f32>> {
+    let all = |stream: u32| -> Vec<B::Tensor> {
+        let upload = |(place, &len): (usize, &usize)| backend.upload(&numbers(len, stream + place as u32)).unwrap();
+        lengths.iter().enumerate().map(upload).collect()
+    };
+    let zeros = || {
+        let mut zeros = all(0);
+        zeros.iter_mut().for_each(|tensor| backend.clear(tensor).unwrap());
+        zeros
+    };
+    let (mut values, mut first, mut second, mut gradients) = (all(1), zeros(), zeros(), Vec::new());
     for number in 1..3 {
         let step = AdamStep { rate: 0.01, decay: 0.1, betas: [0.9, 0.999], epsilon: 1e-8, number, scale: 0.75 };
-        let [first, second] = &mut moments;
-        backend.adam_step(&mut parameter, [first, second], &gradient, &step).unwrap();
+        gradients = all(2);
+        let moments = first.iter_mut().zip(&mut second).map(|(first, second)| [first, second]);
+        let parameters = values.iter_mut().zip(moments).zip(&mut gradients).enumerate();
+        let stepped = parameters.map(|(place, ((value, moments), gradient))| Stepped {
+            value,
+            moments,
+            gradient,
+            decays: place % 2 == 0,
+        });
+        backend.adam_steps(stepped.collect(), &step).unwrap();
     }
-    backend.add(&mut sum, &parameter, len).unwrap();
-    let mut copied = backend.tensor(len).unwrap();
-    backend.copy(&mut copied, &gradient, len).unwrap();
-    [&parameter, &moments[0], &moments[1], &sum, &copied].map(|tensor| read(backend, tensor, len)).to_vec()
+    let found = [&values, &first, &second, &gradients].into_iter().flat_map(|tensors| tensors.iter().zip(lengths));
+    found.map(|(tensor, &len)| read(backend, tensor, len)).collect()
+}
+
+fn added_and_copied<B: Training>(backend: &B, len: usize) -> [Vec<f32>; 2] {
+    let upload = |stream| backend.upload(&numbers(len, stream)).unwrap();
+    let (mut sum, mut copied, x) = (upload(1), backend.tensor(len).unwrap(), upload(2));
+    backend.add(&mut sum, &x, len).unwrap();
+    backend.copy(&mut copied, &x, len).unwrap();
+    [&sum, &copied].map(|tensor| read(backend, tensor, len))
 }
 
 #[test]
@@ -202,18 +222,23 @@ fn what_training_does_by_row_and_number_on_a_gpu_has_the_bits_of_the_cpu() {
         assert!(of_rows(&gpu, width) == of_rows(&cpu, width), "rows of width {width}");
     }
     for len in [1, 255, 256, 1000] {
-        let (found, expected) = (stepped(&gpu, len), stepped(&cpu, len));
-        assert!(found.concat().iter().all(|x| x.is_finite()) && found == expected, "{len} numbers");
+        assert!(added_and_copied(&gpu, len) == added_and_copied(&cpu, len), "{len} numbers");
+    }
+    for lengths in [&[1][..], &[4096, 255], &[1000, 9000, 1, 4097]] {
+        let (found, expected) = (stepped(&gpu, lengths), stepped(&cpu, lengths));
+        assert!(found.concat().iter().all(|x| x.is_finite()) && found == expected, "{lengths:?} numbers");
+        assert!(found[3 * lengths.len()..].concat().iter().all(|&x| x == 0.0), "gradients are cleared");
     }
 }
 
 #[test]
 fn norms_on_a_gpu_are_those_of_f64() {
     let gpu = emulator::gpu(Precision::F32);
-    for len in [1, 4095, 4096, 4097, 20_000] {
-        let (values, exact) = (gpu.upload(&numbers(len + 3, 5)).unwrap(), numbers(len, 5));
-        let exact: f64 = exact.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
-        let found = gpu.squared_norm(&values, len).unwrap();
+    let lengths = [1, 4095, 4096, 0, 4097, 20_000];
+    let values = lengths.map(|len| gpu.upload(&numbers(len + 3, 5)).unwrap());
+    let pairs: Vec<_> = values.iter().zip(lengths).collect();
+    for (found, len) in gpu.squared_norms(&pairs).unwrap().into_iter().zip(lengths) {
+        let exact: f64 = numbers(len, 5).iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
         assert!((found - exact).abs() <= 1e-6 * exact, "{len}: {found} {exact}");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Check, HEADS, LENGTHS, Outcome, Outcomes, TOKENS, VOCABULARY, WIDTH, compare, drawn, drawn_batch};
 use crate::backend::reference::Reference;
-use crate::backend::training::{AdamStep, Dropout, Pair, Passed, Place, Shape, Tables, Training};
+use crate::backend::training::{AdamStep, Dropout, Pair, Passed, Place, Shape, Stepped, Tables, Training};
 use crate::backend::{Attended, AttentionGradients, AttentionShape, Columns, Rows};
 use crate::error::Result;
 
@@ -87,11 +87,12 @@ fn dropped<B: Training>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch) -> Re
 /// A step of the optimiser.
 fn step<B: Training>(outcomes: &mut Outcomes<'_, B>) -> Result<()> {
     let backend = outcomes.backend;
-    let (mut parameter, gradient) = (drawn(backend, TOKENS, 16)?, drawn(backend, TOKENS, 17)?);
+    let (mut value, mut gradient) = (drawn(backend, TOKENS, 16)?, drawn(backend, TOKENS, 17)?);
     let mut moments = [backend.results(TOKENS)?, backend.results(TOKENS)?];
     moments.iter_mut().try_for_each(|moment| backend.clear(moment))?;
     let step = AdamStep { rate: 0.01, decay: 0.1, betas: [0.9, 0.999], epsilon: 1e-8, number: 1, scale: 0.5 };
     let [first, second] = &mut moments;
-    backend.adam_step(&mut parameter, [first, second], &gradient, &step)?;
-    outcomes.keep("adam_step", &parameter, TOKENS, 8)
+    let moments = [first, second];
+    backend.adam_steps(vec![Stepped { value: &mut value, moments, gradient: &mut gradient, decays: true }], &step)?;
+    outcomes.keep("adam_step", &value, TOKENS, 8)
 }

@@ -19,6 +19,8 @@ pub struct Batch {
     /// Where each begins.
     places: [usize; PARTS],
     tiles: usize,
+    /// The tiles of sequences of more than [`SHORT`] tokens, which come first, and how many sequences those are.
+    long: [usize; 2],
     pieces: usize,
     /// The records that dropout draws for, once it was asked to, and what they are on the device: all of a pass are for the same.
     records: Mutex<(Vec<u32>, Option<Arc<Tensor>>)>,
@@ -39,6 +41,8 @@ pub(super) enum Part {
     Tiles,
     /// `[B, 2]`: attention's, where first tokens ask.
     FirstTiles,
+    /// `[B]`: the sequences, the longest first.
+    ByLength,
     /// `[T]`: the sequence each token is in, where tokens may stand on paths.
     SequenceOf,
     /// f32 `[B]`: the power of two each sequence's gradient is multiplied by. Ones, until the kernel that starts a backward pass writes them.
@@ -55,7 +59,9 @@ pub(super) enum Part {
     FirstPieces,
 }
 
-const PARTS: usize = 13;
+const PARTS: usize = 14;
+/// Tokens of the longest sequence that attention goes back through at once.
+const SHORT: usize = 128;
 /// Rows that a product of the tensor cores adds up at once.
 const PIECE: usize = 16;
 
@@ -71,7 +77,13 @@ impl Batch {
     }
 
     fn upload_any(device: &Device, host: PackedBatch, masked: Option<Masked>, queries: usize) -> Result<Self> {
-        let (tiles, sequences) = (tiles(&host, queries), host.sequences());
+        let (by_length, sequences) = (by_length(&host), host.sequences());
+        let tiles = tiles(&host, &by_length, queries);
+        let is_long = |sequence: u32| host.range(sequence as usize).len() > SHORT;
+        let long = [
+            tiles.iter().take_while(|[sequence, _]| is_long(*sequence)).count(),
+            by_length.iter().take_while(|&&sequence| is_long(sequence)).count(),
+        ];
         let first: Vec<u32> = (0..sequences as u32).flat_map(|sequence| [sequence, 0]).collect();
         let on_paths = if masked.is_some() { 0 } else { sequences };
         let sequence_of: Vec<u32> =
@@ -87,6 +99,7 @@ impl Batch {
             &host.cu_seqlens,
             tiles.as_flattened(),
             &first,
+            &by_length,
             &sequence_of,
             &scales,
             &starts,
@@ -101,7 +114,7 @@ impl Batch {
         }
         let memory = device.upload(Number::F32, bytemuck::cast_slice(&parts.concat()))?;
         let (tiles, pieces) = (tiles.len(), pieces.len());
-        Ok(Self { host, masked, memory, places, tiles, pieces, records: Mutex::default() })
+        Ok(Self { host, masked, memory, places, tiles, long, pieces, records: Mutex::default() })
     }
 
     /// T.
@@ -120,6 +133,19 @@ impl Batch {
             Rows::All => (self.part(device, Part::Tiles), self.tiles),
             Rows::First => (self.part(device, Part::FirstTiles), self.host.sequences()),
         }
+    }
+
+    /// The tiles of sequences too long to be gone back through at once, and how many there are.
+    pub(super) fn long_tiles(&self, device: &Device) -> (Argument, usize) {
+        (self.part(device, Part::Tiles), self.long[0])
+    }
+
+    /// The other sequences, how many there are, and the tokens of the longest.
+    pub(super) fn short(&self, device: &Device) -> (Argument, usize, usize) {
+        let long = self.long[1];
+        let list = device.address(&self.memory, self.places[Part::ByLength as usize] + long);
+        let lengths = (0..self.host.sequences()).map(|sequence| self.host.range(sequence).len());
+        (list, self.host.sequences() - long, lengths.filter(|&length| length <= SHORT).max().unwrap_or(0))
     }
 
     /// The pieces these rows are added up by, and how many there are.
@@ -163,12 +189,17 @@ fn pieces(batch: &PackedBatch) -> Vec<u32> {
     (0..batch.sequences()).flat_map(of).collect()
 }
 
-/// `[sequence, first query]` of each tile, those of the longest sequences first: they take longest.
-fn tiles(batch: &PackedBatch, queries: usize) -> Vec<[u32; 2]> {
-    let mut order: Vec<usize> = (0..batch.sequences()).collect();
-    order.sort_by_key(|&sequence| std::cmp::Reverse(batch.range(sequence).len()));
-    let of = |sequence: usize| {
-        (0..batch.range(sequence).len()).step_by(queries).map(move |first| [sequence as u32, first as u32])
+/// [`Part::ByLength`]: what takes longest begins first.
+fn by_length(batch: &PackedBatch) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..batch.sequences() as u32).collect();
+    order.sort_by_key(|&sequence| std::cmp::Reverse(batch.range(sequence as usize).len()));
+    order
+}
+
+/// `[sequence, first query]` of each tile, sequence by sequence in this order.
+fn tiles(batch: &PackedBatch, order: &[u32], queries: usize) -> Vec<[u32; 2]> {
+    let of = |&sequence: &u32| {
+        (0..batch.range(sequence as usize).len()).step_by(queries).map(move |first| [sequence, first as u32])
     };
-    order.into_iter().flat_map(of).collect()
+    order.iter().flat_map(of).collect()
 }

@@ -7,7 +7,9 @@ use super::sums::Sums;
 use super::{
     Batch, Gpu, Linear, Tensor, attention, attention_backward, columns, dropout, embed_sum, gradients, optimizer,
 };
-use crate::backend::training::{AdamStep, Dropout, Loss, Pair, Passed, Place, Products, Shape, Tables, Training};
+use crate::backend::training::{
+    AdamStep, Dropout, Loss, Pair, Passed, Place, Products, Shape, Stepped, Tables, Training,
+};
 use crate::backend::{Attended, AttentionGradients, Backend};
 use crate::error::Result;
 
@@ -138,17 +140,11 @@ impl Training for Gpu {
         Ok(values)
     }
 
-    fn squared_norm(&self, tensor: &Tensor, len: usize) -> Result<f64> {
-        optimizer::squared_norm(&self.device, tensor, len)
+    fn squared_norms(&self, tensors: &[(&Tensor, usize)]) -> Result<Vec<f64>> {
+        optimizer::squared_norms(&self.device, tensors)
     }
 
-    fn adam_step(
-        &self,
-        parameter: &mut Tensor,
-        moments: [&mut Tensor; 2],
-        gradient: &Tensor,
-        step: &AdamStep,
-    ) -> Result<()> {
-        optimizer::adam_step(&self.device, parameter, moments, gradient, step)
+    fn adam_steps(&self, parameters: Vec<Stepped<'_, Tensor>>, step: &AdamStep) -> Result<()> {
+        optimizer::adam_steps(&self.device, &parameters, step)
     }
 }

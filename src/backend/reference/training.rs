@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{Float, Linear, Loops, Query, add, for_each_query, inner, statistics};
 use crate::backend::training::{
-    AdamStep, CrossEntropy, Dropout, Guide, Loss, Pair, Passed, Place, Products, Shape, Sketch, Tables, Training,
+    AdamStep, CrossEntropy, Dropout, Guide, Loss, Pair, Passed, Place, Products, Shape, Sketch, Stepped, Tables, Training,
 };
 use crate::backend::{Attended, AttentionGradients, Rows, table_row};
 use crate::error::Result;
@@ -266,27 +266,27 @@ impl<F: Float> Training for Loops<F> {
         Ok(terms.iter().map(of).collect())
     }
 
-    fn squared_norm(&self, tensor: &Vec<F>, len: usize) -> Result<f64> {
-        Ok(tensor[..len].chunks(4096).map(|block| inner(block, block).wide()).sum())
+    fn squared_norms(&self, tensors: &[(&Vec<F>, usize)]) -> Result<Vec<f64>> {
+        let of = |&(tensor, len): &(&Vec<F>, usize)| {
+            tensor[..len].chunks(4096).map(|block| inner(block, block).wide()).sum()
+        };
+        Ok(tensors.iter().map(of).collect())
     }
 
-    fn adam_step(
-        &self,
-        parameter: &mut Vec<F>,
-        moments: [&mut Vec<F>; 2],
-        gradient: &Vec<F>,
-        step: &AdamStep,
-    ) -> Result<()> {
-        let [first, second] = moments;
+    fn adam_steps(&self, parameters: Vec<Stepped<'_, Vec<F>>>, step: &AdamStep) -> Result<()> {
         let [mean_correction, deviation_correction] = step.corrections().map(F::of);
         let of = |x: f64| F::of(x);
-        for i in 0..parameter.len() {
-            let g = gradient[i] * of(step.scale);
-            first[i] = of(step.betas[0]) * first[i] + of(1.0 - step.betas[0]) * g;
-            second[i] = of(step.betas[1]) * second[i] + of(1.0 - step.betas[1]) * g * g;
-            let deviation = second[i].map(f64::sqrt) / deviation_correction + of(step.epsilon);
-            let kept = parameter[i] * of(1.0 - step.rate * step.decay);
-            parameter[i] = kept - of(step.rate) / mean_correction * (first[i] / deviation);
+        for Stepped { value, moments: [first, second], gradient, decays } in parameters {
+            let decay = if decays { step.decay } else { 0.0 };
+            for i in 0..value.len() {
+                let g = gradient[i] * of(step.scale);
+                first[i] = of(step.betas[0]) * first[i] + of(1.0 - step.betas[0]) * g;
+                second[i] = of(step.betas[1]) * second[i] + of(1.0 - step.betas[1]) * g * g;
+                let deviation = second[i].map(f64::sqrt) / deviation_correction + of(step.epsilon);
+                let kept = value[i] * of(1.0 - step.rate * decay);
+                value[i] = kept - of(step.rate) / mean_correction * (first[i] / deviation);
+            }
+            gradient.fill(of(0.0));
         }
         Ok(())
     }

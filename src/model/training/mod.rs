@@ -54,7 +54,7 @@ use super::encoder::distinct;
 use super::weights::Weights;
 use super::{Outputs, Problem, Reads, Task};
 use crate::backend::Precision;
-use crate::backend::training::{AdamStep, CrossEntropy, Guide, Training};
+use crate::backend::training::{AdamStep, CrossEntropy, Guide, Stepped, Training};
 use crate::error::{Error, Result};
 use crate::tokens::PackedBatch;
 
@@ -336,9 +336,9 @@ impl<B: Training> Learn for Learner<B> {
 
     fn gradient_norm(&mut self) -> Result<f64> {
         self.gradients.gather(&self.backend, &self.specs)?;
-        let pairs = self.gradients.tree.leaves().into_iter().zip(self.specs.leaves());
-        let squares = pairs.map(|(gradient, spec)| self.backend.squared_norm(gradient, spec.len()));
-        Ok(squares.sum::<Result<f64>>()?.sqrt())
+        let leaves = self.gradients.tree.leaves().into_iter().zip(self.specs.leaves());
+        let gradients: Vec<_> = leaves.map(|(gradient, spec)| (gradient, spec.len())).collect();
+        Ok(self.backend.squared_norms(&gradients)?.into_iter().sum::<f64>().sqrt())
     }
 
     fn step(&mut self, step: &AdamStep) -> Result<()> {
@@ -346,11 +346,14 @@ impl<B: Training> Learn for Learner<B> {
         let [first, second] = &mut self.moments;
         let moments = first.leaves_mut().into_iter().zip(second.leaves_mut());
         let values = self.values.leaves_mut().into_iter().zip(self.gradients.tree.leaves_mut());
-        for (((value, gradient), (first, second)), spec) in values.zip(moments).zip(self.specs.leaves()) {
-            let step = AdamStep { decay: if spec.decays() { step.decay } else { 0.0 }, ..*step };
-            self.backend.adam_step(value, [first, second], gradient, &step)?;
-            self.backend.clear(gradient)?;
-        }
+        let parameters = values.zip(moments).zip(self.specs.leaves());
+        let stepped = parameters.map(|(((value, gradient), (first, second)), spec)| Stepped {
+            value,
+            moments: [first, second],
+            gradient,
+            decays: spec.decays(),
+        });
+        self.backend.adam_steps(stepped.collect(), step)?;
         self.net.repack(&self.backend, &self.values)
     }
 

@@ -4,6 +4,8 @@ use super::{LINES, LeftPairs, PairLine};
 use crate::backend::cpu::gemm::{Target, shares};
 use crate::backend::cpu::simd::{Isa, LANES};
 #[cfg(target_arch = "x86_64")]
+use crate::backend::cpu::simd::{lanes, transpose};
+#[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps,
     _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
@@ -207,29 +209,6 @@ fn add_squares(sum: __m512, [low, high]: [__m512; 2], pairs: __m512i) -> __m512 
     let rounded = _mm512_and_si512(pairs, _mm512_set1_epi32(0xFFFF_0000_u32.cast_signed()));
     let from_others = _mm512_sub_ps(others, _mm512_castsi512_ps(rounded));
     _mm512_fmadd_ps(from_others, from_others, _mm512_fmadd_ps(from_ones, from_ones, sum))
-}
-
-#[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code)]
-#[target_feature(enable = "avx512f")]
-fn lanes(numbers: [i32; LANES]) -> __m512i {
-    // SAFETY: sixteen numbers are there.
-    unsafe { _mm512_loadu_si512(numbers.as_ptr().cast()) }
-}
-
-/// `block[r]` lane `c` changes places with `block[c]` lane `r`: the four bits of their numbers, one after another.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn transpose(block: &mut [__m512i; LANES]) {
-    for bit in [1, 2, 4, 8] {
-        let one = lanes(array::from_fn(|i| if i & bit == 0 { i } else { LANES + (i ^ bit) } as i32));
-        let other = lanes(array::from_fn(|i| if i & bit == 0 { i | bit } else { LANES + i } as i32));
-        for r in (0..LANES).filter(|r| r & bit == 0) {
-            let (a, b) = (block[r], block[r | bit]);
-            block[r] = _mm512_permutex2var_epi32(a, one, b);
-            block[r | bit] = _mm512_permutex2var_epi32(a, other, b);
-        }
-    }
 }
 
 /// The micro-kernel: `R` rows by [`LINES`] vectors of sums, all in registers while the steps run.

@@ -7,6 +7,7 @@ use super::{ByRegisters, Kernel, LANES, Lanes, Register, Vector, avx2};
 use half::{bf16, f16};
 #[allow(clippy::wildcard_imports)] // thirty names of one family
 use std::arch::x86_64::*;
+use std::array;
 
 /// Runs a kernel with AVX-512 switched on.
 ///
@@ -47,6 +48,28 @@ fn halve(x: __m512) -> __m256 {
     let (low, high) = halves(x);
     // SAFETY: the module's.
     unsafe { _mm256_add_ps(low, high) }
+}
+
+/// `block[r]` lane `c` changes places with `block[c]` lane `r`: the four bits of their numbers, one after another.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(in crate::backend::cpu) fn transpose(block: &mut [__m512i; LANES]) {
+    for bit in [1, 2, 4, 8] {
+        let one = lanes(array::from_fn(|i| if i & bit == 0 { i } else { LANES + (i ^ bit) } as i32));
+        let other = lanes(array::from_fn(|i| if i & bit == 0 { i | bit } else { LANES + i } as i32));
+        for r in (0..LANES).filter(|r| r & bit == 0) {
+            let (a, b) = (block[r], block[r | bit]);
+            block[r] = _mm512_permutex2var_epi32(a, one, b);
+            block[r | bit] = _mm512_permutex2var_epi32(a, other, b);
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(in crate::backend::cpu) fn lanes(numbers: [i32; LANES]) -> __m512i {
+    // SAFETY: sixteen numbers are there.
+    unsafe { _mm512_loadu_si512(numbers.as_ptr().cast()) }
 }
 
 impl Lanes for Avx512 {
@@ -214,6 +237,21 @@ impl Vector for Avx512 {
     fn largest(self) -> f32 {
         let (low, high) = halves(self.0);
         avx2::largest(unsafe { _mm256_max_ps(low, high) })
+    }
+
+    #[inline(always)]
+    fn transpose(block: &mut [Self; LANES]) {
+        // SAFETY: the module's.
+        unsafe {
+            let mut bits = [_mm512_setzero_si512(); LANES];
+            for r in 0..LANES {
+                bits[r] = _mm512_castps_si512(block[r].0);
+            }
+            transpose(&mut bits);
+            for r in 0..LANES {
+                block[r] = Self(_mm512_castsi512_ps(bits[r]));
+            }
+        }
     }
 
     #[inline(always)]

@@ -19,6 +19,9 @@ mod avx512;
 use half::{bf16, f16};
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "x86_64")]
+pub(super) use self::avx512::{lanes, transpose};
+
 /// Lanes of a [`Vector`].
 pub const LANES: usize = 16;
 
@@ -107,6 +110,21 @@ pub trait Vector: Lanes {
     fn sum(self) -> f32;
     /// The largest lane, by the same halving.
     fn largest(self) -> f32;
+    /// Lane `c` of vector `r` changes places with lane `r` of vector `c`.
+    #[inline(always)]
+    fn transpose(block: &mut [Self; LANES]) {
+        let mut lanes = [[0.0; LANES]; LANES];
+        for r in 0..LANES {
+            block[r].store(&mut lanes[r]);
+        }
+        for c in 0..LANES {
+            let mut column = [0.0; LANES];
+            for r in 0..LANES {
+                column[r] = lanes[r][c];
+            }
+            block[c] = Self::load(&column);
+        }
+    }
     /// [`Vector::sum`] of eight vectors, cheaper together and with the same bits.
     #[inline(always)]
     fn sum8(vectors: [Self; 8]) -> [f32; 8] {
@@ -206,5 +224,39 @@ impl Isa {
 impl Default for Isa {
     fn default() -> Self {
         Self::best()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Isa, Kernel, LANES, Vector};
+
+    struct Turned([[f32; LANES]; LANES]);
+
+    impl Kernel for Turned {
+        type Output = [[f32; LANES]; LANES];
+
+        #[inline(always)]
+        fn run<V: Vector>(mut self) -> Self::Output {
+            let mut block = [V::zero(); LANES];
+            for r in 0..LANES {
+                block[r] = V::load(&self.0[r]);
+            }
+            V::transpose(&mut block);
+            for r in 0..LANES {
+                block[r].store(&mut self.0[r]);
+            }
+            self.0
+        }
+    }
+
+    #[test]
+    fn lanes_and_vectors_change_places() {
+        let number = |r: usize, c: usize| (LANES * r + c) as f32;
+        for isa in Isa::all() {
+            let rows = std::array::from_fn(|r| std::array::from_fn(|c| number(r, c)));
+            let columns: [[f32; LANES]; LANES] = std::array::from_fn(|r| std::array::from_fn(|c| number(c, r)));
+            assert_eq!(isa.run(Turned(rows)), columns, "{}", isa.name());
+        }
     }
 }

@@ -3,14 +3,18 @@
 use rayon::prelude::*;
 
 use super::CHUNK;
-use crate::backend::training::{AdamStep, RoundedStep};
+use crate::backend::training::{AdamStep, RoundedStep, Stepped};
 
-/// [`crate::backend::training::Training::adam_step`]
-pub(super) fn step(parameter: &mut [f32], moments: [&mut Vec<f32>; 2], gradient: &[f32], step: &AdamStep) {
-    let factors = step.rounded();
+/// Of one parameter, [`crate::backend::training::Training::adam_steps`].
+pub(super) fn step(parameter: Stepped<'_, Vec<f32>>, step: &AdamStep) {
+    let Stepped { value, moments, gradient, decays } = parameter;
+    let factors = AdamStep { decay: if decays { step.decay } else { 0.0 }, ..*step }.rounded();
     let [first, second] = moments.map(|moment| moment.par_chunks_mut(CHUNK));
-    let chunks = parameter.par_chunks_mut(CHUNK).zip(first).zip(second).zip(gradient.par_chunks(CHUNK));
-    chunks.for_each(|(((parameter, first), second), gradient)| factors.apply(parameter, first, second, gradient));
+    let chunks = value.par_chunks_mut(CHUNK).zip(first).zip(second).zip(gradient.par_chunks_mut(CHUNK));
+    chunks.for_each(|(((value, first), second), gradient)| {
+        factors.apply(value, first, second, gradient);
+        gradient.fill(0.0);
+    });
 }
 
 impl RoundedStep {

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use super::attention;
 use super::{Cpu, Linear, dot_on};
 use crate::backend::training::{
-    AdamStep, Dropout, Loss, Pair, Passed, Place, Products, Shape, Sketch, Tables, Training,
+    AdamStep, Dropout, Loss, Pair, Passed, Place, Products, Shape, Sketch, Stepped, Tables, Training,
 };
 use crate::backend::{Attended, AttentionGradients};
 use crate::error::Result;
@@ -195,20 +195,17 @@ impl Training for Cpu {
         Ok(values)
     }
 
-    fn squared_norm(&self, tensor: &Vec<f32>, len: usize) -> Result<f64> {
-        let blocks = tensor[..len].par_chunks(NORM_BLOCK);
-        let sums: Vec<f32> = blocks.map(|block| dot_on(self.isa, block, block)).collect();
-        Ok(sums.into_iter().map(f64::from).sum())
+    fn squared_norms(&self, tensors: &[(&Vec<f32>, usize)]) -> Result<Vec<f64>> {
+        let of = |&(tensor, len): &(&Vec<f32>, usize)| {
+            let blocks = tensor[..len].par_chunks(NORM_BLOCK);
+            let sums: Vec<f32> = blocks.map(|block| dot_on(self.isa, block, block)).collect();
+            sums.into_iter().map(f64::from).sum()
+        };
+        Ok(tensors.iter().map(of).collect())
     }
 
-    fn adam_step(
-        &self,
-        parameter: &mut Vec<f32>,
-        moments: [&mut Vec<f32>; 2],
-        gradient: &Vec<f32>,
-        step: &AdamStep,
-    ) -> Result<()> {
-        adam::step(parameter, moments, gradient, step);
+    fn adam_steps(&self, parameters: Vec<Stepped<'_, Vec<f32>>>, step: &AdamStep) -> Result<()> {
+        parameters.into_iter().for_each(|parameter| adam::step(parameter, step));
         Ok(())
     }
 }
