@@ -152,7 +152,6 @@ DEVICE void attention_backward_keys(T* d_k, T* d_v, int d_stride, const Attended
     const int sequence = of.tiles[2 * blockIdx.x], first = of.tiles[2 * blockIdx.x + 1], head = blockIdx.y;
     const int start = of.starts[sequence], length = int(of.starts[sequence + 1]) - start;
     const int asking = of.first_only ? 1 : length, first_query = of.first_only ? sequence : start;
-    const bool busy = first + warp_id() * ROWS < length;  // whether a key is the warp's
     const int mine = warp_id() * ROWS * WIDTH;
     const float scale = 1.0f / sqrtf(float(width));
 
@@ -175,31 +174,29 @@ DEVICE void attention_backward_keys(T* d_k, T* d_v, int d_stride, const Attended
         copy_commit();
         copy_wait<1>();
         sync_block();  // this tile has landed for all
-        if (busy) {
-            const int place = tile / STEP % 2;
-            const uint32_t drawn = draw_of_keys<STEP / 8>(kept, sequence, head, tile, first + warp_id() * ROWS);
-            float weights[STEP / 8][4], slopes[STEP / 8][4];
-            products<WIDTH>(weights, shared + mine, queries + place * STEP * WIDTH, asking - tile);
-            products<WIDTH>(slopes, values + mine, d_out + place * STEP * WIDTH, asking - tile);
-            const int t = lane_id() % 4;
+        const int place = tile / STEP % 2;
+        const uint32_t drawn = draw_of_keys<STEP / 8>(kept, sequence, head, tile, first + warp_id() * ROWS);
+        float weights[STEP / 8][4], slopes[STEP / 8][4];
+        products<WIDTH>(weights, shared + mine, queries + place * STEP * WIDTH, STEP);
+        products<WIDTH>(slopes, values + mine, d_out + place * STEP * WIDTH, STEP);
+        const int t = lane_id() % 4;
 #pragma unroll
-            for (int j = 0; j < STEP / 8; ++j)
+        for (int j = 0; j < STEP / 8; ++j)
 #pragma unroll
-                for (int e = 0; e < 2; ++e) {
-                    const float4 row = load<float4>(rows + (place * STEP + 8 * j + 2 * t + e) * 4);
+            for (int e = 0; e < 2; ++e) {
+                const float4 row = load<float4>(rows + (place * STEP + 8 * j + 2 * t + e) * 4);
 #pragma unroll
-                    for (int half = 0; half < 2; ++half) {
-                        float& weight = weights[j][2 * half + e];
-                        float& slope = slopes[j][2 * half + e];
-                        const float factor = factor_of_key(kept, drawn, j, e, half);
-                        weight = exp2_fast(weight * scale * 1.44269504f - row.x) * row.y;
-                        slope = weight * (slope * factor - row.z) * scale;
-                        weight *= factor;
-                    }
+                for (int half = 0; half < 2; ++half) {
+                    float& weight = weights[j][2 * half + e];
+                    float& slope = slopes[j][2 * half + e];
+                    const float factor = factor_of_key(kept, drawn, j, e, half);
+                    weight = exp2_fast(weight * scale * 1.44269504f - row.x) * row.y;
+                    slope = weight * (slope * factor - row.z) * scale;
+                    weight *= factor;
                 }
-            mix<WIDTH>(d_values, weights, d_out + place * STEP * WIDTH, asking - tile);
-            mix<WIDTH>(d_keys, slopes, queries + place * STEP * WIDTH, asking - tile);
-        }
+            }
+        mix<WIDTH>(d_values, weights, d_out + place * STEP * WIDTH, STEP);
+        mix<WIDTH>(d_keys, slopes, queries + place * STEP * WIDTH, STEP);
         sync_block();  // all are done with it: its place may be filled
     }
     copy_wait<0>();
@@ -217,12 +214,12 @@ DEVICE void attention_backward_keys(T* d_k, T* d_v, int d_stride, const Attended
     Attended<T>{View<T>{q, q_stride}, View<T>{k, k_stride}, View<T>{v, v_stride}, View<T>{d_out, heads * width}, rows, tiles, starts,          \
                 first_only, heads, width}
 
-// By the largest D: 32, 64, 128; three blocks of four warps side by side, of the widest two.
+// By the largest D: 32, 64, 128. Three blocks side by side, of the widest two: the compiler comes to that by itself but for queries.
 #define ATTENTION_BACKWARD(T, WIDTH)                                                                                                           \
     KERNEL_BLOCKS(attention_backward_queries_##T##_##WIDTH, 128, WIDTH > 64 ? 2 : 3, T* d_q, int d_q_stride, ATTENDED_PARAMETERS(T)) {         \
         attention_backward_queries<T, WIDTH>(d_q, d_q_stride, ATTENDED(T), Whole{});                                                           \
     }                                                                                                                                          \
-    KERNEL_BLOCKS(attention_backward_keys_##T##_##WIDTH, 128, WIDTH > 64 ? 2 : 3, T* d_k, T* d_v, int d_stride, ATTENDED_PARAMETERS(T)) {      \
+    KERNEL(attention_backward_keys_##T##_##WIDTH, 128, T* d_k, T* d_v, int d_stride, ATTENDED_PARAMETERS(T)) {                                 \
         attention_backward_keys<T, WIDTH>(d_k, d_v, d_stride, ATTENDED(T), Whole{});                                                           \
     }
 #define ATTENTION_BACKWARD_DROPOUT(T, WIDTH)                                                                                                   \
@@ -230,7 +227,6 @@ DEVICE void attention_backward_keys(T* d_k, T* d_v, int d_stride, const Attended
                   DROPOUT_PARAMETERS) {                                                                                                        \
         attention_backward_queries<T, WIDTH>(d_q, d_q_stride, ATTENDED(T), DROPOUT);                                                           \
     }                                                                                                                                          \
-    KERNEL_BLOCKS(attention_backward_keys_dropout_##T##_##WIDTH, 128, WIDTH > 64 ? 2 : 3, T* d_k, T* d_v, int d_stride,                        \
-                  ATTENDED_PARAMETERS(T), DROPOUT_PARAMETERS) {                                                                                \
+    KERNEL(attention_backward_keys_dropout_##T##_##WIDTH, 128, T* d_k, T* d_v, int d_stride, ATTENDED_PARAMETERS(T), DROPOUT_PARAMETERS) {     \
         attention_backward_keys<T, WIDTH>(d_k, d_v, d_stride, ATTENDED(T), DROPOUT);                                                           \
     }

@@ -107,10 +107,10 @@ DEVICE void attention(T* out, View<T> q, View<T> k, View<T> v, const unsigned* t
         sync_block();  // this tile has landed for all
         if (tile == 0) state.begin(mine, width);
         if (busy) {
-            const int place = tile / TILE % 2 * TILE * WIDTH, present = length - tile;
+            const int place = tile / TILE % 2 * TILE * WIDTH, present = Kept::DROPS ? TILE : length - tile;  // registers for no tests beside draws
             float scores[TILE / 8][4];
             state.score(scores, keys + place, present);
-            state.soften(scores, present);
+            state.soften(scores, length - tile);
             const uint32_t drawn = draw_of_queries(kept, sequence, head, first + warp_id() * ROWS, tile);
 #pragma unroll
             for (int j = 0; j < TILE / 8; ++j) drop_of_queries(scores[j], kept, drawn, j);
