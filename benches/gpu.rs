@@ -8,9 +8,7 @@
 use std::time::Instant;
 
 use wherefore::backend::gpu::{Ceilings, Gpu, Products};
-use wherefore::backend::training::{
-    self, AdamStep, Dropout, Pair, Passed, Place, Shape, Stepped, Tables, Training,
-};
+use wherefore::backend::training::{self, AdamStep, Dropout, Pair, Passed, Place, Shape, Stepped, Tables, Training};
 use wherefore::backend::{
     Activation, Attended, AttentionGradients, AttentionShape, Backend, Columns, Embeddings, Norm, Precision, Rows, Step,
 };
@@ -282,7 +280,8 @@ fn training(bench: &Bench) -> Result<()> {
 
     let parameters = 4 * WIDTH * WIDTH;
     let upload = || gpu.upload(&numbers(parameters, 1.0));
-    let (mut parameter, mut gradient, mut first, mut second) = (upload()?, upload()?, upload()?, gpu.results(parameters)?);
+    let (mut parameter, mut gradient, mut first, mut second) =
+        (upload()?, upload()?, upload()?, gpu.results(parameters)?);
     gpu.clear(&mut second)?;
     let step = AdamStep { rate: 1e-5, decay: 0.01, betas: [0.9, 0.999], epsilon: 1e-8, number: 10, scale: 1.0 };
     let adam = |value: &mut _| {

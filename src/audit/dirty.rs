@@ -289,6 +289,8 @@ impl Signal {
     }
 }
 
+/// How far the model must share the text's doubts to count in the combination: half of the way.
+const HEARD: f32 = 0.5;
 /// What the training's verdict counts in the combination, where the text's counts 1.
 const MARGIN: f32 = 0.2;
 
@@ -338,15 +340,16 @@ impl Evidence<'_> {
     }
 
     /// The text's verdict, the model's and the training's, by their ranks. The text has seen no label that it judges, while the model's features may have been
-    /// bent until its own labels fit: then it no longer shares the text's doubts, and counts by the square of how far it does. Its verdict is half what a head
-    /// says of a record left out, which knows that one class's labels may be wrong more often than another's, and half what the record does to itself. Where no
-    /// classifier of texts can judge, all that the model says counts alike.
+    /// bent until its own labels fit: then it no longer shares the text's doubts, and counts by the square of how far it does, or, where that is less than half of
+    /// the way, for nothing. Its verdict is half what a head says of a record left out, which knows that one class's labels may be wrong more often than another's,
+    /// and half what the record does to itself. Where no classifier of texts can judge, all that the model says counts alike.
     fn combined(&self) -> Vec<f32> {
         let values =
             |wanted| self.signals.iter().find(|(found, _)| *found == wanted).map(|(_, values)| values.as_slice());
         let (text, left_out) =
             (values(Signal::Text).unwrap_or_default(), values(Signal::Confident).unwrap_or_default());
-        let model = kappa(text, left_out).max(0.0).powi(2) / 2.0;
+        let shared = kappa(text, left_out);
+        let model = if shared < HEARD { 0.0 } else { shared.powi(2) / 2.0 };
         let weights = if text.is_empty() {
             [Signal::Neighbours, Signal::Loss, Signal::SelfInfluence, Signal::Confident].map(|signal| (signal, 1.0))
         } else {

@@ -21,23 +21,92 @@ impl Kernel for Transpose<'_> {
     fn run<V: Vector>(self) {
         let Self { out, deltas, classes, rows } = self;
         for first in (0..rows).step_by(LANES) {
-            let some = LANES.min(rows - first);
-            let deltas = &deltas[first * classes..(first + some) * classes];
-            let whole = if some == LANES { classes / LANES * LANES } else { 0 };
-            for class in (0..whole).step_by(LANES) {
-                let mut block = [V::zero(); LANES];
-                for r in 0..LANES {
-                    block[r] = V::load(deltas[r * classes + class..].first_chunk().expect("sixteen classes"));
-                }
-                V::transpose(&mut block);
+            let block = Block { deltas: &deltas[first * classes..], classes, rows: LANES.min(rows - first) };
+            for class in (0..block.whole()).step_by(LANES) {
+                let columns = block.columns::<V>(class);
                 for c in 0..LANES {
-                    block[c].store(out[(class + c) * rows + first..].first_chunk_mut().expect("sixteen rows"));
+                    columns[c].store(out[(class + c) * rows + first..].first_chunk_mut().expect("sixteen rows"));
                 }
             }
-            for class in whole..classes {
-                for r in 0..some {
-                    out[class * rows + first + r] = deltas[r * classes + class];
+            for class in block.whole()..classes {
+                for r in 0..block.rows {
+                    out[class * rows + first + r] = block.deltas[r * classes + class];
                 }
+            }
+        }
+    }
+}
+
+/// Up to sixteen rows `deltas [.., K]`, and what is stored after them.
+struct Block<'t> {
+    deltas: &'t [f32],
+    classes: usize,
+    rows: usize,
+}
+
+impl Block<'_> {
+    /// Classes that go by sixteens.
+    #[inline(always)]
+    fn whole(&self) -> usize {
+        if self.rows == LANES { self.classes / LANES * LANES } else { 0 }
+    }
+
+    /// Sixteen classes from `class` on, a vector each. Rows beside each other are no stream that the machine would see by itself: the next are asked for.
+    #[inline(always)]
+    fn columns<V: Vector>(&self, class: usize) -> [V; LANES] {
+        let next = self.deltas[self.rows * self.classes..].iter();
+        for line in next.skip(LANES * class).step_by(LANES).take(LANES) {
+            V::prefetch_near(line);
+        }
+        let mut block = [V::zero(); LANES];
+        for r in 0..LANES {
+            block[r] = V::load(self.deltas[r * self.classes + class..].first_chunk().expect("sixteen classes"));
+        }
+        V::transpose(&mut block);
+        block
+    }
+}
+
+/// [`Weigh`] for one query, of `deltas [rows, K]` as they are stored: to turn them first would take as long as the features.
+pub(super) struct WeighStored<'t> {
+    pub(super) out: &'t mut [f32],
+    pub(super) query: &'t Weight,
+    pub(super) deltas: &'t [f32],
+    pub(super) classes: usize,
+}
+
+impl Kernel for WeighStored<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { out, query, deltas, classes } = self;
+        let own = match query {
+            Weight::One => return out.fill(1.0),
+            Weight::Class(class) => {
+                return out.iter_mut().zip(deltas.chunks_exact(classes)).for_each(|(out, row)| *out = row[*class]);
+            }
+            Weight::Delta(own) => own,
+        };
+        for (number, out) in out.chunks_mut(LANES).enumerate() {
+            let block = Block { deltas: &deltas[number * LANES * classes..], classes, rows: out.len() };
+            let mut sum = V::zero();
+            for class in (0..block.whole()).step_by(LANES) {
+                let columns = block.columns::<V>(class);
+                for c in 0..LANES {
+                    sum = V::splat(own[class + c]).fma(columns[c], sum);
+                }
+            }
+            for class in block.whole()..classes {
+                let mut column = [0.0; LANES];
+                for r in 0..block.rows {
+                    column[r] = block.deltas[r * classes + class];
+                }
+                sum = V::splat(own[class]).fma(V::load(&column), sum);
+            }
+            match out.first_chunk_mut() {
+                Some(whole) => sum.store(whole),
+                None => sum.store_partial(out),
             }
         }
     }

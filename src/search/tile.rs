@@ -7,7 +7,7 @@ use super::form::{Deltas, Form, Measure, Pass, Prepared, RowNorm};
 use super::pair::{first_factor, gradient_norm, quotient, unit_columns};
 use super::query::Weight;
 use super::source::Source;
-use super::term::{AddTerm, Transpose, Weigh};
+use super::term::{AddTerm, Transpose, Weigh, WeighStored};
 use super::topk::Hit;
 use crate::backend::cpu::dot;
 use crate::backend::cpu::simd::Isa;
@@ -177,6 +177,10 @@ struct SetTile<'a> {
     integers: Option<Int8Rows<'a>>,
     /// δ transposed, `[K, rows]`, so that a vector holds one class of many records.
     deltas: Vec<f32>,
+    /// δ where it lies, `[.., K]`, and K, where one query passes only once.
+    stored: Option<(&'a [f32], usize)>,
+    /// Whether one does.
+    one: bool,
 }
 
 /// A tile's features.
@@ -221,7 +225,7 @@ impl Span {
 impl<'a> RowTile<'a> {
     /// Room for features of `width`, to be scored against few queries or many of these.
     pub(super) fn new(form: &'a Form<'a>, width: usize, few: bool, queries: &PackedQueries) -> Self {
-        let sets = form.sets.iter().map(|_| SetTile::new(width, few, queries.halved())).collect();
+        let sets = form.sets.iter().map(|_| SetTile::new(width, few, queries)).collect();
         Self {
             form,
             place: (0, 0),
@@ -453,7 +457,12 @@ impl<'a> RowTile<'a> {
     fn weigh(&mut self, set: usize, queries: &[Weight]) {
         let rows = self.rows;
         self.weights.resize(queries.len() * rows, 0.0);
-        Isa::best().run(Weigh { out: &mut self.weights, queries, deltas: &self.sets[set].deltas, rows });
+        let (out, SetTile { stored, deltas, .. }) = (&mut self.weights[..], &self.sets[set]);
+        if let ([query], &Some((deltas, classes))) = (queries, stored) {
+            Isa::best().run(WeighStored { out, query, deltas, classes });
+        } else {
+            Isa::best().run(Weigh { out, queries, deltas, rows });
+        }
     }
 
     fn distances(&mut self, queries: &PackedQueries, asked: Range<usize>) {
@@ -501,15 +510,17 @@ impl SetTile<'_> {
 }
 
 impl<'a> SetTile<'a> {
-    fn new(width: usize, few: bool, halved: Option<&HalvedQueries>) -> Self {
+    fn new(width: usize, few: bool, queries: &PackedQueries) -> Self {
         let features = if few { Features::Mapped(Floats::F32(&[])) } else { Features::Lined(Lined::new(width)) };
         Self {
             features,
             decoded: Vec::new(),
             next: &[],
-            halved: halved.map(HalvedRows::new),
+            halved: queries.halved().map(HalvedRows::new),
             integers: None,
             deltas: Vec::new(),
+            stored: None,
+            one: queries.len() == 1,
         }
     }
 
@@ -577,6 +588,7 @@ impl<'a> SetTile<'a> {
         let (start, classes) = (span.start, factors.classes);
         match form.deltas {
             Deltas::Unread => {}
+            Deltas::Stored if self.one => self.stored = Some((&factors.deltas[start * classes..], classes)),
             Deltas::Stored | Deltas::Scaled => self.transpose(&factors.deltas[start * classes..], classes, span.rows),
             Deltas::Given(given) => self.transpose(&given[span.global * classes..], classes, span.rows),
             Deltas::Unit => {

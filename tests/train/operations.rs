@@ -5,9 +5,7 @@ use proptest::prelude::*;
 use wherefore::backend::cpu::{Cpu, Isa};
 use wherefore::backend::gpu::Gpu;
 use wherefore::backend::reference::{Plain, Reference};
-use wherefore::backend::training::{
-    AdamStep, Dropout, Loss, Pair, Passed, Place, Shape, Stepped, Tables, Training,
-};
+use wherefore::backend::training::{AdamStep, Dropout, Loss, Pair, Passed, Place, Shape, Stepped, Tables, Training};
 use wherefore::backend::{Activation, Backend, Precision, Rows};
 use wherefore::tokens::PackedBatch;
 

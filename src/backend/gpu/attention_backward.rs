@@ -38,13 +38,17 @@ const DROPPED_F32: [&str; 6] = names!("dropout_f32");
 pub(super) const F16: [&str; 8] = join(WHOLE_F16, SHORT_F16);
 const WHOLE_F16: [&str; 6] = names!("f16");
 const SHORT_F16: [&str; 2] = short_names!("f16");
-pub(super) const BF16: [&str; 16] = join(join::<6, 6, 12>(WHOLE_BF16, DROPPED_BF16), join::<2, 2, 4>(SHORT_BF16, SHORT_DROPPED));
+pub(super) const BF16: [&str; 16] =
+    join(join::<6, 6, 12>(WHOLE_BF16, DROPPED_BF16), join::<2, 2, 4>(SHORT_BF16, SHORT_DROPPED));
 const WHOLE_BF16: [&str; 6] = names!("bf16");
 const DROPPED_BF16: [&str; 6] = names!("dropout_bf16");
 const SHORT_BF16: [&str; 2] = short_names!("bf16");
 const SHORT_DROPPED: [&str; 2] = short_names!("dropout_bf16");
 
-const fn join<const A: usize, const B: usize, const N: usize>(a: [&'static str; A], b: [&'static str; B]) -> [&'static str; N] {
+const fn join<const A: usize, const B: usize, const N: usize>(
+    a: [&'static str; A],
+    b: [&'static str; B],
+) -> [&'static str; N] {
     let mut all = [""; N];
     let mut i = 0;
     while i < N {
@@ -98,7 +102,8 @@ pub(super) fn backward(
         return Ok(());
     }
     let rows = device.allocate(Number::F32, asking * heads * ROW)?;
-    let names = if draws.is_some() { [DROPPED_F32, WHOLE_F16, DROPPED_BF16] } else { [WHOLE_F32, WHOLE_F16, WHOLE_BF16] };
+    let names =
+        if draws.is_some() { [DROPPED_F32, WHOLE_F16, DROPPED_BF16] } else { [WHOLE_F32, WHOLE_F16, WHOLE_BF16] };
     let shared = |tiles: Argument| {
         let mut arguments = operands.views().to_vec();
         arguments.extend([device.address(&d_out, 0), device.address(&rows, 0), tiles, operands.starts()]);

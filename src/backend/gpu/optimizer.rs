@@ -43,7 +43,14 @@ impl List {
         Ok(Self { tensors: device.upload(Number::F32, bytemuck::cast_slice(&words))?, count, blocks })
     }
 
-    fn launch(&self, device: &Device, name: &str, before: &[Argument], after: &[Argument], shared_bytes: usize) -> Result<()> {
+    fn launch(
+        &self,
+        device: &Device,
+        name: &str,
+        before: &[Argument],
+        after: &[Argument],
+        shared_bytes: usize,
+    ) -> Result<()> {
         let own = [device.address(&self.tensors, 0), self.count.into()];
         let shape = Shape { grid: [self.blocks, 1], threads: THREADS, shared_bytes };
         device.launch(name, shape, &[before, &own, after].concat())

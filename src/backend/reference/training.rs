@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::{Float, Linear, Loops, Query, add, for_each_query, inner, statistics};
 use crate::backend::training::{
-    AdamStep, CrossEntropy, Dropout, Guide, Loss, Pair, Passed, Place, Products, Shape, Sketch, Stepped, Tables, Training,
+    AdamStep, CrossEntropy, Dropout, Guide, Loss, Pair, Passed, Place, Products, Shape, Sketch, Stepped, Tables,
+    Training,
 };
 use crate::backend::{Attended, AttentionGradients, Rows, table_row};
 use crate::error::Result;
