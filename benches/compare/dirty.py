@@ -143,7 +143,7 @@ def make_store(arguments, kept, folder, noisy, names):
 
 def frozen(arguments, kept, noisy):
     """Features of the texts, read once for all noise, under a head fitted to the noisy labels: arrays for --from-factors."""
-    texts, factors = kept / f"{arguments.set}-{len(noisy)}-texts", kept / "factors"
+    texts, factors = kept / f"{arguments.set}-{len(noisy)}-{arguments.seed}-texts", kept / "factors"
     if not (texts / "manifest.json").exists():
         write(kept / "texts.jsonl", [(text, None) for text, _ in noisy], None)
         run(arguments.binary, "index", "--model", arguments.minilm, "--data", kept / "texts.jsonl", "--store", texts, "--max-length", LENGTH)

@@ -183,7 +183,9 @@ fn stepped<B: Training>(backend: &B, lengths: &[usize]) -> Vec<Vec<f32>> {
     };
     let zeros = || {
         let mut zeros = all(0);
-        zeros.iter_mut().for_each(|tensor| backend.clear(tensor).unwrap());
+        for tensor in &mut zeros {
+            backend.clear(tensor).unwrap();
+        }
         zeros
     };
     let (mut values, mut first, mut second, mut gradients) = (all(1), zeros(), zeros(), Vec::new());

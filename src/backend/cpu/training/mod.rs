@@ -205,7 +205,9 @@ impl Training for Cpu {
     }
 
     fn adam_steps(&self, parameters: Vec<Stepped<'_, Vec<f32>>>, step: &AdamStep) -> Result<()> {
-        parameters.into_iter().for_each(|parameter| adam::step(parameter, step));
+        for parameter in parameters {
+            adam::step(parameter, step);
+        }
         Ok(())
     }
 }
