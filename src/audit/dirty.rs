@@ -289,8 +289,6 @@ impl Signal {
     }
 }
 
-/// How far the model must share the text's doubts to count in the combination: half of the way.
-const HEARD: f32 = 0.5;
 /// What the training's verdict counts in the combination, where the text's counts 1.
 const MARGIN: f32 = 0.2;
 
@@ -340,16 +338,17 @@ impl Evidence<'_> {
     }
 
     /// The text's verdict, the model's and the training's, by their ranks. The text has seen no label that it judges, while the model's features may have been
-    /// bent until its own labels fit: then it no longer shares the text's doubts, and counts by the square of how far it does, or, where that is less than half of
-    /// the way, for nothing. Its verdict is half what a head says of a record left out, which knows that one class's labels may be wrong more often than another's,
-    /// and half what the record does to itself. Where no classifier of texts can judge, all that the model says counts alike.
+    /// bent until its own labels fit: where even a head that has not seen a record doubts less than half as many labels as the text does, they have, and the model
+    /// is not heard. Else it counts by the square of how far it shares the text's doubts. Its verdict is half what a head says of a record left out, which knows
+    /// that one class's labels may be wrong more often than another's, and half what the record does to itself. Where no classifier of texts can judge, all that
+    /// the model says counts alike.
     fn combined(&self) -> Vec<f32> {
         let values =
             |wanted| self.signals.iter().find(|(found, _)| *found == wanted).map(|(_, values)| values.as_slice());
         let (text, left_out) =
             (values(Signal::Text).unwrap_or_default(), values(Signal::Confident).unwrap_or_default());
-        let shared = kappa(text, left_out);
-        let model = if shared < HEARD { 0.0 } else { shared.powi(2) / 2.0 };
+        let is_bent = 2 * doubts(left_out) < doubts(text);
+        let model = if is_bent { 0.0 } else { kappa(text, left_out).max(0.0).powi(2) / 2.0 };
         let weights = if text.is_empty() {
             [Signal::Neighbours, Signal::Loss, Signal::SelfInfluence, Signal::Confident].map(|signal| (signal, 1.0))
         } else {
@@ -371,6 +370,11 @@ impl Evidence<'_> {
         let predicted = || self.classes.predictions.iter().map(|class| class.unwrap_or(0)).collect();
         of(by).or_else(|| of(Signal::Text)).or_else(|| of(Signal::Neighbours)).unwrap_or_else(predicted)
     }
+}
+
+/// How many labels a judge doubts: margins above zero.
+fn doubts(margins: &[f32]) -> usize {
+    margins.iter().filter(|margin| **margin > 0.0).count()
 }
 
 /// How far two judges share their doubts (margins above zero), beyond what chance makes them share: 1 for the same, 0 for none (Cohen 1960, "A coefficient of
