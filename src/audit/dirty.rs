@@ -337,18 +337,15 @@ impl Evidence<'_> {
         Dirty { ranking, scores, signals, labels, predictions, suggestions, neighbours, records, spans }
     }
 
-    /// The text's verdict, the model's and the training's, by their ranks. The text has seen no label that it judges, while the model's features may have been
-    /// bent until its own labels fit: where even a head that has not seen a record doubts less than half as many labels as the text does, they have, and the model
-    /// is not heard. Else it counts by the square of how far it shares the text's doubts. Its verdict is half what a head says of a record left out, which knows
-    /// that one class's labels may be wrong more often than another's, and half what the record does to itself. Where no classifier of texts can judge, all that
-    /// the model says counts alike.
+    /// The text's verdict, the model's as far as it is [`heard`], and the training's, by their ranks. The model's is half what a head says of a record left out,
+    /// which knows that one class's labels may be wrong more often than another's, and half what the record does to itself. Where no classifier of texts can
+    /// judge, all that the model says counts alike.
     fn combined(&self) -> Vec<f32> {
         let values =
             |wanted| self.signals.iter().find(|(found, _)| *found == wanted).map(|(_, values)| values.as_slice());
         let (text, left_out) =
             (values(Signal::Text).unwrap_or_default(), values(Signal::Confident).unwrap_or_default());
-        let is_bent = 2 * doubts(left_out) < doubts(text);
-        let model = if is_bent { 0.0 } else { kappa(text, left_out).max(0.0).powi(2) / 2.0 };
+        let model = heard(text, left_out) / 2.0;
         let weights = if text.is_empty() {
             [Signal::Neighbours, Signal::Loss, Signal::SelfInfluence, Signal::Confident].map(|signal| (signal, 1.0))
         } else {
@@ -372,9 +369,12 @@ impl Evidence<'_> {
     }
 }
 
-/// How many labels a judge doubts: margins above zero.
-fn doubts(margins: &[f32]) -> usize {
-    margins.iter().filter(|margin| **margin > 0.0).count()
+/// What the model's verdict counts beside the text's. That has seen no label that it judges, while the model's features may have been bent until its own labels
+/// fit: where even a head that has not seen a record doubts less than half as many labels as the text does, they have, and it counts for nothing. Else it counts by
+/// the square of how far that head shares the text's doubts.
+fn heard(text: &[f32], left_out: &[f32]) -> f32 {
+    let doubts = |margins: &[f32]| margins.iter().filter(|margin| **margin > 0.0).count();
+    if 2 * doubts(left_out) < doubts(text) { 0.0 } else { kappa(text, left_out).max(0.0).powi(2) }
 }
 
 /// How far two judges share their doubts (margins above zero), beyond what chance makes them share: 1 for the same, 0 for none (Cohen 1960, "A coefficient of
@@ -516,5 +516,14 @@ mod tests {
         assert!((kappa(&a, &b) - (0.8 - 0.68) / (1.0 - 0.68)).abs() < 1e-6);
         assert!((kappa(&a, &a) - 1.0).abs() < 1e-6);
         assert_eq!((kappa(&a, &[f32::NAN; 10]), kappa(&[], &[]), kappa(&[-1.0; 4], &[-1.0; 4])), (0.0, 0.0, 0.0));
+    }
+
+    #[test]
+    fn a_model_that_doubts_little_of_what_the_text_does_is_not_heard() {
+        let doubting = |count: usize| (0..10).map(|i| if i < count { 0.5 } else { -0.5 }).collect::<Vec<f32>>();
+        let text = doubting(5);
+        assert_eq!((heard(&text, &text), heard(&text, &doubting(2))), (1.0, 0.0));
+        let half = heard(&text, &doubting(3));
+        assert!((half - 0.36).abs() < 1e-6, "{half}");
     }
 }
