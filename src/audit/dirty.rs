@@ -370,11 +370,11 @@ impl Evidence<'_> {
 }
 
 /// What the model's verdict counts beside the text's. That has seen no label that it judges, while the model's features may have been bent until its own labels
-/// fit: where even a head that has not seen a record doubts less than three quarters as many labels as the text does, they have, and it counts for nothing. Else it counts by
+/// fit: where even a head that has not seen a record doubts less than half as many labels as the text does, they have, and it counts for nothing. Else it counts by
 /// the square of how far that head shares the text's doubts.
 fn heard(text: &[f32], left_out: &[f32]) -> f32 {
     let doubts = |margins: &[f32]| margins.iter().filter(|margin| **margin > 0.0).count();
-    if 4 * doubts(left_out) < 3 * doubts(text) { 0.0 } else { kappa(text, left_out).max(0.0).powi(2) }
+    if 2 * doubts(left_out) < doubts(text) { 0.0 } else { kappa(text, left_out).max(0.0).powi(2) }
 }
 
 /// How far two judges share their doubts (margins above zero), beyond what chance makes them share: 1 for the same, 0 for none (Cohen 1960, "A coefficient of
@@ -522,8 +522,8 @@ mod tests {
     fn a_model_that_doubts_little_of_what_the_text_does_is_not_heard() {
         let doubting = |count: usize| (0..10).map(|i| if i < count { 0.5 } else { -0.5 }).collect::<Vec<f32>>();
         let text = doubting(5);
-        assert_eq!((heard(&text, &text), heard(&text, &doubting(3))), (1.0, 0.0));
-        let most = heard(&text, &doubting(4));
-        assert!((most - 0.64).abs() < 1e-6, "{most}");
+        assert_eq!((heard(&text, &text), heard(&text, &doubting(2))), (1.0, 0.0));
+        let half = heard(&text, &doubting(3));
+        assert!((half - 0.36).abs() < 1e-6, "{half}");
     }
 }
