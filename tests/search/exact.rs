@@ -21,7 +21,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
-    fn both_ends_are_those_of_sorting_every_score(sizes in sizes(150, 0..=10), k in 1..200_usize, queries in 1..8_usize) {
+    fn both_ends_are_those_of_sorting_every_score(sizes in sizes(150, 0..=40), k in 1..200_usize, queries in 1..8_usize) {
         let data = Data::new(&sizes);
         for (name, form) in data.forms() {
             check(&data, &form, &data.queries(name, queries), k, &Options::default());

@@ -29,7 +29,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
-    fn one_query_at_a_time_gives_what_many_give(sizes in sizes(120, 1..=4)) {
+    fn one_query_at_a_time_gives_what_many_give(sizes in sizes(120, 1..=40)) {
         let data = Data::new(&sizes);
         for (name, form) in data.forms() {
             let queries = data.queries(name, 7);
