@@ -35,7 +35,7 @@ OURS = [
     *[("influence", "whole", form) for form in ("ekfac", "kronecker")],
     ("relatif", "last", ""), *[("relatif", store, "shampoo") for store in ("whole", "all")],
     *[(rule, "sparse", "") for rule in ("projected-dot", "projected-cos", "tracin")], ("trak", "sparse", "shampoo"),
-    ("less", "adam", ""), ("less", "adam-sparse", ""),
+    ("less", "adam", ""), ("less", "adam-sparse", ""), ("less", "adam-all", ""),
 ]
 STORES = {
     "last": "",
@@ -44,6 +44,7 @@ STORES = {
     "sparse": "--gradients projected --projection-dim 4096 --projection sjlt",
     "adam": "--gradients projected --projection-dim 4096 --adam",
     "adam-sparse": "--gradients projected --projection-dim 4096 --projection sjlt --adam",
+    "adam-all": "--gradients projected --projection-dim 4096 --projection sjlt --adam --parameters all",
 }
 
 

@@ -166,7 +166,7 @@ impl Arguments {
         let split = text.rsplit_once(':').and_then(|(dir, rate)| Some((dir, rate.parse().ok()?)));
         let (dir, learning_rate) = split.unwrap_or((text, 1.0));
         let model = common.load_as(dir, self.masks)?;
-        let moments = self.adam.then(|| AdamMoments::read(&model)).transpose()?;
+        let moments = self.adam.then(|| AdamMoments::read(&model, self.parameters)).transpose()?;
         Ok(Checkpoint { model, learning_rate, moments })
     }
 

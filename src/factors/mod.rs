@@ -45,7 +45,7 @@ pub use loss::{loss_and_delta, predict, probabilities};
 pub use margin::output_gradient;
 pub use objective::RefitTargets;
 pub use pairs::{Product, product, product_with};
-pub use projected::{DampedMoment, Draws, Interval, MomentForm, MomentOptions, Spread, Weighting};
+pub use projected::{DampedMoment, Deletion, Draws, Interval, MomentForm, MomentOptions, Shares, Spread, Weighting};
 pub use refit::{CHOLESKY_LIMIT, Refit, RefitOptions, refit, refit_from};
 pub use representer::{Representer, RepresenterCompat, representer};
 pub(crate) use scan_copy::{Held, residuals};

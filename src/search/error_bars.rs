@@ -1,19 +1,18 @@
 //! How far a score of projected gradients may be off: by how much it would be another, had the projection been drawn again.
 //!
-//! A score is a sum over projected numbers; what it changes by when one of them counts more or less is that number's share, and the spread of the shares
-//! tells the score's error ([`Draws`]):
+//! A score is made of projected numbers, which are drawn a row and a column of a layer's table at a time; what it loses without a number, a row or a column is
+//! that one's share, and the spread of the shares tells the score's error ([`Draws`]), which is a jackknife where the score is no sum:
 //!
-//! | score | share of number r |
+//! | score | share of R |
 //! |---|---|
-//! | `s = φ_q·φ_i` | `φ_q,r φ_i,r` |
-//! | the same over both lengths (once, or term by term) | that over the lengths, less `½ s (φ_q,r²/‖φ_q‖² + φ_i,r²/‖φ_i‖²)` |
-//! | `s = u·φ_i`, `u = M⁻¹ φ_q`, M a damped moment of projected gradients | `w_r u_r v_r`, `v = M⁻¹ φ_i`, w as [`DampedMoment::own`] has it |
-//! | the same over `n = √(φ_i·v)` (RelatIF) | that over n, less `½ s w_r v_r²/n²` |
+//! | `s = φ_q·φ_i` | `Σ_R φ_q,r φ_i,r` |
+//! | the same over both lengths (once, or term by term) | that over the lengths, less `½ s Σ_R (φ_q,r²/‖φ_q‖² + φ_i,r²/‖φ_i‖²)` |
+//! | `s = u·φ_i`, `u = M⁻¹ φ_q`, M a damped moment of projected gradients | `W_R(u, v)`, `v = M⁻¹ φ_i`, W as [`Deletion`] has it |
+//! | the same over `n = √(φ_i·v)` (RelatIF) | that over n, less `½ s W_R(v, v)/n²` |
 //!
 //! The mean of an ensemble also varies with its members: their variance over their number is added.
 //!
-//! Of preconditioned scores that is a number left out at a time, where draws leave out whole rows and columns: their errors come out somewhat too small, the
-//! more so the less is damped and the fewer numbers are kept.
+//! Of preconditioned scores that errs, if at all, on the side of caution (Efron and Stein 1981, "The jackknife estimate of variance"): the more, the less is damped.
 //!
 //! What these errors are not of: a preconditioner that would be another where more numbers are kept (a bias, which no spread shows), and the choice of
 //! the first among many, whose scores are more often too high than too low.
@@ -25,7 +24,7 @@ use super::pair::{Row, sides};
 use super::query::{Query, Term};
 use super::source::Source;
 use crate::error::Result;
-use crate::factors::{DampedMoment, Draws, Spread};
+use crate::factors::{DampedMoment, Deletion, Draws, Shares, Spread};
 use crate::model::KeptLayer;
 
 /// What errors of a rule's scores are made of.
@@ -39,7 +38,7 @@ pub struct ErrorBars<'a> {
 /// What queries were preconditioned by after they were projected.
 struct Moment<'a> {
     moment: &'a DampedMoment<'a>,
-    own: Vec<f64>,
+    deletion: Deletion<'a>,
 }
 
 /// Where a score would lie in 95 of 100 cases, and how far down its list others may belong in its place.
@@ -66,9 +65,10 @@ pub struct Scored {
     pub score: f32,
 }
 
-/// What a score is made of: each number's share, and each member's score.
-struct Shares {
-    numbers: Vec<f64>,
+/// What a score is made of.
+struct Parts {
+    shares: Shares,
+    /// Each member's score.
     members: Vec<f64>,
 }
 
@@ -79,9 +79,10 @@ impl<'a> ErrorBars<'a> {
     /// # Errors
     /// As [`Draws::new`].
     pub fn new(layers: &[KeptLayer], moments: &'a [DampedMoment<'a>], ensemble: bool) -> Result<Self> {
-        let of = |moment: &'a DampedMoment<'a>| Moment { moment, own: moment.own() };
+        let draws = Draws::new(layers)?;
+        let of = |moment: &'a DampedMoment<'a>| Moment { moment, deletion: Deletion::new(moment, &draws) };
         let moments = moments.iter().map(of).collect();
-        Ok(Self { draws: Draws::new(layers)?, moments, ensemble, directions: false })
+        Ok(Self { draws, moments, ensemble, directions: false })
     }
 
     /// The same where both sides of every term were brought to unit length before they were multiplied, as for [`super::Rule::Less`].
@@ -102,14 +103,14 @@ impl<'a> ErrorBars<'a> {
         scored: &[Scored],
     ) -> Vec<ErrorBar> {
         let prepared = form.prepare(query);
-        let shares: Vec<Shares> = scored
+        let parts: Vec<Parts> = scored
             .par_iter()
-            .map(|one| self.shares(form, &prepared, &sides(source, form, one.place, one.row, None), *one))
+            .map(|one| self.parts(form, &prepared, &sides(source, form, one.place, one.row, None), *one))
             .collect();
         let bar = |i: usize| {
-            let (interval, score) = (self.spread(&shares[i]).interval(), f64::from(scored[i].score));
+            let (interval, score) = (self.spread(&parts[i]).interval(), f64::from(scored[i].score));
             let apart = |j: &usize| {
-                let interval = self.spread(&shares[i].less(&shares[*j])).interval();
+                let interval = self.spread(&parts[i].less(&parts[*j])).interval();
                 (score - f64::from(scored[*j].score)).abs() > interval.half
             };
             let tied = (i + 1..scored.len()).take_while(|j| !apart(j)).last().unwrap_or(i);
@@ -119,33 +120,33 @@ impl<'a> ErrorBars<'a> {
         (0..scored.len()).into_par_iter().map(bar).collect()
     }
 
-    fn spread(&self, shares: &Shares) -> Spread {
-        self.draws.spread(&shares.numbers).with(Spread::of_mean(&shares.members))
+    fn spread(&self, parts: &Parts) -> Spread {
+        self.draws.spread(&parts.shares).with(Spread::of_mean(&parts.members))
     }
 
-    fn shares(&self, form: &Form<'_>, query: &Prepared, sides: &[Row], scored: Scored) -> Shares {
-        let mut numbers = vec![0.0; query.terms[0].features.len()];
-        let mut members = Vec::new();
+    fn parts(&self, form: &Form<'_>, query: &Prepared, sides: &[Row], scored: Scored) -> Parts {
+        let (mut shares, mut members) = (self.draws.none(), Vec::new());
         let over = Over::new(form, query, sides, scored.row);
+        let half = 0.5 * f64::from(scored.score);
         for (number, (pass, term)) in form.passes.iter().zip(&query.terms).enumerate() {
             let side = &sides[pass.set];
             let scale = over.quotient(f64::from(pass.rate * side.weight(&term.weight)));
+            let [x, y] = [&*term.features, &*side.features];
+            let both = |r: usize| f64::from(x[r]) * f64::from(y[r]);
             match self.moments.get(number) {
                 None if self.directions => {
-                    let (cosine, [x, y]) = (product(term, side), [&*term.features, &*side.features]);
+                    let cosine = product(term, side);
                     let square = |x: &[f32], r: usize| f64::from(x[r]).powi(2);
-                    let both = |r: usize| f64::from(x[r]) * f64::from(y[r]);
-                    add(&mut numbers, |r| scale * (both(r) - 0.5 * cosine * (square(x, r) + square(y, r))));
+                    let of = |r: usize| both(r) - 0.5 * cosine * (square(x, r) + square(y, r));
+                    shares.add(scale, &self.draws.of_sum(of));
                 }
-                None => add(&mut numbers, |r| scale * f64::from(term.features[r]) * f64::from(side.features[r])),
-                Some(moment) => {
-                    let solved = moment.moment.solve(&[&side.features]).swap_remove(0);
-                    let (v, own) = (|r: usize| f64::from(solved[r]), &moment.own);
-                    add(&mut numbers, |r| scale * own[r] * f64::from(term.features[r]) * v(r));
+                None => shares.add(scale, &self.draws.of_sum(both)),
+                Some(Moment { moment, deletion }) => {
+                    let solved = moment.solve(&[y]).swap_remove(0);
+                    shares.add(scale, &deletion.losses(x, &solved));
                     if let Over::Norm(_) = over {
-                        let half = 0.5 * f64::from(scored.score);
                         let slope = over.quotient(f64::from(side.delta[0]));
-                        add(&mut numbers, |r| -half * own[r] * (slope * v(r)).powi(2));
+                        shares.add(-half * slope.powi(2), &deletion.losses(&solved, &solved));
                     }
                 }
             }
@@ -156,10 +157,10 @@ impl<'a> ErrorBars<'a> {
         if let Over::Lengths(lengths) = over {
             let [asked, own] = [&*query.terms[0].features, &*sides[0].features];
             let square = |x: &[f32], r: usize, length: f64| (f64::from(x[r]) / length).powi(2);
-            let half = 0.5 * f64::from(scored.score);
-            add(&mut numbers, |r| -half * (square(asked, r, lengths[0]) + square(own, r, lengths[1])));
+            let squares = |r: usize| square(asked, r, lengths[0]) + square(own, r, lengths[1]);
+            shares.add(-half, &self.draws.of_sum(squares));
         }
-        Shares { numbers, members }
+        Parts { shares, members }
     }
 }
 
@@ -198,16 +199,14 @@ impl Over {
     }
 }
 
-impl Shares {
+impl Parts {
     /// What the difference to another score is made of.
     fn less(&self, other: &Self) -> Self {
-        let less = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x - y).collect();
-        Self { numbers: less(&self.numbers, &other.numbers), members: less(&self.members, &other.members) }
+        let mut shares = self.shares.clone();
+        shares.add(-1.0, &other.shares);
+        let members = self.members.iter().zip(&other.members).map(|(x, y)| x - y).collect();
+        Self { shares, members }
     }
-}
-
-fn add(numbers: &mut [f64], share: impl Fn(usize) -> f64) {
-    numbers.iter_mut().enumerate().for_each(|(r, sum)| *sum += share(r));
 }
 
 fn product(term: &Term, side: &Row) -> f64 {

@@ -9,7 +9,7 @@ use wherefore::backend::cpu::Cpu;
 use wherefore::backend::reference::Reference;
 use wherefore::factors::{self, Target};
 use wherefore::model::{
-    AdamMoments, Blueprint, GradientsOf, Lesson, LoadOptions, Model, NamedTensor, Projection, Tracer,
+    AdamMoments, Blueprint, GradientsOf, Lesson, LoadOptions, Model, NamedTensor, Projection, ProjectionKind, Tracer,
 };
 use wherefore::tokens::{Encoding, pack};
 
@@ -73,6 +73,28 @@ fn stores_are_the_same_bytes_whatever_the_run() {
 }
 
 #[test]
+fn all_parameters_are_followed_where_they_are_asked_for() {
+    let bench = both();
+    let learn = "train --model bert-cls2 --data data.jsonl --epochs 2 --batch-size 5 --learning-rate 1e-3 --quiet";
+    bench.ok(&format!("{learn} --save-epochs epochs --keep-moments --out tuned"));
+    let index = "index --model tuned --data data.jsonl --gradients projected --projection sjlt --projection-dim 900 \
+        --parameters all --adam --checkpoint epochs/epoch-001:0.1 --checkpoint epochs/epoch-002:0.05 --quiet";
+    bench.ok(&format!("{index} --store store"));
+    bench.ok(&format!("{index} --store small --batch-tokens 8 --threads 1"));
+    assert_eq!(shards(&bench, "store"), shards(&bench, "small"));
+    let found = scores(&bench, "--store store --rule less");
+    assert!(
+        found.iter().flatten().all(|score| score.abs() <= 1.0 + 1e-5),
+        "sums of cosines by rates' shares: {found:?}"
+    );
+    bench.ok(&format!("{} --store linear", index.replace("--parameters all", "")));
+    assert_ne!(found, scores(&bench, "--store linear --rule less"));
+    bench.ok("search --store store --data queries.jsonl --rule less --error-bars --quiet");
+    // Of a file with moments of linear layers alone.
+    bench.fails(&format!("{INDEX} --store x --parameters all"), "LayerNorm.weight\": missing");
+}
+
+#[test]
 fn what_cannot_be_asked_is_told() {
     let bench = both();
     bench.ok(&format!("{INDEX} --store store --projection-dim 100"));
@@ -87,7 +109,6 @@ fn what_cannot_be_asked_is_told() {
     refused(&format!("search --store store {ask} --rule trak"), "use rule less");
     refused(&format!("search --store plain {ask} --rule less"), "index with --adam");
     refused("search --store store --self --rule less", "ask with their gradients as they are");
-    refused(&format!("{INDEX} --store x --parameters all"), "is of linear layers");
     refused(&INDEX.replace("--gradients projected", "--store x"), "--gradients projected");
     std::fs::remove_file(bench.path("bert-cls2-checkpoint/moments.safetensors")).unwrap();
     refused(&format!("{INDEX} --store x"), "--keep-moments");
@@ -167,31 +188,36 @@ fn every_familys_gradients_are_adapted_parameter_by_parameter() {
     let folder = tempfile::tempdir().unwrap();
     for name in FAMILIES {
         let Whole { model, gradients, moments } = whole(name, folder.path());
-        let projection = identity(GradientsOf::Linear);
-        let tracer = Tracer::adapted(&model, &projection, &AdamMoments::read(&model).unwrap()).unwrap();
-        assert!(tracer.is_adapted());
-        let found = adapted(&tracer, &model);
-        let is_linear = |name: &String| !name.to_lowercase().contains("norm") && !name.contains("_embeddings.");
-        let mut names: Vec<&String> = gradients[0].keys().filter(|name| is_linear(name)).collect();
-        names.sort();
-        let expected = |gradients: &HashMap<String, Vec<f32>>| -> Vec<f32> {
-            let of_parameter = |name: &&String| -> Vec<f32> {
-                let [m, v] = ["first_moment.", "second_moment."].map(|which| &moments[&format!("{which}{name}")]);
-                let u = |(g, (m, v)): (&f32, (&f32, &f32))| {
-                    let [g, m, v] = [g, m, v].map(|&x| f64::from(x));
-                    ((0.9 * m + 0.1 * g) / (0.999 * v + 0.001 * g * g + 1e-8).sqrt()) as f32
+        for parameters in [GradientsOf::Linear, GradientsOf::All] {
+            let projection = identity(parameters);
+            let tracer =
+                Tracer::adapted(&model, &projection, &AdamMoments::read(&model, projection.parameters).unwrap())
+                    .unwrap();
+            assert!(tracer.is_adapted());
+            let found = adapted(&tracer, &model);
+            let is_linear = |name: &String| !name.to_lowercase().contains("norm") && !name.contains("_embeddings.");
+            let mut names: Vec<&String> =
+                gradients[0].keys().filter(|name| parameters == GradientsOf::All || is_linear(name)).collect();
+            names.sort();
+            let expected = |gradients: &HashMap<String, Vec<f32>>| -> Vec<f32> {
+                let of_parameter = |name: &&String| -> Vec<f32> {
+                    let [m, v] = ["first_moment.", "second_moment."].map(|which| &moments[&format!("{which}{name}")]);
+                    let u = |(g, (m, v)): (&f32, (&f32, &f32))| {
+                        let [g, m, v] = [g, m, v].map(|&x| f64::from(x));
+                        ((0.9 * m + 0.1 * g) / (0.999 * v + 0.001 * g * g + 1e-8).sqrt()) as f32
+                    };
+                    gradients[*name].iter().zip(m.iter().zip(v)).map(u).collect()
                 };
-                gradients[*name].iter().zip(m.iter().zip(v)).map(u).collect()
+                names.iter().flat_map(of_parameter).collect()
             };
-            names.iter().flat_map(of_parameter).collect()
-        };
-        let expected: Vec<Vec<f32>> = gradients.iter().map(expected).collect();
-        for i in 0..expected.len() {
-            assert!((dot(&found[i], &found[i]) - 1.0).abs() < 1e-5);
-            for j in 0..i {
-                let length = (dot(&expected[i], &expected[i]) * dot(&expected[j], &expected[j])).sqrt();
-                let (found, expected) = (dot(&found[i], &found[j]), dot(&expected[i], &expected[j]) / length);
-                assert!((found - expected).abs() < 2e-4, "{name} {i} {j}: {found} {expected}");
+            let expected: Vec<Vec<f32>> = gradients.iter().map(expected).collect();
+            for i in 0..expected.len() {
+                assert!((dot(&found[i], &found[i]) - 1.0).abs() < 1e-5);
+                for j in 0..i {
+                    let length = (dot(&expected[i], &expected[i]) * dot(&expected[j], &expected[j])).sqrt();
+                    let (found, expected) = (dot(&found[i], &found[j]), dot(&expected[i], &expected[j]) / length);
+                    assert!((found - expected).abs() < 2e-4, "{name} {parameters} {i} {j}: {found} {expected}");
+                }
             }
         }
     }
@@ -219,8 +245,14 @@ fn without_a_first_moment_and_with_one_second_moment_they_are_plain_gradients() 
     // With β₂ = 1 nothing of g² is in the root.
     let metadata = [("betas".to_owned(), "[0.9, 1.0]".to_owned())].into_iter().collect();
     std::fs::write(&file, safetensors::serialize(views, Some(metadata)).unwrap()).unwrap();
-    for projection in [identity(GradientsOf::Linear), Projection { dimension: 700, ..Projection::default() }] {
-        let moments = AdamMoments::read(&model).unwrap();
+    let all = GradientsOf::All;
+    for projection in [
+        identity(GradientsOf::Linear),
+        Projection { dimension: 700, ..Projection::default() },
+        Projection { dimension: 2500, parameters: all, ..Projection::default() },
+        Projection { dimension: 2500, parameters: all, kind: ProjectionKind::Sjlt, ..Projection::default() },
+    ] {
+        let moments = AdamMoments::read(&model, projection.parameters).unwrap();
         let found = adapted(&Tracer::adapted(&model, &projection, &moments).unwrap(), &model);
         let (plain, slopes) = super::projected::traced(&Tracer::new(&model, &projection).unwrap(), &model, None);
         let width = found[0].len();

@@ -9,6 +9,7 @@
 use faer::Mat;
 use rayon::prelude::*;
 
+use super::deletion::Roots;
 use super::{FactorRows, KeepGoing, MomentOptions, left_out, not_positive};
 use crate::error::{Error, Result};
 use crate::factors::dense::{Cholesky, add_product, slice, slice_mut};
@@ -65,18 +66,16 @@ impl<'a> Dual<'a> {
         Ok(Self { rows, roots, cholesky, damping: share * mean, share })
     }
 
-    /// `1 / (M⁻¹)_rr` of each number: λ over what is left of it when the records have told what they know.
-    pub(super) fn own(&self) -> Vec<f64> {
-        let firsts: Vec<usize> = (0..self.rows.width).step_by(DEPTH).collect();
-        let of_some = |first: usize| {
-            // Some numbers of all records, a record a row.
-            let records = self.rows.columns(0..self.roots.len(), first);
-            let mut columns = Mat::from_fn(records.ncols(), records.nrows(), |i, r| self.roots[i] * records[(r, i)]);
-            self.cholesky.half_solve(columns.as_mut());
-            let told = |r: usize| slice(&columns, r).iter().map(|x| x * x).sum::<f64>();
-            (0..columns.ncols()).map(|r| self.damping / (1.0 - told(r))).collect::<Vec<_>>()
-        };
-        firsts.into_par_iter().flat_map_iter(of_some).collect()
+    /// What records tell of the numbers at these places, and what that leaves is of: `M⁻¹ = (I − Xᵀ (XXᵀ + λI)⁻¹ X) / λ`.
+    pub(super) fn inverse_roots(&self, places: &[usize]) -> Roots {
+        let mut columns = Mat::zeros(self.roots.len(), places.len());
+        let mut row = vec![0.0; self.rows.width];
+        for (i, root) in self.roots.iter().enumerate() {
+            self.rows.decode(i, 0, &mut row);
+            places.iter().enumerate().for_each(|(j, &place)| columns[(i, j)] = root * row[place]);
+        }
+        self.cholesky.half_solve(columns.as_mut());
+        Roots { columns, left_of: Some(self.damping) }
     }
 
     pub(super) fn solve(&self, given: &[f64], out: &mut [f64]) {

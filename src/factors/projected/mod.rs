@@ -13,6 +13,7 @@
 //!
 //! λ is a share of a matrix's mean diagonal, each layer's its own where they have one each, so that one number suits gradients of any size.
 
+mod deletion;
 mod dual;
 mod left_out;
 mod shampoo;
@@ -23,10 +24,11 @@ use std::ops::Range;
 use faer::Mat;
 use rayon::prelude::*;
 
+pub use self::deletion::Deletion;
 use self::dual::Dual;
 pub(super) use self::dual::gram_of;
 use self::shampoo::Shampoo;
-pub use self::spread::{Draws, Interval, Spread};
+pub use self::spread::{Draws, Interval, Shares, Spread};
 use super::block::{Block, Blocks, KeepGoing, ROWS};
 use super::dense::{Cholesky, product, slice, slice_mut};
 use super::gram::{Wanted, grams};
@@ -179,20 +181,6 @@ impl<'a> DampedMoment<'a> {
             (0..some.len()).map(move |j| slice(&columns, j).iter().map(|&x| x as f32).collect())
         });
         solved.collect()
-    }
-
-    /// What each number has that all others together do not tell, `1 / (M⁻¹)_rr`: what its share in `φᵀ M⁻¹ φ'` is over the product of both
-    /// vectors' `M⁻¹ φ` there, were it left out.
-    pub fn own(&self) -> Vec<f64> {
-        let mut own = vec![1.0; self.width];
-        for part in &self.parts {
-            match part {
-                Part::Gram(Gram { range, cholesky, .. }) => own[range.clone()].copy_from_slice(&cholesky.own()),
-                Part::Dual(dual) => own.copy_from_slice(&dual.own()),
-                Part::Shampoo(one) => own[one.range.clone()].copy_from_slice(&one.own()),
-            }
-        }
-        own
     }
 
     /// How many times [`DampedMoment::quadratic_forms`] asks whether to go on, over so many rows.

@@ -16,10 +16,10 @@ const DAMPING: f64 = 0.1;
 
 pub(super) struct Shampoo {
     pub(super) range: Range<usize>,
-    output: Eigen,
-    input: Eigen,
+    pub(super) output: Eigen,
+    pub(super) input: Eigen,
     /// `Λ + λ`, `[inputs, outputs]`.
-    values: Mat<f64>,
+    pub(super) values: Mat<f64>,
 }
 
 impl Shampoo {
@@ -76,18 +76,6 @@ impl Shampoo {
             }
         }
         Sums(vec![sum])
-    }
-
-    /// `1 / (M⁻¹)_rr` of each number.
-    pub(super) fn own(&self) -> Vec<f64> {
-        let square = |x: &Mat<f64>| Mat::from_fn(x.nrows(), x.ncols(), |i, j| x[(i, j)].powi(2));
-        let (input, output) = (square(&self.input.vectors), square(&self.output.vectors));
-        let inverse = Mat::from_fn(self.values.nrows(), self.values.ncols(), |k, j| 1.0 / self.values[(k, j)]);
-        let (mut half, mut diagonal) =
-            (Mat::zeros(input.nrows(), output.nrows()), Mat::zeros(input.nrows(), output.nrows()));
-        product(half.as_mut(), input.as_ref(), inverse.as_ref());
-        product(diagonal.as_mut(), half.as_ref(), output.transpose());
-        (0..diagonal.ncols()).flat_map(|j| slice(&diagonal, j)).map(|x| 1.0 / x).collect()
     }
 
     pub(super) fn solve(&self, given: &[f64], out: &mut [f64]) {

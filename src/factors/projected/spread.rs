@@ -19,14 +19,29 @@ use crate::model::KeptLayer;
 /// Which of a projected gradient's numbers are of which draws.
 #[derive(Clone, Debug)]
 pub struct Draws {
-    layers: Vec<Layer>,
+    tables: Vec<Table>,
+}
+
+/// One layer's numbers.
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    pub(super) range: Range<usize>,
+    pub(super) columns: usize,
+    drawn: Drawn,
+}
+
+/// What of a score is each number's, each row's and each column's: what it loses where that is left out.
+#[derive(Clone, Debug)]
+pub struct Shares {
+    /// A layer after the other.
+    of_layers: Vec<OfLayer>,
 }
 
 #[derive(Clone, Debug)]
-struct Layer {
-    range: Range<usize>,
-    columns: usize,
-    drawn: Drawn,
+struct OfLayer {
+    numbers: Vec<f64>,
+    rows: Vec<f64>,
+    columns: Vec<f64>,
 }
 
 /// Which sides of a layer were projected.
@@ -80,55 +95,106 @@ impl Draws {
                 ))
                 .with_hint("index with a larger --projection-dim"));
             }
-            Ok(Layer { range: start..end, columns: layer.inputs, drawn })
+            Ok(Table { range: start..end, columns: layer.inputs, drawn })
         };
-        Ok(Self { layers: layers.iter().map(of_layer).collect::<Result<_>>()? })
+        Ok(Self { tables: layers.iter().map(of_layer).collect::<Result<_>>()? })
     }
 
-    /// Of the sum of `shares`, one of each number.
-    pub fn spread(&self, shares: &[f64]) -> Spread {
+    /// The layers.
+    pub(super) fn tables(&self) -> &[Table] {
+        &self.tables
+    }
+
+    /// Of a score that nothing has a share in.
+    pub fn none(&self) -> Shares {
+        let of_layer = |table: &Table| OfLayer {
+            numbers: vec![0.0; table.range.len()],
+            rows: vec![0.0; table.rows()],
+            columns: vec![0.0; table.columns],
+        };
+        Shares { of_layers: self.tables.iter().map(of_layer).collect() }
+    }
+
+    /// Of a sum over numbers, `share(r)` of number r: a row has what its numbers have.
+    pub fn of_sum(&self, share: impl Fn(usize) -> f64) -> Shares {
+        let mut shares = self.none();
+        for (table, of) in self.tables.iter().zip(&mut shares.of_layers) {
+            for (r, number) in of.numbers.iter_mut().enumerate() {
+                *number = share(table.range.start + r);
+                of.rows[r / table.columns] += *number;
+                of.columns[r % table.columns] += *number;
+            }
+        }
+        shares
+    }
+
+    /// Of what `shares` are of.
+    pub fn spread(&self, shares: &Shares) -> Spread {
         let (mut all, mut rest) = (Sum::default(), Sum::default());
-        for layer in &self.layers {
-            layer.add(&shares[layer.range.clone()], &mut all, &mut rest);
+        for (table, of) in self.tables.iter().zip(&shares.of_layers) {
+            table.add(of, &mut all, &mut rest);
         }
         // What is left of chance when rows and columns are taken out of it is part of the whole.
         if all.variance < rest.variance { rest.spread() } else { all.spread() }
     }
 }
 
-impl Layer {
-    fn add(&self, table: &[f64], all: &mut Sum, rest: &mut Sum) {
-        let (columns, rows) = (self.columns, table.len() / self.columns);
-        let of_row = |row: &[f64]| row.iter().sum::<f64>();
-        let rows_sums: Vec<f64> = table.chunks_exact(columns).map(of_row).collect();
-        let mut column_sums = vec![0.0; columns];
-        for row in table.chunks_exact(columns) {
-            column_sums.iter_mut().zip(row).for_each(|(sum, z)| *sum += z);
+impl Shares {
+    /// `self + scale · other`
+    pub fn add(&mut self, scale: f64, other: &Self) {
+        let add = |x: &mut [f64], y: &[f64]| x.iter_mut().zip(y).for_each(|(x, y)| *x += scale * y);
+        for (own, other) in self.of_layers.iter_mut().zip(&other.of_layers) {
+            add(&mut own.numbers, &other.numbers);
+            add(&mut own.rows, &other.rows);
+            add(&mut own.columns, &other.columns);
         }
-        let (by_rows, by_columns) = (squares(&rows_sums), squares(&column_sums));
-        let (row_freedom, column_freedom) = (rows as f64 - 1.0, columns as f64 - 1.0);
+    }
+
+    /// Of each layer its numbers', its rows' and its columns'.
+    pub(super) fn tables_mut(&mut self) -> impl Iterator<Item = (&mut [f64], &mut [f64], &mut [f64])> {
+        self.of_layers.iter_mut().map(|of| (&mut *of.numbers, &mut *of.rows, &mut *of.columns))
+    }
+}
+
+impl Table {
+    pub(super) fn rows(&self) -> usize {
+        self.range.len() / self.columns
+    }
+
+    fn add(&self, of: &OfLayer, all: &mut Sum, rest: &mut Sum) {
+        let (rows, columns) = (self.rows() as f64, self.columns as f64);
+        let (by_rows, by_columns) = (squares(&of.rows), squares(&of.columns));
+        let (row_freedom, column_freedom) = (rows - 1.0, columns - 1.0);
         match self.drawn {
             Drawn::Neither => {}
             Drawn::Rows => {
-                all.add(rows as f64 * by_rows / row_freedom, row_freedom);
-                rest.add(rows as f64 * by_rows / row_freedom, row_freedom);
+                all.add(rows * by_rows / row_freedom, row_freedom);
+                rest.add(rows * by_rows / row_freedom, row_freedom);
             }
             Drawn::Columns => {
-                all.add(columns as f64 * by_columns / column_freedom, column_freedom);
-                rest.add(columns as f64 * by_columns / column_freedom, column_freedom);
+                all.add(columns * by_columns / column_freedom, column_freedom);
+                rest.add(columns * by_columns / column_freedom, column_freedom);
             }
             Drawn::Both => {
                 // Mean squares times o i: sums of rows are over i numbers each, sums of columns over o.
-                let cells = table.len() as f64;
-                let (rows, columns) = (rows as f64, columns as f64);
+                let cells = rows * columns;
                 let freedom = row_freedom * column_freedom;
-                let within = (squares(table) - by_rows / columns - by_columns / rows).max(0.0);
                 all.add(rows * by_rows / row_freedom, row_freedom);
                 all.add(columns * by_columns / column_freedom, column_freedom);
-                all.add(-cells * within / freedom, freedom);
-                rest.add(cells * within / freedom, freedom);
+                all.add(-cells * self.within(&of.numbers) / freedom, freedom);
+                rest.add(cells * self.within(&of.numbers) / freedom, freedom);
             }
         }
+    }
+
+    /// What is left of the numbers' squares without the means of rows and columns.
+    fn within(&self, numbers: &[f64]) -> f64 {
+        let rows: Vec<f64> = numbers.chunks_exact(self.columns).map(|row| row.iter().sum()).collect();
+        let mut columns = vec![0.0; self.columns];
+        for row in numbers.chunks_exact(self.columns) {
+            columns.iter_mut().zip(row).for_each(|(sum, z)| *sum += z);
+        }
+        (squares(numbers) - squares(&rows) / self.columns as f64 - squares(&columns) / rows.len() as f64).max(0.0)
     }
 }
 
@@ -250,14 +316,18 @@ mod tests {
     fn variances_are_those_of_a_table_worked_out_by_hand() {
         // Rows sum to 6 and 12, columns to 3, 6 and 9, and beyond those there is nothing.
         let z = [0.5, 2.0, 3.5, 2.5, 4.0, 5.5];
-        let spread = |whole: (bool, bool)| Draws::new(&[layer(2, 3, whole.0, whole.1)]).unwrap().spread(&z);
+        let of = |layer: KeptLayer, z: &[f64]| {
+            let draws = Draws::new(&[layer]).unwrap();
+            draws.spread(&draws.of_sum(|r| z[r]))
+        };
+        let spread = |whole: (bool, bool)| of(layer(2, 3, whole.0, whole.1), &z);
         assert_eq!(spread((true, true)).variance, 0.0);
         assert_eq!(spread((false, true)), Spread { variance: 2.0 * 18.0, freedom: 1.0 });
         assert_eq!(spread((true, false)), Spread { variance: 3.0 * 18.0 / 2.0, freedom: 2.0 });
         let both = spread((false, false));
         assert!((both.variance - (36.0 + 27.0)).abs() < 1e-12, "{both:?}");
         // Where rows and columns are alike, what is left is all there is.
-        let crossed = Draws::new(&[layer(2, 2, false, false)]).unwrap().spread(&[1.0, -1.0, -1.0, 1.0]);
+        let crossed = of(layer(2, 2, false, false), &[1.0, -1.0, -1.0, 1.0]);
         assert_eq!(crossed, Spread { variance: 16.0, freedom: 1.0 });
         assert!(Draws::new(&[layer(1, 3, false, false)]).is_err());
         assert!(Draws::new(&[layer(1, 3, true, false)]).is_ok());

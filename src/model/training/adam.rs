@@ -7,9 +7,10 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 
 use super::checkpoint::MOMENTS;
-use super::network::{check_head, linears};
+use super::network::{check_head, linears, norms, tables};
 use super::parameters::{Spec, specs};
-use super::{NamedTensor, save};
+use super::{GradientsOf, NamedTensor, save};
+use crate::backend::training::Pair;
 use crate::error::{Error, Result};
 use crate::model::encoder::distinct;
 use crate::model::{Model, Task};
@@ -18,15 +19,16 @@ use crate::model::{Model, Task};
 const FILE: &str = "moments.safetensors";
 const BETAS: &str = "betas";
 
-/// AdamW's moments of the gradients of a model's linear layers, not corrected for their first steps.
+/// AdamW's moments of a model's gradients, not corrected for their first steps.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdamMoments {
     betas: [f64; 2],
     layers: Vec<LayerMoments>,
+    others: Vec<LayerMoments>,
     fingerprint: String,
 }
 
-/// Of one linear layer, `[outputs, inputs]` with the bias's in the last column.
+/// Of one linear layer, `[outputs, inputs]` with the bias's in the last column; of a normalisation, likewise `[E, 2]`; of a table `[rows, E]`.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct LayerMoments {
     pub(super) first: Vec<f32>,
@@ -34,11 +36,11 @@ pub(super) struct LayerMoments {
 }
 
 impl AdamMoments {
-    /// Those that lie beside a model's weights.
+    /// Those that lie beside a model's weights, of these of its parameters.
     ///
     /// # Errors
     /// [`Error::Usage`] where there are none; [`Error::Format`] where the file is damaged; [`Error::Mismatch`] where it is another model's.
-    pub fn read(model: &Model) -> Result<Self> {
+    pub fn read(model: &Model, of: GradientsOf) -> Result<Self> {
         check_head(model)?;
         let path = model.directory().join(FILE);
         if !path.is_file() {
@@ -49,21 +51,29 @@ impl AdamMoments {
         let (ids, _) = distinct(&model.config().schedule());
         let specs = specs(model.config(), &ids, Task::Record, model.classes());
         let file = MomentsFile::parse(&path, &bytes)?;
-        let layer = |pair: &crate::backend::training::Pair<Spec>| -> Result<LayerMoments> {
-            let [first, second] = MOMENTS.map(|which| file.layer(which, &pair.weight, &pair.bias));
+        let checked = |[first, second]: [Result<Vec<f32>>; 2]| -> Result<LayerMoments> {
             let (first, second) = (first?, second?);
             match second.iter().find(|x| **x < 0.0) {
                 None => Ok(LayerMoments { first, second }),
                 Some(x) => Err(Error::format(&path, format!("expected second moments of at least 0, found {x}"))),
             }
         };
+        let layer = |pair: &Pair<Spec>| checked(MOMENTS.map(|which| file.layer(which, &pair.weight, &pair.bias)));
+        let table = |spec: &Spec| checked(MOMENTS.map(|which| file.spec(which, spec)));
         let layers = linears(&specs).map(layer).collect::<Result<Vec<_>>>()?;
+        let others = match of {
+            GradientsOf::Linear => Vec::new(),
+            GradientsOf::All => {
+                let tables = tables(&specs.tables).map(|(_, spec)| table(spec));
+                norms(&specs).map(layer).chain(tables).collect::<Result<_>>()?
+            }
+        };
         let mut hasher = blake3::Hasher::new();
         hasher.update(format!("{:?}", file.betas).as_bytes());
-        for values in layers.iter().flat_map(|layer| [&layer.first, &layer.second]) {
+        for values in layers.iter().chain(&others).flat_map(|layer| [&layer.first, &layer.second]) {
             hasher.update_rayon(bytemuck::cast_slice(values));
         }
-        Ok(Self { betas: file.betas, layers, fingerprint: hasher.finalize().to_hex().to_string() })
+        Ok(Self { betas: file.betas, layers, others, fingerprint: hasher.finalize().to_hex().to_string() })
     }
 
     /// β₁, β₂ of the training.
@@ -79,6 +89,11 @@ impl AdamMoments {
     /// By the linear layers' numbers.
     pub(super) fn layers(&self) -> &[LayerMoments] {
         &self.layers
+    }
+
+    /// By the others' numbers, from the first that is no linear layer on.
+    pub(super) fn others(&self) -> &[LayerMoments] {
+        &self.others
     }
 }
 

@@ -4,7 +4,7 @@
 //! u = (β₁ m + (1 − β₁) g) / √(β₂ v + (1 − β₂) g² + ε)
 //! ```
 //!
-//! for every parameter of the linear layers, with g the gradient of one record's loss, m and v the moments that the training had at a checkpoint (not
+//! for every parameter of the linear layers (of the others, `adapted_others.rs`), with g the gradient of one record's loss, m and v the moments that the training had at a checkpoint (not
 //! corrected for their first steps) and ε inside the root, as LESS's own code has it. That is nonlinear in g, so it cannot be done to a projected gradient:
 //! a layer's is made, sixteen rows at a time, adapted, and projected while they are at hand. What is left of a record is brought to unit length.
 
@@ -16,19 +16,20 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::adam::{AdamMoments, LayerMoments};
+use super::adapted_others::{AdaptedOthers, Adapting as OthersOf};
 use super::network::{Network, Part, Ran, Seed};
 use super::pass::Pass;
 use super::projection::{Matrix, Projection, Side, Slot};
-use super::sink::{Linear, Operands, Sink};
-use crate::backend::Rows;
+use super::sink::{Linear, Normalisation, Operands, Sink};
 use crate::backend::cpu::simd::{Isa, Kernel, LANES, Vector};
 use crate::backend::training::Training;
+use crate::backend::{Norm, Rows};
 use crate::error::{Error, Result};
 use crate::model::Outputs;
 use crate::tokens::PackedBatch;
 
 /// ε, inside the root.
-const EPSILON: f64 = 1e-8;
+pub(super) const EPSILON: f64 = 1e-8;
 /// Rows of a layer's gradient that are made at a time.
 const ROWS: usize = 16;
 /// And those of them, and vectors of each, in a register tile.
@@ -39,6 +40,8 @@ const LINES: usize = 2;
 pub(super) struct Adapted<B: Training> {
     network: Network<B>,
     layers: Vec<Layer>,
+    /// What is no linear layer, where it is asked for.
+    others: Option<AdaptedOthers>,
     width: usize,
     /// 1 − β₁ and 1 − β₂.
     rests: [f32; 2],
@@ -57,15 +60,24 @@ struct Layer {
 }
 
 impl<B: Training> Adapted<B> {
-    pub(super) fn new(network: Network<B>, projection: &Projection, moments: &AdamMoments) -> Result<Self> {
-        let (slots, width) = projection.slots(network.linears())?;
-        if moments.layers().len() != slots.len() {
-            return Err(Error::Mismatch("moments of another model than the checkpoint".to_owned(), None));
+    /// `sizes` are those of all layers whose gradients are taken, the linear ones first.
+    pub(super) fn new(
+        network: Network<B>,
+        projection: &Projection,
+        sizes: &[(usize, usize)],
+        moments: &AdamMoments,
+    ) -> Result<Self> {
+        let (slots, width) = projection.slots(sizes)?;
+        let linears = network.linears().len();
+        if moments.layers().len() != linears || moments.layers().len() + moments.others().len() < slots.len() {
+            return Err(Error::Mismatch("moments of other layers than the projection's".to_owned(), None));
         }
         let betas = moments.betas();
         let layers =
             slots.iter().zip(moments.layers()).map(|(slot, moments)| Layer::new(projection, slot, moments, betas));
-        Ok(Self { layers: layers.collect(), width, rests: betas.map(|beta| (1.0 - beta) as f32), network })
+        let layers = layers.collect();
+        let others = (slots.len() > linears).then(|| AdaptedOthers::new(&network, projection, &slots, width, moments));
+        Ok(Self { layers, others, width, rests: betas.map(|beta| (1.0 - beta) as f32), network })
     }
 
     pub(super) fn network(&self) -> &Network<B> {
@@ -75,8 +87,11 @@ impl<B: Training> Adapted<B> {
     /// Unit vectors of a batch's records, and their logits.
     pub(super) fn run(&self, batch: PackedBatch, seed: Seed<'_>) -> Result<Outputs> {
         let (tokens, sequences) = (batch.cu_seqlens.clone(), batch.sequences());
+        // Who else reads the tokens.
+        let kept = self.others.as_ref().map(|others| (others, batch.clone()));
         let mut sink = Adapting {
             adapted: self,
+            others: kept.as_ref().map(|(others, batch)| others.adapting(batch)),
             tokens,
             visits: self.network.visits(),
             uses: self.layers.iter().map(|_| Vec::new()).collect(),
@@ -84,6 +99,9 @@ impl<B: Training> Adapted<B> {
         };
         let Ran { logits, .. } = self.network.run(batch, seed, &mut sink)?;
         let mut features = sink.out;
+        for (feature, other) in features.iter_mut().zip(sink.others.map(OthersOf::finish).iter().flatten()) {
+            *feature += other;
+        }
         features.par_chunks_mut(self.width).for_each(|row| {
             let length = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
             if length > 0.0 {
@@ -131,6 +149,7 @@ struct Use {
 /// Adapts a layer's gradients when the way back has come past all of its places.
 struct Adapting<'a, B: Training> {
     adapted: &'a Adapted<B>,
+    others: Option<OthersOf<'a>>,
     /// Each record's first token, and the number of tokens.
     tokens: Vec<u32>,
     visits: Vec<usize>,
@@ -141,7 +160,7 @@ struct Adapting<'a, B: Training> {
 
 impl<B: Training> Sink<B> for Adapting<'_, B> {
     fn linear(&mut self, pass: &Pass<'_, B>, of: Linear, rows: Rows, operands: Operands<'_, B>) -> Result<()> {
-        let Adapted { network, layers, width, rests } = self.adapted;
+        let Adapted { network, layers, width, rests, .. } = self.adapted;
         let ((number, part), count) = (network.place(of), pass.rows(rows));
         let Operands { dy, x, inputs, outputs } = operands;
         let (mut read, mut slopes) = (vec![0.0; count * inputs], vec![0.0; count * outputs]);
@@ -164,6 +183,23 @@ impl<B: Training> Sink<B> for Adapting<'_, B> {
             });
         }
         Ok(())
+    }
+
+    fn norm(
+        &mut self,
+        pass: &Pass<'_, B>,
+        of: Normalisation,
+        norm: &Norm<B>,
+        rows: Rows,
+        operands: [&B::Tensor; 2],
+    ) -> Result<()> {
+        let Some(others) = &mut self.others else { return Ok(()) };
+        others.norm((&self.adapted.network, pass), of, norm, rows, operands)
+    }
+
+    fn tables(&mut self, pass: &Pass<'_, B>, d_sum: &B::Tensor, width: usize) -> Result<()> {
+        let Some(others) = &mut self.others else { return Ok(()) };
+        others.tables(&self.adapted.network, pass, d_sum, width)
     }
 }
 

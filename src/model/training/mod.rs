@@ -6,6 +6,7 @@
 
 mod adam;
 mod adapted;
+mod adapted_others;
 mod answer;
 mod backward;
 mod blueprint;

@@ -260,13 +260,13 @@ pub(super) fn linears(specs: &Tree<Spec>) -> impl Iterator<Item = &Pair<Spec>> {
 }
 
 /// Every normalisation, in the order of their numbers.
-fn norms(specs: &Tree<Spec>) -> impl Iterator<Item = &Pair<Spec>> {
+pub(super) fn norms(specs: &Tree<Spec>) -> impl Iterator<Item = &Pair<Spec>> {
     let of_layers = specs.layers.iter().flat_map(|layer| [&layer.attention_norm, &layer.outer_norm]);
     std::iter::once(&specs.embedding_norm).chain(of_layers)
 }
 
 /// Every table, in the order of their numbers.
-fn tables<T>(tables: &Tables<T>) -> impl Iterator<Item = (Table, &T)> {
+pub(super) fn tables<T>(tables: &Tables<T>) -> impl Iterator<Item = (Table, &T)> {
     let Tables { word, position, token_type, task } = tables;
     let always = [(Table::Word, word), (Table::Position, position)];
     always

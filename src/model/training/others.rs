@@ -4,6 +4,8 @@
 //! A normalisation's is `Σ_t [δ_t ⊙ x̂_t, δ_t] [E, 2]`, x̂ what it made of its input before its own scale and shift; a table's is `Σ_t δ_t e_tᵀ [E, rows]`, e_t the
 //! unit vector of the row that token t read. Either is projected on both sides, as a linear layer's is.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::network::Network;
@@ -17,12 +19,12 @@ use crate::tokens::PackedBatch;
 
 /// The projections of all of them, by their numbers, which go on from the linear layers'.
 pub(super) struct Others {
-    first: usize,
-    layers: Vec<Other>,
+    pub(super) first: usize,
+    pub(super) layers: Vec<Other>,
 }
 
-struct Other {
-    slot: Slot,
+pub(super) struct Other {
+    pub(super) slot: Slot,
     /// P_out and P_in.
     output: Matrix<'static>,
     input: Matrix<'static>,
@@ -74,23 +76,9 @@ impl Adding<'_> {
         let (slopes, read) = (downloaded(pass, dy, count * width)?, downloaded(pass, x, count * width)?);
         let (other, batch) = (&self.others.layers[number - self.others.first], self.batch);
         self.sums.par_chunks_mut(self.width).enumerate().for_each(|(record, out)| {
-            let own = match rows {
-                Rows::All => batch.range(record),
-                Rows::First => record..record + 1,
-            };
             let mut gradient = vec![0.0; 2 * width];
-            for row in own {
-                let (dy, x) = (&slopes[row * width..][..width], &read[row * width..][..width]);
-                let (mean, deviation) = statistics(x, f64::from(norm.epsilon));
-                for ((pair, &dy), &x) in gradient.chunks_exact_mut(2).zip(dy).zip(x) {
-                    pair[0] += f64::from(dy) * (f64::from(x) - mean) / deviation;
-                    pair[1] += f64::from(dy);
-                }
-            }
-            for (column, pair) in [0, 1].into_iter().map(|column| (column, gradient.iter().skip(column).step_by(2))) {
-                let of_column: Vec<f32> = pair.map(|&x| x as f32).collect();
-                other.add(out, &of_column, column);
-            }
+            add_norm(&mut gradient, rows_of(batch, rows, record), [&slopes, &read], norm.epsilon);
+            other.add_columns(out, &gradient);
         });
         Ok(())
     }
@@ -107,15 +95,7 @@ impl Adding<'_> {
         let tables: Vec<(&Other, Option<&[u32]>)> = network
             .table_places()
             .into_iter()
-            .map(|(number, table)| {
-                let rows = match table {
-                    Table::Word => Some(self.batch.ids.as_slice()),
-                    Table::Position => Some(self.batch.positions.as_slice()),
-                    Table::TokenType => Some(self.batch.type_ids.as_slice()),
-                    Table::Task => None,
-                };
-                (&self.others.layers[number - self.others.first], rows)
-            })
+            .map(|(number, table)| (&self.others.layers[number - self.others.first], table.rows(self.batch)))
             .collect();
         let batch = self.batch;
         self.sums.par_chunks_mut(self.width).enumerate().for_each(|(record, out)| {
@@ -140,9 +120,29 @@ pub(super) enum Table {
     Task,
 }
 
+impl Table {
+    /// The row that each token reads.
+    pub(super) fn rows(self, batch: &PackedBatch) -> Option<&[u32]> {
+        match self {
+            Self::Word => Some(&batch.ids),
+            Self::Position => Some(&batch.positions),
+            Self::TokenType => Some(&batch.type_ids),
+            Self::Task => None,
+        }
+    }
+}
+
 impl Other {
+    /// `out += (P_out G)(P_in)ᵀ` for a gradient `G [E, 2]` of scales and shifts.
+    pub(super) fn add_columns(&self, out: &mut [f32], gradient: &[f64]) {
+        for column in [0, 1] {
+            let of_column: Vec<f32> = gradient.iter().skip(column).step_by(2).map(|&x| x as f32).collect();
+            self.add(out, &of_column, column);
+        }
+    }
+
     /// `out += (P_out d)(P_in e)ᵀ`, e the unit vector of `column`.
-    fn add(&self, out: &mut [f32], d: &[f32], column: usize) {
+    pub(super) fn add(&self, out: &mut [f32], d: &[f32], column: usize) {
         let Side { kept, whole, .. } = self.slot.inputs;
         let out = &mut out[self.slot.offset..][..self.slot.len()];
         let mut projected = vec![0.0; self.slot.outputs.kept];
@@ -153,7 +153,28 @@ impl Other {
     }
 }
 
-fn downloaded<B: Training>(pass: &Pass<'_, B>, tensor: &B::Tensor, len: usize) -> Result<Vec<f32>> {
+/// Where a record's rows lie.
+pub(super) fn rows_of(batch: &PackedBatch, rows: Rows, record: usize) -> Range<usize> {
+    match rows {
+        Rows::All => batch.range(record),
+        Rows::First => record..record + 1,
+    }
+}
+
+/// `gradient [E, 2] += Σ_t [δ_t ⊙ x̂_t, δ_t]` over a record's `rows` of slopes and of what was read.
+pub(super) fn add_norm(gradient: &mut [f64], rows: Range<usize>, [slopes, read]: [&[f32]; 2], epsilon: f32) {
+    let width = gradient.len() / 2;
+    for row in rows {
+        let (dy, x) = (&slopes[row * width..][..width], &read[row * width..][..width]);
+        let (mean, deviation) = statistics(x, f64::from(epsilon));
+        for ((pair, &dy), &x) in gradient.chunks_exact_mut(2).zip(dy).zip(x) {
+            pair[0] += f64::from(dy) * (f64::from(x) - mean) / deviation;
+            pair[1] += f64::from(dy);
+        }
+    }
+}
+
+pub(super) fn downloaded<B: Training>(pass: &Pass<'_, B>, tensor: &B::Tensor, len: usize) -> Result<Vec<f32>> {
     let mut values = vec![0.0; len];
     pass.backend.download(&mut values, tensor)?;
     Ok(values)

@@ -9,7 +9,7 @@ use super::adapted::Adapted;
 use super::network::{Network, Ran, Seed, Source, check_head, layers_of};
 use super::others::{Adding, Others};
 use super::pass::Pass;
-use super::projection::{GradientsOf, KeptLayer, Projection, Slot};
+use super::projection::{KeptLayer, Projection, Slot};
 use super::sink::{Linear, Normalisation, Operands, Sink};
 use super::two_sided::TwoSided;
 use crate::backend::cpu::Cpu;
@@ -75,7 +75,7 @@ impl Tracer {
     /// given as seeds must be gradients of losses.
     ///
     /// # Errors
-    /// As [`Tracer::new`]; [`Error::Usage`] for a projection of more than linear layers.
+    /// As [`Tracer::new`]; [`Error::Mismatch`] for moments of fewer layers than the projection is of.
     pub fn adapted(model: &Model, projection: &Projection, moments: &AdamMoments) -> Result<Self> {
         Self::adapted_on(Cpu::new().shared_out(), model, projection, moments)
     }
@@ -90,12 +90,9 @@ impl Tracer {
         projection: &Projection,
         moments: &AdamMoments,
     ) -> Result<Self> {
-        if projection.parameters != GradientsOf::Linear {
-            return Err(Error::usage("--adam: is of linear layers, not of all parameters")
-                .with_hint("index without --parameters all"));
-        }
+        let sizes: Vec<_> = layers_of(model, projection.parameters).into_iter().map(|(size, _)| size).collect();
         let network = Network::new(backend, &Source::of(model)?)?;
-        let adapted: Box<dyn Trace> = Box::new(Adapted::new(network, projection, moments)?);
+        let adapted: Box<dyn Trace> = Box::new(Adapted::new(network, projection, &sizes, moments)?);
         let (width, _) = Self::kept_of(model, projection)?;
         let (positions, classes, batch_tokens) = (model.positions(), model.classes(), adapted.batch_tokens());
         Ok(Self { devices: vec![adapted], positions, batch_tokens, width, classes, is_adapted: true })
