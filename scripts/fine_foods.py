@@ -5,12 +5,12 @@
 Labels are "great" (five stars) and "other". Of the markup that texts have, what they say is kept. Needs apt-get and dpkg-deb, and `pip install rdata`.
 """
 
+import argparse
 import html
 import json
 import lzma
 import re
 import subprocess
-import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -71,4 +71,6 @@ def decode(serialised):
 
 
 if __name__ == "__main__":
-    fetch(Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_FOLDER)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=DEFAULT_FOLDER, metavar="DIR")
+    fetch(parser.parse_args().folder)

@@ -139,7 +139,8 @@ class Bench:
         # What has no curvature fitted to it, beside the best of the others.
         rest = ",".join(dict.fromkeys(rule for rule, store, _ in OURS if store not in FITTED or rule == "relatif"))
         rest = self.evaluate(*over("whole", "all", *MORE), "--rule", rest, "--hessian", "exact,layers,shampoo")
-        rows += [row for row in rest if row["rule"] in ("relatif", "less") or row.get("store", "last").partition(",")[0] == "sparse"]
+        wanted = {(rule, store) for rule, store, _ in OURS if store not in FITTED or rule == "relatif"}
+        rows += [row for row in rest if (row["rule"], row.get("store", "last").partition(",")[0]) in wanted]
         for row in rows:
             row["tool"] = "peer" if row["rule"] in PEERS else "wherefore"
             if row["rule"] == "random":
@@ -358,8 +359,8 @@ def kronfluence(strategy):
     return run
 
 
-def dattri(method):
-    """Its TracIn without the projection that is on by default; its TRAK with fewer numbers than records, as its λ is 0; its LoGra as it comes."""
+def dattri(method, damping=None):
+    """Its TracIn without the projection that is on by default; its TRAK with fewer numbers than records, as its λ is 0; its LoGra as it comes, and damped."""
 
     def run(data, folder):
         import torch
@@ -400,7 +401,7 @@ def dattri(method):
 
         task = AttributionTask(batch_loss, model, model.state_dict())
         layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-        attributor = logra.LoGraAttributor(task, layer_names=layers, proj_dim=4096, cache_dir=str(folder))
+        attributor = logra.LoGraAttributor(task, layer_names=layers, proj_dim=4096, damping=damping, cache_dir=str(folder))
         attributor.cache(training)
         return attributor.attribute(training, queries).T
 
@@ -444,6 +445,7 @@ PEERS = {
     "dattri-tracin": dattri("tracin"),
     "dattri-trak": dattri("trak"),
     "dattri-logra": dattri("logra"),
+    "dattri-logra-damped": dattri("logra", 0.1),
     "captum-tracin": captum(False),
     "captum-tracin-fast": captum(True),
 }

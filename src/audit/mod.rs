@@ -37,4 +37,4 @@ pub(crate) use neighbours::features;
 pub use rebalance::extra_copies;
 pub use redundant::{Copied, Redundant, leaks_first, redundant, redundant_with};
 pub use selection::{Candidates, Chosen, SelectionOptions, greedy_coverage, round_robin};
-pub use trust::{Bin, Calibration, Evidence, calibrate, mean_average_precision, reliability};
+pub use trust::{Bin, Calibration, Evidence, calibrate, check_known, mean_average_precision, reliability};

@@ -33,20 +33,29 @@ const PENALTY: f64 = 1.0;
 /// Newton steps; the objective is convex and small.
 const STEPS: usize = 30;
 
+/// Whether trust can be fitted to these predictions.
+///
+/// # Errors
+/// [`Error::Usage`]: fewer than 10 right or 10 wrong ones.
+pub fn check_known(right: &[Option<bool>]) -> Result<()> {
+    let count = |wanted| right.iter().filter(|is| **is == Some(wanted)).count();
+    if count(true) >= LEAST && count(false) >= LEAST {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "expected at least {LEAST} right and {LEAST} wrong predictions of known label, found {} and {}",
+        count(true),
+        count(false)
+    ))
+    .with_hint("give more records with labels"))
+}
+
 /// Fits trust to the predictions that are known to be right or wrong.
 ///
 /// # Errors
-/// [`Error::Usage`]: fewer than 10 right or 10 wrong predictions to learn from.
+/// As [`check_known`].
 pub fn calibrate(evidence: &Evidence, right: &[Option<bool>]) -> Result<Calibration> {
-    let count = |wanted| right.iter().filter(|is| **is == Some(wanted)).count();
-    if count(true) < LEAST || count(false) < LEAST {
-        return Err(Error::usage(format!(
-            "expected at least {LEAST} right and {LEAST} wrong predictions of known label, found {} and {}",
-            count(true),
-            count(false)
-        ))
-        .with_hint("give more records with labels"));
-    }
+    check_known(right)?;
     let rows = standardised(&evidence.rows, evidence.names.len());
     let known: Vec<usize> = (0..right.len()).filter(|&i| right[i].is_some()).collect();
     let fit = |leave_out: Option<usize>| {

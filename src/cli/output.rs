@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use indicatif::HumanCount;
 use serde::Serialize;
 use wherefore::Result;
-use wherefore::pipeline::{Rejections, Summary};
+use wherefore::pipeline::{Rejections, Summary, per_second};
 use wherefore::report::{Destination, Format};
 
 use super::Outcome;
@@ -54,7 +54,7 @@ impl Output {
             return;
         }
         let seconds = summary.seconds.max(1e-3);
-        let rate = |n: u64| HumanCount((n as f64 / seconds).round() as u64);
+        let rate = |n: u64| per_second(n, seconds);
         let Summary { records, skipped, tokens, truncated, repeated, .. } = *summary;
         let mut line = format!("{verb} {} records in {seconds:.1} s", HumanCount(records));
         let _ = match tokens {

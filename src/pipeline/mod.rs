@@ -82,7 +82,7 @@ pub use predict::predict;
 pub use predict_tokens::{SpanOptions, SpanScores, predict_masks, predict_spans, predict_tags};
 pub(crate) use predict_tokens::{characters, gold_span};
 pub use prepared::RuleOptions;
-pub use progress::Progress;
+pub use progress::{Progress, per_second};
 pub use proof::prove;
 pub use queries::{Entities, QueryTarget, ResultSink, SearchJob, SearchOptions, TopK};
 pub use rejections::Rejections;

@@ -42,18 +42,20 @@ impl Progress {
     /// `done` of the total units, which is `records` records so far.
     pub fn set(&self, done: u64, records: u64) {
         self.bar.set_position(done);
-        let rate = records as f64 / self.began.elapsed().as_secs_f64().max(1e-3);
-        self.bar.set_message(format!(
-            "{} records  {}/s",
-            indicatif::HumanCount(records),
-            indicatif::HumanCount(rate.round() as u64)
-        ));
+        let rate = per_second(records, self.seconds());
+        self.bar.set_message(format!("{} records  {rate}/s", indicatif::HumanCount(records)));
     }
 
     /// Seconds since the start.
     pub fn seconds(&self) -> f64 {
         self.began.elapsed().as_secs_f64()
     }
+}
+
+/// `count / seconds` to be read, with a tenth where that says more than the whole number.
+pub fn per_second(count: u64, seconds: f64) -> String {
+    let rate = count as f64 / seconds.max(1e-3);
+    if rate < 10.0 { format!("{rate:.1}") } else { indicatif::HumanCount(rate.round() as u64).to_string() }
 }
 
 /// The progress of a computation that asks whether to go on as it goes.

@@ -77,22 +77,27 @@ pub struct Unreliable {
     pub agreement: Vec<(f64, usize, f64)>,
 }
 
-/// Gathers the evidence about the model's predictions for a data set, which is opened for each pass.
+/// Gathers the evidence about the model's predictions for a data set, which is opened for each pass. `fits`: trust will be fitted to them, so that too few of
+/// known label are refused before anything is explained.
 ///
 /// # Errors
-/// [`Error::Usage`] for a model of another problem than single-label classification; whatever searching and explaining fail with.
+/// [`Error::Usage`] for a model of another problem than single-label classification, and as [`audit::check_known`]; whatever searching and explaining fail with.
 pub fn judge(
     model: &Model,
     store: &Store,
     open: &dyn Fn() -> Result<Dataset>,
     options: &TrustOptions,
     settings: &Settings,
+    fits: bool,
 ) -> Result<Vec<Judged>> {
     if model.problem() != Problem::SingleLabel {
         return Err(Error::usage("predictions can be judged where each record has one class"));
     }
     let k = options.neighbours.max(NEAREST);
     let near = nearest_records(model, store, open()?, k, options.memory, settings)?;
+    if fits {
+        audit::check_known(&near.iter().map(is_right).collect::<Vec<_>>())?;
+    }
     let own = explanations(model, open()?, options, settings)?;
     let mut copies: Vec<Vec<Explanation>> = Vec::new();
     for copy in 0..options.copies {
@@ -126,6 +131,10 @@ fn explanations(
         Ok(())
     })?;
     Ok(all)
+}
+
+fn is_right(result: &SearchResult) -> Option<bool> {
+    result.label.as_ref().map(|label| *label == result.predicted)
 }
 
 /// The record without some of the words that are in no rationale.
@@ -189,7 +198,7 @@ fn judged(result: &SearchResult, own: &Explanation, copies: &[&Explanation], opt
         evidence,
         ..UnreliableRecord::default()
     };
-    Judged { right: result.label.as_ref().map(|label| *label == result.predicted), record }
+    Judged { right: is_right(result), record }
 }
 
 fn plain(value: &Value) -> String {

@@ -73,12 +73,10 @@ pub(super) fn run(arguments: &Unreliable, common: &Common) -> anyhow::Result<Out
     };
     let settings = common.settings()?;
     let open = |files: &[String]| Data { files: files.to_vec(), ..arguments.data.clone() }.open();
-    let known = if arguments.calibrate.is_empty() {
-        Vec::new()
-    } else {
-        unreliable::judge(&model, &store, &|| open(&arguments.calibrate), &options, &settings)?
-    };
-    let asked = unreliable::judge(&model, &store, &|| open(&arguments.data.files), &options, &settings)?;
+    let judge = |files: &[String], fits| unreliable::judge(&model, &store, &|| open(files), &options, &settings, fits);
+    let of_its_own = !arguments.calibrate.is_empty();
+    let known = if of_its_own { judge(&arguments.calibrate, true)? } else { Vec::new() };
+    let asked = judge(&arguments.data.files, !of_its_own)?;
     let found = unreliable::rank(&known, asked)?;
     let names = &found.evidence;
     let mut writer = RecordWriter::create(common.out.as_deref(), common.format(), UnreliableRecord::columns(names))?;
