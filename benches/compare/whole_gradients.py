@@ -148,7 +148,8 @@ def traker(arguments, training, asked):
         projector, kept = NoOpProjector(size, size, device="cpu"), size
     else:
         kept = arguments.dimension
-        projector = BasicProjector(size, kept, 0, ProjectionType.rademacher, "cpu", block_size=256)
+        # Of one block alone the matrix is gone when it is asked for scores.
+        projector = BasicProjector(size, kept, 0, ProjectionType.rademacher, "cpu", block_size=min(256, kept // 2))
     n = len(training)
     with tempfile.TemporaryDirectory() as folder:
         keep = dict(save_dir=folder, device="cpu", projector=projector, proj_dim=kept, grad_wrt=wanted, use_half_precision=False)

@@ -69,10 +69,13 @@ impl<'a> Dual<'a> {
     /// What records tell of the numbers at these places, and what that leaves is of: `M⁻¹ = (I − Xᵀ (XXᵀ + λI)⁻¹ X) / λ`.
     pub(super) fn inverse_roots(&self, places: &[usize]) -> Roots {
         let mut columns = Mat::zeros(self.roots.len(), places.len());
-        let mut row = vec![0.0; self.rows.width];
+        let (Some(&first), Some(&last)) = (places.iter().min(), places.iter().max()) else {
+            return Roots { columns, left_of: Some(self.damping) };
+        };
+        let mut row = vec![0.0; last - first + 1];
         for (i, root) in self.roots.iter().enumerate() {
-            self.rows.decode(i, 0, &mut row);
-            places.iter().enumerate().for_each(|(j, &place)| columns[(i, j)] = root * row[place]);
+            self.rows.decode(i, first, &mut row);
+            places.iter().enumerate().for_each(|(j, &place)| columns[(i, j)] = root * row[place - first]);
         }
         self.cholesky.half_solve(columns.as_mut());
         Roots { columns, left_of: Some(self.damping) }
