@@ -72,6 +72,9 @@ pub(crate) struct Arguments {
     /// With --gradients projected: numbers kept of a record, over all layers
     #[arg(long, value_name = "K", default_value_t = DEFAULT_DIMENSION)]
     projection_dim: usize,
+    /// With --gradients projected: numbers kept of each layer, where they are not to be shared out over all
+    #[arg(long, value_name = "K", conflicts_with = "projection_dim")]
+    layer_dim: Option<usize>,
     /// With --gradients projected: rademacher, gaussian, sjlt (sparse: as exact, and costs no more for a larger
     /// K), or identity (the gradients themselves, for small models)
     #[arg(long, value_name = "KIND", default_value_t)]
@@ -174,15 +177,18 @@ impl Arguments {
         if self.gradients == Gradients::LastLayer {
             return Ok(None);
         }
-        if self.projection_dim == 0 {
-            return Err(Error::usage("--projection-dim: expected at least 1, found 0"));
+        let dimension = self.layer_dim.unwrap_or(self.projection_dim);
+        if dimension == 0 {
+            let option = if self.layer_dim.is_some() { "--layer-dim" } else { "--projection-dim" };
+            return Err(Error::usage(format!("{option}: expected at least 1, found 0")));
         }
         if self.from_factors.is_some() {
             return Err(Error::usage("--gradients projected needs a model to go back through, not --from-factors"));
         }
         Ok(Some(Projection {
             kind: self.projection,
-            dimension: self.projection_dim,
+            dimension,
+            per_layer: self.layer_dim.is_some(),
             seed,
             parameters: self.parameters,
         }))

@@ -127,6 +127,25 @@ pub(super) fn shards(bench: &Bench, name: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
+fn numbers_of_each_layer_are_what_is_asked_for() {
+    let bench = bench();
+    let index = "index --model bert-cls2 --data data.jsonl --gradients projected --quiet";
+    bench.ok(&format!("{index} --layer-dim 9 --store each"));
+    let store = Store::open(bench.path("each")).unwrap();
+    let settings = store.settings();
+    // Of two classes, four columns.
+    let (last, others) = settings.gradient_layers.split_last().unwrap();
+    assert!(last.len() == 8 && others.iter().all(|layer| layer.len() == 9), "{:?}", settings.gradient_layers);
+    assert_eq!(settings.width, 9 * others.len() + 8);
+    let (phi, slopes) = gradients(&store, None);
+    let found = ranked(&bench, "each", "projected-dot");
+    assert_scores(&found, |i| slopes[0] * slopes[i] * dot(&phi[0], &phi[i]), "projected-dot");
+    ranked(&bench, "each", "influence");
+    bench.fails(&format!("{index} --layer-dim 0 --store none"), "--layer-dim: expected at least 1");
+    bench.fails(&format!("{index} --layer-dim 9 --projection-dim 9 --store none"), "cannot be used with");
+}
+
+#[test]
 fn queries_ask_with_their_own_gradients() {
     let bench = bench();
     bench.ok(&format!("{INDEX} --store store"));

@@ -81,7 +81,8 @@ fn intervals_cover_the_scores_of_whole_gradients() {
         let exact = [whole.all(false), whole.all(true)];
         let mut covered = [0, 0];
         for seed in 0..SEEDS {
-            let drawn = Drawn::new(&model, &Projection { kind, dimension: 2048, seed, parameters });
+            let drawn =
+                Drawn::new(&model, &Projection { kind, dimension: 2048, seed, parameters, ..Projection::default() });
             for (cosine, (covered, exact)) in covered.iter_mut().zip(&exact).enumerate() {
                 for (pair, ((_, bar), (exact, _))) in drawn.all(cosine == 1).iter().zip(exact).enumerate() {
                     // A gradient's cosine with itself is 1 in any projection.

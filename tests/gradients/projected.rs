@@ -137,7 +137,9 @@ fn projected_products_are_unbiased_and_their_error_falls_with_the_dimension() {
         for dimension in [256, 4096] {
             let mut found = Vec::new();
             for seed in 0..SEEDS {
-                let tracer = Tracer::new(&model, &Projection { kind, dimension, seed, parameters }).unwrap();
+                let tracer =
+                    Tracer::new(&model, &Projection { kind, dimension, seed, parameters, ..Projection::default() })
+                        .unwrap();
                 let (outputs, slopes) = traced(&tracer, &model, None);
                 found.push(products(&outputs, &slopes));
             }

@@ -93,7 +93,7 @@ impl Draws {
                 return Err(Error::usage(format!(
                     "--error-bars: layer {name} is projected to {outputs} × {inputs} numbers: of one draw nothing is known of another"
                 ))
-                .with_hint("index with a larger --projection-dim"));
+                .with_hint("index with a larger --projection-dim, or --layer-dim"));
             }
             Ok(Table { range: start..end, columns: layer.inputs, drawn })
         };

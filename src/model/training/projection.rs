@@ -63,6 +63,9 @@ pub struct Projection {
     pub kind: ProjectionKind,
     /// Numbers kept of a record, over all layers; not read by [`ProjectionKind::Identity`].
     pub dimension: usize,
+    /// Whether they are of each layer, and not over all.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub per_layer: bool,
     /// Of every draw.
     pub seed: u64,
     /// Whose gradients.
@@ -78,6 +81,7 @@ impl Default for Projection {
         Self {
             kind: ProjectionKind::default(),
             dimension: DEFAULT_DIMENSION,
+            per_layer: false,
             seed: 0,
             parameters: GradientsOf::default(),
         }
@@ -219,10 +223,11 @@ impl Slot {
 
 impl Projection {
     /// A slot for each of the layers of so many inputs (the bias's 1 included) and outputs, and how many numbers a record has in all: the
-    /// dimension asked for, or all there are where that is less.
+    /// dimension asked for, or all there are where that is less; where it is each layer's, what those come to.
     pub(super) fn slots(&self, layers: &[(usize, usize)]) -> Result<(Vec<Slot>, usize)> {
         let whole: usize = layers.iter().map(|(inputs, outputs)| inputs * outputs).sum();
-        let width = if self.kind == ProjectionKind::Identity { whole } else { self.dimension.min(whole) };
+        let is_whole = self.kind == ProjectionKind::Identity;
+        let width = if is_whole || self.per_layer { whole } else { self.dimension.min(whole) };
         if width < layers.len() {
             return Err(Error::usage(format!(
                 "projection: expected at least a dimension for each of the {} layers, found {width}",
@@ -239,20 +244,28 @@ impl Projection {
                 offset: 0,
             })
             .collect();
-        // From the smallest on: what a layer has no use for is left to the larger ones.
-        let mut order: Vec<usize> = (0..slots.len()).collect();
-        order.sort_by_key(|&layer| slots[layer].len());
-        let mut left = width;
-        for (done, &layer) in order.iter().enumerate() {
-            slots[layer].fit(left / (layers.len() - done));
-            left -= slots[layer].len();
+        if self.per_layer {
+            let each = if is_whole { usize::MAX } else { self.dimension };
+            for slot in &mut slots {
+                slot.fit(each);
+            }
+        } else {
+            // From the smallest on: what a layer has no use for is left to the larger ones.
+            let mut order: Vec<usize> = (0..slots.len()).collect();
+            order.sort_by_key(|&layer| slots[layer].len());
+            let mut left = width;
+            for (done, &layer) in order.iter().enumerate() {
+                slots[layer].fit(left / (layers.len() - done));
+                left -= slots[layer].len();
+            }
         }
         let mut offset = 0;
         for slot in &mut slots {
             slot.offset = offset;
             offset += slot.len();
         }
-        Ok((slots, width))
+        // What is each layer's is all used; of what is shared out the rest is padding.
+        Ok((slots, if self.per_layer { offset } else { width }))
     }
 
     /// The matrices of layers of so many inputs (the bias's 1 included) and outputs.
@@ -397,6 +410,22 @@ mod tests {
             }
         }
         assert!(Projection { dimension: 5, ..Projection::default() }.slots(&layers).is_err());
+    }
+
+    #[test]
+    fn each_layer_has_what_it_is_given_where_it_is_each_layers() {
+        let layers = [(129, 384), (513, 128), (9, 2)];
+        let of = |dimension, kind| {
+            let projection = Projection { kind, dimension, per_layer: true, ..Projection::default() };
+            let (slots, width) = projection.slots(&layers).unwrap();
+            assert_eq!(width, slots.iter().map(Slot::len).sum::<usize>());
+            slots.iter().map(|slot| (slot.outputs.kept, slot.inputs.kept)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(256, ProjectionKind::Rademacher), [(16, 16), (16, 16), (2, 9)]);
+        assert_eq!(of(1, ProjectionKind::Sjlt), [(1, 1); 3]);
+        let whole = layers.map(|(inputs, outputs)| (outputs, inputs));
+        assert_eq!(of(1, ProjectionKind::Identity), whole);
+        assert_eq!(of(1 << 30, ProjectionKind::Gaussian), whole);
     }
 
     #[test]
