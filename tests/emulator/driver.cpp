@@ -323,6 +323,7 @@ API cuGetErrorName(int status, const char** name) {
     return SUCCESS;
 }
 API cuGetErrorString(int status, const char** text) {
+    const std::lock_guard<std::recursive_mutex> guard(mutex);
     if (status == LAUNCH_FAILED) *text = failure.c_str();
     else cuGetErrorName(status, text);
     return SUCCESS;
@@ -367,6 +368,7 @@ API cuDeviceGetDefaultMemPool(void** handle, int device) {
 }
 API cuMemPoolSetAttribute(void*, int, void*) { return SUCCESS; }
 API cuMemPoolGetAttribute(void* handle, int attribute, void* value) {
+    ENTER
     if (attribute < 5 || attribute > 8) return INVALID_VALUE;  // reserved and used, now and at most
     const uint64_t bytes = used[static_cast<Context*>(handle)->device];
     memcpy(value, &bytes, sizeof bytes);
@@ -491,6 +493,7 @@ API cuEventSynchronize(void* handle) {
     return failure_code;
 }
 API cuEventElapsedTime_v2(float* milliseconds, void* from, void* to) {
+    ENTER
     *milliseconds = float(static_cast<Event*>(to)->time - static_cast<Event*>(from)->time);
     return SUCCESS;
 }
