@@ -16,6 +16,7 @@ Selector-Predictor is not better on `test` than the plain predictor by `--margin
 batch 24, rate 8e-5, warm-up 0.1, weight decay 0.01, threshold 0.1; predictor batch 24, rate 5e-5, length 384, stride 128,
 eight epochs; each the best epoch of the dev data. The published exact match and F1 are 73.18/84.98 (plain) and
 74.31/86.89 on dev, 27.56/49.47 and 31.04/53.29 on the checklist without questions that have no answer.
+`scripts/daily_questions.py` makes small files of that form from real news, to try the way there and back on.
 """
 
 import argparse
