@@ -137,7 +137,7 @@ fn errors_of_preconditioned_scores_are_their_spread_over_draws() {
     let ways: Vec<(MomentForm, f64)> = forms.into_iter().flat_map(|form| [(form, 0.1), (form, 3.0)]).collect();
     for ((form, damping), (told, found)) in ways.iter().zip(told_and_found(&ways)) {
         // A jackknife errs on the side of caution; 100 draws tell an error to about a tenth.
-        assert!((0.85..=1.6).contains(&(told / found)), "{form:?} {damping}: told {told:e}, found {found:e}");
+        assert!((0.85..=1.5).contains(&(told / found)), "{form:?} {damping}: told {told:e}, found {found:e}");
     }
 }
 
