@@ -194,8 +194,10 @@ DEVICE void row_gradient(Tables tables, const T* dy, const unsigned* order, cons
     store_some<4>(to, added, present);
 }
 
+#define ROW_STATISTICS(T) \
+    KERNEL(row_statistics_##T, 128, float* out, const T* x, float epsilon, int rows, int width) { row_statistics(out, x, epsilon, rows, width); }
 #define COLUMN_SUMS(T)                                                                                                                            \
-    KERNEL(row_statistics_##T, 128, float* out, const T* x, float epsilon, int rows, int width) { row_statistics(out, x, epsilon, rows, width); }  \
+    ROW_STATISTICS(T)                                                                                                                             \
     KERNEL_BLOCKS(norm_gradient_##T, WARPS* WARP, 1, float* dw, float* db, const T* dy, const T* x, const float* statistics, int rows, int width) {      \
         norm_gradient(dw, db, dy, x, statistics, rows, width);                                                                                    \
     }                                                                                                                                             \
@@ -210,3 +212,4 @@ DEVICE void row_gradient(Tables tables, const T* dy, const unsigned* order, cons
 
 COLUMN_SUMS(f32)
 COLUMN_SUMS(bf16)
+ROW_STATISTICS(f16)  // for norm_products (projected.cu)

@@ -1,5 +1,6 @@
 // Sums in f64 of f32 numbers that stay on the device: what a curvature is the mean of.
 //
+//   add_to_sums        sums f64 [n] += x f32 [n]
 //   add_squares        sums f64 [n] += Σ x², x f32 [rows, n], row after row. One thread a number: its chain is the CPU's
 //   weighted_squares   out f64 [rows, blocks]: Σ w x² over each 4096 numbers of a row, x f32 [rows, n], w f64 [n]; of a thread's 16 a chain, and one tree.
 //                      A block has several rows, so that weights, of which there are twice as many bytes as of a row, are read that much less often
@@ -10,6 +11,11 @@
 constexpr int THREADS = 256;
 constexpr int SPAN = 4096;
 constexpr int TOGETHER = 8;  // rows of a block
+
+KERNEL(add_to_sums, THREADS, double* sums, const float* x, int n) {
+    const int i = int(blockIdx.x) * THREADS + int(threadIdx.x);
+    if (i < n) sums[i] += double(x[i]);
+}
 
 KERNEL(add_squares, THREADS, double* sums, const float* x, int rows, int n) {
     const int i = int(blockIdx.x) * THREADS + int(threadIdx.x);

@@ -75,6 +75,14 @@ impl Rows {
             Self::First => batch.sequences(),
         }
     }
+
+    /// Where a sequence's lie.
+    pub(crate) fn range(self, batch: &PackedBatch, sequence: usize) -> std::ops::Range<usize> {
+        match self {
+            Self::All => batch.range(sequence),
+            Self::First => sequence..sequence + 1,
+        }
+    }
 }
 
 /// Some columns of a row-major matrix: row r starts at `r * stride + offset`.

@@ -14,6 +14,7 @@ pub use super::sketch::Sketch;
 use super::{Attended, AttentionGradients, AttentionShape, Backend, Rows};
 use crate::error::Result;
 use crate::random::{Purpose, Stream};
+use crate::tokens::PackedBatch;
 
 /// A weight and a bias, or what belongs to each: gradients, moments, names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -165,6 +166,8 @@ pub(super) struct RoundedStep {
 pub trait Training: Backend {
     /// Numbers in f64 on the device.
     type Sums: Send + Sync;
+    /// A sparse projection, as the device applies it.
+    type Sketch: Send + Sync;
 
     /// All numbers zero.
     fn clear(&self, tensor: &mut Self::Tensor) -> Result<()>;
@@ -223,19 +226,43 @@ pub trait Training: Backend {
         products: Products<'_, Self>,
     ) -> Result<()>;
 
-    /// `out [rows, outputs] = S x` of rows of `x [rows, inputs]`, S a sparse projection. On the host, unless a device says otherwise.
-    fn sketch(&self, out: &mut Self::Tensor, x: &Self::Tensor, sketch: &Sketch, rows: usize) -> Result<()> {
-        let (mut read, mut kept) = (vec![0.0; rows * sketch.inputs()], vec![0.0; rows * sketch.outputs()]);
-        self.download(&mut read, x)?;
-        sketch.apply(&mut kept, &read, sketch.inputs());
-        self.copy(out, &self.upload(&kept)?, kept.len())
-    }
+    /// A sparse projection to the device.
+    fn pack_sketch(&self, sketch: Sketch) -> Result<Self::Sketch>;
+
+    /// `out [rows, outputs] = S x` of rows of `x [rows, inputs]`, S a sparse projection.
+    fn sketch(&self, out: &mut Self::Tensor, x: &Self::Tensor, sketch: &Self::Sketch, rows: usize) -> Result<()>;
+
+    /// For each sequence b, `out[b] = [Σ_t dy_t ∘ x̂_t, Σ_t dy_t]` over its rows t of `dy [rows, E]` and the normalised rows x̂ of `x [rows, E]`, in a buffer of
+    /// [`Backend::results`] `[B, 2, E]`: [`Training::layer_norm_parameters_backward`] of each sequence by itself.
+    fn norm_products(
+        &self,
+        out: &mut Self::Tensor,
+        dy: &Self::Tensor,
+        x: &Self::Tensor,
+        products: NormProducts<'_, Self>,
+    ) -> Result<()>;
+
+    /// `out [T, width]`: of each token the row of `table [.., width]` that it names.
+    fn look_up(
+        &self,
+        out: &mut Self::Tensor,
+        table: &Self::Tensor,
+        named: Named,
+        batch: &Self::Batch,
+        width: usize,
+    ) -> Result<()>;
+
+    /// `out [rows, n]`: of each row of gradients `x [rows, n]`, a buffer of [`Backend::results`], what AdamW would do by it.
+    fn adapt(&self, out: &mut Self::Tensor, x: &Self::Tensor, step: AdaptedStep<'_, Self::Tensor>) -> Result<()>;
 
     /// These numbers.
     fn sums(&self, values: &[f64]) -> Result<Self::Sums>;
 
     /// What they have come to.
     fn read_sums(&self, sums: &Self::Sums) -> Result<Vec<f64>>;
+
+    /// `sums [n] += x [n]`, of a buffer of [`Backend::results`].
+    fn add_to_sums(&self, sums: &mut Self::Sums, x: &Self::Tensor) -> Result<()>;
 
     /// `sums [n] += Σ_r x_r²` in f64 over the rows of `x [rows, n]`, a buffer of [`Backend::results`], in their order.
     fn add_squares(&self, sums: &mut Self::Sums, x: &Self::Tensor, rows: usize) -> Result<()>;
@@ -330,19 +357,7 @@ pub trait Training: Backend {
         len: usize,
         terms: &[CrossEntropy],
     ) -> Result<Vec<f64>> {
-        let (mut logits, mut slopes) = (vec![0.0; len], vec![0.0_f32; len]);
-        self.download(&mut logits, z)?;
-        let mut losses = Vec::with_capacity(terms.len());
-        for terms in terms.chunks(TERMS) {
-            let of = |term: &CrossEntropy| term.to_gradient(|place| f64::from(logits[place]));
-            let found: Vec<(f64, Vec<f64>)> = terms.par_iter().map(of).collect();
-            for (term, (loss, gradient)) in terms.iter().zip(found) {
-                losses.push(loss);
-                term.places(&gradient).for_each(|(place, slope)| slopes[place] += slope as f32);
-            }
-        }
-        self.copy(dz, &self.upload(&slopes)?, len)?;
-        Ok(losses)
+        cross_entropies(self, dz, z, len, terms)
     }
 
     /// Of each tensor the sum of the squares of its first numbers: each 4096 by themselves, those sums in f64 in their order.
@@ -350,6 +365,29 @@ pub trait Training: Backend {
 
     /// One step of AdamW of each parameter: its numbers and moments in place, and its gradient zeros.
     fn adam_steps(&self, parameters: Vec<Stepped<'_, Self::Tensor>>, step: &AdamStep) -> Result<()>;
+}
+
+/// [`Training::cross_entropies`] on the host, in f64.
+pub(super) fn cross_entropies<B: Training>(
+    backend: &B,
+    dz: &mut B::Tensor,
+    z: &B::Tensor,
+    len: usize,
+    terms: &[CrossEntropy],
+) -> Result<Vec<f64>> {
+    let (mut logits, mut slopes) = (vec![0.0; len], vec![0.0_f32; len]);
+    backend.download(&mut logits, z)?;
+    let mut losses = Vec::with_capacity(terms.len());
+    for terms in terms.chunks(TERMS) {
+        let of = |term: &CrossEntropy| term.to_gradient(|place| f64::from(logits[place]));
+        let found: Vec<(f64, Vec<f64>)> = terms.par_iter().map(of).collect();
+        for (term, (loss, gradient)) in terms.iter().zip(found) {
+            losses.push(loss);
+            term.places(&gradient).for_each(|(place, slope)| slopes[place] += slope as f32);
+        }
+    }
+    backend.copy(dz, &backend.upload(&slopes)?, len)?;
+    Ok(losses)
 }
 
 /// A parameter in a step.
@@ -401,6 +439,58 @@ pub struct Products<'a, B: Backend> {
     pub stride: usize,
     /// The first of them that is added to.
     pub offset: usize,
+}
+
+/// Whose normalisation's gradients are added up.
+pub struct NormProducts<'a, B: Backend> {
+    /// The sequences.
+    pub batch: &'a B::Batch,
+    /// One row a token, or a sequence.
+    pub rows: Rows,
+    /// Added to the variance.
+    pub epsilon: f32,
+    /// E.
+    pub width: usize,
+}
+
+/// Which number of a token names a row of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// Its id.
+    Word,
+    /// Its position.
+    Position,
+    /// Its segment.
+    TokenType,
+    /// None: every token has the first row.
+    Task,
+}
+
+impl Named {
+    /// The row that each token of a batch names.
+    pub(crate) fn rows(self, batch: &PackedBatch) -> Option<&[u32]> {
+        match self {
+            Self::Word => Some(&batch.ids),
+            Self::Position => Some(&batch.positions),
+            Self::TokenType => Some(&batch.type_ids),
+            Self::Task => None,
+        }
+    }
+}
+
+/// `u = (β₁ m + (1 − β₁) g) / √(β₂ v + ε + (1 − β₂) g²)`, a record's gradient g as AdamW follows it by the moments of a training.
+#[derive(Clone, Copy, Debug)]
+pub struct AdaptedStep<'a, T> {
+    /// `β₁ m`, `[n]`
+    pub drift: &'a T,
+    /// `β₂ v + ε`, `[n]`
+    pub floor: &'a T,
+    /// `1 − β₁` and `1 − β₂`
+    pub rests: [f32; 2],
+    /// What each row's gradient was multiplied by: a power of two, `[rows]`.
+    pub scales: &'a [f32],
+    /// n
+    pub len: usize,
 }
 
 /// Which rows of which batch a dropout is of.

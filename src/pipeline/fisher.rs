@@ -10,7 +10,7 @@ use crate::dataset::Record;
 use crate::error::{Error, Result};
 use crate::factors::{self, FisherForm, FisherLabels, LabelUsed, LayerFisher, Target, fisher_gradient};
 use crate::interrupt;
-use crate::model::{Basis, Model, Moments, Observer};
+use crate::model::{Basis, Model, Observer};
 use crate::store::{Fisher, FisherSettings, SelfInfluence, Store};
 use crate::tokens::Encoding;
 
@@ -131,22 +131,16 @@ struct Fit<'a> {
 impl Fit<'_> {
     /// Both sides' second moments over `rows`, in their eigenvectors.
     fn factors(&mut self, rows: &[usize]) -> Result<Vec<LayerFisher>> {
-        let mut sums: Vec<Moments> = Vec::new();
         for window in rows.chunks(WINDOW) {
             let encodings = self.encode(window)?;
             self.tokens += encodings.iter().map(|encoding| encoding.ids.len() as u64).sum::<u64>();
             let targets = self.targets(window)?;
             let seed = |place: usize, z: &[f32], dz: &mut [f32]| self.seed(window[place], &targets[place], z, dz);
             let (borrowed, tokens) = (encodings.iter().collect::<Vec<_>>(), self.settings.batch_tokens);
-            let new = self.observer.moments(&borrowed, tokens, &seed, &|| !interrupt::asked())?;
-            if sums.is_empty() {
-                sums = new;
-            } else {
-                sums.par_iter_mut().zip(new).for_each(|(sum, new)| sum.add(&new));
-            }
+            self.observer.add_moments(&borrowed, tokens, &seed, &|| !interrupt::asked())?;
             self.advance(window.len());
         }
-        let layers = self.observer.layers();
+        let (layers, sums) = (self.observer.layers(), self.observer.moments()?);
         layers.par_iter().zip(&sums).map(|(layer, sums)| LayerFisher::new(layer, sums, rows.len() as u64)).collect()
     }
 

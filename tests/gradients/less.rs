@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use serde_json::Value;
+use wherefore::backend::Precision;
 use wherefore::backend::cpu::Cpu;
 use wherefore::backend::reference::Reference;
 use wherefore::factors::{self, Target};
@@ -15,8 +16,10 @@ use wherefore::tokens::{Encoding, pack};
 
 use super::command::shards;
 use super::curvature::{bench, numbers, scores};
+use super::device::{allowed, worst};
 use super::projected::{FAMILIES, dot, encodings, identity, path, target};
 use crate::cli::{Bench, golden};
+use crate::emulator;
 
 const INDEX: &str = "index --model bert-cls2 --data data.jsonl --gradients projected --block-records 5 --quiet \
     --adam --checkpoint bert-cls2-checkpoint:0.1 --checkpoint bert-cls2:0.05";
@@ -174,12 +177,16 @@ fn whole(name: &str, folder: &Path) -> Whole {
 
 /// Unit vectors of every text by a tracer of adapted gradients.
 fn adapted(tracer: &Tracer, model: &Model) -> Vec<Vec<f32>> {
+    adapted_by(tracer, model, None)
+}
+
+fn adapted_by(tracer: &Tracer, model: &Model, budget: Option<usize>) -> Vec<Vec<f32>> {
     let encodings = encodings(model);
     let window: Vec<&Encoding> = encodings.iter().collect();
     let seed = |row: usize, z: &[f32], gradient: &mut [f32]| {
         factors::loss_and_delta(model.problem(), z, &target(row), gradient);
     };
-    let outputs = tracer.run(&window, None, &seed, &|| true).unwrap();
+    let outputs = tracer.run(&window, budget, &seed, &|| true).unwrap();
     outputs.features.chunks_exact(tracer.width()).map(<[f32]>::to_vec).collect()
 }
 
@@ -217,6 +224,41 @@ fn every_familys_gradients_are_adapted_parameter_by_parameter() {
                     let length = (dot(&expected[i], &expected[i]) * dot(&expected[j], &expected[j])).sqrt();
                     let (found, expected) = (dot(&found[i], &found[j]), dot(&expected[i], &expected[j]) / length);
                     assert!((found - expected).abs() < 2e-4, "{name} {parameters} {i} {j}: {found} {expected}");
+                }
+            }
+        }
+    }
+}
+
+/// What a device keeps of whole layers is what the CPU keeps of them sixteen rows at a time, to the precision; and nobody's company changes a bit of it.
+#[test]
+fn devices_adapt_whole_layers_to_the_precision() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["bert-cls2", "albert-groups-cls3"] {
+        let Whole { model, .. } = whole(name, folder.path());
+        for (parameters, kind) in [
+            (GradientsOf::Linear, ProjectionKind::Rademacher),
+            (GradientsOf::Linear, ProjectionKind::Identity),
+            (GradientsOf::All, ProjectionKind::Sjlt),
+        ] {
+            let projection = Projection { dimension: 900, parameters, kind, ..Projection::default() };
+            let moments = AdamMoments::read(&model, parameters).unwrap();
+            let exact = adapted(&Tracer::adapted_on(Reference, &model, &projection, &moments).unwrap(), &model);
+            let error = |found: &[Vec<f32>]| -> f64 {
+                let apart = |(found, exact): (&Vec<f32>, &Vec<f32>)| -> f64 {
+                    found.iter().zip(exact).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
+                };
+                worst(found.iter().zip(&exact).map(apart))
+            };
+            let cpu = error(&adapted(&Tracer::adapted(&model, &projection, &moments).unwrap(), &model));
+            assert!(cpu < 1e-5, "{name} {kind:?}: {cpu:e}");
+            for precision in [Precision::F32, Precision::Bf16x3, Precision::F16, Precision::Bf16] {
+                let on = || Tracer::adapted_on(emulator::gpu(precision), &model, &projection, &moments).unwrap();
+                let found = adapted(&on(), &model);
+                let (error, allowed) = (error(&found), allowed(precision, cpu));
+                assert!(error <= allowed, "{name} {kind:?}: {precision} {error:e}, allowed {allowed:e}");
+                for budget in [1, 24] {
+                    assert!(adapted_by(&on(), &model, Some(budget)) == found, "{name} {kind:?}: {precision}, {budget}");
                 }
             }
         }

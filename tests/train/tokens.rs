@@ -1,9 +1,10 @@
 //! Training of heads on tokens is PyTorch's too: gradients of every parameter, and AdamW step by step; and the same bits in any company.
 
 use serde_json::Value;
+use wherefore::backend::Precision;
 use wherefore::backend::cpu::Cpu;
 use wherefore::backend::reference::{Plain, Reference};
-use wherefore::backend::training::Training;
+use wherefore::backend::training::{CrossEntropy, Training};
 use wherefore::model::{
     Blueprint, Device, DropoutPass, DropoutRates, HeadPlan, LoadOptions, Model, Reads, Studied, Task, Term,
     TokenLesson, Trainee,
@@ -12,8 +13,10 @@ use wherefore::tokens::{Encoding, pack};
 
 use super::course::{Course, errors, numbers};
 use super::gradients::gradients_are_finite_differences;
+use super::operations::{read, short};
 use super::saving::transformers;
 use super::support::{adam, flat, gradient_bits, json, path};
+use crate::emulator;
 
 /// A golden's sequences and what they teach.
 struct Lessons {
@@ -109,6 +112,107 @@ fn the_cpu_errs_no_more_than_plain_f32_on_tokens() {
         let (cpu, plain) = (errors(&cpu.gradients, &exact.gradients), errors(&plain.gradients, &exact.gradients));
         for ((tensor, cpu), (_, plain)) in cpu.into_iter().zip(plain) {
             assert!(cpu <= 2.0 * plain + floor, "{name} {tensor}: {cpu:e}, plain f32 {plain:e}");
+        }
+    }
+}
+
+/// The same rule on a device, whose slopes are other roundings of f64's: a unit of f32 more, of numbers that are at most 1, where they add up to nothing.
+#[test]
+fn the_gpu_errs_no_more_than_plain_f32_on_tokens() {
+    let eps = f64::from(f32::EPSILON);
+    for name in HEADS {
+        let golden = json(&path(name).join("train_tokens.json"));
+        let (exact, plain) = (run(Reference, name, &golden), run(Plain, name, &golden));
+        let gpu = run(emulator::gpu(Precision::F32), name, &golden);
+        let (gpu, plain) = (errors(&gpu.gradients, &exact.gradients), errors(&plain.gradients, &exact.gradients));
+        for (((tensor, gpu), (_, plain)), exact) in gpu.into_iter().zip(plain).zip(&exact.gradients) {
+            let cancelled = exact.values.iter().all(|x| x.abs() < 1e-6);
+            let allowed = 2.0 * plain + 64.0 * eps + if cancelled { eps / 1e-3 } else { 0.0 };
+            assert!(gpu <= allowed, "{name} {tensor}: {gpu:e}, plain f32 {plain:e}");
+        }
+    }
+}
+
+/// Rows of so many classes, of which some tokens' are read, by themselves, in means of several and by several terms; or columns of sequences.
+fn entropies(classes: usize, columns: bool) -> (usize, Vec<CrossEntropy>) {
+    let share = |number: usize| 0.25 + number as f64 / 8.0;
+    if columns {
+        let sequences = [(0, 3), (3, 1), (4, 300), (304, 41)];
+        let term = |(number, &(first, count)): (usize, &(usize, usize))| {
+            let of = |column: usize| CrossEntropy {
+                starts: vec![first * classes + column],
+                stride: classes,
+                count,
+                gold: (7 * number + column) % count,
+                share: share(number),
+            };
+            [of(0), of(classes - 1)]
+        };
+        return (345 * classes, sequences.iter().enumerate().flat_map(term).collect());
+    }
+    let read: [&[usize]; 6] = [&[0], &[2, 3], &[3, 4], &[4], &[7, 2, 0], &[9]];
+    let term = |(number, rows): (usize, &&[usize])| CrossEntropy {
+        starts: rows.iter().map(|row| row * classes).collect(),
+        stride: 1,
+        count: classes,
+        gold: 5 * number % classes,
+        share: share(number),
+    };
+    (11 * classes, read.iter().enumerate().map(term).collect())
+}
+
+/// Probabilities are good to some units of f32, and slopes are rounded once to what is stored; where nobody reads they are zeros.
+#[test]
+fn cross_entropies_on_a_gpu_are_those_of_f64() {
+    let eps = f64::from(f32::EPSILON);
+    for (precision, unit) in [(Precision::F32, eps / 2.0), (Precision::Bf16, 2.0_f64.powi(-8))] {
+        let gpu = emulator::gpu(precision);
+        let shapes = [1, 2, 9, 257, 3000].map(|classes| (classes, false)).into_iter().chain([(2, true), (5, true)]);
+        for (classes, columns) in shapes {
+            for scale in [0.5, 16.0] {
+                let (len, mut terms) = entropies(classes, columns);
+                if columns && classes == 5 {
+                    // A line that crosses the others: these are the host's.
+                    terms.push(CrossEntropy { starts: vec![0], stride: 1, count: 4, gold: 1, share: 1.0 });
+                }
+                let z: Vec<f32> = short(len, 3).into_iter().map(|x| scale * x).collect();
+                let found = slopes(&gpu, &z, &terms);
+                let exact = slopes(&Reference, &z, &terms);
+                let what = format!("{precision}, {classes} classes, columns {columns}, ± {scale}");
+                let shares: f64 = terms.iter().map(|term| term.share).sum();
+                for (found, exact) in found.0.iter().zip(&exact.0) {
+                    assert!((found - exact).abs() <= 16.0 * eps * (1.0 + f64::from(scale)), "{what}: {found} {exact}");
+                }
+                for (found, exact) in found.1.iter().zip(&exact.1) {
+                    let (found, exact) = (f64::from(*found), f64::from(*exact));
+                    let allowed = unit * exact.abs() + 16.0 * eps * shares;
+                    assert!((found - exact).abs() <= allowed, "{what}: {found} {exact}");
+                }
+            }
+        }
+    }
+}
+
+/// Losses, and the gradient over buffers that held other numbers.
+fn slopes<B: Training>(backend: &B, z: &[f32], terms: &[CrossEntropy]) -> (Vec<f64>, Vec<f32>) {
+    let mut dz = backend.tensor(z.len()).unwrap();
+    let ones = backend.upload(&vec![1.0; z.len()]).unwrap();
+    backend.copy(&mut dz, &ones, z.len()).unwrap();
+    let losses = backend.cross_entropies(&mut dz, &backend.upload(z).unwrap(), z.len(), terms).unwrap();
+    (losses, read(backend, &dz, z.len()))
+}
+
+#[test]
+fn micro_batches_change_no_bit_on_tokens_on_a_gpu() {
+    for name in ["bert-spans", "bert-tags", "albert-masks"] {
+        let lessons = lessons(&json(&path(name).join("train_tokens.json")));
+        for precision in [Precision::F32, Precision::Bf16] {
+            let bits = |budget: usize| {
+                let mut model = trainee(emulator::gpu(precision), name, lessons.task);
+                study(&mut model, &lessons, budget, Some(dropout()));
+                gradient_bits(model.learner())
+            };
+            assert!(bits(1 << 20) == bits(1), "{name}, {precision}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::{Check, LENGTHS, Outcome, Outcomes, TOKENS, VOCABULARY, WIDTH, compare, drawn, drawn_batch, numbers};
 use crate::backend::Rows;
 use crate::backend::reference::Reference;
-use crate::backend::training::{Products, Sketch, Tables, Training};
+use crate::backend::training::{AdaptedStep, Named, NormProducts, Products, Sketch, Tables, Training};
 use crate::error::Result;
 
 /// Numbers on either side: of a narrow layer, and of one that is cut into tiles.
@@ -27,6 +27,9 @@ fn outcomes<B: Training>(backend: &B) -> Result<Vec<Outcome>> {
         products(&mut outcomes, &staged, sides)?;
     }
     sketch(&mut outcomes)?;
+    norms(&mut outcomes, &staged)?;
+    named(&mut outcomes, &staged)?;
+    adapted(&mut outcomes)?;
     squares(&mut outcomes)?;
     Ok(outcomes.done)
 }
@@ -64,18 +67,60 @@ fn sketch<B: Training>(outcomes: &mut Outcomes<'_, B>) -> Result<()> {
     let x = drawn(backend, TOKENS * WIDTH, 20)?;
     let sketch = Sketch::new(WIDTH + 1, kept, |run| (run * 8 % kept, 0x5A96 >> (run % 3))).with_one();
     let mut out = backend.tensor(TOKENS * kept)?;
-    backend.sketch(&mut out, &x, &sketch, TOKENS)?;
+    backend.sketch(&mut out, &x, &backend.pack_sketch(sketch)?, TOKENS)?;
     outcomes.keep("sketch", &out, TOKENS * kept, WIDTH)
 }
 
-/// Sums of squares in f64, as f32 in the end.
+/// Each sequence's own sums of a normalisation's gradients.
+fn norms<B: Training>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch) -> Result<()> {
+    let (backend, sequences) = (outcomes.backend, LENGTHS.len());
+    let (x, dy) = (drawn(backend, TOKENS * WIDTH, 21)?, drawn(backend, TOKENS * WIDTH, 22)?);
+    for rows in [Rows::All, Rows::First] {
+        let mut out = backend.results(2 * sequences * WIDTH)?;
+        backend.norm_products(&mut out, &dy, &x, NormProducts { batch: staged, rows, epsilon: 1e-5, width: WIDTH })?;
+        let depth = WIDTH + if rows == Rows::All { LENGTHS[LENGTHS.len() - 1] } else { 1 };
+        outcomes.keep(format!("norm_products ({rows:?})"), &out, 2 * sequences * WIDTH, depth)?;
+    }
+    Ok(())
+}
+
+/// Rows of tables by what tokens name.
+fn named<B: Training>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch) -> Result<()> {
+    let (backend, width) = (outcomes.backend, 7);
+    let rows = VOCABULARY.max(LENGTHS[LENGTHS.len() - 1]);
+    let (table, mut out) = (drawn(backend, rows * width, 23)?, backend.tensor(TOKENS * width)?);
+    for named in [Named::Word, Named::Position, Named::TokenType, Named::Task] {
+        backend.look_up(&mut out, &table, named, staged, width)?;
+        outcomes.keep(format!("look_up ({named:?})"), &out, TOKENS * width, 1)?;
+    }
+    Ok(())
+}
+
+/// AdamW's steps by several rows of gradients, which are larger by powers of two.
+fn adapted<B: Training>(outcomes: &mut Outcomes<'_, B>) -> Result<()> {
+    let (backend, len, scales) = (outcomes.backend, 300, [1.0, 8.0, 0.25, 1.0, 2.0, 1.0, 1.0, 16.0, 1.0, 4.0]);
+    let (x, drift) = (drawn(backend, scales.len() * len, 24)?, drawn(backend, len, 25)?);
+    let floor: Vec<f32> = numbers(len, 26).into_iter().map(|x| 0.01 + x.abs()).collect();
+    let (floor, mut out) = (backend.upload(&floor)?, backend.tensor(scales.len() * len)?);
+    backend.adapt(
+        &mut out,
+        &x,
+        AdaptedStep { drift: &drift, floor: &floor, rests: [0.1, 0.001], scales: &scales, len },
+    )?;
+    outcomes.keep("adapt", &out, scales.len() * len, 3)
+}
+
+/// Sums in f64, as f32 in the end.
 fn squares<B: Training>(outcomes: &mut Outcomes<'_, B>) -> Result<()> {
     let (backend, rows, len) = (outcomes.backend, 3, 5000);
     let weights: Vec<f64> = numbers(len, 19).into_iter().map(|x| f64::from(x).abs()).collect();
     let (x, mut sums) = (drawn(backend, rows * len, 18)?, backend.sums(&weights)?);
     backend.add_squares(&mut sums, &x, rows)?;
+    backend.add_to_sums(&mut sums, &x)?;
     let weighted = backend.weighted_squares(&sums, &x, rows)?;
-    for (operation, values) in [("add_squares", backend.read_sums(&sums)?), ("weighted_squares", weighted)] {
+    for (operation, values) in
+        [("add_squares and add_to_sums", backend.read_sums(&sums)?), ("weighted_squares", weighted)]
+    {
         let values = values.into_iter().map(|x| x as f32).collect();
         outcomes.done.push(Outcome { operation: operation.into(), values, depth: 1 });
     }

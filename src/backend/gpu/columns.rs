@@ -8,9 +8,9 @@ use crate::backend::training::{self, Pair, Tables};
 use crate::error::Result;
 use crate::tokens::PackedBatch;
 
-pub(super) const NAMES: [&str; 8] =
-    [STATISTICS[0], STATISTICS[2], NORM[0], NORM[2], ROW[0], ROW[2], CHAIN[0], CHAIN[2]];
-const STATISTICS: [&str; 3] = ["row_statistics_f32", "", "row_statistics_bf16"];
+pub(super) const NAMES: [&str; 9] =
+    [STATISTICS[0], STATISTICS[1], STATISTICS[2], NORM[0], NORM[2], ROW[0], ROW[2], CHAIN[0], CHAIN[2]];
+const STATISTICS: [&str; 3] = ["row_statistics_f32", "row_statistics_f16", "row_statistics_bf16"];
 const NORM: [&str; 3] = ["norm_gradient_f32", "", "norm_gradient_bf16"];
 const ROW: [&str; 3] = ["row_gradient_f32", "", "row_gradient_bf16"];
 const CHAIN: [&str; 3] = ["row_chain_f32", "", "row_chain_bf16"];
@@ -52,9 +52,7 @@ pub(super) fn norm(
         return Ok(());
     }
     let (dy, x) = (stored_as(device, dy, number)?, stored_as(device, x, number)?);
-    let statistics = device.allocate(Number::F32, 2 * rows)?;
-    let arguments = [device.address(&statistics, 0), device.address(&x, 0), epsilon.into(), rows.into(), width.into()];
-    device.launch(number.pick(STATISTICS), layer_norm::shape(rows, width, 1), &arguments)?;
+    let statistics = statistics(device, &x, epsilon, rows, width)?;
     let arguments = [
         device.address(weight, 0),
         device.address(bias, 0),
@@ -70,6 +68,14 @@ pub(super) fn norm(
         Shape { grid, threads: THREADS, shared_bytes: shared_bytes(number, 2) },
         &arguments,
     )
+}
+
+/// Each row's mean, and what its normalisation multiplies by, `[rows, 2]`.
+pub(super) fn statistics(device: &Device, x: &Tensor, epsilon: f32, rows: usize, width: usize) -> Result<Tensor> {
+    let out = device.allocate(Number::F32, 2 * rows)?;
+    let arguments = [device.address(&out, 0), device.address(x, 0), epsilon.into(), rows.into(), width.into()];
+    device.launch(x.number.pick(STATISTICS), layer_norm::shape(rows, width, 1), &arguments)?;
+    Ok(out)
 }
 
 /// Adds each token's row of `d_sum [T, width]` to the rows of the tables it names, tokens in their order.

@@ -23,10 +23,12 @@ mod images;
 mod layer_norm;
 mod linear;
 mod linear_wgmma;
+mod losses;
 mod objective;
 mod optimizer;
 mod pack;
 mod pool;
+mod projected;
 mod resident;
 mod search;
 mod staging;
@@ -42,6 +44,7 @@ pub use embed_path::Path;
 pub use images::compiler;
 pub use linear::Linear;
 pub use linear_wgmma::{Products, distrusted};
+pub use projected::Sketch;
 pub(crate) use resident::Key;
 pub(crate) use search::{Asked, Chunk, Entry, FactorsOf, Found, MOST_KEPT, MOST_TERMS, Part, Weights};
 pub use sums::Sums;
@@ -62,7 +65,7 @@ use crate::error::{Error, Result};
 use crate::tokens::{Masked, PackedBatch};
 
 /// Every kernel, by the stem of its file.
-const KERNELS: [(&str, &[&str]); 33] = [
+const KERNELS: [(&str, &[&str]); 35] = [
     ("attention_backward_bf16", &attention_backward::BF16),
     ("attention_backward_f16", &attention_backward::F16),
     ("attention_backward_f32", &attention_backward::F32),
@@ -89,9 +92,11 @@ const KERNELS: [(&str, &[&str]); 33] = [
     ("linear_f16", &linear::F16),
     ("linear_f16_wgmma", &linear_wgmma::F16),
     ("linear_f32", &linear::F32),
+    ("losses", &losses::NAMES),
     ("objective", &objective::NAMES),
     ("optimizer", &optimizer::NAMES),
     ("pool", &pool::NAMES),
+    ("projected", &projected::NAMES),
     ("search", &search::NAMES),
     ("search_bounds", &search::BOUNDS),
     ("search_bounds_wgmma", &search::WGMMA),

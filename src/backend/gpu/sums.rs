@@ -4,7 +4,7 @@ use super::device::{Device, Shape};
 use super::tensor::{Number, Tensor};
 use crate::error::Result;
 
-pub(super) const NAMES: [&str; 2] = ["add_squares", "weighted_squares"];
+pub(super) const NAMES: [&str; 3] = ["add_squares", "weighted_squares", "add_to_sums"];
 
 const THREADS: usize = 256;
 /// Numbers of a row that a block of `weighted_squares` adds up.
@@ -33,6 +33,16 @@ impl Sums {
         Ok(values)
     }
 
+    /// `self += x`
+    pub(super) fn add(&mut self, device: &Device, x: &Tensor) -> Result<()> {
+        self.check(x, 1);
+        if self.len == 0 {
+            return Ok(());
+        }
+        let arguments = [device.address(&self.words, 0), device.address(x, 0), self.len.into()];
+        device.launch(NAMES[2], self.each(), &arguments)
+    }
+
     /// `self += Σ x²` over the rows of `x [rows, len]`, in their order.
     pub(super) fn add_squares(&mut self, device: &Device, x: &Tensor, rows: usize) -> Result<()> {
         self.check(x, rows);
@@ -40,8 +50,7 @@ impl Sums {
             return Ok(());
         }
         let arguments = [device.address(&self.words, 0), device.address(x, 0), rows.into(), self.len.into()];
-        let shape = Shape { grid: [self.len.div_ceil(THREADS), 1], threads: THREADS, shared_bytes: 0 };
-        device.launch(NAMES[0], shape, &arguments)
+        device.launch(NAMES[0], self.each(), &arguments)
     }
 
     /// `Σ w x²` of each row of `x [rows, len]`, w these: of each 4096 numbers on the device, those sums in their order.
@@ -66,6 +75,11 @@ impl Sums {
         let mut parts = vec![0.0; rows * blocks];
         device.download(&sums, 8 * parts.len(), |bytes| read(&mut parts, bytes))?;
         Ok(parts.chunks_exact(blocks).map(|parts| parts.iter().sum()).collect())
+    }
+
+    /// A thread a number.
+    fn each(&self) -> Shape {
+        Shape { grid: [self.len.div_ceil(THREADS), 1], threads: THREADS, shared_bytes: 0 }
     }
 
     fn check(&self, x: &Tensor, rows: usize) {

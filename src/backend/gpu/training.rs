@@ -4,17 +4,21 @@
 use std::ops::Range;
 
 use super::sums::Sums;
+use super::tensor::Number;
 use super::{
-    Batch, Gpu, Linear, Tensor, attention, attention_backward, columns, dropout, embed_sum, gradients, optimizer,
+    Batch, Gpu, Linear, Sketch, Tensor, attention, attention_backward, columns, dropout, embed_sum, gradients, losses,
+    optimizer, projected,
 };
 use crate::backend::training::{
-    AdamStep, Dropout, Loss, Pair, Passed, Place, Products, Shape, Stepped, Tables, Training,
+    self, AdamStep, AdaptedStep, CrossEntropy, Dropout, Loss, Named, NormProducts, Pair, Passed, Place, Products,
+    Shape, Sketch as HostSketch, Stepped, Tables, Training,
 };
 use crate::backend::{Attended, AttentionGradients, Backend};
 use crate::error::Result;
 
 impl Training for Gpu {
     type Sums = Sums;
+    type Sketch = Sketch;
 
     fn clear(&self, tensor: &mut Tensor) -> Result<()> {
         self.device.clear(tensor)
@@ -68,12 +72,36 @@ impl Training for Gpu {
         gradients::outer_products(&self.device, self.number(), out, dy, x, &products)
     }
 
+    fn pack_sketch(&self, sketch: HostSketch) -> Result<Sketch> {
+        Sketch::upload(&self.device, &sketch)
+    }
+
+    fn sketch(&self, out: &mut Tensor, x: &Tensor, sketch: &Sketch, rows: usize) -> Result<()> {
+        sketch.apply(&self.device, out, x, rows)
+    }
+
+    fn norm_products(&self, out: &mut Tensor, dy: &Tensor, x: &Tensor, products: NormProducts<'_, Self>) -> Result<()> {
+        projected::norm(&self.device, self.number(), out, dy, x, &products)
+    }
+
+    fn look_up(&self, out: &mut Tensor, table: &Tensor, named: Named, batch: &Batch, width: usize) -> Result<()> {
+        projected::look_up(&self.device, out, table, named, batch, width)
+    }
+
+    fn adapt(&self, out: &mut Tensor, x: &Tensor, step: AdaptedStep<'_, Tensor>) -> Result<()> {
+        projected::adapt(&self.device, out, x, &step)
+    }
+
     fn sums(&self, values: &[f64]) -> Result<Sums> {
         Sums::upload(&self.device, values)
     }
 
     fn read_sums(&self, sums: &Sums) -> Result<Vec<f64>> {
         sums.download(&self.device)
+    }
+
+    fn add_to_sums(&self, sums: &mut Sums, x: &Tensor) -> Result<()> {
+        sums.add(&self.device, x)
     }
 
     fn add_squares(&self, sums: &mut Sums, x: &Tensor, rows: usize) -> Result<()> {
@@ -138,6 +166,13 @@ impl Training for Gpu {
         }
         optimizer::copy(&self.device, dz, &self.upload(&logits)?, logits.len())?;
         Ok(values)
+    }
+
+    fn cross_entropies(&self, dz: &mut Tensor, z: &Tensor, len: usize, terms: &[CrossEntropy]) -> Result<Vec<f64>> {
+        match losses::Terms::of(terms).filter(|_| dz.number != Number::F16) {
+            Some(terms) => terms.to_gradient(&self.device, dz, z, len),
+            None => training::cross_entropies(self, dz, z, len, terms),
+        }
     }
 
     fn squared_norms(&self, tensors: &[(&Tensor, usize)]) -> Result<Vec<f64>> {

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::{Float, Linear, Loops, Query, add, for_each_query, inner, statistics};
 use crate::backend::training::{
-    AdamStep, CrossEntropy, Dropout, Guide, Loss, Pair, Passed, Place, Products, Shape, Sketch, Stepped, Tables,
-    Training,
+    AdamStep, AdaptedStep, CrossEntropy, Dropout, Guide, Loss, Named, NormProducts, Pair, Passed, Place, Products,
+    Shape, Sketch, Stepped, Tables, Training,
 };
 use crate::backend::{Attended, AttentionGradients, Rows, table_row};
 use crate::error::Result;
@@ -13,6 +13,7 @@ use crate::tokens::PackedBatch;
 
 impl<F: Float> Training for Loops<F> {
     type Sums = Vec<f64>;
+    type Sketch = Sketch;
 
     fn clear(&self, tensor: &mut Vec<F>) -> Result<()> {
         tensor.fill(F::of(0.0));
@@ -95,6 +96,47 @@ impl<F: Float> Training for Loops<F> {
         Ok(())
     }
 
+    fn pack_sketch(&self, sketch: Sketch) -> Result<Sketch> {
+        Ok(sketch)
+    }
+
+    fn norm_products(&self, out: &mut Vec<F>, dy: &Vec<F>, x: &Vec<F>, products: NormProducts<'_, Self>) -> Result<()> {
+        let NormProducts { batch, rows, epsilon, width } = products;
+        for (sequence, out) in out.chunks_exact_mut(2 * width).take(batch.sequences()).enumerate() {
+            out.fill(F::of(0.0));
+            let (scales, shifts) = out.split_at_mut(width);
+            for row in rows.range(batch, sequence) {
+                let (x, dy) = (&x[row * width..][..width], &dy[row * width..][..width]);
+                let (mean, deviation) = statistics(x, epsilon);
+                for i in 0..width {
+                    scales[i] += dy[i] * ((x[i] - mean) / deviation);
+                    shifts[i] += dy[i];
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn look_up(&self, out: &mut Vec<F>, table: &Vec<F>, named: Named, batch: &PackedBatch, width: usize) -> Result<()> {
+        for (token, out) in out.chunks_exact_mut(width).take(batch.tokens()).enumerate() {
+            let row = named.rows(batch).map_or(0, |rows| rows[token] as usize);
+            out.copy_from_slice(&table[row * width..][..width]);
+        }
+        Ok(())
+    }
+
+    fn adapt(&self, out: &mut Vec<F>, x: &Vec<F>, step: AdaptedStep<'_, Vec<F>>) -> Result<()> {
+        let AdaptedStep { drift, floor, rests, scales, len } = step;
+        let [rest1, rest2] = rests.map(|rest| F::of(f64::from(rest)));
+        for (row, scale) in scales.iter().enumerate() {
+            for i in 0..len {
+                let g = x[row * len + i] / F::of(f64::from(*scale));
+                out[row * len + i] = (drift[i] + rest1 * g) / (floor[i] + rest2 * g * g).map(f64::sqrt);
+            }
+        }
+        Ok(())
+    }
+
     fn sketch(&self, out: &mut Vec<F>, x: &Vec<F>, sketch: &Sketch, rows: usize) -> Result<()> {
         let (inputs, outputs) = (sketch.inputs(), sketch.outputs());
         for row in 0..rows {
@@ -111,11 +153,7 @@ impl<F: Float> Training for Loops<F> {
     fn outer_products(&self, out: &mut Vec<F>, dy: &Vec<F>, x: &Vec<F>, products: Products<'_, Self>) -> Result<()> {
         let Products { batch, rows, inputs, outputs, stride, offset } = products;
         for sequence in 0..batch.sequences() {
-            let rows = match rows {
-                Rows::All => batch.range(sequence),
-                Rows::First => sequence..sequence + 1,
-            };
-            for row in rows {
+            for row in rows.range(batch, sequence) {
                 for output in 0..outputs {
                     let dy = dy[row * outputs + output];
                     let out = &mut out[sequence * stride + offset + output * inputs..][..inputs];
@@ -132,6 +170,11 @@ impl<F: Float> Training for Loops<F> {
 
     fn read_sums(&self, sums: &Vec<f64>) -> Result<Vec<f64>> {
         Ok(sums.clone())
+    }
+
+    fn add_to_sums(&self, sums: &mut Vec<f64>, x: &Vec<F>) -> Result<()> {
+        sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += x.wide());
+        Ok(())
     }
 
     fn add_squares(&self, sums: &mut Vec<f64>, x: &Vec<F>, rows: usize) -> Result<()> {
@@ -176,11 +219,7 @@ impl<F: Float> Training for Loops<F> {
     ) -> Result<()> {
         let mut factors = vec![0.0; place.width];
         for sequence in 0..place.batch.sequences() {
-            let rows = match place.rows {
-                Rows::All => place.batch.range(sequence),
-                Rows::First => sequence..sequence + 1,
-            };
-            for (number, row) in rows.enumerate() {
+            for (number, row) in place.rows.range(place.batch, sequence).enumerate() {
                 dropout.factors(&mut factors, sequence, number as u32);
                 for (i, factor) in factors.iter().enumerate() {
                     let at = row * place.width + i;

@@ -6,7 +6,8 @@
 //!
 //! for every parameter of the linear layers (of the others, `adapted_others.rs`), with g the gradient of one record's loss, m and v the moments that the training had at a checkpoint (not
 //! corrected for their first steps) and ε inside the root, as LESS's own code has it. That is nonlinear in g, so it cannot be done to a projected gradient:
-//! a layer's is made, sixteen rows at a time, adapted, and projected while they are at hand. What is left of a record is brought to unit length.
+//! a layer's is made, sixteen rows at a time, adapted, and projected while they are at hand (on a device `adapted_whole.rs` makes all rows of several records).
+//! What is left of a record is brought to unit length.
 
 #![allow(clippy::inline_always)] // what runs on vectors must be inlined where the instruction set is switched on
 #![allow(clippy::needless_range_loop)] // register tiles read best with their indices
@@ -21,6 +22,7 @@ use super::network::{Network, Part, Ran, Seed};
 use super::pass::Pass;
 use super::projection::{Matrix, Projection, Side, Slot};
 use super::sink::{Linear, Normalisation, Operands, Sink};
+use super::tracer::Take;
 use crate::backend::cpu::simd::{Isa, Kernel, LANES, Vector};
 use crate::backend::training::Training;
 use crate::backend::{Norm, Rows};
@@ -36,9 +38,8 @@ const ROWS: usize = 16;
 const HEIGHT: usize = 4;
 const LINES: usize = 2;
 
-/// A network, the moments of its linear layers, and their projections.
-pub(super) struct Adapted<B: Training> {
-    network: Network<B>,
+/// The moments of linear layers, and their projections.
+pub(super) struct Adapted {
     layers: Vec<Layer>,
     /// What is no linear layer, where it is asked for.
     others: Option<AdaptedOthers>,
@@ -59,57 +60,74 @@ struct Layer {
     input: Matrix<'static>,
 }
 
-impl<B: Training> Adapted<B> {
-    /// `sizes` are those of all layers whose gradients are taken, the linear ones first.
-    pub(super) fn new(
-        network: Network<B>,
+impl Adapted {
+    /// Of all layers' slots, the linear ones first, and `width` numbers a record.
+    pub(super) fn new<B: Training>(
+        network: &Network<B>,
         projection: &Projection,
-        sizes: &[(usize, usize)],
+        slots: &[Slot],
+        width: usize,
         moments: &AdamMoments,
     ) -> Result<Self> {
-        let (slots, width) = projection.slots(sizes)?;
-        let linears = network.linears().len();
-        if moments.layers().len() != linears || moments.layers().len() + moments.others().len() < slots.len() {
-            return Err(Error::Mismatch("moments of other layers than the projection's".to_owned(), None));
-        }
+        check(network, slots, moments)?;
         let betas = moments.betas();
-        let layers =
-            slots.iter().zip(moments.layers()).map(|(slot, moments)| Layer::new(projection, slot, moments, betas));
-        let layers = layers.collect();
-        let others = (slots.len() > linears).then(|| AdaptedOthers::new(&network, projection, &slots, width, moments));
-        Ok(Self { layers, others, width, rests: betas.map(|beta| (1.0 - beta) as f32), network })
+        let layer = |(slot, moments): (&Slot, &LayerMoments)| Layer::new(projection, slot, moments, betas);
+        Ok(Self {
+            layers: slots.iter().zip(moments.layers()).map(layer).collect(),
+            others: AdaptedOthers::of(network, projection, slots, width, moments),
+            width,
+            rests: rests(betas),
+        })
     }
+}
 
-    pub(super) fn network(&self) -> &Network<B> {
-        &self.network
+/// Refuses moments of other layers than the slots are of.
+pub(super) fn check<B: Training>(network: &Network<B>, slots: &[Slot], moments: &AdamMoments) -> Result<()> {
+    let (linears, others) = (moments.layers().len(), moments.others().len());
+    if linears != network.linears().len() || linears + others < slots.len() {
+        return Err(Error::Mismatch("moments of other layers than the projection's".to_owned(), None));
     }
+    Ok(())
+}
 
-    /// Unit vectors of a batch's records, and their logits.
-    pub(super) fn run(&self, batch: PackedBatch, seed: Seed<'_>) -> Result<Outputs> {
+/// `1 − β₁` and `1 − β₂`.
+pub(super) fn rests(betas: [f64; 2]) -> [f32; 2] {
+    betas.map(|beta| (1.0 - beta) as f32)
+}
+
+/// Brings rows of `width` numbers to unit length.
+pub(super) fn to_unit_length(rows: &mut [f32], width: usize) {
+    rows.par_chunks_mut(width).for_each(|row| {
+        let length = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+        // Also of numbers that are none, which then stay so.
+        if length != 0.0 {
+            for x in row {
+                *x = (f64::from(*x) / length) as f32;
+            }
+        }
+    });
+}
+
+impl<B: Training> Take<B> for Adapted {
+    fn take(&self, network: &Network<B>, batch: PackedBatch, seed: Seed<'_>) -> Result<Outputs> {
         let (tokens, sequences) = (batch.cu_seqlens.clone(), batch.sequences());
         // Who else reads the tokens.
         let kept = self.others.as_ref().map(|others| (others, batch.clone()));
         let mut sink = Adapting {
             adapted: self,
+            network,
             others: kept.as_ref().map(|(others, batch)| others.adapting(batch)),
             tokens,
-            visits: self.network.visits(),
+            visits: network.visits(),
             uses: self.layers.iter().map(|_| Vec::new()).collect(),
             out: vec![0.0; sequences * self.width],
         };
-        let Ran { logits, .. } = self.network.run(batch, seed, &mut sink)?;
+        let Ran { logits, .. } = network.run(batch, seed, &mut sink)?;
         let mut features = sink.out;
         for (feature, other) in features.iter_mut().zip(sink.others.map(OthersOf::finish).iter().flatten()) {
             *feature += other;
         }
-        features.par_chunks_mut(self.width).for_each(|row| {
-            let length = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-            if length > 0.0 {
-                for x in row {
-                    *x = (f64::from(*x) / length) as f32;
-                }
-            }
-        });
+        to_unit_length(&mut features, self.width);
         Ok(Outputs { features, logits })
     }
 }
@@ -148,7 +166,8 @@ struct Use {
 
 /// Adapts a layer's gradients when the way back has come past all of its places.
 struct Adapting<'a, B: Training> {
-    adapted: &'a Adapted<B>,
+    adapted: &'a Adapted,
+    network: &'a Network<B>,
     others: Option<OthersOf<'a>>,
     /// Each record's first token, and the number of tokens.
     tokens: Vec<u32>,
@@ -159,9 +178,16 @@ struct Adapting<'a, B: Training> {
 }
 
 impl<B: Training> Sink<B> for Adapting<'_, B> {
+    fn scaled(&mut self, scales: &[f32]) {
+        assert!(scales.iter().all(|scale| *scale == 1.0), "gradients of other sizes than their losses'");
+        if let Some(others) = &mut self.others {
+            others.scaled(scales);
+        }
+    }
+
     fn linear(&mut self, pass: &Pass<'_, B>, of: Linear, rows: Rows, operands: Operands<'_, B>) -> Result<()> {
-        let Adapted { network, layers, width, rests, .. } = self.adapted;
-        let ((number, part), count) = (network.place(of), pass.rows(rows));
+        let Adapted { layers, width, rests, .. } = self.adapted;
+        let ((number, part), count) = (self.network.place(of), pass.rows(rows));
         let Operands { dy, x, inputs, outputs } = operands;
         let (mut read, mut slopes) = (vec![0.0; count * inputs], vec![0.0; count * outputs]);
         pass.backend.download(&mut read, x)?;
@@ -194,12 +220,12 @@ impl<B: Training> Sink<B> for Adapting<'_, B> {
         operands: [&B::Tensor; 2],
     ) -> Result<()> {
         let Some(others) = &mut self.others else { return Ok(()) };
-        others.norm((&self.adapted.network, pass), of, norm, rows, operands)
+        others.norm((self.network, pass), of, norm, rows, operands)
     }
 
     fn tables(&mut self, pass: &Pass<'_, B>, d_sum: &B::Tensor, width: usize) -> Result<()> {
         let Some(others) = &mut self.others else { return Ok(()) };
-        others.tables(&self.adapted.network, pass, d_sum, width)
+        others.tables(self.network, pass, d_sum, width)
     }
 }
 

@@ -4,14 +4,14 @@
 //! and of a record only what its own rows differ by.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::adam::{AdamMoments, LayerMoments};
 use super::network::Network;
-use super::others::{Other, Others, add_norm, downloaded, rows_of};
 use super::pass::Pass;
-use super::projection::{Projection, Slot};
+use super::projection::{Matrix, Projection, Side, Slot};
 use super::sink::Normalisation;
 use crate::backend::training::Training;
 use crate::backend::{Norm, Rows};
@@ -20,11 +20,19 @@ use crate::tokens::PackedBatch;
 
 /// The projections of all of them, and their moments.
 pub(super) struct AdaptedOthers {
-    others: Others,
-    /// By their numbers, from the others' first on.
-    steps: Vec<Steps>,
+    /// The first of their numbers, which go on from the linear layers'.
+    first: usize,
+    /// By their numbers.
+    others: Vec<(Other, Steps)>,
     /// `[width]`: of tables that no token reads.
     unread: Vec<f32>,
+}
+
+struct Other {
+    slot: Slot,
+    /// P_out and P_in.
+    output: Matrix<'static>,
+    input: Matrix<'static>,
 }
 
 /// What an AdamW's step of each of some parameters is made of.
@@ -48,39 +56,44 @@ impl Steps {
 }
 
 impl AdaptedOthers {
-    /// Of the slots that come after the linear layers', of which there are as many as the moments have.
-    pub(super) fn new<B: Training>(
+    /// Of the slots that come after the linear layers', of which there are as many as the moments have; none where there are no others.
+    pub(super) fn of<B: Training>(
         network: &Network<B>,
         projection: &Projection,
         slots: &[Slot],
         width: usize,
         moments: &AdamMoments,
-    ) -> Self {
-        let others = Others::new(projection, slots, moments.layers().len());
-        let betas = moments.betas();
-        let steps = moments.others().iter().map(|moments| Steps { moments: moments.clone(), betas });
-        let steps: Vec<Steps> = steps.collect();
+    ) -> Option<Self> {
+        if slots.len() == moments.layers().len() {
+            return None;
+        }
+        let (first, betas) = (moments.layers().len(), moments.betas());
+        let other = |(slot, moments): (&Slot, &LayerMoments)| {
+            let (output, input) =
+                (projection.on_host(slot.number, slot.outputs), projection.on_host(slot.number, slot.inputs));
+            (Other { slot: *slot, output, input }, Steps { moments: moments.clone(), betas })
+        };
+        let others: Vec<_> = slots[first..].iter().zip(moments.others()).map(other).collect();
         let mut unread = vec![0.0; width];
         for (number, _) in network.table_places() {
-            let place = number - others.first;
-            let (other, steps) = (&others.layers[place], &steps[place]);
+            let (other, steps) = &others[number - first];
             let nothing = vec![0.0; other.slot.outputs.whole];
             for row in 0..other.slot.inputs.whole {
                 let of_row: Vec<f32> = steps.of_row(row, &nothing).map(|u| u as f32).collect();
                 other.add(&mut unread, &of_row, row);
             }
         }
-        Self { others, steps, unread }
+        Some(Self { first, others, unread })
     }
 
     /// Their part of a batch's gradients.
     pub(super) fn adapting<'a>(&'a self, batch: &'a PackedBatch) -> Adapting<'a> {
-        let norms = self.others.layers.iter().map(|_| Vec::new()).collect();
-        Adapting { of: self, batch, norms, out: self.unread.repeat(batch.sequences()) }
+        let norms = self.others.iter().map(|_| Vec::new()).collect();
+        Adapting { of: self, batch, scales: Vec::new(), norms, out: self.unread.repeat(batch.sequences()) }
     }
 
-    fn at(&self, number: usize) -> (&Other, &Steps) {
-        (&self.others.layers[number - self.others.first], &self.steps[number - self.others.first])
+    fn at(&self, number: usize) -> &(Other, Steps) {
+        &self.others[number - self.first]
     }
 }
 
@@ -88,6 +101,8 @@ impl AdaptedOthers {
 pub(super) struct Adapting<'a> {
     of: &'a AdaptedOthers,
     batch: &'a PackedBatch,
+    /// What each record's gradients are larger by.
+    scales: Vec<f32>,
     /// Of each normalisation that the way back has come to, `[B, E, 2]`: a sum over all of its places is what is adapted.
     norms: Vec<Vec<f64>>,
     /// `[B, width]`, zero where linear layers' numbers go.
@@ -95,6 +110,11 @@ pub(super) struct Adapting<'a> {
 }
 
 impl Adapting<'_> {
+    /// Told before any gradient comes.
+    pub(super) fn scaled(&mut self, scales: &[f32]) {
+        self.scales = scales.to_vec();
+    }
+
     /// A normalisation's: `dy` of what it put out, and `x` that it read.
     pub(super) fn norm<B: Training>(
         &mut self,
@@ -107,10 +127,10 @@ impl Adapting<'_> {
         let Some(number) = network.norm_place(of) else { return Ok(()) };
         let (width, count) = (norm.width, pass.rows(rows));
         let (slopes, read) = (downloaded(pass, dy, count * width)?, downloaded(pass, x, count * width)?);
-        let (batch, sums) = (self.batch, &mut self.norms[number - self.of.others.first]);
+        let (batch, scales, sums) = (self.batch, &self.scales, &mut self.norms[number - self.of.first]);
         sums.resize(batch.sequences() * 2 * width, 0.0);
         sums.par_chunks_mut(2 * width).enumerate().for_each(|(record, gradient)| {
-            add_norm(gradient, rows_of(batch, rows, record), [&slopes, &read], norm.epsilon);
+            add_norm(gradient, rows.range(batch, record), [&slopes, &read], norm.epsilon, scales[record]);
         });
         Ok(())
     }
@@ -124,17 +144,18 @@ impl Adapting<'_> {
         width: usize,
     ) -> Result<()> {
         let slopes = downloaded(pass, d_sum, pass.tokens * width)?;
-        let (of, batch, numbers) = (self.of, self.batch, self.of.unread.len());
-        let tables: Vec<_> = network.table_places().into_iter().map(|(number, table)| (of.at(number), table)).collect();
+        let (of, batch, scales, numbers) = (self.of, self.batch, &self.scales, self.of.unread.len());
+        let tables: Vec<_> = network.table_places().into_iter().map(|(number, named)| (of.at(number), named)).collect();
         self.out.par_chunks_mut(numbers).enumerate().for_each(|(record, out)| {
-            for ((other, steps), table) in &tables {
-                let read = table.rows(batch);
+            for ((other, steps), named) in &tables {
+                let read = named.rows(batch);
                 let mut gradients: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
                 for token in batch.range(record) {
                     let row = read.map_or(0, |rows| rows[token] as usize);
                     let gradient = gradients.entry(row).or_insert_with(|| vec![0.0; width]);
                     let slopes = &slopes[token * width..][..width];
-                    gradient.iter_mut().zip(slopes).for_each(|(sum, &d)| *sum += f64::from(d));
+                    let scale = f64::from(scales[record]);
+                    gradient.iter_mut().zip(slopes).for_each(|(sum, &d)| *sum += f64::from(d) / scale);
                 }
                 let nothing = vec![0.0; width];
                 for (row, gradient) in gradients {
@@ -152,7 +173,7 @@ impl Adapting<'_> {
         let (of, norms, numbers) = (self.of, &self.norms, self.of.unread.len());
         self.out.par_chunks_mut(numbers).enumerate().for_each(|(record, out)| {
             for (place, sums) in norms.iter().enumerate().filter(|(_, sums)| !sums.is_empty()) {
-                let (other, steps) = (&of.others.layers[place], &of.steps[place]);
+                let (other, steps) = &of.others[place];
                 let width = 2 * other.slot.outputs.whole;
                 let gradient = &sums[record * width..][..width];
                 let adapted: Vec<f64> = gradient.iter().enumerate().map(|(i, &g)| steps.step(i, g)).collect();
@@ -161,4 +182,53 @@ impl Adapting<'_> {
         });
         self.out
     }
+}
+
+impl Other {
+    /// `out += (P_out G)(P_in)ᵀ` for a gradient `G [E, 2]` of scales and shifts.
+    fn add_columns(&self, out: &mut [f32], gradient: &[f64]) {
+        for column in [0, 1] {
+            let of_column: Vec<f32> = gradient.iter().skip(column).step_by(2).map(|&x| x as f32).collect();
+            self.add(out, &of_column, column);
+        }
+    }
+
+    /// `out += (P_out d)(P_in e)ᵀ`, e the unit vector of `column`.
+    fn add(&self, out: &mut [f32], d: &[f32], column: usize) {
+        let Side { kept, whole, .. } = self.slot.inputs;
+        let out = &mut out[self.slot.offset..][..self.slot.len()];
+        let mut projected = vec![0.0; self.slot.outputs.kept];
+        self.output.apply(&mut projected, d, (d.len(), d.len()));
+        self.input.column(column, whole, |place, entry| {
+            out.iter_mut().skip(place).step_by(kept).zip(&projected).for_each(|(out, d)| *out += d * entry);
+        });
+    }
+}
+
+/// `gradient [E, 2] += Σ_t [δ_t ⊙ x̂_t, δ_t]` over a record's `rows` of slopes, larger by `scale`, and of what was read.
+fn add_norm(gradient: &mut [f64], rows: Range<usize>, [slopes, read]: [&[f32]; 2], epsilon: f32, scale: f32) {
+    let width = gradient.len() / 2;
+    for row in rows {
+        let (dy, x) = (&slopes[row * width..][..width], &read[row * width..][..width]);
+        let (mean, deviation) = statistics(x, f64::from(epsilon));
+        for ((pair, &dy), &x) in gradient.chunks_exact_mut(2).zip(dy).zip(x) {
+            let slope = f64::from(dy) / f64::from(scale);
+            pair[0] += slope * (f64::from(x) - mean) / deviation;
+            pair[1] += slope;
+        }
+    }
+}
+
+fn downloaded<B: Training>(pass: &Pass<'_, B>, tensor: &B::Tensor, len: usize) -> Result<Vec<f32>> {
+    let mut values = vec![0.0; len];
+    pass.backend.download(&mut values, tensor)?;
+    Ok(values)
+}
+
+/// The mean, and the deviation that a normalisation divides by.
+fn statistics(x: &[f32], epsilon: f64) -> (f64, f64) {
+    let n = x.len() as f64;
+    let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+    let variance = x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
+    (mean, (variance + epsilon).sqrt())
 }

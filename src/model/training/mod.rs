@@ -7,6 +7,7 @@
 mod adam;
 mod adapted;
 mod adapted_others;
+mod adapted_whole;
 mod answer;
 mod backward;
 mod blueprint;
@@ -23,6 +24,7 @@ mod observer;
 mod others;
 mod parameters;
 mod pass;
+mod plain;
 mod projection;
 mod rates;
 mod save;

@@ -5,7 +5,6 @@ use std::sync::{Mutex, PoisonError};
 
 use super::Limits;
 use super::net::Net;
-use super::others::Table;
 use super::parameters::{Spec, specs};
 use super::pass::Pass;
 use super::projection::GradientsOf;
@@ -13,7 +12,7 @@ use super::sink::{Linear, Normalisation, Sink};
 use super::tape::Tape;
 use super::tree::Tree;
 use crate::backend::Precision;
-use crate::backend::training::{Pair, Tables, Training};
+use crate::backend::training::{Named, Pair, Tables, Training};
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::model::encoder::distinct;
@@ -154,7 +153,7 @@ impl<B: Training> Network<B> {
     }
 
     /// The numbers of the tables.
-    pub(super) fn table_places(&self) -> Vec<(usize, Table)> {
+    pub(super) fn table_places(&self) -> Vec<(usize, Named)> {
         let first = self.linears.len() + 1 + 2 * self.layers;
         (first..).zip(tables(&self.tables)).map(|(number, (table, _))| (number, table)).collect()
     }
@@ -205,6 +204,7 @@ impl<B: Training> Network<B> {
             }
         }
         backend.copy(&mut tape.back.logits, &backend.upload(&seeds)?, seeds.len())?;
+        sink.scaled(&scales);
         self.net.backward(&pass, tape, sink)?;
         Ok(Ran { logits, scales })
     }
@@ -229,7 +229,7 @@ pub(super) fn layers_of(model: &Model, parameters: GradientsOf) -> Vec<((usize, 
     if parameters == GradientsOf::All {
         let norm = |pair: &Pair<Spec>| ((2, pair.bias.len()), name(&pair.weight));
         layers.extend(norms(&specs).map(norm));
-        let table = |(_, spec): (Table, &Spec)| {
+        let table = |(_, spec): (Named, &Spec)| {
             let [rows, width] = [0, 1].map(|axis| spec.parts[0].1[axis]);
             ((rows, width), name(spec))
         };
@@ -266,11 +266,11 @@ pub(super) fn norms(specs: &Tree<Spec>) -> impl Iterator<Item = &Pair<Spec>> {
 }
 
 /// Every table, in the order of their numbers.
-pub(super) fn tables<T>(tables: &Tables<T>) -> impl Iterator<Item = (Table, &T)> {
+pub(super) fn tables<T>(tables: &Tables<T>) -> impl Iterator<Item = (Named, &T)> {
     let Tables { word, position, token_type, task } = tables;
-    let always = [(Table::Word, word), (Table::Position, position)];
+    let always = [(Named::Word, word), (Named::Position, position)];
     always
         .into_iter()
-        .chain(token_type.iter().map(|table| (Table::TokenType, table)))
-        .chain(task.iter().map(|table| (Table::Task, table)))
+        .chain(token_type.iter().map(|table| (Named::TokenType, table)))
+        .chain(task.iter().map(|table| (Named::Task, table)))
 }

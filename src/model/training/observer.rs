@@ -50,7 +50,7 @@ pub struct Moments {
 
 impl Moments {
     /// Adds others of the layer.
-    pub fn add(&mut self, new: &Self) {
+    fn add(&mut self, new: &Self) {
         self.inputs.iter_mut().zip(&new.inputs).for_each(|(sum, x)| *sum += x);
         self.outputs.iter_mut().zip(&new.outputs).for_each(|(sum, x)| *sum += x);
         self.rows += new.rows;
@@ -120,19 +120,27 @@ impl Observer {
         &self.layers
     }
 
-    /// The sums of a window's records, each gradient taken from `seed`: one f32 chain over its tokens, the same whatever `batch_tokens`.
+    /// Adds the sums of a window's records, each gradient taken from `seed`, to what [`Observer::moments`] tells: one f32 chain over its tokens, the same
+    /// whatever `batch_tokens`; chains are added up in f64. Where it fails, what had been added is gone.
     ///
     /// # Errors
     /// [`Error::Interrupted`] where `going` said so; what the device fails at.
-    pub fn moments(
+    pub fn add_moments(
         &self,
         window: &[&Encoding],
         batch_tokens: Option<usize>,
         seed: Seed<'_>,
         going: &dyn Fn() -> bool,
-    ) -> Result<Vec<Moments>> {
-        let batches = self.batches(window, batch_tokens);
-        self.observe.moments(&self.layers, batches, seed, going)
+    ) -> Result<()> {
+        self.observe.add_moments(&self.layers, self.batches(window, batch_tokens), seed, going)
+    }
+
+    /// Hands over the sums of all windows, layer by layer, and forgets them.
+    ///
+    /// # Errors
+    /// What the device fails at.
+    pub fn moments(&self) -> Result<Vec<Moments>> {
+        self.observe.moments(&self.layers)
     }
 
     /// Sets the bases of all layers, in their order, for [`Observer::turned`].
@@ -304,13 +312,15 @@ fn layers<B: Training>(network: &Network<B>) -> Vec<LinearLayer> {
 
 /// A network on some device.
 trait Observe: Send + Sync {
-    fn moments(
+    fn add_moments(
         &self,
         layers: &[LinearLayer],
         batches: Vec<MicroBatch>,
         seed: Seed<'_>,
         going: &dyn Fn() -> bool,
-    ) -> Result<Vec<Moments>>;
+    ) -> Result<()>;
+
+    fn moments(&self, layers: &[LinearLayer]) -> Result<Vec<Moments>>;
 
     fn factors(&self, batch: PackedBatch, seed: Seed<'_>) -> Result<(Vec<Vec<LayerFactors>>, Vec<f32>)>;
 
@@ -334,6 +344,8 @@ trait Observe: Send + Sync {
 
 struct Observed<B: Training> {
     network: Network<B>,
+    /// Of each layer, in each of its places; none before the first window.
+    moments: Mutex<Option<Vec<Vec<Sums<B>>>>>,
     bases: Vec<TwoSided<B>>,
     /// Of each layer, since the bases were set.
     squares: Mutex<Vec<B::Sums>>,
@@ -352,7 +364,14 @@ struct Space<B: Training> {
 impl<B: Training> Observed<B> {
     fn new(network: Network<B>) -> Self {
         let space = Mutex::new(Space { sides: None, free: Vec::new() });
-        Self { network, bases: Vec::new(), squares: Mutex::default(), weights: Vec::new(), space }
+        Self {
+            network,
+            moments: Mutex::default(),
+            bases: Vec::new(),
+            squares: Mutex::default(),
+            weights: Vec::new(),
+            space,
+        }
     }
 
     /// Turns a batch's gradients, and hands `to` each layer's, `[records, outputs, inputs]`, and how many numbers those are. Gives back logits.
@@ -375,15 +394,15 @@ impl<B: Training> Observed<B> {
 }
 
 impl<B: Training> Observe for Observed<B> {
-    fn moments(
+    fn add_moments(
         &self,
         layers: &[LinearLayer],
         batches: Vec<MicroBatch>,
         seed: Seed<'_>,
         going: &dyn Fn() -> bool,
-    ) -> Result<Vec<Moments>> {
-        let backend = &self.network.backend;
-        let uses = layers.iter().map(|_| Vec::new()).collect();
+    ) -> Result<()> {
+        // What a failure leaves half-added is never put back.
+        let uses = lock(&self.moments).take().unwrap_or_else(|| layers.iter().map(|_| Vec::new()).collect());
         let mut adding = Adding { network: &self.network, layers, uses, come_to: vec![0; layers.len()] };
         for MicroBatch { rows, batch } in batches {
             if !going() {
@@ -392,13 +411,20 @@ impl<B: Training> Observe for Observed<B> {
             adding.come_to.fill(0);
             self.network.run(batch, &|place, z, dz| seed(rows[place], z, dz), &mut adding)?;
         }
+        let mut uses = adding.uses;
+        uses.iter_mut().flatten().try_for_each(|sums| sums.end_chains(&self.network.backend))?;
+        *lock(&self.moments) = Some(uses);
+        Ok(())
+    }
+
+    fn moments(&self, layers: &[LinearLayer]) -> Result<Vec<Moments>> {
         let of_layer = |(uses, layer): (&Vec<Sums<B>>, &LinearLayer)| {
-            let mut uses = uses.iter().map(|sums| sums.download(backend, layer));
+            let mut uses = uses.iter().map(|sums| sums.read(&self.network.backend, layer));
             let mut all = uses.next().expect("a way back comes to every layer")?;
             uses.try_for_each(|new| new.map(|new| all.add(&new)))?;
             Ok(all)
         };
-        adding.uses.iter().zip(layers).map(of_layer).collect()
+        lock(&self.moments).take().iter().flatten().zip(layers).map(of_layer).collect()
     }
 
     fn factors(&self, batch: PackedBatch, seed: Seed<'_>) -> Result<(Vec<Vec<LayerFactors>>, Vec<f32>)> {
@@ -474,52 +500,76 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// come between its terms.
 struct Sums<B: Training> {
     /// `Σ a aᵀ` and `Σ a`.
-    inputs: Pair<B::Tensor>,
+    inputs: Square<B>,
     /// `Σ δ δᵀ`, and `Σ δ`, which nobody reads.
-    outputs: Pair<B::Tensor>,
+    outputs: Square<B>,
     /// The same of the last step's queries, and of its keys and values, where they have come by themselves.
-    parts: [Option<Pair<B::Tensor>>; 2],
+    parts: [Option<Square<B>>; 2],
     rows: u64,
 }
 
-/// Zeros for the sums of `width` numbers' products and of themselves.
-fn square<B: Training>(backend: &B, width: usize) -> Result<Pair<B::Tensor>> {
-    let zeros = |len: usize| -> Result<B::Tensor> {
-        let mut tensor = backend.results(len)?;
-        backend.clear(&mut tensor)?;
-        Ok(tensor)
-    };
-    Ok(Pair { weight: zeros(width * width)?, bias: zeros(width)? })
+/// Sums of the products of some numbers, and of themselves.
+struct Square<B: Training> {
+    /// Of the window that is added up, in f32.
+    chain: Pair<B::Tensor>,
+    /// Of those before it.
+    all: Pair<B::Sums>,
+}
+
+impl<B: Training> Square<B> {
+    fn new(backend: &B, width: usize) -> Result<Self> {
+        let zeros = |len: usize| -> Result<B::Tensor> {
+            let mut tensor = backend.results(len)?;
+            backend.clear(&mut tensor)?;
+            Ok(tensor)
+        };
+        let none = |len: usize| backend.sums(&vec![0.0; len]);
+        let (products, numbers) = (width * width, width);
+        Ok(Self {
+            chain: Pair { weight: zeros(products)?, bias: zeros(numbers)? },
+            all: Pair { weight: none(products)?, bias: none(numbers)? },
+        })
+    }
+
+    fn end_chain(&mut self, backend: &B) -> Result<()> {
+        let Self { chain, all } = self;
+        for (chain, all) in [(&mut chain.weight, &mut all.weight), (&mut chain.bias, &mut all.bias)] {
+            backend.add_to_sums(all, chain)?;
+            backend.clear(chain)?;
+        }
+        Ok(())
+    }
 }
 
 impl<B: Training> Sums<B> {
     fn new(backend: &B, layer: &LinearLayer) -> Result<Self> {
-        let (inputs, outputs) = (square(backend, layer.inputs - 1)?, square(backend, layer.outputs)?);
+        let (inputs, outputs) = (Square::new(backend, layer.inputs - 1)?, Square::new(backend, layer.outputs)?);
         Ok(Self { inputs, outputs, parts: [None, None], rows: 0 })
     }
 
+    fn end_chains(&mut self, backend: &B) -> Result<()> {
+        let mut all = [&mut self.inputs, &mut self.outputs].into_iter().chain(self.parts.iter_mut().flatten());
+        all.try_for_each(|square| square.end_chain(backend))
+    }
+
     /// With the bias's 1, and the parts, put in their places.
-    fn download(&self, backend: &B, layer: &LinearLayer) -> Result<Moments> {
-        let download = |tensor: &B::Tensor, len: usize| -> Result<Vec<f32>> {
-            let mut values = vec![0.0; len];
-            backend.download(&mut values, tensor)?;
-            Ok(values)
-        };
+    fn read(&self, backend: &B, layer: &LinearLayer) -> Result<Moments> {
         let width = layer.inputs - 1;
-        let (square, sum) = (download(&self.inputs.weight, width * width)?, download(&self.inputs.bias, width)?);
+        let Pair { weight, bias } = &self.inputs.all;
+        let (square, sum) = (backend.read_sums(weight)?, backend.read_sums(bias)?);
         let mut inputs = Vec::with_capacity(layer.inputs * layer.inputs);
         for (row, sum) in square.chunks_exact(width).zip(&sum) {
-            inputs.extend(row.iter().chain([sum]).map(|&x| f64::from(x)));
+            inputs.extend(row.iter().chain([sum]));
         }
-        inputs.extend(sum.iter().map(|&x| f64::from(x)).chain([self.rows as f64]));
+        inputs.extend(sum.iter().chain([&(self.rows as f64)]));
         let whole = layer.outputs;
-        let mut outputs: Vec<f64> = download(&self.outputs.weight, whole * whole)?.into_iter().map(f64::from).collect();
+        let mut outputs = backend.read_sums(&self.outputs.all.weight)?;
         let third = whole / 3;
         for (part, (first, width)) in self.parts.iter().zip([(0, third), (third, whole - third)]) {
             let Some(part) = part else { continue };
-            for (row, values) in download(&part.weight, width * width)?.chunks_exact(width).enumerate() {
+            for (row, values) in backend.read_sums(&part.all.weight)?.chunks_exact(width).enumerate() {
                 let to = &mut outputs[(first + row) * whole + first..][..width];
-                to.iter_mut().zip(values).for_each(|(to, &x)| *to += f64::from(x));
+                to.iter_mut().zip(values).for_each(|(to, &x)| *to += x);
             }
         }
         Ok(Moments { inputs, outputs, rows: self.rows })
@@ -550,8 +600,8 @@ impl<B: Training> Sink<B> for Adding<'_, B> {
             uses.push(Sums::new(backend, &self.layers[number])?);
         }
         let sums = &mut uses[place];
-        let add = |to: &mut Pair<B::Tensor>, x: &B::Tensor, width: usize| {
-            let Pair { weight, bias } = to;
+        let add = |to: &mut Square<B>, x: &B::Tensor, width: usize| {
+            let Pair { weight, bias } = &mut to.chain;
             let passed = Passed { batch: pass.batch, rows, inputs: width, outputs: width };
             backend.linear_parameters_backward(Pair { weight, bias }, 0, x, x, passed)
         };
@@ -565,7 +615,7 @@ impl<B: Training> Sink<B> for Adding<'_, B> {
                 let of_part = &mut sums.parts[usize::from(part == Part::KeysAndValues)];
                 match of_part {
                     Some(to) => to,
-                    none => none.insert(square(backend, outputs)?),
+                    none => none.insert(Square::new(backend, outputs)?),
                 }
             }
         };

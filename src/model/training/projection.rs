@@ -180,6 +180,16 @@ impl Matrix<'_> {
         }
     }
 
+    /// Its transpose `[whole, kept]`, row-major.
+    pub(super) fn turned(&self, whole: usize) -> Vec<f32> {
+        let kept = self.kept(whole);
+        let mut turned = vec![0.0; whole * kept];
+        for (i, row) in turned.chunks_exact_mut(kept).enumerate() {
+            self.column(i, whole, |place, entry| row[place] = entry);
+        }
+        turned
+    }
+
     /// Tells `each` the places of column `i` that are not zero, of `whole` columns, and what is there.
     pub(super) fn column(&self, i: usize, whole: usize, mut each: impl FnMut(usize, f32)) {
         match self {

@@ -36,6 +36,9 @@ pub(super) enum Normalisation {
 
 /// What takes the gradients of a way back, as it comes to them.
 pub(super) trait Sink<B: Training> {
+    /// What each record's gradients are larger by, before any of them comes. Passed over, unless a sink says otherwise.
+    fn scaled(&mut self, _scales: &[f32]) {}
+
     /// Of a linear layer: `dy [rows, outputs]` of its sums and `x [rows, inputs]` it read, one row a token or a sequence.
     fn linear(&mut self, pass: &Pass<'_, B>, of: Linear, rows: Rows, operands: Operands<'_, B>) -> Result<()>;
 

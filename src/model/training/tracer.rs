@@ -6,15 +6,12 @@ use std::thread;
 
 use super::adam::AdamMoments;
 use super::adapted::Adapted;
-use super::network::{Network, Ran, Seed, Source, check_head, layers_of};
-use super::others::{Adding, Others};
-use super::pass::Pass;
-use super::projection::{KeptLayer, Projection, Slot};
-use super::sink::{Linear, Normalisation, Operands, Sink};
-use super::two_sided::TwoSided;
+use super::adapted_whole::AdaptedWhole;
+use super::network::{Network, Seed, Source, check_head, layers_of};
+use super::plain::Plain;
+use super::projection::{KeptLayer, Projection};
 use crate::backend::cpu::Cpu;
-use crate::backend::training::{Products, Training};
-use crate::backend::{Backend, Norm, Rows};
+use crate::backend::training::Training;
 use crate::error::{Error, Result};
 use crate::model::widening::{Behind, Open};
 use crate::model::{Model, Outputs};
@@ -39,7 +36,7 @@ impl Tracer {
     pub fn new(model: &Model, projection: &Projection) -> Result<Self> {
         match model.gpus().as_slice() {
             [] => Self::on(Cpu::new().shared_out(), model, projection),
-            gpus => Self::on_all(gpus.iter().map(|gpu| gpu.shared()).collect(), model, projection),
+            gpus => Self::on_all(gpus.iter().map(|gpu| gpu.shared()).collect(), model, projection, &Way::Plain),
         }
     }
 
@@ -48,39 +45,28 @@ impl Tracer {
     /// # Errors
     /// As there.
     pub fn on<B: Training>(backend: B, model: &Model, projection: &Projection) -> Result<Self> {
-        Self::on_all(vec![backend], model, projection)
+        Self::on_all(vec![backend], model, projection, &Way::Plain)
     }
 
-    /// [`Tracer::new`] on devices of a kind, which share the batches.
-    ///
-    /// # Errors
-    /// As there.
-    fn on_all<B: Training>(backends: Vec<B>, model: &Model, projection: &Projection) -> Result<Self> {
-        let sizes: Vec<_> = layers_of(model, projection.parameters).into_iter().map(|(size, _)| size).collect();
-        let (source, width) = (Source::of(model)?, projection.slots(&sizes)?.1);
-        let open = |backend| Traced::open(backend, source.clone(), *projection, sizes.clone(), model.traced_again());
-        let devices: Vec<_> = backends.into_iter().map(open).collect::<Result<_>>()?;
-        let batch_tokens = devices.iter().map(|device| device.batch_tokens()).min().unwrap_or(1);
-        Ok(Self {
-            devices,
-            positions: model.positions(),
-            batch_tokens,
-            width,
-            classes: model.classes(),
-            is_adapted: false,
-        })
-    }
-
-    /// Gradients as AdamW would follow them at a checkpoint of the training with these `moments`, each of unit length, on the CPU: what [`Tracer::run`] is
-    /// given as seeds must be gradients of losses.
+    /// Gradients as AdamW would follow them at a checkpoint of the training with these `moments`, each of unit length, where the model runs: what
+    /// [`Tracer::run`] is given as seeds must be gradients of losses.
     ///
     /// # Errors
     /// As [`Tracer::new`]; [`Error::Mismatch`] for moments of fewer layers than the projection is of.
     pub fn adapted(model: &Model, projection: &Projection, moments: &AdamMoments) -> Result<Self> {
-        Self::adapted_on(Cpu::new().shared_out(), model, projection, moments)
+        let moments = Arc::new(moments.clone());
+        match model.gpus().as_slice() {
+            [] => Self::on_all(vec![Cpu::new().shared_out()], model, projection, &Way::AdaptedByRows(moments)),
+            gpus => Self::on_all(
+                gpus.iter().map(|gpu| gpu.shared()).collect(),
+                model,
+                projection,
+                &Way::AdaptedWhole(moments),
+            ),
+        }
     }
 
-    /// [`Tracer::adapted`] on a device; from the products of both sides on, on the host.
+    /// [`Tracer::adapted`] on a device that has room for whole gradients of some records' layers.
     ///
     /// # Errors
     /// As there; what the device fails at.
@@ -90,12 +76,24 @@ impl Tracer {
         projection: &Projection,
         moments: &AdamMoments,
     ) -> Result<Self> {
+        Self::on_all(vec![backend], model, projection, &Way::AdaptedWhole(Arc::new(moments.clone())))
+    }
+
+    /// On devices of a kind, which share the batches.
+    fn on_all<B: Training>(backends: Vec<B>, model: &Model, projection: &Projection, way: &Way) -> Result<Self> {
         let sizes: Vec<_> = layers_of(model, projection.parameters).into_iter().map(|(size, _)| size).collect();
-        let network = Network::new(backend, &Source::of(model)?)?;
-        let adapted: Box<dyn Trace> = Box::new(Adapted::new(network, projection, &sizes, moments)?);
-        let (width, _) = Self::kept_of(model, projection)?;
-        let (positions, classes, batch_tokens) = (model.positions(), model.classes(), adapted.batch_tokens());
-        Ok(Self { devices: vec![adapted], positions, batch_tokens, width, classes, is_adapted: true })
+        let (source, width) = (Source::of(model)?, projection.slots(&sizes)?.1);
+        let traced = Traced { source, projection: *projection, sizes, way: way.clone(), again: model.traced_again() };
+        let devices: Vec<_> = backends.into_iter().map(|backend| traced.on(backend)).collect::<Result<_>>()?;
+        let batch_tokens = devices.iter().map(|device| device.batch_tokens()).min().unwrap_or(1);
+        Ok(Self {
+            devices,
+            positions: model.positions(),
+            batch_tokens,
+            width,
+            classes: model.classes(),
+            is_adapted: !matches!(way, Way::Plain),
+        })
     }
 
     /// Whether it takes losses' gradients, as AdamW would follow them.
@@ -178,24 +176,71 @@ trait Trace: Send + Sync {
     fn trace(&self, batch: PackedBatch, seed: Seed<'_>) -> Result<Outputs>;
 }
 
-impl<B: Training> Trace for Adapted<B> {
-    fn batch_tokens(&self) -> usize {
-        self.network().batch_tokens()
+/// What is done to records' gradients, and how.
+#[derive(Clone)]
+enum Way {
+    /// They are projected as they are.
+    Plain,
+    /// Adapted by these moments, some rows of a layer at a time.
+    AdaptedByRows(Arc<AdamMoments>),
+    /// Adapted by these moments, a whole layer of several records at a time.
+    AdaptedWhole(Arc<AdamMoments>),
+}
+
+/// How a batch's records become a few numbers each.
+pub(super) trait Take<B: Training>: Send + Sync {
+    /// Those, and logits.
+    fn take(&self, network: &Network<B>, batch: PackedBatch, seed: Seed<'_>) -> Result<Outputs>;
+
+    /// Records of a pass at the most.
+    fn most_records(&self) -> usize {
+        usize::MAX
     }
 
-    fn trace(&self, batch: PackedBatch, seed: Seed<'_>) -> Result<Outputs> {
-        self.run(batch, seed)
+    /// Frees what is kept for the next batch.
+    fn let_go(&self) {}
+}
+
+/// What is traced.
+#[derive(Clone)]
+struct Traced {
+    source: Source,
+    projection: Projection,
+    /// Of all layers whose gradients are taken, the linear ones first.
+    sizes: Vec<(usize, usize)>,
+    way: Way,
+    /// How many records were traced again.
+    again: Arc<AtomicU64>,
+}
+
+impl Traced {
+    fn on<B: Training>(&self, backend: B) -> Result<Box<dyn Trace>> {
+        let (wider, network) = (backend.wider(), Network::new(backend, &self.source)?);
+        let (projection, (slots, width)) = (&self.projection, self.projection.slots(&self.sizes)?);
+        let take: Box<dyn Take<B>> = match &self.way {
+            Way::Plain => Box::new(Plain::new(&network, projection, &slots, width)?),
+            Way::AdaptedByRows(moments) => Box::new(Adapted::new(&network, projection, &slots, width, moments)?),
+            Way::AdaptedWhole(moments) => Box::new(AdaptedWhole::new(&network, projection, &slots, width, moments)?),
+        };
+        let behind = |backend| {
+            let traced = self.clone();
+            Behind::new(Box::new(move || traced.on(backend)) as Open<dyn Trace>)
+        };
+        Ok(Box::new(OnDevice {
+            network,
+            take,
+            width,
+            no_room: AtomicUsize::new(usize::MAX),
+            wide: wider.map(behind),
+            again: Arc::clone(&self.again),
+        }))
     }
 }
 
-struct Traced<B: Training> {
+struct OnDevice<B: Training> {
     network: Network<B>,
-    projected: Projected<B>,
-    /// What is no linear layer, where it is asked for.
-    others: Option<Others>,
+    take: Box<dyn Take<B>>,
     width: usize,
-    /// `[T, widest kept side]`: both sides of a layer, projected; and how many tokens there is room for.
-    sides: Mutex<Option<Sides<B>>>,
     /// Tokens there was no room for.
     no_room: AtomicUsize,
     /// The same network in a precision that holds more, where this one overflows.
@@ -204,97 +249,15 @@ struct Traced<B: Training> {
     again: Arc<AtomicU64>,
 }
 
-type Sides<B> = ([<B as Backend>::Tensor; 2], usize);
-
-/// Every linear layer's projections, packed, and the first of its places in a record's numbers.
-struct Projected<B: Training> {
-    layers: Vec<(TwoSided<B>, usize)>,
-    widest: usize,
-}
-
-impl<B: Training> Traced<B> {
-    /// `layers` are the sizes of all whose gradients are taken, the linear ones first.
-    fn open(
-        backend: B,
-        source: Source,
-        projection: Projection,
-        layers: Vec<(usize, usize)>,
-        again: Arc<AtomicU64>,
-    ) -> Result<Box<dyn Trace>> {
-        let (wider, network) = (backend.wider(), Network::new(backend, &source)?);
-        let (slots, width) = projection.slots(&layers)?;
-        let linears = network.linears().len();
-        let others = (slots.len() > linears).then(|| Others::new(&projection, &slots, linears));
-        let slots = &slots[..linears];
-        let layer = |slot: &Slot| -> Result<_> {
-            let Slot { number, inputs, outputs, offset } = *slot;
-            let matrices = (projection.matrix(number, inputs), projection.matrix(number, outputs));
-            let split = network.is_split(number as usize);
-            Ok((
-                TwoSided::new(&network.backend, &matrices.0, &matrices.1, (inputs.whole, outputs.whole), split)?,
-                offset,
-            ))
-        };
-        let projected = Projected {
-            layers: slots.iter().map(layer).collect::<Result<_>>()?,
-            widest: slots.iter().map(|slot| slot.inputs.kept.max(slot.outputs.kept)).max().unwrap_or_default(),
-        };
-        let behind = |backend| {
-            let again = Arc::clone(&again);
-            Behind::new(Box::new(move || Self::open(backend, source, projection, layers, again)) as Open<dyn Trace>)
-        };
-        let wide = wider.map(behind);
-        Ok(Box::new(Self {
-            network,
-            projected,
-            others,
-            width,
-            sides: Mutex::default(),
-            no_room: AtomicUsize::new(usize::MAX),
-            wide,
-            again,
-        }))
-    }
-
-    /// A batch that the device has room for.
-    fn trace_whole(&self, batch: PackedBatch, seed: Seed<'_>) -> Result<Outputs> {
-        let (tokens, sequences, backend) = (batch.tokens(), batch.sequences(), &self.network.backend);
-        let mut sides = lock(&self.sides);
-        if sides.as_ref().is_none_or(|(_, room)| tokens > *room) {
-            *sides = None;
-            let side = || backend.tensor(tokens * self.projected.widest);
-            *sides = Some(([side()?, side()?], tokens));
-        }
-        let (sides, _) = sides.as_mut().expect("just made");
-        let mut out = backend.results(sequences * self.width)?;
-        backend.clear(&mut out)?;
-        let (network, projected, width) = (&self.network, &self.projected, self.width);
-        // Who else reads the tokens.
-        let kept = self.others.as_ref().map(|others| (others, batch.clone()));
-        let others = kept.as_ref().map(|(others, batch)| others.adding(batch, width));
-        let mut sink = Contraction { network, projected, sides, out: &mut out, others, width };
-        let Ran { logits, scales } = network.run(batch, seed, &mut sink)?;
-        let of_others = sink.others.map(Adding::finish);
-        let mut features = vec![0.0; sequences * width];
-        backend.download(&mut features, &out)?;
-        for (feature, other) in features.iter_mut().zip(of_others.iter().flatten()) {
-            *feature += other;
-        }
-        for (features, scale) in features.chunks_exact_mut(width).zip(scales) {
-            for feature in features {
-                *feature /= scale;
-            }
-        }
-        Ok(Outputs { features, logits })
-    }
-
-    /// In halves where the device has no room for it whole.
+impl<B: Training> OnDevice<B> {
+    /// In halves where it is too many records, or the device has no room for it whole.
     fn trace_in_parts(&self, batch: &PackedBatch, seed: Seed<'_>) -> Result<Outputs> {
         let (tokens, sequences) = (batch.tokens(), batch.sequences());
-        if sequences == 1 || tokens < self.no_room.load(Ordering::Relaxed) {
-            match self.trace_whole(batch.clone(), seed) {
+        let fits = sequences <= self.take.most_records() && tokens < self.no_room.load(Ordering::Relaxed);
+        if sequences == 1 || fits {
+            match self.take.take(&self.network, batch.clone(), seed) {
                 Err(Error::OutOfMemory(..)) if sequences > 1 => {
-                    *lock(&self.sides) = None;
+                    self.take.let_go();
                     self.no_room.fetch_min(tokens, Ordering::Relaxed);
                 }
                 outputs => return outputs,
@@ -325,7 +288,7 @@ impl<B: Training> Traced<B> {
     }
 }
 
-impl<B: Training> Trace for Traced<B> {
+impl<B: Training> Trace for OnDevice<B> {
     fn batch_tokens(&self) -> usize {
         self.network.batch_tokens()
     }
@@ -338,52 +301,6 @@ impl<B: Training> Trace for Traced<B> {
 }
 
 /// What these locks guard is never left half-changed, whatever a thread died of.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Projects what a way back comes to, and adds the products of both sides up, record by record.
-struct Contraction<'a, B: Training> {
-    network: &'a Network<B>,
-    projected: &'a Projected<B>,
-    sides: &'a mut [B::Tensor; 2],
-    /// `[B, width]`
-    out: &'a mut B::Tensor,
-    others: Option<Adding<'a>>,
-    width: usize,
-}
-
-impl<B: Training> Sink<B> for Contraction<'_, B> {
-    fn linear(&mut self, pass: &Pass<'_, B>, of: Linear, rows: Rows, operands: Operands<'_, B>) -> Result<()> {
-        let (number, part) = self.network.place(of);
-        let (both, offset) = &self.projected.layers[number];
-        both.apply(pass, self.sides, part, rows, &operands)?;
-        let products = Products {
-            batch: pass.batch,
-            rows,
-            inputs: both.inputs,
-            outputs: both.outputs,
-            stride: self.width,
-            offset: *offset,
-        };
-        let [dy, x] = &*self.sides;
-        pass.backend.outer_products(self.out, dy, x, products)
-    }
-
-    fn norm(
-        &mut self,
-        pass: &Pass<'_, B>,
-        of: Normalisation,
-        norm: &Norm<B>,
-        rows: Rows,
-        operands: [&B::Tensor; 2],
-    ) -> Result<()> {
-        let network = self.network;
-        self.others.as_mut().map_or(Ok(()), |others| others.norm((network, pass), of, norm, rows, operands))
-    }
-
-    fn tables(&mut self, pass: &Pass<'_, B>, d_sum: &B::Tensor, width: usize) -> Result<()> {
-        let network = self.network;
-        self.others.as_mut().map_or(Ok(()), |others| others.tables(network, pass, d_sum, width))
-    }
 }

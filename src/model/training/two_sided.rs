@@ -6,7 +6,7 @@ use super::network::Part;
 use super::pass::Pass;
 use super::projection::Matrix;
 use super::sink::Operands;
-use crate::backend::training::{Sketch, Training};
+use crate::backend::training::Training;
 use crate::backend::{Activation, Rows};
 use crate::error::Result;
 
@@ -23,21 +23,21 @@ pub(super) struct TwoSided<B: Training> {
 }
 
 /// One matrix, or some of its columns.
-enum Ready<B: Training> {
+pub(super) enum Ready<B: Training> {
     Packed(B::Linear),
-    Sparse(Sketch),
+    Sparse(B::Sketch),
 }
 
 impl<B: Training> Ready<B> {
     /// Columns `range` of a matrix of `whole`.
-    fn columns(backend: &B, matrix: &Matrix<'_>, whole: usize, range: Range<usize>) -> Result<Self> {
+    pub(super) fn columns(backend: &B, matrix: &Matrix<'_>, whole: usize, range: Range<usize>) -> Result<Self> {
         match matrix {
             Matrix::Dense(matrix) => {
                 let kept = matrix.len() / whole;
                 let (weight, count) = (taken(matrix, whole, range.clone()), range.len());
                 Ok(Self::Packed(backend.pack_linear(&weight, &vec![0.0; kept], count, kept)?))
             }
-            Matrix::Sparse(sketch) => Ok(Self::Sparse(sketch.of(range))),
+            Matrix::Sparse(sketch) => Ok(Self::Sparse(backend.pack_sketch(sketch.of(range))?)),
         }
     }
 
@@ -49,11 +49,11 @@ impl<B: Training> Ready<B> {
                 let weight = taken(matrix, whole, 0..whole - 1);
                 Ok(Self::Packed(backend.pack_linear(&weight, &bias, whole - 1, bias.len())?))
             }
-            Matrix::Sparse(sketch) => Ok(Self::Sparse(sketch.with_one())),
+            Matrix::Sparse(sketch) => Ok(Self::Sparse(backend.pack_sketch(sketch.with_one())?)),
         }
     }
 
-    fn apply(&self, backend: &B, out: &mut B::Tensor, x: &B::Tensor, rows: usize) -> Result<()> {
+    pub(super) fn apply(&self, backend: &B, out: &mut B::Tensor, x: &B::Tensor, rows: usize) -> Result<()> {
         match self {
             Self::Packed(linear) => backend.linear(out, x, linear, Activation::Identity, None, rows),
             Self::Sparse(sketch) => backend.sketch(out, x, sketch, rows),

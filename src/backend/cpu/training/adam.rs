@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::CHUNK;
-use crate::backend::training::{AdamStep, RoundedStep, Stepped};
+use crate::backend::training::{AdamStep, AdaptedStep, RoundedStep, Stepped};
 
 /// Of one parameter, [`crate::backend::training::Training::adam_steps`].
 pub(super) fn step(parameter: Stepped<'_, Vec<f32>>, step: &AdamStep) {
@@ -15,6 +15,22 @@ pub(super) fn step(parameter: Stepped<'_, Vec<f32>>, step: &AdamStep) {
         factors.apply(value, first, second, gradient);
         gradient.fill(0.0);
     });
+}
+
+/// [`crate::backend::training::Training::adapt`]
+pub(super) fn adapt(out: &mut [f32], x: &[f32], step: &AdaptedStep<'_, Vec<f32>>) {
+    let &AdaptedStep { drift, floor, rests: [rest1, rest2], scales, len } = step;
+    let rows = out.chunks_exact_mut(len.max(1)).zip(x.chunks_exact(len.max(1))).zip(scales);
+    for ((out, x), scale) in rows {
+        let chunks = out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
+        let moments = drift[..len].par_chunks(CHUNK).zip(floor[..len].par_chunks(CHUNK));
+        chunks.zip(moments).for_each(|((out, x), (drift, floor))| {
+            for (((out, x), drift), floor) in out.iter_mut().zip(x).zip(drift).zip(floor) {
+                let g = x / scale;
+                *out = g.mul_add(rest1, *drift) / (g * rest2).mul_add(g, *floor).sqrt();
+            }
+        });
+    }
 }
 
 impl RoundedStep {

@@ -1,17 +1,33 @@
 //! The gradients of a normalisation's scale and shift: a chain down each column.
 
+use rayon::prelude::*;
+
 use super::super::layer_norm::statistics;
 use super::super::simd::{Kernel, LANES, Vector};
 use crate::backend::cpu::Cpu;
-use crate::backend::training::{Pair, Shape};
+use crate::backend::training::{NormProducts, Pair, Shape};
 
 /// [`crate::backend::training::Training::layer_norm_parameters_backward`]
 pub(super) fn backward(cpu: Cpu, gradients: Pair<&mut Vec<f32>>, dy: &[f32], x: &[f32], epsilon: f32, shape: Shape) {
-    cpu.isa.run(Columns { gradients, dy, x, epsilon, shape });
+    let Pair { weight, bias } = gradients;
+    cpu.isa.run(Columns { gradients: Pair { weight, bias }, dy, x, epsilon, shape });
+}
+
+/// [`crate::backend::training::Training::norm_products`]
+pub(super) fn products(cpu: Cpu, out: &mut [f32], dy: &[f32], x: &[f32], products: &NormProducts<'_, Cpu>) {
+    let &NormProducts { batch, rows, epsilon, width } = products;
+    out[..2 * width * batch.sequences()].par_chunks_mut(2 * width.max(1)).enumerate().for_each(|(sequence, out)| {
+        let own = rows.range(batch, sequence);
+        let (dy, x) = (&dy[own.start * width..own.end * width], &x[own.start * width..own.end * width]);
+        out.fill(0.0);
+        let (weight, bias) = out.split_at_mut(width);
+        let shape = Shape { rows: own.len(), inputs: width, outputs: width };
+        cpu.isa.run(Columns { gradients: Pair { weight, bias }, dy, x, epsilon, shape });
+    });
 }
 
 struct Columns<'a> {
-    gradients: Pair<&'a mut Vec<f32>>,
+    gradients: Pair<&'a mut [f32]>,
     dy: &'a [f32],
     x: &'a [f32],
     epsilon: f32,

@@ -15,7 +15,8 @@ use rayon::prelude::*;
 use super::attention;
 use super::{Cpu, Linear, dot_on};
 use crate::backend::training::{
-    AdamStep, Dropout, Loss, Pair, Passed, Place, Products, Shape, Sketch, Stepped, Tables, Training,
+    AdamStep, AdaptedStep, Dropout, Loss, Named, NormProducts, Pair, Passed, Place, Products, Shape, Sketch, Stepped,
+    Tables, Training,
 };
 use crate::backend::{Attended, AttentionGradients};
 use crate::error::Result;
@@ -28,6 +29,7 @@ const NORM_BLOCK: usize = 4096;
 
 impl Training for Cpu {
     type Sums = Vec<f64>;
+    type Sketch = Sketch;
 
     fn clear(&self, tensor: &mut Vec<f32>) -> Result<()> {
         tensor.par_chunks_mut(CHUNK).for_each(|chunk| chunk.fill(0.0));
@@ -107,6 +109,42 @@ impl Training for Cpu {
         Ok(())
     }
 
+    fn norm_products(
+        &self,
+        out: &mut Vec<f32>,
+        dy: &Vec<f32>,
+        x: &Vec<f32>,
+        products: NormProducts<'_, Self>,
+    ) -> Result<()> {
+        layer_norm::products(*self, out, dy, x, &products);
+        Ok(())
+    }
+
+    fn look_up(
+        &self,
+        out: &mut Vec<f32>,
+        table: &Vec<f32>,
+        named: Named,
+        batch: &PackedBatch,
+        width: usize,
+    ) -> Result<()> {
+        let rows = named.rows(batch);
+        for (token, out) in out.chunks_exact_mut(width).take(batch.tokens()).enumerate() {
+            let row = rows.map_or(0, |rows| rows[token] as usize);
+            out.copy_from_slice(&table[row * width..][..width]);
+        }
+        Ok(())
+    }
+
+    fn adapt(&self, out: &mut Vec<f32>, x: &Vec<f32>, step: AdaptedStep<'_, Vec<f32>>) -> Result<()> {
+        adam::adapt(out, x, &step);
+        Ok(())
+    }
+
+    fn pack_sketch(&self, sketch: Sketch) -> Result<Sketch> {
+        Ok(sketch)
+    }
+
     fn sketch(&self, out: &mut Vec<f32>, x: &Vec<f32>, sketch: &Sketch, rows: usize) -> Result<()> {
         let (inputs, outputs) = (sketch.inputs(), sketch.outputs());
         let together = rows.div_ceil(4 * rayon::current_num_threads()).max(16);
@@ -121,6 +159,11 @@ impl Training for Cpu {
 
     fn read_sums(&self, sums: &Vec<f64>) -> Result<Vec<f64>> {
         Ok(sums.clone())
+    }
+
+    fn add_to_sums(&self, sums: &mut Vec<f64>, x: &Vec<f32>) -> Result<()> {
+        squares::add_once(sums, x);
+        Ok(())
     }
 
     fn add_squares(&self, sums: &mut Vec<f64>, x: &Vec<f32>, rows: usize) -> Result<()> {

@@ -3,7 +3,6 @@
 use rayon::prelude::*;
 
 use super::linear;
-use crate::backend::Rows;
 use crate::backend::cpu::Cpu;
 use crate::backend::training::{Products, Shape};
 
@@ -11,10 +10,7 @@ use crate::backend::training::{Products, Shape};
 pub(super) fn products(cpu: Cpu, out: &mut [f32], dy: &[f32], x: &[f32], products: &Products<'_, Cpu>) {
     let &Products { batch, rows, inputs, outputs, stride, offset } = products;
     out[..batch.sequences() * stride].par_chunks_mut(stride).enumerate().for_each(|(sequence, out)| {
-        let rows = match rows {
-            Rows::All => batch.range(sequence),
-            Rows::First => sequence..sequence + 1,
-        };
+        let rows = rows.range(batch, sequence);
         let (dy, x) = (&dy[rows.start * outputs..rows.end * outputs], &x[rows.start * inputs..rows.end * inputs]);
         let (weight, mut unread) = (&mut out[offset..offset + inputs * outputs], vec![0.0; outputs]);
         linear::backward(cpu, weight, &mut unread, dy, x, Shape { rows: rows.len(), inputs, outputs });

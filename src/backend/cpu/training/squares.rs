@@ -1,9 +1,15 @@
-//! Sums of squares in f64: what curvature is the mean of.
+//! Sums in f64, of numbers and of squares: what curvature is the mean of.
 
 use rayon::prelude::*;
 
 /// Numbers of a row that a thread takes at a time.
 const SPAN: usize = 1 << 14;
+
+/// [`crate::backend::training::Training::add_to_sums`]
+pub(super) fn add_once(sums: &mut [f64], x: &[f32]) {
+    let spans = sums.par_chunks_mut(SPAN).zip(x.par_chunks(SPAN));
+    spans.for_each(|(sums, x)| sums.iter_mut().zip(x).for_each(|(sum, &x)| *sum += f64::from(x)));
+}
 
 /// [`crate::backend::training::Training::add_squares`]
 pub(super) fn add(sums: &mut [f64], x: &[f32], rows: usize) {
