@@ -1,7 +1,7 @@
 // What follows a matrix product while its sums are in registers.
 //
-// Any of it is done by `finish`. What is done most is known when the kernel is compiled too, for 16-bit rows of whole vectors: `way` is its number,
-// `Beside` what is read of other matrices (at `beside`) before the sums are there, and `finish_by` does it.
+// Any of it is done by `finish`. What is done most is known when the kernel is compiled too, for rows of whole vectors: `way` is its number, and
+// `finish_by` does it; `Beside` is what is read of other matrices (at `beside`), where they are of 16 bits, before the sums are there.
 #pragma once
 #include "activation.cuh"
 #include "vector.cuh"
@@ -20,10 +20,17 @@ typedef Words<8>::type Eight;
 template <class T>
 DEVICE Vector<8> widened(Eight eight) { return load_vector<8>(reinterpret_cast<const T*>(&eight)); }
 
+// Eight numbers beside the sums: they have been read ahead, or in f32, in which there is no room for them, are read now.
+template <class T>
+DEVICE Vector<8> eight_beside(const T* p, size_t at, bool is_in, Eight ahead) {
+    if constexpr (sizeof(T) == 2) return widened<T>(ahead);
+    else return is_in ? load_vector<8>(p + at) : filled<8>(0.0f);
+}
+
 // Whether all rows of eights begin at multiples of 16 bytes.
 template <class T>
 DEVICE bool whole_eights(Extent extent, const T* a, const T* b, const T* c) {
-    return sizeof(T) == 2 && extent.columns % 8 == 0 && is_aligned<8>(a) && is_aligned<8>(b) && is_aligned<8>(c);
+    return extent.columns % 8 == 0 && is_aligned<8>(a) && is_aligned<8>(b) && is_aligned<8>(c);
 }
 
 // out = activation(sums + bias) + residual; where it is wanted, slope = activation'(sums + bias).
@@ -36,20 +43,20 @@ struct Forward {
     int activation;
     Extent extent;
 
-    // Identity, with and without a residual; GELU, with and without its slopes.
-    static constexpr int WAYS = 4;
+    // Identity, with and without a residual; GELU, with and without its slopes, but for f32's, which is long code.
+    static constexpr int WAYS = sizeof(T) == 2 ? 4 : 2;
     static constexpr bool BIASED = true, SCREENED = false;
     DEVICE int way() const {
         if (!whole_eights(extent, out, slope, residual)) return ANY_WAY;
         if (activation == 0 && !slope) return residual ? 1 : 0;
-        return activation == 1 && !residual ? slope ? 3 : 2 : ANY_WAY;
+        return WAYS > 2 && activation == 1 && !residual ? slope ? 3 : 2 : ANY_WAY;
     }
     DEVICE const T* beside() const { return residual; }
 
     template <int WAY>
     DEVICE void finish_by(size_t at, bool is_in, Vector<8> sums, Vector<8> biases, Eight residuals) const {
         sums = sums + biases;
-        if constexpr (WAY == 1) sums = sums + widened<T>(residuals);
+        if constexpr (WAY == 1) sums = sums + eight_beside(residual, at, is_in, residuals);
         if constexpr (WAY == 2) activate<Math>(1, sums);
         if constexpr (WAY == 3) {
             Vector<8> slopes;
@@ -96,8 +103,8 @@ struct Backward {
 
     template <int WAY>
     DEVICE void finish_by(size_t at, bool is_in, Vector<8> sums, Vector<8>, Eight others) const {
-        if constexpr (WAY == 1) sums = sums * widened<T>(others);
-        if constexpr (WAY == 2) sums = sums + widened<T>(others);
+        if constexpr (WAY == 1) sums = sums * eight_beside(slope, at, is_in, others);
+        if constexpr (WAY == 2) sums = sums + eight_beside(residual, at, is_in, others);
         if (is_in) store_vector(out + at, sums);
     }
 

@@ -1,7 +1,9 @@
 // Linear layers on the tensor cores of compute capability 9.0a: what linear_mma.cuh computes, of the same operands and to the same results, by
 // products of whole warpgroups whose operands the copy engine brings.
 //
-//   out, slope, x, residual   T, row-major, rows of x a multiple of 16 bytes          weight, bias   as linear_mma.cuh has them
+//   f16, bf16     out, slope, x, residual   T, row-major
+//   bf16x3        out, slope, residual   f32          x   bf16 [2][rows, K]: what each number rounds to, and what is left of it
+//   weight, bias  as linear_mma.cuh has them          rows of x are a multiple of 16 bytes
 //
 // A block makes tiles of BM × BN, one after another: a warpgroup of 64 × BN each, one more brings the operands. Steps of 64 inputs go round in a
 // ring of STAGES places; `full` says that a step has landed, `empty` that every warp is done with it. One thread of the first warpgroup begins the
@@ -11,7 +13,8 @@
 //
 // An element's products are summed by ascending steps of 16 inputs whatever the tile and the number of rows: its bits depend on its row alone. What
 // order the sixteen are summed in is the device's, and need not be that of mma.sync: a layer is computed by one of the two, for any number of rows.
-// Bound by the tensor cores: 2 · rows · N · K operations.
+// Split operands go through all steps three times: x₂w₁, then x₁w₂, then x₁w₁.
+// Bound by the tensor cores: 2 · rows · N · K operations (three times that for bf16x3).
 #pragma once
 #include "epilogue.cuh"
 #include "port_sm90a.cuh"
@@ -49,12 +52,25 @@ struct Turn {
     }
 };
 
-// A product's extent, and this block's tiles of it: of `columns` neighbours in a row of tiles, from blockIdx.x every gridDim.x-th.
+// A product's extent, and this block's tiles of it: of `columns` neighbours in a row of tiles, from blockIdx.x every gridDim.x-th. What is left of split
+// operands lies so many rows below what they round to.
 struct Tiles {
     int columns, all, steps;
+    int x_below, weight_below;
 };
 
-template <class T, int BM, int BN, int STAGES>
+// Which rows of its operands a step multiplies, and from which input on.
+struct Source {
+    int x, weight, input;
+};
+template <int PARTS>
+DEVICE Source source_of(Tiles of, int row, int column, int step) {
+    if constexpr (PARTS == 1) return {row, column, step * BK};
+    const int once = of.steps / 3, pass = step / once;
+    return {row + (pass == 0 ? of.x_below : 0), column + (pass == 1 ? of.weight_below : 0), step % once * BK};
+}
+
+template <int PARTS, class T, int BM, int BN, int STAGES>
 DEVICE void bring(Ring<T, BM, BN, STAGES>& ring, const TensorMap& x, const TensorMap& weight, Tiles of) {
     Turn<STAGES> turn;
     for (int tile = blockIdx.x; tile < of.all; tile += gridDim.x) {
@@ -62,12 +78,13 @@ DEVICE void bring(Ring<T, BM, BN, STAGES>& ring, const TensorMap& x, const Tenso
         for (int step = 0; step < of.steps; ++step, turn.next()) {
             Stage<T, BM, BN>& stage = ring.stages[turn.stage];
             Barrier& full = ring.full[turn.stage];
+            const Source from = source_of<PARTS>(of, row, column, step);
             barrier_wait(ring.empty[turn.stage], turn.parity ^ 1);
             barrier_expect(full, sizeof stage);
 #pragma unroll
-            for (int r = 0; r < BM; r += X_BOX) copy_tile(stage.x + r * BK, x, full, row + r, step * BK);
+            for (int r = 0; r < BM; r += X_BOX) copy_tile(stage.x + r * BK, x, full, from.x + r, from.input);
 #pragma unroll
-            for (int r = 0; r < BN; r += WEIGHT_BOX) copy_tile(stage.weight + r * BK, weight, full, column + r, step * BK);
+            for (int r = 0; r < BN; r += WEIGHT_BOX) copy_tile(stage.weight + r * BK, weight, full, from.weight + r, from.input);
         }
     }
 }
@@ -93,7 +110,7 @@ struct Place {
 template <int BN, class Finish>
 DEVICE void read_beside(Beside<BN>& beside, int warp_row, int tile_column, const Finish& epilogue) {
     const Place place(warp_row, tile_column);
-    if (const auto* const others = epilogue.beside()) {
+    if (const auto* const others = epilogue.beside(); others && sizeof(*others) == 2) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const auto* const first = others + epilogue.extent.at(place.row + 8 * half, place.column);
@@ -226,7 +243,7 @@ DEVICE void multiply(Ring<T, BM, BN, STAGES>& ring, int warpgroup, Tiles of, con
     }
 }
 
-template <class T, int BM, int BN, int STAGES, class Finish>
+template <class T, int BM, int BN, int STAGES, int PARTS = 1, class Finish>
 DEVICE void linear(const TensorMap& x, const TensorMap& weight, int rows, int inputs, int outputs, const Finish& epilogue) {
     typedef Ring<T, BM, BN, STAGES> Shared;
     SHARED_SM90A(Shared, ring);
@@ -234,7 +251,8 @@ DEVICE void linear(const TensorMap& x, const TensorMap& weight, int rows, int in
     // Registers of a thread: a block of three warpgroups begins with 168, one of two (two side by side) with 128; the first needs little.
     constexpr int BRINGING = 40, MULTIPLYING = WARPGROUPS == 2 ? 232 : 216;
     static_assert(BRINGING + WARPGROUPS * MULTIPLYING <= (WARPGROUPS == 2 ? 3 * 168 : 2 * 128), "as many as there are");
-    const Tiles of{(outputs + BN - 1) / BN, (rows + BM - 1) / BM * ((outputs + BN - 1) / BN), (inputs + BK - 1) / BK};
+    const int columns = (outputs + BN - 1) / BN;
+    const Tiles of{columns, (rows + BM - 1) / BM * columns, (PARTS == 1 ? 1 : 3) * ((inputs + BK - 1) / BK), rows, (outputs + GROUP - 1) / GROUP * GROUP};
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < STAGES; ++stage) {
             barrier_begin(ring->full[stage], 1);
@@ -246,19 +264,20 @@ DEVICE void linear(const TensorMap& x, const TensorMap& weight, int rows, int in
     sync_block();
     if (threadIdx.x < WARPGROUP) {
         registers_give<BRINGING>();
-        if (threadIdx.x == 0) bring(*ring, x, weight, of);
+        if (threadIdx.x == 0) bring<PARTS>(*ring, x, weight, of);
     } else {
         registers_take<MULTIPLYING>();
         multiply(*ring, int(threadIdx.x) / WARPGROUP - 1, of, epilogue);
     }
 }
 
-#define LINEAR(T, BM, BN, STAGES, BLOCKS)                                                                                                            \
-    KERNEL_SM90A(linear_##T##_wgmma_##BM##x##BN, (BM / WARPGROUP_ROWS + 1) * WARPGROUP, BLOCKS, T* out, T* slope, TENSOR_MAP(x), TENSOR_MAP(weight),  \
-                 const float* bias, const T* residual, int activation, int rows, int inputs, int outputs) {                                          \
-        linear<T, BM, BN, STAGES>(x, weight, rows, inputs, outputs, Forward<T, Fast>{out, slope, bias, residual, activation, {rows, outputs}});      \
+#define LINEAR(NAME, T, STORED, MATH, PARTS, BM, BN, STAGES, BLOCKS)                                                                                 \
+    KERNEL_SM90A(linear_##NAME##_wgmma_##BM##x##BN, (BM / WARPGROUP_ROWS + 1) * WARPGROUP, BLOCKS, STORED* out, STORED* slope, TENSOR_MAP(x),        \
+                 TENSOR_MAP(weight), const float* bias, const STORED* residual, int activation, int rows, int inputs, int outputs) {                 \
+        linear<T, BM, BN, STAGES, PARTS>(x, weight, rows, inputs, outputs,                                                                           \
+                                         Forward<STORED, MATH>{out, slope, bias, residual, activation, {rows, outputs}});                            \
     }                                                                                                                                                \
-    KERNEL_SM90A(linear_backward_##T##_wgmma_##BM##x##BN, (BM / WARPGROUP_ROWS + 1) * WARPGROUP, BLOCKS, T* out, TENSOR_MAP(x), TENSOR_MAP(weight),   \
-                 const T* slope, const T* residual, int rows, int inputs, int outputs) {                                                             \
-        linear<T, BM, BN, STAGES>(x, weight, rows, inputs, outputs, Backward<T>{out, slope, residual, {rows, outputs}});                             \
+    KERNEL_SM90A(linear_backward_##NAME##_wgmma_##BM##x##BN, (BM / WARPGROUP_ROWS + 1) * WARPGROUP, BLOCKS, STORED* out, TENSOR_MAP(x),              \
+                 TENSOR_MAP(weight), const STORED* slope, const STORED* residual, int rows, int inputs, int outputs) {                               \
+        linear<T, BM, BN, STAGES, PARTS>(x, weight, rows, inputs, outputs, Backward<STORED>{out, slope, residual, {rows, outputs}});                 \
     }

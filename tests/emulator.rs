@@ -27,13 +27,13 @@ pub(crate) fn gpu(precision: Precision) -> Gpu {
     Gpu::open_with(0, precision, &Gpu::stems().map(|stem| (stem, PLACEHOLDER))).unwrap()
 }
 
-/// The same by every way it has of multiplying in a precision: by `wgmma`, which compute capability 9.0 has for 16 bits, and by `mma.sync`.
+/// The same by every way it has of multiplying in a precision: by `wgmma`, which compute capability 9.0 has for operands of 16 bits, and by `mma.sync`.
 pub(crate) fn gpus_by_products(precision: Precision) -> Vec<Gpu> {
     let gpu = gpu(precision);
     let by_mma = (gpu.products() == Products::Wgmma).then(|| gpu.by_mma());
     let found: Vec<Gpu> = std::iter::once(gpu).chain(by_mma).collect();
-    let halves = matches!(precision, Precision::F16 | Precision::Bf16);
-    assert!(real() || found.len() == 1 + usize::from(halves), "the emulated device has both");
+    let on_tensor_cores = precision != Precision::F32;
+    assert!(real() || found.len() == 1 + usize::from(on_tensor_cores), "the emulated device has both");
     found
 }
 

@@ -6,7 +6,7 @@ use super::device::{Device, Shape};
 use super::tensor::{Number, Tensor};
 use crate::error::Result;
 
-pub(super) const NAMES: [&str; 2] = ["convert_f16", "convert_bf16"];
+pub(super) const NAMES: [&str; 3] = ["convert_f16", "convert_bf16", "split_bf16"];
 
 /// Numbers of a block: eight a thread.
 const NUMBERS: usize = 256 * 8;
@@ -41,8 +41,19 @@ pub(super) fn stored_as<'a>(device: &Device, x: &'a Tensor, number: Number) -> R
 
 /// The first `len` numbers of `x`, which is f32, to `out`, which is stored in less.
 pub(super) fn round(device: &Device, out: &Tensor, x: &Tensor, len: usize) -> Result<()> {
-    assert!(len <= out.len.min(x.len) && x.number == Number::F32, "a buffer of fewer numbers, or of others");
+    assert!(len <= out.len, "a buffer of fewer numbers");
+    launch(device, out.number.pick(["", NAMES[0], NAMES[1]]), out, x, len)
+}
+
+/// The first `len` numbers of `x`, which is f32, as bf16 `[2, len]`: what each rounds to, and what is left of it.
+pub(super) fn split(device: &Device, x: &Tensor, len: usize) -> Result<Tensor> {
+    let out = device.allocate(Number::Bf16, 2 * len)?;
+    launch(device, NAMES[2], &out, x, len)?;
+    Ok(out)
+}
+
+fn launch(device: &Device, name: &str, out: &Tensor, x: &Tensor, len: usize) -> Result<()> {
+    assert!(len <= x.len && x.number == Number::F32, "a buffer of fewer numbers, or of others");
     let shape = Shape { grid: [len.div_ceil(NUMBERS).max(1), 1], threads: 256, shared_bytes: 0 };
-    let name = out.number.pick(["", NAMES[0], NAMES[1]]);
     device.launch(name, shape, &[device.address(out, 0), device.address(x, 0), len.into()])
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use super::convert::{Operand, stored_as};
+use super::convert::{Operand, split, stored_as};
 use super::device::{Argument, Device, Shape};
 use super::linear_wgmma::{self, Products};
 use super::optimizer::{self, Packing};
@@ -50,6 +50,8 @@ pub(super) struct Tile {
     pub(super) shared_bytes: usize,
     /// Blocks of a multiprocessor that make all tiles between them; 0 where each makes one.
     pub(super) resident: usize,
+    /// Of each number, where the copy engine brings operands: 2 where they are split.
+    pub(super) parts: usize,
 }
 
 /// The large and the small tile of `linear_f32.cu`: two stages of 16 inputs, rows of x padded to 20.
@@ -78,7 +80,7 @@ const fn tile(
     threads: usize,
     shared_bytes: usize,
 ) -> Tile {
-    Tile { name: names[place], backward: names[place + 2], rows, columns, threads, shared_bytes, resident: 0 }
+    Tile { name: names[place], backward: names[place + 2], rows, columns, threads, shared_bytes, resident: 0, parts: 1 }
 }
 
 /// What is done with a layer's sums.
@@ -167,7 +169,9 @@ impl Linear {
         }
         let x = stored_as(device, x, out.number)?;
         let residual = residual.map(|residual| stored_as(device, residual, out.number)).transpose()?;
-        let [x, weight] = tile.operands(device, [&x, &self.weight], [rows, self.inputs, self.outputs])?;
+        let of_parts = tile.parts_of(device, &x, rows * self.inputs)?;
+        let operands = [of_parts.as_ref().unwrap_or(&x), &self.weight];
+        let [x, weight] = tile.operands(device, operands, [rows, self.inputs, self.outputs])?;
         let arguments = [
             device.address(out, 0),
             slope.map_or(Argument::Address(0), |slope| device.address(slope, 0)),
@@ -203,7 +207,8 @@ impl Linear {
         let slope = slope.map(|slope| stored_as(device, slope, dx.number)).transpose()?;
         let residual = residual.map(|residual| stored_as(device, residual, dx.number)).transpose()?;
         let tile = self.tile(device, rows, self.outputs, self.inputs);
-        let operands = [&*dy, self.transposed(device)?];
+        let of_parts = tile.parts_of(device, &dy, rows * self.outputs)?;
+        let operands = [of_parts.as_ref().unwrap_or(&dy), self.transposed(device)?];
         let [dy, weight] = tile.operands(device, operands, [rows, self.outputs, self.inputs])?;
         let arguments = [
             device.address(dx, 0),
@@ -239,6 +244,7 @@ impl Linear {
             Precision::F16 => &TILES_F16,
             Precision::Bf16 if wgmma => &linear_wgmma::TILES_BF16,
             Precision::Bf16 => &TILES_BF16,
+            Precision::Bf16x3 if wgmma => &linear_wgmma::TILES_BF16X3,
             Precision::Bf16x3 => &TILES_BF16X3,
         };
         if large.count(rows, columns) >= device.multiprocessors() { large } else { small }
@@ -259,14 +265,20 @@ impl Tile {
         Shape { grid, threads: self.threads, shared_bytes: self.shared_bytes }
     }
 
+    /// The first numbers of x apart, where the kernel wants them so.
+    fn parts_of(&self, device: &Device, x: &Tensor, len: usize) -> Result<Option<Tensor>> {
+        (self.parts > 1).then(|| split(device, x, len)).transpose()
+    }
+
     /// x `[rows, inputs]` and packed weights, as the kernel takes them.
     fn operands(&self, device: &Device, [x, weight]: [&Tensor; 2], shape: [usize; 3]) -> Result<[Argument; 2]> {
         if self.resident == 0 {
             return Ok([x, weight].map(|operand| device.address(operand, 0)));
         }
         let [rows, inputs, outputs] = shape;
-        let packed = [outputs.next_multiple_of(GROUP), inputs.next_multiple_of(STEP)];
-        let x = TensorMap::of(device, x, [rows, inputs], linear_wgmma::X_BOX)?;
+        // Of split operands one part lies below the other.
+        let packed = [self.parts * outputs.next_multiple_of(GROUP), inputs.next_multiple_of(STEP)];
+        let x = TensorMap::of(device, x, [self.parts * rows, inputs], linear_wgmma::X_BOX)?;
         Ok([x, TensorMap::of(device, weight, packed, linear_wgmma::WEIGHT_BOX)?].map(Argument::Map))
     }
 }

@@ -1,4 +1,4 @@
-//! Whether 16-bit products are made by `kernels/linear_wgmma.cuh`, on devices of compute capability 9.0, or by `mma.sync` as everywhere else.
+//! Whether products of 16-bit operands are made by `kernels/linear_wgmma.cuh`, on devices of compute capability 9.0, or by `mma.sync` as everywhere else.
 //!
 //! A layer's rows are all computed by one of the two, whatever their number, because the order of sums inside a product is the device's and need not
 //! be the same for both. Which one is settled when a device is opened: the kernels have to be there, the environment variable
@@ -30,13 +30,21 @@ pub(super) const BF16: [&str; 4] = [
     "linear_backward_bf16_wgmma_64x128",
 ];
 
+pub(super) const BF16X3: [&str; 4] = [
+    "linear_bf16x3_wgmma_128x256",
+    "linear_bf16x3_wgmma_64x128",
+    "linear_backward_bf16x3_wgmma_128x256",
+    "linear_backward_bf16x3_wgmma_64x128",
+];
+
 /// Two warpgroups that multiply and one that brings, or one and one; four steps of 64 inputs, nine barriers (and room for a tenth), and a row of
 /// biases for every sixteen rows.
-pub(super) const TILES_F16: [Tile; 2] = tiles(F16);
-pub(super) const TILES_BF16: [Tile; 2] = tiles(BF16);
+pub(super) const TILES_F16: [Tile; 2] = tiles(F16, 1);
+pub(super) const TILES_BF16: [Tile; 2] = tiles(BF16, 1);
+pub(super) const TILES_BF16X3: [Tile; 2] = tiles(BF16X3, 2);
 
-const fn tiles(names: [&'static str; 4]) -> [Tile; 2] {
-    [tile(names, 0, [128, 256], 384, 1), tile(names, 1, [64, 128], 256, 2)]
+const fn tiles(names: [&'static str; 4], parts: usize) -> [Tile; 2] {
+    [tile(names, 0, [128, 256], 384, 1, parts), tile(names, 1, [64, 128], 256, 2, parts)]
 }
 
 const fn tile(
@@ -45,9 +53,10 @@ const fn tile(
     [rows, columns]: [usize; 2],
     threads: usize,
     resident: usize,
+    parts: usize,
 ) -> Tile {
     let shared_bytes = 4 * 2 * 64 * (rows + columns) + 8 * 10 + rows / 16 * 4 * columns;
-    Tile { name: names[place], backward: names[place + 2], rows, columns, threads, shared_bytes, resident }
+    Tile { name: names[place], backward: names[place + 2], rows, columns, threads, shared_bytes, resident, parts }
 }
 
 /// Rows that one copy brings, of x and of the weights.
@@ -84,13 +93,13 @@ pub fn distrusted() -> Option<&'static str> {
     DISTRUSTED.get().map(String::as_str)
 }
 
-/// The way of a device, in 16-bit precisions.
+/// The way of a device, in precisions whose operands have 16 bits.
 pub(super) fn choose(device: &Device) -> Result<Products> {
     let wanted = env::var(VARIABLE).is_ok_and(|name| name == Products::Mma.name());
-    if wanted || [F16, BF16].iter().flatten().any(|name| !device.has(name)) {
+    if wanted || [F16, BF16, BF16X3].iter().flatten().any(|name| !device.has(name)) {
         return Ok(Products::Mma);
     }
-    for precision in [Precision::F16, Precision::Bf16] {
+    for precision in [Precision::F16, Precision::Bf16, Precision::Bf16x3] {
         if trust(device, Trial { device, precision }.passes())? == Products::Mma {
             return Ok(Products::Mma);
         }
@@ -164,12 +173,25 @@ impl Trial<'_> {
         let repeated = |count: usize, last: f32| -> Vec<f32> { (0..count).flat_map(|_| row(last)).collect() };
         let [large, _] = self.by_both_tiles(&repeated(rows, -1.0), &repeated(outputs, 1.0))?;
         let (added, lost) = ((inputs - 2) as f32 * small * small, inputs as f32 * 2.0_f32.powi(-23));
-        let unit = if self.precision == Precision::F16 { f16::EPSILON.to_f32() } else { bf16::EPSILON.to_f32() };
+        let unit = self.precision.unit() as f32;
         Ok(large.iter().all(|sum| (sum - added).abs() <= lost + added * unit))
     }
 
+    /// What results are stored as, and the tiles that make them.
+    fn stored(&self) -> (Number, &'static [Tile; 2]) {
+        match self.precision {
+            Precision::F16 => (Number::F16, &TILES_F16),
+            Precision::Bf16 => (Number::Bf16, &TILES_BF16),
+            Precision::Auto | Precision::F32 | Precision::Bf16x3 => (Number::F32, &TILES_BF16X3),
+        }
+    }
+
     fn round(&self, x: f32) -> f32 {
-        if self.precision == Precision::F16 { f16::from_f32(x).to_f32() } else { bf16::from_f32(x).to_f32() }
+        match self.stored().0 {
+            Number::F16 => f16::from_f32(x).to_f32(),
+            Number::Bf16 => bf16::from_f32(x).to_f32(),
+            Number::F32 => x,
+        }
     }
 
     fn by_both_tiles(&self, x: &[f32], weight: &[f32]) -> Result<[Vec<f32>; 2]> {
@@ -177,8 +199,7 @@ impl Trial<'_> {
         let layer =
             Linear::pack(device, self.precision, Products::Wgmma, weight, &vec![0.0; outputs], inputs, outputs)?;
         let x = device.upload(Number::F32, bytemuck::cast_slice(x))?;
-        let (number, tiles) =
-            if self.precision == Precision::F16 { (Number::F16, &TILES_F16) } else { (Number::Bf16, &TILES_BF16) };
+        let (number, tiles) = self.stored();
         let by = |tile: &Tile| -> Result<Vec<f32>> {
             let mut out = device.allocate(number, rows * outputs)?;
             let finish = Finish { activation: Activation::Identity, slope: None, residual: None };

@@ -65,7 +65,7 @@ use crate::error::{Error, Result};
 use crate::tokens::{Masked, PackedBatch};
 
 /// Every kernel, by the stem of its file.
-const KERNELS: [(&str, &[&str]); 35] = [
+const KERNELS: [(&str, &[&str]); 36] = [
     ("attention_backward_bf16", &attention_backward::BF16),
     ("attention_backward_f16", &attention_backward::F16),
     ("attention_backward_f32", &attention_backward::F32),
@@ -89,6 +89,7 @@ const KERNELS: [(&str, &[&str]); 35] = [
     ("linear_bf16", &linear::BF16),
     ("linear_bf16_wgmma", &linear_wgmma::BF16),
     ("linear_bf16x3", &linear::BF16X3),
+    ("linear_bf16x3_wgmma", &linear_wgmma::BF16X3),
     ("linear_f16", &linear::F16),
     ("linear_f16_wgmma", &linear_wgmma::F16),
     ("linear_f32", &linear::F32),
@@ -130,8 +131,8 @@ impl Gpu {
         let precision = if precision == Precision::Auto { DEFAULT } else { precision };
         let device = Arc::new(Device::open(ordinal, images, &KERNELS)?);
         let products = match precision {
-            Precision::F16 | Precision::Bf16 => linear_wgmma::choose(&device)?,
-            Precision::Auto | Precision::F32 | Precision::Bf16x3 => Products::Mma,
+            Precision::F16 | Precision::Bf16 | Precision::Bf16x3 => linear_wgmma::choose(&device)?,
+            Precision::Auto | Precision::F32 => Products::Mma,
         };
         let gradients = match (products, precision) {
             (Products::Wgmma, Precision::Bf16) => gradients_wgmma::choose(&device)?,
