@@ -1,7 +1,8 @@
 //! Records in, numbers out: reading, tokenizing, the forward pass and writing overlap, with bounded queues between them.
 //!
-//! A reader thread parses records and cuts them into chunks by record number; the calling thread tokenizes a chunk and runs the model over
-//! it on every core; a writer thread takes scored chunks, in order. Memory is set by the chunk size, never by the number of records.
+//! A reader thread parses records and cuts them into chunks by record number; another makes tokens of them, a window or two ahead; the calling thread runs the
+//! model over those, on every core or on GPUs, while what the window before left is put in its place; a writer thread takes scored chunks, in order. Memory is
+//! set by the chunk size, never by the number of records.
 //!
 //! ```
 //! use wherefore::model::{Device, LoadOptions, Model};

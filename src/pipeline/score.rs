@@ -1,6 +1,7 @@
 //! One chunk through the model: labels resolved, texts tokenized on every core, packed by length, run, and put back in order.
 
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
@@ -84,22 +85,44 @@ pub(super) struct Prepared {
     records: Receiver<Vec<Record>>,
 }
 
-/// Some records' tokens, and how long they took on every core: what runs on the same cores meanwhile is not counted.
-type Window = (Result<Vec<Encoding>>, Duration);
+/// Some records, as far as they can be made ready.
+struct Window {
+    encodings: Result<Vec<Encoding>>,
+    /// The first row of the chunk with each one's input: its own, where that is new.
+    first_rows: Vec<usize>,
+    /// How long tokenizing took on every core: what runs on the same cores meanwhile is not counted.
+    time: Duration,
+}
 
 /// Hands a chunk on, then its tokens, a window or two ahead of the model: a device is kept busy by texts that are tokens already.
-pub(super) fn prepare(model: &Model, read: Read, hand_on: &mut dyn FnMut(Prepared)) {
-    let (records, gold, rejected) = resolve_labels(model, read.records, &read.places);
+pub(super) fn prepare(runner: &dyn Runner, read: Read, hand_on: &mut dyn FnMut(Prepared)) {
+    let (records, gold, rejected) = resolve_labels(runner.model(), read.records, &read.places);
     let ((windows_to, windows), (records_to, back)) = (sync_channel(1), sync_channel(1));
     let Read { number, digest, .. } = read;
     hand_on(Prepared { number, digest, gold, rejected, windows, records: back });
-    if records.chunks(WINDOW).all(|window| windows_to.send(encode(model, window)).is_ok()) {
+    if windows_of(runner, &records).all(|window| windows_to.send(window).is_ok()) {
         // Whoever gave the chunk up does not want its records either.
         records_to.send(records).unwrap_or_default();
     }
 }
 
-fn encode(model: &Model, window: &[Record]) -> Window {
+/// A chunk's, one after another.
+fn windows_of<'a>(runner: &'a dyn Runner, records: &'a [Record]) -> impl Iterator<Item = Window> + 'a {
+    let (mut repeats, mut start) = (Repeats::default(), 0);
+    records.chunks(WINDOW).map(move |window| {
+        let (encodings, time) = encode(runner.model(), window);
+        let rows = start..start + window.len();
+        start = rows.end;
+        // Two records of one input but other labels have other gradients.
+        let first_rows = match &encodings {
+            Ok(encodings) if !runner.reads_labels() => repeats.first_rows(rows.start, encodings),
+            _ => rows.collect(),
+        };
+        Window { encodings, first_rows, time }
+    })
+}
+
+fn encode(model: &Model, window: &[Record]) -> (Result<Vec<Encoding>>, Duration) {
     let timed = |record: &Record| {
         let began = Instant::now();
         (model.encode(record), began.elapsed())
@@ -131,12 +154,12 @@ pub(super) fn features(runner: &dyn Runner, records: &[Record], settings: &Setti
     let resolve =
         |record: &Record| record.label.as_ref().filter(|_| reads).map(|label| model.resolve_label(label)).transpose();
     let gold = records.iter().map(resolve).collect::<std::result::Result<_, _>>().map_err(Error::usage)?;
-    let windows = records.chunks(WINDOW).map(|window| encode(model, window));
+    let windows = windows_of(runner, records);
     let chunk = run(runner, (0, Digest::default()), gold, windows, settings, &mut Steps::default())?;
     Ok(chunk.passes.into_iter().next().map(|pass| pass.outputs.features).unwrap_or_default())
 }
 
-/// All of a chunk but its records.
+/// All of a chunk but its records. What a window leaves is put in its place while the next one runs, so that a device does not wait for it.
 fn run(
     runner: &dyn Runner,
     (number, digest): (u64, Digest),
@@ -147,13 +170,23 @@ fn run(
 ) -> Result<Chunk> {
     let passes = runner.sizes().into_iter().map(Pass::new).collect();
     let mut chunk = Chunk { number, records: Vec::new(), gold, passes, digest, tokens: 0, truncated: 0, repeated: 0 };
-    let (mut repeats, mut start) = (Repeats::default(), 0);
-    for (encodings, time) in windows {
-        steps.tokenizing.add(time);
-        let encodings = encodings?;
-        run_window(runner, &mut chunk, start, &encodings, settings, &mut repeats, steps)?;
-        start += encodings.len();
-    }
+    let (ran_to, ran) = sync_channel(1);
+    let mut passes = std::mem::take(&mut chunk.passes);
+    thread::scope(|scope| {
+        let placer = scope.spawn(move || {
+            for window in ran {
+                place(&mut passes, &window);
+            }
+            passes
+        });
+        let mut start = 0;
+        let all = windows.map(|window| run_window(runner, &mut chunk, &mut start, window, settings, steps));
+        // Who places never stops before there is nothing more to come.
+        let done = all.into_iter().try_for_each(|ran| ran_to.send(ran?).map_err(|_| Error::Interrupted));
+        drop(ran_to);
+        chunk.passes = placer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        done
+    })?;
     Ok(chunk)
 }
 
@@ -182,31 +215,42 @@ fn resolve_labels(
     (kept, gold, rejected)
 }
 
+/// A window that has run: each pass's outputs of what is new in it, and where its rows are.
+struct RanWindow {
+    outputs: Vec<Outputs>,
+    start: usize,
+    first_rows: Vec<usize>,
+}
+
 /// The chunk's rows from `start` on.
 fn run_window(
     runner: &dyn Runner,
     chunk: &mut Chunk,
-    start: usize,
-    encodings: &[Encoding],
+    start: &mut usize,
+    window: Window,
     settings: &Settings,
-    repeats: &mut Repeats,
     steps: &mut Steps,
-) -> Result<()> {
-    let rows = start..start + encodings.len();
+) -> Result<RanWindow> {
+    let Window { encodings, first_rows, time } = window;
+    steps.tokenizing.add(time);
+    let encodings = encodings?;
+    let rows = *start..*start + encodings.len();
+    *start = rows.end;
     chunk.tokens += encodings.iter().map(|e| e.ids.len() as u64).sum::<u64>();
     chunk.truncated += encodings.iter().filter(|e| e.truncated).count() as u64;
-    // Two records of one input but other labels have other gradients.
-    let first_rows =
-        if runner.reads_labels() { rows.clone().collect() } else { repeats.first_rows(rows.start, encodings) };
     let is_new = |(row, first): &(usize, &usize)| row == *first;
     let new_rows: Vec<usize> = rows.clone().zip(&first_rows).filter(is_new).map(|(row, _)| row).collect();
     let new: Vec<&Encoding> = new_rows.iter().map(|row| &encodings[row - rows.start]).collect();
     chunk.repeated += (encodings.len() - new.len()) as u64;
     let gold: Vec<Option<&Target>> = new_rows.iter().map(|&row| chunk.gold[row].as_ref()).collect();
     let outputs = steps.running.time(|| runner.run(&new, &gold, settings))?;
-    for (outputs, pass) in outputs.into_iter().zip(&mut chunk.passes) {
-        append(&mut pass.outputs.features, &outputs.features, pass.width, rows.start, &first_rows);
-        append(&mut pass.outputs.logits, &outputs.logits, pass.classes, rows.start, &first_rows);
+    Ok(RanWindow { outputs, start: rows.start, first_rows })
+}
+
+/// Puts a window's numbers behind those before it.
+fn place(passes: &mut [Pass], RanWindow { outputs, start, first_rows }: &RanWindow) {
+    for (outputs, pass) in outputs.iter().zip(passes) {
+        append(&mut pass.outputs.features, &outputs.features, pass.width, *start, first_rows);
+        append(&mut pass.outputs.logits, &outputs.logits, pass.classes, *start, first_rows);
     }
-    Ok(())
 }

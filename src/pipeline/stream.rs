@@ -76,7 +76,7 @@ pub(super) fn stream_by(
     sink: &mut (dyn FnMut(Chunk) -> Result<()> + Send),
 ) -> Result<Summary> {
     runner.model().expect_record_task(progress.job())?;
-    let prepare = |read: Read, hand_on: &mut dyn FnMut(Prepared)| score::prepare(runner.model(), read, hand_on);
+    let prepare = |read: Read, hand_on: &mut dyn FnMut(Prepared)| score::prepare(runner, read, hand_on);
     let mut score = |prepared: Prepared, rejections: &mut Rejections, steps: &mut Steps| {
         let chunk = score::score(runner, prepared, settings, rejections, steps)?;
         let (records, tokens) = (chunk.records.len() as u64, chunk.tokens);
