@@ -21,11 +21,11 @@ use super::adapted_others::{AdaptedOthers, Adapting as OthersOf};
 use super::network::{Network, Part, Ran, Seed};
 use super::pass::Pass;
 use super::projection::{Matrix, Projection, Side, Slot};
-use super::sink::{Linear, Normalisation, Operands, Sink};
+use super::sink::{Linear, Normed, Operands, Sink};
 use super::tracer::Take;
+use crate::backend::Rows;
 use crate::backend::cpu::simd::{Isa, Kernel, LANES, Vector};
 use crate::backend::training::Training;
-use crate::backend::{Norm, Rows};
 use crate::error::{Error, Result};
 use crate::model::Outputs;
 use crate::tokens::PackedBatch;
@@ -211,16 +211,9 @@ impl<B: Training> Sink<B> for Adapting<'_, B> {
         Ok(())
     }
 
-    fn norm(
-        &mut self,
-        pass: &Pass<'_, B>,
-        of: Normalisation,
-        norm: &Norm<B>,
-        rows: Rows,
-        operands: [&B::Tensor; 2],
-    ) -> Result<()> {
+    fn norm(&mut self, pass: &Pass<'_, B>, normed: Normed<'_, B>) -> Result<()> {
         let Some(others) = &mut self.others else { return Ok(()) };
-        others.norm((self.network, pass), of, norm, rows, operands)
+        others.norm((self.network, pass), normed)
     }
 
     fn tables(&mut self, pass: &Pass<'_, B>, d_sum: &B::Tensor, width: usize) -> Result<()> {

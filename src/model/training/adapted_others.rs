@@ -12,9 +12,8 @@ use super::adam::{AdamMoments, LayerMoments};
 use super::network::Network;
 use super::pass::Pass;
 use super::projection::{Matrix, Projection, Side, Slot};
-use super::sink::Normalisation;
+use super::sink::Normed;
 use crate::backend::training::Training;
-use crate::backend::{Norm, Rows};
 use crate::error::Result;
 use crate::tokens::PackedBatch;
 
@@ -115,14 +114,11 @@ impl Adapting<'_> {
         self.scales = scales.to_vec();
     }
 
-    /// A normalisation's: `dy` of what it put out, and `x` that it read.
+    /// A normalisation's.
     pub(super) fn norm<B: Training>(
         &mut self,
         (network, pass): (&Network<B>, &Pass<'_, B>),
-        of: Normalisation,
-        norm: &Norm<B>,
-        rows: Rows,
-        [dy, x]: [&B::Tensor; 2],
+        Normed { of, norm, rows, dy, x }: Normed<'_, B>,
     ) -> Result<()> {
         let Some(number) = network.norm_place(of) else { return Ok(()) };
         let (width, count) = (norm.width, pass.rows(rows));

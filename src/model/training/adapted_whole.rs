@@ -11,10 +11,10 @@ use super::adapted_others::{AdaptedOthers, Adapting as OthersOf};
 use super::network::{Network, Part, Ran, Seed};
 use super::pass::Pass;
 use super::projection::{Projection, Slot};
-use super::sink::{Linear, Normalisation, Operands, Sink};
+use super::sink::{Linear, Normed, Operands, Sink};
 use super::tracer::Take;
 use crate::backend::training::{AdaptedStep, Named, Pair, Products, Training};
-use crate::backend::{Activation, Norm, Rows};
+use crate::backend::{Activation, Rows};
 use crate::error::Result;
 use crate::model::Outputs;
 use crate::tokens::PackedBatch;
@@ -208,16 +208,9 @@ impl<B: Training> Sink<B> for Adapting<'_, B> {
         self.project(backend, layer, &gradient, pass.sequences)
     }
 
-    fn norm(
-        &mut self,
-        pass: &Pass<'_, B>,
-        of: Normalisation,
-        norm: &Norm<B>,
-        rows: Rows,
-        operands: [&B::Tensor; 2],
-    ) -> Result<()> {
+    fn norm(&mut self, pass: &Pass<'_, B>, normed: Normed<'_, B>) -> Result<()> {
         let Some(others) = &mut self.others else { return Ok(()) };
-        others.norm((self.network, pass), of, norm, rows, operands)
+        others.norm((self.network, pass), normed)
     }
 
     fn tables(&mut self, pass: &Pass<'_, B>, d_sum: &B::Tensor, width: usize) -> Result<()> {

@@ -5,7 +5,7 @@
 
 use super::net::{Before, Net};
 use super::pass::{Pass, Site};
-use super::sink::{Linear, Normalisation, Operands, Sink};
+use super::sink::{Linear, Normalisation, Normed, Operands, Sink};
 use super::tape::{Back, Tape};
 use crate::backend::training::{Dropout, Training};
 use crate::backend::{Activation, Norm, Pooling, Rows};
@@ -124,7 +124,7 @@ impl<B: Training> Net<B> {
         let Back { hidden, sum, dropped: past, context: d_first, logits, .. } = back;
         let (backend, rows) = (pass.backend, pass.sequences);
         backend.linear_backward(sum, logits, &self.last, None, None, rows)?;
-        to.norm(pass, Normalisation::Head, norm, Rows::First, [&*sum, &*transformed])?;
+        to.norm(pass, Normed { of: Normalisation::Head, norm, rows: Rows::First, dy: sum, x: transformed })?;
         backend.layer_norm_backward(past, sum, transformed, norm, rows)?;
         backend.linear_backward(sum, past, identity, Some(head_slope), None, rows)?;
         let (inputs, outputs) = (self.sizes.width, self.sizes.feature_width);

@@ -2,7 +2,7 @@
 
 use super::net::{Layer, Net};
 use super::pass::{Guidance, Pass, Site};
-use super::sink::{Linear, Normalisation, Operands, Sink};
+use super::sink::{Linear, Normalisation, Normed, Operands, Sink};
 use super::tape::{Back, Step, Tape};
 use crate::backend::training::Training;
 use crate::backend::{AttentionGradients, Rows};
@@ -42,7 +42,7 @@ impl<B: Training> Net<B> {
         let Tape { steps, back, .. } = tape;
         let Step { middle, inner, slope, outer_sum, .. } = &steps[number];
         let norm = &layer.outer_norm;
-        to.norm(pass, Normalisation::Outer(number), norm, rows, [&back.hidden, outer_sum])?;
+        to.norm(pass, Normed { of: Normalisation::Outer(number), norm, rows, dy: &back.hidden, x: outer_sum })?;
         backend.layer_norm_backward(&mut back.sum, &back.hidden, outer_sum, norm, count)?;
         let site = self.places.feed_forward.then_some(Site::FeedForward(number));
         let past = past_dropout(pass, site, back, (rows, width))?;
@@ -71,7 +71,7 @@ impl<B: Training> Net<B> {
         let Tape { steps, back, .. } = tape;
         let Step { context, attention_sum, .. } = &steps[number];
         let norm = &layer.attention_norm;
-        to.norm(pass, Normalisation::Attention(number), norm, rows, [&back.hidden, attention_sum])?;
+        to.norm(pass, Normed { of: Normalisation::Attention(number), norm, rows, dy: &back.hidden, x: attention_sum })?;
         backend.layer_norm_backward(&mut back.sum, &back.hidden, attention_sum, norm, count)?;
         let site = self.places.attention_out.then_some(Site::AttentionOut(number));
         let past = past_dropout(pass, site, back, (rows, width))?;
@@ -164,7 +164,7 @@ impl<B: Training> Net<B> {
             std::mem::swap(dropped, hidden);
         }
         let norm = &self.embedding_norm;
-        to.norm(pass, Normalisation::Embedding, norm, Rows::All, [&*hidden, &*embedding_sum])?;
+        to.norm(pass, Normed { of: Normalisation::Embedding, norm, rows: Rows::All, dy: hidden, x: embedding_sum })?;
         backend.layer_norm_backward(sum, hidden, embedding_sum, norm, tokens)?;
         to.tables(pass, sum, width)
     }

@@ -7,10 +7,10 @@
 use super::network::Network;
 use super::pass::Pass;
 use super::projection::{Projection, Slot};
-use super::sink::Normalisation;
+use super::sink::Normed;
 use super::two_sided::Ready;
+use crate::backend::Rows;
 use crate::backend::training::{Named, NormProducts, Products, Training};
-use crate::backend::{Norm, Rows};
 use crate::error::Result;
 use crate::tokens::PackedBatch;
 
@@ -47,15 +47,12 @@ impl<B: Training> Others<B> {
         &self.layers[number - self.first]
     }
 
-    /// Adds a normalisation's: `dy` of what it put out, and `x` that it read.
+    /// Adds a normalisation's.
     pub(super) fn norm(
         &self,
         (network, pass): (&Network<B>, &Pass<'_, B>),
         sum: &mut Sum<'_, B>,
-        of: Normalisation,
-        norm: &Norm<B>,
-        rows: Rows,
-        [dy, x]: [&B::Tensor; 2],
+        Normed { of, norm, rows, dy, x }: Normed<'_, B>,
     ) -> Result<()> {
         let Some(number) = network.norm_place(of) else { return Ok(()) };
         let (backend, sequences, width) = (pass.backend, pass.sequences, norm.width);

@@ -6,11 +6,11 @@ use super::network::{Network, Ran, Seed};
 use super::others::{Others, Sum};
 use super::pass::Pass;
 use super::projection::{Projection, Slot};
-use super::sink::{Linear, Normalisation, Operands, Sink};
+use super::sink::{Linear, Normed, Operands, Sink};
 use super::tracer::{Take, lock};
 use super::two_sided::TwoSided;
 use crate::backend::training::{Products, Training};
-use crate::backend::{Backend, Norm, Rows};
+use crate::backend::{Backend, Rows};
 use crate::error::Result;
 use crate::model::Outputs;
 use crate::tokens::PackedBatch;
@@ -106,16 +106,9 @@ impl<B: Training> Sink<B> for Contraction<'_, B> {
         pass.backend.outer_products(out, dy, x, products)
     }
 
-    fn norm(
-        &mut self,
-        pass: &Pass<'_, B>,
-        of: Normalisation,
-        norm: &Norm<B>,
-        rows: Rows,
-        operands: [&B::Tensor; 2],
-    ) -> Result<()> {
+    fn norm(&mut self, pass: &Pass<'_, B>, normed: Normed<'_, B>) -> Result<()> {
         let Some(others) = &self.of.others else { return Ok(()) };
-        others.norm((self.network, pass), &mut self.sum, of, norm, rows, operands)
+        others.norm((self.network, pass), &mut self.sum, normed)
     }
 
     fn tables(&mut self, pass: &Pass<'_, B>, d_sum: &B::Tensor, _width: usize) -> Result<()> {

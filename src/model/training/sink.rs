@@ -42,15 +42,8 @@ pub(super) trait Sink<B: Training> {
     /// Of a linear layer: `dy [rows, outputs]` of its sums and `x [rows, inputs]` it read, one row a token or a sequence.
     fn linear(&mut self, pass: &Pass<'_, B>, of: Linear, rows: Rows, operands: Operands<'_, B>) -> Result<()>;
 
-    /// Of a normalisation: `dy [rows, E]` of what it put out and `x [rows, E]` it read. Passed over, unless a sink says otherwise.
-    fn norm(
-        &mut self,
-        _pass: &Pass<'_, B>,
-        _of: Normalisation,
-        _norm: &Norm<B>,
-        _rows: Rows,
-        _operands: [&B::Tensor; 2],
-    ) -> Result<()> {
+    /// Of a normalisation. Passed over, unless a sink says otherwise.
+    fn norm(&mut self, _pass: &Pass<'_, B>, _normed: Normed<'_, B>) -> Result<()> {
         Ok(())
     }
 
@@ -58,6 +51,18 @@ pub(super) trait Sink<B: Training> {
     fn tables(&mut self, _pass: &Pass<'_, B>, _d_sum: &B::Tensor, _width: usize) -> Result<()> {
         Ok(())
     }
+}
+
+/// What a normalisation's gradient is made of.
+pub(super) struct Normed<'a, B: Training> {
+    pub(super) of: Normalisation,
+    pub(super) norm: &'a Norm<B>,
+    /// One row a token, or a sequence.
+    pub(super) rows: Rows,
+    /// `[rows, E]`, of what it put out.
+    pub(super) dy: &'a B::Tensor,
+    /// `[rows, E]`, what it read.
+    pub(super) x: &'a B::Tensor,
 }
 
 /// What a linear layer's gradient is the product of.
@@ -97,14 +102,8 @@ impl<B: Training> Sink<B> for Gradients<B> {
         pass.backend.linear_parameters_backward(as_mut(to), first, dy, x, passed)
     }
 
-    fn norm(
-        &mut self,
-        pass: &Pass<'_, B>,
-        of: Normalisation,
-        norm: &Norm<B>,
-        rows: Rows,
-        [dy, x]: [&B::Tensor; 2],
-    ) -> Result<()> {
+    fn norm(&mut self, pass: &Pass<'_, B>, normed: Normed<'_, B>) -> Result<()> {
+        let Normed { of, norm, rows, dy, x } = normed;
         let to = match of {
             Normalisation::Embedding => &mut self.tree.embedding_norm,
             Normalisation::Attention(step) => &mut self.layer(step).attention_norm,
