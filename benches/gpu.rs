@@ -8,7 +8,10 @@
 use std::time::Instant;
 
 use wherefore::backend::gpu::{Ceilings, Gpu, Products};
-use wherefore::backend::training::{self, AdamStep, Dropout, Pair, Passed, Place, Shape, Stepped, Tables, Training};
+use wherefore::backend::training::{
+    self, AdamStep, AdaptedStep, CrossEntropy, Dropout, NormProducts, Pair, Passed, Place, Shape, Sketch, Stepped,
+    Tables, Training,
+};
 use wherefore::backend::{
     Activation, Attended, AttentionGradients, AttentionShape, Backend, Columns, Embeddings, Norm, Precision, Rows, Step,
 };
@@ -334,6 +337,68 @@ fn records(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
+/// What else records' gradients go through: sparse projections, a normalisation's own sums, steps of AdamW.
+fn projected(bench: &Bench) -> Result<()> {
+    let (gpu, length, kept, inner) = (&bench.gpu, 128, 64, 4 * WIDTH);
+    let (staged, records, stored) = (gpu.stage(sequences(length))?, TOKENS / length, bench.stored());
+    let x = bench.drawn(TOKENS * inner)?;
+    let sketch = gpu.pack_sketch(Sketch::new(inner, kept, |run| (run * 37 % kept, 0x5A96)))?;
+    let mut out = gpu.tensor(TOKENS * kept)?;
+    let seconds = bench.time(&mut out, |out| gpu.sketch(out, &x, &sketch, TOKENS))?;
+    let moved = stored * (TOKENS * (inner + kept)) as f64;
+    bench.row("sketch", &format!("{TOKENS} x {inner} x {kept}"), seconds, Bound::Bytes(moved));
+
+    let (dy, mut sums) = (bench.drawn(TOKENS * WIDTH)?, gpu.results(2 * records * WIDTH)?);
+    let add = |sums: &mut _| {
+        let products = NormProducts { batch: &staged, rows: Rows::All, epsilon: 1e-12, width: WIDTH };
+        gpu.norm_products(sums, &dy, &x, products)
+    };
+    let seconds = bench.time(&mut sums, add)?;
+    bench.row(
+        "norm_products",
+        &format!("{TOKENS} x {WIDTH}"),
+        seconds,
+        Bound::Bytes(2.0 * stored * (TOKENS * WIDTH) as f64),
+    );
+
+    let (len, scales) = (WIDTH * inner, vec![1.0; records]);
+    let mut gradients = gpu.results(records * len)?;
+    gpu.clear(&mut gradients)?;
+    let (drift, floor) = (gpu.upload(&numbers(len, 1.0))?, gpu.upload(&vec![1.0; len])?);
+    let mut adapted = gpu.tensor(records * len)?;
+    let adapt = |adapted: &mut _| {
+        let step = AdaptedStep { drift: &drift, floor: &floor, rests: [0.1, 0.001], scales: &scales, len };
+        gpu.adapt(adapted, &gradients, step)
+    };
+    let seconds = bench.time(&mut adapted, adapt)?;
+    let moved = (4.0 + stored) * (records * len) as f64 + (8 * len) as f64;
+    bench.row("adapt", &format!("{records} x {len}"), seconds, Bound::Bytes(moved));
+    Ok(())
+}
+
+/// The losses of masked pieces, and their slopes.
+fn losses(bench: &Bench) -> Result<()> {
+    const CLASSES: usize = 30_522;
+    let (gpu, masks) = (&bench.gpu, TOKENS * 15 / 100);
+    let term = |mask: usize| CrossEntropy {
+        starts: vec![mask * CLASSES],
+        stride: 1,
+        count: CLASSES,
+        gold: mask * 31 % CLASSES,
+        share: 1.0 / masks as f64,
+    };
+    let (terms, len): (Vec<_>, _) = ((0..masks).map(term).collect(), masks * CLASSES);
+    let (z, mut dz) = (bench.drawn(len)?, gpu.tensor(len)?);
+    let seconds = bench.time(&mut dz, |dz| gpu.cross_entropies(dz, &z, len, &terms).map(drop))?;
+    bench.row(
+        "cross_entropies",
+        &format!("{masks} x {CLASSES}"),
+        seconds,
+        Bound::Bytes(2.0 * bench.stored() * len as f64),
+    );
+    Ok(())
+}
+
 /// The whole search, copies of the records to the device included: by every score, and by bounds from tensor cores, which take many queries.
 fn searching(bench: &Bench) -> Result<()> {
     const ROWS: usize = 200_000;
@@ -384,8 +449,10 @@ fn run() -> Result<()> {
         layer_norm(&bench)?;
         explaining(&bench)?;
         records(&bench)?;
+        projected(&bench)?;
         if matches!(precision, Precision::F32 | Precision::Bf16) {
             training(&bench)?;
+            losses(&bench)?;
         }
         if precision == Precision::F32 {
             searching(&bench)?;

@@ -205,7 +205,14 @@ class Jobs:
         """Whole processes, with nothing beside them."""
         tokens = sum(map(len, self.ids))
         command = ["index", "--model", self.model, "--data", self.data, "--store", self.scratch / "store"]
-        for name, options in {"factors": (), "gradients, 1,024 numbers": ("--gradients", "projected", "--projection-dim", 1024)}.items():
+        projected = ("--gradients", "projected", "--projection-dim", 1024)
+        cases = {
+            "factors": (),
+            "gradients, 1,024 numbers": projected,
+            "the same, sparse": (*projected, "--projection", "sjlt"),
+            "the same of all parameters": (*projected, "--parameters", "all"),
+        }
+        for name, options in cases.items():
             seconds = self.process(*command, *options, "--device", "cuda")
             self.results.add("wherefore", f"{name}, whole process / index", tokens, "tokens", {"seconds": seconds})
 
