@@ -209,7 +209,15 @@ fn doctor_checks_every_kernel_and_a_model_on_a_device() {
     let of =
         |of: &Value| [&of["precision"], &of["products"]].map(|name| name.as_str().unwrap().to_owned()).join(" by ");
     let ways: Vec<String> = report["cuda"]["operations"].as_array().unwrap().iter().map(of).collect();
-    let expected = ["f32 by mma", "bf16x3 by mma", "f16 by wgmma", "f16 by mma", "bf16 by wgmma", "bf16 by mma"];
+    let expected = [
+        "f32 by mma",
+        "bf16x3 by wgmma",
+        "bf16x3 by mma",
+        "f16 by wgmma",
+        "f16 by mma",
+        "bf16 by wgmma",
+        "bf16 by mma",
+    ];
     assert_eq!(ways, expected);
     let checks = report["model"].as_array().unwrap();
     assert!(checks.iter().any(|check| check["operation"] == "gradients against finite differences"), "{report}");

@@ -295,6 +295,25 @@ fn curvature_fitted_on_a_device_is_the_cpus() {
     ok(&bench, "curvature --store store --curvature cuda --self-influence --device cuda");
     ok(&bench, "curvature --store store --curvature again --self-influence --device cuda --batch-tokens 16");
     assert!(bench.contents("again") == bench.contents("cuda"));
+    // Where there is no room for one of the sums: it is kept by the host, and the bytes are the same.
+    let fit = |store: &str| {
+        command(&bench, &format!("curvature --store store --curvature {store} --device cuda --self-influence"))
+    };
+    let log = String::from_utf8(fit("told").env("EMULATOR_LOG", "1").output().unwrap().stderr).unwrap();
+    let calls: Vec<&str> = log
+        .lines()
+        .filter(|line| ["cuMemAllocAsync", "cuMemsetD8Async"].iter().any(|name| line.contains(name)))
+        .collect();
+    let allocates = |place: usize| calls[place].contains("Alloc");
+    // A layer's two chains are made and cleared, then its sums are sent.
+    let begins = |place: &usize| (*place..place + 5).map(allocates).eq([true, false, true, false, true]);
+    let sums = (0..calls.len() - 4).find(begins).expect("sums are made");
+    let number = (0..sums + 5).filter(|place| allocates(*place)).count();
+    assert_eq!(
+        Ran::from(fit("kept").env("EMULATOR_FAULT", format!("cuMemAllocAsync:{number}")).output().unwrap()).code,
+        Some(0)
+    );
+    assert!(bench.contents("kept") == bench.contents("cuda"));
     let [cpu, cuda] = ["cpu", "cuda"].map(|name| Fisher::read(&bench.path(name)).unwrap());
     let [cpu, cuda] = [cpu, cuda].map(|fisher| fisher.self_influence.unwrap().values);
     for (found, expected) in cuda.iter().zip(&cpu) {

@@ -513,7 +513,42 @@ struct Square<B: Training> {
     /// Of the window that is added up, in f32.
     chain: Pair<B::Tensor>,
     /// Of those before it.
-    all: Pair<B::Sums>,
+    all: Pair<Total<B>>,
+}
+
+/// Sums in f64 where they are made, or where there is no room for those beside all else, on the host.
+enum Total<B: Training> {
+    OnDevice(B::Sums),
+    OnHost(Vec<f64>),
+}
+
+impl<B: Training> Total<B> {
+    fn zeros(backend: &B, len: usize) -> Result<Self> {
+        let zeros = vec![0.0; len];
+        match backend.sums(&zeros) {
+            Err(Error::OutOfMemory(..)) => Ok(Self::OnHost(zeros)),
+            sums => sums.map(Self::OnDevice),
+        }
+    }
+
+    fn add(&mut self, backend: &B, chain: &B::Tensor) -> Result<()> {
+        match self {
+            Self::OnDevice(sums) => backend.add_to_sums(sums, chain),
+            Self::OnHost(sums) => {
+                let mut values = vec![0.0; sums.len()];
+                backend.download(&mut values, chain)?;
+                sums.iter_mut().zip(values).for_each(|(sum, x)| *sum += f64::from(x));
+                Ok(())
+            }
+        }
+    }
+
+    fn read(&self, backend: &B) -> Result<Vec<f64>> {
+        match self {
+            Self::OnDevice(sums) => backend.read_sums(sums),
+            Self::OnHost(sums) => Ok(sums.clone()),
+        }
+    }
 }
 
 impl<B: Training> Square<B> {
@@ -523,7 +558,7 @@ impl<B: Training> Square<B> {
             backend.clear(&mut tensor)?;
             Ok(tensor)
         };
-        let none = |len: usize| backend.sums(&vec![0.0; len]);
+        let none = |len: usize| Total::zeros(backend, len);
         let (products, numbers) = (width * width, width);
         Ok(Self {
             chain: Pair { weight: zeros(products)?, bias: zeros(numbers)? },
@@ -534,7 +569,7 @@ impl<B: Training> Square<B> {
     fn end_chain(&mut self, backend: &B) -> Result<()> {
         let Self { chain, all } = self;
         for (chain, all) in [(&mut chain.weight, &mut all.weight), (&mut chain.bias, &mut all.bias)] {
-            backend.add_to_sums(all, chain)?;
+            all.add(backend, chain)?;
             backend.clear(chain)?;
         }
         Ok(())
@@ -556,18 +591,18 @@ impl<B: Training> Sums<B> {
     fn read(&self, backend: &B, layer: &LinearLayer) -> Result<Moments> {
         let width = layer.inputs - 1;
         let Pair { weight, bias } = &self.inputs.all;
-        let (square, sum) = (backend.read_sums(weight)?, backend.read_sums(bias)?);
+        let (square, sum) = (weight.read(backend)?, bias.read(backend)?);
         let mut inputs = Vec::with_capacity(layer.inputs * layer.inputs);
         for (row, sum) in square.chunks_exact(width).zip(&sum) {
             inputs.extend(row.iter().chain([sum]));
         }
         inputs.extend(sum.iter().chain([&(self.rows as f64)]));
         let whole = layer.outputs;
-        let mut outputs = backend.read_sums(&self.outputs.all.weight)?;
+        let mut outputs = self.outputs.all.weight.read(backend)?;
         let third = whole / 3;
         for (part, (first, width)) in self.parts.iter().zip([(0, third), (third, whole - third)]) {
             let Some(part) = part else { continue };
-            for (row, values) in backend.read_sums(&part.all.weight)?.chunks_exact(width).enumerate() {
+            for (row, values) in part.all.weight.read(backend)?.chunks_exact(width).enumerate() {
                 let to = &mut outputs[(first + row) * whole + first..][..width];
                 to.iter_mut().zip(values).for_each(|(to, &x)| *to += x);
             }
