@@ -168,10 +168,10 @@ fn run(
     settings: &Settings,
     steps: &mut Steps,
 ) -> Result<Chunk> {
-    let passes = runner.sizes().into_iter().map(Pass::new).collect();
-    let mut chunk = Chunk { number, records: Vec::new(), gold, passes, digest, tokens: 0, truncated: 0, repeated: 0 };
+    let (records, passes) = (Vec::new(), Vec::new());
+    let mut chunk = Chunk { number, records, gold, passes, digest, tokens: 0, truncated: 0, repeated: 0 };
     let (ran_to, ran) = sync_channel(1);
-    let mut passes = std::mem::take(&mut chunk.passes);
+    let mut passes: Vec<Pass> = runner.sizes().into_iter().map(Pass::new).collect();
     thread::scope(|scope| {
         let placer = scope.spawn(move || {
             for window in ran {

@@ -20,6 +20,7 @@ use super::device::{allowed, worst};
 use super::projected::{FAMILIES, dot, encodings, identity, path, target};
 use crate::cli::{Bench, golden};
 use crate::emulator;
+use crate::models::gpu::swollen;
 
 const INDEX: &str = "index --model bert-cls2 --data data.jsonl --gradients projected --block-records 5 --quiet \
     --adam --checkpoint bert-cls2-checkpoint:0.1 --checkpoint bert-cls2:0.05";
@@ -263,6 +264,24 @@ fn devices_adapt_whole_layers_to_the_precision() {
             }
         }
     }
+}
+
+/// Those, and no others, are bf16's own.
+#[test]
+fn records_that_overflow_f16_are_adapted_again_in_bf16() {
+    let projection = Projection { dimension: 300, ..Projection::default() };
+    let run = |scale: f32, precision: Precision| {
+        let dir = swollen(scale);
+        std::fs::copy(golden("bert-cls2").join("moments.safetensors"), dir.path().join("moments.safetensors")).unwrap();
+        let model = Model::open_with(emulator::gpu(precision), dir.path(), &LoadOptions::default()).unwrap();
+        let moments = AdamMoments::read(&model, projection.parameters).unwrap();
+        (adapted(&Tracer::adapted(&model, &projection, &moments).unwrap(), &model), model.run_again())
+    };
+    let some = |scale: &f32| (1..5).contains(&run(*scale, Precision::F16).1);
+    let scale = (8..32).map(|half| 500.0 * half as f32).find(some).expect("some overflow");
+    let ((mixed, again), (wide, _)) = (run(scale, Precision::F16), run(scale, Precision::Bf16));
+    assert!(mixed.iter().flatten().all(|x| x.is_finite()));
+    assert_eq!(mixed.iter().zip(&wide).filter(|(mixed, wide)| mixed == wide).count() as u64, again);
 }
 
 #[test]
