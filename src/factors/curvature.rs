@@ -111,6 +111,12 @@ enum Inverse {
 }
 
 impl<'a> Curvature<'a> {
+    /// Whether a query `δ h̃ᵀ` comes out as another outer product: [`Preconditioned::RankOne`], always.
+    #[must_use]
+    pub const fn keeps_outer_products(&self) -> bool {
+        matches!(&self.inverse, Inverse::Kronecker(kronecker) if kronecker.is_isotropic())
+    }
+
     /// Takes the curvature over all of `source`, at the outputs that its δ were taken at.
     ///
     /// # Errors

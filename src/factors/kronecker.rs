@@ -84,6 +84,11 @@ impl Kronecker {
         Ok(Self { output: Eigen::new(output)?, input, damping, isotropic })
     }
 
+    /// Whether A acts on every δ as one number.
+    pub(super) const fn is_isotropic(&self) -> bool {
+        self.isotropic.is_some()
+    }
+
     /// The inverse applied to any `g [E + 1, K]`.
     pub(super) fn solve(&self, gradient: &Mat<f64>) -> Mat<f64> {
         let mut rotated = self.output.rotate(&self.input.rotate(gradient).transpose().to_owned());

@@ -68,7 +68,6 @@ enum Means<'a> {
     Curvature {
         inverse: Curvature<'a>,
         norms: Option<Vec<f32>>,
-        rank_one: bool,
     },
     /// Over a vocabulary; the factors of each record, and RelatIF's norms of records.
     Kernel {
@@ -216,9 +215,9 @@ impl<'a> Prepared<'a> {
             (Means::Losses(losses), _) => Form::scored(losses),
             (Means::Rates(rates), _) => Form::tracin(rates),
             (Means::Alphas(representer), _) => Form::representer(&representer.alpha),
-            (Means::Curvature { norms, rank_one, .. }, _) => {
+            (Means::Curvature { inverse, norms }, _) => {
                 let classes = self.store.settings().classes;
-                let form = if *rank_one { Form::grad_dot() } else { Form::bilinear(classes) };
+                let form = if inverse.keeps_outer_products() { Form::grad_dot() } else { Form::bilinear(classes) };
                 norms.as_deref().map_or_else(|| form.clone(), |norms| form.clone().over(norms))
             }
             (Means::Whole(Some(norms)) | Means::GaussNewton(_, Some(norms)), _) => Form::grad_dot().over(norms),
@@ -440,7 +439,7 @@ fn curvature<'a>(rule: Rule, store: &'a Store, options: &RuleOptions, quiet: boo
         Rule::RelatIf => Some(inverse.self_influence(keep_going)?.into_iter().map(f32::sqrt).collect()),
         _ => None,
     };
-    Ok(Means::Curvature { inverse, norms, rank_one: options.form == HessianForm::Kronecker })
+    Ok(Means::Curvature { inverse, norms })
 }
 
 /// Over a vocabulary.

@@ -83,6 +83,50 @@ fn every_rule_answers_with_two_ends_in_order() {
     }
 }
 
+/// What each rule says of every training record, for a head of two classes, of five, of several labels and of one value.
+#[test]
+fn scores_of_every_golden_rule_are_pytorchs() {
+    let bench = Bench::new();
+    for name in ["bert-cls2", "bert-cls5", "bert-multilabel", "bert-regression"] {
+        let (model, records) = (bench.model(name), golden_data(&bench, name));
+        let text = fs::read_to_string(golden(name).join("golden.json")).expect("the golden file is there");
+        let golden: Value = serde_json::from_str(&text).expect("it is JSON");
+        let count = golden["train"].as_u64().expect("a number") as usize;
+        let data = fs::read_to_string(bench.path("golden.jsonl")).expect("written");
+        let (train, queries): (Vec<_>, Vec<_>) = data.split_inclusive('\n').enumerate().partition(|(i, _)| *i < count);
+        for (file, part) in [("train.jsonl", train), ("queries.jsonl", queries)] {
+            bench.write(file, part.into_iter().map(|(_, line)| line).collect::<String>());
+        }
+        bench.ok(&format!("index --model {model} --data train.jsonl --store {name}-store"));
+        let squares = records[..count].iter().map(|r| numbers(&r["features"]).iter().map(|h| h * h).sum::<f64>() + 1.0);
+        let damping = golden["damping"].as_f64().expect("a damping");
+        let condition = 2.0 * squares.fold(0.0, f64::max) / damping;
+        for target in ["gold", "predicted"] {
+            for (rule, scores) in golden["scores"][target].as_object().expect("by rule") {
+                let options = match rule.strip_suffix("-kronecker") {
+                    Some(rule) => format!("{rule} --hessian kronecker --lambda {damping}"),
+                    None if rule.starts_with("grad") || rule.starts_with("feature") => rule.clone(),
+                    None => format!("{rule} --lambda {damping}"),
+                };
+                let found = lines(&bench.ok(&format!(
+                    "search --store {name}-store --data queries.jsonl --target {target} --rule {options} -k {count}"
+                )));
+                for (found, expected) in found.iter().zip(scores.as_array().expect("a row a query")) {
+                    let expected = numbers(expected);
+                    let largest = expected.iter().fold(0.0_f64, |largest, x| largest.max(x.abs()));
+                    // Gradients of predictions that are all but certain are what rounding left of them.
+                    let tolerance = f64::from(f32::EPSILON) * condition.max(100.0) * largest.max(1e-6);
+                    for neighbour in found["proponents"].as_array().expect("an array") {
+                        let index = neighbour["index"].as_u64().expect("a number") as usize;
+                        let (found, expected) = (neighbour["score"].as_f64().expect("a score"), expected[index]);
+                        assert!((found - expected).abs() <= tolerance, "{name} {rule} {target}: {found} {expected}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_full_ranking_is_every_record_from_both_ends() {
     let bench = Bench::new();
