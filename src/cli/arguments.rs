@@ -14,6 +14,9 @@ use wherefore::{Error, Result};
 
 use super::run_record::{self, RunRecord};
 
+/// More threads than this are taken for a slip: they would only wait for each other.
+const MOST_THREADS: usize = 1024;
+
 /// What every command takes.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Common {
@@ -56,8 +59,8 @@ impl Common {
     /// Sizes the thread pool.
     pub(crate) fn set_up_threads(&self) -> Result<()> {
         let Some(threads) = self.threads else { return Ok(()) };
-        if threads == 0 {
-            return Err(Error::usage("--threads: expected at least 1, found 0"));
+        if !(1..=MOST_THREADS).contains(&threads) {
+            return Err(Error::usage(format!("--threads: expected 1 to {MOST_THREADS}, found {threads}")));
         }
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|e| Error::usage(e.to_string()))
     }
