@@ -98,7 +98,7 @@ struct Map {
                 if (query >= asking || key >= length) continue;
                 float value = scores[j] * scale;
                 if (kind != 1) value = Exact::exp((scores[j] - largest) * scale) / sum;
-                if (kind == 2) value = fmaxf(value * slopes[j], 0.0f);
+                if (kind == 2) value = larger(value * slopes[j], 0.0f);  // NaN passes
                 float& cell = rows[query * length + key];  // at most 32 rows: an int holds it
                 value = head == 0 ? value : cell + value;
                 cell = head == heads - 1 ? value * share : value;

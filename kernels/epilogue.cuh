@@ -1,7 +1,8 @@
 // What follows a matrix product while its sums are in registers.
 //
 // Any of it is done by `finish`. What is done most is known when the kernel is compiled too, for rows of whole vectors: `way` is its number, and
-// `finish_by` does it; `Beside` is what is read of other matrices (at `beside`), where they are of 16 bits, before the sums are there.
+// `finish_by` does it to sums that have their biases. Where results are of 16 bits, so may those sums be by then (`HELD`), and what is read of
+// another matrix (at `beside`) has been read before.
 #pragma once
 #include "activation.cuh"
 #include "vector.cuh"
@@ -20,6 +21,13 @@ typedef Words<8>::type Eight;
 template <class T>
 DEVICE Vector<8> widened(Eight eight) { return load_vector<8>(reinterpret_cast<const T*>(&eight)); }
 
+template <class T>
+DEVICE Eight narrowed(const Vector<8>& v) {
+    Eight eight;
+    store_vector<8>(reinterpret_cast<T*>(&eight), v);
+    return eight;
+}
+
 // Eight numbers beside the sums: they have been read ahead, or in f32, in which there is no room for them, are read now.
 template <class T>
 DEVICE Vector<8> eight_beside(const T* p, size_t at, bool is_in, Eight ahead) {
@@ -36,6 +44,7 @@ DEVICE bool whole_eights(Extent extent, const T* a, const T* b, const T* c) {
 // out = activation(sums + bias) + residual; where it is wanted, slope = activation'(sums + bias).
 template <class T, class Math>
 struct Forward {
+    typedef T Stored;
     T* out;
     T* slope;           // or null
     const float* bias;  // [columns, rounded up to 32]
@@ -45,7 +54,7 @@ struct Forward {
 
     // Identity, with and without a residual; GELU, with and without its slopes, but for f32's, which is long code.
     static constexpr int WAYS = sizeof(T) == 2 ? 4 : 2;
-    static constexpr bool BIASED = true, SCREENED = false;
+    static constexpr bool BIASED = true, HELD = sizeof(T) == 2, SCREENED = false;
     DEVICE int way() const {
         if (!whole_eights(extent, out, slope, residual)) return ANY_WAY;
         if (activation == 0 && !slope) return residual ? 1 : 0;
@@ -54,8 +63,7 @@ struct Forward {
     DEVICE const T* beside() const { return residual; }
 
     template <int WAY>
-    DEVICE void finish_by(size_t at, bool is_in, Vector<8> sums, Vector<8> biases, Eight residuals) const {
-        sums = sums + biases;
+    DEVICE void finish_by(size_t at, bool is_in, Vector<8> sums, Eight residuals) const {
         if constexpr (WAY == 1) sums = sums + eight_beside(residual, at, is_in, residuals);
         if constexpr (WAY == 2) activate<Math>(1, sums);
         if constexpr (WAY == 3) {
@@ -87,6 +95,7 @@ struct Forward {
 // out = sums ∘ slope + residual: the gradient past the activation that made the layer's inputs.
 template <class T>
 struct Backward {
+    typedef T Stored;
     T* out;
     const T* slope;     // or null
     const T* residual;  // or null
@@ -94,7 +103,7 @@ struct Backward {
 
     // As it is, with slopes, or with a residual.
     static constexpr int WAYS = 3;
-    static constexpr bool BIASED = false, SCREENED = false;
+    static constexpr bool BIASED = false, HELD = sizeof(T) == 2, SCREENED = false;
     DEVICE int way() const {
         if (!whole_eights(extent, out, slope, residual) || (slope && residual)) return ANY_WAY;
         return slope ? 1 : residual ? 2 : 0;
@@ -102,7 +111,7 @@ struct Backward {
     DEVICE const T* beside() const { return slope ? slope : residual; }
 
     template <int WAY>
-    DEVICE void finish_by(size_t at, bool is_in, Vector<8> sums, Vector<8>, Eight others) const {
+    DEVICE void finish_by(size_t at, bool is_in, Vector<8> sums, Eight others) const {
         if constexpr (WAY == 1) sums = sums * eight_beside(slope, at, is_in, others);
         if constexpr (WAY == 2) sums = sums + eight_beside(residual, at, is_in, others);
         if (is_in) store_vector(out + at, sums);

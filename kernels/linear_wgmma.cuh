@@ -26,7 +26,7 @@ constexpr int X_BOX = 64;              // rows of a tile that one copy brings; t
 constexpr int WEIGHT_BOX = 128;
 constexpr int GROUP = 32;              // columns permuted among themselves
 constexpr int LEAD = 3;
-constexpr int AHEAD = 3;               // steps before its last that a tile's epilogue begins to read
+constexpr int AHEAD = 3;               // steps before its last that a tile's biases are read
 
 template <class T, int BM, int BN>
 struct Stage {
@@ -70,8 +70,10 @@ DEVICE Source source_of(Tiles of, int row, int column, int step) {
     return {row + (pass == 0 ? of.x_below : 0), column + (pass == 1 ? of.weight_below : 0), step % once * BK};
 }
 
-template <int PARTS, class T, int BM, int BN, int STAGES>
-DEVICE void bring(Ring<T, BM, BN, STAGES>& ring, const TensorMap& x, const TensorMap& weight, Tiles of) {
+// What will be read beside a tile's sums is brought nearer while its steps are: some of its rows with each.
+template <int PARTS, class T, int BM, int BN, int STAGES, class Finish>
+DEVICE void bring(Ring<T, BM, BN, STAGES>& ring, const TensorMap& x, const TensorMap& weight, Tiles of, const Finish& epilogue) {
+    const auto* const others = Finish::HELD && epilogue.way() != ANY_WAY ? epilogue.beside() : nullptr;
     Turn<STAGES> turn;
     for (int tile = blockIdx.x; tile < of.all; tile += gridDim.x) {
         const int row = tile / of.columns * BM, column = tile % of.columns * BN;
@@ -85,19 +87,12 @@ DEVICE void bring(Ring<T, BM, BN, STAGES>& ring, const TensorMap& x, const Tenso
             for (int r = 0; r < BM; r += X_BOX) copy_tile(stage.x + r * BK, x, full, from.x + r, from.input);
 #pragma unroll
             for (int r = 0; r < BN; r += WEIGHT_BOX) copy_tile(stage.weight + r * BK, weight, full, from.weight + r, from.input);
+            if (others)
+                for (int r = row + step; r < min(row + BM, epilogue.extent.rows); r += of.steps)
+                    prefetch(others + epilogue.extent.at(r, column), int(sizeof *others) * min(BN, epilogue.extent.columns - column));
         }
     }
 }
-
-// Columns that a warp's lanes read the biases of together, four each.
-constexpr int BIASES = 4 * WARP;
-
-// What a lane reads beside its sums while the last of them are made: of another matrix what belongs to them, and its share of its warp's biases.
-template <int BN>
-struct Beside {
-    Eight numbers[BN / GROUP][2];
-    float4 biases[BN / BIASES];
-};
 
 // A lane's places in its warp's 16 rows of a tile: of each 16 × 32 rows g and g + 8, eight neighbouring columns from 8 t.
 struct Place {
@@ -105,28 +100,8 @@ struct Place {
 
     DEVICE Place(int warp_row, int tile_column) : row(warp_row + lane_id() / 4), column(tile_column + lane_id() % 4 * 8) {}
     DEVICE bool is_in(Extent extent, int group, int half) const { return extent.has(row + 8 * half, column + GROUP * group); }
+    DEVICE size_t at(Extent extent, int group, int half) const { return extent.at(row + 8 * half, column + GROUP * group); }
 };
-
-template <int BN, class Finish>
-DEVICE void read_beside(Beside<BN>& beside, int warp_row, int tile_column, const Finish& epilogue) {
-    const Place place(warp_row, tile_column);
-    if (const auto* const others = epilogue.beside(); others && sizeof(*others) == 2) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const auto* const first = others + epilogue.extent.at(place.row + 8 * half, place.column);
-#pragma unroll
-            for (int group = 0; group < BN / GROUP; ++group)
-                if (place.is_in(epilogue.extent, group, half)) beside.numbers[group][half] = load<Eight>(first + GROUP * group);
-        }
-    }
-    if constexpr (Finish::BIASED) {
-#pragma unroll
-        for (int part = 0; part < BN / BIASES; ++part) {
-            const int column = tile_column + BIASES * part + 4 * lane_id();
-            if (column < epilogue.extent.columns) beside.biases[part] = load<float4>(epilogue.bias + column);
-        }
-    }
-}
 
 // A lane's sums of 16 × 32, rows g or g + 8, in order of columns.
 template <int N>
@@ -137,27 +112,70 @@ DEVICE Vector<8> eight_of(const float (&sums)[N], int group, int half) {
     return eight;
 }
 
-// All groups written out one after another; `biases` are this warp's.
-template <int WAY, int BN, class Finish>
-DEVICE void finish_by(const float (&sums)[BN / 2], const Beside<BN>& beside, float* biases, int warp_row, int tile_column, const Finish& epilogue) {
-    const Place place(warp_row, tile_column);
-    if constexpr (Finish::BIASED) {
-        sync_warp();  // those of the tile before have been read
+// Columns that a warp's lanes read the biases of together, four each.
+constexpr int BIASES = 4 * WARP;
+
+// Puts a tile's biases together, each warp for itself: read while its last products are made, they are there when those are.
+template <int BN, class Finish>
+DEVICE void put_biases(float (&biases)[BN], int tile_column, const Finish& epilogue) {
+    sync_warp();  // those of the tile before have been read
 #pragma unroll
-        for (int part = 0; part < BN / BIASES; ++part) store(biases + BIASES * part + 4 * lane_id(), beside.biases[part]);
-        sync_warp();
+    for (int part = 0; part < BN; part += BIASES) {
+        const int column = tile_column + part + 4 * lane_id();
+        if (column < epilogue.extent.columns) store(biases + part + 4 * lane_id(), load<float4>(epilogue.bias + column));
     }
-    const size_t at[2] = {epilogue.extent.at(place.row, place.column), epilogue.extent.at(place.row + 8, place.column)};
+    sync_warp();
+}
+
+// A lane's sums of a group, with their biases, of those that `biases` has of its warp's columns.
+template <class Finish, int N>
+DEVICE Vector<8> biased(const float (&sums)[N], const float* biases, int group, int half) {
+    const Vector<8> eight = eight_of(sums, group, half);
+    if constexpr (Finish::BIASED) return eight + load_vector<8>(biases + GROUP * group + lane_id() % 4 * 8);
+    else return eight;
+}
+
+// A tile whose products are made: its sums, in the 16 bits of the results, wait in registers to be finished a group at a time.
+template <class Finish, int BN>
+struct Held {
+    static constexpr int GROUPS = BN / GROUP;
+    const Finish& epilogue;
+    Place place;
+    Eight sums[GROUPS][2] = {};
+    Eight beside[2] = {};  // what is read of another matrix for the group that is next
+
+    // Of no tile.
+    DEVICE explicit Held(const Finish& epilogue) : epilogue(epilogue), place(epilogue.extent.rows, 0) {}
+
+    template <int N>
+    DEVICE void take(Place of, const float (&made)[N], const float* biases) {
+        place = of;
+        read_beside(0);
 #pragma unroll
-    for (int group = 0; group < BN / GROUP; ++group) {
-        const Vector<8> added = Finish::BIASED ? load_vector<8>(biases + GROUP * group + place.column - tile_column) : filled<8>(0.0f);
+        for (int group = 0; group < GROUPS; ++group)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) sums[group][half] = narrowed<typename Finish::Stored>(biased<Finish>(made, biases, group, half));
+    }
+
+    template <int WAY>
+    DEVICE void finish(int group) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const bool is_in = place.is_in(epilogue.extent, group, half);
-            epilogue.template finish_by<WAY>(at[half] + GROUP * group, is_in, eight_of(sums, group, half), added, beside.numbers[group][half]);
+            held_until_now(sums[group][half]);
+            epilogue.template finish_by<WAY>(place.at(epilogue.extent, group, half), place.is_in(epilogue.extent, group, half),
+                                             widened<typename Finish::Stored>(sums[group][half]), beside[half]);
         }
+        if (group + 1 < GROUPS) read_beside(group + 1);
     }
-}
+
+    DEVICE void read_beside(int group) {
+        const auto* const others = epilogue.beside();
+        if (!others) return;
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+            if (place.is_in(epilogue.extent, group, half)) beside[half] = load<Eight>(others + place.at(epilogue.extent, group, half));
+    }
+};
 
 // Of each group and half of a lane's sums, bit 2 group + half: whether there is anything to finish.
 template <int N, class Finish>
@@ -198,32 +216,38 @@ DEVICE void finish_any(const float (&sums)[N], int warp_row, int tile_column, co
     }
 }
 
-template <int WAY = 0, int BN, class Finish>
-DEVICE void finish(int way, const float (&sums)[BN / 2], const Beside<BN>& beside, float* biases, int warp_row, int tile_column, const Finish& epilogue) {
-    if constexpr (WAY == Finish::WAYS)
-        finish_any(sums, warp_row, tile_column, epilogue);
-    else if (way == WAY)
-        finish_by<WAY>(sums, beside, biases, warp_row, tile_column, epilogue);
-    else
-        finish<WAY + 1>(way, sums, beside, biases, warp_row, tile_column, epilogue);
+// All groups, written out one after another, of sums that are not held.
+template <int WAY, int N, class Finish>
+DEVICE void finish_by(const float (&sums)[N], const float* biases, Place place, const Finish& epilogue) {
+#pragma unroll
+    for (int group = 0; group < N / 16; ++group)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+            epilogue.template finish_by<WAY>(place.at(epilogue.extent, group, half), place.is_in(epilogue.extent, group, half),
+                                             biased<Finish>(sums, biases, group, half), Eight{});
 }
 
-template <class T, int BM, int BN, int STAGES, class Finish>
+// The products of a warpgroup's 64 rows of every tile.
+template <int WAY, class T, int BM, int BN, int STAGES, class Finish>
 DEVICE void multiply(Ring<T, BM, BN, STAGES>& ring, int warpgroup, Tiles of, const Finish& epilogue) {
+    constexpr bool ANY = WAY == Finish::WAYS, HELD = Finish::HELD && !ANY, BIASED = Finish::BIASED && !ANY;
+    constexpr int GROUPS = BN / GROUP;
     // A ring that goes round within a tile keeps the warpgroups less than a tile apart, so that a phase's parity tells which it is.
     const bool led = BM > WARPGROUP_ROWS && of.steps >= STAGES;
-    const int way = epilogue.way(), warp_row = warpgroup * WARPGROUP_ROWS + warp_id() % 4 * 16;
-    const int look_ahead = way == ANY_WAY ? -1 : max(0, of.steps - AHEAD);
-    float* const biases = ring.biases[warp_row / 16];
+    // A tile is finished beside the next one's first steps, a group a step.
+    const bool beside_next = HELD && of.steps >= GROUPS;
+    const int warp_row = warpgroup * WARPGROUP_ROWS + warp_id() % 4 * 16;
+    const int look_ahead = max(0, of.steps - AHEAD);
+    float(&biases)[BN] = ring.biases[warp_row / 16];
     Turn<STAGES> turn;
     uint32_t parity = 0;
     float sums[BN / 2];
+    Held<Finish, BN> held(epilogue);
     for (int tile = blockIdx.x; tile < of.all; tile += gridDim.x, parity ^= 1) {
         if (led && warpgroup == 1) barrier_wait(ring.ahead, parity);
         const int row = tile / of.columns * BM + warp_row, column = tile % of.columns * BN;
-        Beside<BN> beside{};
-        int before = 0;
-        for (int step = 0; step < of.steps; ++step, turn.next()) {
+        int step = 0, before = 0;
+        const auto multiply_step = [&](const auto& meanwhile) {
             const Stage<T, BM, BN>& stage = ring.stages[turn.stage];
             barrier_wait(ring.full[turn.stage], turn.parity);
             products_begin(sums);
@@ -231,16 +255,45 @@ DEVICE void multiply(Ring<T, BM, BN, STAGES>& ring, int warpgroup, Tiles of, con
             for (int k = 0; k < BK; k += 16)
                 wgmma(T(), sums, operand(stage.x + warpgroup * WARPGROUP_ROWS * BK + k), operand(stage.weight + k), step > 0 || k > 0);
             products_commit();
+            if constexpr (BIASED)
+                if (step == look_ahead) put_biases(biases, column, epilogue);
+            meanwhile();
             products_wait<1>(sums);  // those of the step before: its place may be filled
             if (step > 0 && lane_id() == 0) barrier_arrive(ring.empty[before]);
             if (led && warpgroup == 0 && step == LEAD - 1 && threadIdx.x % WARPGROUP == 0) barrier_arrive(ring.ahead);
-            if (step == look_ahead) read_beside(beside, row, column, epilogue);
             before = turn.stage;
+            turn.next(), ++step;
+        };
+        if constexpr (HELD) {
+            if (beside_next) {
+#pragma unroll
+                for (int group = 0; group < GROUPS; ++group) multiply_step([&] { held.template finish<WAY>(group); });
+            }
         }
+        while (step < of.steps) multiply_step([] {});
         products_wait<0>(sums);
         if (lane_id() == 0) barrier_arrive(ring.empty[before]);
-        finish(way, sums, beside, biases, row, column, epilogue);
+        if constexpr (ANY) {
+            finish_any(sums, row, column, epilogue);
+        } else if constexpr (!HELD) {
+            finish_by<WAY>(sums, biases, Place(row, column), epilogue);
+        } else {
+            held.take(Place(row, column), sums, biases);
+            if (beside_next && tile + int(gridDim.x) < of.all) continue;
+#pragma unroll
+            for (int group = 0; group < GROUPS; ++group) held.template finish<WAY>(group);
+        }
     }
+}
+
+template <int WAY = 0, class T, int BM, int BN, int STAGES, class Finish>
+DEVICE void multiply_by(int way, Ring<T, BM, BN, STAGES>& ring, int warpgroup, Tiles of, const Finish& epilogue) {
+    if constexpr (WAY == Finish::WAYS)
+        multiply<WAY>(ring, warpgroup, of, epilogue);
+    else if (way == WAY)
+        multiply<WAY>(ring, warpgroup, of, epilogue);
+    else
+        multiply_by<WAY + 1>(way, ring, warpgroup, of, epilogue);
 }
 
 template <class T, int BM, int BN, int STAGES, int PARTS = 1, class Finish>
@@ -249,7 +302,7 @@ DEVICE void linear(const TensorMap& x, const TensorMap& weight, int rows, int in
     SHARED_SM90A(Shared, ring);
     constexpr int WARPGROUPS = BM / WARPGROUP_ROWS;
     // Registers of a thread: a block of three warpgroups begins with 168, one of two (two side by side) with 128; the first needs little.
-    constexpr int BRINGING = 40, MULTIPLYING = WARPGROUPS == 2 ? 232 : 216;
+    constexpr int BRINGING = WARPGROUPS == 2 ? 24 : 40, MULTIPLYING = WARPGROUPS == 2 ? 240 : 216;
     static_assert(BRINGING + WARPGROUPS * MULTIPLYING <= (WARPGROUPS == 2 ? 3 * 168 : 2 * 128), "as many as there are");
     const int columns = (outputs + BN - 1) / BN;
     const Tiles of{columns, (rows + BM - 1) / BM * columns, (PARTS == 1 ? 1 : 3) * ((inputs + BK - 1) / BK), rows, (outputs + GROUP - 1) / GROUP * GROUP};
@@ -264,10 +317,10 @@ DEVICE void linear(const TensorMap& x, const TensorMap& weight, int rows, int in
     sync_block();
     if (threadIdx.x < WARPGROUP) {
         registers_give<BRINGING>();
-        if (threadIdx.x == 0) bring<PARTS>(*ring, x, weight, of);
+        if (threadIdx.x == 0) bring<PARTS>(*ring, x, weight, of, epilogue);
     } else {
         registers_take<MULTIPLYING>();
-        multiply(*ring, int(threadIdx.x) / WARPGROUP - 1, of, epilogue);
+        multiply_by(epilogue.way(), *ring, int(threadIdx.x) / WARPGROUP - 1, of, epilogue);
     }
 }
 

@@ -2,7 +2,7 @@
 //
 // One thread a column of a sequence, tokens in ascending order; `kind` as backend::Pooling: 0 first, 1 mean, 2 largest, 3 sum over √length.
 // Bound by memory: every number of x is read once, by whole cache lines.
-#include "port.cuh"
+#include "port_fast.cuh"
 
 template <class T>
 DEVICE void pool(T* out, const T* x, const unsigned* starts, int width, int kind) {
@@ -13,7 +13,7 @@ DEVICE void pool(T* out, const T* x, const unsigned* starts, int width, int kind
     float value = widen(x[size_t(start) * width + column]);
     for (unsigned token = start + 1; token < end; ++token) {
         const float next = widen(x[size_t(token) * width + column]);
-        value = kind == 2 ? fmaxf(value, next) : value + next;
+        value = kind == 2 ? larger(value, next) : value + next;
     }
     const float length = float(end - start);
     if (kind == 1) value /= length;

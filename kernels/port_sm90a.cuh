@@ -61,6 +61,11 @@ DEVICE void copy_tile(void* to, const TensorMap& map, Barrier& landed, int row, 
                      shared_address(to)), "l"(&map), "r"(shared_address(&landed)), "r"(column), "r"(row) : "memory");
 }
 
+// Brings so many bytes of global memory into the second-level cache, and waits for nothing; both are multiples of 16.
+DEVICE void prefetch(const void* from, int bytes) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");
+}
+
 // What this thread wrote to shared memory itself, products may read after the next barrier of the block.
 DEVICE void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
@@ -79,6 +84,9 @@ DEVICE void products_wait(float (&sums)[N]) {
 #pragma unroll
     for (int i = 0; i < N; ++i) asm volatile("" : "+f"(sums[i])::"memory");
 }
+
+// What is made of these from here on is not made before.
+DEVICE void held_until_now(uint4& x) { asm volatile("" : "+r"(x.x), "+r"(x.y), "+r"(x.z), "+r"(x.w)); }
 
 template <int N>
 DEVICE void registers_give() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
@@ -141,11 +149,15 @@ inline void copy_tile(void* to, const TensorMap& map, Barrier& landed, int row, 
     emulator::begin_tile(to, &map, &landed, row, column, place);
 }
 
+inline void prefetch(const void* from, int bytes, emulator::Place place = HERE) { emulator::check_prefetch(from, bytes, place); }
+
 template <int N>
 inline void products_begin(float (&)[N]) { emulator::fence_products(); }
 inline void products_commit() { emulator::commit_products(); }
 template <int NEWEST, int N>
 inline void products_wait(float (&)[N], emulator::Place place = HERE) { emulator::await_products(NEWEST, place); }
+
+inline void held_until_now(uint4&) {}
 
 template <int N>
 inline void registers_give() {}

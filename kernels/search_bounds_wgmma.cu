@@ -10,7 +10,7 @@ struct OneTerm {
     Extent extent;
 
     static constexpr int WAYS = 0;
-    static constexpr bool BIASED = false, SCREENED = true;
+    static constexpr bool BIASED = false, HELD = false, SCREENED = true;
     DEVICE int way() const { return ANY_WAY; }
     DEVICE const f16* beside() const { return nullptr; }
 

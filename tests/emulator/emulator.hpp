@@ -15,6 +15,12 @@ inline void check_aligned(const void* address, size_t alignment, const char* wha
     if (reinterpret_cast<uintptr_t>(address) % alignment) fail(std::string(what) + " at " + place.text() + ": misaligned address");
 }
 
+// Nothing is seen of what it does; but it takes whole chunks.
+inline void check_prefetch(const void* from, int bytes, Place place) {
+    check_aligned(from, 16, "prefetch", place);
+    if (bytes <= 0 || bytes % 16) fail("prefetch at " + place.text() + ": " + std::to_string(bytes) + " bytes");
+}
+
 }  // namespace emulator
 
 inline int min(int a, int b) { return a < b ? a : b; }

@@ -301,7 +301,7 @@ fn shapes(gpu: &Gpu) -> Vec<[usize; 3]> {
     if gpu.products() == Products::Mma {
         return linear::SHAPES.to_vec();
     }
-    let all = linear::SHAPES.into_iter().chain(linear::ALIGNED_SHAPES);
+    let all = linear::SHAPES.into_iter().chain(linear::ALIGNED_SHAPES).chain(linear::SHAPES_OF_SEVERAL_TILES);
     // Of a single number it is chance how far plain loops are off, who lose nothing of a product; bf16x3 leaves out what is left times what is left.
     let single = |rows: usize, outputs: usize| gpu.precision() == Precision::Bf16x3 && rows * outputs == 1;
     all.filter(|[rows, inputs, outputs]| inputs.is_multiple_of(8) && !single(*rows, *outputs)).collect()

@@ -2,7 +2,7 @@
 //! stores them, and the rounding of the result.
 
 use wherefore::backend::cpu::Cpu;
-use wherefore::backend::gpu::Gpu;
+use wherefore::backend::gpu::{Gpu, Products};
 use wherefore::backend::reference::{Plain, Reference};
 use wherefore::backend::{
     Activation, Attended, AttentionGradients, AttentionMap, AttentionShape, Backend, Columns, Embeddings, Fold, Norm,
@@ -11,6 +11,7 @@ use wherefore::backend::{
 use wherefore::tokens::PackedBatch;
 
 use super::gpu::{EVERY, F32, ROUNDINGS, Rounding, STORED, by_products, of, read};
+use super::linear::SHAPES_OF_SEVERAL_TILES;
 use super::support::{Numbers, assert_accurate_to, batch, bits};
 use crate::emulator;
 
@@ -144,7 +145,8 @@ const SHAPES: [[usize; 3]; 12] = [
 #[test]
 fn linear_over_odd_shapes() {
     for (gpu, rounding) in &by_products(&ROUNDINGS) {
-        for (i, shape) in SHAPES.into_iter().enumerate() {
+        let own = if gpu.products() == Products::Wgmma { &SHAPES_OF_SEVERAL_TILES[..] } else { &[] };
+        for (i, &shape) in SHAPES.iter().chain(own).enumerate() {
             for beside in [[false, false], [true, false], [false, true], [true, true]] {
                 judge(gpu, rounding, &format!("{shape:?}, {beside:?}"), &Linear::new(shape, beside, i as u64));
             }
@@ -223,6 +225,15 @@ fn slopes_of_every_activation() {
                 let case = WithSlope::new(shape, activation, 1.5, 9);
                 judge(gpu, rounding, &format!("{activation:?}, {shape:?}"), &case);
             }
+        }
+    }
+}
+
+#[test]
+fn slopes_of_several_tiles() {
+    for (gpu, rounding) in &by_products(&ROUNDINGS) {
+        for shape in SHAPES_OF_SEVERAL_TILES {
+            judge(gpu, rounding, &format!("{shape:?}"), &WithSlope::new(shape, Activation::Gelu, 0.3, 9));
         }
     }
 }

@@ -116,6 +116,10 @@ pub(super) const ALIGNED_SHAPES: [[usize; 3]; 10] = [
     [131, 328, 264],
 ];
 
+/// On four multiprocessors some blocks make several tiles of these, large ones and small ones, each finished beside the next one's products. Inputs and
+/// outputs may change places.
+pub(super) const SHAPES_OF_SEVERAL_TILES: [[usize; 3]; 2] = [[130, 520, 520], [300, 264, 256]];
+
 #[test]
 fn error_over_odd_shapes_and_extreme_values() {
     for (i, shape) in SHAPES.into_iter().enumerate() {

@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 use super::convert::{Operand, split, stored_as};
 use super::device::{Argument, Device, Shape};
 use super::linear_wgmma::{self, Products};
-use super::optimizer::{self, Packing};
-use super::pack::{GROUP, Matrix, STEP};
+use super::optimizer;
+use super::pack::{GROUP, Matrix, Packing, STEP, turned};
 use super::tensor::{Number, Tensor};
 use super::tensor_map::{self, TensorMap};
 use crate::backend::training::Pair;
@@ -223,15 +223,12 @@ impl Linear {
         device.launch(tile.backward, tile.shape(device, rows, self.inputs), &arguments)
     }
 
-    /// The weights the other way round: brought to the host, turned and taken back. Two workers may both do it; one of theirs is kept.
+    /// The weights the other way round. Two workers may both turn them; one of theirs is kept.
     fn transposed(&self, device: &Device) -> Result<&Tensor> {
         if let Some(transposed) = self.transposed.get() {
             return Ok(transposed);
         }
-        let bytes = self.weight.len * self.weight.number.bytes();
-        let unpack = |packed: &[u8]| Matrix::unpack(packed, self.precision, self.inputs, self.outputs);
-        let matrix = device.download(&self.weight, bytes, unpack)?.transposed();
-        let transposed = upload(device, &matrix, self.precision)?;
+        let transposed = turned(device, &self.weight, self.precision, [self.inputs, self.outputs])?;
         Ok(self.transposed.get_or_init(|| transposed))
     }
 

@@ -65,7 +65,7 @@ use crate::error::{Error, Result};
 use crate::tokens::{Masked, PackedBatch};
 
 /// Every kernel, by the stem of its file.
-const KERNELS: [(&str, &[&str]); 36] = [
+const KERNELS: [(&str, &[&str]); 37] = [
     ("attention_backward_bf16", &attention_backward::BF16),
     ("attention_backward_f16", &attention_backward::F16),
     ("attention_backward_f32", &attention_backward::F32),
@@ -96,6 +96,7 @@ const KERNELS: [(&str, &[&str]); 36] = [
     ("losses", &losses::NAMES),
     ("objective", &objective::NAMES),
     ("optimizer", &optimizer::NAMES),
+    ("pack", &pack::NAMES),
     ("pool", &pool::NAMES),
     ("projected", &projected::NAMES),
     ("search", &search::NAMES),

@@ -8,15 +8,12 @@ use super::tensor::{Number, Tensor};
 use crate::backend::training::{AdamStep, RoundedStep, Stepped};
 use crate::error::Result;
 
-pub(super) const NAMES: [&str; 7] = ["adam_step", ADD[0], ADD[2], "copy_numbers", "squared_sums", PACK[0], PACK[2]];
+pub(super) const NAMES: [&str; 5] = ["adam_step", ADD[0], ADD[2], "copy_numbers", "squared_sums"];
 const ADD: [&str; 3] = ["add_numbers_f32", "", "add_numbers_bf16"];
-const PACK: [&str; 3] = ["pack_weight_f32", "", "pack_weight_bf16"];
 
 const THREADS: usize = 256;
 /// Numbers of a block of those kernels that go through a list of tensors.
 const SPAN: usize = 4096;
-/// Rows and columns of a matrix that a block packs.
-const PACKED: usize = 32;
 
 /// A thread a number.
 fn each(len: usize) -> Shape {
@@ -117,42 +114,4 @@ fn of_two(device: &Device, name: &str, out: &mut Tensor, x: &Tensor, range: Rang
     }
     let arguments = [device.address(out, 0), device.address(x, range.start), range.len().into()];
     device.launch(name, each(range.len()), &arguments)
-}
-
-/// A weight matrix's place, and its sizes.
-pub(super) struct Packing<'a> {
-    pub(super) weight: &'a Tensor,
-    /// Its first element.
-    pub(super) first: usize,
-    pub(super) inputs: usize,
-    pub(super) outputs: usize,
-}
-
-impl Packing<'_> {
-    /// As [`Matrix::pack`](super::pack::Matrix::pack) has it for what `out` stores, f32 or bf16; in the first, a layer's matrix is `turned`, in the other
-    /// that for its way back. What is zero there stays so.
-    pub(super) fn to(&self, device: &Device, out: &Tensor, turned: bool) -> Result<()> {
-        let &Self { weight, first, inputs, outputs } = self;
-        let stride =
-            if turned { outputs } else { inputs }.next_multiple_of(if out.number == Number::F32 { 4 } else { 32 });
-        assert!(first + inputs * outputs <= weight.len, "a weight of fewer numbers");
-        assert!(stride * if turned { inputs } else { outputs } <= out.len, "a packed weight of another size");
-        if inputs * outputs == 0 {
-            return Ok(());
-        }
-        let arguments = [
-            device.address(out, 0),
-            device.address(weight, first),
-            inputs.into(),
-            outputs.into(),
-            stride.into(),
-            Argument::Integer(i32::from(turned)),
-        ];
-        let grid = [inputs.div_ceil(PACKED), outputs.div_ceil(PACKED)];
-        device.launch(
-            out.number.pick(PACK),
-            Shape { grid, threads: THREADS, shared_bytes: 4 * PACKED * (PACKED + 1) },
-            &arguments,
-        )
-    }
 }

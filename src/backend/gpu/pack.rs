@@ -1,9 +1,18 @@
-//! Weight matrices in the layouts that kernels multiply by, and back from them.
+//! Weight matrices in the layouts that kernels multiply by: packed on the host where they are loaded, on the device (`kernels/pack.cu`) where they are
+//! trained, or turned for the way back.
 
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::device::{Argument, Device, Shape};
+use super::tensor::{Number, Tensor};
 use crate::backend::Precision;
+use crate::error::Result;
+
+pub(super) const NAMES: [&str; 4] = [PACK[0], PACK[2], "turn_weight_32", "turn_weight_16"];
+const PACK: [&str; 3] = ["pack_weight_f32", "", "pack_weight_bf16"];
+/// Rows and columns of a matrix that a block packs or turns.
+const TILE: usize = 32;
 
 /// Columns permuted among themselves, and what biases are padded to.
 pub(super) const GROUP: usize = 32;
@@ -38,31 +47,6 @@ impl Matrix {
         }
     }
 
-    /// From what [`Matrix::pack`] made: the numbers a product with it sees.
-    pub(super) fn unpack(packed: &[u8], precision: Precision, inputs: usize, outputs: usize) -> Self {
-        let mut matrix = Self { weight: vec![0.0; inputs * outputs], inputs, outputs };
-        match precision {
-            Precision::Auto | Precision::F32 => matrix.read_columns(bytemuck::cast_slice(packed)),
-            Precision::F16 => matrix.add_permuted(packed, |bits| f16::from_bits(bits).to_f32()),
-            Precision::Bf16 | Precision::Bf16x3 => {
-                for part in packed.chunks_exact(matrix.permuted_bytes().max(1)) {
-                    matrix.add_permuted(part, |bits| bf16::from_bits(bits).to_f32());
-                }
-            }
-        }
-        matrix
-    }
-
-    pub(super) fn transposed(&self) -> Self {
-        let mut weight = vec![0.0; self.weight.len()];
-        for (output, row) in self.weight.chunks_exact(self.inputs.max(1)).enumerate() {
-            for (input, &x) in row.iter().enumerate() {
-                weight[input * self.outputs + output] = x;
-            }
-        }
-        Self { weight, inputs: self.outputs, outputs: self.inputs }
-    }
-
     /// `[inputs, outputs rounded up to 4]`
     fn columns(&self) -> Vec<f32> {
         let stride = self.outputs.next_multiple_of(4);
@@ -73,15 +57,6 @@ impl Matrix {
             }
         }
         columns
-    }
-
-    fn read_columns(&mut self, columns: &[f32]) {
-        let stride = self.outputs.next_multiple_of(4);
-        for (output, row) in self.weight.chunks_exact_mut(self.inputs.max(1)).enumerate() {
-            for (k, x) in row.iter_mut().enumerate() {
-                *x = columns[k * stride + output];
-            }
-        }
     }
 
     /// `[outputs rounded up to 32, inputs rounded up to 32]`, each number in 16 bits.
@@ -101,38 +76,79 @@ impl Matrix {
     fn permuted_bytes(&self) -> usize {
         2 * self.outputs.next_multiple_of(GROUP) * self.inputs.next_multiple_of(STEP)
     }
+}
 
-    fn add_permuted(&mut self, packed: &[u8], widen: impl Fn(u16) -> f32) {
-        let stride = self.inputs.next_multiple_of(STEP);
-        let (words, _) = packed.as_chunks();
-        for (output, row) in self.weight.chunks_exact_mut(self.inputs.max(1)).enumerate() {
-            let from = &words[packed_row(output) * stride..];
-            row.iter_mut().zip(from).for_each(|(x, &word)| *x += widen(u16::from_le_bytes(word)));
+/// A weight matrix's place, and its sizes.
+pub(super) struct Packing<'a> {
+    pub(super) weight: &'a Tensor,
+    /// Its first element.
+    pub(super) first: usize,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+}
+
+impl Packing<'_> {
+    /// As [`Matrix::pack`] has it for what `out` stores, f32 or bf16; in the first, a layer's matrix is `turned`, in the other
+    /// that for its way back. What is zero there stays so.
+    pub(super) fn to(&self, device: &Device, out: &Tensor, turned: bool) -> Result<()> {
+        let &Self { weight, first, inputs, outputs } = self;
+        let stride =
+            if turned { outputs } else { inputs }.next_multiple_of(if out.number == Number::F32 { 4 } else { STEP });
+        assert!(first + inputs * outputs <= weight.len, "a weight of fewer numbers");
+        assert!(stride * if turned { inputs } else { outputs } <= out.len, "a packed weight of another size");
+        if inputs * outputs == 0 {
+            return Ok(());
         }
+        let arguments = [
+            device.address(out, 0),
+            device.address(weight, first),
+            inputs.into(),
+            outputs.into(),
+            stride.into(),
+            Argument::Integer(i32::from(turned)),
+        ];
+        let grid = [inputs.div_ceil(TILE), outputs.div_ceil(TILE)];
+        device.launch(out.number.pick(PACK), tiles(grid, 4), &arguments)
     }
 }
 
-/// Where column `8 t + 2 j + e` of a group of 32 is packed: `8 j + 2 t + e`. A product leaves lane t of a quad with columns 2t and 2t + 1 of each
-/// eight; so they become its eight neighbours.
-fn packed_row(output: usize) -> usize {
-    let (group, column) = (output / GROUP, output % GROUP);
-    let (t, j, e) = (column / 8, column % 8 / 2, column % 2);
-    group * GROUP + 8 * j + 2 * t + e
+/// A packed matrix `[outputs, inputs]` of some precision the other way round, as that precision has it.
+pub(super) fn turned(
+    device: &Device,
+    packed: &Tensor,
+    precision: Precision,
+    [inputs, outputs]: [usize; 2],
+) -> Result<Tensor> {
+    let number = packed.number;
+    // Rows and their lengths, before and after; of split weights, of each of two parts.
+    let (x, out, parts, name) = if number == Number::F32 {
+        ([inputs, outputs.next_multiple_of(4)], [outputs, inputs.next_multiple_of(4)], 1, "turn_weight_32")
+    } else {
+        let [inputs, outputs] = [inputs.next_multiple_of(STEP), outputs.next_multiple_of(GROUP)];
+        let parts = if precision == Precision::Bf16x3 { 2 } else { 1 };
+        ([outputs, inputs], [inputs, outputs], parts, "turn_weight_16")
+    };
+    let [len, x_len] = [out, x].map(|[rows, stride]| rows * stride);
+    assert_eq!(packed.len, parts * x_len, "a packed weight of another size");
+    let turned = device.allocate(number, parts * len)?;
+    let grid = [out[1].div_ceil(TILE), out[0].div_ceil(TILE)];
+    for part in (0..parts).filter(|_| len > 0) {
+        let places = [device.address(&turned, part * len), device.address(packed, part * x_len)];
+        let sizes = [out, x].concat().into_iter().map(Argument::from);
+        let arguments: Vec<Argument> = places.into_iter().chain(sizes).collect();
+        device.launch(name, tiles(grid, number.bytes()), &arguments)?;
+    }
+    Ok(turned)
 }
 
-/// Which column is packed there.
+fn tiles(grid: [usize; 2], bytes: usize) -> Shape {
+    Shape { grid, threads: 256, shared_bytes: bytes * TILE * (TILE + 1) }
+}
+
+/// Which column is packed at a row. Column `8 t + 2 j + e` of a group of 32 goes to `8 j + 2 t + e`: a product leaves lane t of a quad with columns 2t and
+/// 2t + 1 of each eight; so they become its eight neighbours.
 fn packed_output(row: usize) -> usize {
     let (group, place) = (row / GROUP, row % GROUP);
     let (j, t, e) = (place / 8, place % 8 / 2, place % 2);
     group * GROUP + 8 * t + 2 * j + e
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{packed_output, packed_row};
-
-    #[test]
-    fn what_is_packed_somewhere_is_found_there() {
-        assert!((0..96).all(|output| packed_output(packed_row(output)) == output));
-    }
 }
