@@ -101,7 +101,7 @@ impl AdamMoments {
 pub(super) fn encode(to: &Path, state: &[NamedTensor], betas: [f64; 2]) -> Result<(String, Vec<u8>)> {
     let moments = state.iter().filter(|tensor| MOMENTS.iter().any(|which| tensor.name.starts_with(which)));
     let moments: Vec<&NamedTensor> = moments.collect();
-    let bytes = save::encode(to, &moments, [(BETAS.to_owned(), json!(betas).to_string())])?;
+    let bytes = save::encode(to, &moments, (BETAS, json!(betas).to_string()))?;
     Ok((FILE.to_owned(), bytes))
 }
 

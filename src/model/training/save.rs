@@ -85,7 +85,10 @@ pub(super) fn directory(
     let partial = partial.map_err(Error::io(parent))?;
     let config = serde_json::to_string_pretty(fields).map_err(|error| Error::format(to, error.to_string()))?;
     write(&partial.path().join("config.json"), format!("{config}\n").as_bytes())?;
-    write(&partial.path().join("model.safetensors"), &encode(to, &tensors.iter().collect::<Vec<_>>(), None)?)?;
+    write(
+        &partial.path().join("model.safetensors"),
+        &encode(to, &tensors.iter().collect::<Vec<_>>(), ("format", "pt".to_owned()))?,
+    )?;
     for (name, bytes) in beside {
         write(&partial.path().join(name), bytes)?;
     }
@@ -137,17 +140,13 @@ fn open_to_the_umask(_: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Tensors as a file's bytes, with further `metadata` in its header.
-pub(super) fn encode(
-    to: &Path,
-    tensors: &[&NamedTensor],
-    metadata: impl IntoIterator<Item = (String, String)>,
-) -> Result<Vec<u8>> {
+/// Tensors as a file's bytes, with one entry of metadata in its header: several would be in the order of a hash map, another in each process.
+pub(super) fn encode(to: &Path, tensors: &[&NamedTensor], (name, value): (&str, String)) -> Result<Vec<u8>> {
     let refuse = |error: safetensors::SafeTensorError| Error::format(to, error.to_string());
     let views = tensors.iter().map(|tensor| {
         let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytemuck::cast_slice(&tensor.values));
         view.map(|view| (tensor.name.as_str(), view)).map_err(refuse)
     });
-    let metadata = [("format".to_owned(), "pt".to_owned())].into_iter().chain(metadata).collect();
+    let metadata = [(name.to_owned(), value)].into();
     safetensors::serialize(views.collect::<Result<Vec<_>>>()?, Some(metadata)).map_err(refuse)
 }
