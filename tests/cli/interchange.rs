@@ -139,20 +139,39 @@ fn every_format_makes_the_same_store() {
         assert_eq!(made.found(name), made.found("store"));
     }
     assert_eq!(made.bench.contents("a"), made.bench.contents("b"));
-    // What is exported is read again; without logits it is what an encoder without a head would give.
+}
+
+#[test]
+fn what_is_exported_is_read_again_with_its_labels_and_its_head() {
+    let made = made();
+    let dirty = |store: &str| made.bench.ok(&format!("audit dirty --store {store} --format jsonl --quiet"));
     for to in ["parquet", "jsonl", "npy"] {
         made.bench.ok(&format!("export --store store --format {to} --out again.{to} --quiet"));
         let data = if to == "npy" { "--data again.npy/records.jsonl" } else { "" };
-        made.bench.ok(&format!("index --from-factors again.{to} {data} --store from-{to} --quiet"));
-        let found = |store: &str| {
-            let found =
-                lines(&made.bench.ok(&format!("search --store {store} --self --rule feature-euc -k 5 --quiet")));
-            let hits = |one: &Value| one["proponents"].as_array().expect("hits").clone();
-            let hit = |hit: Value| (hit["id"].clone(), hit["score"].clone(), hit["text"].clone());
-            found.iter().flat_map(hits).map(hit).collect::<Vec<_>>()
-        };
-        assert_eq!(found(&format!("from-{to}")), found("store"), "{to}");
+        made.bench.ok(&format!("index --from-factors again.{to} {data} --store from-{to} --block-records 8 --quiet"));
+        assert_eq!(made.found(&format!("from-{to}")), made.found("store"), "{to}");
+        assert_eq!(dirty(&format!("from-{to}")), dirty("store"), "{to}");
     }
+    // Names go along with arrays; a record without a label has none again.
+    let mut rows = made.rows.clone();
+    rows[0].as_object_mut().expect("an object").remove("label");
+    made.bench
+        .fails("index --from-factors again.jsonl --label-names ham,spam --store no --quiet", "expected one of \"ham\"");
+    write_npy(&made, "named");
+    made.bench.write("named/label_names.json", r#"["ham","spam"]"#);
+    let labels: Vec<i64> = [-1].into_iter().chain(made.labels().into_iter().skip(1)).collect();
+    made.bench.write("named/labels.npy", npy("<i8", &format!("{N},"), &bytes(&labels)));
+    made.bench.ok("index --from-factors named --store names --quiet");
+    let found = lines(&made.bench.ok("search --store names --self --rule grad-dot -k 1 --quiet"));
+    assert!(found[0].get("label").is_none_or(Value::is_null) && found[1]["label"] == "spam", "{found:?}");
+    // Labels without logits would be lost unsaid.
+    fs::remove_file(made.bench.path("named/logits.npy")).expect("it was there");
+    made.bench.fails("index --from-factors named --store no --quiet", "there are `labels`, but no `logits`");
+    for row in &mut rows {
+        row.as_object_mut().expect("an object").remove("logits");
+    }
+    write_rows(&made.bench, "no-logits.jsonl", &rows[1..]);
+    made.bench.fails("index --from-factors no-logits.jsonl --store no --quiet", "there are `label`s, but no `logits`");
 }
 
 #[test]

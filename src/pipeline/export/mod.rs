@@ -3,6 +3,8 @@
 mod faiss;
 mod npy;
 
+pub(super) use npy::LABEL_NAMES;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
@@ -14,6 +16,7 @@ use serde_json::Value;
 use super::Progress;
 use super::answers::{Column, shown};
 use crate::error::{Error, Result};
+use crate::factors::{Floats, Head};
 use crate::interrupt;
 use crate::model::Problem;
 use crate::report::{Format, Kind, RecordWriter, Render, class_kind};
@@ -57,7 +60,7 @@ impl FromStr for ExportFormat {
     }
 }
 
-/// A record as Parquet and JSON lines have it. Read by `index --from-factors`, it lacks the logits, which a store does not keep.
+/// A record as Parquet and JSON lines have it, and as `index --from-factors` reads it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Exported {
     index: u64,
@@ -71,6 +74,9 @@ struct Exported {
     predicted: Option<Value>,
     loss: f32,
     features: Vec<f32>,
+    /// Where the store keeps the head that gives them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    logits: Vec<f32>,
     deltas: Vec<f32>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     columns: BTreeMap<String, String>,
@@ -107,8 +113,6 @@ fn rows(store: &Store, format: Format, out: &Path, progress: &Progress) -> Resul
 
 fn exported(store: &Store, first: usize, shard: &Shard, row: usize) -> Result<Exported> {
     let (record, factors) = (shard.record(row)?, shard.factors());
-    let mut features = vec![0.0_f64; factors.width];
-    factors.features.decode(row * factors.width, &mut features);
     Ok(Exported {
         index: shard.indices()[row],
         id: record.id,
@@ -117,10 +121,24 @@ fn exported(store: &Store, first: usize, shard: &Shard, row: usize) -> Result<Ex
         label: shown(store, first + row, Column::Labels),
         predicted: shown(store, first + row, Column::Predictions),
         loss: shard.losses()[row],
-        features: features.into_iter().map(|x| x as f32).collect(),
+        features: features(factors.features, factors.width, row),
+        logits: store.head().map_or_else(Vec::new, |head| logits(head, factors.features, row)),
         deltas: factors.deltas[row * factors.classes..][..factors.classes].to_vec(),
         columns: record.columns,
     })
+}
+
+fn features(features: Floats<'_>, width: usize, row: usize) -> Vec<f32> {
+    let mut decoded = vec![0.0_f64; width];
+    features.decode(row * width, &mut decoded);
+    decoded.into_iter().map(|x| x as f32).collect()
+}
+
+/// A row's logits, which a store does not keep: of features as computed, the bits that the model gave on the CPU.
+fn logits(head: &Head, of: Floats<'_>, row: usize) -> Vec<f32> {
+    let h = features(of, head.width(), row);
+    let outputs = head.weight.chunks_exact(head.width()).zip(&head.bias);
+    outputs.map(|(w, bias)| w.iter().zip(&h).fold(0.0, |sum, (w, h)| h.mul_add(*w, sum)) + bias).collect()
 }
 
 fn columns(store: &Store) -> Vec<(String, Kind)> {
@@ -135,10 +153,14 @@ fn columns(store: &Store) -> Vec<(String, Kind)> {
         ("predicted", class),
         ("loss", Kind::Single),
         ("features", Kind::list(Kind::Single)),
+        ("logits", Kind::list(Kind::Single)),
         ("deltas", Kind::list(Kind::Single)),
     ];
     if settings.problem == Problem::Headless {
         columns.retain(|(name, _)| !["label", "predicted", "deltas"].contains(name));
+    }
+    if store.head().is_none() {
+        columns.retain(|(name, _)| *name != "logits");
     }
     let mut columns: Vec<(String, Kind)> = columns.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect();
     if !settings.columns.is_empty() {

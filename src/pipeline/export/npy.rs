@@ -8,14 +8,14 @@ use bytemuck::cast_slice;
 use serde_json::json;
 
 use super::super::Progress;
-use super::{each_shard, occupied};
+use super::{each_shard, logits, occupied};
 use crate::error::{Error, Result};
 use crate::factors::{FactorRows, Floats, Labels};
 use crate::model::Problem;
 use crate::store::{Dtype, Shard, Store};
 
-/// Writes `features`, `deltas`, `labels`, `predictions`, `losses` and `indices` as `.npy`, and `records.jsonl`, beside `out`, then gives
-/// them their place. There is no bf16 in NumPy: such features, and integers, are written as f32.
+/// Writes `features`, `logits`, `deltas`, `labels`, `predictions`, `losses` and `indices` as `.npy`, `records.jsonl` and [`LABEL_NAMES`],
+/// beside `out`, then gives them their place. There is no bf16 in NumPy: such features, and integers, are written as f32.
 pub(super) fn write(store: &Store, out: &Path, progress: &Progress) -> Result<()> {
     if out.exists() {
         return Err(occupied(out));
@@ -23,10 +23,18 @@ pub(super) fn write(store: &Store, out: &Path, progress: &Progress) -> Result<()
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let partial = tempfile::Builder::new().prefix(".wherefore-").tempdir_in(parent).map_err(Error::io(out))?;
     let mut arrays = Arrays::create(store, partial.path())?;
-    each_shard(store, progress, |_, shard| arrays.write(shard))?;
+    each_shard(store, progress, |_, shard| arrays.write(store, shard))?;
+    let names = &store.settings().label_names;
+    if !names.is_empty() {
+        let path = partial.path().join(LABEL_NAMES);
+        fs::write(&path, json!(names).to_string()).map_err(Error::io(&path))?;
+    }
     arrays.finish()?;
     fs::rename(partial.keep(), out).map_err(Error::io(out))
 }
+
+/// Beside arrays, the classes' names in order, as a JSON list.
+pub(in super::super) const LABEL_NAMES: &str = "label_names.json";
 
 /// One array on its way.
 struct Npy {
@@ -62,6 +70,8 @@ fn header(descr: &str, shape: &[usize]) -> Vec<u8> {
 
 struct Arrays {
     features: Npy,
+    /// Where the store keeps the head that gives them.
+    logits: Option<Npy>,
     deltas: Npy,
     losses: Npy,
     indices: Npy,
@@ -84,6 +94,7 @@ impl Arrays {
         let path = directory.join("records.jsonl");
         Ok(Self {
             features: array("features", features, &[n, e])?,
+            logits: store.head().map(|_| array("logits", "<f4", &[n, k])).transpose()?,
             deltas: array("deltas", "<f4", &[n, settings.delta_width()])?,
             losses: array("losses", "<f4", &[n])?,
             indices: array("indices", "<i8", &[n])?,
@@ -92,8 +103,8 @@ impl Arrays {
         })
     }
 
-    fn write(&mut self, shard: &Shard) -> Result<()> {
-        self.write_arrays(shard).map_err(Error::io("export"))?;
+    fn write(&mut self, store: &Store, shard: &Shard) -> Result<()> {
+        self.write_arrays(store, shard).map_err(Error::io("export"))?;
         for row in 0..shard.rows() {
             let record = shard.record(row)?;
             let line = json!({ "index": shard.indices()[row], "id": record.id, "text": record.text, "text_pair": record.pair });
@@ -102,12 +113,15 @@ impl Arrays {
         Ok(())
     }
 
-    fn write_arrays(&mut self, shard: &Shard) -> std::io::Result<()> {
+    fn write_arrays(&mut self, store: &Store, shard: &Shard) -> std::io::Result<()> {
         let FactorRows { features, deltas, .. } = shard.factors();
         match features {
             Floats::F32(values) => self.features.put(cast_slice(values))?,
             Floats::F16(values) => self.features.put(cast_slice(values))?,
             Floats::Bf16(_) | Floats::Int8(_) => self.features.put(cast_slice(&features.to_f32()))?,
+        }
+        if let Some((array, head)) = self.logits.as_mut().zip(store.head()) {
+            (0..shard.rows()).try_for_each(|row| array.put(cast_slice(&logits(head, features, row))))?;
         }
         self.deltas.put(cast_slice(deltas))?;
         self.losses.put(cast_slice(shard.losses()))?;
@@ -123,8 +137,8 @@ impl Arrays {
 
     /// Everything to the disk.
     fn finish(self) -> Result<()> {
-        let Self { features, deltas, losses, indices, labels, records } = self;
-        let arrays = [features, deltas, losses, indices].into_iter().chain(labels.into_iter().flatten());
+        let Self { features, logits, deltas, losses, indices, labels, records } = self;
+        let arrays = [features, deltas, losses, indices].into_iter().chain(logits).chain(labels.into_iter().flatten());
         for file in arrays.map(|array| array.file).chain([records]) {
             file.into_inner()
                 .map_err(std::io::IntoInnerError::into_error)

@@ -164,6 +164,10 @@ impl Array {
         Ok(self.bytes.chunks_exact(self.number.bytes()).map(|bytes| self.number.read(bytes)).collect())
     }
 
+    pub(super) fn columns(&self) -> usize {
+        self.bytes.len() / self.number.bytes()
+    }
+
     pub(super) fn check_rows(&self, expected: usize) -> Result<()> {
         if self.rows == expected {
             return Ok(());

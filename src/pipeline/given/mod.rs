@@ -31,7 +31,7 @@ pub struct GivenFactors<'a> {
     pub file: &'a GivenFile,
     /// Ids, texts and labels for arrays, which have none.
     pub texts: Option<Dataset>,
-    /// The classes' names; `LABEL_0`… where none are given.
+    /// The classes' names; where none are given those beside the arrays (`label_names.json`), else `LABEL_0`….
     pub label_names: Option<Vec<String>>,
 }
 
@@ -52,6 +52,10 @@ pub fn index_given(
         return Err(Error::usage(
             "given factors make a whole store of one model: --append and --checkpoint are not for them",
         ));
+    }
+    let mut given = given;
+    if given.label_names.is_none() {
+        given.label_names = given.file.label_names()?;
     }
     let progress = Progress::new("indexing", None, quiet);
     let mut writer: Option<StoreWriter> = None;
@@ -143,25 +147,29 @@ struct GivenModel {
     width: usize,
     classes: usize,
     names: ClassNames,
+    /// Whether they were given.
+    named: bool,
 }
 
 impl GivenModel {
     fn of(given: &Given, names: Option<&Vec<String>>) -> Result<Self> {
         let (width, classes) = (given.features.len(), given.logits.len());
-        let several = matches!(given.record.label, Some(crate::dataset::Label::Many(_)));
         let problem = match classes {
             0 => Problem::Headless,
             1 => Problem::Regression,
-            _ if several => Problem::MultiLabel,
+            _ if given.several => Problem::MultiLabel,
             _ => Problem::SingleLabel,
         };
+        let named = names.is_some();
         let names = ClassNames::new(names.cloned(), problem, classes).map_err(Error::usage)?;
-        Ok(Self { problem, width, classes, names })
+        Ok(Self { problem, width, classes, names, named })
     }
 
     fn gold(&self, given: &Given) -> Result<Option<Target>> {
         let label = given.record.label.as_ref().filter(|_| self.problem != Problem::Headless);
-        label.map(|label| self.names.resolve(label)).transpose().map_err(|reason| given.place.error(reason))
+        let how = if self.named { "" } else { " (--label-names gives the classes' own)" };
+        let refuse = |reason| given.place.error(format!("{reason}{how}"));
+        label.map(|label| self.names.resolve(label)).transpose().map_err(refuse)
     }
 
     fn check(&self, given: &Given) -> Result<()> {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::super::export::LABEL_NAMES;
 use super::array::Array;
 use crate::dataset::{Dataset, Label, Place, Record, each_object};
 use crate::error::{Error, Result};
@@ -13,10 +14,11 @@ use crate::error::{Error, Result};
 /// | file | what it holds |
 /// |---|---|
 /// | `.safetensors` | tensors `features [N, E]`, `logits [N, K]` and `labels [N]` (or `[N, K]`) |
-/// | a directory | `features.npy`, `logits.npy` and `labels.npy`, of the same shapes |
+/// | a directory | `features.npy`, `logits.npy` and `labels.npy`, of the same shapes, and `label_names.json` |
 /// | `.parquet`, `.jsonl` | a record a row: `features` and `logits` as lists, and `label`, `id`, `text`, `text_pair` |
 ///
-/// `logits` may be missing (an encoder without a head), and so may `labels`. Numbers are f32, f16, bf16, f64 (rounded) or integers.
+/// `logits` and `labels` may be missing (an encoder without a head), or `labels` alone; of a record that has none it is −1, or NaN. Numbers
+/// are f32, f16, bf16, f64 (rounded) or integers.
 #[derive(Clone, Debug)]
 pub struct GivenFile(pub PathBuf);
 
@@ -26,6 +28,8 @@ pub(super) struct Given {
     pub(super) features: Vec<f32>,
     /// Empty without a head.
     pub(super) logits: Vec<f32>,
+    /// Whether labels are lists.
+    pub(super) several: bool,
     pub(super) place: Place,
 }
 
@@ -48,6 +52,19 @@ impl GivenFile {
                 "give .safetensors, .parquet or .jsonl, or a directory with features.npy, logits.npy and labels.npy",
             )),
         }
+    }
+}
+
+impl GivenFile {
+    /// The classes' names, where they are beside the arrays.
+    pub(super) fn label_names(&self) -> Result<Option<Vec<String>>> {
+        let path = self.0.join(LABEL_NAMES);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let names = serde_json::from_str(&text);
+        names.map(Some).map_err(|error| Error::format(&path, format!("expected a list of names: {error}")))
     }
 }
 
@@ -74,6 +91,9 @@ impl Arrays {
     fn new(path: &Path, open: impl Fn(&str) -> Result<Option<Array>>) -> Result<Self> {
         let features = open("features")?.ok_or_else(|| Error::format(path, "there are no `features`"))?;
         let (logits, labels) = (open("logits")?, open("labels")?);
+        if logits.is_none() && labels.is_some() {
+            return Err(headless(Error::format(path, "there are `labels`, but no `logits`")));
+        }
         for other in [&logits, &labels].into_iter().flatten() {
             other.check_rows(features.rows)?;
         }
@@ -81,6 +101,7 @@ impl Arrays {
     }
 
     fn each(mut self, first: u64, mut texts: Option<Dataset>, take: &mut Taker<'_>) -> Result<()> {
+        let several = self.labels.as_ref().is_some_and(|labels| labels.columns() > 1);
         for row in 0..self.features.rows {
             let place = Place::at(&self.path, row as u64 + 1);
             let index = first + row as u64;
@@ -91,9 +112,9 @@ impl Arrays {
                 None => Vec::new(),
             };
             if let Some(labels) = &mut self.labels {
-                record.label = Some(label(&labels.next_row()?));
+                record.label = label(&labels.next_row()?, logits.len() > 1);
             }
-            take(Given { record, features, logits, place })?;
+            take(Given { record, features, logits, several, place })?;
         }
         match texts.and_then(|mut texts| texts.next()) {
             None => Ok(()),
@@ -117,13 +138,18 @@ impl Arrays {
     }
 }
 
-/// A row of one number is a class (or a value), a longer one a number for each class.
-fn label(row: &[f64]) -> Label {
+/// A row of one number is a class (or a value), a longer one a number for each class; −1 is no class, and NaN no number.
+fn label(row: &[f64], classes: bool) -> Option<Label> {
     let one = |&value: &f64| if value.fract() == 0.0 { Label::Integer(value as i64) } else { Label::Number(value) };
     match row {
-        [value] => one(value),
-        many => Label::Many(many.iter().map(one).collect()),
+        [value] => (!(value.is_nan() || classes && *value == -1.0)).then(|| one(value)),
+        many => (!many.iter().all(|value| value.is_nan())).then(|| Label::Many(many.iter().map(one).collect())),
     }
+}
+
+/// Labels say nothing of an encoder without a head, and nothing may be lost unsaid.
+fn headless(error: Error) -> Error {
+    error.with_hint("give the logits too, a number a class; or leave the labels out: without logits it is an encoder without a head")
 }
 
 /// The numbers as f32, if they all are some.
@@ -143,8 +169,12 @@ fn each_row(path: &Path, first: u64, take: &mut Taker<'_>) -> Result<()> {
         let logits = numbers(&mut row, "logits").map_err(refuse)?.unwrap_or_default();
         let record = record(&row, index).map_err(refuse)?;
         let (features, logits) = (finite(place, "features", features)?, finite(place, "logits", logits)?);
+        if logits.is_empty() && record.label.is_some() {
+            return Err(headless(Error::format(path, "there are `label`s, but no `logits`")));
+        }
         index += 1;
-        take(Given { record, features, logits, place: place.clone() })
+        let several = matches!(record.label, Some(Label::Many(_)));
+        take(Given { record, features, logits, several, place: place.clone() })
     })
 }
 
