@@ -300,7 +300,7 @@ fn search_rows(arguments: &Arguments, common: &Common, cpu: Ceilings, rows: &mut
         })
     };
     let devices: Vec<&Gpu> = gpus.iter().collect();
-    let factors = Synthetic::new(arguments);
+    let factors = Synthetic::new(arguments)?;
     let rules = arguments.rule.map_or_else(|| vec![Rule::FeatureDot, Rule::GradDot], |rule| vec![rule]);
     let batches = arguments.queries.map_or_else(|| vec![1, 64, 1024], |q| vec![q]);
     for rule in rules {
@@ -359,8 +359,17 @@ struct Synthetic {
 }
 
 impl Synthetic {
-    fn new(arguments: &Arguments) -> Self {
+    fn new(arguments: &Arguments) -> Result<Self> {
+        /// Bytes of all numbers, at most.
+        const MOST: usize = 1 << 40;
         let Arguments { records, width, classes, .. } = *arguments;
+        let numbers = width.checked_add(classes).and_then(|row| row.checked_mul(records));
+        if numbers.and_then(|n| n.checked_mul(size_of::<f32>())).is_none_or(|bytes| bytes > MOST) {
+            return Err(Error::usage(format!(
+                "--records {records} of {width} features and {classes} classes: expected at most a terabyte of numbers"
+            ))
+            .with_hint("they are all held in memory: give fewer"));
+        }
         let (features, deltas) = (draw(records * width, 1), draw(records * classes, 2));
         let norms = |values: &[f32], width: usize| {
             values.par_chunks_exact(width.max(1)).map(|row| cpu::dot(row, row).sqrt()).collect()
@@ -368,7 +377,7 @@ impl Synthetic {
         let (feature_norms, delta_norms) = (norms(&features, width), norms(&deltas, classes));
         let rounded = arguments.dtype.rounds_to().map(|kind| ScanCopy::new(kind, &features, width));
         let features = if rounded.is_some() { Vec::new() } else { features };
-        Self { width, classes, features, rounded, deltas, feature_norms, delta_norms }
+        Ok(Self { width, classes, features, rounded, deltas, feature_norms, delta_norms })
     }
 
     fn rows(&self) -> FactorRows<'_> {

@@ -222,6 +222,10 @@ impl Method {
             if number == Some(0) {
                 return Err(Error::usage(format!("{self}: {what}: expected at least 1, found 0")));
             }
+            // Draws are numbered in 32 bits.
+            if let Some(found) = number.filter(|&number| number > u32::MAX as usize) {
+                return Err(Error::usage(format!("{self}: {what}: expected at most {}, found {found}", u32::MAX)));
+            }
         }
         if self == Self::Lime {
             super::lime::check(options)?;

@@ -1,7 +1,7 @@
 //! `explain`: records in, a score for each token and word out.
 
 use super::aims::{Aim, Aimed, Aims};
-use super::windows::Encoded;
+use super::windows::{Encoded, next_window};
 use super::{Progress, Rejections, Settings, SpanOptions, Summary};
 use crate::dataset::{Dataset, Place};
 use crate::error::{Error, Result};
@@ -195,24 +195,12 @@ impl<'a> Job<'a> {
 
     /// The next records, as many as are worth running together.
     fn window(&self, dataset: &mut Dataset, rejections: &mut Rejections) -> Result<Vec<(Encoded, Place)>> {
-        let network = self.model.network();
-        let batch = self.settings.batch_tokens.unwrap_or_else(|| network.batch_tokens());
-        let budget = batch * network.workers() * BATCHES_A_WORKER;
-        let (mut window, mut tokens) = (Vec::new(), 0);
-        while tokens < budget {
-            interrupt::check()?;
-            let Some(record) = dataset.next() else { break };
-            let place = dataset.place();
-            match record.and_then(|record| self.aims.encode(record).map_err(|reason| place.error(reason))) {
-                Err(error) => rejections.take(error)?,
-                Ok(encoded) => {
-                    let length = encoded.sequences.iter().map(|(encoding, _)| encoding.ids.len()).max().unwrap_or(0);
-                    tokens += length * self.options.method.probes(length, &self.options.options);
-                    window.push((encoded, place));
-                }
-            }
-        }
-        Ok(window)
+        let tokens = |encoded: &Encoded| {
+            let length = encoded.sequences.iter().map(|(encoding, _)| encoding.ids.len()).max().unwrap_or(0);
+            length.saturating_mul(self.options.method.probes(length, &self.options.options))
+        };
+        let budget = self.settings.window_tokens(self.model, BATCHES_A_WORKER);
+        next_window(dataset, budget, rejections, &|record| self.aims.encode(record), &tokens)
     }
 
     /// Runs the model over a window, and settles what is explained of each record; `records` counts those that could be used.

@@ -108,6 +108,15 @@ pub struct Settings {
     pub quiet: bool,
 }
 
+impl Settings {
+    /// Tokens that are run together: so many batches for each worker.
+    fn window_tokens(&self, model: &crate::model::Model, batches: usize) -> usize {
+        let network = model.network();
+        let batch = self.batch_tokens.unwrap_or_else(|| network.batch_tokens());
+        batch.saturating_mul(network.workers()).saturating_mul(batches)
+    }
+}
+
 /// What a job did.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Summary {

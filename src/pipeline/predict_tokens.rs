@@ -140,14 +140,18 @@ pub(crate) fn gold_span(record: &Record) -> Result<Option<(usize, usize)>, Strin
     let Some(Answer { text, start }) = answers.first() else { return Ok(None) };
     let context = record.pair.as_deref().unwrap_or_default();
     let first = || context.find(text.as_str()).map(|byte| context[..byte].chars().count());
-    let place = start.or_else(first).map(|start| (start, start + text.chars().count()));
-    match place {
-        Some((start, end)) if characters(context, start, end) == text => Ok(Some((start, end))),
-        Some((start, end)) => {
-            let there = characters(context, start, end);
-            Err(format!("answers: expected \"{text}\" at character {start} of the context, found \"{there}\""))
-        }
-        None => Err(format!("answers: \"{text}\" is nowhere in the context")),
+    let Some(start) = start.or_else(first) else {
+        return Err(format!("answers: \"{text}\" is nowhere in the context"));
+    };
+    let length = context.chars().count();
+    let Some(end) = start.checked_add(text.chars().count()).filter(|end| *end <= length) else {
+        return Err(format!(
+            "answers: expected \"{text}\" at character {start} of the context, which ends at {length}"
+        ));
+    };
+    match characters(context, start, end) {
+        there if there == text => Ok(Some((start, end))),
+        there => Err(format!("answers: expected \"{text}\" at character {start} of the context, found \"{there}\"")),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Records through a model that says something of tokens: some at a time, their sequences batched together, handed on in the order of the input.
 
 use super::{Progress, Rejections, Settings, Summary};
-use crate::dataset::{Dataset, Record};
+use crate::dataset::{Dataset, Place, Record};
 use crate::error::Result;
 use crate::interrupt;
 use crate::model::{Model, Outputs, Reads};
@@ -77,7 +77,10 @@ impl Windows<'_> {
         let progress = Progress::new(self.verb, dataset.bytes_total(), self.settings.quiet);
         let mut summary = Summary::default();
         loop {
-            let window = self.window(&mut dataset, rejections, encode)?;
+            let tokens = |record: &Encoded| record.sequences.iter().map(|(encoding, _)| encoding.ids.len()).sum();
+            let budget = self.settings.window_tokens(self.model, BATCHES_A_WORKER);
+            let window = next_window(&mut dataset, budget, rejections, encode, &tokens)?;
+            let window: Vec<Encoded> = window.into_iter().map(|(record, _)| record).collect();
             if window.is_empty() {
                 break;
             }
@@ -101,29 +104,28 @@ impl Windows<'_> {
         summary.seconds = progress.seconds();
         Ok(summary)
     }
+}
 
-    fn window(
-        &self,
-        dataset: &mut Dataset,
-        rejections: &mut Rejections,
-        encode: &dyn Fn(Record) -> Result<Encoded, String>,
-    ) -> Result<Vec<Encoded>> {
-        let network = self.model.network();
-        let batch = self.settings.batch_tokens.unwrap_or_else(|| network.batch_tokens());
-        let budget = batch * network.workers() * BATCHES_A_WORKER;
-        let (mut window, mut tokens) = (Vec::new(), 0);
-        while tokens < budget {
-            interrupt::check()?;
-            let Some(record) = dataset.next() else { break };
-            let place = dataset.place();
-            match record.and_then(|record| encode(record).map_err(|reason| place.error(reason))) {
-                Err(error) => rejections.take(error)?,
-                Ok(encoded) => {
-                    tokens += encoded.sequences.iter().map(|(encoding, _)| encoding.ids.len()).sum::<usize>();
-                    window.push(encoded);
-                }
+/// The next records with their places, as many as `budget` tokens take, and one more; `tokens` says what each comes to.
+pub(super) fn next_window(
+    dataset: &mut Dataset,
+    budget: usize,
+    rejections: &mut Rejections,
+    encode: &dyn Fn(Record) -> Result<Encoded, String>,
+    tokens: &dyn Fn(&Encoded) -> usize,
+) -> Result<Vec<(Encoded, Place)>> {
+    let (mut window, mut taken) = (Vec::new(), 0_usize);
+    while taken < budget {
+        interrupt::check()?;
+        let Some(record) = dataset.next() else { break };
+        let place = dataset.place();
+        match record.and_then(|record| encode(record).map_err(|reason| place.error(reason))) {
+            Err(error) => rejections.take(error)?,
+            Ok(encoded) => {
+                taken = taken.saturating_add(tokens(&encoded));
+                window.push((encoded, place));
             }
         }
-        Ok(window)
     }
+    Ok(window)
 }

@@ -63,7 +63,7 @@ pub fn answers<'a>(windows: impl IntoIterator<Item = (&'a Encoding, &'a [f32])>,
         no_answer = no_answer.min(z[0] + z[1]);
         let mut own = in_window(encoding, z, window, options.max_tokens);
         // Some of them may be the same characters, but no more than a few.
-        let most = 4 * options.n_best;
+        let most = options.n_best.saturating_mul(4);
         if own.len() > most {
             own.select_nth_unstable_by(most, by_score);
             own.truncate(most);
@@ -89,7 +89,7 @@ fn in_window(encoding: &Encoding, z: &[f32], window: usize, max_tokens: usize) -
     let mut found = Vec::new();
     for first in 0..length {
         let Some((start, _)) = place(first) else { continue };
-        for last in first..length.min(first + max_tokens) {
+        for last in first..length.min(first.saturating_add(max_tokens)) {
             let Some((_, end)) = place(last).filter(|(_, end)| *end > start) else { continue };
             let score = z[2 * first] + z[2 * last + 1];
             found.push(Candidate { start, end, score, window, tokens: (first, last) });

@@ -24,8 +24,8 @@ fn softmax(z: &[f32]) -> Vec<f64> {
     exponentials.iter().map(|e| e / sum).collect()
 }
 
-/// The characters `start..end` of a text.
+/// The characters `start..end` of a text, as far as it goes; none where the end is before the start.
 pub fn characters(text: &str, start: usize, end: usize) -> &str {
     let byte = |character: usize| text.char_indices().nth(character).map_or(text.len(), |(byte, _)| byte);
-    &text[byte(start)..byte(end)]
+    text.get(byte(start)..byte(end)).unwrap_or_default()
 }

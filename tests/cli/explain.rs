@@ -127,6 +127,7 @@ fn what_cannot_be_explained_is_refused_with_a_reason() {
     bench.fails(&run(&model, "--method attention-rollout --start-layer 9"), "start layer");
     bench.fails(&run(&model, "--steps 0"), "steps: expected at least 1, found 0");
     bench.fails(&run(&model, "--noise nan"), "--noise");
+    bench.fails(&run(&model, "--method lime --samples 4294967296"), "samples: expected at most 4294967295");
     bench.fails(&run(&model, "--method lime --features words --words none"), "lime: words are its features");
     bench.fails(&run(&model, "--baseline-data data.jsonl"), "expected one baseline, found 3");
     let shap = bench.ok(&run(&model, "--method gradient-shap --baseline-data data.jsonl --samples 4"));
@@ -157,4 +158,27 @@ fn results_and_their_run_are_written_together() {
     assert!(bench.path("e.parquet").exists());
     let typed = bench.ok(&format!("explain --model {model} --text good --method occlusion"));
     assert_eq!(lines(&typed).len(), 1);
+}
+
+#[test]
+fn a_batch_of_more_tokens_than_there_are_numbers_is_all_there_is() {
+    let (bench, model) = bench();
+    let spans = bench.model("bert-spans");
+    bench.write(
+        "q.jsonl",
+        r#"{"question": "what?", "context": "it is good", "answers": {"text": ["good"], "answer_start": [6]}}"#,
+    );
+    let [data, question] = ["data", "q"].map(|name| format!("--data {name}.jsonl --quiet"));
+    for (job, records) in [
+        (format!("explain --model {model} {data} --method saliency"), 3),
+        (format!("predict --model {spans} {question}"), 1),
+        (format!("index --model {spans} {question} --store questions"), 0),
+    ] {
+        let out = bench.ok(&format!("{job} --batch-tokens 1152921504606846976"));
+        assert_eq!(lines(&out).len(), records, "{job}");
+    }
+    assert!(bench.ok("store info questions --format text").contains("records      1 in"));
+    // An answer may be as long as can be.
+    let long = bench.ok(&format!("predict --model {spans} {question} --max-answer-tokens 18446744073709551615"));
+    assert!(!lines(&long)[0]["n_best"].as_array().unwrap().is_empty());
 }

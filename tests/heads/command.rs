@@ -43,6 +43,34 @@ fn questions_are_answered_and_judged() {
 }
 
 #[test]
+fn an_answer_beyond_its_context_is_a_record_that_cannot_be_used() {
+    let bench = Bench::new();
+    let model = bench.model("bert-spans");
+    let record = |text: &str, start: u64| {
+        let answers = serde_json::json!({ "text": [text], "answer_start": [start] });
+        serde_json::json!({ "question": "what?", "context": "it is good", "answers": answers }).to_string() + "\n"
+    };
+    for start in [8, 11, u64::MAX] {
+        for text in ["good", ""] {
+            bench.write("q.jsonl", record(text, start) + &record("good", 6));
+            if text.is_empty() && start == 8 {
+                continue; // nothing, somewhere
+            }
+            let index = format!("index --model {model} --data q.jsonl --store s --quiet");
+            let told = format!(
+                "q.jsonl:1: answers: expected \"{text}\" at character {start} of the context, which ends at 10"
+            );
+            bench.fails(&index, &told);
+            let explain = format!(
+                "explain --model {model} --data q.jsonl --target gold --method saliency --quiet --skip-invalid"
+            );
+            let ran = bench.run(&explain);
+            assert_eq!((ran.code, lines(&ran.out).len()), (Some(1), 1), "{}", ran.err);
+        }
+    }
+}
+
+#[test]
 fn answers_are_explained_where_they_stand() {
     let bench = Bench::new();
     let model = bench.model("bert-spans");

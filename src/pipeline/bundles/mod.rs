@@ -124,8 +124,7 @@ impl Bundler<'_> {
         let encoded: Vec<Result<Placed>> = steps.tokenizing.time(|| all.into_par_iter().map(encode).collect());
         let (mut chunk, mut counts) = (BundleChunk { number, records: Vec::new(), digest }, Counts::default());
         let (mut some, mut tokens) = (Vec::new(), 0);
-        let network = self.model().network();
-        let budget = settings.batch_tokens.unwrap_or_else(|| network.batch_tokens()) * network.workers() * 4;
+        let budget = settings.window_tokens(self.model(), 4);
         for one in encoded {
             match one {
                 Err(error) => {
