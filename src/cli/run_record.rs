@@ -137,7 +137,14 @@ impl RunRecord {
     /// Writes the record with the job's counts, times and memory.
     pub(crate) fn write(mut self, path: &Path, summary: &Summary) -> Result<()> {
         let data = |data: &Data| json!({ "files": data.files, "fingerprint": lock(&data.digest).to_string() });
-        self.set("data", lock(&DATA).iter().map(data).collect::<Vec<_>>());
+        let mut read: Vec<Value> = Vec::new();
+        for one in lock(&DATA).iter().map(data) {
+            // What is read again and again is told once.
+            if !read.contains(&one) {
+                read.push(one);
+            }
+        }
+        self.set("data", read);
         self.set("summary", serde_json::to_value(summary).unwrap_or_default());
         if let Some(bytes) = peak_memory() {
             self.set("peak_memory_bytes", bytes);

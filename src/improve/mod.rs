@@ -10,7 +10,7 @@
 //! OUT/before/seed-0/             result.json; of the first seed also model/ and dynamics/, which audits read
 //! OUT/audit/                     store/, and the findings of the audits that were asked for
 //! OUT/after/                     data.jsonl, changes.jsonl, seed-0/ and on (one such folder an arm)
-//! OUT/comparison.jsonl, .txt     what it was worth
+//! OUT/comparison.jsonl, .txt     what it was worth (and beside the first its run.json)
 //! OUT/round-001/                 of a continual plan: ask.jsonl, data.jsonl, changes.jsonl, seed-0/ and on, round.json
 //! ```
 
@@ -27,4 +27,4 @@ mod trial;
 pub use plan::{Amount, Arm, Columns, Continual, Dropped, Pick, Plan, Seeds, Step, Training, Weighing, Words};
 pub use rounds::{Standing, continual};
 pub use run::improve;
-pub use trial::Machine;
+pub use trial::{Machine, Taken};

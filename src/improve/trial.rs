@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
 use super::data;
 use super::plan::{Columns, Plan};
 use crate::backend::Precision;
+use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::model::{Blueprint, Device, HeadPlan, Problem, Trainee};
 use crate::pipeline::{Rejections, Settings};
@@ -23,6 +26,35 @@ pub struct Machine {
     pub precision: Precision,
     /// How jobs run.
     pub settings: Settings,
+    /// Hears of all that is read to train on and to be judged on.
+    pub note: fn(&Dataset),
+    /// What trainings took so far.
+    pub taken: Arc<Taken>,
+}
+
+/// What was computed, not found finished.
+#[derive(Debug, Default)]
+pub struct Taken {
+    trainings: AtomicU64,
+    tokens: AtomicU64,
+    start: OnceLock<String>,
+}
+
+impl Taken {
+    /// Trainings carried out.
+    pub fn trainings(&self) -> u64 {
+        self.trainings.load(Ordering::Relaxed)
+    }
+
+    /// Tokens that went forth and back in them.
+    pub fn tokens(&self) -> u64 {
+        self.tokens.load(Ordering::Relaxed)
+    }
+
+    /// Of the weights that they started from: see [`Trainee::start_fingerprint`].
+    pub fn start_fingerprint(&self) -> Option<&str> {
+        self.start.get().map(String::as_str)
+    }
 }
 
 const RESULT: &str = "result.json";
@@ -121,6 +153,11 @@ impl<'a> Trials<'a> {
         };
         let watched = if options.patience.is_some() { dev } else { &[] };
         let outcome = train::train(&mut trainee, &examples, watched, &options, &how, &mut |_| Ok(()))?;
+        machine.taken.trainings.fetch_add(1, Ordering::Relaxed);
+        machine.taken.tokens.fetch_add(outcome.tokens, Ordering::Relaxed);
+        if let Some(start) = trainee.start_fingerprint() {
+            let _ = machine.taken.start.set(start.to_owned());
+        }
         let judge = |(name, examples): &(String, Vec<Example>)| {
             let metrics = train::evaluate(&mut trainee, examples, machine.settings.batch_tokens)?;
             Ok((name.clone(), metrics))
@@ -144,7 +181,9 @@ impl<'a> Trials<'a> {
 }
 
 fn read(files: &[String], columns: &Columns, machine: &Machine) -> Result<Labelled> {
-    Labelled::read(data::open(files, columns)?, columns.weight.as_deref(), &mut rejections(machine))
+    let dataset = data::open(files, columns)?;
+    (machine.note)(&dataset);
+    Labelled::read(dataset, columns.weight.as_deref(), &mut rejections(machine))
 }
 
 fn examples(labelled: Labelled, trainee: &Trainee, machine: &Machine) -> Result<Vec<Example>> {

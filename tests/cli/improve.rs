@@ -124,6 +124,18 @@ fn a_plan_changes_data_trains_on_both_and_compares() {
     let ids: std::collections::BTreeSet<String> = more.iter().map(|record| record["id"].to_string()).collect();
     assert_eq!(ids.len(), more.len());
 
+    // How it came to be is beside it, and stays as it is where nothing is computed.
+    let record = std::fs::read(bench.path("out/comparison.jsonl.run.json")).unwrap();
+    let told: Value = serde_json::from_slice(&record).unwrap();
+    assert_eq!(told["trainings"], 8);
+    assert!(
+        told["summary"]["tokens"].as_u64().unwrap() > 1000 && told["data"].as_array().unwrap().len() >= 5,
+        "{told}"
+    );
+    assert!(told["model"]["fingerprint"].as_str().is_some_and(|text| text.len() == 64), "{told}");
+    bench.ok("improve plan.toml --out out");
+    assert!(std::fs::read(bench.path("out/comparison.jsonl.run.json")).unwrap() == record);
+
     // What is lost is made again, to the same bytes; what is there is not.
     let first = std::fs::read(bench.path("out/comparison.jsonl")).unwrap();
     std::fs::remove_file(bench.path("out/comparison.jsonl")).unwrap();

@@ -16,7 +16,7 @@ use crate::model::class_names::ClassNames;
 use crate::model::config::{Architecture, Config};
 use crate::model::token_head::last_layer;
 use crate::model::weights::Weights;
-use crate::model::{Device, Problem, Task, hub, pretrained};
+use crate::model::{Device, Problem, Task, fingerprint, hub, pretrained};
 use crate::tokens::{Encoding, Positions, Tokenizer, TokenizerOptions};
 
 /// A model directory that a training starts from: its configuration and tokenizer, and, but from scratch, its weights.
@@ -150,6 +150,8 @@ impl Blueprint {
         };
         let learner = Learner::new(backend, &self.config, (task, problem), classes, &first, seed)?;
         let segments = TokenizerOptions { segments: self.config.token_types > 1, vocabulary: self.config.vocabulary };
+        let settings = fingerprint::settings(&self.config, problem, None);
+        let start = self.weights.as_ref().map(|weights| weights.fingerprint().hex(&settings));
         // Pieces of the vocabulary are the tokenizer's to name.
         let named = if task == Task::Masks { 0 } else { classes };
         let class_names = ClassNames::new(Some(names), problem, named).map_err(Error::usage)?;
@@ -161,6 +163,7 @@ impl Blueprint {
             dropout: DropoutRates::read(&config_path, &self.fields, self.config.family, task)?,
             learner: Box::new(learner),
             new_head: !keep_head,
+            start,
             class_names,
             directory: self.directory,
             tokenizer_files: self.tokenizer,
@@ -233,6 +236,8 @@ pub struct Trainee {
     class_names: ClassNames,
     dropout: DropoutRates,
     new_head: bool,
+    /// Of what was read of a checkpoint.
+    start: Option<String>,
     directory: PathBuf,
     /// Where its tokenizer is, where that is not the directory.
     tokenizer_files: Option<TempDir>,
@@ -271,6 +276,11 @@ impl Trainee {
     /// Whether its last layers were drawn, not read.
     pub fn has_new_head(&self) -> bool {
         self.new_head
+    }
+
+    /// The fingerprint of the weights it started from, as far as they were read; `None` where all were drawn.
+    pub fn start_fingerprint(&self) -> Option<&str> {
+        self.start.as_deref()
     }
 
     /// The longest sequence in tokens.
