@@ -19,6 +19,7 @@ const MOST_THREADS: usize = 1024;
 
 /// What every command takes.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Common {
     /// Where to compute: auto, cpu, cuda, cuda:N, or GPUs together: cuda:0,1 or cuda:all
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
@@ -35,10 +36,10 @@ pub(crate) struct Common {
     /// Longest input in tokens [default: the model's]
     #[arg(long, global = true, value_name = "N")]
     pub(crate) max_length: Option<usize>,
-    /// Where results go [default: standard output]
+    /// Where results go [default: standard output; export, train and improve need a place]
     #[arg(long, short, global = true, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
-    /// jsonl, parquet or text [default: by --out's extension; else text on a terminal, jsonl in a pipe]
+    /// jsonl, parquet or text; of export parquet, jsonl, npy or faiss [default: by --out's extension; else text on a terminal, jsonl in a pipe]
     #[arg(long, global = true)]
     pub(crate) format: Option<FormatName>,
     /// No progress bars and no messages but errors
@@ -161,7 +162,7 @@ pub(crate) fn shape_of(model: &Model) -> Shape {
 /// The user's data files and their columns.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Data {
-    /// Data files or globs: .jsonl, .csv, .tsv, .parquet, each optionally .gz or .zst; `-` is JSONL on standard input
+    /// Data files or globs: .jsonl, .csv, .tsv (which has no quoting), .parquet, each optionally .gz or .zst; `-` is JSONL on standard input
     #[arg(id = "data", long, value_name = "FILE", num_args = 1..)]
     pub(crate) files: Vec<String>,
     /// Column of the first segment [default: text, sentence, text_a, …; question; tokens for models that tag words]

@@ -56,7 +56,8 @@ pub(crate) struct Arguments {
     /// The classes' names, in order, for --from-factors
     #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "from_factors")]
     label_names: Option<Vec<String>>,
-    /// For rules tracin and less: an earlier checkpoint of the training, and the learning rate there (repeatable)
+    /// For rules tracin and less: an earlier checkpoint of the training, and the learning rate there, which the run.json of `train` has of
+    /// each epoch (repeatable)
     #[arg(long, value_name = "DIR[:RATE]")]
     checkpoint: Vec<String>,
     /// For rule less: keep checkpoints' gradients as AdamW would follow them, by the moments that `train --keep-moments` left beside their weights

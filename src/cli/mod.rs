@@ -104,7 +104,11 @@ pub(crate) fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(help.exit_code()).unwrap_or(2));
         }
     };
+    let quiet = cli.common.quiet;
     let ended = run(cli);
+    if let Some(text) = wherefore::dataset::quoted_tsv().filter(|_| !quiet) {
+        note(text);
+    }
     if let Some(text) = wherefore::backend::gpu::distrusted() {
         note(text);
     }

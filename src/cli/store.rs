@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::bail;
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use wherefore::store::{self, Removal};
 use wherefore::{Error, Result};
 
@@ -26,11 +26,12 @@ enum Command {
         store: PathBuf,
     },
     /// Takes records out for good: their texts and factors are deleted, everything else stays as it is
+    #[command(group(ArgGroup::new("which").args(["ids", "indexes"]).required(true).multiple(true)))]
     Remove {
         /// The store
         store: PathBuf,
         /// Ids, separated by commas, or @FILE with one a line
-        #[arg(long, value_name = "IDS|@FILE", required_unless_present = "indexes")]
+        #[arg(long, value_name = "IDS|@FILE")]
         ids: Option<String>,
         /// Record numbers, separated by commas, or @FILE with one a line
         #[arg(long, value_name = "NUMBERS|@FILE")]

@@ -4,11 +4,27 @@
 //! take a quote that is never closed as one field up to the end of the file. Here both are the fault of the record they began in,
 //! and reading resumes on the line after the one where it began, so that one stray quote costs one record.
 
+use std::sync::OnceLock;
+
 use super::cell::{Cell, Row};
 use super::columns::{DatasetOptions, Layout, Wanted};
 use super::lines::{Found, Lines, RECORD_LIMIT, as_text, too_long, without_end};
 use super::reader::Source;
 use crate::error::{Error, Result};
+
+/// The first field of a TSV file that looks as if somebody had quoted it, for messages: there is no error in it.
+static QUOTED: OnceLock<String> = OnceLock::new();
+
+/// What there is to say of quotes in the TSV files that were read so far.
+pub fn quoted_tsv() -> Option<&'static str> {
+    QUOTED.get().map(String::as_str)
+}
+
+/// Whether a field is as CSV writes one that holds a quotation mark.
+fn is_quoted(field: &str) -> bool {
+    let inner = field.strip_prefix('"').and_then(|field| field.strip_suffix('"'));
+    inner.is_some_and(|inner| inner.contains("\"\""))
+}
 
 /// How fields are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,6 +176,13 @@ impl Delimited {
         let found = self.fields.ends.len();
         if found != self.width {
             return Err(self.refuse(line, format!("expected {} fields, found {found}", self.width)));
+        }
+        if self.dialect == Dialect::Tsv && QUOTED.get().is_none() && (0..found).any(|at| is_quoted(self.fields.get(at)))
+        {
+            let path = self.lines.path().display();
+            let _ = QUOTED.set(format!(
+                "{path}:{line}: a field is in quotes; TSV has none, so that they are part of the text: write CSV, or take them off"
+            ));
         }
         let cell = |at: usize| Cell::Text(self.fields.get(at).to_owned());
         // An empty field is all that these formats have for "nothing"; only a text may be empty.

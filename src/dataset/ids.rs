@@ -34,6 +34,11 @@ impl IdCheck {
         self.given.is_empty() || !self.given.contains(&hash(&index.to_string()))
     }
 
+    /// Whether an id is the number of a record that has none of its own.
+    pub(super) fn is_number(&self, id: &str) -> bool {
+        id.parse().is_ok_and(|number| self.is_numbered(number))
+    }
+
     fn is_numbered(&self, index: u64) -> bool {
         let after = self.numbered.partition_point(|range| range.end <= index);
         self.numbered.get(after).is_some_and(|range| range.contains(&index))

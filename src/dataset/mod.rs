@@ -27,6 +27,7 @@ mod squad;
 use std::collections::BTreeMap;
 
 pub use columns::{DatasetOptions, Shape};
+pub use delimited::quoted_tsv;
 pub use digest::Digest;
 pub use ids::IdCheck;
 pub(crate) use objects::each_object;

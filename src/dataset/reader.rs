@@ -1,5 +1,6 @@
 //! The whole input as one stream of records.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -77,6 +78,12 @@ impl Place {
     /// What is wrong with the record there.
     pub fn error(&self, reason: String) -> Error {
         Error::Record { path: self.path.to_path_buf(), line: self.line, reason }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.path.display(), self.line)
     }
 }
 
@@ -289,7 +296,11 @@ impl Dataset {
 
 fn check_id(ids: &mut IdCheck, record: Record, has_own_id: bool) -> Result<Record, String> {
     let is_new = if has_own_id { ids.insert(&record.id) } else { ids.insert_number(record.index) };
-    if is_new { Ok(record) } else { Err(format!("duplicate id \"{}\"", record.id)) }
+    if is_new {
+        return Ok(record);
+    }
+    let why = if ids.is_number(&record.id) { ": a record without an id has its number for one" } else { "" };
+    Err(format!("duplicate id \"{}\"{why}", record.id))
 }
 
 impl Iterator for Dataset {

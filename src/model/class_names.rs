@@ -40,7 +40,7 @@ impl ClassNames {
 
     /// The target a label of the data stands for.
     ///
-    /// * Single-label: an integer (or a number that is whole) is a class id; a string is a class name, else an integer written out.
+    /// * Single-label: an integer (or a number that is whole) is a class id; a string is a class name, else such a number written out.
     /// * Multi-label: a list of class ids or names; one of them alone is a list of one. A list of K numbers that are all 0 or 1 is one
     ///   number a class, never ids (so with K = 2, `[0, 1]` is the second class alone), and so is every list of fractions.
     /// * Regression: a number, also as a string; a list of K of them where K > 1.
@@ -74,11 +74,11 @@ impl ClassNames {
 
     fn class_named(&self, name: &str) -> Result<usize, String> {
         let mut named = (0..self.names.len()).filter(|class| self.names[*class] == name);
-        match (named.next(), named.next(), name.trim().parse()) {
+        match (named.next(), named.next(), written_id(name)) {
             (Some(class), None, _) => Ok(class),
             (Some(_), Some(_), _) => Err(format!("label \"{name}\": several classes have this name; use the class id")),
-            (None, _, Ok(id)) => self.class_id(id),
-            (None, _, Err(_)) => Err(format!("label \"{name}\": expected {}", self.expected_names())),
+            (None, _, Some(id)) => self.class_id(id),
+            (None, _, None) => Err(format!("label \"{name}\": expected {}", self.expected_names())),
         }
     }
 
@@ -136,6 +136,13 @@ impl ClassNames {
         }
         items.iter().map(|item| number(item).map(|number| number as f32)).collect()
     }
+}
+
+/// The class id that a text is: `1`, or `1.0` as pandas writes a column of them in which one is missing.
+pub(crate) fn written_id(text: &str) -> Option<i64> {
+    let text = text.trim();
+    let whole = |number: &f64| number.fract() == 0.0 && number.abs() < 1e15;
+    text.parse().ok().or_else(|| text.parse().ok().filter(whole).map(|number| number as i64))
 }
 
 fn number(label: &Label) -> Result<f64, String> {

@@ -24,6 +24,7 @@ mod weights;
 mod widening;
 
 pub use class_names::ClassNames;
+pub(crate) use class_names::written_id;
 pub use config::{Architecture, Config, LayerId};
 pub use device::Device;
 pub use families::Family;

@@ -65,7 +65,8 @@ impl fmt::Display for Info {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let settings = &self.settings;
         let state = if self.complete { "finished" } else { "not finished" };
-        writeln!(f, "store        {} ({state}, part {})", self.directory.display(), self.part)?;
+        let part = if self.part == Part::WHOLE { String::new() } else { format!(", part {}", self.part) };
+        writeln!(f, "store        {} ({state}{part})", self.directory.display())?;
         writeln!(f, "records      {} in {} blocks of {}", self.rows, self.blocks, settings.block_records)?;
         if self.removed > 0 {
             writeln!(f, "removed      {} records", self.removed)?;
@@ -77,8 +78,8 @@ impl fmt::Display for Info {
         writeln!(f, "data         {}", self.data_fingerprint.as_deref().unwrap_or("not all read yet"))?;
         writeln!(
             f,
-            "problem      {:?}, {} classes: {}",
-            settings.problem,
+            "problem      {}, {} classes: {}",
+            name(settings.problem),
             settings.classes,
             settings.label_names.join(", ")
         )?;
@@ -91,13 +92,14 @@ impl fmt::Display for Info {
         if let Some(of) = of {
             writeln!(f, "factors      one for each of {of}")?;
         }
-        write!(f, "features     {} numbers each, {:?}; target {:?}", settings.width, settings.dtype, settings.target)?;
+        let (dtype, target) = (name(settings.dtype), name(settings.target));
+        write!(f, "features     {} numbers each, {dtype}; target {target}", settings.width)?;
         if let Some(recall) = &self.recall {
             let (share, queries) = (100.0 * recall.share(), recall.queries);
             write!(f, "\nrecall       {share:.2} % of the 10 nearest, by the first {queries} records")?;
         }
         if let Some(scan) = settings.scan {
-            write!(f, "\nscan copy    {scan:?}")?;
+            write!(f, "\nscan copy    {}", name(scan))?;
         }
         if let Some(projection) = settings.gradients {
             write!(f, "\ngradients    of the whole model, {} projection, seed {}", projection.kind, projection.seed)?;
@@ -110,4 +112,9 @@ impl fmt::Display for Info {
         }
         Ok(())
     }
+}
+
+/// As the manifest has it, and as the command line does.
+fn name(value: impl Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }

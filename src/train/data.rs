@@ -9,7 +9,7 @@ use super::rationale;
 use crate::dataset::{Dataset, Label, Place, Record};
 use crate::error::{Error, Result};
 use crate::factors::Target;
-use crate::model::{HeadPlan, Problem, Task, Trainee};
+use crate::model::{HeadPlan, Problem, Task, Trainee, written_id};
 use crate::pipeline::Rejections;
 use crate::tokens::Encoding;
 
@@ -172,7 +172,7 @@ pub fn plan_head(
     problem: Option<Problem>,
     own: Option<&HeadPlan>,
 ) -> Result<HeadPlan> {
-    let found = Kinds::of(labelled.records().filter_map(|record| record.label.as_ref()));
+    let found = Kinds::of(labelled);
     if let Some(names) = names {
         let many = if found.many { Problem::MultiLabel } else { Problem::SingleLabel };
         return Ok(HeadPlan { names: names.to_vec(), problem: problem.unwrap_or(many) });
@@ -193,7 +193,7 @@ pub fn plan_head(
 /// # Errors
 /// As [`plan_head`].
 pub fn plan_tags(labelled: &Labelled, names: Option<&[String]>, own: Option<&HeadPlan>) -> Result<HeadPlan> {
-    let found = Kinds::of(labelled.records().filter_map(|record| record.label.as_ref()));
+    let found = Kinds::of(labelled);
     match (names, own.filter(|own| found.suit(own))) {
         (Some(names), _) => Ok(HeadPlan { names: names.to_vec(), problem: Problem::SingleLabel }),
         (None, Some(own)) => Ok(own.clone()),
@@ -209,15 +209,28 @@ struct Kinds {
     negative: bool,
     fractions: bool,
     many: bool,
+    /// Where the first of each is.
+    first_name: Option<Place>,
+    first_id: Option<Place>,
 }
 
 /// The most classes that ids make: a label column of other numbers is told before it becomes a head of millions.
 const MOST_CLASSES: i64 = 100_000;
 
 impl Kinds {
-    fn of<'a>(labels: impl Iterator<Item = &'a Label>) -> Self {
+    fn of(labelled: &Labelled) -> Self {
+        let labels = labelled.records.iter().filter_map(|(record, place)| Some((record.label.as_ref()?, place)));
         let mut kinds = Self::default();
-        labels.for_each(|label| kinds.add(label));
+        for (label, place) in labels {
+            let (named, numbered) = (kinds.names.len(), kinds.largest);
+            kinds.add(label);
+            if named == 0 && !kinds.names.is_empty() {
+                kinds.first_name = Some(place.clone());
+            }
+            if numbered.is_none() && kinds.largest.is_some() {
+                kinds.first_id = Some(place.clone());
+            }
+        }
         kinds
     }
 
@@ -231,9 +244,9 @@ impl Kinds {
                 self.add(&Label::Integer(*number as i64));
             }
             Label::Number(_) => self.fractions = true,
-            Label::Name(name) => match name.trim().parse() {
-                Ok(id) => self.add(&Label::Integer(id)),
-                Err(_) => drop(self.names.insert(name.clone())),
+            Label::Name(name) => match written_id(name) {
+                Some(id) => self.add(&Label::Integer(id)),
+                None => drop(self.names.insert(name.clone())),
             },
             Label::Many(labels) => {
                 self.many = true;
@@ -279,8 +292,12 @@ impl Kinds {
                 if self.negative { "a negative one".to_owned() } else { found.to_string() }
             ))
             .with_hint("numbers that are no classes are a regression: --problem regression")),
-            _ => Err(Error::usage("labels: expected names or class ids, found both")
-                .with_hint("name the classes in order: --labels a,b,c")),
+            _ => {
+                let [name, id] = [&self.first_name, &self.first_id]
+                    .map(|place| place.as_ref().map_or_else(String::new, ToString::to_string));
+                let found = format!("labels: expected names or class ids, found both: a name in {name}, an id in {id}");
+                Err(Error::usage(found).with_hint("name the classes in order: --labels a,b,c"))
+            }
         }
     }
 }

@@ -49,11 +49,31 @@ fn a_command_line_that_means_nothing_is_refused_in_one_line_with_what_to_do() {
         ("audit dirty --top", "unexpected argument '--top' found", ""),
         ("index --store s --data d --shard 5/2", "expected I/N with I from 0 to N − 1, such as 0/4", ""),
         ("frobnicate", "unrecognized subcommand 'frobnicate'", "`wherefore --help` tells"),
+        ("store remove store", "arguments were not provided: <--ids <IDS|@FILE>|--indexes <NUMBERS|@FILE>>", ""),
+        (
+            "bench --job search --records 99999999999999999",
+            "expected at most a terabyte of numbers",
+            "they are all held",
+        ),
         ("store info nowhere", "nowhere: no such directory", "make a store with `wherefore index`"),
     ] {
         let ran = bench.run(arguments);
         ran.failed(expected);
         assert!(ran.err.contains(&format!("\nhint: {hint}")), "{arguments}: {}", ran.err);
+    }
+}
+
+#[test]
+fn help_puts_a_command_s_own_options_before_those_of_every_command() {
+    let bench = Bench::new();
+    let help = bench.ok("audit sparse --help");
+    let (own, shared) = help.split_once("Options of every command:").expect("two headings");
+    assert!(own.contains("--proposed") && !own.contains("--precision"), "{own}");
+    assert!(shared.contains("--precision") && !shared.contains("--proposed"), "{shared}");
+    assert!(shared.contains("export, train and improve need a place") && shared.contains("npy or faiss"), "{shared}");
+    let plan = bench.ok("improve --help");
+    for told in ["corrections", "target_count", "recheck", "[columns]", "lls-d-f", "false_discovery", "pick?"] {
+        assert!(plan.contains(told), "{told}");
     }
 }
 
@@ -73,6 +93,17 @@ fn a_store_that_came_to_nothing_is_begun_anew() {
     bench.ok("index --model bert-cls2 --data train.jsonl --store again --dtype f16");
     bench.fails("index --model bert-cls2 --data train.jsonl --store again", "again: the directory is not empty");
     bench.ok("store verify again");
+}
+
+#[test]
+fn quotes_in_a_tsv_file_are_part_of_its_texts_and_that_is_told_once() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    bench.write("q.tsv", "text\tlabel\n\"he said \"\"good\"\" twice\"\t1\n\"and \"\"bad\"\"\"\t0\n\"quoted\"\t0\n");
+    let ran = bench.run(&format!("predict --model {model} --data q.tsv"));
+    assert_eq!((ran.code, lines(&ran.out).len()), (Some(0), 3), "{}", ran.err);
+    assert_eq!(ran.err.matches("note: q.tsv:2: a field is in quotes").count(), 1, "{}", ran.err);
+    assert_eq!(ran.err.matches("in quotes").count(), 1, "{}", ran.err);
 }
 
 #[test]

@@ -74,7 +74,9 @@ fn a_record_taken_out_is_found_no_more_by_any_rule() {
             all[0]["proponents"].as_array().expect("hits").iter().any(|hit| hit["id"] == "r39" && hit["index"] == 39)
         );
     }
-    assert!(bench.ok("store info store --format text").contains("removed      4 records"));
+    let told = bench.ok("store info store --format text");
+    assert!(told.contains("removed      4 records") && told.contains("(finished)"), "{told}");
+    assert!(told.contains("problem      single-label, 2") && told.contains("each, f32; target gold"), "{told}");
     assert!(bench.ok("store verify store --format text").contains("36 records (4 removed)"));
     let again = bench.run("store remove store --ids r7,r1 --format text");
     assert_eq!(again.code, Some(1));

@@ -84,7 +84,11 @@ fn ids_are_unique_unless_that_is_waived() {
     let file = b"{\"text\": \"a\", \"id\": \"x\"}\n{\"text\": \"b\", \"id\": \"x\"}\n{\"text\": \"c\"}\n{\"text\": \"d\", \"id\": 2}\n\
         {\"text\": \"e\", \"id\": 5}\n{\"text\": \"f\"}\n";
     let found = read("a.jsonl", file);
-    let expected = ["a.jsonl:2: duplicate id \"x\"", "a.jsonl:4: duplicate id \"2\"", "a.jsonl:6: duplicate id \"5\""];
+    let expected = [
+        "a.jsonl:2: duplicate id \"x\"",
+        "a.jsonl:4: duplicate id \"2\": a record without an id has its number for one",
+        "a.jsonl:6: duplicate id \"5\": a record without an id has its number for one",
+    ];
     assert_eq!(errors(&found), expected);
     assert_eq!(texts(&found), [(0, "a"), (2, "c"), (4, "e")]);
     assert_eq!(errors(&items("a.jsonl", file, |options| options.allow_duplicate_ids = true)), [""; 0]);

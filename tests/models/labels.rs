@@ -45,6 +45,7 @@ fn a_class_is_an_id_or_a_name() {
             (name("负面"), class(0)),
             (name("0"), class(1)),
             (name("2"), class(2)),
+            (name("3.0"), class(3)), // as pandas writes ids, where one is missing
             (Number(3.0), class(3)),
         ],
     );
@@ -54,6 +55,8 @@ fn a_class_is_an_id_or_a_name() {
             (Integer(5), "label 5: expected a class id from 0 to 4"),
             (Integer(-1), "label -1: expected a class id from 0 to 4"),
             (name("7"), "label 7: expected a class id from 0 to 4"),
+            (name("2.5"), "label \"2.5\": expected one of"),
+            (name("inf"), "label \"inf\": expected one of"),
             (name("good"), "label \"good\": several classes have this name; use the class id"),
             (name("Neutral"), "label \"Neutral\": expected one of \"负面\", \"0\", \"neutral\", \"good\", \"good\""),
             (Number(0.5), "label 0.5: expected a class id or name"),

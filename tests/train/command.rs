@@ -67,7 +67,7 @@ fn what_cannot_be_trained_is_told_in_one_line() {
         assert!(ran.err.lines().next().unwrap().contains(reason), "{arguments}: {}", ran.err);
     };
     refused("--data train.jsonl", "needs a place");
-    refused("--data mixed.jsonl --out m", "found both");
+    refused("--data mixed.jsonl --out m", "found both: a name in mixed.jsonl:1, an id in mixed.jsonl:2");
     refused("--data bare.jsonl --out m", "found none");
     refused("--data one.jsonl --out m", "at least two classes");
     refused("--data train.jsonl --out bert-cls2", "is there already");
@@ -80,6 +80,24 @@ fn what_cannot_be_trained_is_told_in_one_line() {
     refused("--data train.jsonl --out m --precision f16", "training computes in f32 or bf16");
     refused("--data train.jsonl --out m --learning-rate 1e30 --clip 0", "no longer finite");
     assert!(!bench.path("m").exists());
+}
+
+/// Ids are ids however a table writes them, and those that are left out are told: a head has outputs for them.
+#[test]
+fn class_ids_are_read_as_such_and_gaps_are_told() {
+    let bench = bench();
+    bench.write("floats.csv", "text,label\ngood,1.0\nbad,0.0\nnothing,\ngood one,1.0\n");
+    let train = "train --model bert-cls2 --epochs 1";
+    let ran = bench.run(&format!("{train} --scratch --data floats.csv --skip-invalid --out floats"));
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert_eq!(json(&bench.path("floats.run.json"))["labels"], serde_json::json!(["LABEL_0", "LABEL_1"]));
+    assert!(!ran.err.contains("no record to learn from"), "{}", ran.err);
+    bench.write("gaps.jsonl", "{\"text\":\"good\",\"label\":5}\n{\"text\":\"bad\",\"label\":1}\n");
+    let ran = bench.run(&format!("{train} --data gaps.jsonl --out gaps"));
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let told = "note: 4 of 6 classes have no record to learn from: LABEL_0, LABEL_2, LABEL_3, LABEL_4";
+    assert!(ran.err.contains(told), "{}", ran.err);
+    assert_eq!(json(&bench.path("gaps.run.json"))["model"]["fingerprint"].as_str().map(str::len), Some(64));
 }
 
 /// What bf16 rounds is a pass: a training has the bytes of its seed, learns what f32 learns, and is not gone on with in f32.
@@ -120,7 +138,10 @@ fn moments_are_kept_beside_each_epoch() {
         assert!(read(&format!("plain/{epoch}/model.safetensors")) == read(&format!("kept/{epoch}/model.safetensors")));
         assert!(!bench.path(&format!("plain/{epoch}/moments.safetensors")).exists());
     }
-    assert!(read("kept/epoch-001/moments.safetensors") != read("kept/epoch-002/moments.safetensors"));
+    let moments = read("kept/epoch-001/moments.safetensors");
+    assert!(moments != read("kept/epoch-002/moments.safetensors"));
+    // One entry: of several the order would be another in each process.
+    assert!(moments[8..].starts_with(br#"{"__metadata__":{"betas":"[0.9,0.999]"},"#));
     let index = "index --model again --data train.jsonl --store store --gradients projected --projection-dim 200 --adam --quiet";
     bench.ok(&format!("{index} --checkpoint kept/epoch-001:0.004 --checkpoint kept/epoch-002:0.001"));
     let rows =

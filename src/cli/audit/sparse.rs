@@ -63,10 +63,10 @@ pub(super) struct Sparse {
     /// Also propose changed copies of the training records nearest to the least covered: duplicate, substitute, insert, delete or swap
     #[arg(long, value_name = "CHANGE", requires = "proposed")]
     augment: Option<Change>,
-    /// Where those go
+    /// Where the changed copies go
     #[arg(long, value_name = "FILE", requires = "augment")]
     proposed: Option<PathBuf>,
-    /// The share of words changed in them
+    /// The share of words changed in the copies
     #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
     share: f64,
     /// How near to a target a selected record must be

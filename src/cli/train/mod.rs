@@ -253,6 +253,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
             "shape": founded.as_ref().map(|_| arguments.shape.to_string()),
             "scratch": scratch,
             "new_head": trainee.has_new_head(),
+            "fingerprint": trainee.start_fingerprint(),
         }),
     );
     run.set("task", job.to_string());
@@ -262,6 +263,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let summary = match job {
         Job::Classification => {
             let [examples, dev] = arguments.material(labelled, &trainee, &mut rejections)?;
+            Teller { quiet: common.quiet }.unseen(&trainee, &examples);
             if arguments.head_only {
                 fit.head(&mut trainee, &examples, &dev)?
             } else {

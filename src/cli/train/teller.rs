@@ -1,7 +1,10 @@
 //! What is told of a training on standard error.
 
-use wherefore::factors::Refit;
-use wherefore::train::{EpochReport, Metrics};
+use std::collections::HashSet;
+
+use wherefore::factors::{Refit, Target};
+use wherefore::model::{Problem, Trainee};
+use wherefore::train::{EpochReport, Example, Metrics};
 
 /// Tells what became of each epoch.
 pub(super) struct Teller {
@@ -19,6 +22,28 @@ impl Teller {
         let end = if refit.converged { "" } else { ", not converged" };
         let dev = dev.map_or_else(String::new, |dev| format!("  dev {}", worth(dev)));
         self.line(&format!("head  objective {:.4} after {} steps{end}{dev}", refit.objective, refit.iterations));
+    }
+
+    /// Tells which classes of a new head no record teaches, as where class ids leave some out.
+    pub(super) fn unseen(&self, trainee: &Trainee, examples: &[Example]) {
+        if trainee.problem() != Problem::SingleLabel || !trainee.has_new_head() {
+            return;
+        }
+        let seen: HashSet<usize> = examples
+            .iter()
+            .filter_map(|example| if let Target::Class(class) = example.target { Some(class) } else { None })
+            .collect();
+        let names = trainee.class_names().names();
+        let unseen: Vec<&str> =
+            (0..names.len()).filter(|class| !seen.contains(class)).map(|class| names[class].as_str()).collect();
+        if !unseen.is_empty() {
+            let (few, more) = (&unseen[..unseen.len().min(8)], if unseen.len() > 8 { ", …" } else { "" });
+            let (none, all) = (unseen.len(), names.len());
+            self.line(&format!(
+                "note: {none} of {all} classes have no record to learn from: {}{more} (class ids count from 0)",
+                few.join(", ")
+            ));
+        }
     }
 
     #[expect(clippy::print_stderr, reason = "messages go to standard error")]
