@@ -24,7 +24,7 @@
 //! above = 0.8
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -116,11 +116,27 @@ pub enum Seeds {
     These(Vec<u64>),
 }
 
+/// Seeds at most: no plan means more trainings an arm.
+const MOST_SEEDS: usize = 1000;
+
 fn five() -> Seeds {
     Seeds::Count(5)
 }
 
 impl Seeds {
+    fn check(&self) -> Result<(), String> {
+        let count = match self {
+            Self::Count(count) => usize::try_from(*count).unwrap_or(usize::MAX),
+            Self::These(seeds) => seeds.len(),
+        };
+        match self {
+            _ if count == 0 => Err("seeds: expected at least one".to_owned()),
+            _ if count > MOST_SEEDS => Err(format!("seeds: expected at most {MOST_SEEDS}, found {count}")),
+            Self::These(seeds) if !are_distinct(seeds) => Err("seeds: one comes twice".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
     /// Each of them.
     pub fn list(&self) -> Vec<u64> {
         match self {
@@ -128,6 +144,11 @@ impl Seeds {
             Self::These(seeds) => seeds.clone(),
         }
     }
+}
+
+fn are_distinct<T: std::hash::Hash + Eq>(all: &[T]) -> bool {
+    let mut seen = HashSet::new();
+    all.iter().all(|one| seen.insert(one))
 }
 
 /// How is trained: see [`TrainOptions`].
@@ -238,7 +259,7 @@ pub enum Step {
     },
     /// Gives records the labels that a person has found right.
     Correct {
-        /// Files of `id` (or `index`) and `label`.
+        /// Files of `id` (or `index`) and `label`: .jsonl, .csv, .tsv or .parquet.
         corrections: Vec<String>,
         /// Only records that an audit signal ranks high.
         #[serde(default = "combined", with = "signal_name")]
@@ -277,7 +298,7 @@ pub enum Step {
         #[serde(default)]
         words: Words,
     },
-    /// Adds records of a pool.
+    /// Adds records of a pool that the data do not have already.
     Add {
         /// Files of it.
         pool: Vec<String>,
@@ -324,7 +345,7 @@ pub enum Step {
 pub enum Dropped {
     /// Records whose labels are suspect.
     Dirty,
-    /// Copies and near copies of earlier training records.
+    /// Copies and near copies of earlier training records with the same label; where labels contradict, both are left to the steps that judge them.
     Copies,
     /// Copies and near copies of records of dev and the other sets.
     Leaks,
@@ -517,18 +538,15 @@ impl Plan {
         };
         if let Some(name) = names.iter().find(|name| !plain(name) || ["before", "audit"].contains(&name.as_str())) {
             return Err(format!(
-                "arm: expected a name of letters, digits, - and _, other than before and audit, found {name:?}"
+                "arm: expected a name of letters, digits, -, _, + and . (not first), other than before and audit, found {name:?}"
             ));
         }
-        let repeated = (1..names.len()).find(|&i| names[..i].contains(&names[i]));
-        let seeds = self.seeds.list();
+        self.seeds.check()?;
         match () {
-            () if repeated.is_some_and(|i| !names[i].is_empty()) => Err("arm: two have the same name".to_owned()),
+            () if !are_distinct(&names) => Err("arm: two have the same name".to_owned()),
             () if self.data.is_empty() => Err("data: expected files, found none".to_owned()),
             () if self.judged_on().is_empty() => Err("dev: expected files to be judged on, found none".to_owned()),
             () if self.sets.contains_key("dev") => Err("sets: dev is the name of the plan's own dev data".to_owned()),
-            () if seeds.is_empty() => Err("seeds: expected at least one".to_owned()),
-            () if (1..seeds.len()).any(|i| seeds[..i].contains(&seeds[i])) => Err("seeds: one comes twice".to_owned()),
             () if !self.steps.is_empty() && !self.arms.is_empty() => {
                 Err("expected steps or arms, found both".to_owned())
             }
@@ -623,6 +641,9 @@ mod tests {
 
     const HEAD: &str = "model = 'org/name'\ndata = ['train.jsonl']\ndev = ['/there/dev.jsonl']\n";
 
+    const DROP: &str = "[[step]]\ndo = 'drop'\nwhat = 'copies'\n";
+    const ARM: &str = "[[arm]]\nname = 'a+b.c'\n[[arm.step]]\ndo = 'drop'\nwhat = 'copies'\n";
+
     #[test]
     fn the_plan_of_the_readme_is_one() {
         let readme = include_str!("../../README.md");
@@ -656,6 +677,11 @@ mod tests {
             (&format!("{HEAD}[[step]]\ndo = 'fly'"), "fly"),
             (&format!("{HEAD}[[step]]\ndo = 'relabel'\nsignal = 'x'\ntop = 3"), "expected one of combined"),
             (&format!("{HEAD}seeds = []\n[[step]]\ndo = 'drop'\nwhat = 'copies'"), "seeds"),
+            (&format!("seeds = 9223372036854775807\n{HEAD}{DROP}"), "at most 1000"),
+            (&format!("seeds = 100000000000\n{HEAD}{DROP}"), "at most 1000"),
+            (&format!("seeds = [3, 4, 3]\n{HEAD}{DROP}"), "one comes twice"),
+            (&format!("{HEAD}{}", ARM.repeat(2)), "the same name"),
+            (&format!("{HEAD}{}", ARM.replace("a+b.c", "a/b")), "-, _, + and ."),
             (&format!("{HEAD}[[arm]]\nname = 'before'\n[[arm.step]]\ndo = 'drop'\nwhat = 'copies'"), "before"),
         ] {
             let error = read(text).unwrap_err().to_string();
