@@ -2,7 +2,7 @@
 //!
 //! Where a record has several, each of its words or masks is judged by itself, from the features of its first token; answers are another matter
 //! ([`super::dirty_answers()`]). Every signal is read off the store: no model is run again. Signals that come from the model's own features share its memory of the
-//! labels it was trained on; the text classifier has seen neither those nor the label it judges.
+//! labels it was trained on; the text classifier has seen neither those nor the label it judges, nor what copies of the record are labelled.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,8 +13,9 @@ use super::folds::Folds;
 use super::judgement::{Judgement, judge, judge_words};
 use super::labelled::Classes;
 use super::ngrams::Bags;
+use super::redundant::sayings;
 use super::units::spans;
-use super::{folds, neighbours, text, word_features};
+use super::{folds, map, neighbours, text, word_features};
 use crate::error::{Error, Result};
 use crate::factors::{
     CHOLESKY_LIMIT, Curvature, CurvatureOptions, FactorKernel, HessianForm, KeepGoing, RefitOptions, RepresenterCompat,
@@ -29,9 +30,10 @@ use crate::train::Dynamics;
 /// A reason to doubt a label. Greater is more suspect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// Every other signal at hand, put together.
+    /// Of records `text`, `confident`, `self-influence` and, by a training's dynamics, `margin`, put together; of words the first three; of masks `neighbours`, `loss`
+    /// and `self-influence`; of answers `text`, `self-influence` and `loss`.
     Combined,
-    /// What a linear classifier of n-grams, fitted without the record, says: the margin of confident learning. Of a word, the classifier reads the word and its
+    /// What a linear classifier of n-grams, fitted without the record and its copies, says: the margin of confident learning. Of a word, the classifier reads the word and its
     /// neighbours, and the label's probability says all; of an answer, how much better another sentence of the context fits the words of the question.
     Text,
     /// The record's weight in a head refitted to the labels: `Σ_c max(α_i[c], 0)` (Yeh et al. 2018).
@@ -40,9 +42,9 @@ pub enum Signal {
     RepresenterSoft,
     /// The influence of the record on its own loss, `g_iᵀ (H + λI)⁻¹ g_i` over the last layer.
     SelfInfluence,
-    /// The share of its nearest records, by their similarity, that have another label.
+    /// The share of its nearest records, by their similarity, that have another label; its copies are not asked.
     Neighbours,
-    /// What a head refitted without the record says: the margin of confident learning.
+    /// What a head refitted without the record, and without its copies, says: the margin of confident learning.
     Confident,
     /// How far the label was behind during training: minus the area under the margin (Pleiss et al. 2020).
     Margin,
@@ -167,9 +169,15 @@ pub fn dirty(store: &Store, options: &DirtyOptions<'_>) -> Result<Dirty> {
     }
     let task = store.settings().task();
     options.signal.check(task, classes.count)?;
+    if let Some(dynamics) = options.dynamics.filter(|_| task == Task::Record) {
+        map::expect_same_records(store, dynamics)?;
+    }
     let records = units.by_record();
-    let nearest = neighbours::nearest(&units, &records, options.neighbours, &options.search)?;
-    let folds = Folds::new(&records);
+    let said = sayings(store.rows(), |row| store.record(row).map(|record| (record.text, record.pair)))?;
+    let of_units: Vec<usize> =
+        records.iter().zip(&said).flat_map(|(units, said)| units.clone().map(|_| *said)).collect();
+    let nearest = neighbours::nearest(&units, &of_units, options.neighbours, &options.search)?;
+    let folds = Folds::new(&records, &said);
     let of_parts = units.are_parts();
     let mut evidence = Evidence { classes: &classes, of_parts, signals: Vec::new(), judgements: Vec::new() };
     let at_hand = |signal: &Signal| match signal {

@@ -14,16 +14,19 @@ const FOLDS: usize = 5;
 const PENALTY: f64 = 0.01;
 
 /// Which records go together. Runs of consecutive records take turns, so that data sorted by label are spread over every fold, and a fold is made of
-/// views of what is there, not of copies. The words of a record stay together.
+/// views of what is there. The words of a record stay together, and so do records that say the same: who judges one has not learnt the other.
 #[derive(Clone, Debug)]
 pub(super) struct Folds(Vec<u8>);
 
 impl Folds {
-    /// For records of these units each: runs of up to 64 records, and at least 16 of them in a fold where there are so many.
-    pub(super) fn new(records: &[Range<usize>]) -> Self {
-        let run = (records.len() / (16 * FOLDS)).clamp(1, 64);
-        let of_record = |(row, units): (usize, &Range<usize>)| units.clone().map(move |_| (row / run % FOLDS) as u8);
-        Self(records.iter().enumerate().flat_map(of_record).collect())
+    /// For records of these units each, and what each says ([`super::redundant::sayings`]): runs of up to 64 that say something new, and at least 16 runs in a fold
+    /// where there are so many.
+    pub(super) fn new(records: &[Range<usize>], sayings: &[usize]) -> Self {
+        let distinct = sayings.iter().max().map_or(0, |last| last + 1);
+        let run = (distinct / (16 * FOLDS)).clamp(1, 64);
+        let of_record =
+            |(units, saying): (&Range<usize>, usize)| units.clone().map(move |_| (saying / run % FOLDS) as u8);
+        Self(records.iter().zip(sayings.iter().copied()).flat_map(of_record).collect())
     }
 
     /// How many there are.
@@ -86,12 +89,19 @@ mod tests {
     #[test]
     fn every_row_is_in_one_fold_and_folds_are_of_nearly_equal_size() {
         for rows in [1, 7, 79, 80, 5000, 100_003] {
-            let folds = Folds::new(&(0..rows).map(|row| row..row + 1).collect::<Vec<_>>());
+            let folds =
+                Folds::new(&(0..rows).map(|row| row..row + 1).collect::<Vec<_>>(), &(0..rows).collect::<Vec<_>>());
             let mut sizes = vec![0_usize; folds.count()];
             (0..rows).for_each(|row| sizes[folds.of(row)] += 1);
             assert!(sizes.iter().all(|size| size.abs_diff(rows / FOLDS) <= 64), "{rows}: {sizes:?}");
         }
-        let of_words = Folds::new(&[0..3, 3..3, 3..9]);
+        let of_words = Folds::new(&[0..3, 3..3, 3..9], &[0, 1, 2]);
         assert_eq!((0..9).map(|word| of_words.of(word)).collect::<Vec<_>>(), [0, 0, 0, 2, 2, 2, 2, 2, 2]);
+    }
+
+    #[test]
+    fn records_that_say_the_same_are_in_one_fold() {
+        let folds = Folds::new(&[0..1, 1..2, 2..3, 3..5, 5..6], &[0, 1, 2, 1, 3]);
+        assert_eq!((0..6).map(|unit| folds.of(unit)).collect::<Vec<_>>(), [0, 1, 2, 1, 1, 3]);
     }
 }

@@ -1,6 +1,8 @@
 //! The data map: where each training record stands by how sure, and how steadily, the training was of its label (Swayamdipta et al. 2020,
 //! "Dataset cartography").
 
+use crate::error::{Error, Result};
+use crate::store::Store;
 use crate::train::Dynamics;
 
 /// What the training made of a record.
@@ -46,4 +48,33 @@ pub fn regions(dynamics: &Dynamics) -> Vec<Region> {
         () => Region::Hard,
     };
     (0..dynamics.records()).map(region).collect()
+}
+
+/// Refuses dynamics of other data than a store's: they are joined by the records' numbers, which any data have.
+///
+/// # Errors
+/// [`Error::Mismatch`]: other classes, a record of another id, or none that both have; what the store cannot be read for.
+pub fn expect_same_records(store: &Store, dynamics: &Dynamics) -> Result<()> {
+    let mismatch = |what: &str, expected: &str, found: &str| {
+        let place = dynamics.directory().display();
+        let reason =
+            format!("{place}: dynamics of a training on other data: {what}: expected {expected}, found {found}");
+        Err(Error::Mismatch(reason, Some("give what train --dynamics wrote for the data of this store".to_owned())))
+    };
+    let (classes, names) = (&dynamics.header().classes, &store.settings().label_names);
+    if classes != names && !names.is_empty() {
+        return mismatch("classes", &names.join(", "), &classes.join(", "));
+    }
+    let mut joined = false;
+    for row in 0..store.rows() {
+        let (shard, at) = store.locate(row);
+        let index = store.shards()[shard].indices()[at];
+        let Some(found) = dynamics.row_of(index).map(|row| &dynamics.ids()[row]) else { continue };
+        let id = store.record(row)?.id;
+        if id != *found {
+            return mismatch(&format!("record {index}"), &format!("id {id:?}"), &format!("{found:?}"));
+        }
+        joined = true;
+    }
+    if joined { Ok(()) } else { mismatch("records", "some of the store's", "none") }
 }

@@ -1,7 +1,5 @@
 //! The nearest other training records of each record, by the cosine of their features; or the nearest words of each word.
 
-use std::ops::Range;
-
 use crate::error::Result;
 use crate::search::{self, EachFactor, FactorSet, Form, Hit, Options, Query, Source};
 use crate::store::Store;
@@ -11,27 +9,36 @@ const BATCH: usize = 4096;
 /// How many times as many words are looked for as are wanted of other records.
 const OF_OTHERS: usize = 3;
 
-/// The `k` nearest of each unit of a store, nearest first: of other records than its own, as the words of one text have seen each other. There may be fewer.
+/// The `k` nearest of each unit of a store, nearest first: of other records than its own, as the words of one text have seen each other, and of records that say
+/// something else, as copies vouch for each other's labels. `sayings` tells by unit what its record says. There may be fewer.
 ///
 /// # Errors
 /// Where the search is interrupted.
 pub(super) fn nearest(
     units: &EachFactor<'_>,
-    records: &[Range<usize>],
+    sayings: &[usize],
     k: usize,
     options: &Options<'_>,
 ) -> Result<Vec<Vec<Hit>>> {
-    if !units.are_parts() {
-        return nearest_of_all(units.store(), k, options);
-    }
-    let features = |unit: usize| units.features(unit);
-    let queries: Vec<usize> = (0..units.count()).collect();
-    let mut all = search_for(units, &Form::feature_cos(), (&queries, &features), OF_OTHERS * k, options)?;
-    for (hits, own) in all.iter_mut().zip(records.iter().flat_map(|record| record.clone().map(move |_| record))) {
-        hits.retain(|hit| !own.contains(&(hit.row as usize)));
+    let mut all = if units.are_parts() {
+        let features = |unit: usize| units.features(unit);
+        let queries: Vec<usize> = (0..units.count()).collect();
+        search_for(units, &Form::feature_cos(), (&queries, &features), OF_OTHERS * k, options)?
+    } else {
+        nearest_of_all(units.store(), k + most_copies(sayings).min(k), options)?
+    };
+    for (hits, own) in all.iter_mut().zip(sayings) {
+        hits.retain(|hit| sayings[hit.row as usize] != *own);
         hits.truncate(k);
     }
     Ok(all)
+}
+
+/// How many others say the same as any one.
+fn most_copies(sayings: &[usize]) -> usize {
+    let mut counts = vec![0_usize; sayings.iter().max().map_or(0, |last| last + 1)];
+    sayings.iter().for_each(|&saying| counts[saying] += 1);
+    counts.into_iter().max().unwrap_or(1) - 1
 }
 
 /// The `k` nearest of every row of a store, itself left out: each pair is scored once, where that can be done.

@@ -6,6 +6,9 @@ use super::shingles::{jaccard, most_similar_earlier, shingles};
 use crate::error::Result;
 use rayon::prelude::*;
 
+/// The similarity of what is nearly a copy, where nobody says.
+const NEAR: f64 = 0.8;
+
 /// What is known of a text whose copies are looked for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Copied {
@@ -24,7 +27,7 @@ pub struct Redundant {
     pub text: usize,
     /// The number of the earlier one that is most like it.
     pub of: usize,
-    /// The share of their shingles that they have in common: 1 for copies.
+    /// The share of their shingles that they have in common: 1 for copies, and where nothing but punctuation or width differs.
     pub similarity: f64,
     /// Whether all their characters are the same, case and white space aside.
     pub exact: bool,
@@ -85,13 +88,43 @@ pub fn redundant_with(
     let mut found = pairs
         .map(|(text, of)| {
             let (this, that) = (read(text)?, read(of)?);
-            let exact = normalised(&this) == normalised(&that);
+            let exact = normalised(&this.text, this.pair.as_deref()) == normalised(&that.text, that.pair.as_deref());
             let conflict = this.label.is_some() && that.label.is_some() && this.label != that.label;
             Ok(Redundant { text, of, similarity: jaccard(&sets[text], &sets[of]), exact, conflict })
         })
         .collect::<Result<Vec<_>>>()?;
     sort(&mut found);
     Ok(found)
+}
+
+/// Parts of all texts beyond which no near copies are put together: what is one template is not one text.
+const PARTS: usize = 100;
+
+/// What each text says, as a number: copies have that of the first of them, and near copies as long as no more than a hundredth of all have it. Numbers rise
+/// from 0 with the texts.
+///
+/// # Errors
+/// Those of `read`.
+pub(super) fn sayings<E: Send>(
+    texts: usize,
+    read: impl Fn(usize) -> Result<(String, Option<String>), E> + Sync,
+) -> Result<Vec<usize>, E> {
+    let sets: Vec<Vec<u64>> = (0..texts)
+        .into_par_iter()
+        .map(|i| read(i).map(|(text, pair)| shingles(&text, pair.as_deref())))
+        .collect::<Result<_, E>>()?;
+    let (mut of, mut counts): (Vec<usize>, Vec<usize>) = (Vec::with_capacity(texts), Vec::new());
+    for near in most_similar_earlier(&sets, texts, NEAR) {
+        let known = near.map(|(earlier, similarity)| (of[earlier], similarity));
+        let known = known.filter(|&(saying, similarity)| similarity == 1.0 || counts[saying] < texts / PARTS);
+        let saying = known.map_or(counts.len(), |(saying, _)| saying);
+        if saying == counts.len() {
+            counts.push(0);
+        }
+        counts[saying] += 1;
+        of.push(saying);
+    }
+    Ok(of)
 }
 
 /// Contradictions first, then the most similar, then in their order.
@@ -101,10 +134,10 @@ fn sort(found: &mut [Redundant]) {
     });
 }
 
-/// Lower case, with one space for any white space.
-fn normalised(copied: &Copied) -> (String, Option<String>) {
+/// What copies have in common: lower case, with one space for any white space.
+pub(crate) fn normalised(text: &str, pair: Option<&str>) -> (String, Option<String>) {
     let one = |text: &str| text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
-    (one(&copied.text), copied.pair.as_deref().map(one))
+    (one(text), pair.map(one))
 }
 
 #[cfg(test)]
@@ -136,6 +169,23 @@ mod tests {
         assert_eq!(of(redundant(4, 0.7, &read).unwrap()), [(3, 2), (2, 0)]);
         assert_eq!(of(leaks_first(2, 4, 0.7, &read).unwrap()), [(2, 0), (3, 0)]);
         assert_eq!(of(leaks_first(0, 4, 0.7, &read).unwrap()), [(3, 2), (2, 0)]);
+    }
+
+    #[test]
+    fn copies_and_few_near_copies_say_the_same() {
+        let words = |from: usize| (from..from + 40).map(|w| format!("w{w}")).collect::<Vec<_>>().join(" ");
+        let text = |i: usize| match i {
+            7 | 150 | 299 => "Said three times over, in so many words".to_owned(),
+            40 => "said three times over in SO many words".to_owned(),
+            // One template, of which a hundredth may be together.
+            100..=110 => format!("{} {i}", words(0)),
+            _ => words(i * 100),
+        };
+        let of = sayings(300, |i| Ok::<_, ()>((text(i), None))).unwrap();
+        assert_eq!([of[40], of[150], of[299]], [7; 3]);
+        assert_eq!((of[99] + 1, of[101], of[102], of[103]), (of[100], of[100], of[100], of[100] + 1));
+        let distinct: std::collections::BTreeSet<usize> = of.iter().copied().collect();
+        assert!(distinct.iter().enumerate().all(|(number, saying)| number == *saying));
     }
 
     #[test]

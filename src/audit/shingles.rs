@@ -1,7 +1,10 @@
 //! Texts as sets of shingles, and which sets are alike: MinHash (Broder 1997, "On the resemblance and containment of documents"), banded
 //! (Leskovec, Rajaraman & Ullman, "Mining of massive datasets", §3.4), every candidate verified by the sets themselves.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
+use tokenizers::NormalizedString;
 
 use crate::explain::Segmentation;
 
@@ -13,14 +16,17 @@ const ROWS: usize = 5;
 /// Earlier texts of a bucket that a text is compared with.
 const COMPARED: usize = 16;
 
-/// The distinct shingles of a text, hashed, ascending. Case and white space do not count.
+/// The distinct shingles of a text, hashed, ascending. Case, white space, width (NFKC) and punctuation do not count, but of a text that is nothing else.
 pub(super) fn shingles(text: &str, pair: Option<&str>) -> Vec<u64> {
     let mut all = Vec::new();
     for (segment, text) in [Some(text), pair].into_iter().enumerate() {
         let Some(text) = text else { continue };
-        let text = text.to_lowercase();
-        let tokens: Vec<u64> =
-            Segmentation::Characters.split(&text).iter().map(|token| hash(token.as_bytes())).collect();
+        let text = compatible(text).to_lowercase();
+        let mut tokens = Segmentation::Characters.split(&text);
+        if tokens.iter().any(|token| !is_punctuation(token)) {
+            tokens.retain(|token| !is_punctuation(token));
+        }
+        let tokens: Vec<u64> = tokens.iter().map(|token| hash(token.as_bytes())).collect();
         let start = mix(segment as u64 + 1);
         let join = |tokens: &[u64]| tokens.iter().fold(start, |all, &token| mix(all.rotate_left(23) ^ token));
         match tokens.len() {
@@ -31,6 +37,23 @@ pub(super) fn shingles(text: &str, pair: Option<&str>) -> Vec<u64> {
     all.sort_unstable();
     all.dedup();
     all
+}
+
+/// In NFKC, where full-width forms are those of everyone else.
+fn compatible(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(NormalizedString::from(text).nfkc().get().to_owned())
+}
+
+/// What stands between words, in NFKC; signs that say something, such as emoji, are none.
+fn is_punctuation(token: &str) -> bool {
+    let is = |c: char| {
+        c.is_ascii_punctuation()
+            || matches!(c, '¡' | '§' | '«' | '¶' | '·' | '»' | '¿' | '\u{2010}'..='\u{205E}' | '\u{3000}'..='\u{303F}')
+    };
+    token.chars().all(is)
 }
 
 /// `|a ∩ b| / |a ∪ b|` of ascending sets.
@@ -120,6 +143,16 @@ mod tests {
         assert_eq!(shingles("The cat  sat down", None), shingles("the CAT sat\ndown", None));
         assert_ne!(shingles("a b c", Some("d e f")), shingles("d e f", Some("a b c")));
         assert_eq!(jaccard(&shingles("很好看的电影", None), &shingles("很好看的电影", None)), 1.0);
+    }
+
+    #[test]
+    fn punctuation_and_width_do_not_count_but_of_texts_that_are_nothing_else() {
+        let alike = |a: &str, b: &str| shingles(a, None) == shingles(b, None);
+        assert!(alike("The cat sat, and then: it sat down!", "the cat sat and then it sat down"));
+        assert!(alike("房间很干净，服务也不错。“下次”还来……", "房间很干净,服务也不错,下次还来"));
+        assert!(alike("Ｆｕｌｌ ｗｉｄｔｈ，１２３ words", "full width 123 words"));
+        assert!(alike("！！！", "!!!"));
+        assert!(!alike("!!!", "???") && !alike("great 😀", "great 😡") && !alike("...", ""));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A linear classifier of texts, by cross-validation: it has never seen the label that it judges.
+//! A linear classifier of texts, by cross-validation: it has never seen the label that it judges, nor that of a copy.
 
 use rayon::prelude::*;
 
@@ -130,7 +130,7 @@ mod tests {
         let mut labels: Vec<Option<usize>> = (0..200).map(|i| Some(i % 2)).collect();
         labels[10] = Some(1);
         let bags = Bags::read(200, 14, |row| Ok::<_, ()>((texts[row].clone(), None))).unwrap();
-        let folds = Folds::new(&(0..200).map(|row| row..row + 1).collect::<Vec<_>>());
+        let folds = Folds::new(&(0..200).map(|row| row..row + 1).collect::<Vec<_>>(), &(0..200).collect::<Vec<_>>());
         let p = out_of_fold(&bags, &folds, &labels, 2, 0, &|| true).unwrap();
         assert!(p[10 * 2] > 0.8, "{}", p[10 * 2]);
         assert!((0..200).all(|row| p[row * 2 + row % 2] > 0.5));

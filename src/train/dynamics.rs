@@ -15,7 +15,8 @@
 //! | probability | `softmax(z)_y` | `σ(margin)` |
 //! | correct | the predicted class is y | every class is predicted as it is: margin > 0 |
 //!
-//! A regression has no such numbers, and is refused. Rows are joined to a store by `index`, the record's number in the input.
+//! A regression has no such numbers, and is refused. Rows are joined to a store by `index`, the record's number in the input;
+//! audits refuse them where ids or classes differ.
 //!
 //! ```
 //! use wherefore::train::{Dynamics, DynamicsHeader, DynamicsWriter, Moment};
@@ -224,6 +225,7 @@ fn read_manifest(directory: &Path) -> Result<Manifest> {
 /// The dynamics of a training, as far as it got: `n` records over whole epochs.
 #[derive(Clone, Debug)]
 pub struct Dynamics {
+    directory: PathBuf,
     header: DynamicsHeader,
     indices: Vec<u64>,
     ids: Vec<String>,
@@ -253,7 +255,12 @@ impl Dynamics {
             decode(&bytes, manifest.records).map_err(|reason| Error::format(&path, reason))
         };
         let epochs = manifest.epochs.iter().map(read).collect::<Result<_>>()?;
-        Ok(Self { header: manifest.header, indices, ids, rows, epochs })
+        Ok(Self { directory: directory.to_owned(), header: manifest.header, indices, ids, rows, epochs })
+    }
+
+    /// Where they were read.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// What was trained.

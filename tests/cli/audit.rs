@@ -86,6 +86,34 @@ fn turned_labels_come_first() {
 }
 
 #[test]
+fn a_wrong_label_is_found_whether_its_record_comes_once_or_three_times() {
+    let bench = Bench::new();
+    let mut mails = mails();
+    let copy = |mail: &Value, copy: usize| {
+        let id = format!("{}#{copy}", mail["id"].as_str().unwrap());
+        json!({ "id": id, "text": mail["text"].as_str().unwrap().to_uppercase(), "label": mail["label"] })
+    };
+    for index in (0..MAILS).filter(|index| index % 20 == 3) {
+        mails[index]["label"] = json!(if mails[index]["label"] == "spam" { "ham" } else { "spam" });
+        let copies = [1, 2].map(|number| copy(&mails[index], number));
+        mails.extend(copies);
+    }
+    bench.write("train.jsonl", jsonl(&mails));
+    index(&bench, "train.jsonl");
+    for signal in ["combined", "text", "confident", "neighbours"] {
+        bench.ok(&format!("audit dirty --store store --signal {signal} --out {signal}.jsonl"));
+        let wrong = |record: &&Value| {
+            let index = record["index"].as_u64().unwrap() as usize;
+            index >= MAILS || index % 20 == 3
+        };
+        let all = mails.len() - MAILS + MAILS / 20;
+        let ranking = records(&bench, &format!("{signal}.jsonl"));
+        let found = ranking.iter().take(all).filter(wrong).count();
+        assert!(3 * found > 2 * all, "{signal}: {found} of {all}");
+    }
+}
+
+#[test]
 fn threads_do_not_matter_to_an_audit() {
     let bench = with_turned_labels();
     bench.ok("audit dirty --store store --threads 1 --out one.jsonl");
@@ -192,6 +220,17 @@ fn what_is_unlike_the_training_data_comes_first_and_a_pool_is_chosen_from() {
     // The targets are told in groups, the others are in none.
     assert!(sparse[..4].iter().all(|record| record["cluster"].is_u64()));
     assert!(sparse[4..].iter().all(|record| record.get("cluster").is_none()));
+    // Fewer than were asked for are told, and why.
+    let few =
+        "audit sparse --store store --data dev.jsonl --out again.jsonl --targets 4 --pool pool --selected few.jsonl";
+    let told = bench.run(&format!("{few} --select 9 --threshold 1.1"));
+    assert!(
+        told.code == Some(0) && told.err.contains("selected 0 of 9") && told.err.contains("--threshold"),
+        "{}",
+        told.err
+    );
+    let told = bench.run(&format!("{few} --select 99 --choose random"));
+    assert!(told.code == Some(0) && told.err.contains("selected 60 of 99: the pool has no others"), "{}", told.err);
     for choice in ["round-robin", "unsure", "random"] {
         bench.ok(&format!(
             "audit sparse --store store --data dev.jsonl --out again.jsonl --targets 4 --pool pool --select 5 --spread 2 --threshold -1 \
@@ -323,8 +362,9 @@ fn a_training_s_dynamics_are_signals_and_a_map() {
         problem: wherefore::model::Problem::SingleLabel,
         classes: vec!["ham".to_owned(), "spam".to_owned()],
     };
-    let numbered: Vec<(u64, String)> = (0..40).map(|i| (i, format!("{i}"))).collect();
-    let mut writer = DynamicsWriter::create(&bench.path("dynamics"), header, &numbered).unwrap();
+    let ids = mails.iter().map(|mail| mail["id"].as_str().unwrap().to_owned());
+    let numbered: Vec<(u64, String)> = (0..).zip(ids).collect();
+    let mut writer = DynamicsWriter::create(&bench.path("dynamics"), header.clone(), &numbered).unwrap();
     // Record 3 is never learnt, record 5 is learnt and forgotten in turn, the others are learnt at once.
     for epoch in 0..4 {
         let moment = |i: u64| match i {
@@ -344,4 +384,20 @@ fn a_training_s_dynamics_are_signals_and_a_map() {
     let regions: Vec<_> = map.iter().map(|record| record["region"].as_str().unwrap()).collect();
     assert_eq!((regions.len(), regions[0], regions[1], regions[2]), (40, "suspect", "ambiguous", "easy"));
     assert_eq!((&map[0]["forgotten"], &map[1]["forgotten"]), (&Value::Null, &json!(2)));
+
+    // Numbers alone join nothing.
+    let others = |name: &str, header: &DynamicsHeader, records: &[(u64, String)]| {
+        let mut writer = DynamicsWriter::create(&bench.path(name), header.clone(), records).unwrap();
+        writer.write_epoch(&vec![Moment::default(); records.len()]).unwrap();
+    };
+    let mut renamed = numbered.clone();
+    renamed[7].1 = "another".to_owned();
+    others("renamed", &header, &renamed);
+    others("elsewhere", &header, &[(4000, "far".to_owned())]);
+    let classes = vec!["bad".to_owned(), "good".to_owned()];
+    others("classes", &DynamicsHeader { classes, ..header }, &numbered);
+    for (name, told) in [("renamed", "record 7"), ("elsewhere", "records: expected some"), ("classes", "ham, spam")] {
+        bench.fails(&format!("audit map --store store --dynamics {name}"), told);
+        bench.fails(&format!("audit dirty --store store --dynamics {name}"), told);
+    }
 }

@@ -25,11 +25,12 @@ const MOST_WORDS: usize = 1000;
 pub(super) struct Dirty {
     #[command(flatten)]
     audited: Audited,
-    /// What labels are ranked by: combined, text, representer, representer-soft, self-influence, neighbours, confident, loss, margin or forgetting; of answers
-    /// combined, text, self-influence or loss
+    /// What labels are ranked by: combined (text, confident, self-influence and, with --dynamics, margin; of masks neighbours, loss and self-influence), text,
+    /// representer, representer-soft, self-influence, neighbours, confident, loss, margin or forgetting; of answers combined (of all others), text,
+    /// self-influence or loss
     #[arg(long, default_value_t = Signal::Combined)]
     signal: Signal,
-    /// How many of its nearest records (words) vote on a label; 0: they are not looked for, which takes hours for a million
+    /// How many of its nearest records (words), its copies left out, vote on a label; 0: they are not looked for, which takes hours for a million
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(..=1000))]
     neighbours: u32,
     /// Of models that tag words: each word is a finding of its own, not what is or would be an entity
@@ -47,7 +48,7 @@ pub(super) struct Dirty {
     /// Memory for the search, in MiB; a store larger than it is read in passing
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     memory: usize,
-    /// What a training wrote with its --dynamics, for margin and forgetting (combined uses them too)
+    /// What a training on the same data wrote with its --dynamics, for margin and forgetting (combined uses margin)
     #[arg(long, value_name = "DIR")]
     dynamics: Option<PathBuf>,
     /// λ of the representer's refits

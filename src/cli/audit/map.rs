@@ -65,6 +65,7 @@ pub(super) fn run(arguments: &Map, common: &Common) -> anyhow::Result<Outcome> {
         Dynamics::open(&arguments.dynamics)?,
     );
     run.store(&store);
+    audit::expect_same_records(&store, &dynamics)?;
     let regions = audit::regions(&dynamics);
     let mut order: Vec<usize> = (0..dynamics.records()).collect();
     order.sort_by(|&a, &b| dynamics.confidence(a).total_cmp(&dynamics.confidence(b)).then(a.cmp(&b)));

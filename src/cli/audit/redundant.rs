@@ -20,7 +20,7 @@ pub(super) struct Redundant {
     audited: Audited,
     #[command(flatten)]
     data: Data,
-    /// The share of word triples two texts must have in common
+    /// The share of word triples two texts must have in common; punctuation, case, white space and width do not count
     #[arg(long, value_name = "SHARE", default_value_t = 0.8)]
     threshold: f64,
 }

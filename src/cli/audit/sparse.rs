@@ -113,6 +113,23 @@ impl Sparse {
         pipeline::select_from_pool(&store, &targets, &options)
     }
 
+    /// Why fewer were selected than were asked for.
+    #[expect(clippy::print_stderr, reason = "messages go to standard error")]
+    fn tell_selected(&self, found: usize, quiet: bool) {
+        if found >= self.select || quiet {
+            return;
+        }
+        let why = if self.choose.has_targets() {
+            format!(
+                "no others of the pool are as near to one of the {} targets as --threshold {}",
+                self.targets, self.threshold
+            )
+        } else {
+            "the pool has no others".to_owned()
+        };
+        eprintln!("selected {found} of {}: {why}", self.select);
+    }
+
     /// The groups of the least covered records: each one's number, and what sets it apart.
     fn cluster(&self, model: &Model, targets: &[&SearchResult], common: &Common) -> Result<Vec<Described>> {
         let record = |result: &SearchResult| Record {
@@ -272,6 +289,7 @@ pub(super) fn run(arguments: &Sparse, common: &Common) -> anyhow::Result<Outcome
             RecordWriter::create(Some(selected), Format::choose(None, Some(selected)), SelectedRecord::columns())?;
         chosen.iter().try_for_each(|record| writer.write(record))?;
         writer.finish()?;
+        arguments.tell_selected(chosen.len(), common.quiet);
         run.set("selected", chosen.len());
     }
     if let (Some(change), Some(path)) = (arguments.augment, &arguments.proposed) {
