@@ -35,6 +35,7 @@ pub use dirty::{Dirty, DirtyOptions, Signal, dirty};
 pub use map::{Region, expect_same_records, regions};
 pub(crate) use neighbours::features;
 pub use rebalance::extra_copies;
+pub(crate) use redundant::normalised;
 pub use redundant::{Copied, Redundant, leaks_first, redundant, redundant_with};
 pub use selection::{Candidates, Chosen, SelectionOptions, greedy_coverage, round_robin};
 pub use trust::{Bin, Calibration, Evidence, calibrate, check_known, mean_average_precision, reliability};

@@ -6,9 +6,13 @@
 
 use std::sync::OnceLock;
 
+use serde_json::Value;
+
+use super::Place;
 use super::cell::{Cell, Row};
 use super::columns::{DatasetOptions, Layout, Wanted};
 use super::lines::{Found, Lines, RECORD_LIMIT, as_text, too_long, without_end};
+use super::objects::Taker;
 use super::reader::Source;
 use crate::error::{Error, Result};
 
@@ -67,7 +71,28 @@ enum State {
     End,
 }
 
+/// Hands each record of a file with a header to `each`: its fields by name, those that are not empty.
+pub(super) fn each_row(lines: Lines, dialect: Dialect, each: &mut Taker<'_>) -> Result<()> {
+    let mut file = Delimited::new(lines, dialect);
+    let Some(names) = file.read_header()? else { return Ok(()) };
+    file.width = names.len();
+    while let Some(line) = file.read_fields() {
+        let line = line?;
+        file.check_width(line)?;
+        let fields = names.iter().enumerate().map(|(at, name)| (name.clone(), file.fields.get(at)));
+        let fields = fields.filter(|(_, field)| !field.is_empty()).map(|(name, field)| (name, Value::from(field)));
+        let place = Place::new(file.lines.path(), line);
+        each(&place, fields.collect())?;
+    }
+    Ok(())
+}
+
 impl Delimited {
+    fn new(lines: Lines, dialect: Dialect) -> Self {
+        let (layout, fields) = (Layout::default(), Fields::default());
+        Self { lines, dialect, layout, kept: Vec::new(), width: 0, line: Vec::new(), fields }
+    }
+
     /// Reads the header, or takes the names given.
     ///
     /// # Errors
@@ -78,8 +103,7 @@ impl Delimited {
         wanted: &Wanted,
         options: &DatasetOptions,
     ) -> Result<Option<Self>> {
-        let (layout, fields) = (Layout::default(), Fields::default());
-        let mut file = Self { lines, dialect, layout, kept: Vec::new(), width: 0, line: Vec::new(), fields };
+        let mut file = Self::new(lines, dialect);
         let names = match (&options.columns, options.no_header) {
             (Some(names), true) => names.clone(),
             (None, true) => {
@@ -172,7 +196,7 @@ impl Delimited {
         }
     }
 
-    fn row(&self, line: u64) -> Result<Row> {
+    fn check_width(&self, line: u64) -> Result<()> {
         let found = self.fields.ends.len();
         if found != self.width {
             return Err(self.refuse(line, format!("expected {} fields, found {found}", self.width)));
@@ -184,6 +208,11 @@ impl Delimited {
                 "{path}:{line}: a field is in quotes; TSV has none, so that they are part of the text: write CSV, or take them off"
             ));
         }
+        Ok(())
+    }
+
+    fn row(&self, line: u64) -> Result<Row> {
+        self.check_width(line)?;
         let cell = |at: usize| Cell::Text(self.fields.get(at).to_owned());
         // An empty field is all that these formats have for "nothing"; only a text may be empty.
         let optional = |at: Option<usize>| at.filter(|&at| !self.fields.get(at).is_empty()).map_or(Cell::Null, cell);

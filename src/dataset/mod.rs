@@ -30,7 +30,7 @@ pub use columns::{DatasetOptions, Shape};
 pub use delimited::quoted_tsv;
 pub use digest::Digest;
 pub use ids::IdCheck;
-pub(crate) use objects::each_object;
+pub(crate) use objects::{each_object, each_row_object};
 pub use reader::{Dataset, Place};
 
 /// One record of the user's data.

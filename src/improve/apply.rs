@@ -1,6 +1,6 @@
 //! A step of a plan, done to the data: each thing that is done leaves a record of itself.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::data::{Answers, Item, read, value};
 use super::evidence::Evidence;
@@ -24,6 +24,8 @@ pub(super) struct Work<'a> {
     pub(super) classes: &'a ClassNames,
     pub(super) items: Vec<Item>,
     pub(super) changes: Vec<ChangeRecord>,
+    /// What a user should hear of, a line each.
+    pub(super) told: Vec<String>,
     /// The step under way, from 1.
     step: usize,
     /// Of all items.
@@ -33,7 +35,7 @@ pub(super) struct Work<'a> {
 impl<'a> Work<'a> {
     pub(super) fn new(plan: &'a Plan, evidence: &'a Evidence<'a>, classes: &'a ClassNames, items: Vec<Item>) -> Self {
         let ids = items.iter().map(|item| item.record.id.clone()).collect();
-        Self { plan, evidence, classes, items, changes: Vec::new(), step: 0, ids }
+        Self { plan, evidence, classes, items, changes: Vec::new(), told: Vec::new(), step: 0, ids }
     }
 
     /// Does the next step.
@@ -45,13 +47,13 @@ impl<'a> Work<'a> {
             Step::Drop { what: Dropped::Leaks, similarity, .. } => self.drop_leaks(*similarity),
             Step::Drop { what, .. } => self.drop_region(*what),
             Step::Correct { corrections, signal, top, pick } => {
-                self.correct(&Answers::read(corrections)?, *signal, *top, *pick)
+                self.correct(&Answers::read(corrections, &self.plan.columns)?, *signal, *top, *pick)
             }
             Step::Relabel { signal, top, above } => self.relabel(*signal, *top, *above),
             Step::Reweight { weights, words } => self.reweight(*weights, *words),
             Step::Rebalance { words } => self.rebalance(*words),
             Step::Add { pool, answers, choose, count, targets, target_count, threshold } => {
-                let pool = read(pool, &self.plan.columns)?;
+                let pool = self.not_there_yet(read(pool, &self.plan.columns)?);
                 let options = PoolOptions {
                     choice: *choose,
                     most: count.of(pool.len()),
@@ -59,7 +61,7 @@ impl<'a> Work<'a> {
                     seed: self.step as u64,
                     ..PoolOptions::default()
                 };
-                self.add(&pool, &Answers::read(answers)?, targets, *target_count, &options)
+                self.add(&pool, &Answers::read(answers, &self.plan.columns)?, targets, *target_count, &options)
             }
             Step::Augment { change, count, share, targets, target_count } => {
                 self.augment(*change, *count, *share, targets, *target_count)
@@ -105,7 +107,7 @@ impl<'a> Work<'a> {
         self.items.iter().enumerate().filter_map(origin).collect()
     }
 
-    /// Where the first of a signal's ranking stand: (item, rank from 1, score, row of the store).
+    /// Where the first of a signal's ranking stand, of what has not been taken out: (item, rank from 1, score, row of the store).
     fn suspects(
         &self,
         signal: Signal,
@@ -113,14 +115,15 @@ impl<'a> Work<'a> {
         above: Option<f32>,
     ) -> Result<Vec<(usize, usize, f32, usize)>> {
         let (store, dirty, places) = (self.evidence.store()?, self.evidence.dirty(signal)?, self.by_origin());
-        let most = top.map_or(usize::MAX, |top| top.of(dirty.ranking.len()));
-        let found = dirty.ranking.iter().take(most).enumerate().map(|(rank, &row)| {
+        let found = dirty.ranking.iter().enumerate().filter_map(|(rank, &row)| {
             let (shard, at) = store.locate(row);
-            (places.get(&store.shards()[shard].indices()[at]).copied(), rank + 1, dirty.scores[row], row)
+            let place = *places.get(&store.shards()[shard].indices()[at])?;
+            (!self.items[place].dropped).then_some((place, rank + 1, dirty.scores[row], row))
         });
-        let found = found.filter(|(_, _, score, _)| above.is_none_or(|above| *score > above));
-        let live = found.filter_map(|(place, rank, score, row)| Some((place?, rank, score, row)));
-        Ok(live.filter(|(place, ..)| !self.items[*place].dropped).collect())
+        let mut live: Vec<_> = found.collect();
+        live.truncate(top.map_or(usize::MAX, |top| top.of(live.len())));
+        live.retain(|(_, _, score, _)| above.is_none_or(|above| *score > above));
+        Ok(live)
     }
 
     fn drop_dirty(&mut self, signal: Signal, top: Option<Amount>, above: Option<f32>) -> Result<()> {
@@ -142,14 +145,22 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// Label by label: which of two that contradict each other is right, no copy says.
     fn drop_copies(&mut self, similarity: f64) -> Result<()> {
-        let live = self.live();
-        let found = audit::redundant(live.len(), similarity, &|i| Ok(Self::copied(&self.items[live[i]].record)))?;
-        for copy in found {
-            let kind = if copy.exact { "a copy" } else { "nearly a copy" };
-            let conflict = if copy.conflict { ", with another label" } else { "" };
-            let of = self.items[live[copy.of]].record.id.clone();
-            self.take_out(live[copy.text], Some(copy.similarity), format!("{kind} of {of}{conflict}"));
+        let mut by_label: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for place in self.live() {
+            let label = self.items[place].record.label.as_ref();
+            let class = label.and_then(|label| self.class(label)).map(|class| class.to_string());
+            let name = class.or_else(|| label.map(|label| value(label).to_string())).unwrap_or_default();
+            by_label.entry(name).or_default().push(place);
+        }
+        for live in by_label.into_values() {
+            let found = audit::redundant(live.len(), similarity, &|i| Ok(Self::copied(&self.items[live[i]].record)))?;
+            for copy in found {
+                let kind = if copy.exact { "a copy" } else { "nearly a copy" };
+                let of = self.items[live[copy.of]].record.id.clone();
+                self.take_out(live[copy.text], Some(copy.similarity), format!("{kind} of {of}"));
+            }
         }
         Ok(())
     }
@@ -195,6 +206,11 @@ impl<'a> Work<'a> {
 
     fn set_label(&mut self, place: usize, label: Label, change: &str, score: Option<f64>, reason: String) {
         let item = &self.items[place];
+        // As the data have theirs.
+        let label = match (&item.record.label, self.class(&label)) {
+            (Some(Label::Integer(_)), Some(class)) => Label::Integer(class as i64),
+            _ => label,
+        };
         let [old, new] = [item.record.label.as_ref(), Some(&label)].map(|label| label.and_then(|l| self.class(l)));
         if old == new && old.is_some() {
             return;
@@ -213,6 +229,16 @@ impl<'a> Work<'a> {
     }
 
     fn correct(&mut self, answers: &Answers, signal: Signal, top: Option<Amount>, pick: Pick) -> Result<()> {
+        let (unmatched, all) = (answers.unmatched(&self.items), answers.count());
+        if let Some(first) = unmatched.first() {
+            let told =
+                format!("corrections: {} of {all} match no training record, the first: {first}", unmatched.len());
+            if unmatched.len() == all {
+                return Err(Error::usage(told)
+                    .with_hint("corrections name records by the id, or the index, of the training data"));
+            }
+            self.told.push(format!("step {}: {told}", self.step));
+        }
         let looked_at: Vec<(usize, Option<f64>, String)> = match (top, pick) {
             (None, _) => self.live().into_iter().map(|place| (place, None, "corrected by hand".to_owned())).collect(),
             (Some(_), Pick::Audit) => {
@@ -322,6 +348,22 @@ impl<'a> Work<'a> {
         self.note(self.items.len() - 1, change, reason, tell);
     }
 
+    /// What of a pool says something that the data have not said yet, taken out or not.
+    fn not_there_yet(&mut self, pool: Vec<Record>) -> Vec<Record> {
+        let said = |record: &Record| audit::normalised(&record.text, record.pair.as_deref());
+        let known: HashSet<_> = self.items.iter().map(|item| said(&item.record)).collect();
+        let all = pool.len();
+        let new: Vec<Record> = pool.into_iter().filter(|record| !known.contains(&said(record))).collect();
+        if new.len() < all {
+            let left_out = all - new.len();
+            self.told.push(format!(
+                "step {}: add: {left_out} of the pool's {all} are in the data already, and left out",
+                self.step
+            ));
+        }
+        new
+    }
+
     fn add(
         &mut self,
         pool: &[Record],
@@ -330,7 +372,10 @@ impl<'a> Work<'a> {
         target_count: Amount,
         options: &PoolOptions,
     ) -> Result<()> {
-        let store = self.evidence.pool(pool, &format!("pool-{}", self.step))?;
+        if pool.is_empty() {
+            return Ok(());
+        }
+        let store = self.evidence.pool(pool, &pool_name(pool))?;
         let files = if options.choice.has_targets() { self.plan.set(targets)? } else { &[] };
         let chosen = self.evidence.select(&store, (files, &|n| target_count.of(n)), options)?;
         let by_id: HashMap<&str, &Record> = pool.iter().map(|record| (record.id.as_str(), record)).collect();
@@ -394,6 +439,17 @@ impl<'a> Work<'a> {
         }
         Ok(())
     }
+}
+
+/// Arms have pools of their own, and of one pool they leave out what they have.
+fn pool_name(pool: &[Record]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for record in pool {
+        for part in [&record.id, &record.text, record.pair.as_ref().unwrap_or(&String::new())] {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+        }
+    }
+    format!("pool-{}", &hasher.finalize().to_hex()[..16])
 }
 
 fn shuffled(mut places: Vec<usize>, seed: u64) -> Vec<usize> {

@@ -1,12 +1,13 @@
 //! The training data on their way through a plan, and the record of what became of them.
 
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::plan::Columns;
-use crate::dataset::{Dataset, DatasetOptions, Label, Record, each_object};
+use crate::dataset::{Dataset, DatasetOptions, Label, Record, each_object, each_row_object};
 use crate::error::{Error, Result};
 use crate::report::Destination;
 
@@ -133,22 +134,27 @@ pub(super) fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     Ok(records)
 }
 
-/// Labels by id and by index, from files of `{"id" or "index", "label"}`, the later ones first believed.
+/// Labels by id and by index, from files of `id` or `index` and `label` (or as the plan's columns are called), the later ones first believed.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
-    by_id: std::collections::HashMap<String, Label>,
-    by_index: std::collections::HashMap<u64, Label>,
+    by_id: HashMap<String, Label>,
+    by_index: HashMap<u64, Label>,
 }
 
 impl Answers {
-    pub(super) fn read(files: &[String]) -> Result<Self> {
+    pub(super) fn read(files: &[String], columns: &Columns) -> Result<Self> {
         let mut answers = Self::default();
         if files.is_empty() {
             return Ok(answers);
         }
-        each_object(files, &mut |place, object| {
-            let label = object.get("label").and_then(label_of).ok_or_else(|| place.error("no label".to_owned()))?;
-            match (object.get("id"), object.get("index").and_then(Value::as_u64)) {
+        each_row_object(files, &mut |place, object| {
+            let field = |column: &Option<String>, usual: &str| {
+                column.as_ref().and_then(|column| object.get(column)).or_else(|| object.get(usual))
+            };
+            let label = field(&columns.label, "label").and_then(label_of);
+            let label = label.ok_or_else(|| place.error("no label".to_owned()))?;
+            let number = |value: &Value| value.as_u64().or_else(|| value.as_str()?.trim().parse().ok());
+            match (field(&columns.id, "id"), object.get("index").and_then(number)) {
                 (Some(Value::String(id)), _) => drop(answers.by_id.insert(id.clone(), label)),
                 (Some(Value::Number(id)), _) => drop(answers.by_id.insert(id.to_string(), label)),
                 (_, Some(index)) => drop(answers.by_index.insert(index, label)),
@@ -161,6 +167,21 @@ impl Answers {
 
     pub(super) fn of(&self, id: &str, index: Option<u64>) -> Option<&Label> {
         self.by_id.get(id).or_else(|| self.by_index.get(&index?))
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.by_id.len() + self.by_index.len()
+    }
+
+    /// What of them is of no item, in order.
+    pub(super) fn unmatched(&self, items: &[Item]) -> Vec<String> {
+        let ids: HashSet<&str> = items.iter().map(|item| item.record.id.as_str()).collect();
+        let origins: HashSet<u64> = items.iter().filter_map(|item| item.origin).collect();
+        let by_id = self.by_id.keys().filter(|id| !ids.contains(id.as_str())).map(|id| format!("id {id:?}"));
+        let by_index = self.by_index.keys().filter(|index| !origins.contains(index)).map(|i| format!("index {i}"));
+        let mut unmatched: Vec<String> = by_id.chain(by_index).collect();
+        unmatched.sort_unstable();
+        unmatched
     }
 }
 
@@ -214,7 +235,8 @@ mod tests {
         let path = folder.path().join("answers.jsonl");
         std::fs::write(&path, "{\"id\":\"a\",\"label\":\"x\"}\n{\"index\":3,\"label\":1}\n{\"id\":7,\"label\":0}\n")
             .unwrap();
-        let answers = Answers::read(&[path.to_string_lossy().into_owned()]).unwrap();
+        let read = |path: &Path, columns: &Columns| Answers::read(&[path.to_string_lossy().into_owned()], columns);
+        let answers = read(&path, &Columns::default()).unwrap();
         assert_eq!(answers.of("a", None), Some(&Label::Name("x".into())));
         assert_eq!(
             (answers.of("b", Some(3)), answers.of("7", None)),
@@ -222,6 +244,21 @@ mod tests {
         );
         assert_eq!(answers.of("b", None), None);
         std::fs::write(&path, "{\"id\":\"a\"}\n").unwrap();
-        assert!(Answers::read(&[path.to_string_lossy().into_owned()]).unwrap_err().to_string().contains("no label"));
+        assert!(read(&path, &Columns::default()).unwrap_err().to_string().contains("no label"));
+        // Tables, by the names that the plan has for its columns too.
+        let path = folder.path().join("answers.csv");
+        std::fs::write(&path, "key,mood,index\n\"a,b\",x,\n,1,3\n").unwrap();
+        let columns = Columns { id: Some("key".to_owned()), label: Some("mood".to_owned()), ..Columns::default() };
+        let answers = read(&path, &columns).unwrap();
+        let name = |name: &str| Some(Label::Name(name.to_owned()));
+        assert_eq!((answers.of("a,b", None), answers.of("c", Some(3))), (name("x").as_ref(), name("1").as_ref()));
+        let item = |id: &str, index| Item {
+            record: Record { id: id.to_owned(), ..Record::default() },
+            weight: 1.0,
+            dropped: false,
+            origin: Some(index),
+        };
+        assert_eq!(answers.unmatched(&[item("c", 3)]), ["id \"a,b\""]);
+        assert_eq!(answers.unmatched(&[item("a,b", 2)]), ["index 3"]);
     }
 }

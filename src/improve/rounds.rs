@@ -145,7 +145,7 @@ impl<'a> Loop<'a> {
                 if let Some(missing) = batch.iter().find(|file| !Path::new(file.as_str()).exists()) {
                     return Ok(Standing::NoData { rounds: self.done.clone(), missing: missing.clone() });
                 }
-                if let Some(missing) = self.round(number, &at, trials)? {
+                if let Some(missing) = self.round(number, &at, trials, tell)? {
                     let (ask, answers) = (at.join(ASK), at.join(ANSWERS));
                     return Ok(Standing::Asking { rounds: self.done.clone(), ask, answers, missing });
                 }
@@ -176,7 +176,13 @@ impl<'a> Loop<'a> {
     }
 
     /// A round; how many labels are missing, where it cannot go on without them.
-    fn round(&mut self, number: usize, at: &Path, trials: &mut Trials<'_>) -> Result<Option<usize>> {
+    fn round(
+        &mut self,
+        number: usize,
+        at: &Path,
+        trials: &mut Trials<'_>,
+        tell: &mut dyn FnMut(&str),
+    ) -> Result<Option<usize>> {
         std::fs::create_dir_all(at).map_err(Error::io(at))?;
         let evidence = self.evidence(at);
         let items = data::items(&self.state.files, &self.state.columns)?;
@@ -184,7 +190,7 @@ impl<'a> Loop<'a> {
         let asked = self.ask(at, &evidence, &items, &pool)?;
         let mut files = self.rounds.answers.clone();
         files.extend(at.join(ANSWERS).exists().then(|| file(&at.join(ANSWERS))));
-        let answers = Answers::read(&files)?;
+        let answers = Answers::read(&files, &self.plan.columns)?;
         let by_id: HashMap<&str, &Record> = pool.iter().map(|record| (record.id.as_str(), record)).collect();
         let label = |asked: &AskedRecord| -> Option<Label> {
             let own = by_id.get(asked.id.as_str()).and_then(|record| record.label.as_ref());
@@ -213,6 +219,7 @@ impl<'a> Loop<'a> {
             crate::interrupt::check()?;
             work.apply(step)?;
         }
+        work.told.iter().for_each(|line| tell(&format!("round {number}: {line}")));
         let (items, changes) = (work.items, work.changes);
         folder::write_changes(&at.join(CHANGES), &changes)?;
         data::write(&at.join(DATA), &items)?;

@@ -15,6 +15,9 @@ use crate::report::{ChangeRecord, Comparison, Destination, Render};
 
 const BEFORE: &str = "before";
 
+/// Who hears what is done.
+type Tell<'a> = &'a mut dyn FnMut(&str);
+
 /// Carries a plan out in a folder, or goes on with it; `tell` hears of each training.
 ///
 /// # Errors
@@ -35,7 +38,7 @@ pub fn improve(
     let head = trials.head().clone();
     let classes = ClassNames::new(Some(head.names.clone()), head.problem, head.names.len()).map_err(Error::usage)?;
     let metric = watched(plan, head.problem);
-    let mut train = |arm: &str, files: &[String], columns: &Columns| -> Result<Vec<TrialResult>> {
+    let mut train = |arm: &str, files: &[String], columns: &Columns, tell: Tell<'_>| -> Result<Vec<TrialResult>> {
         let run = |(number, seed): (usize, u64)| {
             let at = folder::seed(&out.join(arm), seed);
             let keep = number == 0;
@@ -45,7 +48,7 @@ pub fn improve(
         };
         plan.seeds.list().into_iter().enumerate().map(run).collect()
     };
-    let results = train(BEFORE, &plan.data, &plan.columns)?;
+    let results = train(BEFORE, &plan.data, &plan.columns, tell)?;
     let before = compare::arm(plan, BEFORE, &results, &[], None, metric);
     let first = folder::seed(&out.join(BEFORE), plan.seeds.list()[0]);
     let evidence = Evidence {
@@ -61,9 +64,9 @@ pub fn improve(
     let mut arms = vec![before];
     for arm in plan.arms() {
         let at = out.join(&arm.name);
-        let changes = change(plan, &arm, &at, &evidence, &classes)?;
+        let changes = change(plan, &arm, &at, &evidence, &classes, tell)?;
         let (files, columns) = data::written(&at.join("data.jsonl"));
-        let results = train(&arm.name, &files, &columns)?;
+        let results = train(&arm.name, &files, &columns, tell)?;
         arms.push(compare::arm(plan, &arm.name, &results, &changes, Some(&arms[0]), metric));
     }
     let comparison = Comparison { seeds: plan.seeds.list(), metric: compare::name(metric).to_owned(), arms };
@@ -78,6 +81,7 @@ fn change(
     at: &Path,
     evidence: &Evidence<'_>,
     classes: &ClassNames,
+    tell: Tell<'_>,
 ) -> Result<Vec<ChangeRecord>> {
     let (data_at, changes_at) = (at.join("data.jsonl"), at.join("changes.jsonl"));
     // The data are written last.
@@ -85,7 +89,7 @@ fn change(
         return data::read_lines(&changes_at);
     }
     std::fs::create_dir_all(at).map_err(Error::io(at))?;
-    let (items, changes) = worked(plan, arm, evidence, classes)?;
+    let (items, changes) = worked(plan, arm, evidence, classes, tell)?;
     folder::write_changes(&changes_at, &changes)?;
     data::write(&data_at, &items)?;
     Ok(changes)
@@ -96,6 +100,7 @@ fn worked(
     arm: &Arm,
     evidence: &Evidence<'_>,
     classes: &ClassNames,
+    tell: Tell<'_>,
 ) -> Result<(Vec<Item>, Vec<ChangeRecord>)> {
     let items = data::items(&plan.data, &plan.columns)?;
     let mut work = Work::new(plan, evidence, classes, items);
@@ -103,6 +108,7 @@ fn worked(
         crate::interrupt::check()?;
         work.apply(step)?;
     }
+    work.told.iter().for_each(|line| tell(&format!("{}: {line}", arm.name)));
     if work.items.iter().all(|item| item.dropped) {
         return Err(Error::usage(format!("arm {}: its steps leave no training data", arm.name)));
     }

@@ -181,6 +181,57 @@ fn plans_that_cannot_be_carried_out_are_told() {
     is_refused("all.toml", "leave no training data");
 }
 
+#[test]
+fn steps_count_what_is_left_and_add_what_is_not_there() {
+    let bench = bench();
+    let mut train = data(0, 64);
+    // A copy, and one that contradicts.
+    train.push(json!({ "id": "copy", "text": train[0]["text"], "label": train[0]["label"] }));
+    train.push(
+        json!({ "id": "contradicts", "text": train[1]["text"], "label": 1 - train[1]["label"].as_i64().unwrap() }),
+    );
+    bench.write("train.jsonl", jsonl(&train));
+    // Corrections as a table, one of them of nothing.
+    bench.write("right.csv", "id,label\nr3,1\nr11,1\nnobody,0\n");
+    let mut pool = truth(&data(0, 6));
+    pool.iter_mut().for_each(|record| record["id"] = json!(format!("pool-{}", record["id"])));
+    pool.extend(
+        (0..5).map(|i| json!({ "id": format!("new-{i}"), "text": format!("a good story number {i}"), "label": 1 })),
+    );
+    bench.write("pool.jsonl", jsonl(&pool));
+    let head = "model = 'bert-cls2'\ndata = ['train.jsonl']\ndev = ['dev.jsonl']\nseeds = 1\n[train]\nepochs = 1\n";
+    let arm = |name: &str, steps: &[&str]| {
+        let steps = steps.iter().map(|step| format!("[[arm.step]]\n{step}\n"));
+        format!("[[arm]]\nname = '{name}'\n{}", steps.collect::<String>())
+    };
+    let arms = [
+        arm("dropped", &["do = 'drop'\nwhat = 'dirty'\ntop = 5"; 2]),
+        arm("copies", &["do = 'drop'\nwhat = 'copies'\nsimilarity = 1.0"]),
+        arm("corrected", &["do = 'correct'\ncorrections = ['right.csv']"]),
+        arm("more", &["do = 'add'\npool = ['pool.jsonl']\ncount = 11\nchoose = 'random'"]),
+    ];
+    bench.write("plan.toml", format!("{head}{}", arms.concat()));
+    let ran = bench.run("improve plan.toml --out out");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(ran.err.contains("1 of 3 match no training record, the first: id \"nobody\""), "{}", ran.err);
+    assert!(ran.err.contains("6 of the pool's 11 are in the data already"), "{}", ran.err);
+    let of = |arm: &str| -> Vec<Value> {
+        let changes = records(&bench, &format!("out/{arm}/changes.jsonl"));
+        changes.iter().map(|change| change["id"].clone()).collect()
+    };
+    assert_eq!(of("dropped").len(), 10);
+    let copies = of("copies");
+    assert!(copies.contains(&json!("copy")) && !copies.contains(&json!("contradicts")), "{copies:?}");
+    assert_eq!(of("corrected"), [json!("r3"), json!("r11")]);
+    assert!(records(&bench, "out/corrected/data.jsonl").iter().all(|record| record["label"].is_i64()));
+    let more = of("more");
+    assert!(more.len() == 5 && more.iter().all(|id| id.as_str().unwrap().starts_with("new-")), "{more:?}");
+
+    bench.write("right.csv", "id,label\nnobody,0\n");
+    let ran = bench.run("improve plan.toml --out again");
+    assert!(ran.code == Some(2) && ran.err.contains("wherefore: corrections: 1 of 1 match no"), "{}", ran.err);
+}
+
 const ROUNDS: &str = r#"
 model = "bert-cls2"
 data = ["train.jsonl"]
