@@ -1,5 +1,6 @@
-// The only header that knows what a kernel is compiled for. With nvcc its functions are PTX and built-ins; with a host compiler they are calls
-// to the emulator of tests/emulator, which runs the same source on a CPU. Kernels use these names and plain C++, and nothing else:
+// The port_*.cuh headers alone know what a kernel is compiled for (here is what all kernels use; port_blocks.cuh, port_fast.cuh and port_sm90a.cuh
+// are for some). With nvcc their functions are PTX and built-ins; with a host compiler they are calls to the emulator of tests/emulator, which runs
+// the same source on a CPU. Kernels use these names and plain C++, and nothing else:
 //
 // * entries are KERNEL(name, most threads, parameters…), parameters plain values; blocks are whole warps
 // * shared memory is dynamic and 16-byte aligned: SHARED(type, name)
