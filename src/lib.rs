@@ -14,11 +14,17 @@
 //! ```
 //!
 //! [`explain`] goes back through the model to the embeddings, or forth through it without some tokens, and scores each token and word.
-//! A module uses those to its left and [`backend`] (the device) below it, never those to its right.
+//! Each module uses those to its right alone (`factors` and `model` each other):
+//!
+//! ```text
+//! cli → {evaluate, improve} → pipeline → report → audit → {lexical, train} → {explain, search} → store → {factors, model} →
+//! backend → task → tokens → dataset → destination → {interrupt, numeric, random, sync} → error
+//! ```
 
 pub mod audit;
 pub mod backend;
 pub mod dataset;
+mod destination;
 pub mod error;
 pub mod evaluate;
 pub mod explain;
@@ -27,11 +33,13 @@ pub mod improve;
 pub mod interrupt;
 pub mod lexical;
 pub mod model;
+mod numeric;
 pub mod pipeline;
 pub mod random;
 pub mod report;
 pub mod search;
 pub mod store;
+mod sync;
 pub mod task;
 pub mod tokens;
 pub mod train;

@@ -4,7 +4,8 @@
 //! the draw's purpose; the counter says which element, token, sample and record. Uniform and normal numbers are made of additions,
 //! multiplications, divisions and square roots alone, each correctly rounded, so that their bits are the same everywhere too.
 
-/// What draws are for: no two uses of one seed share numbers.
+/// What draws are for: two purposes under one seed share no numbers. Uses of one purpose are told apart by their counters, or not at all: what is
+/// shuffled, masked, left out or left to chance in one place may be by the numbers of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Purpose {
@@ -63,6 +64,15 @@ impl Stream {
     /// Uniform below `n`, of word 0 of block `[0, 0, sample, record]`, without a bias worth the name (n 2⁻³²).
     pub fn below(self, n: u32, sample: u32, record: u32) -> u32 {
         below(self.block([0, 0, sample, record])[0], n)
+    }
+
+    /// Puts `items` in an order drawn (Fisher and Yates, as Durstenfeld 1964 has it): what goes to place `last` is drawn as the (sample, record) that
+    /// `counter` says.
+    pub fn shuffle<T>(self, items: &mut [T], counter: impl Fn(usize) -> (u32, u32)) {
+        for last in (1..items.len()).rev() {
+            let (sample, record) = counter(last);
+            items.swap(last, self.below(last as u32 + 1, sample, record) as usize);
+        }
     }
 
     /// Uniform in (0, 1): word 0 of block `[0, 0, sample, record]`.

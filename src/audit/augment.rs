@@ -161,13 +161,11 @@ fn edit(change: Change, words: &[String], place: usize, contexts: &Contexts, dra
     }
 }
 
-/// All places, in an order drawn (Fisher and Yates).
+/// All places, in an order drawn.
 fn order(count: usize, draw: Draw) -> Vec<usize> {
     let stream = Stream::new(draw.seed ^ draw.record.rotate_left(32), Purpose::Masks);
     let mut places: Vec<usize> = (0..count).collect();
-    for last in (1..count).rev() {
-        places.swap(last, stream.below(last as u32 + 1, draw.copy, last as u32) as usize);
-    }
+    stream.shuffle(&mut places, |last| (draw.copy, last as u32));
     places
 }
 

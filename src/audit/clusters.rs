@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use crate::explain::Segmentation;
+use crate::numeric::argmax;
 
 /// Rounds at most; few sets need more than ten.
 const ROUNDS: usize = 50;
@@ -65,7 +66,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 
 fn most_alike(row: &[f64], centres: &[Vec<f64>]) -> usize {
     let likeness: Vec<f64> = centres.iter().map(|centre| dot(row, centre)).collect();
-    (0..centres.len()).fold(0, |best, group| if likeness[group] > likeness[best] { group } else { best })
+    argmax(&likeness)
 }
 
 fn by_size(groups: &[usize], count: usize) -> Vec<usize> {

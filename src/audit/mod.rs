@@ -38,4 +38,5 @@ pub use rebalance::extra_copies;
 pub(crate) use redundant::normalised;
 pub use redundant::{Copied, Redundant, leaks_first, redundant, redundant_with};
 pub use selection::{Candidates, Chosen, SelectionOptions, greedy_coverage, round_robin};
-pub use trust::{Bin, Calibration, Evidence, calibrate, check_known, mean_average_precision, reliability};
+pub(crate) use trust::shared_tops;
+pub use trust::{Bin, Calibration, Evidence, calibrate, check_known, reliability};

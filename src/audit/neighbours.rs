@@ -37,7 +37,9 @@ pub(super) fn nearest(
 /// How many others say the same as any one.
 fn most_copies(sayings: &[usize]) -> usize {
     let mut counts = vec![0_usize; sayings.iter().max().map_or(0, |last| last + 1)];
-    sayings.iter().for_each(|&saying| counts[saying] += 1);
+    for &saying in sayings {
+        counts[saying] += 1;
+    }
     counts.into_iter().max().unwrap_or(1) - 1
 }
 

@@ -52,14 +52,12 @@ pub(super) fn out_of_fold(
     Ok((0..bags.rows()).into_par_iter().flat_map_iter(|row| models[folds.of(row)].probabilities(bags, row)).collect())
 }
 
-/// The labelled records in an order drawn from the seed (Fisher and Yates).
+/// The labelled records in an order drawn from the seed.
 fn shuffled(labels: &[Option<usize>], seed: u64) -> Vec<(usize, usize)> {
     let mut order: Vec<(usize, usize)> =
         labels.iter().enumerate().filter_map(|(row, label)| label.map(|label| (row, label))).collect();
     let draws = Stream::new(seed, Purpose::Shuffle);
-    for last in (1..order.len()).rev() {
-        order.swap(last, draws.below(last as u32 + 1, (last >> 32) as u32, last as u32) as usize);
-    }
+    draws.shuffle(&mut order, |last| ((last >> 32) as u32, last as u32));
     order
 }
 

@@ -180,7 +180,7 @@ pub fn reliability(trust: &[f64], right: &[Option<bool>], bins: usize) -> (Vec<B
 /// How well the top of one ranking of words holds in another, most important first:
 /// `(1/|X|) Σ_i (1/i) #{j ≤ i : x_j among the first i of X'}`, `TrustAI`'s mean average precision. 1 for the same ranking, 0 where nothing is shared
 /// or either is empty.
-pub fn mean_average_precision(words: &[String], others: &[String]) -> f64 {
+pub(crate) fn shared_tops(words: &[String], others: &[String]) -> f64 {
     let (mut seen, mut sum) = (std::collections::HashSet::new(), 0.0);
     for i in 1..=words.len() {
         seen.extend(others.get(i - 1));
@@ -199,12 +199,12 @@ mod tests {
 
     #[test]
     fn agreement_is_that_of_the_published_definition() {
-        assert_eq!(mean_average_precision(&words("a b c"), &words("a b c")), 1.0);
-        assert_eq!(mean_average_precision(&words("a b"), &words("c d")), 0.0);
+        assert_eq!(shared_tops(&words("a b c"), &words("a b c")), 1.0);
+        assert_eq!(shared_tops(&words("a b"), &words("c d")), 0.0);
         // Repeated words count repeatedly, as there.
-        assert_eq!(mean_average_precision(&words("a a b"), &words("a b c")), 1.0);
+        assert_eq!(shared_tops(&words("a a b"), &words("a b c")), 1.0);
         // i = 1: 0; i = 2: both of two; i = 3: two of three.
-        let found = mean_average_precision(&words("b a x"), &words("a b c"));
+        let found = shared_tops(&words("b a x"), &words("a b c"));
         assert!((found - (0.0 + 1.0 + 2.0 / 3.0) / 3.0).abs() < 1e-12);
     }
 

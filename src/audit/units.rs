@@ -35,7 +35,7 @@ pub(super) fn spans(
     all
 }
 
-/// What a store's records say of themselves: the fields of [`crate::store::Said`] where they have several units.
+/// Whether each record of a store of several units a record has a label ([`crate::store::Said`]).
 pub(super) fn have_labels(store: &Store) -> Result<Vec<bool>> {
     (0..store.rows())
         .map(|row| store.record(row).map(|record| record.said.is_some_and(|said| said.label.is_some())))

@@ -11,6 +11,7 @@
 
 pub mod check;
 pub mod cpu;
+mod floats;
 pub mod gpu;
 mod losses;
 pub mod path;
@@ -22,7 +23,9 @@ pub mod training;
 use std::sync::{Arc, MutexGuard};
 
 use crate::error::{Error, Result};
+use crate::numeric::softmax_in_place;
 use crate::tokens::{Masked, PackedBatch};
+pub use floats::Floats;
 pub use path::{Path, Stage};
 pub use precision::Precision;
 
@@ -259,10 +262,9 @@ impl Objective {
 }
 
 fn softmax(z: &[f64]) -> Vec<f64> {
-    let largest = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let exponentials: Vec<f64> = z.iter().map(|z| (z - largest).exp()).collect();
-    let sum: f64 = exponentials.iter().sum();
-    exponentials.iter().map(|e| e / sum).collect()
+    let mut p = z.to_vec();
+    softmax_in_place(&mut p);
+    p
 }
 
 fn sigmoid(z: f64) -> f64 {

@@ -87,7 +87,7 @@ impl Common {
         if self.batch_tokens == Some(0) {
             return Err(Error::usage("--batch-tokens: expected at least 1, found 0"));
         }
-        Ok(Settings { batch_tokens: self.batch_tokens, skip_invalid: self.skip_invalid, quiet: self.quiet })
+        Ok(Settings { batch_tokens: self.batch_tokens, quiet: self.quiet })
     }
 
     /// The format of results.

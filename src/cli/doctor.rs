@@ -9,7 +9,7 @@ use wherefore::backend::check::{self, Check};
 use wherefore::backend::cpu::Cpu;
 use wherefore::backend::gpu::{self, Gpu, Products};
 use wherefore::backend::{Backend, Precision};
-use wherefore::pipeline;
+use wherefore::pipeline::{self, Rejections};
 
 use super::Outcome;
 use super::arguments::{Common, Data};
@@ -118,7 +118,8 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let model = match &arguments.model {
         Some(name) => {
             let model = common.load(name)?;
-            pipeline::prove(&model, arguments.data.open()?, &common.settings()?)?
+            let mut rejections = Rejections::new(common.skip_invalid, None);
+            pipeline::prove(&model, arguments.data.open()?, &common.settings()?, &mut rejections)?
         }
         None => Vec::new(),
     };

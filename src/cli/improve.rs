@@ -81,6 +81,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         settings: common.settings()?,
         note: run_record::note_data,
         taken: Arc::default(),
+        skip_invalid: common.skip_invalid,
     };
     let mut tell = |line: &str| say(common, line);
     // The results are in the folder; what is printed is for whoever looks on.

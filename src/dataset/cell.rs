@@ -68,7 +68,7 @@ fn joined(words: Vec<Cell>) -> Result<(String, Vec<(usize, usize)>), String> {
     let (mut text, mut places, mut end) = (String::new(), Vec::with_capacity(words.len()), 0);
     for word in words {
         let word = word.into_text("tokens")?.ok_or("tokens: expected a list of strings, found null in it")?;
-        let close = text.chars().next_back().is_none_or(is_ideograph) && word.chars().next().is_none_or(is_ideograph);
+        let close = text.chars().next_back().is_none_or(is_east_asian) && word.chars().next().is_none_or(is_east_asian);
         if !(text.is_empty() || close) {
             text.push(' ');
             end += 1;
@@ -81,7 +81,8 @@ fn joined(words: Vec<Cell>) -> Result<(String, Vec<(usize, usize)>), String> {
     Ok((text, places))
 }
 
-fn is_ideograph(c: char) -> bool {
+/// Of scripts that are written without spaces, and their punctuation.
+fn is_east_asian(c: char) -> bool {
     matches!(c, '\u{2E80}'..='\u{9FFF}' | '\u{F900}'..='\u{FAFF}' | '\u{FF00}'..='\u{FFEF}' | '\u{20000}'..='\u{3FFFF}')
 }
 

@@ -21,6 +21,7 @@ mod objects;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod reader;
+mod rejections;
 mod shape;
 mod squad;
 
@@ -32,6 +33,7 @@ pub use digest::Digest;
 pub use ids::IdCheck;
 pub(crate) use objects::{each_object, each_row_object};
 pub use reader::{Dataset, Place};
+pub use rejections::Rejections;
 
 /// One record of the user's data.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use super::cell::{Cell, Row};
 use super::columns::{DatasetOptions, Shape, Wanted};
@@ -15,6 +15,7 @@ use super::lines::Lines;
 use super::squad;
 use super::{Digest, Record};
 use crate::error::{Error, Result};
+use crate::sync::lock;
 
 /// One file's rows. After an [`Error::Record`] it goes on with the next row; after any other error it is done.
 pub(super) trait Source: Send {
@@ -209,11 +210,6 @@ impl Dataset {
         self.read.load(Ordering::Relaxed)
     }
 
-    /// The same count, for another thread to look at.
-    pub fn byte_counter(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.read)
-    }
-
     /// The fingerprint of the records read so far, for another thread to look at.
     pub fn digest(&self) -> Arc<Mutex<Digest>> {
         Arc::clone(&self.digest)
@@ -319,7 +315,7 @@ impl Iterator for Dataset {
             }
         };
         if let Ok(record) = &item {
-            self.digest.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+            lock(&self.digest).push(record);
         }
         match &item {
             Ok(_) | Err(Error::Record { .. }) => self.next_index += 1,

@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::explain::{Removal, logits_without};
 use crate::interrupt;
 use crate::model::Model;
+use crate::numeric::argmax;
 use crate::pipeline::{Rejections, Settings};
 use crate::random::{Purpose, Stream, uniform};
 
@@ -419,7 +420,7 @@ impl Answers<'_> {
 
     /// Whether the prediction is that of the whole.
     fn keeps(&self, way: usize) -> bool {
-        super::subjects::most_likely(&self.logits[way]) == self.target
+        argmax(&self.logits[way]) == self.target
     }
 }
 

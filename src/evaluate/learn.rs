@@ -65,7 +65,7 @@ pub(super) fn learn(
             }
         }
         trainee.save(to)?;
-        train::forget(&state)?;
+        train::remove_state(&state)?;
     }
     let load = LoadOptions { max_length: Some(model.max_length()), ..LoadOptions::default() };
     Model::load(&to.to_string_lossy(), Device::Cpu, &load)

@@ -42,6 +42,7 @@ mod table;
 mod tail_patch;
 mod units;
 
+pub use crate::numeric::area_under_roc;
 pub use amount::Amount;
 pub use consistency::{Consistency, ConsistencyOptions, consistency, mean_average_precision};
 pub use contender::{Contender, Judgement, OpenQueries, RuleOver, suits};
@@ -56,7 +57,7 @@ pub use randomised::draw_anew;
 pub use removal::{AtAmount, ChosenRecord, ChosenSet, Removal, RemovalOptions};
 pub use retraining::{Features, FullRetraining, Retraining, RetrainingPlan, Subset, Trainings};
 pub use stability::{Member, Stability, StabilityOptions, stability, train_members};
-pub use statistics::{Measure, area_under_roc, average_precision, pearson, spearman};
+pub use statistics::{Measure, average_precision, pearson, spearman};
 pub use subjects::{Judged, TokenOptions};
 pub use table::Table;
 pub use tail_patch::{TailPatch, TailPatchOptions};

@@ -375,7 +375,7 @@ impl Ready<'_> {
         };
         train::train(&mut trainee, &taken, &[], &options, &plan, &mut |_| Ok(()))?;
         let margins = margins_of(&mut trainee, queries, self.settings)?;
-        plan.checkpoints.as_deref().map_or(Ok(()), train::forget)?;
+        plan.checkpoints.as_deref().map_or(Ok(()), train::remove_state)?;
         Ok(margins)
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::numeric::ranks;
 use crate::random::{Purpose, Stream};
 
 /// A mean, and where it would fall in 95 of 100 data sets drawn like this one.
@@ -63,34 +64,6 @@ pub fn pearson(x: &[f64], y: &[f64]) -> Option<f64> {
 /// Where they are not of one length.
 pub fn spearman(x: &[f64], y: &[f64]) -> Option<f64> {
     pearson(&ranks(x), &ranks(y))
-}
-
-/// Ranks from 1, ties sharing the mean of theirs.
-fn ranks(values: &[f64]) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
-    let mut ranks = vec![0.0; values.len()];
-    let mut first = 0;
-    while first < order.len() {
-        let tied = order[first..].iter().take_while(|&&i| values[i] == values[order[first]]).count().max(1);
-        let mean = first as f64 + f64::midpoint(tied as f64, 1.0);
-        order[first..first + tied].iter().for_each(|&i| ranks[i] = mean);
-        first += tied;
-    }
-    ranks
-}
-
-/// The probability that a positive has a greater score than a negative, ties counting half (the area under the ROC curve); nothing where
-/// either is missing.
-///
-/// # Panics
-/// Where there is not a label for each score.
-pub fn area_under_roc(scores: &[f64], positive: &[bool]) -> Option<f64> {
-    assert_eq!(scores.len(), positive.len(), "a label for each score");
-    let count = positive.iter().filter(|&&positive| positive).count() as f64;
-    let others = positive.len() as f64 - count;
-    let sum: f64 = ranks(scores).iter().zip(positive).filter(|(_, positive)| **positive).map(|(rank, _)| rank).sum();
-    (count > 0.0 && others > 0.0).then(|| (sum - count * (count + 1.0) / 2.0) / (count * others))
 }
 
 /// Average precision: the mean, over positives in the order of falling scores, of the share of positives up to there; ties by position.

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::explain::{self, Method, Options, Rationale, Scores, Segmentation, Subject, Words};
 use crate::interrupt;
 use crate::model::{Model, Problem};
+use crate::numeric::argmax;
 use crate::pipeline::{Progress, Rejections, Settings};
 use crate::random::{Purpose, Stream, uniform};
 use crate::tokens::Encoding;
@@ -249,7 +250,7 @@ fn read(
 fn ask(model: &Model, window: &mut [Asked], settings: &Settings) -> Result<()> {
     let logits = answers(model, window, settings)?;
     for (asked, logits) in window.iter_mut().zip(logits) {
-        asked.target = most_likely(&logits);
+        asked.target = argmax(&logits);
         asked.logits = logits;
     }
     Ok(())
@@ -304,9 +305,4 @@ fn by_chance(asked: &Asked, seed: u64) -> Said {
 /// The probability of a class.
 pub(super) fn objective(model: &Model, target: usize) -> Objective {
     if model.problem() == Problem::MultiLabel { Objective::Sigmoid(target) } else { Objective::Softmax(target) }
-}
-
-/// The first of the largest.
-pub(super) fn most_likely(logits: &[f32]) -> usize {
-    (0..logits.len()).fold(0, |best, k| if logits[k] > logits[best] { k } else { best })
 }

@@ -165,11 +165,6 @@ impl Method {
         }
     }
 
-    /// Whether its scores are the same whatever is explained.
-    pub const fn ignores_target(self) -> bool {
-        matches!(self, Self::Attention | Self::AttentionRollout | Self::AttentionFlow)
-    }
-
     /// About how many probes a record of `length` tokens takes.
     pub fn probes(self, length: usize, options: &Options) -> usize {
         match self {

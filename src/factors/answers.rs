@@ -16,9 +16,9 @@ use rayon::prelude::*;
 
 use super::block::KeepGoing;
 use super::dense::{Cholesky, add_product, add_scaled, slice_mut};
-use super::loss::softmax_in_place;
 use super::refit::{ARMIJO, HALVINGS, RefitOptions, check_positive};
 use crate::error::{Error, Result};
+use crate::numeric::softmax_in_place;
 
 /// One window of a context that holds an answer whole.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -15,8 +15,9 @@
 //! softmax is over positions, so one output's gradient is a sum over tokens, and adding a number to all its logits changes nothing: hence s = 0.
 
 use super::Target;
-use super::loss::{loss_and_delta, softmax_in_place};
+use super::loss::loss_and_delta;
 use crate::model::Problem;
+use crate::numeric::softmax_in_place;
 
 /// F factors, in the order of the text.
 #[derive(Clone, Debug, Default, PartialEq)]

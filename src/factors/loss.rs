@@ -12,6 +12,7 @@
 
 use super::Target;
 use crate::model::Problem;
+use crate::numeric::{argmax, sigmoid, softmax_in_place, softplus};
 
 /// The loss of one record, and its gradient with respect to the logits into `delta [K]`. Both are zero for a headless model.
 ///
@@ -45,10 +46,6 @@ pub fn predict(problem: Problem, logits: &[f32]) -> Target {
         Problem::MultiLabel => Target::Classes(logits.iter().map(|&z| f32::from(z > 0.0)).collect()),
         Problem::Regression | Problem::Headless => Target::Values(logits.to_vec()),
     }
-}
-
-fn argmax(logits: &[f32]) -> usize {
-    (1..logits.len()).fold(0, |best, c| if logits[c] > logits[best] { c } else { best })
 }
 
 fn softmax_loss(logits: &[f32], class: usize, delta: &mut [f32]) -> f32 {
@@ -96,33 +93,4 @@ fn softmax(logits: &[f32]) -> Vec<f64> {
     let mut p: Vec<f64> = logits.iter().map(|&z| f64::from(z)).collect();
     softmax_in_place(&mut p);
     p
-}
-
-/// `softmax(z)` over `z`; gives back `logsumexp(z)`.
-pub(super) fn softmax_in_place(z: &mut [f64]) -> f64 {
-    let largest = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let mut total = 0.0;
-    for z in z.iter_mut() {
-        *z = (*z - largest).exp();
-        total += *z;
-    }
-    for z in z.iter_mut() {
-        *z /= total;
-    }
-    largest + total.ln()
-}
-
-/// `1 / (1 + e^−z)`, with no overflow on either side.
-pub(super) fn sigmoid(z: f64) -> f64 {
-    if z >= 0.0 {
-        1.0 / (1.0 + (-z).exp())
-    } else {
-        let e = z.exp();
-        e / (1.0 + e)
-    }
-}
-
-/// `ln(1 + e^z)`, with no overflow.
-pub(super) fn softplus(z: f64) -> f64 {
-    z.max(0.0) + (-z.abs()).exp().ln_1p()
 }

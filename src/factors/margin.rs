@@ -9,8 +9,9 @@
 //! and over margins (trak), and a confident record's gradient keeps its digits.
 
 use super::Target;
-use super::loss::{loss_and_delta, softmax_in_place};
+use super::loss::loss_and_delta;
 use crate::model::Problem;
+use crate::numeric::softmax_in_place;
 
 /// The gradient of a record's output function at its logits, into `gradient [K]`; gives back the slope of its loss in that function.
 ///

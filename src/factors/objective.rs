@@ -5,9 +5,9 @@ use faer::{Mat, MatRef};
 
 use super::block::{Block, Blocks};
 use super::dense::{add_product, add_scaled, inner, product, slice, slice_mut};
-use super::loss::{sigmoid, softmax_in_place, softplus};
 use crate::error::Result;
 use crate::model::Problem;
+use crate::numeric::{sigmoid, softmax_in_place, softplus};
 
 /// The targets a head is refitted to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

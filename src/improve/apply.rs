@@ -453,9 +453,6 @@ fn pool_name(pool: &[Record]) -> String {
 }
 
 fn shuffled(mut places: Vec<usize>, seed: u64) -> Vec<usize> {
-    let draws = Stream::new(seed, Purpose::Shuffle);
-    for last in (1..places.len()).rev() {
-        places.swap(last, draws.below(last as u32 + 1, 2, last as u32) as usize);
-    }
+    Stream::new(seed, Purpose::Shuffle).shuffle(&mut places, |last| (2, last as u32));
     places
 }

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::factors::LabelUsed;
 use crate::model::{LoadOptions, Model};
 use crate::pipeline::{
-    IndexOptions, PoolOptions, Progress, Rejections, candidates_per_target, index, nearest_records, select_from_pool,
+    IndexOptions, PoolOptions, Progress, candidates_per_target, index, nearest_records, select_from_pool,
 };
 use crate::report::{DirtyLabel, Format, RecordWriter, SearchResult, SelectedRecord};
 use crate::store::Store;
@@ -86,8 +86,7 @@ impl Evidence<'_> {
         let options = IndexOptions { target, resume: true, ..IndexOptions::default() };
         let columns = Columns { weight: None, ..columns.clone() };
         let settings = &self.machine.settings;
-        let mut rejections = Rejections::new(settings.skip_invalid, None);
-        index(self.model()?, data::open(files, &columns)?, &at, &options, settings, &mut rejections)?;
+        index(self.model()?, data::open(files, &columns)?, &at, &options, settings, &mut self.machine.rejections())?;
         Store::open(&at)
     }
 
@@ -144,7 +143,8 @@ impl Evidence<'_> {
 
     fn near(&self, store: &Store, files: &[String], columns: &Columns, k: usize) -> Result<Vec<SearchResult>> {
         let columns = Columns { weight: None, ..columns.clone() };
-        nearest_records(self.model()?, store, data::open(files, &columns)?, k, MEMORY, &self.machine.settings)
+        let (dataset, rejections) = (data::open(files, &columns)?, &mut self.machine.rejections());
+        nearest_records(self.model()?, store, dataset, k, MEMORY, &self.machine.settings, rejections)
     }
 
     /// Records of a pool that are worth a label. `targets` are the files whose least covered records are chosen for, and how many of them.

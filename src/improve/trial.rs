@@ -30,6 +30,14 @@ pub struct Machine {
     pub note: fn(&Dataset),
     /// What trainings took so far.
     pub taken: Arc<Taken>,
+    /// Records that cannot be used are left out instead of ending the job.
+    pub skip_invalid: bool,
+}
+
+impl Machine {
+    pub(super) fn rejections(&self) -> Rejections {
+        Rejections::new(self.skip_invalid, None)
+    }
 }
 
 /// What was computed, not found finished.
@@ -121,7 +129,7 @@ impl<'a> Trials<'a> {
         let mut file = Destination::create(Some(&done))?;
         file.write(format!("{:#}\n", serde_json::to_value(&result).unwrap_or_default()).as_bytes())?;
         file.finish()?;
-        train::forget(&trial.folder.join(STATE))?;
+        train::remove_state(&trial.folder.join(STATE))?;
         Ok(result)
     }
 
@@ -183,13 +191,9 @@ impl<'a> Trials<'a> {
 fn read(files: &[String], columns: &Columns, machine: &Machine) -> Result<Labelled> {
     let dataset = data::open(files, columns)?;
     (machine.note)(&dataset);
-    Labelled::read(dataset, columns.weight.as_deref(), &mut rejections(machine))
+    Labelled::read(dataset, columns.weight.as_deref(), &mut machine.rejections())
 }
 
 fn examples(labelled: Labelled, trainee: &Trainee, machine: &Machine) -> Result<Vec<Example>> {
-    labelled.examples(trainee, &mut rejections(machine))
-}
-
-fn rejections(machine: &Machine) -> Rejections {
-    Rejections::new(machine.settings.skip_invalid, None)
+    labelled.examples(trainee, &mut machine.rejections())
 }

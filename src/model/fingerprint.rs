@@ -4,11 +4,12 @@
 //! bf16 are exact in f32), what order they are in, or on tensors the forward pass never reads.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::Problem;
 use super::config::Config;
 use super::sentence::SentenceModel;
+use crate::sync::lock;
 
 /// Digests of tensors by name, gathered as they are read. A tensor read twice counts once.
 #[derive(Debug, Default)]
@@ -21,7 +22,7 @@ impl Fingerprint {
         let mut hasher = blake3::Hasher::new();
         hasher.update(format!("{shape:?}").as_bytes());
         hasher.update_rayon(bytemuck::cast_slice(values));
-        self.tensors.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), hasher.finalize());
+        lock(&self.tensors).insert(name.to_owned(), hasher.finalize());
     }
 
     /// Hex, of everything read and of `settings`.
@@ -37,9 +38,7 @@ impl Fingerprint {
     fn select(&self, settings: &str, keep: impl Fn(&str) -> bool) -> String {
         let mut hasher = blake3::Hasher::new();
         hasher.update(settings.as_bytes());
-        for (name, digest) in
-            self.tensors.lock().unwrap_or_else(PoisonError::into_inner).iter().filter(|(name, _)| keep(name))
-        {
+        for (name, digest) in lock(&self.tensors).iter().filter(|(name, _)| keep(name)) {
             hasher.update(&(name.len() as u64).to_le_bytes());
             hasher.update(name.as_bytes());
             hasher.update(digest.as_bytes());

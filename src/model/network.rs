@@ -2,8 +2,8 @@
 
 use std::any::Any;
 use std::panic::resume_unwind;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use rayon::prelude::*;
@@ -17,6 +17,7 @@ use super::{Answers, Ask, Forward, Outputs, Probes};
 use crate::backend::gpu::Gpu;
 use crate::backend::{Backend, Fold, Objective, Path, Precision, Rows};
 use crate::error::{Error, Result};
+use crate::sync::lock;
 use crate::tokens::{Masked, PackedBatch};
 
 /// A whole model on a device.
@@ -263,9 +264,4 @@ fn below(what: &str, values: &[u32], limit: usize) -> Result<()> {
             Some("the tokenizer is of another model than the weights".to_owned()),
         )),
     }
-}
-
-/// What these locks guard is never left half-changed, whatever a thread died of.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,9 +1,10 @@
 //! Batches waiting for a device, and their answers in order.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::{Answers, Probes};
 use crate::error::{Error, Result};
+use crate::sync::lock;
 
 /// Batches of which some are not begun.
 pub(super) struct Queue<'a> {
@@ -52,11 +53,11 @@ impl<'a> Queue<'a> {
     }
 
     fn next(&self) -> Option<(usize, Probes)> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).next()
+        lock(&self.waiting).next()
     }
 
     /// Gives up what is left.
     fn close(&self) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).by_ref().for_each(drop);
+        lock(&self.waiting).by_ref().for_each(drop);
     }
 }

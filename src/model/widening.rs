@@ -4,12 +4,13 @@
 //! record's results do not depend on its neighbours, nor theirs on it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
 use super::{Answers, Forward, Outputs, Probes};
 use crate::backend::gpu::Gpu;
 use crate::backend::{Precision, Rows};
 use crate::error::{Error, Result};
+use crate::sync::lock;
 use crate::tokens::PackedBatch;
 
 /// A network that is opened when it is first needed.
@@ -28,7 +29,7 @@ impl<T: ?Sized> Behind<T> {
 
     pub(super) fn get(&self) -> Result<&T> {
         // Held while it is opened: another caller waits for it.
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = lock(&self.open);
         if let Some(open) = open.take() {
             let wide = open()?;
             return Ok(&**self.opened.get_or_init(|| wide));

@@ -10,6 +10,7 @@ use crate::explain::{self, Method, Subject, Words, explain};
 use crate::factors::{self, FactorRows, Floats, Target};
 use crate::interrupt;
 use crate::model::{Model, Problem};
+use crate::numeric::ranks;
 use crate::search::{Form, Query, score};
 use crate::tokens::Encoding;
 
@@ -202,27 +203,12 @@ fn relative_error(found: &[f32], right: &[f32]) -> f64 {
 
 /// Spearman's rank correlation: Pearson's of the ranks, equal values sharing theirs. 1 where nothing is ranked.
 fn spearman(found: &[f32], right: &[f32]) -> f64 {
-    let centre = (found.len() as f64 - 1.0) / 2.0;
-    let (found, right) = (ranks(found), ranks(right));
+    let centre = f64::midpoint(found.len() as f64, 1.0);
+    let of = |values: &[f32]| ranks(&values.iter().map(|&value| f64::from(value)).collect::<Vec<_>>());
+    let (found, right) = (of(found), of(right));
     let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - centre) * (b - centre)).sum::<f64>();
     let scale = (product(&found, &found) * product(&right, &right)).sqrt();
     if scale == 0.0 { 1.0 } else { product(&found, &right) / scale }
-}
-
-/// The place of each value in ascending order, from 0; equal values share the mean of theirs.
-fn ranks(values: &[f32]) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
-    let mut ranks = vec![0.0; values.len()];
-    let mut place = 0;
-    for equal in order.chunk_by(|&a, &b| values[a] == values[b]) {
-        let shared = place as f64 + (equal.len() as f64 - 1.0) / 2.0;
-        for &i in equal {
-            ranks[i] = shared;
-        }
-        place += equal.len();
-    }
-    ranks
 }
 
 /// Which part of the right greatest `top` is among the found greatest.
@@ -239,12 +225,7 @@ fn overlap(found: &[f32], right: &[f32], top: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{overlap, ranks, relative_error, spearman};
-
-    #[test]
-    fn ranks_are_shared_by_equals() {
-        assert_eq!(ranks(&[3.0, 1.0, 3.0, 2.0]), [2.5, 0.0, 2.5, 1.0]);
-    }
+    use super::{overlap, relative_error, spearman};
 
     #[test]
     fn agreement_of_rankings() {

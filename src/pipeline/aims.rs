@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::explain::{ExplainOptions, ExplainTarget, Output};
-use super::predict_tokens::{Tagged, characters, encoded_masks, encoded_text, found, gold_span, question_windows};
+use super::predict_tokens::{Tagged, encoded_masks, encoded_text, found, question_windows};
 use super::windows::{Encoded, read_whole};
 use crate::backend::{Objective, Part, Term};
 use crate::dataset::{Label, Record};
@@ -13,8 +13,9 @@ use crate::error::{Error, Result};
 use crate::explain::{Subject, Words};
 use crate::factors::{self, Target};
 use crate::model::{Model, Outputs, Problem, Reads, Task};
+use crate::numeric::argmax;
 use crate::report::{TargetSpan, class_value};
-use crate::task::{self, AnswerOptions};
+use crate::task::{self, AnswerOptions, characters, gold_span};
 use crate::tokens::Encoding;
 
 /// One thing that is explained.
@@ -157,7 +158,7 @@ impl<'a> Aims<'a> {
             (ExplainTarget::Gold, Some(gold)) => classes(gold),
             (ExplainTarget::All | ExplainTarget::Labels(_), _) => self.targets.clone(),
             _ if problem == Problem::Regression => (0..logits.len()).collect(),
-            _ => vec![likeliest(&logits)],
+            _ => vec![argmax(&logits)],
         };
         let aim = |target: usize| {
             let objective = match (self.against, self.options.output, problem) {
@@ -279,7 +280,7 @@ impl<'a> Aims<'a> {
                 let gold = word.and_then(|word| self.gold_class(tagged, word));
                 vec![gold.ok_or("the token is no word's first, and the target is gold")?]
             }
-            _ => vec![likeliest(row)],
+            _ => vec![argmax(row)],
         };
         let window = encoded.window_of(&[token]);
         let place = encoded.place_in(window, token).unwrap_or(token);
@@ -342,7 +343,7 @@ impl<'a> Aims<'a> {
             if self.options.token.is_some_and(|asked| asked != token as usize) {
                 continue;
             }
-            let targets = if self.targets.is_empty() { vec![likeliest(row(place))] } else { self.targets.clone() };
+            let targets = if self.targets.is_empty() { vec![argmax(row(place))] } else { self.targets.clone() };
             let span = encoding.offsets[token as usize].map(|(start, end)| TargetSpan { start, end, segment: 0 });
             aims.extend(targets.into_iter().map(|class| Aim {
                 name: piece(class),
@@ -354,7 +355,7 @@ impl<'a> Aims<'a> {
         if aims.is_empty() {
             return Err(format!("token {}: expected a mask", self.options.token.unwrap_or_default()));
         }
-        let predicted = (0..reads.len()).map(|place| piece(likeliest(row(place)))).collect::<Value>();
+        let predicted = (0..reads.len()).map(|place| piece(argmax(row(place)))).collect::<Value>();
         // A mask is what is asked about, not a part of the text that could speak for an answer: methods leave it where it is.
         for &token in reads.iter() {
             encoding.offsets[token as usize] = None;
@@ -441,9 +442,4 @@ fn classes(target: &Target) -> Vec<usize> {
         Target::Classes(classes) => (0..classes.len()).filter(|&k| classes[k] == 1.0).collect(),
         Target::Values(values) => (0..values.len()).collect(),
     }
-}
-
-/// The first of the largest.
-fn likeliest(logits: &[f32]) -> usize {
-    (0..logits.len()).fold(0, |best, k| if logits[k] > logits[best] { k } else { best })
 }

@@ -5,7 +5,6 @@ use std::ops::Range;
 use serde_json::Value;
 
 use super::Progress;
-use super::predict_tokens::characters;
 use super::prepared::{Asking, Prepared};
 use super::queries::{ResultSink, SearchOptions, TopK};
 use super::scope::Scope;
@@ -22,7 +21,7 @@ use crate::search::{
     Scored, Selected,
 };
 use crate::store::{FactorPart, Shard, Store, StoredRecord};
-use crate::task;
+use crate::task::{self, characters};
 
 /// Of a neighbour's factors, so many are shown.
 const PARTS: usize = 5;

@@ -1,7 +1,7 @@
 //! `index`: one pass over the training data into a store.
 
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -16,7 +16,8 @@ use crate::dataset::{Dataset, Digest};
 use crate::error::{Error, Result};
 use crate::factors::{self, LabelUsed, LabelVec, ScanType, Target};
 use crate::model::{AdamMoments, Model, Problem, Projection, Tracer};
-use crate::store::{self, Block, Dtype, Nearest, Part, StoreWriter, Stored};
+use crate::store::{self, Block, Dtype, Nearest, Part, StoreWriter, Stored, TokenSettings};
+use crate::sync::lock;
 
 /// An earlier checkpoint of the model's training, whose factors are stored too, for TracIn and LESS.
 pub struct Checkpoint {
@@ -103,55 +104,88 @@ pub fn index(
         let head = model.head().filter(|_| options.gradients.is_none());
         StoreWriter::create(dir, settings_of_store, options.part, head, options.resume)?
     };
-    let (first, before) = writer.begins_at()?;
-    dataset.number_from(first);
+    let (number, before) = writer.begins_at()?;
+    dataset.number_from(number);
     writer.each_id(|index, id| dataset.know_id(index, id))?;
-    let writer = Mutex::new(writer);
-    let models: Vec<&Model> = std::iter::once(model).chain(options.checkpoints.iter().map(|c| &c.model)).collect();
-    let keep =
-        |number, digest: &Digest| Ok(options.part.owns(number) && !lock(&writer).has(number, &digest.to_string())?);
-    let rounds = options.dtype != Dtype::F32 && !options.append && tokens.is_none();
-    let first = if rounds { Nearest::queries(options.block_records) } else { 0 };
-    let chunking = Chunking { records: options.block_records, before, keep: &keep, first };
-    let progress = Progress::new("indexing", dataset.bytes_total(), settings.quiet);
-    if let Some(tokens) = tokens {
-        let (against, kept) = (options.target.into(), bundles::Kept::Nothing);
-        let bundler = Bundler { models: &models, tokens, against, part: bundles::Part::Whole, kept };
-        let mut sink = |chunk| lock(&writer).write(&index_tokens::block(chunk));
-        let mut score = |read, rejections: &mut _, steps: &mut _| bundler.chunk(read, settings, rejections, steps);
-        let summary = stream_of(&as_read, &mut score, dataset, &chunking, rejections, &progress, &mut sink)?;
-        writer.into_inner().unwrap_or_else(PoisonError::into_inner).finish(summary.numbered)?;
-        return Ok(summary);
-    }
-    let target = |gold: Option<&Target>, z: &[f32]| explained(model.problem(), options.target, gold, z);
-    let tracing = tracers.as_deref().map(|tracers| Tracing { model, tracers, target: &target });
-    let plain = Plain(&models);
-    let runner: &dyn Runner = tracing.as_ref().map_or(&plain, |tracing| tracing);
-    let width = runner.sizes()[0].0;
-    let mut first = First::new(options.dtype, width, options.block_records);
-    if let Some(first) = first.as_mut().filter(|_| options.append) {
-        let records = lock(&writer).records_below(first.below)?;
-        let numbers: Vec<u64> = records.iter().map(|record| record.index).collect();
-        first.meet(&numbers, &score::features(runner, &records, settings)?);
-    }
-    let mut sink = |chunk: Chunk| {
-        let wanted = keep(chunk.number, &chunk.digest)?;
-        let mut block = block(model.problem(), options, chunk);
-        if let Some(first) = &mut first {
-            first.meet(&block.indices, &block.features);
-            if wanted {
-                block.nearest = Some(first.find(&block, &lock(&writer))?);
-            }
-        }
-        if wanted { lock(&writer).write(&block) } else { Ok(()) }
+    let indexing = Indexing { model, options, settings, before, writer: Mutex::new(writer) };
+    let summary = match tokens {
+        Some(tokens) => indexing.bundles(tokens, dataset, rejections)?,
+        None => indexing.records(tracers.as_deref(), dataset, rejections)?,
     };
-    let summary = stream_by(runner, dataset, &chunking, settings, rejections, &progress, &mut sink)?;
-    writer.into_inner().unwrap_or_else(PoisonError::into_inner).finish(summary.numbered)?;
+    indexing.writer.into_inner().unwrap_or_else(PoisonError::into_inner).finish(summary.numbered)?;
     Ok(summary)
 }
 
-fn lock(writer: &Mutex<StoreWriter>) -> MutexGuard<'_, StoreWriter> {
-    writer.lock().unwrap_or_else(PoisonError::into_inner)
+/// A store under way.
+struct Indexing<'a> {
+    model: &'a Model,
+    options: &'a IndexOptions,
+    settings: &'a Settings,
+    /// The digest of what the store has of the block that the data begin in.
+    before: Digest,
+    writer: Mutex<StoreWriter>,
+}
+
+impl<'a> Indexing<'a> {
+    fn models(&self) -> Vec<&'a Model> {
+        std::iter::once(self.model).chain(self.options.checkpoints.iter().map(|checkpoint| &checkpoint.model)).collect()
+    }
+
+    /// Whether a block is this job's, and not there yet.
+    fn wants(&self, number: u64, digest: &Digest) -> Result<bool> {
+        Ok(self.options.part.owns(number) && !lock(&self.writer).has(number, &digest.to_string())?)
+    }
+
+    fn chunking<'c>(
+        &self,
+        keep: &'c (dyn Fn(u64, &Digest) -> Result<bool> + Sync),
+        wanted_in_any_case: u64,
+    ) -> Chunking<'c> {
+        Chunking { records: self.options.block_records, before: self.before, keep, first: wanted_in_any_case }
+    }
+
+    /// Records with several factors each, of a model that says something of tokens.
+    fn bundles(&self, tokens: TokenSettings, dataset: Dataset, rejections: &mut Rejections) -> Result<Summary> {
+        let (models, against, kept) = (self.models(), self.options.target.into(), bundles::Kept::Nothing);
+        let bundler = Bundler { models: &models, tokens, against, part: bundles::Part::Whole, kept };
+        let progress = Progress::new("indexing", dataset.bytes_total(), self.settings.quiet);
+        let wants = |number, digest: &Digest| self.wants(number, digest);
+        let mut sink = |chunk| lock(&self.writer).write(&index_tokens::block(chunk));
+        let mut score = |read, rejections: &mut _, steps: &mut _| bundler.chunk(read, self.settings, rejections, steps);
+        stream_of(&as_read, &mut score, dataset, &self.chunking(&wants, 0), rejections, &progress, &mut sink)
+    }
+
+    /// Records with one factor each.
+    fn records(&self, tracers: Option<&[Tracer]>, dataset: Dataset, rejections: &mut Rejections) -> Result<Summary> {
+        let (model, options, settings) = (self.model, self.options, self.settings);
+        let target = |gold: Option<&Target>, z: &[f32]| explained(model.problem(), options.target, gold, z);
+        let tracing = tracers.map(|tracers| Tracing { model, tracers, target: &target });
+        let models = self.models();
+        let plain = Plain(&models);
+        let runner: &dyn Runner = tracing.as_ref().map_or(&plain, |tracing| tracing);
+        let mut first = First::new(options.dtype, runner.sizes()[0].0, options.block_records);
+        if let Some(first) = first.as_mut().filter(|_| options.append) {
+            let records = lock(&self.writer).records_below(first.below)?;
+            let numbers: Vec<u64> = records.iter().map(|record| record.index).collect();
+            first.meet(&numbers, &score::features(runner, &records, settings)?);
+        }
+        let mut sink = |chunk: Chunk| {
+            let wanted = self.wants(chunk.number, &chunk.digest)?;
+            let mut block = block(model.problem(), options, chunk);
+            if let Some(first) = &mut first {
+                first.meet(&block.indices, &block.features);
+                if wanted {
+                    block.nearest = Some(first.find(&block, &lock(&self.writer))?);
+                }
+            }
+            if wanted { lock(&self.writer).write(&block) } else { Ok(()) }
+        };
+        let progress = Progress::new("indexing", dataset.bytes_total(), settings.quiet);
+        let wants = |number, digest: &Digest| self.wants(number, digest);
+        let rounds = options.dtype != Dtype::F32 && !options.append;
+        let chunking = self.chunking(&wants, if rounds { Nearest::queries(options.block_records) } else { 0 });
+        stream_by(runner, dataset, &chunking, settings, rejections, &progress, &mut sink)
+    }
 }
 
 fn check_checkpoint(model: &Model, checkpoint: &Model) -> Result<()> {

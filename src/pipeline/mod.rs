@@ -2,7 +2,7 @@
 //!
 //! A reader thread parses records and cuts them into chunks by record number; another makes tokens of them, a window or two ahead; the calling thread runs the
 //! model over those, on every core or on GPUs, while what the window before left is put in its place; a writer thread takes scored chunks, in order. Memory is
-//! set by the chunk size, never by the number of records.
+//! set by the chunk size, and of each record nothing is kept but its id's hash.
 //!
 //! ```
 //! use wherefore::model::{Device, LoadOptions, Model};
@@ -53,7 +53,6 @@ mod progress;
 mod proof;
 mod queries;
 mod recall;
-mod rejections;
 mod repeats;
 mod runner;
 mod scope;
@@ -68,6 +67,7 @@ mod token_queries;
 pub mod unreliable;
 mod windows;
 
+pub use crate::dataset::Rejections;
 pub use accuracy::{AccuracyOptions, Apart, Measured, measure};
 pub use condition::Condition;
 pub use exact::ExactOptions;
@@ -81,12 +81,10 @@ pub use plan::{Plan, plan};
 pub use pool::{Choice, PoolOptions, candidates_per_target, nearest_records, select_from_pool};
 pub use predict::predict;
 pub use predict_tokens::{SpanOptions, SpanScores, predict_masks, predict_spans, predict_tags};
-pub(crate) use predict_tokens::{characters, gold_span};
 pub use prepared::RuleOptions;
 pub use progress::{Progress, per_second};
 pub use proof::prove;
 pub use queries::{Entities, QueryTarget, ResultSink, SearchJob, SearchOptions, TopK};
-pub use rejections::Rejections;
 pub use scope::ScopeOptions;
 pub use score::{Chunk, Pass};
 pub use scores::EachScores;
@@ -102,8 +100,6 @@ pub use unreliable::TrustOptions;
 pub struct Settings {
     /// Tokens in one packed batch; the device's own choice where `None`.
     pub batch_tokens: Option<usize>,
-    /// Skip records that cannot be used instead of failing at the first.
-    pub skip_invalid: bool,
     /// No progress bars.
     pub quiet: bool,
 }

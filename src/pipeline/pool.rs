@@ -112,11 +112,12 @@ pub fn nearest_records(
     k: usize,
     memory: usize,
     settings: &Settings,
+    rejections: &mut Rejections,
 ) -> Result<Vec<SearchResult>> {
     let options = SearchOptions { rule: Rule::FeatureCos, top_k: TopK::Count(k), memory, ..SearchOptions::default() };
     let mut results = Vec::new();
     let job = SearchJob { model, checkpoints: &[], store, options: &options };
-    job.run(dataset, settings, &mut Rejections::new(settings.skip_invalid, None), &mut results)?;
+    job.run(dataset, settings, rejections, &mut results)?;
     Ok(results)
 }
 
@@ -233,11 +234,8 @@ fn doubt(pool: &Store, row: usize) -> f32 {
 }
 
 fn shuffled(rows: usize, seed: u64) -> Vec<(usize, f32)> {
-    let draws = Stream::new(seed, Purpose::Shuffle);
     let mut order: Vec<(usize, f32)> = (0..rows).map(|row| (row, 0.0)).collect();
-    for last in (1..rows).rev() {
-        order.swap(last, draws.below(last as u32 + 1, 1, last as u32) as usize);
-    }
+    Stream::new(seed, Purpose::Shuffle).shuffle(&mut order, |last| (1, last as u32));
     order
 }
 

@@ -4,13 +4,12 @@ use std::ops::Range;
 
 use super::windows::{Encoded, Windows, read_whole};
 use super::{Rejections, Settings, Summary};
-use crate::dataset::{Answer, Dataset, Label, Record};
+use crate::dataset::{Dataset, Label, Record};
 use crate::error::Result;
 use crate::factors::Target;
 use crate::model::{Model, Outputs, Reads};
 use crate::report::{AnswerSpan, EntitySpan, FilledMask, MaskFill, MaskPrediction, SpanPrediction, TagPrediction};
-pub(crate) use crate::task::characters;
-use crate::task::{self, AnswerOptions, Entity, EntityCounts, Found, Scoring, TaggedWord};
+use crate::task::{self, AnswerOptions, Entity, EntityCounts, Found, Scoring, TaggedWord, characters};
 use crate::tokens::Encoding;
 
 /// How questions are answered.
@@ -131,27 +130,6 @@ pub(super) fn span_prediction(encoded: &Encoded, outputs: &[Outputs], options: &
         windows: sequences.len() as u64,
         exact_match: judged.map(|judged| judged.exact_match),
         f1: judged.map(|judged| judged.f1),
-    }
-}
-
-/// Where the first of a record's right answers is, in characters of its context: as it says, or its first occurrence.
-pub(crate) fn gold_span(record: &Record) -> Result<Option<(usize, usize)>, String> {
-    let Some(Label::Answers(answers)) = &record.label else { return Ok(None) };
-    let Some(Answer { text, start }) = answers.first() else { return Ok(None) };
-    let context = record.pair.as_deref().unwrap_or_default();
-    let first = || context.find(text.as_str()).map(|byte| context[..byte].chars().count());
-    let Some(start) = start.or_else(first) else {
-        return Err(format!("answers: \"{text}\" is nowhere in the context"));
-    };
-    let length = context.chars().count();
-    let Some(end) = start.checked_add(text.chars().count()).filter(|end| *end <= length) else {
-        return Err(format!(
-            "answers: expected \"{text}\" at character {start} of the context, which ends at {length}"
-        ));
-    };
-    match characters(context, start, end) {
-        there if there == text => Ok(Some((start, end))),
-        there => Err(format!("answers: expected \"{text}\" at character {start} of the context, found \"{there}\"")),
     }
 }
 

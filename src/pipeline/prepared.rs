@@ -59,6 +59,10 @@ pub(super) struct Prepared<'a> {
     means: Means<'a>,
 }
 
+/// Why some means have no form of their own.
+const SCORED: &str = "a scorer made for the batch scores records";
+const PROJECTED: &str = "a projected gradient is one factor a record";
+
 enum Means<'a> {
     Factors,
     Rates(Vec<f32>),
@@ -132,6 +136,7 @@ impl<'a> Prepared<'a> {
         rule.check_gradients(settings.gradients.is_some())?;
         rule.check_task(settings.task(), settings.classes)?;
         let means = match rule {
+            // Nothing is scored, by whatever form.
             _ if store.rows() == 0 => Means::Factors,
             Rule::Bm25 => Means::Words(Bm25::new(store)?),
             Rule::Loss => Means::Losses(Losses(store)),
@@ -159,9 +164,9 @@ impl<'a> Prepared<'a> {
             }
             Rule::Trak => trak(store, options, quiet)?,
             Rule::Influence | Rule::RelatIf if options.fisher(rule, store)?.is_some() => {
-                return Err(Error::usage(
-                    "rule influence: the whole network's curvature preconditions gradients before they are projected",
-                )
+                return Err(Error::usage(format!(
+                    "rule {rule}: the whole network's curvature preconditions gradients before they are projected"
+                ))
                 .with_hint("ask with the records themselves, by --data, and --exclude-same-id"));
             }
             Rule::Influence | Rule::RelatIf if settings.gradients.is_some() => {
@@ -173,7 +178,13 @@ impl<'a> Prepared<'a> {
                 kernel(rule, store, options)?
             }
             Rule::Influence | Rule::RelatIf => curvature(rule, store, options, quiet)?,
-            _ => Means::Factors,
+            Rule::FeatureDot
+            | Rule::FeatureCos
+            | Rule::FeatureEuc
+            | Rule::GradDot
+            | Rule::GradCos
+            | Rule::ProjectedDot
+            | Rule::ProjectedCos => Means::Factors,
         };
         Ok(Self { rule, problem: settings.problem, store, means })
     }
@@ -211,19 +222,20 @@ impl<'a> Prepared<'a> {
         if self.has_several() {
             return self.form_of_bundles(&batch.terms);
         }
-        match (&self.means, self.rule) {
-            (Means::Losses(losses), _) => Form::scored(losses),
-            (Means::Rates(rates), _) => Form::tracin(rates),
-            (Means::Alphas(representer), _) => Form::representer(&representer.alpha),
-            (Means::Curvature { inverse, norms }, _) => {
+        match &self.means {
+            Means::Losses(losses) => Form::scored(losses),
+            Means::Rates(rates) => Form::tracin(rates),
+            Means::Alphas(representer) => Form::representer(&representer.alpha),
+            Means::Curvature { inverse, norms } => {
                 let classes = self.store.settings().classes;
                 let form = if inverse.keeps_outer_products() { Form::grad_dot() } else { Form::bilinear(classes) };
                 norms.as_deref().map_or_else(|| form.clone(), |norms| form.clone().over(norms))
             }
-            (Means::Whole(Some(norms)) | Means::GaussNewton(_, Some(norms)), _) => Form::grad_dot().over(norms),
-            (Means::Trak { weights, .. }, _) => Form::ensemble(self.store.settings().checkpoints.len(), weights),
-            (Means::Factors, rule) => form_of_factors(rule),
-            (_, _) => Form::grad_dot(),
+            Means::Whole(Some(norms)) | Means::GaussNewton(_, Some(norms)) => Form::grad_dot().over(norms),
+            Means::Whole(None) | Means::GaussNewton(_, None) => Form::grad_dot(),
+            Means::Trak { weights, .. } => Form::ensemble(self.store.settings().checkpoints.len(), weights),
+            Means::Factors => form_of_factors(self.rule),
+            Means::Words(_) | Means::Kernel { .. } | Means::Points(..) => unreachable!("{}", SCORED),
         }
     }
 
@@ -303,9 +315,8 @@ impl<'a> Prepared<'a> {
             Means::Alphas(representer) => {
                 asking.into_iter().map(|a| self.class_query(a, representer.bias_coordinate)).collect()
             }
-            Means::Losses(_) | Means::Words(_) | Means::Kernel { .. } | Means::Points(..) => {
-                Ok(vec![Query::numbered(0); asking.len()])
-            }
+            Means::Losses(_) => Ok(vec![Query::numbered(0); asking.len()]),
+            Means::Words(_) | Means::Kernel { .. } | Means::Points(..) => unreachable!("{}", SCORED),
             Means::Trak { inverses, .. } => Ok(trak_queries(inverses, &asking)),
             Means::GaussNewton(inverse, _) => {
                 let solved = inverse.solve(&asking.iter().map(|a| a.features.as_slice()).collect::<Vec<_>>());
@@ -368,7 +379,9 @@ impl Prepared<'_> {
                 let form = Form::bilinear(self.store.settings().classes);
                 norms.as_deref().map_or_else(|| form.clone(), |norms| form.clone().over(norms))
             }
-            _ => Form::grad_dot().of_terms(terms),
+            (Means::Factors, _) => Form::grad_dot().of_terms(terms),
+            (Means::Words(_) | Means::Kernel { .. } | Means::Points(..), _) => unreachable!("{}", SCORED),
+            (Means::Trak { .. } | Means::GaussNewton(..) | Means::Whole(_), _) => unreachable!("{}", PROJECTED),
         }
     }
 
@@ -403,7 +416,9 @@ impl Prepared<'_> {
             (_, Rule::GradCos) => {
                 Ok(Query::bundles(&asking.iter().map(|a| vec![own(a).to_unit()]).collect::<Vec<_>>()))
             }
-            _ => Ok(Query::bundles(&asking.iter().map(|a| vec![own(a)]).collect::<Vec<_>>())),
+            (Means::Factors, _) => Ok(Query::bundles(&asking.iter().map(|a| vec![own(a)]).collect::<Vec<_>>())),
+            (Means::Words(_) | Means::Kernel { .. } | Means::Points(..), _) => unreachable!("{}", SCORED),
+            (Means::Trak { .. } | Means::GaussNewton(..) | Means::Whole(_), _) => unreachable!("{}", PROJECTED),
         }
     }
 }
@@ -415,7 +430,17 @@ fn form_of_factors(rule: Rule) -> Form<'static> {
         Rule::FeatureCos | Rule::ProjectedCos => Form::feature_cos(),
         Rule::FeatureEuc => Form::feature_euc(),
         Rule::GradCos => Form::grad_cos(),
-        _ => Form::grad_dot(),
+        // What other rules need is not there where there are no records, and then nothing is scored.
+        Rule::GradDot
+        | Rule::ProjectedDot
+        | Rule::Representer
+        | Rule::TracIn
+        | Rule::Influence
+        | Rule::RelatIf
+        | Rule::Trak
+        | Rule::Less
+        | Rule::Bm25
+        | Rule::Loss => Form::grad_dot(),
     }
 }
 

@@ -23,8 +23,8 @@ const REFERENCE_RECORDS: usize = 8;
 ///
 /// # Errors
 /// Where the records cannot be read or run; a check that fails is a result, not an error.
-pub fn prove(model: &Model, dataset: Dataset, settings: &Settings) -> Result<Vec<Check>> {
-    let records = sample(dataset, settings)?;
+pub fn prove(model: &Model, dataset: Dataset, settings: &Settings, rejections: &mut Rejections) -> Result<Vec<Check>> {
+    let records = sample(dataset, rejections)?;
     let encodings = records.iter().map(|record| model.encode(record)).collect::<Result<Vec<_>>>()?;
     let outputs = model.run(&encodings, settings.batch_tokens, &|_| true)?;
     let mut checks = vec![alone(model, &encodings, &outputs)?, itself(model, &outputs)?];
@@ -36,8 +36,7 @@ pub fn prove(model: &Model, dataset: Dataset, settings: &Settings) -> Result<Vec
     Ok(checks)
 }
 
-fn sample(dataset: Dataset, settings: &Settings) -> Result<Vec<Record>> {
-    let mut rejections = Rejections::new(settings.skip_invalid, None);
+fn sample(dataset: Dataset, rejections: &mut Rejections) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     for record in dataset {
         match record {

@@ -5,7 +5,7 @@
 
 use super::aims::{Aimed, Aims};
 use super::explain::ExplainOptions;
-use super::predict_tokens::{SpanOptions, SpanScores, characters, question_windows, span_prediction};
+use super::predict_tokens::{SpanOptions, SpanScores, question_windows, span_prediction};
 use super::windows::{Encoded, Windows, read_whole};
 use super::{Rejections, Settings, Summary};
 use crate::dataset::{Dataset, Record};
@@ -14,7 +14,7 @@ use crate::explain::{self, Method, Words};
 use crate::interrupt;
 use crate::model::{Model, Reads, Task};
 use crate::report::{AnswerSpan, ContextSelection, ContextSentence, SpanPrediction};
-use crate::task;
+use crate::task::{self, characters};
 use crate::tokens::Encoding;
 
 /// How sentences are chosen.

@@ -6,7 +6,7 @@
 //!
 //! which is one linear layer on the mean of the two hidden states. Contexts longer than the selector are read in windows of whole sentences.
 
-use super::predict_tokens::{SpanOptions, characters, question_windows, span_prediction};
+use super::predict_tokens::{SpanOptions, question_windows, span_prediction};
 use super::select::{Kept, SelectScores, check_answers, selection_of};
 use super::windows::{Encoded, Windows, read_whole};
 use super::{Rejections, Settings, Summary};
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::{Device, LoadOptions, Model, Outputs, Reads, Task, find};
 use crate::report::{ContextSelection, ContextSentence};
-use crate::task::{self, SelectorSettings};
+use crate::task::{self, SelectorSettings, characters};
 use crate::tokens::Encoding;
 
 /// A model that says which sentences of a context are evidence: what `train --task selector` makes.

@@ -18,6 +18,7 @@ use crate::dataset::{Dataset, Record};
 use crate::error::{Error, Result};
 use crate::explain::{Method, Options, Rationale, Segmentation};
 use crate::model::{Model, Problem};
+use crate::numeric::area_under_roc;
 use crate::random::{Purpose, Stream};
 use crate::report::{Explanation, NearRecord, Neighbour, SearchResult, UnreliableRecord, WordScore};
 use crate::store::Store;
@@ -77,7 +78,7 @@ pub struct Unreliable {
     pub agreement: Vec<(f64, usize, f64)>,
 }
 
-/// Gathers the evidence about the model's predictions for a data set, which is opened for each pass. `fits`: trust will be fitted to them, so that too few of
+/// Gathers the evidence about the model's predictions for a data set. `fits`: trust will be fitted to them, so that too few of
 /// known label are refused before anything is explained.
 ///
 /// # Errors
@@ -85,20 +86,22 @@ pub struct Unreliable {
 pub fn judge(
     model: &Model,
     store: &Store,
-    open: &dyn Fn() -> Result<Dataset>,
+    dataset: Dataset,
     options: &TrustOptions,
     settings: &Settings,
+    rejections: &mut Rejections,
     fits: bool,
 ) -> Result<Vec<Judged>> {
     if model.problem() != Problem::SingleLabel {
         return Err(Error::usage("predictions can be judged where each record has one class"));
     }
     let k = options.neighbours.max(NEAREST);
-    let near = nearest_records(model, store, open()?, k, options.memory, settings)?;
+    let near = nearest_records(model, store, dataset, k, options.memory, settings, rejections)?;
     if fits {
         audit::check_known(&near.iter().map(is_right).collect::<Vec<_>>())?;
     }
-    let own = explanations(model, open()?, options, settings)?;
+    let texts = near.iter().map(|result| record(result, result.text.clone(), result.text_pair.clone())).collect();
+    let own = explanations(model, Dataset::of(texts), options, settings)?;
     let mut copies: Vec<Vec<Explanation>> = Vec::new();
     for copy in 0..options.copies {
         let changed = near.iter().zip(&own).map(|(result, own)| changed(result, own, options, copy)).collect();
@@ -125,7 +128,8 @@ fn explanations(
         ..ExplainOptions::default()
     };
     let mut all = Vec::new();
-    let mut rejections = Rejections::new(settings.skip_invalid, None);
+    // They have been read, and run, before.
+    let mut rejections = Rejections::new(false, None);
     explain(model, dataset, &how, settings, &mut rejections, &mut |explanation| {
         all.push(explanation.clone());
         Ok(())
@@ -143,20 +147,17 @@ fn changed(result: &SearchResult, own: &Explanation, options: &TrustOptions, cop
     let others: Vec<usize> = (0..own.words.len()).filter(|word| !kept.contains(word)).collect();
     let draws = Stream::new(options.seed, Purpose::Masks);
     let mut order = others.clone();
-    for last in (1..order.len()).rev() {
-        order.swap(last, draws.below(last as u32 + 1, (copy << 16) | last as u32, result.index as u32) as usize);
-    }
+    draws.shuffle(&mut order, |last| ((copy << 16) | last as u32, result.index as u32));
     order.truncate((LEFT_OUT * others.len() as f64).ceil() as usize);
     let gone = |segment: u8| -> Vec<&WordScore> {
         order.iter().map(|&word| &own.words[word]).filter(|word| word.segment == segment).collect()
     };
-    Record {
-        index: result.index,
-        id: result.id.clone(),
-        text: without(&result.text, &gone(0)),
-        pair: result.text_pair.as_ref().map(|pair| without(pair, &gone(1))),
-        ..Record::default()
-    }
+    let pair = result.text_pair.as_ref().map(|pair| without(pair, &gone(1)));
+    record(result, without(&result.text, &gone(0)), pair)
+}
+
+fn record(of: &SearchResult, text: String, pair: Option<String>) -> Record {
+    Record { index: of.index, id: of.id.clone(), text, pair, ..Record::default() }
 }
 
 fn without(text: &str, words: &[&WordScore]) -> String {
@@ -230,7 +231,7 @@ fn agreement(own: &Explanation) -> Option<f64> {
         words.into_iter().map(|word| word.text.to_lowercase()).collect()
     };
     let (first, second) = (ranked(0), ranked(1));
-    let both = audit::mean_average_precision(&first, &second) + audit::mean_average_precision(&second, &first);
+    let both = audit::shared_tops(&first, &second) + audit::shared_tops(&second, &first);
     (!first.is_empty() && !second.is_empty()).then_some(both / 2.0)
 }
 
@@ -283,18 +284,10 @@ pub fn rank(known: &[Judged], mut asked: Vec<Judged>) -> Result<Unreliable> {
 
 /// The probability that a wrong prediction has the smaller value; ties count half.
 fn area(values: &[f64], right: &[Option<bool>]) -> Option<f64> {
-    let side = |wanted| {
-        let of = values.iter().zip(right).filter(move |(value, is)| **is == Some(wanted) && value.is_finite());
-        of.map(|(value, _)| *value).collect::<Vec<f64>>()
-    };
-    let (mut good, bad) = (side(true), side(false));
-    good.sort_by(f64::total_cmp);
-    let below = |value: &f64| {
-        let (less, most) = (good.partition_point(|g| g < value), good.partition_point(|g| g <= value));
-        (good.len() - most) as f64 + (most - less) as f64 / 2.0
-    };
-    let pairs = (good.len() * bad.len()) as f64;
-    (pairs > 0.0).then(|| bad.iter().map(below).sum::<f64>() / pairs)
+    let known =
+        values.iter().zip(right).filter_map(|(value, is)| is.filter(|_| value.is_finite()).map(|is| (*value, is)));
+    let (values, right): (Vec<f64>, Vec<bool>) = known.unzip();
+    area_under_roc(&values, &right)
 }
 
 fn up_to(values: &[f64], right: &[Option<bool>]) -> Vec<(f64, usize, f64)> {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::dirty_part::signal_kind;
 use super::schema::{Kind, columns};
 use crate::audit::{Dirty, Signal};
 use crate::error::Result;
@@ -91,7 +92,7 @@ impl DirtyLabel {
             ("label", Kind::Text),
             ("suggested_label", Kind::Text),
             ("reason", Kind::Text),
-            ("signals", Kind::Struct(signals.iter().map(|s| (s.name().to_owned(), Kind::Number)).collect())),
+            ("signals", signal_kind(signals)),
             ("neighbours", Kind::list(NearRecord::kind())),
             ("text", Kind::Text),
             ("text_pair", Kind::Text),

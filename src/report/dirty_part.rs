@@ -236,7 +236,7 @@ impl DirtyPart {
     }
 }
 
-fn signal_kind(signals: &[Signal]) -> Kind {
+pub(super) fn signal_kind(signals: &[Signal]) -> Kind {
     Kind::Struct(signals.iter().map(|signal| (signal.name().to_owned(), Kind::Number)).collect())
 }
 

@@ -2,7 +2,6 @@
 //!
 //! A result file appears whole or not at all: it is written beside its place and renamed when finished.
 
-mod destination;
 mod dirty_label;
 mod dirty_part;
 mod evaluation;
@@ -24,7 +23,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-pub use destination::Destination;
+pub use crate::destination::Destination;
 pub use dirty_label::{DirtyLabel, NearRecord};
 pub use dirty_part::{CorrectedTags, DirtyAnswer, DirtyPart, NearPart, PieceNames};
 pub use evaluation::EvaluationRow;

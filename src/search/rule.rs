@@ -152,14 +152,10 @@ impl Rule {
         .with_hint("use influence, grad-cos, grad-dot or tracin"))
     }
 
-    /// Whether it reads a refit of the head (α) or its curvature, which the training factors give.
-    pub fn needs_preparation(self) -> bool {
-        matches!(self, Self::Representer | Self::Influence | Self::RelatIf)
-    }
-
     /// Refuses a rule that a store of this kind of model with these checkpoints cannot be searched by.
     ///
-    /// Classifiers of either kind and regressions have every rule; headless encoders the feature rules alone.
+    /// Headless encoders have the rules that need no δ alone; the rules of training's checkpoints need some, `less` of gradients as AdamW follows them,
+    /// tracin and trak of gradients as they are.
     ///
     /// # Errors
     /// [`Error::Usage`], with what to do instead.

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::topk::{End, Hit};
 use crate::error::{Error, Result};
+use crate::sync::lock;
 
 /// Runs of many queries in one file, which is made when first needed and has no name.
 pub(super) struct Runs {
@@ -82,7 +83,7 @@ impl Runs {
 
     fn read(&self, start: u64, bytes: &mut [u8]) -> Result<()> {
         let file = self.file.as_ref().expect("a run was written");
-        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = lock(file);
         file.seek(SeekFrom::Start(start)).and_then(|_| file.read_exact(bytes)).map_err(Error::io(&self.folder))
     }
 }

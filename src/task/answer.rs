@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 
+use super::characters;
+use crate::dataset::{Answer, Label, Record};
 use crate::tokens::Encoding;
 
 /// Which answers are looked for.
@@ -100,6 +102,30 @@ fn in_window(encoding: &Encoding, z: &[f32], window: usize, max_tokens: usize) -
 
 fn by_score(a: &Candidate, b: &Candidate) -> Ordering {
     b.score.total_cmp(&a.score).then((a.window, a.tokens).cmp(&(b.window, b.tokens)))
+}
+
+/// Where the first of a record's right answers is, in characters of its context: as it says, or its first occurrence.
+///
+/// # Errors
+/// Where the context has no such answer there.
+pub fn gold_span(record: &Record) -> Result<Option<(usize, usize)>, String> {
+    let Some(Label::Answers(answers)) = &record.label else { return Ok(None) };
+    let Some(Answer { text, start }) = answers.first() else { return Ok(None) };
+    let context = record.pair.as_deref().unwrap_or_default();
+    let first = || context.find(text.as_str()).map(|byte| context[..byte].chars().count());
+    let Some(start) = start.or_else(first) else {
+        return Err(format!("answers: \"{text}\" is nowhere in the context"));
+    };
+    let length = context.chars().count();
+    let Some(end) = start.checked_add(text.chars().count()).filter(|end| *end <= length) else {
+        return Err(format!(
+            "answers: expected \"{text}\" at character {start} of the context, which ends at {length}"
+        ));
+    };
+    match characters(context, start, end) {
+        there if there == text => Ok(Some((start, end))),
+        there => Err(format!("answers: expected \"{text}\" at character {start} of the context, found \"{there}\"")),
+    }
 }
 
 /// The first and last token of the characters `start..end` of a context in one of its windows, where all of them are in it.

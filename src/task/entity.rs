@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::softmax;
+use crate::numeric::argmax;
 use crate::tokens::Encoding;
 
 /// A word and the tag it was given. Only its first token's logits count: those of the pieces that go on were not trained.
@@ -44,7 +45,7 @@ pub fn words(
 ) -> Vec<Option<TaggedWord>> {
     let tagged = |token: usize, start, end| {
         let p = softmax(&logits[token * classes..(token + 1) * classes]);
-        let class = (0..classes).fold(0, |best, k| if p[k] > p[best] { k } else { best });
+        let class = argmax(&p);
         TaggedWord { token, start, end, class, probability: p[class] }
     };
     let Some(given) = given else {

@@ -47,7 +47,7 @@ pub fn judge<S: AsRef<str>>(answer: &str, right: &[S], scoring: Scoring) -> Judg
         return Judged { exact_match: both, f1: if both { 1.0 } else { 0.0 } };
     }
     let chinese = match scoring {
-        Scoring::Auto => right.iter().any(|right| right.as_ref().contains(is_ideograph)),
+        Scoring::Auto => right.iter().any(|right| right.as_ref().contains(is_unified_ideograph)),
         Scoring::English => false,
         Scoring::Chinese => true,
     };
@@ -106,7 +106,7 @@ fn segments(text: &str) -> Vec<String> {
     let mut segments: Vec<String> = Vec::new();
     let mut word = String::new();
     for c in without_marks(text).chars() {
-        if c.is_alphanumeric() && !is_ideograph(c) {
+        if c.is_alphanumeric() && !is_unified_ideograph(c) {
             word.push(c);
             continue;
         }
@@ -132,6 +132,7 @@ fn longest_common_run(a: &[String], b: &[String]) -> usize {
     longest
 }
 
-fn is_ideograph(c: char) -> bool {
+/// As CMRC's script has it: the unified ideographs of Unicode 1.1.
+fn is_unified_ideograph(c: char) -> bool {
     ('\u{4E00}'..='\u{9FA5}').contains(&c)
 }

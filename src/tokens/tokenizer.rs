@@ -44,8 +44,6 @@ struct SpecialIds {
     padding: Option<u32>,
     mask: Option<u32>,
     unknown: Option<u32>,
-    class: Option<u32>,
-    separator: Option<u32>,
 }
 
 impl Tokenizer {
@@ -152,16 +150,6 @@ impl Tokenizer {
     /// The unknown token.
     pub fn unk_id(&self) -> Option<u32> {
         self.special.unknown
-    }
-
-    /// The token every sequence starts with.
-    pub fn cls_id(&self) -> Option<u32> {
-        self.special.class
-    }
-
-    /// The token every segment ends with.
-    pub fn sep_id(&self) -> Option<u32> {
-        self.special.separator
     }
 
     /// The side that texts are cut on.
@@ -293,8 +281,6 @@ impl SpecialIds {
             padding: id(Role::Padding, &[padding.unwrap_or("[PAD]"), "[PAD]", "<pad>"]),
             mask: id(Role::Mask, &["[MASK]", "<mask>"]),
             unknown: id(Role::Unknown, &["[UNK]", "<unk>"]),
-            class: id(Role::Class, &["[CLS]", "<s>"]),
-            separator: id(Role::Separator, &["[SEP]", "</s>"]),
         }
     }
 }

@@ -12,8 +12,8 @@ use tokenizers::{
     Trainer,
 };
 
+use crate::destination::Destination;
 use crate::error::{Error, Result};
-use crate::report::Destination;
 
 /// BERT's special tokens, in the order of their ids.
 const SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];

@@ -6,11 +6,10 @@ use std::collections::BTreeSet;
 use rayon::prelude::*;
 
 use super::rationale;
-use crate::dataset::{Dataset, Label, Place, Record};
+use crate::dataset::{Dataset, Label, Place, Record, Rejections};
 use crate::error::{Error, Result};
 use crate::factors::Target;
 use crate::model::{HeadPlan, Problem, Task, Trainee, written_id};
-use crate::pipeline::Rejections;
 use crate::tokens::Encoding;
 
 /// One labelled record, ready to be learned.

@@ -42,10 +42,10 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
+use crate::destination::Destination;
 use crate::error::{Error, Result};
 use crate::factors::{self, Target};
 use crate::model::Problem;
-use crate::report::Destination;
 
 const MANIFEST: &str = "dynamics.json";
 const RECORDS: &str = "records.jsonl";

@@ -388,7 +388,7 @@ fn mean(sums: [u64; 2]) -> Option<f64> {
 ///
 /// # Errors
 /// What the file system says.
-pub fn forget(checkpoints: &Path) -> Result<()> {
+pub fn remove_state(checkpoints: &Path) -> Result<()> {
     let state = checkpoints.join(STATE);
     if state.exists() {
         std::fs::remove_file(&state).map_err(Error::io(&state))?;

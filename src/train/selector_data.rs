@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::token_data::{Gold, TokenExample};
 use crate::dataset::{Label, Record};
 use crate::model::{Term, Trainee};
-use crate::task;
+use crate::task::{self, characters};
 use crate::tokens::{Encoding, MarkedWindow};
 
 /// Which sentences of a context are evidence, `[sentences]`.
@@ -21,8 +21,7 @@ pub(super) fn examples(
 ) -> Result<Vec<TokenExample>, String> {
     let context = record.pair.as_deref().unwrap_or_default();
     let places = task::sentences(context);
-    let texts: Vec<&str> =
-        places.iter().map(|&(start, end)| crate::pipeline::characters(context, start, end)).collect();
+    let texts: Vec<&str> = places.iter().map(|&(start, end)| characters(context, start, end)).collect();
     let evidence = Arc::new(Evidence(evidence(record, &places, &texts)?));
     let windows = trainee
         .tokenizer()

@@ -7,9 +7,9 @@ use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
 use super::{EpochReport, Moment};
+use crate::destination::Destination;
 use crate::error::{Error, Result};
 use crate::model::NamedTensor;
-use crate::report::Destination;
 
 /// The file's name.
 pub(super) const STATE: &str = "state.safetensors";

@@ -11,11 +11,10 @@ use super::material::{Material, Taught};
 use super::selector_data::{self, Evidence};
 use super::token_metrics;
 use super::{Labelled, Metric, Metrics, TrainOptions};
-use crate::dataset::{Label, Record};
+use crate::dataset::{Label, Record, Rejections};
 use crate::error::{Error, Result};
 use crate::factors::Target;
 use crate::model::{DropoutPass, Learn, Studied, Task, Term, TokenLesson, Trainee};
-use crate::pipeline::{Rejections, gold_span};
 use crate::random::{Purpose, Stream};
 use crate::task::{self, Scoring, SelectorSettings};
 use crate::tokens::{Encoding, Joined, PackedBatch};
@@ -289,7 +288,7 @@ impl Maker<'_> {
     /// The windows of a context with where the answer starts and ends in each: at the first token where it is not in it, as `transformers`'
     /// `run_qa.py` has it.
     fn windows(&self, record: &Record) -> Result<Vec<Lesson>, String> {
-        let gold = gold_span(record)?;
+        let gold = task::gold_span(record)?;
         let context = record.pair.as_deref().unwrap_or_default();
         let (tokenizer, length) = (self.trainee.tokenizer(), self.trainee.max_length());
         let windows = tokenizer.windows(&record.text, context, length, self.options.stride);

@@ -10,8 +10,7 @@ use super::material::{Material, each_batch};
 use super::token_data::{Gold, Question, TaggedText, TokenExample};
 use crate::error::Result;
 use crate::model::{Reads, Task, Term, Trainee};
-use crate::pipeline::characters;
-use crate::task::{self, AnswerOptions, EntityCounts, SelectionCounts, SelectorSettings};
+use crate::task::{self, AnswerOptions, EntityCounts, SelectionCounts, SelectorSettings, characters};
 
 /// The epoch whose masks are judged: one that no training comes to, so that every evaluation has the same.
 const DEV_EPOCH: u32 = u32::MAX;

@@ -194,7 +194,9 @@ fn steps_count_what_is_left_and_add_what_is_not_there() {
     // Corrections as a table, one of them of nothing.
     bench.write("right.csv", "id,label\nr3,1\nr11,1\nnobody,0\n");
     let mut pool = truth(&data(0, 6));
-    pool.iter_mut().for_each(|record| record["id"] = json!(format!("pool-{}", record["id"])));
+    for record in &mut pool {
+        record["id"] = json!(format!("pool-{}", record["id"]));
+    }
     pool.extend(
         (0..5).map(|i| json!({ "id": format!("new-{i}"), "text": format!("a good story number {i}"), "label": 1 })),
     );

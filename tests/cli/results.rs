@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -221,6 +221,35 @@ fn results_in_a_file_have_their_run_beside_them() {
     let of = |file: &str| fingerprint(&run(&format!("predict --model {model} --data {file} --out p.jsonl")));
     assert_eq!(of("spaced.jsonl"), fingerprint(&predicted));
     assert_ne!(of("other.jsonl"), fingerprint(&predicted));
+}
+
+#[cfg(unix)]
+#[test]
+fn results_have_the_permissions_that_the_umask_leaves() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    bench.records("data.jsonl", 8);
+    bench.ok(&format!("index --model {model} --data data.jsonl --store store"));
+    let binary = env!("CARGO_BIN_EXE_wherefore");
+    for (umask, file, folder) in [("077", 0o600, 0o700), ("002", 0o664, 0o775)] {
+        let script = format!(
+            "umask {umask} && '{binary}' predict --model {model} --data data.jsonl --quiet --out {umask}.jsonl &&
+             '{binary}' train --model {model} --data data.jsonl --epochs 1 --quiet --out {umask}-model &&
+             '{binary}' export --store store --format npy --quiet --out {umask}-arrays"
+        );
+        let ran = Command::new("sh").args(["-c", &script]).current_dir(bench.path("")).output().expect("a shell runs");
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        let mode = |name: &str| {
+            fs::metadata(bench.path(&format!("{umask}{name}"))).expect("it is there").permissions().mode() & 0o777
+        };
+        let files =
+            [".jsonl", ".jsonl.run.json", "-model/model.safetensors", "-model/config.json", "-arrays/losses.npy"];
+        assert_eq!(files.map(mode), files.map(|_| file), "umask {umask}: {files:?}");
+        assert_eq!(["-model", "-arrays"].map(mode), [folder; 2], "umask {umask}");
+    }
+    let left = bench.contents("").into_iter().filter(|(name, _)| name.starts_with(".wherefore"));
+    assert_eq!(left.count(), 0, "nothing is left beside them");
 }
 
 #[cfg(feature = "parquet")]

@@ -28,15 +28,14 @@ fn files_and_globs_keep_their_order() {
     let line = |text: &str| format!("{{\"text\": \"{text}\"}}\n").into_bytes();
     let (b1, b2, a) = (line("b1"), line("b2"), line("a"));
     let dir = folder(&[("part-2.jsonl", &b2), ("part-1.jsonl", &b1), ("a.jsonl", &a), ("c.csv", b"text\nc\n")]);
-    let dataset = Dataset::open(options(dir.path(), &["c.csv", "part-*.jsonl", "a.jsonl"])).unwrap();
+    let mut dataset = Dataset::open(options(dir.path(), &["c.csv", "part-*.jsonl", "a.jsonl"])).unwrap();
     let total = dataset.bytes_total().unwrap();
     assert_eq!(total, 7 + 15 + 15 + 14);
     assert_eq!(dataset.files().count(), 4);
-    let counter = dataset.byte_counter();
     let found: Vec<(u64, String)> =
-        dataset.map(|item| item.unwrap()).map(|record| (record.index, record.text)).collect();
+        dataset.by_ref().map(|item| item.unwrap()).map(|record| (record.index, record.text)).collect();
     assert_eq!(found, [(0, "c".into()), (1, "b1".into()), (2, "b2".into()), (3, "a".into())]);
-    assert_eq!(counter.load(std::sync::atomic::Ordering::Relaxed), total);
+    assert_eq!(dataset.bytes_read(), total);
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn tokens(methods: Vec<Judged>, rationale: Rationale) -> TokenOptions {
 }
 
 fn judge(options: &FaithfulnessOptions, batch_tokens: Option<usize>, randomised: Option<&Model>) -> Vec<Faithfulness> {
-    let settings = Settings { quiet: true, batch_tokens, ..Settings::default() };
+    let settings = Settings { quiet: true, batch_tokens };
     let data = Data::new(&TEXTS);
     let mut none = Rejections::new(false, None);
     let mut rows = faithfulness(&model(), randomised, data.open(), options, &settings, &mut none).unwrap();

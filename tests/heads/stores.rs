@@ -112,7 +112,9 @@ fn a_device_makes_and_searches_the_same_gradients() {
         let (at, store) = check_gradients(emulator::gpu(Precision::F32), case);
         let gpus = emulator::gpus(2, Precision::F32);
         let rules = [Rule::GradDot, Rule::GradCos, Rule::FeatureEuc, Rule::Representer, Rule::Influence, Rule::RelatIf];
-        for rule in rules.into_iter().filter(|rule| case == "bert-tags" || !rule.needs_preparation()) {
+        // The last three need a refit or a curvature.
+        let rules = if case == "bert-tags" { &rules[..] } else { &rules[..3] };
+        for &rule in rules {
             let results = |devices: &[Gpu]| {
                 let found = found(&store, rule, &RuleOptions::default(), devices);
                 found.iter().map(|result| serde_json::to_string(result).unwrap()).collect::<Vec<_>>()

@@ -34,7 +34,7 @@ pub fn derivative(activation: Activation, x: f64) -> f64 {
     }
 }
 
-/// `1/2 (1 + tanh(x/2))`, without cancellation.
+/// `1 / (1 + e^−x)`
 fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }

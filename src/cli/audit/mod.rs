@@ -13,7 +13,7 @@ use std::time::Instant;
 use clap::{Args, Subcommand};
 use wherefore::dataset::Shape;
 use wherefore::model::Task;
-use wherefore::pipeline::Summary;
+use wherefore::pipeline::{Rejections, Summary};
 use wherefore::store::Store;
 use wherefore::{Error, Result};
 
@@ -93,7 +93,20 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
 
 /// Tells how many records were gone through, and leaves the run's record.
 fn finish(common: &Common, verb: &str, records: usize, started: Instant, run: RunRecord) -> anyhow::Result<Outcome> {
-    let output = Output::new(common, common.out.as_deref());
-    let summary = Summary { records: records as u64, seconds: started.elapsed().as_secs_f64(), ..Summary::default() };
-    output.finish(verb, &summary, output.rejections(), run)
+    let none = Output::new(common, common.out.as_deref()).rejections();
+    finish_with(common, verb, records, started, run, none)
+}
+
+/// The same of an audit that has read data.
+fn finish_with(
+    common: &Common,
+    verb: &str,
+    records: usize,
+    started: Instant,
+    run: RunRecord,
+    rejections: Rejections,
+) -> anyhow::Result<Outcome> {
+    let seconds = started.elapsed().as_secs_f64();
+    let summary = Summary { records: records as u64, skipped: rejections.count(), seconds, ..Summary::default() };
+    Output::new(common, common.out.as_deref()).finish(verb, &summary, rejections, run)
 }

@@ -10,7 +10,7 @@ use wherefore::dataset::Record;
 use wherefore::explain::Segmentation;
 use wherefore::factors::mean_features;
 use wherefore::model::{Model, Reads, Task};
-use wherefore::pipeline::{self, Choice, PoolOptions};
+use wherefore::pipeline::{self, Choice, PoolOptions, Rejections};
 use wherefore::report::{
     Format, NearRecord, Neighbour, ProposedRecord, RecordWriter, SearchResult, SelectedRecord, SparseRecord,
 };
@@ -18,9 +18,10 @@ use wherefore::store::Store;
 use wherefore::tokens::Encoding;
 use wherefore::{Error, Result, search};
 
-use super::{Audited, finish};
+use super::{Audited, finish_with};
 use crate::cli::Outcome;
 use crate::cli::arguments::{Common, Data};
+use crate::cli::output::Output;
 use crate::cli::run_record::RunRecord;
 use crate::cli::search::load_model;
 
@@ -107,6 +108,8 @@ impl Sparse {
             k,
             options.memory,
             &common.settings()?,
+            // They were told of when they were first read.
+            &mut Rejections::new(common.skip_invalid, None),
         )?;
         let of: HashMap<u64, &SearchResult> = all.iter().map(|result| (result.index, result)).collect();
         let targets: Vec<_> = nearest.iter().filter_map(|near| Some((*near, *of.get(&near.index)?))).collect();
@@ -260,6 +263,7 @@ pub(super) fn run(arguments: &Sparse, common: &Common) -> anyhow::Result<Outcome
     }
     let (k, memory) = (arguments.nearest as usize, arguments.memory << 20);
     let model = load_model(&store, arguments.model.as_deref(), common)?;
+    let mut rejections = Output::new(common, common.out.as_deref()).rejections();
     let results = pipeline::nearest_records(
         &model,
         &store,
@@ -267,6 +271,7 @@ pub(super) fn run(arguments: &Sparse, common: &Common) -> anyhow::Result<Outcome
         k,
         memory,
         &common.settings()?,
+        &mut rejections,
     )?;
     let options = search::Options { memory, ..search::Options::default() };
     let coverage = Coverage::of(&store, k, SAMPLE, &options)?;
@@ -299,7 +304,7 @@ pub(super) fn run(arguments: &Sparse, common: &Common) -> anyhow::Result<Outcome
         writer.finish()?;
         run.set("proposed", proposed.len());
     }
-    finish(common, "looked around", results.len(), started, run)
+    finish_with(common, "looked around", results.len(), started, run, rejections)
 }
 
 /// One line a group: its size, how often it is predicted right, its words.

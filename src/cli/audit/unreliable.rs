@@ -12,10 +12,10 @@ use wherefore::report::{Destination, RecordWriter, UnreliableRecord};
 use wherefore::store::Store;
 use wherefore::{Error, Result};
 
-use super::{Audited, finish};
+use super::{Audited, finish_with};
 use crate::cli::Outcome;
 use crate::cli::arguments::{Common, Data};
-use crate::cli::output::sibling;
+use crate::cli::output::{Output, sibling};
 use crate::cli::run_record::RunRecord;
 use crate::cli::search::load_model;
 
@@ -73,7 +73,10 @@ pub(super) fn run(arguments: &Unreliable, common: &Common) -> anyhow::Result<Out
     };
     let settings = common.settings()?;
     let open = |files: &[String]| Data { files: files.to_vec(), ..arguments.data.clone() }.open();
-    let judge = |files: &[String], fits| unreliable::judge(&model, &store, &|| open(files), &options, &settings, fits);
+    let mut rejections = Output::new(common, common.out.as_deref()).rejections();
+    let mut judge = |files: &[String], fits| {
+        unreliable::judge(&model, &store, open(files)?, &options, &settings, &mut rejections, fits)
+    };
     let of_its_own = !arguments.calibrate.is_empty();
     let known = if of_its_own { judge(&arguments.calibrate, true)? } else { Vec::new() };
     let asked = judge(&arguments.data.files, !of_its_own)?;
@@ -95,7 +98,7 @@ pub(super) fn run(arguments: &Unreliable, common: &Common) -> anyhow::Result<Out
         write_json(&sibling(out, "calibration.json"), &calibration)?;
     }
     run.set("calibration", calibration);
-    finish(common, "judged", found.records.len(), started, run)
+    finish_with(common, "judged", found.records.len(), started, run, rejections)
 }
 
 fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {

@@ -179,7 +179,7 @@ impl Arguments {
         let Some(vocabulary) = self.vocabulary else { return Ok(None) };
         let folder = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
         let texts = labelled.records().flat_map(|record| [Some(record.text.as_str()), record.pair.as_deref()]);
-        model::found(folder.path(), self.shape, vocabulary, texts.flatten())?;
+        model::write_untrained(folder.path(), self.shape, vocabulary, texts.flatten())?;
         Ok(Some(folder))
     }
 
@@ -276,7 +276,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         }
     };
     trainee.save(&out)?;
-    train::forget(&checkpoints)?;
+    train::remove_state(&checkpoints)?;
     let summary = Summary {
         numbered: summary.numbered + rejections.count(),
         skipped: rejections.count(),
@@ -314,7 +314,7 @@ impl Fit<'_> {
         let keeping = &self.arguments.keeping;
         let options = self.arguments.options(trainee, self.common.seed)?;
         if !keeping.resume && self.checkpoints.exists() {
-            train::forget(self.checkpoints)?;
+            train::remove_state(self.checkpoints)?;
         }
         let plan = TrainPlan {
             checkpoints: Some(self.checkpoints.to_owned()),

@@ -50,7 +50,7 @@ impl Segmentation {
         let pieces = text.split_word_bound_indices();
         match self {
             Self::None => Vec::new(),
-            Self::Segmenter if text.contains(is_ideograph) => spans(join_chinese(text, pieces)),
+            Self::Segmenter if text.contains(is_han) => spans(join_chinese(text, pieces)),
             Self::Segmenter | Self::Characters => spans(pieces),
         }
     }
@@ -80,7 +80,7 @@ fn join_chinese<'a>(text: &'a str, pieces: impl Iterator<Item = (usize, &'a str)
     let mut joined: Vec<(usize, &str)> = Vec::new();
     for (at, piece) in pieces {
         let before = text[..at].chars().next_back();
-        let border = before.is_some_and(is_ideograph) || piece.starts_with(is_ideograph);
+        let border = before.is_some_and(is_han) || piece.starts_with(is_han);
         match joined.last_mut() {
             Some((start, last)) if border && cuts.binary_search(&at).is_err() => {
                 *last = &text[*start..at + piece.len()];
@@ -92,7 +92,7 @@ fn join_chinese<'a>(text: &'a str, pieces: impl Iterator<Item = (usize, &'a str)
 }
 
 /// Han ideographs: the unified blocks with their extensions, the compatibility ideographs, and 々 and 〇.
-fn is_ideograph(c: char) -> bool {
+fn is_han(c: char) -> bool {
     matches!(c, '\u{3005}' | '\u{3007}' | '\u{3400}'..='\u{4DBF}' | '\u{4E00}'..='\u{9FFF}' | '\u{F900}'..='\u{FAFF}'
         | '\u{20000}'..='\u{3FFFD}')
 }

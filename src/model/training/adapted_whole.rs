@@ -3,7 +3,7 @@
 //! there, too.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::adam::{AdamMoments, LayerMoments};
 use super::adapted::{EPSILON, check, rests, to_unit_length};
@@ -17,6 +17,7 @@ use crate::backend::training::{AdaptedStep, Named, Pair, Products, Training};
 use crate::backend::{Activation, Rows};
 use crate::error::Result;
 use crate::model::Outputs;
+use crate::sync::lock;
 use crate::tokens::PackedBatch;
 
 /// Numbers that the records of a pass have in their gradients of the largest layer, at the most: half a GiB.
@@ -237,7 +238,7 @@ impl<B: Training> Adapting<'_, B> {
         let weight = adapted(&moments.weight, &gradient.weight)?;
         backend.linear(&mut of_rows, &weight, &input.weight, Activation::Identity, Some(&of_bias), rows)?;
 
-        let mut batches = self.of.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut batches = lock(&self.of.batches);
         if batches.len() == BATCHES {
             batches.clear();
         }

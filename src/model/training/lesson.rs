@@ -5,6 +5,7 @@ use crate::backend::training::{CrossEntropy, Loss};
 use crate::error::{Error, Result};
 use crate::factors::Target;
 use crate::model::{Problem, Task};
+use crate::numeric::argmax;
 use crate::tokens::PackedBatch;
 
 /// What a record is to teach.
@@ -127,8 +128,7 @@ impl Term {
         };
         let at = |place: usize| f64::from(logits[place]);
         let z = entropy.logits(at);
-        let best = (0..z.len()).fold(0, |best, i| if z[i] > z[best] { i } else { best });
-        (entropy.to_gradient(at).0, best == entropy.gold)
+        (entropy.to_gradient(at).0, argmax(&z) == entropy.gold)
     }
 
     /// The tokens it is of.

@@ -1,7 +1,7 @@
 //! A network that is gone through forth and back, record by record, and never learns: what takes gradients is a [`Sink`] of the caller's.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::Limits;
 use super::net::Net;
@@ -19,6 +19,7 @@ use crate::model::encoder::distinct;
 use crate::model::token_head::scale_for;
 use crate::model::weights::Weights;
 use crate::model::{Model, Problem, Task};
+use crate::sync::lock;
 use crate::tokens::PackedBatch;
 
 /// Where a way back starts: told a record's place and its logits, fills in the gradient at them, `[K]`.
@@ -181,7 +182,7 @@ impl<B: Training> Network<B> {
         let (tokens, sequences) = self.limits.check(&batch)?;
         let (backend, classes) = (&self.backend, self.net.sizes.classes);
         let batch = backend.stage(batch)?;
-        let mut tape = self.tape.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tape = lock(&self.tape);
         if !tape.as_ref().is_some_and(|tape| tape.holds(tokens)) {
             // Freed before the larger one is made.
             *tape = None;

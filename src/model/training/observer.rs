@@ -5,7 +5,7 @@
 //! of `δ δᵀ` over tokens; a layer of queries, keys and values is three outputs of one input, each with a factor of its own. What is seen of the
 //! last step's queries are first tokens' δ, as the others' are zero.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use super::network::{Network, Part, Ran, Seed, Source};
 use super::pass::Pass;
@@ -17,6 +17,7 @@ use crate::backend::training::{Pair, Passed, Products, Training};
 use crate::backend::{Backend, Precision, Rows};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::sync::lock;
 use crate::tokens::{self, Encoding, MicroBatch, PackedBatch, Positions};
 
 /// Runs a batch of some of a window's rows, and gives back their logits.
@@ -490,10 +491,6 @@ impl<B: Training> Observe for Observed<B> {
         })?;
         Ok((sums, logits))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A layer's sums on the device, in one of its places in the network: layers that are used again have a chain for each, so that batches do not

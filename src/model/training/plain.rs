@@ -7,12 +7,13 @@ use super::others::{Others, Sum};
 use super::pass::Pass;
 use super::projection::{Projection, Slot};
 use super::sink::{Linear, Normed, Operands, Sink};
-use super::tracer::{Take, lock};
+use super::tracer::Take;
 use super::two_sided::TwoSided;
 use crate::backend::training::{Products, Training};
 use crate::backend::{Backend, Rows};
 use crate::error::Result;
 use crate::model::Outputs;
+use crate::sync::lock;
 use crate::tokens::PackedBatch;
 
 /// The projections of all layers.

@@ -8,6 +8,7 @@ use safetensors::tensor::TensorView;
 use serde_json::{Map, Value, json};
 
 use super::NamedTensor;
+use crate::destination::PartialFolder;
 use crate::error::{Error, Result};
 use crate::model::class_names::ClassNames;
 use crate::model::config::Config;
@@ -81,8 +82,7 @@ pub(super) fn directory(
 ) -> Result<()> {
     let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
-    let partial = tempfile::Builder::new().prefix(".wherefore-").suffix(".partial").tempdir_in(parent);
-    let partial = partial.map_err(Error::io(parent))?;
+    let partial = PartialFolder::create(to)?;
     let config = serde_json::to_string_pretty(fields).map_err(|error| Error::format(to, error.to_string()))?;
     write(&partial.path().join("config.json"), format!("{config}\n").as_bytes())?;
     write(
@@ -99,8 +99,7 @@ pub(super) fn directory(
             write(&partial.path().join(name), &bytes)?;
         }
     }
-    open_to_the_umask(partial.path())?;
-    replace(&partial.keep(), to)
+    partial.finish()
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -110,34 +109,6 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         file.sync_all()
     };
     fs::File::create(path).and_then(sync).map_err(Error::io(path))
-}
-
-/// Puts a directory in the place of another, which goes only when the new one can take it.
-fn replace(new: &Path, to: &Path) -> Result<()> {
-    if !to.exists() {
-        return fs::rename(new, to).map_err(Error::io(to));
-    }
-    let mut old = new.as_os_str().to_owned();
-    old.push(".old");
-    fs::rename(to, &old).map_err(Error::io(to))?;
-    if let Err(error) = fs::rename(new, to) {
-        // As it was: the error is told either way.
-        let _ = fs::rename(&old, to);
-        return Err(Error::io(to)(error));
-    }
-    fs::remove_dir_all(&old).map_err(Error::io(to))
-}
-
-/// Temporary folders are made private; a result is an ordinary one.
-#[cfg(unix)]
-fn open_to_the_umask(folder: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).map_err(Error::io(folder))
-}
-
-#[cfg(not(unix))]
-fn open_to_the_umask(_: &Path) -> Result<()> {
-    Ok(())
 }
 
 /// Tensors as a file's bytes, with one entry of metadata in its header: several would be in the order of a hash map, another in each process.

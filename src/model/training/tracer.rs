@@ -1,7 +1,7 @@
 //! Gradients of a whole model, record by record, and short enough to keep: one pass forth and back, in which no whole gradient is ever held.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use super::adam::AdamMoments;
@@ -15,6 +15,7 @@ use crate::backend::training::Training;
 use crate::error::{Error, Result};
 use crate::model::widening::{Behind, Open};
 use crate::model::{Model, Outputs};
+use crate::sync::lock;
 use crate::tokens::{self, Encoding, MicroBatch, PackedBatch, Positions};
 
 /// A model whose gradients are taken, projected.
@@ -298,9 +299,4 @@ impl<B: Training> Trace for OnDevice<B> {
         self.rescue(&batch, seed, &mut outputs)?;
         Ok(outputs)
     }
-}
-
-/// What these locks guard is never left half-changed, whatever a thread died of.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

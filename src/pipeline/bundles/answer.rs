@@ -10,11 +10,11 @@ use crate::factors::{AnswerWindow, Bundle, mean_features};
 use crate::interrupt;
 use crate::model::{Outputs, Reads};
 use crate::pipeline::Settings;
-use crate::pipeline::predict_tokens::{characters, found, gold_span};
+use crate::pipeline::predict_tokens::found;
 use crate::pipeline::windows::Encoded;
 use crate::report::TargetSpan;
 use crate::store::{FactorPart, Said};
-use crate::task::{self, AnswerOptions};
+use crate::task::{self, AnswerOptions, characters, gold_span};
 use crate::tokens::Encoding;
 
 impl Bundler<'_> {

@@ -2,10 +2,11 @@
 
 use serde_json::Value;
 
-use super::{Against, Bundled, Bundler, Part, likeliest, row};
+use super::{Against, Bundled, Bundler, Part, row};
 use crate::dataset::{Label, Record};
 use crate::factors::{self, Bundle, mean_features};
 use crate::model::{Outputs, Problem};
+use crate::numeric::argmax;
 use crate::pipeline::windows::Encoded;
 use crate::report::TargetSpan;
 use crate::store::{FactorPart, Said};
@@ -17,7 +18,7 @@ impl Bundler<'_> {
         let (encoding, reads) = sequences.into_iter().next().unwrap_or_default();
         let (classes, width) = (self.model().classes(), self.model().width());
         let piece = |class: usize| self.model().tokenizer().piece(class as u32).unwrap_or_default();
-        let predicted: Vec<usize> = outputs[0][0].logits.chunks_exact(classes).map(likeliest).collect();
+        let predicted: Vec<usize> = outputs[0][0].logits.chunks_exact(classes).map(argmax).collect();
         let gold = self.gold_pieces(&record, reads.len())?;
         let mut masks: Vec<(usize, usize)> = match (&self.against, &gold) {
             (Against::Class(class), _) => (0..reads.len()).map(|mask| (mask, *class)).collect(),

@@ -9,7 +9,7 @@ mod tags;
 
 use rayon::prelude::*;
 
-use super::predict_tokens::{encoded_masks, encoded_text, gold_span, gold_tags, question_windows};
+use super::predict_tokens::{encoded_masks, encoded_text, gold_tags, question_windows};
 use super::queries::Entities;
 use super::score::Steps;
 use super::stream::{Counts, Read};
@@ -199,7 +199,7 @@ impl Bundler<'_> {
                 if is_needed && !matches!(record.label, Some(Label::Answers(_))) {
                     return none();
                 }
-                gold_span(&record)?;
+                crate::task::gold_span(&record)?;
                 let windows = question_windows(self.model(), &record, self.tokens.stride)?;
                 Ok(Encoded::of(record, windows.into_iter().map(read_whole).collect()))
             }
@@ -253,9 +253,4 @@ pub(super) fn named_class(model: &Model, name: &str) -> Result<usize> {
 /// Row `row` of `values [n, width]`.
 fn row(values: &[f32], row: usize, width: usize) -> &[f32] {
     &values[row * width..(row + 1) * width]
-}
-
-/// The first of the largest.
-fn likeliest(logits: &[f32]) -> usize {
-    (0..logits.len()).fold(0, |best, k| if logits[k] > logits[best] { k } else { best })
 }

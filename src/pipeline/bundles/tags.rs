@@ -4,16 +4,17 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use super::{Against, Bundled, Bundler, Part, likeliest, row};
+use super::{Against, Bundled, Bundler, Part, row};
 use crate::dataset::Record;
 use crate::factors::{self, Bundle, mean_features};
 use crate::model::{Outputs, Problem};
-use crate::pipeline::predict_tokens::{Tagged, characters};
+use crate::numeric::argmax;
+use crate::pipeline::predict_tokens::Tagged;
 use crate::pipeline::queries::Entities;
 use crate::pipeline::windows::Encoded;
 use crate::report::TargetSpan;
 use crate::store::{FactorPart, Said};
-use crate::task;
+use crate::task::{self, characters};
 use crate::tokens::Encoding;
 
 /// What a tag is at.
@@ -153,7 +154,7 @@ impl Bundler<'_> {
             .ok_or_else(|| format!("token {token}: expected one of the text's own among {}", encoding.ids.len()))?;
         let word = tagged.words.iter().position(|word| word.as_ref().is_some_and(|word| word.token == token));
         let classes = self.model().classes();
-        let predicted = likeliest(row(&outputs.logits, token, classes));
+        let predicted = argmax(row(&outputs.logits, token, classes));
         match (word, &self.against) {
             (Some(word), _) => Ok(Word { token, class: class(word, predicted), start, end }),
             (None, Against::Class(class)) => Ok(Word { token, class: *class, start, end }),

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::super::Progress;
 use super::{each_shard, logits, occupied};
+use crate::destination::PartialFolder;
 use crate::error::{Error, Result};
 use crate::factors::{FactorRows, Floats, Labels};
 use crate::model::Problem;
@@ -20,8 +21,7 @@ pub(super) fn write(store: &Store, out: &Path, progress: &Progress) -> Result<()
     if out.exists() {
         return Err(occupied(out));
     }
-    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let partial = tempfile::Builder::new().prefix(".wherefore-").tempdir_in(parent).map_err(Error::io(out))?;
+    let partial = PartialFolder::create(out)?;
     let mut arrays = Arrays::create(store, partial.path())?;
     each_shard(store, progress, |_, shard| arrays.write(store, shard))?;
     let names = &store.settings().label_names;
@@ -30,7 +30,7 @@ pub(super) fn write(store: &Store, out: &Path, progress: &Progress) -> Result<()
         fs::write(&path, json!(names).to_string()).map_err(Error::io(&path))?;
     }
     arrays.finish()?;
-    fs::rename(partial.keep(), out).map_err(Error::io(out))
+    partial.finish()
 }
 
 /// Beside arrays, the classes' names in order, as a JSON list.

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaEvent;
 
+use crate::backend::Floats;
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::resident::Key;
 use crate::backend::gpu::tensor::{Number, Tensor};
 use crate::error::Result;
-use crate::factors::Floats;
 
 /// Consecutive rows of a source.
 pub(crate) struct Chunk<'a> {

@@ -1,9 +1,10 @@
-//! A file that appears whole or not at all, or standard output.
+//! Files and folders that appear whole or not at all, or standard output.
 
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::error::{Error, Result};
 
@@ -35,10 +36,11 @@ impl Destination {
                     let reason = format!("{}: there is no folder {}", path.display(), folder.display());
                     return Err(Error::usage(reason).with_hint("make the folder first"));
                 }
+                // Opened as any file is, so that its permissions are what the umask says; tempfile's own are private.
                 let file = tempfile::Builder::new()
                     .prefix(".wherefore-")
                     .suffix(".partial")
-                    .tempfile_in(folder)
+                    .make_in(folder, |path| File::create_new(path))
                     .map_err(Error::io(path))?;
                 Writer::File(BufWriter::with_capacity(1 << 20, file))
             }
@@ -59,7 +61,7 @@ impl Destination {
         self.write_all(bytes).map_err(|e| self.error(e))
     }
 
-    /// Flushes; a file is synced and renamed to its place, with the permissions a new file would have.
+    /// Flushes; a file is synced and renamed to its place.
     ///
     /// # Errors
     /// Where the file system or the pipe refuses; the file's place is then untouched.
@@ -68,22 +70,9 @@ impl Destination {
         let Self { path: Some(path), writer: Writer::File(buffer) } = self else { return Ok(()) };
         let file = buffer.into_inner().map_err(|e| Error::io(&path)(e.into_error()))?;
         file.as_file().sync_all().map_err(Error::io(&path))?;
-        open_to_the_umask(file.as_file()).map_err(Error::io(&path))?;
         file.persist(&path).map_err(|e| Error::io(&path)(e.error))?;
         Ok(())
     }
-}
-
-/// Temporary files are made private; a result is an ordinary file.
-#[cfg(unix)]
-fn open_to_the_umask(file: &std::fs::File) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.set_permissions(std::fs::Permissions::from_mode(0o644))
-}
-
-#[cfg(not(unix))]
-fn open_to_the_umask(_: &std::fs::File) -> io::Result<()> {
-    Ok(())
 }
 
 impl Write for Destination {
@@ -99,5 +88,46 @@ impl Write for Destination {
             Writer::Stdout(w) => w.flush(),
             Writer::File(w) => w.flush(),
         }
+    }
+}
+
+/// A folder that takes its place only when finished. Dropped unfinished, it leaves nothing.
+pub(crate) struct PartialFolder {
+    to: PathBuf,
+    /// Private, as temporary folders are: what is to stay lies in it, made as any folder is.
+    around: TempDir,
+    folder: PathBuf,
+}
+
+impl PartialFolder {
+    /// Beside `to`, whose parent must be there.
+    pub(crate) fn create(to: &Path) -> Result<Self> {
+        let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let around = tempfile::Builder::new().prefix(".wherefore-").suffix(".partial").tempdir_in(parent);
+        let around = around.map_err(Error::io(to))?;
+        let folder = around.path().join("folder");
+        fs::create_dir(&folder).map_err(Error::io(&folder))?;
+        Ok(Self { to: to.to_owned(), around, folder })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Puts it in its place, or in the place of another, which goes only when this one can take it.
+    pub(crate) fn finish(self) -> Result<()> {
+        let (to, around) = (self.to, self.around.keep());
+        if to.exists() {
+            let old = around.join("old");
+            fs::rename(&to, &old).map_err(Error::io(&to))?;
+            if let Err(error) = fs::rename(&self.folder, &to) {
+                // As it was: the error is told either way.
+                let _ = fs::rename(&old, &to);
+                return Err(Error::io(&to)(error));
+            }
+        } else {
+            fs::rename(&self.folder, &to).map_err(Error::io(&to))?;
+        }
+        fs::remove_dir_all(&around).map_err(Error::io(&around))
     }
 }

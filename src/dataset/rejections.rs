@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use crate::destination::Destination;
 use crate::error::{Error, Result};
-use crate::report::Destination;
 
 /// Skipped records, counted, and listed in a JSONL file that appears only if there are any.
 pub struct Rejections {

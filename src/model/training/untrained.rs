@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use serde_json::json;
 
+use crate::destination::Destination;
 use crate::error::Result;
-use crate::report::Destination;
 use crate::tokens::{learn_vocabulary, write_vocabulary};
 
 /// How large a new BERT is. Heads are 32 wide, the inner layers four times the hidden size.
@@ -58,7 +58,7 @@ impl fmt::Display for Shape {
 ///
 /// # Errors
 /// As [`learn_vocabulary`]; what the file system says.
-pub fn found<'a>(
+pub fn write_untrained<'a>(
     directory: &Path,
     shape: Shape,
     vocabulary: usize,
@@ -104,10 +104,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_founded_can_be_trained() {
+    fn what_is_untrained_can_be_trained() {
         let folder = tempfile::tempdir().unwrap();
         let texts = ["a good book", "a bad book", "好书 好书"];
-        let pieces = found(folder.path(), Shape { layers: 1, hidden: 32 }, 40, texts).unwrap();
+        let pieces = write_untrained(folder.path(), Shape { layers: 1, hidden: 32 }, 40, texts).unwrap();
         assert!(pieces > 5 && pieces <= 40);
         let blueprint = Blueprint::read(&folder.path().to_string_lossy(), true).unwrap();
         let head = HeadPlan { names: vec!["bad".into(), "good".into()], problem: Problem::SingleLabel };
