@@ -9,7 +9,9 @@
 // ring of STAGES places; `full` says that a step has landed, `empty` that every warp is done with it. One thread of the first warpgroup begins the
 // copies, as far ahead as the ring is long, into the next tile too. Tiles are dealt out beforehand, those of the same rows of x side by side.
 //
-// The second of two warpgroups begins each tile LEAD steps behind the first, so that one finishes its sums while the other multiplies.
+// Where results are of 16 bits, a tile's sums with their biases are rounded to those, and what is left to do with them (activations, slopes, residuals,
+// the way to memory) is done beside the first steps of the next tile, a group of columns a step, while the tensor cores are at work. The second of two
+// warpgroups begins each tile LEAD steps behind the first, so that one rounds its sums while the other multiplies.
 //
 // An element's products are summed by ascending steps of 16 inputs whatever the tile and the number of rows: its bits depend on its row alone. What
 // order the sixteen are summed in is the device's, and need not be that of mma.sync: a layer is computed by one of the two, for any number of rows.

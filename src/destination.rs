@@ -8,7 +8,8 @@ use tempfile::{NamedTempFile, TempDir};
 
 use crate::error::{Error, Result};
 
-/// Standard output, or a file that takes its place only when finished. Dropped unfinished, it leaves nothing.
+/// Standard output, or a file that takes its place only when finished. Dropped unfinished, it leaves nothing. A device or a pipe is written to as it is, and
+/// a link leads to the file that is replaced.
 pub struct Destination {
     path: Option<PathBuf>,
     writer: Writer,
@@ -17,6 +18,13 @@ pub struct Destination {
 enum Writer {
     Stdout(BufWriter<io::Stdout>),
     File(BufWriter<NamedTempFile>),
+    /// What is there and no plain file.
+    Special(BufWriter<File>),
+}
+
+/// Whether something is there that is no plain file: a device, a pipe. Nothing can take its place, or lie beside it.
+pub fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir())
 }
 
 impl Destination {
@@ -25,8 +33,16 @@ impl Destination {
     /// # Errors
     /// Where the folder does not exist or cannot be written to.
     pub fn create(out: Option<&Path>) -> Result<Self> {
-        let writer = match out {
+        let followed = out.map(|path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()));
+        let writer = match followed.as_deref() {
             None => Writer::Stdout(BufWriter::new(io::stdout())),
+            Some(path) if path.is_dir() => {
+                return Err(Error::usage(format!("{}: expected a file, found a folder", path.display()))
+                    .with_hint("name a file in it"));
+            }
+            Some(path) if is_special(path) => {
+                Writer::Special(BufWriter::new(File::options().write(true).open(path).map_err(Error::io(path))?))
+            }
             Some(path) => {
                 let folder = match path.parent() {
                     Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -45,7 +61,7 @@ impl Destination {
                 Writer::File(BufWriter::with_capacity(1 << 20, file))
             }
         };
-        Ok(Self { path: out.map(Path::to_owned), writer })
+        Ok(Self { path: followed, writer })
     }
 
     /// The error for a failed write here.
@@ -80,6 +96,7 @@ impl Write for Destination {
         match &mut self.writer {
             Writer::Stdout(w) => w.write(bytes),
             Writer::File(w) => w.write(bytes),
+            Writer::Special(w) => w.write(bytes),
         }
     }
 
@@ -87,6 +104,7 @@ impl Write for Destination {
         match &mut self.writer {
             Writer::Stdout(w) => w.flush(),
             Writer::File(w) => w.flush(),
+            Writer::Special(w) => w.flush(),
         }
     }
 }

@@ -23,6 +23,8 @@ mod keeping;
 #[cfg(target_os = "linux")]
 #[path = "cli/memory.rs"]
 mod memory;
+#[path = "cli/places.rs"]
+mod places;
 #[path = "cli/results.rs"]
 mod results;
 #[path = "cli/rounded.rs"]

@@ -42,7 +42,7 @@ pub enum Signal {
     RepresenterSoft,
     /// The influence of the record on its own loss, `g_iᵀ (H + λI)⁻¹ g_i` over the last layer.
     SelfInfluence,
-    /// The share of its nearest records, by their similarity, that have another label; its copies are not asked.
+    /// The share of its nearest records, by their similarity, that have another label; copies with its own are not asked.
     Neighbours,
     /// What a head refitted without the record, and without its copies, says: the margin of confident learning.
     Confident,
@@ -174,9 +174,15 @@ pub fn dirty(store: &Store, options: &DirtyOptions<'_>) -> Result<Dirty> {
     }
     let records = units.by_record();
     let said = sayings(store.rows(), |row| store.record(row).map(|record| (record.text, record.pair)))?;
-    let of_units: Vec<usize> =
-        records.iter().zip(&said).flat_map(|(units, said)| units.clone().map(|_| *said)).collect();
-    let nearest = neighbours::nearest(&units, &of_units, options.neighbours, &options.search)?;
+    // What copies of a text hide is what there is to compare.
+    let said_by = |record: usize| if task == Task::Masks { record } else { said[record] };
+    let of_units: Vec<usize> = records
+        .iter()
+        .enumerate()
+        .flat_map(|(record, units)| units.clone().map(move |_| record))
+        .map(said_by)
+        .collect();
+    let nearest = neighbours::nearest(&units, (&of_units, &classes.labels), options.neighbours, &options.search)?;
     let folds = Folds::new(&records, &said);
     let of_parts = units.are_parts();
     let mut evidence = Evidence { classes: &classes, of_parts, signals: Vec::new(), judgements: Vec::new() };

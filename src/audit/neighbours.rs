@@ -9,14 +9,14 @@ const BATCH: usize = 4096;
 /// How many times as many words are looked for as are wanted of other records.
 const OF_OTHERS: usize = 3;
 
-/// The `k` nearest of each unit of a store, nearest first: of other records than its own, as the words of one text have seen each other, and of records that say
-/// something else, as copies vouch for each other's labels. `sayings` tells by unit what its record says. There may be fewer.
+/// The `k` nearest of each unit of a store, nearest first: of what other texts say, as the words of one have seen each other; but where a record is one unit, a copy with
+/// another label is asked, as only those with the same vouch for each other. `sayings` tells by unit what its record says and `labels` how it is labelled. There may be fewer.
 ///
 /// # Errors
 /// Where the search is interrupted.
 pub(super) fn nearest(
     units: &EachFactor<'_>,
-    sayings: &[usize],
+    (sayings, labels): (&[usize], &[Option<usize>]),
     k: usize,
     options: &Options<'_>,
 ) -> Result<Vec<Vec<Hit>>> {
@@ -27,8 +27,10 @@ pub(super) fn nearest(
     } else {
         nearest_of_all(units.store(), k + most_copies(sayings).min(k), options)?
     };
-    for (hits, own) in all.iter_mut().zip(sayings) {
-        hits.retain(|hit| sayings[hit.row as usize] != *own);
+    for (hits, own) in all.iter_mut().zip(sayings.iter().zip(labels)) {
+        let (saying, label) = own;
+        let contradicts = |other: usize| !units.are_parts() && labels[other] != *label;
+        hits.retain(|hit| sayings[hit.row as usize] != *saying || contradicts(hit.row as usize));
         hits.truncate(k);
     }
     Ok(all)

@@ -1,6 +1,6 @@
 //! Arguments that several commands share, and what they mean.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
@@ -99,7 +99,15 @@ impl Common {
 
     /// Refuses a format that results do not have.
     pub(crate) fn check_format(&self) -> Result<()> {
+        /// What else may be expected from a name, and is not written.
+        const OTHERS: [&str; 10] = ["csv", "gz", "html", "npy", "pdf", "tsv", "xls", "xlsx", "zip", "zst"];
+        let extension = self.out.as_deref().and_then(Path::extension).and_then(|extension| extension.to_str());
         match self.format {
+            None if extension.is_some_and(|extension| OTHERS.contains(&extension)) => Err(Error::usage(format!(
+                "--out .{}: expected .jsonl, .parquet or .txt",
+                extension.unwrap_or_default()
+            ))
+            .with_hint("to write one of these under another name, say which with --format")),
             Some(FormatName::Stores(format)) => {
                 Err(Error::usage(format!("--format {format}: only `export` writes it"))
                     .with_hint("results are jsonl, parquet or text"))
@@ -204,6 +212,7 @@ impl Data {
     /// Opens the files, of records of a shape.
     pub(crate) fn open_as(&self, shape: Shape, keep_columns: &[String]) -> Result<Dataset> {
         let dataset = Dataset::open(self.options(shape, keep_columns))?;
+        dataset.files().try_for_each(run_record::check_is_not_out)?;
         run_record::note_data(&dataset);
         Ok(dataset)
     }

@@ -319,7 +319,6 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     output.finish("explained", &summary, rejections, run)
 }
 
-#[expect(clippy::print_stderr, reason = "messages go to standard error")]
 fn tell_unconverged(count: u64, max_steps: usize) {
-    eprintln!("{count} results did not meet the tolerance within {max_steps} steps");
+    say_line!("{count} results did not meet the tolerance within {max_steps} steps");
 }

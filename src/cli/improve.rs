@@ -129,9 +129,8 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     Ok(Outcome::Done)
 }
 
-#[expect(clippy::print_stderr, reason = "messages go to standard error")]
 fn say(common: &Common, line: &str) {
     if !common.quiet {
-        eprintln!("{line}");
+        say_line!("{line}");
     }
 }

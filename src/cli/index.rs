@@ -164,6 +164,9 @@ impl Arguments {
     }
 }
 
+/// Numbers that are kept of a record's gradient, at most: 4 MB.
+const MOST_DIMENSIONS: usize = 1 << 20;
+
 impl Arguments {
     /// `DIR` or `DIR:RATE`; a directory may have a colon in its name where what follows is no number.
     fn checkpoint(&self, text: &str, common: &Common) -> Result<Checkpoint> {
@@ -179,9 +182,9 @@ impl Arguments {
             return Ok(None);
         }
         let dimension = self.layer_dim.unwrap_or(self.projection_dim);
-        if dimension == 0 {
+        if !(1..=MOST_DIMENSIONS).contains(&dimension) {
             let option = if self.layer_dim.is_some() { "--layer-dim" } else { "--projection-dim" };
-            return Err(Error::usage(format!("{option}: expected at least 1, found 0")));
+            return Err(Error::usage(format!("{option}: expected 1 to {MOST_DIMENSIONS}, found {dimension}")));
         }
         if self.from_factors.is_some() {
             return Err(Error::usage("--gradients projected needs a model to go back through, not --from-factors"));
@@ -240,9 +243,8 @@ fn index_given(arguments: &Arguments, file: &Path, common: &Common, mut run: Run
     output.finish("stored", &summary, rejections, run)
 }
 
-#[expect(clippy::print_stderr, reason = "messages go to standard error")]
 fn tell_stages(summary: &Summary) {
-    eprintln!("{}", summary.stages.occupancy(summary.seconds));
+    say_line!("{}", summary.stages.occupancy(summary.seconds));
 }
 
 fn dry_run(

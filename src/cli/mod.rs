@@ -3,6 +3,14 @@
 //! Data goes to standard output, progress and messages to standard error. Exit codes: 0 done, 1 done but some records were skipped,
 //! 2 failed with nothing half-written, 130 interrupted.
 
+/// A line for people, on standard error. Where that cannot be written to, the job goes on.
+macro_rules! say_line {
+    ($($arg:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($arg)*);
+    }};
+}
+
 mod accuracy;
 mod arguments;
 mod audit;
@@ -127,16 +135,18 @@ fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
     Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
-#[expect(clippy::print_stderr, reason = "messages go to standard error")]
 fn note(text: &str) {
-    eprintln!("note: {text}");
+    say_line!("note: {text}");
 }
 
 fn run(cli: Cli) -> anyhow::Result<Outcome> {
     wherefore::interrupt::listen().context("cannot listen for Ctrl-C")?;
     let common = cli.common;
     common.set_up_threads()?;
-    if !matches!(cli.command, Command::Export(_)) {
+    if let Some(out) = &common.out {
+        run_record::note_out(out);
+    }
+    if !matches!(cli.command, Command::Export(_) | Command::Report(_)) {
         common.check_format()?;
     }
     match cli.command {
@@ -161,12 +171,11 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
 }
 
 /// One line, then a hint where there is one.
-#[expect(clippy::print_stderr, reason = "this is where errors are told")]
 fn tell(error: &anyhow::Error) -> ExitCode {
     let known = error.downcast_ref::<Error>();
     match known {
         Some(Error::Interrupted) => {
-            eprintln!("wherefore: interrupted");
+            say_line!("wherefore: interrupted");
             return ExitCode::from(130);
         }
         // The reader of our pipe has seen enough: that is no failure of ours.
@@ -175,9 +184,9 @@ fn tell(error: &anyhow::Error) -> ExitCode {
     }
     // The library's errors tell their cause themselves.
     let line = known.map_or_else(|| format!("{error:#}"), ToString::to_string).replace('\n', " ");
-    eprintln!("wherefore: {line}");
+    say_line!("wherefore: {line}");
     if let Some(hint) = known.and_then(Error::hint) {
-        eprintln!("hint: {hint}");
+        say_line!("hint: {hint}");
     }
     ExitCode::from(2)
 }

@@ -7,7 +7,7 @@ use indicatif::HumanCount;
 use serde::Serialize;
 use wherefore::Result;
 use wherefore::pipeline::{Rejections, Summary, per_second};
-use wherefore::report::{Destination, Format};
+use wherefore::report::{Destination, Format, is_special};
 
 use super::Outcome;
 use super::arguments::Common;
@@ -23,6 +23,8 @@ pub(crate) struct Output {
 impl Output {
     /// For results written to `path` (standard output where `None`).
     pub(crate) fn new(common: &Common, path: Option<&Path>) -> Self {
+        // Beside a device there is no place for anything.
+        let path = path.filter(|path| !is_special(path));
         Self { path: path.map(Path::to_owned), skip_invalid: common.skip_invalid, quiet: common.quiet }
     }
 
@@ -48,7 +50,6 @@ impl Output {
         Ok(if skipped == 0 { Outcome::Done } else { Outcome::Skipped })
     }
 
-    #[expect(clippy::print_stderr, reason = "messages go to standard error")]
     fn tell(&self, verb: &str, summary: &Summary) {
         if self.quiet {
             return;
@@ -70,7 +71,7 @@ impl Output {
         if skipped > 0 {
             let _ = write!(line, ", {} skipped", HumanCount(skipped));
         }
-        eprintln!("{line}");
+        say_line!("{line}");
     }
 }
 

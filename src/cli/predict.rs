@@ -116,7 +116,6 @@ fn finish(
     output.finish("predicted", summary, rejections, run)
 }
 
-#[expect(clippy::print_stderr, reason = "messages go to standard error")]
 fn tell_spans(scores: &SpanScores, common: &Common, run: &mut RunRecord) {
     if scores.questions == 0 {
         return;
@@ -124,11 +123,10 @@ fn tell_spans(scores: &SpanScores, common: &Common, run: &mut RunRecord) {
     run.set("scores", json!(scores));
     if !common.quiet {
         let SpanScores { questions, exact_match, f1 } = scores;
-        eprintln!("exact match {:.2}, F1 {:.2} over {questions} questions", 100.0 * exact_match, 100.0 * f1);
+        say_line!("exact match {:.2}, F1 {:.2} over {questions} questions", 100.0 * exact_match, 100.0 * f1);
     }
 }
 
-#[expect(clippy::print_stderr, reason = "messages go to standard error")]
 fn tell_entities(counts: Option<&EntityCounts>, common: &Common, run: &mut RunRecord) {
     let Some(counts) = counts else { return };
     let table = counts.table();
@@ -141,6 +139,6 @@ fn tell_entities(counts: Option<&EntityCounts>, common: &Common, run: &mut RunRe
     for (kind, [precision, recall, f1, gold]) in table {
         let percent = |share: f64| format!("{:6.2}", 100.0 * share);
         let (precision, recall, f1) = (percent(precision), percent(recall), percent(f1));
-        eprintln!("{kind:<8} precision {precision}  recall {recall}  F1 {f1}  ({gold} entities)");
+        say_line!("{kind:<8} precision {precision}  recall {recall}  F1 {f1}  ({gold} entities)");
     }
 }

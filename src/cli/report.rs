@@ -7,12 +7,12 @@ use clap::Args;
 use serde_json::Value;
 use wherefore::Error;
 use wherefore::pipeline::Summary;
-use wherefore::report::{DEFAULT_LIMIT, Destination, Nothing, Page, PageOptions, read_results};
+use wherefore::report::{DEFAULT_LIMIT, Destination, Nothing, Page, PageOptions, is_special, read_results};
 
 use super::Outcome;
 use super::arguments::Common;
 use super::output::sibling;
-use super::run_record::RunRecord;
+use super::run_record::{RunRecord, check_is_not_out};
 
 /// Result files as one page to look at: texts in colours, and the training records behind them.
 ///
@@ -52,6 +52,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let mut page = Page::new(PageOptions { title: title.clone(), limit: *limit, sources: results.clone() });
     let (mut read, mut audits) = (0, 0);
     for file in results {
+        check_is_not_out(Path::new(file))?;
         let before = read;
         read_results(std::slice::from_ref(file), &mut |record| {
             read += 1;
@@ -75,7 +76,9 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         run.set("results", results.as_slice());
         let summary =
             Summary { numbered: read, records: read, seconds: started.elapsed().as_secs_f64(), ..Summary::default() };
-        run.write(&sibling(out, "run.json"), &summary)?;
+        if !is_special(out) {
+            run.write(&sibling(out, "run.json"), &summary)?;
+        }
     }
     Ok(Outcome::Done)
 }

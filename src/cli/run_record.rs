@@ -1,22 +1,25 @@
 //! `FILE.run.json`: how a result came to be, so that it can be made again.
 
 use std::any::TypeId;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Map, Value, json};
-use wherefore::Result;
 use wherefore::dataset::{Dataset, Digest};
 use wherefore::model::Model;
 use wherefore::pipeline::Summary;
 use wherefore::report::Destination;
 use wherefore::store::Store;
+use wherefore::{Error, Result};
 
 /// Of this process, which runs one command.
 static SETTINGS: OnceLock<Map<String, Value>> = OnceLock::new();
 static DATA: Mutex<Vec<Data>> = Mutex::new(Vec::new());
+/// Where results go.
+static OUT: OnceLock<PathBuf> = OnceLock::new();
 
 /// Data that were opened.
 struct Data {
@@ -56,6 +59,23 @@ fn setting(arg: &Arg, matches: &ArgMatches) -> Option<Value> {
     let several =
         matches!(arg.get_action(), ArgAction::Append) || arg.get_num_args().is_some_and(|n| n.max_values() > 1);
     if several { Some(values.into()) } else { values.pop() }
+}
+
+/// Notes where results go, so that nothing that is read is written over.
+pub(crate) fn note_out(out: &Path) {
+    let _ = OUT.set(out.to_owned());
+}
+
+/// Refuses to read from where results go.
+pub(crate) fn check_is_not_out(input: &Path) -> Result<()> {
+    let same = |out: &PathBuf| {
+        fs::canonicalize(out).ok().is_some_and(|out| fs::canonicalize(input).is_ok_and(|input| input == out))
+    };
+    if OUT.get().filter(|out| !wherefore::report::is_special(out)).is_some_and(same) {
+        return Err(Error::usage(format!("--out {}: this is what is read", input.display()))
+            .with_hint("results take a file's place: name another"));
+    }
+    Ok(())
 }
 
 /// Notes that these data are read.

@@ -260,9 +260,8 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     output.finish("searched for", &summary, rejections, run)
 }
 
-#[expect(clippy::print_stderr, reason = "messages go to standard error")]
 fn tell_cpu() {
-    eprintln!("records of several factors are searched on the CPU");
+    say_line!("records of several factors are searched on the CPU");
 }
 
 /// One search, whoever asks.

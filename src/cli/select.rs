@@ -97,13 +97,12 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     output.finish("selected sentences of", &summary, rejections, run)
 }
 
-#[expect(clippy::print_stderr, reason = "messages go to standard error")]
 fn tell(scores: &SelectScores) {
-    eprintln!("kept {} of {} sentences", scores.kept, scores.sentences);
+    say_line!("kept {} of {} sentences", scores.kept, scores.sentences);
     for (from, scores) in [("the whole context", scores.plain), ("kept sentences", scores.selected)] {
         if scores.questions > 0 {
             let (exact, f1) = (100.0 * scores.exact_match, 100.0 * scores.f1);
-            eprintln!("from {from}: exact match {exact:.2}, F1 {f1:.2} over {} questions", scores.questions);
+            say_line!("from {from}: exact match {exact:.2}, F1 {f1:.2} over {} questions", scores.questions);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Records that could not be used: an error at the first, or a list of them all where the user asked to go on.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -7,18 +8,20 @@ use serde_json::json;
 use crate::destination::Destination;
 use crate::error::{Error, Result};
 
-/// Skipped records, counted, and listed in a JSONL file that appears only if there are any.
+/// Skipped records, counted, and listed in a JSONL file, in the order of the input, that appears only if there are any.
 pub struct Rejections {
     skip: bool,
     list: Option<PathBuf>,
-    written: Option<Destination>,
+    /// By the file, as files were first met, and the line: readers and those after them refuse records each in their own time.
+    listed: Vec<(usize, u64, String)>,
+    files: Vec<PathBuf>,
     count: u64,
 }
 
 impl Rejections {
     /// Where `skip` is false, the first record that cannot be used ends the job. `list` is the file for those skipped.
     pub fn new(skip: bool, list: Option<&Path>) -> Self {
-        Self { skip, list: list.map(Path::to_owned), written: None, count: 0 }
+        Self { skip, list: list.map(Path::to_owned), listed: Vec::new(), files: Vec::new(), count: 0 }
     }
 
     /// Takes an error met while reading: a skipped record is noted, anything else is returned.
@@ -32,15 +35,14 @@ impl Rejections {
             return Err(Error::Usage(error.to_string(), Some(hint.to_owned())));
         }
         self.count += 1;
-        let Some(list) = &self.list else { return Ok(()) };
-        let entry = json!({ "file": path, "line": line, "reason": reason });
-        if self.written.is_none() {
-            self.written = Some(Destination::create(Some(list))?);
+        if self.list.is_some() {
+            let file = self.files.iter().position(|file| file == path).unwrap_or_else(|| {
+                self.files.push(path.clone());
+                self.files.len() - 1
+            });
+            self.listed.push((file, *line, json!({ "file": path, "line": line, "reason": reason }).to_string()));
         }
-        match &mut self.written {
-            Some(file) => file.write(format!("{entry}\n").as_bytes()),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Records skipped so far.
@@ -48,14 +50,22 @@ impl Rejections {
         self.count
     }
 
-    /// Puts the list in its place.
+    /// Puts the list in its place, or takes away that of an earlier run.
     ///
     /// # Errors
     /// Where the file system refuses.
-    pub fn finish(self) -> Result<u64> {
-        if let Some(file) = self.written {
-            file.finish()?;
+    pub fn finish(mut self) -> Result<u64> {
+        let Some(list) = &self.list else { return Ok(self.count) };
+        if self.listed.is_empty() {
+            let _ = fs::remove_file(list);
+            return Ok(self.count);
         }
+        self.listed.sort_by_key(|(file, line, _)| (*file, *line));
+        let mut file = Destination::create(Some(list))?;
+        for (_, _, entry) in &self.listed {
+            file.write(format!("{entry}\n").as_bytes())?;
+        }
+        file.finish()?;
         Ok(self.count)
     }
 }

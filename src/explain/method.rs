@@ -130,6 +130,9 @@ impl Options {
     }
 }
 
+/// Steps, or samples, of one explanation: more are taken for a slip.
+const MOST: usize = 1_000_000;
+
 impl Method {
     /// All of them.
     pub const ALL: [Self; 12] = [
@@ -217,9 +220,8 @@ impl Method {
             if number == Some(0) {
                 return Err(Error::usage(format!("{self}: {what}: expected at least 1, found 0")));
             }
-            // Draws are numbered in 32 bits.
-            if let Some(found) = number.filter(|&number| number > u32::MAX as usize) {
-                return Err(Error::usage(format!("{self}: {what}: expected at most {}, found {found}", u32::MAX)));
+            if let Some(found) = number.filter(|&number| number > MOST) {
+                return Err(Error::usage(format!("{self}: {what}: expected at most {MOST}, found {found}")));
             }
         }
         if self == Self::Lime {

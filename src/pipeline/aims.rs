@@ -100,12 +100,18 @@ impl<'a> Aims<'a> {
             ExplainTarget::Predicted | ExplainTarget::Gold => Ok(Vec::new()),
         };
         let against = options.against.as_ref().map(|label| class(model, "--against", label)).transpose()?;
-        Ok(Self { model, options, targets: targets?, against })
+        let mut targets = targets?;
+        targets.retain(|target| Some(*target) != against);
+        if let (ExplainTarget::Labels(_), true, Some(label)) = (&options.target, targets.is_empty(), &options.against) {
+            return Err(Error::usage(format!("--against {label}: this is the target itself")));
+        }
+        Ok(Self { model, options, targets, against })
     }
 
     /// The name of what targets are held against.
     pub(super) fn against(&self) -> Option<String> {
-        self.options.against.clone()
+        let name = |class: usize| self.model.class_names().names().get(class).cloned();
+        self.against.and_then(name).or_else(|| self.options.against.clone())
     }
 
     /// A record as the model reads it.

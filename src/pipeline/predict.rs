@@ -2,7 +2,7 @@
 
 use super::{Chunk, Chunking, Progress, Rejections, Settings, Summary, stream};
 use crate::dataset::Dataset;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::factors;
 use crate::model::{Model, Problem};
 use crate::report::{Prediction, Probabilities, class_value};
@@ -10,7 +10,7 @@ use crate::report::{Prediction, Probabilities, class_value};
 /// Runs `model` over `dataset` and hands each record's prediction to `write`, in input order.
 ///
 /// # Errors
-/// As [`stream`].
+/// [`Error::Usage`] for a model without a head; as [`stream`].
 pub fn predict(
     model: &Model,
     dataset: Dataset,
@@ -18,6 +18,10 @@ pub fn predict(
     rejections: &mut Rejections,
     write: &mut (dyn FnMut(&Prediction) -> Result<()> + Send),
 ) -> Result<Summary> {
+    if model.problem() == Problem::Headless {
+        return Err(Error::usage(format!("{} has no classification head to predict with", model.name()))
+            .with_hint("use a fine-tuned classifier or regressor, or train a head: `train --head-only`"));
+    }
     let progress = Progress::new("predicting", dataset.bytes_total(), settings.quiet);
     let mut sink = |chunk: Chunk| (0..chunk.records.len()).try_for_each(|i| write(&prediction(model, &chunk, i)));
     stream(&[model], dataset, &Chunking::any(), settings, rejections, &progress, &mut sink)

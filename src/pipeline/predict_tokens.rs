@@ -77,7 +77,7 @@ pub fn predict_spans(
         Ok(Encoded::of(record, sequences.into_iter().map(read_whole).collect()))
     };
     let windows = Windows { model, settings, verb: "answering" };
-    let summary = windows.run(dataset, rejections, &encode, &mut |encoded, outputs| {
+    let summary = windows.run(dataset, rejections, &encode, &mut |encoded, outputs, _| {
         let prediction = span_prediction(&encoded, &outputs, options);
         scores.add(prediction.exact_match, prediction.f1);
         write(&prediction)
@@ -152,7 +152,7 @@ pub fn predict_tags(
         encoded_text(model, record, stride)
     };
     let windows = Windows { model, settings, verb: "tagging" };
-    let summary = windows.run(dataset, rejections, &encode, &mut |encoded, outputs| {
+    let summary = windows.run(dataset, rejections, &encode, &mut |encoded, outputs, _| {
         let (encoding, outputs) = (encoded.text(), encoded.whole(&outputs));
         let tagged = Tagged::new(model, &encoded.record, encoding, &outputs);
         if let Some(gold) = tagged.gold.as_ref() {
@@ -252,7 +252,7 @@ pub fn predict_masks(
     write: &mut dyn FnMut(&MaskPrediction) -> Result<()>,
 ) -> Result<Summary> {
     let windows = Windows { model, settings, verb: "filling in" };
-    windows.run(dataset, rejections, &|record| encoded_masks(model, record), &mut |encoded, outputs| {
+    windows.run(dataset, rejections, &|record| encoded_masks(model, record), &mut |encoded, outputs, _| {
         write(&mask_prediction(model, &encoded, &outputs[0], top_k))
     })
 }

@@ -90,13 +90,14 @@ pub fn select(
     let job = Job { model, options, settings, aims: Aims::new(model, &explained)? };
     let mut scores = SelectScores::default();
     let windows = Windows { model, settings, verb: "selecting" };
-    let summary = windows.run(dataset, rejections, &|record| job.aims.encode(record), &mut |encoded, outputs| {
-        let plain = span_prediction(&encoded, &outputs, &options.spans);
-        let aimed = job.aims.aimed(encoded, outputs).map_err(Error::usage)?;
-        let selection = job.selection(&aimed[0], plain)?;
-        scores.add(&selection);
-        write(&selection)
-    })?;
+    let summary =
+        windows.run(dataset, rejections, &|record| job.aims.encode(record), &mut |encoded, outputs, place| {
+            let plain = span_prediction(&encoded, &outputs, &options.spans);
+            let aimed = job.aims.aimed(encoded, outputs).map_err(|reason| place.error(reason))?;
+            let selection = job.selection(&aimed[0], plain)?;
+            scores.add(&selection);
+            write(&selection)
+        })?;
     scores.finish();
     Ok((summary, scores))
 }

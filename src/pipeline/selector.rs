@@ -116,7 +116,7 @@ pub fn select_with(
     };
     let mut waiting = Waiting { model, options, settings, records: Vec::new(), scores: SelectScores::default() };
     let windows = Windows { model: &selector.model, settings, verb: "selecting" };
-    let summary = windows.run(dataset, rejections, &encode, &mut |encoded, outputs| {
+    let summary = windows.run(dataset, rejections, &encode, &mut |encoded, outputs, _| {
         waiting.records.push((encoded.record, Selector::probabilities(&outputs)));
         if waiting.records.len() >= TOGETHER { waiting.answer(write) } else { Ok(()) }
     })?;

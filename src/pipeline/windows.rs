@@ -56,6 +56,9 @@ pub(super) struct Windows<'a> {
     pub(super) verb: &'static str,
 }
 
+/// What is done with a record, what the model said of its sequences, and its place.
+type Take<'a> = dyn FnMut(Encoded, Vec<Outputs>, &Place) -> Result<()> + 'a;
+
 /// Batches' worth of tokens taken together, for each worker.
 const BATCHES_A_WORKER: usize = 16;
 
@@ -66,13 +69,14 @@ pub(super) fn read_whole(encoding: Encoding) -> (Encoding, Reads) {
 }
 
 impl Windows<'_> {
-    /// `encode`s each record (or says why it cannot be used), and hands it to `take` with what the model said of its sequences.
+    /// `encode`s each record (or says why it cannot be used), and hands it to `take` with what the model said of its sequences, and its place: of that `take` makes the
+    /// error of a record that cannot be used after all.
     pub(super) fn run(
         &self,
         mut dataset: Dataset,
         rejections: &mut Rejections,
         encode: &dyn Fn(Record) -> Result<Encoded, String>,
-        take: &mut dyn FnMut(Encoded, Vec<Outputs>) -> Result<()>,
+        take: &mut Take<'_>,
     ) -> Result<Summary> {
         let progress = Progress::new(self.verb, dataset.bytes_total(), self.settings.quiet);
         let mut summary = Summary::default();
@@ -80,22 +84,25 @@ impl Windows<'_> {
             let tokens = |record: &Encoded| record.sequences.iter().map(|(encoding, _)| encoding.ids.len()).sum();
             let budget = self.settings.window_tokens(self.model, BATCHES_A_WORKER);
             let window = next_window(&mut dataset, budget, rejections, encode, &tokens)?;
-            let window: Vec<Encoded> = window.into_iter().map(|(record, _)| record).collect();
             if window.is_empty() {
                 break;
             }
             let sequences: Vec<(&Encoding, Reads)> = window
                 .iter()
-                .flat_map(|record| record.sequences.iter().map(|(encoding, reads)| (encoding, Reads::clone(reads))))
+                .flat_map(|(record, _)| {
+                    record.sequences.iter().map(|(encoding, reads)| (encoding, Reads::clone(reads)))
+                })
                 .collect();
             summary.tokens += sequences.iter().map(|(encoding, _)| encoding.ids.len() as u64).sum::<u64>();
             summary.truncated += sequences.iter().filter(|(encoding, _)| encoding.truncated).count() as u64;
             let outputs = self.model.read(&sequences, self.settings.batch_tokens, &|_| !interrupt::asked())?;
-            summary.records += window.len() as u64;
             let mut outputs = outputs.into_iter();
-            for record in window {
+            for (record, place) in window {
                 let own = outputs.by_ref().take(record.sequences.len()).collect();
-                take(record, own)?;
+                match take(record, own, &place) {
+                    Ok(()) => summary.records += 1,
+                    Err(error) => rejections.take(error)?,
+                }
             }
             progress.set(dataset.bytes_read(), summary.records);
         }

@@ -23,7 +23,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-pub use crate::destination::Destination;
+pub use crate::destination::{Destination, is_special};
 pub use dirty_label::{DirtyLabel, NearRecord};
 pub use dirty_part::{CorrectedTags, DirtyAnswer, DirtyPart, NearPart, PieceNames};
 pub use evaluation::EvaluationRow;

@@ -1,5 +1,6 @@
 //! From the files of a model directory to the tokenization pipeline they describe.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 
 use tokenizers::{Model, ModelWrapper, NormalizerWrapper, Tokenizer as Pipeline};
@@ -27,7 +28,18 @@ fn read_tokenizer_json(path: &Path, settings: &Settings) -> Result<Pipeline> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
     let text = std::str::from_utf8(&bytes).map_err(|error| not_one(&error))?;
     // By `FromStr`, which was compiled with the tokenizers: reading by serde would compile all of their formats again, here.
-    let mut pipeline: Pipeline = text.parse().map_err(|error| not_one(&error))?;
+    let parse = || {
+        let pipeline: Pipeline = text.parse()?;
+        // What a template lacks is met where it is used first. Texts that cannot be encoded are refused in their own time.
+        let _ = pipeline.encode("a", true);
+        let _ = pipeline.encode(("a", "b"), true);
+        Ok::<_, tokenizers::Error>(pipeline)
+    };
+    let parsed = without_panic(parse).ok_or_else(|| {
+        not_one(&"a part of it lacks what it refers to")
+            .with_hint("look at its post_processor and normalizer: every special token must be defined, and `single` has no second sequence")
+    })?;
+    let mut pipeline = parsed.map_err(|error| not_one(&error))?;
     let is_bert = matches!(pipeline.get_normalizer(), Some(NormalizerWrapper::BertNormalizer(_)));
     if is_bert && settings.is_bert_class() {
         let normalizer = wordpiece::normalizer(settings);
@@ -36,6 +48,15 @@ fn read_tokenizer_json(path: &Path, settings: &Settings) -> Result<Pipeline> {
             .map_err(|error| Error::format(path, format!("cannot normalise its added tokens: {error}")))?;
     }
     Ok(pipeline)
+}
+
+/// What `f` says, or nothing where it panics, as the tokenizers do over some damaged files.
+fn without_panic<T>(f: impl FnOnce() -> T) -> Option<T> {
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| ()));
+    let said = panic::catch_unwind(AssertUnwindSafe(f)).ok();
+    panic::set_hook(hook);
+    said
 }
 
 /// A merge model may have been saved with dropout, which is for training: here the same text gives the same ids.

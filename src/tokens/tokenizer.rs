@@ -100,7 +100,7 @@ impl Tokenizer {
         let room = self.room(true, max_length)?;
         let (first, mut second) = (self.tokenize(question, None)?, self.tokenize(context, None)?);
         let left = room.saturating_sub(first.len());
-        if second.len() > left {
+        if second.len() > left || first.len() > room {
             if left <= stride {
                 return Err(Error::usage(format!(
                     "a question of {} tokens leaves {left} of {max_length} for its context, and windows are to share {stride}",

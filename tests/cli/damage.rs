@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::{Value, json};
+
 use super::{Bench, lines};
 
 /// A model and a store of it.
@@ -67,6 +69,7 @@ fn a_command_line_that_means_nothing_is_refused_in_one_line_with_what_to_do() {
 fn help_puts_a_command_s_own_options_before_those_of_every_command() {
     let bench = Bench::new();
     let help = bench.ok("audit sparse --help");
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
     let (own, shared) = help.split_once("Options of every command:").expect("two headings");
     assert!(own.contains("--proposed") && !own.contains("--precision"), "{own}");
     assert!(shared.contains("--precision") && !shared.contains("--proposed"), "{shared}");
@@ -258,4 +261,58 @@ fn a_page_that_the_decoder_panics_at_is_one_error_line() {
     let bench = Bench::new();
     bench.write("d.parquet", crate::dataset::parquet::damaged_page());
     bench.fails(&predicting(&bench, "d.parquet"), "d.parquet: not readable as Parquet: damaged page: ");
+}
+
+#[test]
+fn a_tokenizer_that_lacks_what_it_refers_to_is_refused() {
+    let damages: [fn(&mut Value); 3] = [
+        |tokenizer| drop(tokenizer["post_processor"]["special_tokens"].as_object_mut().map(|all| all.remove("[SEP]"))),
+        |tokenizer| tokenizer["post_processor"]["single"] = json!([{ "Sequence": { "id": "B", "type_id": 0 } }]),
+        |tokenizer| tokenizer["normalizer"] = json!({ "type": "Precompiled", "precompiled_charsmap": "" }),
+    ];
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    let path = bench.path("bert-cls2/tokenizer.json");
+    let whole: Value = serde_json::from_slice(&fs::read(&path).expect("a tokenizer")).expect("it is JSON");
+    for damage in damages {
+        let mut tokenizer = whole.clone();
+        damage(&mut tokenizer);
+        assert_ne!(tokenizer, whole, "nothing was damaged");
+        bench.write("bert-cls2/tokenizer.json", tokenizer.to_string());
+        bench.fails("predict --model bert-cls2 --text good", "not a tokenizer");
+    }
+}
+
+#[test]
+fn contexts_without_tokens_are_records_that_cannot_be_used() {
+    let bench = Bench::new();
+    bench.model("bert-spans");
+    let question =
+        |question: &str, context: &str| json!({ "question": question, "context": context }).to_string() + "\n";
+    let records =
+        [question("who", "it is good"), question("who", "\u{200b}"), question(&"word ".repeat(90), "\u{200b}")];
+    bench.write("questions.jsonl", records.concat());
+    for command in ["select", "predict --stride 8", "explain --method saliency"] {
+        let ran = bench.run(&format!("{command} --model bert-spans --data questions.jsonl --skip-invalid --quiet"));
+        assert_eq!(ran.code, Some(1), "{command}: {}", ran.err);
+        assert!(!lines(&ran.out).is_empty(), "{command}");
+    }
+    bench.write("two.jsonl", records[..2].concat());
+    bench.fails("select --model bert-spans --data two.jsonl --quiet", "two.jsonl:2: ");
+}
+
+#[test]
+fn slips_of_numbers_and_names_are_told() {
+    let bench = Bench::new();
+    bench.model("bert-cls5");
+    bench.model("headless-cls");
+    let explain = "explain --model bert-cls5 --text good --method";
+    bench.fails(&format!("{explain} integrated-gradients --steps 4294967296"), "steps: expected at most 1000000");
+    bench.fails(&format!("{explain} lime --samples 4294967296"), "samples: expected at most 1000000");
+    bench.fails(&format!("{explain} saliency --target 3 --against 3"), "--against 3: this is the target itself");
+    bench.fails("predict --model bert-cls5 --text good --threads 1000000", "--threads: expected 1 to 1024");
+    bench.fails("predict --model headless-cls --text good", "has no classification head");
+    let found = lines(&bench.ok(&format!("{explain} saliency --target all --against 1 --quiet")));
+    assert_eq!(found.len(), 4, "every class but the one that all are held against");
+    assert!(found.iter().all(|record| record["against"] == "bad" && record["target"] != "bad"), "{found:?}");
 }

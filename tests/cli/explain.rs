@@ -127,7 +127,7 @@ fn what_cannot_be_explained_is_refused_with_a_reason() {
     bench.fails(&run(&model, "--method attention-rollout --start-layer 9"), "start layer");
     bench.fails(&run(&model, "--steps 0"), "steps: expected at least 1, found 0");
     bench.fails(&run(&model, "--noise nan"), "--noise");
-    bench.fails(&run(&model, "--method lime --samples 4294967296"), "samples: expected at most 4294967295");
+    bench.fails(&run(&model, "--method lime --samples 4294967296"), "samples: expected at most 1000000");
     bench.fails(&run(&model, "--method lime --features words --words none"), "lime: words are its features");
     bench.fails(&run(&model, "--baseline-data data.jsonl"), "expected one baseline, found 3");
     let shap = bench.ok(&run(&model, "--method gradient-shap --baseline-data data.jsonl --samples 4"));

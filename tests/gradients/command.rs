@@ -141,7 +141,7 @@ fn numbers_of_each_layer_are_what_is_asked_for() {
     let found = ranked(&bench, "each", "projected-dot");
     assert_scores(&found, |i| slopes[0] * slopes[i] * dot(&phi[0], &phi[i]), "projected-dot");
     ranked(&bench, "each", "influence");
-    bench.fails(&format!("{index} --layer-dim 0 --store none"), "--layer-dim: expected at least 1");
+    bench.fails(&format!("{index} --layer-dim 0 --store none"), "--layer-dim: expected 1 to 1048576");
     bench.fails(&format!("{index} --layer-dim 9 --projection-dim 9 --store none"), "cannot be used with");
 }
 

@@ -30,7 +30,7 @@ pub(super) struct Dirty {
     /// self-influence or loss
     #[arg(long, default_value_t = Signal::Combined)]
     signal: Signal,
-    /// How many of its nearest records (words), its copies left out, vote on a label; 0: they are not looked for, which takes hours for a million
+    /// How many of its nearest records (words), copies with the same label left out, vote on a label; 0: they are not looked for, which takes hours for a million
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(..=1000))]
     neighbours: u32,
     /// Of models that tag words: each word is a finding of its own, not what is or would be an entity

@@ -117,7 +117,6 @@ impl Sparse {
     }
 
     /// Why fewer were selected than were asked for.
-    #[expect(clippy::print_stderr, reason = "messages go to standard error")]
     fn tell_selected(&self, found: usize, quiet: bool) {
         if found >= self.select || quiet {
             return;
@@ -130,7 +129,7 @@ impl Sparse {
         } else {
             "the pool has no others".to_owned()
         };
-        eprintln!("selected {found} of {}: {why}", self.select);
+        say_line!("selected {found} of {}: {why}", self.select);
     }
 
     /// The groups of the least covered records: each one's number, and what sets it apart.
@@ -308,7 +307,6 @@ pub(super) fn run(arguments: &Sparse, common: &Common) -> anyhow::Result<Outcome
 }
 
 /// One line a group: its size, how often it is predicted right, its words.
-#[expect(clippy::print_stderr, reason = "messages go to standard error")]
 fn tell_clusters(described: &[Described], targets: &[&SearchResult], quiet: bool) {
     let groups = described.iter().map(|described| described.group + 1).max().unwrap_or(0);
     for group in (0..groups).filter(|_| !quiet) {
@@ -316,13 +314,12 @@ fn tell_clusters(described: &[Described], targets: &[&SearchResult], quiet: bool
         let words = members().next().map(|(_, described)| described.words.join(", ")).unwrap_or_default();
         let right = accuracy(members().map(|(result, _)| *result));
         let right = right.map_or_else(String::new, |right| format!(", {:.1} % right", 100.0 * right));
-        eprintln!("group {}: {} records{right}: {words}", group + 1, members().count());
+        say_line!("group {}: {} records{right}: {words}", group + 1, members().count());
     }
 }
 
-#[expect(clippy::print_stderr, reason = "messages go to standard error")]
 fn tell_accuracy(targets: usize, [least, rest]: [Option<f64>; 2], quiet: bool) {
     if let (Some(least), Some(rest), false) = (least, rest, quiet) {
-        eprintln!("accuracy: {:.1} % of the {targets} least covered, {:.1} % of the rest", 100.0 * least, 100.0 * rest);
+        say_line!("accuracy: {:.1} % of the {targets} least covered, {:.1} % of the rest", 100.0 * least, 100.0 * rest);
     }
 }

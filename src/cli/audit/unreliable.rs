@@ -108,20 +108,19 @@ fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
 }
 
 /// How far trust can itself be trusted.
-#[expect(clippy::print_stderr, reason = "messages go to standard error")]
 fn tell(found: &unreliable::Unreliable, bins: &[Bin], off: f64, quiet: bool) {
     if quiet || bins.iter().all(|bin| bin.count == 0) {
         return;
     }
-    eprintln!("   trust   right  of");
+    say_line!("   trust   right  of");
     for bin in bins {
-        eprintln!("{:>6.1} %  {:>4.1} %  {}", 100.0 * bin.trust, 100.0 * bin.accuracy, bin.count);
+        say_line!("{:>6.1} %  {:>4.1} %  {}", 100.0 * bin.trust, 100.0 * bin.accuracy, bin.count);
     }
-    eprintln!("expected calibration error {:.1} %", 100.0 * off);
+    say_line!("expected calibration error {:.1} %", 100.0 * off);
     for (name, area) in &found.ranks_errors {
-        eprintln!("{name}: ranks a wrong prediction below a right one {:.1} % of the time", 100.0 * area);
+        say_line!("{name}: ranks a wrong prediction below a right one {:.1} % of the time", 100.0 * area);
     }
     for (most, count, accuracy) in &found.agreement {
-        eprintln!("agreement ≤ {most:.1}: {count} records, {:.1} % right", 100.0 * accuracy);
+        say_line!("agreement ≤ {most:.1}: {count} records, {:.1} % right", 100.0 * accuracy);
     }
 }

@@ -46,10 +46,9 @@ impl Teller {
         }
     }
 
-    #[expect(clippy::print_stderr, reason = "messages go to standard error")]
     pub(super) fn line(&self, line: &str) {
         if !self.quiet {
-            eprintln!("{line}");
+            say_line!("{line}");
         }
     }
 }

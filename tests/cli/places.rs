@@ -1,0 +1,89 @@
+//! Where results go: what is there already, what may not be written over, and what lies beside them.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::{Bench, lines};
+
+#[test]
+fn what_is_read_is_not_written_over() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("data.jsonl", 4);
+    let before = fs::read(bench.path("data.jsonl")).expect("written");
+    fs::create_dir(bench.path("folder")).expect("a folder is made");
+    for out in ["data.jsonl", "folder/../data.jsonl"] {
+        bench.fails(&format!("predict --model bert-cls2 --data data.jsonl --out {out}"), "this is what is read");
+        bench.fails(&format!("report data.jsonl --out {out}"), "this is what is read");
+    }
+    assert_eq!(fs::read(bench.path("data.jsonl")).expect("still there"), before);
+    bench.fails("predict --model bert-cls2 --data data.jsonl --out folder", "expected a file, found a folder");
+    bench.fails("predict --model bert-cls2 --data data.jsonl --out p.csv", "expected .jsonl, .parquet or .txt");
+    bench.fails("predict --model bert-cls2 --data data.jsonl --out p.jsonl.gz", "expected .jsonl, .parquet or .txt");
+    bench.ok("predict --model bert-cls2 --data data.jsonl --out p.csv --format jsonl");
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_are_written_to_and_links_followed() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("data.jsonl", 4);
+    let predict = |out: &str| bench.ok(&format!("predict --model bert-cls2 --data data.jsonl --quiet --out {out}"));
+    predict("plain.jsonl");
+    let plain = fs::read(bench.path("plain.jsonl")).expect("written");
+
+    bench.write("target.jsonl", "of before\n");
+    std::os::unix::fs::symlink("target.jsonl", bench.path("link.jsonl")).expect("a link is made");
+    predict("link.jsonl");
+    assert!(fs::symlink_metadata(bench.path("link.jsonl")).expect("still there").is_symlink());
+    assert_eq!(fs::read(bench.path("target.jsonl")).expect("written"), plain);
+
+    let pipe = bench.path("pipe.jsonl");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs");
+    assert!(made.success(), "a pipe is made");
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::read(pipe).expect("the pipe is read")
+    });
+    predict("pipe.jsonl");
+    assert_eq!(reader.join().expect("it was read"), plain);
+    assert!(!fs::metadata(&pipe).expect("still there").is_file() && !bench.path("pipe.jsonl.run.json").exists());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn messages_that_cannot_be_written_do_not_fail_a_job() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("data.jsonl", 4);
+    let full = fs::File::options().write(true).open("/dev/full").expect("a full device");
+    let mut command = bench.command("predict --model bert-cls2 --data data.jsonl --out p.jsonl");
+    assert_eq!(command.stderr(full).status().expect("the binary runs").code(), Some(0));
+}
+
+#[test]
+fn skipped_records_are_listed_in_order_and_a_clean_run_leaves_no_list() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    // Three that the reader refuses, and labels that only the model's classes do.
+    let record = |i: usize| match i {
+        1 | 3 => json!({ "text": "good", "label": "nonsense" }),
+        2 | 5 => json!({ "text": 3 }),
+        _ => json!({ "text": "good", "label": 1 }),
+    };
+    bench.write("bad.jsonl", (0..8).map(|i| record(i).to_string() + "\n").collect::<String>());
+    bench.records("data.jsonl", 4);
+    for command in ["predict", "explain --method saliency"] {
+        let run = |data: &str| {
+            bench.run(&format!("{command} --model bert-cls2 --data {data} --skip-invalid --out o.jsonl --quiet")).code
+        };
+        assert_eq!(run("bad.jsonl"), Some(1), "{command}");
+        let list = fs::read_to_string(bench.path("o.jsonl.rejected.jsonl")).expect("a list");
+        let numbers: Vec<Value> = lines(&list).iter().map(|entry| entry["line"].clone()).collect();
+        assert_eq!(numbers, [2, 3, 4, 6].map(Value::from), "{command}");
+        assert_eq!(run("data.jsonl"), Some(0), "{command}");
+        assert!(!bench.path("o.jsonl.rejected.jsonl").exists(), "{command}: the list of another run");
+    }
+}
