@@ -399,11 +399,16 @@ impl Device {
         self.try_launch(kernel, shape, arguments).map_err(|error| self.failed(name, error))
     }
 
+    /// Whether the driver can be asked what a kernel takes: those for CUDA 12.4 and later.
+    fn tells_parameters(&self) -> bool {
+        self.info.driver >= 12_040
+    }
+
     #[allow(unsafe_code)]
     fn try_launch(&self, kernel: &Kernel, shape: Shape, arguments: &[Argument]) -> Result<(), DriverError> {
         let shared_bytes = shape.shared_bytes as u32;
         kernel.ask_for(shared_bytes)?;
-        debug_assert!(kernel.takes(arguments), "other arguments than the kernel's parameters: {arguments:?}");
+        debug_assert!(!self.tells_parameters() || kernel.takes(arguments), "other arguments than the kernel's parameters: {arguments:?}");
         let mut launch = self.streams.kernels.launch_builder(&kernel.function);
         for argument in arguments {
             match argument {
@@ -520,10 +525,17 @@ fn failed(info: &Info, what: &str, error: DriverError) -> Error {
 
 fn hint(error: CUresult) -> Option<&'static str> {
     match error {
-        CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION | CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => {
-            Some("this binary has no kernels for this device and driver: update the driver, or run with --device cpu")
-        }
-        CUresult::CUDA_ERROR_LAUNCH_FAILED | CUresult::CUDA_ERROR_ILLEGAL_ADDRESS => Some(
+        CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+        | CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU
+        | CUresult::CUDA_ERROR_INVALID_IMAGE => Some(
+            "this binary has no kernels that this device and driver can load: update the driver (what CUDA 13 compiled needs 580, what CUDA 12.9 did 550), or run with --device cpu",
+        ),
+        CUresult::CUDA_ERROR_LAUNCH_FAILED
+        | CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
+        | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
+        | CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION
+        | CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
+        | CUresult::CUDA_ERROR_ECC_UNCORRECTABLE => Some(
             "the device is lost to this process: finished shards stay, --resume goes on; wherefore doctor checks every kernel; on compute capability 9.0 WHEREFORE_TENSOR_CORES=mma goes without wgmma",
         ),
         _ => None,
