@@ -217,6 +217,12 @@ fn pool_over_lengths_and_widths() {
             assert_accurate(&format!("{pooling:?}, width {width}"), &values, &plain, &exact);
         }
     }
+    // What overflowed on the way must not give way to a number.
+    let mut x = numbers.vector(batch.tokens() * 7, 1.0);
+    x[batch.range(2).start * 7 + 100 * 7 + 3] = f32::NAN;
+    let values = read(&gpu, &pool::run(&gpu, &x, &batch, Pooling::Max, 7), batch.sequences() * 7);
+    let lost: Vec<usize> = (0..values.len()).filter(|&i| values[i].is_nan()).collect();
+    assert_eq!(lost, [2 * 7 + 3]);
 }
 
 /// In f32 an element is the CPU's chain of fused multiply-adds, and activations are its polynomials.

@@ -408,7 +408,10 @@ impl Device {
     fn try_launch(&self, kernel: &Kernel, shape: Shape, arguments: &[Argument]) -> Result<(), DriverError> {
         let shared_bytes = shape.shared_bytes as u32;
         kernel.ask_for(shared_bytes)?;
-        debug_assert!(!self.tells_parameters() || kernel.takes(arguments), "other arguments than the kernel's parameters: {arguments:?}");
+        debug_assert!(
+            !self.tells_parameters() || kernel.takes(arguments),
+            "other arguments than the kernel's parameters: {arguments:?}"
+        );
         let mut launch = self.streams.kernels.launch_builder(&kernel.function);
         for argument in arguments {
             match argument {
