@@ -94,6 +94,7 @@ fn outcomes<B: Backend>(backend: &B) -> Result<Vec<Outcome>> {
     rows(&mut outcomes)?;
     attention(&mut outcomes, &staged)?;
     heads(&mut outcomes, &staged)?;
+    as_models_have_them(&mut outcomes, &staged)?;
     Ok(outcomes.done)
 }
 
@@ -156,6 +157,62 @@ fn rows<B: Backend>(outcomes: &mut Outcomes<'_, B>) -> Result<()> {
     for (name, slope, residual) in [("", None, None), (" past an activation", Some(&x), Some(&dx))] {
         backend.linear_backward(&mut out, &dy, &weights, slope, residual, TOKENS)?;
         outcomes.keep(format!("linear_backward{name}"), &out, TOKENS * WIDTH, INNER)?;
+    }
+    Ok(())
+}
+
+/// Layers of whole vectors, and heads of 64 and of 128: what nearly all models have, and what some devices have kernels of their own for.
+fn as_models_have_them<B: Backend>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch) -> Result<()> {
+    const ROWS: usize = 130;
+    const INPUTS: usize = 512;
+    const OUTPUTS: usize = 264;
+    let backend = outcomes.backend;
+    let layer = backend.pack_linear(&numbers(OUTPUTS * INPUTS, 30), &numbers(OUTPUTS, 31), INPUTS, OUTPUTS)?;
+    let (x, dy) = (drawn(backend, ROWS * INPUTS, 32)?, drawn(backend, ROWS * OUTPUTS, 33)?);
+    let (of_inputs, of_outputs) = (drawn(backend, ROWS * INPUTS, 34)?, drawn(backend, ROWS * OUTPUTS, 35)?);
+    let (mut out, mut slope) = (backend.tensor(ROWS * OUTPUTS)?, backend.tensor(ROWS * OUTPUTS)?);
+    for (activation, residual) in
+        [(Activation::Identity, None), (Activation::Identity, Some(&of_outputs)), (Activation::Gelu, None)]
+    {
+        backend.linear(&mut out, &x, &layer, activation, residual, ROWS)?;
+        let beside = if residual.is_some() { ", with a residual" } else { "" };
+        outcomes.keep(
+            format!("linear ({activation:?}, {INPUTS} × {OUTPUTS}{beside})"),
+            &out,
+            ROWS * OUTPUTS,
+            INPUTS,
+        )?;
+    }
+    backend.linear_with_slope(&mut out, &mut slope, &x, &layer, Activation::Gelu, ROWS)?;
+    for (name, values) in [("", &out), (", slope", &slope)] {
+        outcomes.keep(
+            format!("linear_with_slope (Gelu, {INPUTS} × {OUTPUTS}{name})"),
+            values,
+            ROWS * OUTPUTS,
+            INPUTS,
+        )?;
+    }
+    let mut dx = backend.tensor(ROWS * INPUTS)?;
+    for (name, slope, residual) in
+        [("", None, None), (", with slopes", Some(&of_inputs), None), (", with a residual", None, Some(&of_inputs))]
+    {
+        backend.linear_backward(&mut dx, &dy, &layer, slope, residual, ROWS)?;
+        outcomes.keep(format!("linear_backward ({INPUTS} × {OUTPUTS}{name})"), &dx, ROWS * INPUTS, OUTPUTS)?;
+    }
+    for head_width in [64, 128] {
+        let qkv = drawn(backend, TOKENS * 3 * head_width, 36)?;
+        let view = |part: usize| Columns { tensor: &qkv, stride: 3 * head_width, offset: part * head_width };
+        let shape = AttentionShape { heads: 1, head_width, queries: Rows::All };
+        let attended = Attended { q: view(0), k: view(1), v: view(2), batch: staged, shape };
+        let mut out = backend.tensor(TOKENS * head_width)?;
+        backend.attention(&mut out, &attended)?;
+        let depth = LENGTHS[LENGTHS.len() - 1] + head_width;
+        outcomes.keep(format!("attention (heads of {head_width})"), &out, TOKENS * head_width, depth)?;
+        let d_out = drawn(backend, TOKENS * head_width, 37)?;
+        let mut packed = backend.tensor(TOKENS * 3 * head_width)?;
+        backend.attention_backward(AttentionGradients { packed: &mut packed, query: None }, &d_out, &attended)?;
+        let what = format!("attention_backward (heads of {head_width})");
+        outcomes.keep(what, &packed, TOKENS * 3 * head_width, 2 * depth)?;
     }
     Ok(())
 }
