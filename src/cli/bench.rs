@@ -15,13 +15,15 @@ use wherefore::explain::{self, Method, Subject, Words};
 use wherefore::factors::{FactorRows, Floats, ScanCopy, ScanType};
 use wherefore::interrupt;
 use wherefore::model::Model;
+use wherefore::pipeline::Summary;
 use wherefore::search::{self, FactorSet, Form, Options, Query, Rule, Source};
 use wherefore::tokens::Encoding;
 use wherefore::{Error, Result};
 
 use super::Outcome;
 use super::arguments::{Common, Data};
-use super::output::print;
+use super::output::{print, record_beside};
+use super::run_record::RunRecord;
 
 /// Throughput of this machine on each job, against its own measured ceilings.
 #[derive(Args)]
@@ -131,6 +133,7 @@ struct Row {
 }
 
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
+    let run = RunRecord::begin("bench");
     if arguments.accuracy {
         let bundled = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
         let (name, records) = name_and_records(arguments, bundled.path())?;
@@ -157,6 +160,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         search_rows(arguments, common, ceilings, &mut report.rows)?;
     }
     print(common, &report.rows, &report)?;
+    record_beside(common, run, &Summary::default())?;
     Ok(Outcome::Done)
 }
 

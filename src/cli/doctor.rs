@@ -9,11 +9,12 @@ use wherefore::backend::check::{self, Check};
 use wherefore::backend::cpu::Cpu;
 use wherefore::backend::gpu::{self, Gpu, Products};
 use wherefore::backend::{Backend, Precision};
-use wherefore::pipeline::{self, Rejections};
+use wherefore::pipeline::{self, Rejections, Summary};
 
 use super::Outcome;
 use super::arguments::{Common, Data};
-use super::output::print;
+use super::output::{print, record_beside};
+use super::run_record::RunRecord;
 
 /// What this machine offers, a self-check of every operation, and a proof of your own model.
 #[derive(Args)]
@@ -114,6 +115,7 @@ impl fmt::Display for Cuda {
 }
 
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
+    let run = RunRecord::begin("doctor");
     let cpu = Cpu::new();
     let model = match &arguments.model {
         Some(name) => {
@@ -136,6 +138,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         model,
     };
     print(common, [&report], &report)?;
+    record_beside(common, run, &Summary::default())?;
     let failed = report
         .operations
         .iter()

@@ -294,6 +294,12 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let dataset = arguments.text.or_as(shape_of(&model), &arguments.data)?;
     let job = arguments.job(&model, common)?;
     run.set("method", arguments.method.name());
+    if matches!(job.method, Method::SmoothGrad | Method::GradientShap | Method::Lime) {
+        run.resolve("samples", job.options.samples_of(job.method, 0));
+    }
+    if job.method == Method::SmoothGrad {
+        run.resolve("noise", arguments.noise.unwrap_or(SMOOTHGRAD_NOISE));
+    }
     let output = Output::new(common, common.out.as_deref());
     let mut rejections = output.rejections();
     let settings = common.settings()?;

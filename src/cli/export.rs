@@ -1,15 +1,18 @@
 //! `wherefore export`.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use clap::Args;
-use wherefore::pipeline::{self, ExportFormat};
+use wherefore::pipeline::{self, ExportFormat, Summary};
 use wherefore::report::Format;
 use wherefore::store::Store;
 use wherefore::{Error, Result};
 
 use super::Outcome;
 use super::arguments::{Common, FormatName};
+use super::output::record_beside;
+use super::run_record::RunRecord;
 
 /// A store's records and factors for other programs: `--format` parquet or jsonl (a record a row), npy (a directory of arrays), or faiss (the
 /// features as an IndexFlatIP); by --out's extension where it is not given.
@@ -21,7 +24,9 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
-    let out = common.out.as_deref().ok_or_else(|| Error::usage("where to? --out PATH"))?;
+    let out = common.out.as_deref().ok_or_else(|| {
+        Error::usage("an export is a file or a folder, and where it goes was not said").with_hint("name it: --out PATH")
+    })?;
     let format = match common.format {
         Some(FormatName::Stores(format)) => format,
         Some(FormatName::Results(Format::Jsonl)) => ExportFormat::Jsonl,
@@ -31,7 +36,14 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         }
         None => by_extension(out)?,
     };
-    pipeline::export(&Store::open_many(&arguments.store)?, format, out, common.quiet)?;
+    let mut run = RunRecord::begin("export");
+    let started = Instant::now();
+    let store = Store::open_many(&arguments.store)?;
+    run.store(&store);
+    pipeline::export(&store, format, out, common.quiet)?;
+    let summary =
+        Summary { records: store.rows() as u64, seconds: started.elapsed().as_secs_f64(), ..Summary::default() };
+    record_beside(common, run, &summary)?;
     Ok(Outcome::Done)
 }
 

@@ -75,6 +75,14 @@ impl Output {
     }
 }
 
+/// The run's record beside a report that was printed to a file.
+pub(crate) fn record_beside(common: &Common, run: RunRecord, summary: &Summary) -> Result<()> {
+    match common.out.as_deref().filter(|out| !is_special(out)) {
+        Some(out) => run.write(&sibling(out, "run.json"), summary),
+        None => Ok(()),
+    }
+}
+
 /// `FILE.extension` beside `FILE`, whatever FILE's own extension.
 pub(crate) fn sibling(path: &Path, extension: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();

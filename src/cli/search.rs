@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use wherefore::factors::{HessianForm, RepresenterCompat};
+use wherefore::factors::{CurvatureOptions, HessianForm, RefitOptions, RepresenterCompat};
 use wherefore::model::{Device, Model, Task};
 use wherefore::pipeline::{
     self, Condition, Entities, ExactOptions, GivenFactors, GivenFile, GivenSearch, QueryTarget, Rejections, ResultSink,
@@ -237,6 +237,9 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     run.store(&store);
     run.set("rule", options.rule.name());
     run.resolve("rule", options.rule.name());
+    if kept.gradients.is_none() {
+        note_defaults(&mut run, arguments, &options);
+    }
     if kept.tokens.is_some() && matches!(common.device, Device::Cuda(_) | Device::EveryCuda) && !common.quiet {
         tell_cpu();
     }
@@ -258,6 +261,19 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         None => search.asked(&mut run, &mut rejections, write)?,
     };
     output.finish("searched for", &summary, rejections, run)
+}
+
+/// What curvature and λ come to over the last layer's factors, where they are left open.
+fn note_defaults(run: &mut RunRecord, arguments: &Arguments, options: &SearchOptions) {
+    let lambda = match options.rule {
+        Rule::Influence | Rule::RelatIf => CurvatureOptions::default().damping,
+        Rule::Representer => RefitOptions::default().penalty,
+        _ => return,
+    };
+    run.resolve("lambda", options.rule_options.lambda.unwrap_or(lambda));
+    if options.rule != Rule::Representer && arguments.hessian.is_none() {
+        run.resolve("hessian", "exact");
+    }
 }
 
 fn tell_cpu() {

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::{ArgGroup, Args, Subcommand};
+use wherefore::pipeline::Summary;
 use wherefore::store::{self, Removal};
 use wherefore::{Error, Result};
 
 use super::Outcome;
 use super::arguments::Common;
-use super::output::print;
+use super::output::{print, record_beside};
+use super::run_record::RunRecord;
 
 /// Look at a store, check every byte of it, or take records out of it.
 #[derive(Args)]
@@ -45,14 +47,21 @@ enum Command {
 }
 
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
+    let run = RunRecord::begin(match &arguments.command {
+        Command::Info { .. } => "store info",
+        Command::Remove { .. } => "store remove",
+        Command::Verify { .. } => "store verify",
+    });
     match &arguments.command {
         Command::Info { store } => {
             let info = store::info(store)?;
             print(common, [&info], &info)?;
+            record_beside(common, run, &Summary::default())?;
         }
         Command::Verify { store } => {
             let verification = store::verify(store)?;
             print(common, [&verification], &verification)?;
+            record_beside(common, run, &Summary::default())?;
             if !verification.is_sound() {
                 bail!("{}: the store is damaged", store.display());
             }
@@ -60,6 +69,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         Command::Remove { store, ids, indexes } => {
             let removed = store::remove(store, &removal(ids.as_deref(), indexes.as_deref())?)?;
             print(common, [&removed], &removed)?;
+            record_beside(common, run, &Summary::default())?;
             if !removed.not_found.is_empty() {
                 return Ok(Outcome::Skipped);
             }

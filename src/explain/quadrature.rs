@@ -1,8 +1,14 @@
 //! Quadrature rules on [0, 1]: where integrated gradients looks, and how much each look counts. Weights always sum to 1.
 
+use std::collections::BTreeMap;
 use std::f64::consts::PI;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Mutex;
+
+use rayon::prelude::*;
+
+use crate::sync::lock;
 
 /// A rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,7 +46,7 @@ impl Quadrature {
             (0..steps).map(|k| Node { alpha: (k as f64 + shift) / n, weight: 1.0 / n }).collect::<Vec<_>>()
         };
         match self {
-            Self::GaussLegendre => (0..steps).map(|k| gauss_legendre(steps, steps - 1 - k)).collect(),
+            Self::GaussLegendre => roots(steps),
             Self::Midpoint => equal(0.5),
             Self::Left => equal(0.0),
             Self::Right => equal(1.0),
@@ -51,6 +57,23 @@ impl Quadrature {
         }
     }
 }
+
+/// Those of Gauss-Legendre, which take steps² operations: made once for all explanations of so many steps.
+fn roots(steps: usize) -> Vec<Node> {
+    static KNOWN: Mutex<BTreeMap<usize, Vec<Node>>> = Mutex::new(BTreeMap::new());
+    if let Some(nodes) = lock(&KNOWN).get(&steps) {
+        return nodes.clone();
+    }
+    let nodes: Vec<Node> = (0..steps).into_par_iter().map(|k| gauss_legendre(steps, steps - 1 - k)).collect();
+    let mut known = lock(&KNOWN);
+    if known.len() < MOST_KNOWN {
+        known.insert(steps, nodes.clone());
+    }
+    nodes
+}
+
+/// Numbers of steps whose nodes are kept: doubling from any to the most there may be takes twenty.
+const MOST_KNOWN: usize = 64;
 
 /// The k-th node from the right: a root of the Legendre polynomial, by Newton's method from Tricomi's estimate.
 fn gauss_legendre(n: usize, k: usize) -> Node {

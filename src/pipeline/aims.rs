@@ -15,7 +15,7 @@ use crate::factors::{self, Target};
 use crate::model::{Model, Outputs, Problem, Reads, Task};
 use crate::numeric::argmax;
 use crate::report::{TargetSpan, class_value};
-use crate::task::{self, AnswerOptions, characters, gold_span};
+use crate::task::{self, AnswerOptions, Parts, characters, gold_span};
 use crate::tokens::Encoding;
 
 /// One thing that is explained.
@@ -240,7 +240,8 @@ impl<'a> Aims<'a> {
             Some(token) => self.of_tag(encoded, &said, &tagged, token)?,
             None => self.of_entities(encoded, &tagged, gold),
         };
-        let entity = |kind: &str, start, end| format!("{kind}: {}", characters(&record.text, start, end));
+        let parts = Parts::of(&record.text);
+        let entity = |kind: &str, start, end| format!("{kind}: {}", parts.get(start, end));
         let predicted = tagged.entities.iter().map(|of| entity(&of.kind, of.start, of.end)).collect::<Value>();
         let places = record.words.as_deref().unwrap_or_default();
         let label = tagged.gold.as_ref().map(|tags| {

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::factors::Target;
 use crate::model::{Model, Outputs, Reads};
 use crate::report::{AnswerSpan, EntitySpan, FilledMask, MaskFill, MaskPrediction, SpanPrediction, TagPrediction};
-use crate::task::{self, AnswerOptions, Entity, EntityCounts, Found, Scoring, TaggedWord, characters};
+use crate::task::{self, AnswerOptions, Entity, EntityCounts, Found, Parts, Scoring, TaggedWord, characters};
 use crate::tokens::Encoding;
 
 /// How questions are answered.
@@ -219,9 +219,10 @@ impl Tagged {
     }
 
     fn prediction(self, record: &Record, encoding: &Encoding) -> TagPrediction {
+        let parts = Parts::of(&record.text);
         let entity = |entity: &Entity| EntitySpan {
             kind: entity.kind.clone(),
-            text: characters(&record.text, entity.start, entity.end).to_owned(),
+            text: parts.get(entity.start, entity.end).to_owned(),
             start: entity.start,
             end: entity.end,
             score: entity.score as f32,

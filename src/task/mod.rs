@@ -24,6 +24,26 @@ fn softmax(z: &[f32]) -> Vec<f64> {
     exponentials.iter().map(|e| e / sum).collect()
 }
 
+/// A text of which many parts are taken by their characters: those of [`characters`], without counting from its start each time.
+pub struct Parts<'a> {
+    text: &'a str,
+    /// Where each character begins, and where the last ends.
+    bytes: Vec<usize>,
+}
+
+impl<'a> Parts<'a> {
+    /// Counts once.
+    pub fn of(text: &'a str) -> Self {
+        Self { text, bytes: text.char_indices().map(|(byte, _)| byte).chain([text.len()]).collect() }
+    }
+
+    /// The characters `start..end`, as far as the text goes; none where the end is before the start.
+    pub fn get(&self, start: usize, end: usize) -> &'a str {
+        let byte = |character: usize| self.bytes.get(character).copied().unwrap_or(self.text.len());
+        self.text.get(byte(start)..byte(end)).unwrap_or_default()
+    }
+}
+
 /// The characters `start..end` of a text, as far as it goes; none where the end is before the start.
 pub fn characters(text: &str, start: usize, end: usize) -> &str {
     let byte = |character: usize| text.char_indices().nth(character).map_or(text.len(), |(byte, _)| byte);

@@ -87,3 +87,31 @@ fn skipped_records_are_listed_in_order_and_a_clean_run_leaves_no_list() {
         assert!(!bench.path("o.jsonl.rejected.jsonl").exists(), "{command}: the list of another run");
     }
 }
+
+#[test]
+fn every_result_in_a_file_has_its_run_beside_it_with_what_was_left_open() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("data.jsonl", 8);
+    bench.ok("index --model bert-cls2 --data data.jsonl --store store --quiet");
+    let settings = |command: &str, out: &str| -> Value {
+        bench.ok(&format!("{command} --out {out} --quiet"));
+        let run = fs::read(bench.path(&format!("{out}.run.json"))).unwrap_or_else(|_| panic!("{command}: a run"));
+        serde_json::from_slice::<Value>(&run).expect("it is JSON")["settings"].clone()
+    };
+    for (command, out) in [
+        ("store info store", "info.json"),
+        ("store verify store", "verify.json"),
+        ("export --store store", "all.jsonl"),
+        ("export --store store --format npy", "arrays"),
+    ] {
+        settings(command, out);
+    }
+    let search = |rule: &str| settings(&format!("search --store store --data data.jsonl --rule {rule}"), "s.jsonl");
+    let influence = search("influence");
+    assert_eq!((&influence["lambda"], &influence["hessian"]), (&json!(0.01), &json!("exact")));
+    assert_eq!(search("influence --hessian kronecker --lambda 0.5")["lambda"], 0.5);
+    assert!(search("representer")["lambda"].is_number() && search("grad-dot")["lambda"].is_null());
+    let smooth = settings("explain --model bert-cls2 --data data.jsonl --method smoothgrad", "e.jsonl");
+    assert!(smooth["samples"] == 50 && smooth["noise"].is_number(), "{smooth}");
+}
