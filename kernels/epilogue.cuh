@@ -23,8 +23,9 @@ DEVICE Vector<8> widened(Eight eight) { return load_vector<8>(reinterpret_cast<c
 
 template <class T>
 DEVICE Eight narrowed(const Vector<8>& v) {
-    Eight eight;
-    store_vector<8>(reinterpret_cast<T*>(&eight), v);
+    union { Eight eight; uint32_t words[4]; };
+#pragma unroll
+    for (int i = 0; i < 4; ++i) words[i] = pack<T>(v.x[2 * i], v.x[2 * i + 1]);
     return eight;
 }
 

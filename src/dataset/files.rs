@@ -110,6 +110,22 @@ impl Input {
     }
 }
 
+#[cfg(feature = "parquet")]
+impl Input {
+    /// The file, to be read in any order: of what is compressed, a nameless one of what it decompresses to.
+    pub(super) fn seekable(&self) -> Result<File> {
+        use std::io::Seek;
+        if self.compression == Compression::None {
+            return File::open(&self.path).map_err(Error::io(&self.path));
+        }
+        let mut plain = tempfile::tempfile().map_err(Error::io(std::env::temp_dir()))?;
+        io::copy(&mut self.bytes(&Counter::default())?, &mut plain)
+            .and_then(|_| plain.rewind())
+            .map_err(Error::io(&self.path))?;
+        Ok(plain)
+    }
+}
+
 /// Format and compression by the name's last one or two extensions, in any case.
 fn by_extension(path: &Path) -> Result<(Format, Compression)> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
@@ -124,13 +140,9 @@ fn by_extension(path: &Path) -> Result<(Format, Compression)> {
         Some("jsonl" | "ndjson" | "json") => Format::Jsonl,
         Some("csv") => Format::Csv,
         Some("tsv") => Format::Tsv,
-        Some("parquet") if compression == Compression::None => Format::Parquet,
-        Some("parquet") => {
-            let error = Error::format(path, "a Parquet file inside another compression cannot be read");
-            return Err(error.with_hint("decompress it: Parquet compresses its own pages"));
-        }
+        Some("parquet") => Format::Parquet,
         _ => {
-            let reason = "unknown kind of data file: expected .jsonl, .csv, .tsv (each also .gz or .zst) or .parquet";
+            let reason = "unknown kind of data file: expected .jsonl, .csv, .tsv or .parquet, each also .gz or .zst";
             return Err(Error::format(path, reason));
         }
     };

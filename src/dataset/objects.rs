@@ -46,7 +46,7 @@ pub(crate) fn each_object(files: &[String], each: &mut Taker<'_>) -> Result<()> 
 fn each_of(input: &Input, each: &mut Taker<'_>) -> Result<()> {
     match input.format {
         Format::Jsonl => each_line(input, each),
-        Format::Parquet => each_row(&input.path, each),
+        Format::Parquet => each_row(input, each),
         Format::Csv | Format::Tsv => {
             Err(Error::format(&input.path, "expected results as .jsonl or .parquet, found a table"))
         }
@@ -76,6 +76,6 @@ fn parse(line: &[u8]) -> Result<Map<String, Value>, String> {
 }
 
 #[cfg(not(feature = "parquet"))]
-fn each_row(path: &std::path::Path, _: &mut Taker<'_>) -> Result<()> {
-    Err(Error::format(path, "this binary was built without parquet"))
+fn each_row(input: &Input, _: &mut Taker<'_>) -> Result<()> {
+    Err(Error::format(&input.path, "this binary was built without parquet"))
 }

@@ -240,7 +240,7 @@ impl Dataset {
 
     #[cfg(feature = "parquet")]
     fn parquet(&self, input: &Input, counter: &Counter) -> Result<Box<dyn Source>> {
-        let file = super::parquet::ParquetRows::open(&input.path, &self.wanted, counter)?;
+        let file = super::parquet::ParquetRows::open(input, &self.wanted, counter)?;
         Ok(Box::new(file))
     }
 

@@ -224,6 +224,9 @@ impl Method {
                 return Err(Error::usage(format!("{self}: {what}: expected at most {MOST}, found {found}")));
             }
         }
+        if let Some(tolerance) = options.tolerance.filter(|tolerance| !(*tolerance >= 0.0 && tolerance.is_finite())) {
+            return Err(Error::usage(format!("{self}: tolerance: expected a number from 0 on, found {tolerance}")));
+        }
         if self == Self::Lime {
             super::lime::check(options)?;
         }

@@ -308,6 +308,7 @@ fn slips_of_numbers_and_names_are_told() {
     bench.model("headless-cls");
     let explain = "explain --model bert-cls5 --text good --method";
     bench.fails(&format!("{explain} integrated-gradients --steps 4294967296"), "steps: expected at most 1000000");
+    bench.fails(&format!("{explain} integrated-gradients --tolerance nan"), "tolerance: expected a number from 0 on");
     bench.fails(&format!("{explain} lime --samples 4294967296"), "samples: expected at most 1000000");
     bench.fails(&format!("{explain} saliency --target 3 --against 3"), "--against 3: this is the target itself");
     bench.fails("predict --model bert-cls5 --text good --threads 1000000", "--threads: expected 1 to 1024");

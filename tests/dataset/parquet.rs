@@ -9,7 +9,7 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 use wherefore::dataset::{Dataset, Label, Record};
 
-use super::{errors, folder, name, options, read, record, records, texts};
+use super::{errors, folder, gzip, name, options, read, record, records, texts};
 
 /// The next column of a row group, from its values and levels.
 macro_rules! column {
@@ -204,4 +204,15 @@ fn a_page_that_cannot_be_decoded_ends_the_file() {
     let items = read("a.parquet", &damaged_page());
     let expected = "a.parquet: not readable as Parquet: damaged page: assertion failed: size <= src.len()";
     assert_eq!(errors(&items), [expected]);
+}
+
+#[test]
+fn a_compressed_file_is_read_as_what_it_holds() {
+    let plain = texts_and("required int32 label;", |group| column!(group, Int32Type, [0, 1, 0], None, None));
+    let expected = records("a.parquet", &plain);
+    assert_eq!(expected.len(), 3);
+    assert_eq!(records("a.parquet.gz", &gzip(&plain)), expected);
+    assert_eq!(records("a.parquet.zst", &zstd::encode_all(plain.as_slice(), 3).unwrap()), expected);
+    let cut = gzip(&plain);
+    assert!(read("a.parquet.gz", &cut[..cut.len() - 30]).iter().any(Result::is_err));
 }

@@ -21,7 +21,7 @@ use self::guard::guarded;
 pub(super) use self::objects::each_row;
 use super::cell::{Cell, Row};
 use super::columns::{Layout, Wanted};
-use super::files::Counter;
+use super::files::{Counter, Input};
 use super::reader::Source;
 use crate::error::{Error, Result};
 
@@ -57,8 +57,9 @@ impl ParquetRows {
     /// # Errors
     /// [`Error::Io`] where the file cannot be opened; [`Error::Format`] where it is not Parquet, or has no text column, or one of
     /// the wanted columns is a structure.
-    pub(super) fn open(path: &Path, wanted: &Wanted, counter: &Counter) -> Result<Self> {
-        let (file, bytes) = open(path)?;
+    pub(super) fn open(input: &Input, wanted: &Wanted, counter: &Counter) -> Result<Self> {
+        let (path, file) = (input.path.as_path(), open(input)?);
+        let bytes = input.len.unwrap_or(0);
         let metadata = file.metadata().file_metadata();
         let schema = metadata.schema_descr();
         let names: Vec<String> =
@@ -146,12 +147,12 @@ impl Group {
 }
 
 /// A file whose footer makes sense, and its length in bytes.
-fn open(path: &Path) -> Result<(SerializedFileReader<File>, u64)> {
-    let file = File::open(path).map_err(Error::io(path))?;
+fn open(input: &Input) -> Result<SerializedFileReader<File>> {
+    let (path, file) = (input.path.as_path(), input.seekable()?);
     let bytes = file.metadata().map_err(Error::io(path))?.len();
     let file = guarded(|| SerializedFileReader::new(file)).map_err(|error| damaged(path, &error))?;
     check_chunks(file.metadata(), bytes).map_err(|reason| damaged(path, &ParquetError::General(reason)))?;
-    Ok((file, bytes))
+    Ok(file)
 }
 
 /// The one leaf of a root column.

@@ -2,8 +2,6 @@
 //!
 //! The crate's row iterator is good enough for those: optional values, and three-level lists of values and of structures.
 
-use std::path::Path;
-
 use parquet::errors::ParquetError;
 use parquet::file::reader::FileReader;
 use parquet::record::{Field, Row};
@@ -11,16 +9,17 @@ use serde_json::{Map, Value};
 
 use super::{damaged, guarded, open};
 use crate::dataset::Place;
+use crate::dataset::files::Input;
 use crate::dataset::objects::Taker;
 use crate::error::Result;
 
-/// Hands each row of `path` to `each`, with its place.
+/// Hands each row of `input` to `each`, with its place.
 ///
 /// # Errors
 /// [`crate::Error::Io`] where the file cannot be opened; [`crate::Error::Format`] where it is not Parquet, or has values that are
 /// neither text nor numbers nor booleans; whatever `each` fails with.
-pub(in crate::dataset) fn each_row(path: &Path, each: &mut Taker<'_>) -> Result<()> {
-    let (file, _) = open(path)?;
+pub(in crate::dataset) fn each_row(input: &Input, each: &mut Taker<'_>) -> Result<()> {
+    let (path, file) = (input.path.as_path(), open(input)?);
     let refuse = |error: ParquetError| damaged(path, &error);
     let mut rows = guarded(|| file.get_row_iter(None)).map_err(refuse)?;
     for line in 1.. {
