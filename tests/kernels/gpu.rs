@@ -307,14 +307,14 @@ fn shapes(gpu: &Gpu) -> Vec<[usize; 3]> {
     if gpu.products() == Products::Mma {
         return linear::SHAPES.to_vec();
     }
-    let all = linear::SHAPES.into_iter().chain(linear::ALIGNED_SHAPES).chain(linear::SHAPES_OF_SEVERAL_TILES);
+    let all = linear::SHAPES.into_iter().chain(linear::ALIGNED_SHAPES);
     // Of a single number it is chance how far plain loops are off, who lose nothing of a product; bf16x3 leaves out what is left times what is left.
     let single = |rows: usize, outputs: usize| gpu.precision() == Precision::Bf16x3 && rows * outputs == 1;
     all.filter(|[rows, inputs, outputs]| inputs.is_multiple_of(8) && !single(*rows, *outputs)).collect()
 }
 
 /// Against f64 on the operands as they were before any rounding: at most twice the error of plain loops on rounded operands.
-fn over_odd_shapes(roundings: &[Rounding]) {
+fn over(roundings: &[Rounding], shapes: fn(&Gpu) -> Vec<[usize; 3]>) {
     use Activation::{Gelu, Identity};
     for (gpu, Rounding { operand, result, unit, .. }) in by_products(roundings) {
         for (i, shape) in shapes(&gpu).into_iter().enumerate() {
@@ -333,12 +333,17 @@ fn over_odd_shapes(roundings: &[Rounding]) {
 
 #[test]
 fn linear_on_tensor_cores_over_odd_shapes() {
-    over_odd_shapes(&ROUNDINGS[..2]);
+    over(&ROUNDINGS[..2], shapes);
+}
+
+#[test]
+fn linear_of_several_tiles() {
+    over(&ROUNDINGS[..2], |_| linear::SHAPES_OF_SEVERAL_TILES.to_vec());
 }
 
 #[test]
 fn linear_of_split_operands_over_odd_shapes() {
-    over_odd_shapes(&ROUNDINGS[2..]);
+    over(&ROUNDINGS[2..], shapes);
 }
 
 #[test]
