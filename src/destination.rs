@@ -134,18 +134,19 @@ impl PartialFolder {
 
     /// Puts it in its place, or in the place of another, which goes only when this one can take it.
     pub(crate) fn finish(self) -> Result<()> {
-        let (to, around) = (self.to, self.around.keep());
-        if to.exists() {
-            let old = around.join("old");
+        let Self { to, around, folder } = self;
+        let old = around.path().join("old");
+        let replaces = to.exists();
+        if replaces {
             fs::rename(&to, &old).map_err(Error::io(&to))?;
-            if let Err(error) = fs::rename(&self.folder, &to) {
-                // As it was: the error is told either way.
-                let _ = fs::rename(&old, &to);
-                return Err(Error::io(&to)(error));
-            }
-        } else {
-            fs::rename(&self.folder, &to).map_err(Error::io(&to))?;
         }
-        fs::remove_dir_all(&around).map_err(Error::io(&around))
+        if let Err(error) = fs::rename(&folder, &to) {
+            if replaces && fs::rename(&old, &to).is_err() {
+                // What was there is in it, and must not go with it.
+                let _ = around.keep();
+            }
+            return Err(Error::io(&to)(error));
+        }
+        around.close().map_err(Error::io(&to))
     }
 }

@@ -18,7 +18,7 @@
 //!
 //! ```text
 //! cli → {evaluate, improve} → pipeline → report → audit → {lexical, train} → {explain, search} → store → {factors, model} →
-//! backend → task → tokens → dataset → destination → {interrupt, numeric, random, sync} → error
+//! backend → task → tokens → dataset → destination → {interrupt, numeric, panics, random, sync} → error
 //! ```
 
 pub mod audit;
@@ -34,6 +34,7 @@ pub mod interrupt;
 pub mod lexical;
 pub mod model;
 mod numeric;
+mod panics;
 pub mod pipeline;
 pub mod random;
 pub mod report;

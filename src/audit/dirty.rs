@@ -173,15 +173,16 @@ pub fn dirty(store: &Store, options: &DirtyOptions<'_>) -> Result<Dirty> {
         map::expect_same_records(store, dynamics)?;
     }
     let records = units.by_record();
-    let said = sayings(store.rows(), |row| store.record(row).map(|record| (record.text, record.pair)))?;
+    let learnt = [Signal::Text, Signal::Confident].iter().any(|signal| options.signal.is_made_of(*signal));
+    let said = if options.neighbours > 0 || learnt {
+        sayings(store.rows(), |row| store.record(row).map(|record| (record.text, record.pair)))?
+    } else {
+        (0..store.rows()).collect()
+    };
     // What copies of a text hide is what there is to compare.
     let said_by = |record: usize| if task == Task::Masks { record } else { said[record] };
-    let of_units: Vec<usize> = records
-        .iter()
-        .enumerate()
-        .flat_map(|(record, units)| units.clone().map(move |_| record))
-        .map(said_by)
-        .collect();
+    let of_units: Vec<usize> =
+        records.iter().enumerate().flat_map(|(record, units)| vec![said_by(record); units.len()]).collect();
     let nearest = neighbours::nearest(&units, (&of_units, &classes.labels), options.neighbours, &options.search)?;
     let folds = Folds::new(&records, &said);
     let of_parts = units.are_parts();

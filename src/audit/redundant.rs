@@ -1,6 +1,7 @@
 //! Texts that say the same twice: copies and near copies, among the training records and between them and a test set.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::shingles::{jaccard, most_similar_earlier, shingles};
 use crate::error::Result;
@@ -22,7 +23,7 @@ pub struct Copied {
 pub struct Redundant {
     /// The number of the text.
     pub text: usize,
-    /// The number of the earlier one that is most like it.
+    /// The number of the earlier one that is most like it, a copy before all others.
     pub of: usize,
     /// The share of their shingles that they have in common: 1 for copies, and where nothing but punctuation or width differs.
     pub similarity: f64,
@@ -76,14 +77,20 @@ pub fn redundant_with(
     threshold: f64,
     read: &(dyn Fn(usize) -> Result<Copied> + Sync),
 ) -> Result<Vec<Redundant>> {
-    let sets: Vec<Vec<u64>> = (0..texts)
-        .into_par_iter()
-        .map(|i| read(i).map(|copied| shingles(&copied.text, copied.pair.as_deref())))
-        .collect::<Result<_>>()?;
-    let pairs = most_similar_earlier(&sets, originals, threshold);
-    let pairs = pairs.into_iter().enumerate().filter_map(|(text, found)| found.map(|(of, _)| (text, of)));
+    let read_marks = |i| {
+        let Copied { text, pair, .. } = read(i)?;
+        Ok((shingles(&text, pair.as_deref()), mark(&normalised(&text, pair.as_deref()))))
+    };
+    let (sets, marks): (Vec<Vec<u64>>, Vec<u64>) =
+        (0..texts).into_par_iter().map(read_marks).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    let mut first: HashMap<u64, usize> = HashMap::new();
+    (0..originals).for_each(|i| _ = first.entry(marks[i]).or_insert(i));
+    let pairs = most_similar_earlier(&sets, originals, threshold).into_iter().enumerate();
     let mut found = pairs
-        .map(|(text, of)| {
+        .filter_map(|(text, found)| found.map(|(of, _)| (text, of)))
+        .map(|(text, like)| {
+            // Before what says the same in other signs.
+            let of = first.get(&marks[text]).copied().filter(|&copy| copy < text).unwrap_or(like);
             let (this, that) = (read(text)?, read(of)?);
             let exact = normalised(&this.text, this.pair.as_deref()) == normalised(&that.text, that.pair.as_deref());
             let conflict = this.label.is_some() && that.label.is_some() && this.label != that.label;
@@ -123,6 +130,12 @@ fn sort(found: &mut [Redundant]) {
     });
 }
 
+fn mark((text, pair): &(String, Option<String>)) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (text, pair).hash(&mut hasher);
+    hasher.finish()
+}
+
 /// What copies have in common: lower case, with one space for any white space.
 pub(crate) fn normalised(text: &str, pair: Option<&str>) -> (String, Option<String>) {
     let one = |text: &str| text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
@@ -158,6 +171,17 @@ mod tests {
         assert_eq!(of(redundant(4, 0.7, &read).unwrap()), [(3, 2), (2, 0)]);
         assert_eq!(of(leaks_first(2, 4, 0.7, &read).unwrap()), [(2, 0), (3, 0)]);
         assert_eq!(of(leaks_first(0, 4, 0.7, &read).unwrap()), [(3, 2), (2, 0)]);
+    }
+
+    #[test]
+    fn a_copy_is_one_of_the_same_signs_before_any_of_others() {
+        let read =
+            |texts: &'static [&str]| move |i: usize| Ok(Copied { text: texts[i].to_owned(), ..Copied::default() });
+        let texts = &["it rained all day", "It rained, all day!", "it rained,  all day!", "it rained all DAY"];
+        let mut found = redundant(4, 0.8, &read(texts)).unwrap();
+        found.sort_by_key(|found| found.text);
+        let found: Vec<_> = found.iter().map(|found| (found.text, found.of, found.exact)).collect();
+        assert_eq!(found, [(1, 0, false), (2, 1, true), (3, 0, true)]);
     }
 
     #[test]

@@ -8,12 +8,13 @@ use wherefore::backend::reference::Reference;
 use wherefore::dataset::Record;
 use wherefore::interrupt;
 use wherefore::model::{Device, LoadOptions, Model};
-use wherefore::pipeline::{AccuracyOptions, Apart, Measured, Progress, measure};
+use wherefore::pipeline::{AccuracyOptions, Apart, Measured, Progress, Summary, measure};
 use wherefore::{Error, Result};
 
 use super::Outcome;
 use super::arguments::Common;
-use super::output::print;
+use super::output::{print, record_beside};
+use super::run_record::RunRecord;
 
 /// Records measured: a search ranks each among all the others.
 const RECORDS: usize = 64;
@@ -35,7 +36,7 @@ struct Row {
 }
 
 /// `explained` records, spread over the data, are taken apart by integrated gradients of `steps`.
-pub(super) fn run(common: &Common, name: &str, records: &[Record]) -> anyhow::Result<Outcome> {
+pub(super) fn run(common: &Common, run: RunRecord, name: &str, records: &[Record]) -> anyhow::Result<Outcome> {
     let options = AccuracyOptions { batch_tokens: common.settings()?.batch_tokens, ..AccuracyOptions::default() };
     let chosen: Vec<Record> = records.iter().step_by(records.len().div_ceil(RECORDS).max(1)).cloned().collect();
     if chosen.is_empty() {
@@ -70,6 +71,7 @@ pub(super) fn run(common: &Common, name: &str, records: &[Record]) -> anyhow::Re
         report.rows.extend(rows(&model, &found, "f32", &plain)?);
     }
     print(common, &report.rows, &report)?;
+    record_beside(common, run, &Summary::default())?;
     Ok(Outcome::Done)
 }
 

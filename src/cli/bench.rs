@@ -137,7 +137,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     if arguments.accuracy {
         let bundled = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
         let (name, records) = name_and_records(arguments, bundled.path())?;
-        return super::accuracy::run(common, &name, &records);
+        return super::accuracy::run(common, run, &name, &records);
     }
     let isa = Cpu::new().isa();
     let ceilings = cpu::measure(isa);

@@ -1,6 +1,5 @@
 //! From the files of a model directory to the tokenization pipeline they describe.
 
-use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 
 use tokenizers::{Model, ModelWrapper, NormalizerWrapper, Tokenizer as Pipeline};
@@ -8,6 +7,7 @@ use tokenizers::{Model, ModelWrapper, NormalizerWrapper, Tokenizer as Pipeline};
 use super::settings::Settings;
 use super::wordpiece;
 use crate::error::{Error, Result};
+use crate::panics::caught;
 
 /// The pipeline as its file has it, and that file.
 pub(super) fn read_pipeline(dir: &Path, settings: &Settings) -> Result<(Pipeline, PathBuf)> {
@@ -35,7 +35,7 @@ fn read_tokenizer_json(path: &Path, settings: &Settings) -> Result<Pipeline> {
         let _ = pipeline.encode(("a", "b"), true);
         Ok::<_, tokenizers::Error>(pipeline)
     };
-    let parsed = without_panic(parse).ok_or_else(|| {
+    let parsed = caught(parse).map_err(|_| {
         not_one(&"a part of it lacks what it refers to")
             .with_hint("look at its post_processor and normalizer: every special token must be defined, and `single` has no second sequence")
     })?;
@@ -48,15 +48,6 @@ fn read_tokenizer_json(path: &Path, settings: &Settings) -> Result<Pipeline> {
             .map_err(|error| Error::format(path, format!("cannot normalise its added tokens: {error}")))?;
     }
     Ok(pipeline)
-}
-
-/// What `f` says, or nothing where it panics, as the tokenizers do over some damaged files.
-fn without_panic<T>(f: impl FnOnce() -> T) -> Option<T> {
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(|_| ()));
-    let said = panic::catch_unwind(AssertUnwindSafe(f)).ok();
-    panic::set_hook(hook);
-    said
 }
 
 /// A merge model may have been saved with dropout, which is for training: here the same text gives the same ids.

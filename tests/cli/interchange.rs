@@ -164,14 +164,12 @@ fn what_is_exported_is_read_again_with_its_labels_and_its_head() {
     made.bench.ok("index --from-factors named --store names --quiet");
     let found = lines(&made.bench.ok("search --store names --self --rule grad-dot -k 1 --quiet"));
     assert!(found[0].get("label").is_none_or(Value::is_null) && found[1]["label"] == "spam", "{found:?}");
-    // Labels without logits would be lost unsaid.
+    // Without logits it is what an encoder without a head would give.
     fs::remove_file(made.bench.path("named/logits.npy")).expect("it was there");
-    made.bench.fails("index --from-factors named --store no --quiet", "there are `labels`, but no `logits`");
-    for row in &mut rows {
-        row.as_object_mut().expect("an object").remove("logits");
-    }
-    write_rows(&made.bench, "no-logits.jsonl", &rows[1..]);
-    made.bench.fails("index --from-factors no-logits.jsonl --store no --quiet", "there are `label`s, but no `logits`");
+    made.bench.ok("index --from-factors named --store headless --quiet");
+    let info = lines(&made.bench.ok("store info headless --format jsonl"));
+    let kept = &info[0]["settings"];
+    assert_eq!((&kept["problem"], &kept["classes"]), (&Value::from("headless"), &Value::from(0)));
 }
 
 #[test]

@@ -4,7 +4,6 @@
 //! incomplete and which stops for good at a string that is not UTF-8. Nested structures other than a list of values are refused.
 
 mod column;
-mod guard;
 mod objects;
 
 use std::fs::File;
@@ -17,13 +16,13 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::SchemaDescriptor;
 
 use self::column::Column;
-use self::guard::guarded;
 pub(super) use self::objects::each_row;
 use super::cell::{Cell, Row};
 use super::columns::{Layout, Wanted};
 use super::files::{Counter, Input};
 use super::reader::Source;
 use crate::error::{Error, Result};
+use crate::panics::caught;
 
 /// Rows decoded at a time.
 const BATCH: usize = 256;
@@ -144,6 +143,11 @@ impl Group {
             kept: kept.collect::<Result<_, ParquetError>>()?,
         })
     }
+}
+
+/// The decoders assert what damaged pages break: such a panic ends this file like any other error.
+fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    caught(read).unwrap_or_else(|text| Err(ParquetError::General(format!("damaged page: {text}"))))
 }
 
 /// A file whose footer makes sense, and its length in bytes.

@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 /// | a directory | `features.npy`, `logits.npy` and `labels.npy`, of the same shapes, and `label_names.json` |
 /// | `.parquet`, `.jsonl` | a record a row: `features` and `logits` as lists, and `label`, `id`, `text`, `text_pair` |
 ///
-/// `logits` and `labels` may be missing (an encoder without a head), or `labels` alone; of a record that has none it is −1, or NaN. Numbers
-/// are f32, f16, bf16, f64 (rounded) or integers.
+/// `logits` may be missing (an encoder without a head, of whose labels nothing is kept), and so may `labels`; of a record that has none it is −1, or NaN.
+/// Numbers are f32, f16, bf16, f64 (rounded) or integers.
 #[derive(Clone, Debug)]
 pub struct GivenFile(pub PathBuf);
 
@@ -91,9 +91,6 @@ impl Arrays {
     fn new(path: &Path, open: impl Fn(&str) -> Result<Option<Array>>) -> Result<Self> {
         let features = open("features")?.ok_or_else(|| Error::format(path, "there are no `features`"))?;
         let (logits, labels) = (open("logits")?, open("labels")?);
-        if logits.is_none() && labels.is_some() {
-            return Err(headless(Error::format(path, "there are `labels`, but no `logits`")));
-        }
         for other in [&logits, &labels].into_iter().flatten() {
             other.check_rows(features.rows)?;
         }
@@ -147,11 +144,6 @@ fn label(row: &[f64], classes: bool) -> Option<Label> {
     }
 }
 
-/// Labels say nothing of an encoder without a head, and nothing may be lost unsaid.
-fn headless(error: Error) -> Error {
-    error.with_hint("give the logits too, a number a class; or leave the labels out: without logits it is an encoder without a head")
-}
-
 /// The numbers as f32, if they all are some.
 pub(super) fn finite(place: &Place, what: &str, row: Vec<f64>) -> Result<Vec<f32>> {
     let row: Vec<f32> = row.into_iter().map(|value| value as f32).collect();
@@ -169,9 +161,6 @@ fn each_row(path: &Path, first: u64, take: &mut Taker<'_>) -> Result<()> {
         let logits = numbers(&mut row, "logits").map_err(refuse)?.unwrap_or_default();
         let record = record(&row, index).map_err(refuse)?;
         let (features, logits) = (finite(place, "features", features)?, finite(place, "logits", logits)?);
-        if logits.is_empty() && record.label.is_some() {
-            return Err(headless(Error::format(path, "there are `label`s, but no `logits`")));
-        }
         index += 1;
         let several = matches!(record.label, Some(Label::Many(_)));
         take(Given { record, features, logits, several, place: place.clone() })

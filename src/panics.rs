@@ -1,26 +1,23 @@
-//! The crate's decoders assert what damaged pages break: such a panic is an error of the file, and nothing else is said about it.
+//! Panics of other crates over damaged files, as errors.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
-use parquet::errors::ParquetError;
-
 thread_local! {
-    /// Whether this thread's panics are caught and told by [`guarded`].
+    /// Whether this thread's panics are caught and told by [`caught`].
     static CAUGHT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A panic ends this file like any other error; nothing it was working on is used again.
-pub(super) fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+/// What `f` says, or what it panicked with; nothing that it was working on may be used again.
+pub(crate) fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     hush();
     CAUGHT.set(true);
-    let result = panic::catch_unwind(AssertUnwindSafe(read));
+    let result = panic::catch_unwind(AssertUnwindSafe(f));
     CAUGHT.set(false);
-    result.unwrap_or_else(|panic| {
+    result.map_err(|panic| {
         let text = panic.downcast_ref::<&str>().map(|&text| text.to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Err(ParquetError::General(format!("damaged page: {text}")))
+        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
     })
 }
 
