@@ -21,17 +21,15 @@ constexpr int STAGES = 4;
 constexpr int STRIPE = 4 * WARP;  // columns of a warp
 constexpr int AHEAD = 8;          // rows it has under way
 
-template <class T>
+template <class Row, class T>
 DEVICE void row_statistics(float* out, const T* x, float epsilon, int rows, int width) {
     SHARED(float, shared);
-    const int row = row_of_warp();
-    if (row >= rows) return;
-    float* const mine = my_row(shared, width);
-    each_of_mine(width, [&](int column, int count) {
-        store_vector<4>(mine + column, load_some<4>(x + size_t(row) * width + column, count));
-    });
-    const Statistics of_row = statistics(mine, epsilon, width);
-    if (lane_id() == 0) store(out + 2 * size_t(row), make_float2(of_row.mean, of_row.scale));
+    const int number = row_of_warp();
+    if (number >= rows) return;
+    Row row(shared, warp_id(), width);
+    bring(row, x + size_t(number) * width);
+    const Statistics of_row = statistics(row, epsilon, width);
+    if (lane_id() == 0) store(out + 2 * size_t(number), make_float2(of_row.mean, of_row.scale));
 }
 
 // What a block holds of so many operands: chunks as they come, each read by the thread that asked for it, and two tiles to add up.
@@ -194,8 +192,10 @@ DEVICE void row_gradient(Tables tables, const T* dy, const unsigned* order, cons
     store_some<4>(to, added, present);
 }
 
-#define ROW_STATISTICS(T) \
-    KERNEL(row_statistics_##T, 128, float* out, const T* x, float epsilon, int rows, int width) { row_statistics(out, x, epsilon, rows, width); }
+#define ROW_STATISTICS(T)                                                                                                                         \
+    KERNEL(row_statistics_##T, 128, float* out, const T* x, float epsilon, int rows, int width) {                                                  \
+        with_kind_of_row(width, [&](auto kind) { row_statistics<typename decltype(kind)::type>(out, x, epsilon, rows, width); }, x);               \
+    }
 #define COLUMN_SUMS(T)                                                                                                                            \
     ROW_STATISTICS(T)                                                                                                                             \
     KERNEL_BLOCKS(norm_gradient_##T, WARPS* WARP, 1, float* dw, float* db, const T* dy, const T* x, const float* statistics, int rows, int width) {      \

@@ -16,13 +16,14 @@ struct Tokens {
     const unsigned* types;
 };
 
-DEVICE Four with_row(Four sum, const float* table, unsigned row, int column, int count, int width) {
-    return table ? sum + load_some<4>(table + size_t(row) * width + column, count) : sum;
-}
-
 // Adds position, segment and task, in the order of the formula.
-DEVICE Four with_place(Four sum, const Tables& tables, const Tokens& tokens, int token, int column, int count, int width) {
-    sum = with_row(sum, tables.position, tables.position ? tokens.positions[token] : 0, column, count, width);
-    sum = with_row(sum, tables.token_type, tables.token_type ? tokens.types[token] : 0, column, count, width);
-    return with_row(sum, tables.task, 0, column, count, width);
+template <class Row>
+DEVICE void add_place(Row& row, const Tables& tables, const Tokens& tokens, int token, int width) {
+    const auto add = [&](const float* table, unsigned number) {
+        const float* const own = table + size_t(number) * width;
+        if (table) row.change([&](const Four& x, int column, int count) { return x + Row::read(own + column, count); });
+    };
+    add(tables.position, tables.position ? tokens.positions[token] : 0);
+    add(tables.token_type, tables.token_type ? tokens.types[token] : 0);
+    add(tables.task, 0);
 }

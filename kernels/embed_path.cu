@@ -8,7 +8,8 @@
 //   tables, ids, positions, types   as embed.cu         baseline   u32 [T], all ones for zeros         sequence_of   u32 [T]
 //   starts   u32 [B + 1]            alpha, sigma, scales   f32 [B]         draws   u32 [B, 2]: sample and record of the noise
 //
-// One warp a token, both ends of its path in shared memory: no point ever reaches global memory. Bound by memory, as embed.cu.
+// One warp a token, both ends of its path where rows.cuh has them: no point ever reaches global memory. Draws, and ends that are normalised each, are too
+// long to have in the code for each vector: such paths are in shared memory. Bound by memory, as embed.cu.
 #include "embed.cuh"
 #include "random.cuh"
 
@@ -25,12 +26,6 @@ struct Paths {
     bool output;  // whether the stage's output moves, rather than words
 };
 
-// A token's path, in two rows of shared memory.
-struct Ends {
-    float* start;
-    float* end;
-};
-
 struct Stage {
     Tables tables;
     Affine affine;
@@ -39,110 +34,114 @@ struct Stage {
     int width;
 
     // The embedding of `id` in a token's place, where the path moves it.
-    DEVICE void fill(float* row, unsigned id, int token) const {
-        const float* const word = tables.word + size_t(id == ZERO ? 0 : id) * width;
-        each_of_mine(width, [&](int column, int count) {
-            Four x = id == ZERO ? filled<4>(0.0f) : load_some<4>(word + column, count);
-            if (paths.output && id != ZERO) x = with_place(x, tables, tokens, token, column, count, width);
-            store_vector<4>(row + column, x);
-        });
-        if (paths.output && id != ZERO) normalise(row, row, affine, width);
+    template <class Row>
+    DEVICE void fill(Row& row, unsigned id, int token) const {
+        if (id == ZERO) return row.fill([](int, int) { return filled<4>(0.0f); });
+        bring(row, tables.word + size_t(id) * width);
+        if (Row::UNROLLED || !paths.output) return;
+        add_place(row, tables, tokens, token, width);
+        normalise(row, affine, width);
     }
 
     // Adds σn; a lane draws for its own four columns.
-    DEVICE void add_noise(float* row, int token, unsigned sequence) const {
+    DEVICE void add_noise(InShared& row, int token, unsigned sequence) const {
         const float sigma = paths.sigma[sequence];
         if (sigma == 0.0f) return;
         const unsigned place = unsigned(token) - paths.starts[sequence];
         const unsigned sample = paths.draws[2 * sequence], record = paths.draws[2 * sequence + 1];
-        each_of_mine(width, [&](int column, int count) {
+        row.change([&](Four x, int column, int count) {
             const uint4 words = philox(make_uint4(unsigned(column) / 4, place, sample, record), paths.key);
             const unsigned word[4] = {words.x, words.y, words.z, words.w};
-            Four x = load_vector<4>(row + column);
 #pragma unroll
             for (int i = 0; i < 4; ++i) x.x[i] += i < count ? sigma * normal(word[i]) : 0.0f;
-            store_vector<4>(row + column, x);
+            return x;
         });
     }
 
-    DEVICE Ends ends(float* shared, int token) const {
-        const int stride = (width + 3) / 4 * 4;
-        const Ends ends{shared + 2 * warp_id() * stride, shared + (2 * warp_id() + 1) * stride};
-        fill(ends.start, paths.baseline[token], token);
-        fill(ends.end, tokens.ids[token], token);
-        add_noise(ends.end, token, paths.sequence_of[token]);
-        return ends;
+    // Both ends of a token's path.
+    template <class Row>
+    DEVICE void fill_ends(Row& start, Row& end, int token) const {
+        fill(start, paths.baseline[token], token);
+        fill(end, tokens.ids[token], token);
+        if constexpr (!Row::UNROLLED) add_noise(end, token, paths.sequence_of[token]);
     }
 
     // The point, in the place of the start; what is to be normalised where words move.
-    DEVICE float* point(float* shared, int token) const {
-        const Ends both = ends(shared, token);
+    template <class Row>
+    DEVICE void fill_point(Row& start, Row& end, int token) const {
+        fill_ends(start, end, token);
         const float alpha = paths.alpha[paths.sequence_of[token]], rest = 1.0f - alpha;
-        each_of_mine(width, [&](int column, int count) {
-            const Four start = load_vector<4>(both.start + column), end = load_vector<4>(both.end + column);
+        start.change(end, [&](const Four& from, const Four& to, int, int) {
             Four x;
 #pragma unroll
-            for (int i = 0; i < 4; ++i) x.x[i] = fmaf(end.x[i], alpha, start.x[i] * rest);
-            store_vector<4>(both.start + column, paths.output ? x : with_place(x, tables, tokens, token, column, count, width));
+            for (int i = 0; i < 4; ++i) x.x[i] = fmaf(to.x[i], alpha, from.x[i] * rest);
+            return x;
         });
-        return both.start;
+        if (Row::UNROLLED || !paths.output) add_place(start, tables, tokens, token, width);
+    }
+
+    // Runs `step(token)` with the kind of row for the token that this warp is for, if it is for one.
+    template <class Step, class T>
+    DEVICE void with_token(int count, Step step, const T* rows) const {
+        const int token = row_of_warp();
+        if (token >= count) return;
+        const auto own = [&](auto kind) { step(kind, token); };
+        if (paths.output || paths.sigma[paths.sequence_of[token]] != 0.0f) own(Kind<InShared>());
+        else with_kind_of_row(width, own, rows, tables.word, tables.position, tables.token_type, tables.task, affine.weight, affine.bias);
     }
 };
 
-template <class T>
-DEVICE void embed_path(T* out, const Stage& stage, int tokens) {
+template <class Row, class T>
+DEVICE void embed_path(T* out, const Stage& stage, int token) {
     SHARED(float, shared);
-    const int token = row_of_warp(), width = stage.width;
-    if (token >= tokens) return;
-    const float* const point = stage.point(shared, token);
-    T* const row = out + size_t(token) * width;
-    if (!stage.paths.output) return normalise(row, point, stage.affine, width);
-    each_of_mine(width, [&](int column, int count) { store_some<4>(row + column, load_vector<4>(point + column), count); });
+    const int width = stage.width;
+    Row point(shared, 2 * warp_id(), width), end(shared, 2 * warp_id() + 1, width);
+    stage.fill_point(point, end, token);
+    if (Row::UNROLLED || !stage.paths.output) normalise(point, stage.affine, width);
+    leave(point, out + size_t(token) * width);
 }
 
-template <class T>
-DEVICE void embed_backward(T* gradient, const Stage& stage, int tokens) {
+template <class Row, class T>
+DEVICE void embed_backward(T* gradient, const Stage& stage, int token) {
     SHARED(float, shared);
-    const int token = row_of_warp();
-    if (token >= tokens) return;
-    T* const row = gradient + size_t(token) * stage.width;
-    normalise_backward(row, row, stage.point(shared, token), stage.affine, stage.width);
+    const int width = stage.width;
+    Row point(shared, 2 * warp_id(), width), slopes(shared, 2 * warp_id() + 1, width);
+    stage.fill_point(point, slopes, token);
+    T* const own = gradient + size_t(token) * width;
+    normalise_backward(own, own, point, slopes, stage.affine, width);
 }
 
-// Σ a b of what this lane has of it.
-template <class A, class B>
-DEVICE float inner_product(int width, A a, B b) {
+// Σ a b.
+template <class Row>
+DEVICE float inner_product(const Row& a, const Row& b) {
     float sum = 0.0f;
-    each_of_mine(width, [&](int column, int count) {
-        const Four x = a(column, count), y = b(column, count);
+    a.each(b, [&](const Four& x, const Four& y, int, int) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) sum = fmaf(x.x[i], y.x[i], sum);
     });
     return warp_sum(sum);
 }
 
-template <class T>
-DEVICE void fold(float* out, const T* gradient, const float* scales, int kind, const Stage& stage, int tokens) {
+template <class Row, class T>
+DEVICE void fold(float* out, const T* gradient, const float* scales, int kind, const Stage& stage, int token) {
     SHARED(float, shared);
-    const int token = row_of_warp(), width = stage.width;
-    if (token >= tokens) return;
+    const int width = stage.width;
     const float unscale = 1.0f / scales[stage.paths.sequence_of[token]];  // a power of two: exact
-    const T* const row = gradient + size_t(token) * width;
-    const auto slope = [&](int column, int count) { return load_some<4>(row + column, count); };
+    const int first = (kind == 0 ? 3 : 1) * warp_id();
+    Row slopes(shared, first, width);
+    bring(slopes, gradient + size_t(token) * width);
     if (kind == 2) {
-        each_of_mine(width, [&](int column, int count) {
-            store_some<4>(out + size_t(token) * width + column, slope(column, count) * filled<4>(unscale), count);
-        });
-        return;
+        slopes.change([&](const Four& x, int, int) { return x * filled<4>(unscale); });
+        return leave(slopes, out + size_t(token) * width);
     }
     float result;
     if (kind == 0) {
-        const Ends ends = stage.ends(shared, token);
-        result = inner_product(width, slope, [&](int column, int) {
-            return load_vector<4>(ends.end + column) + load_vector<4>(ends.start + column) * filled<4>(-1.0f);
-        });
+        Row start(shared, first + 1, width), end(shared, first + 2, width);
+        stage.fill_ends(start, end, token);
+        end.change(start, [](const Four& to, const Four& from, int, int) { return to + from * filled<4>(-1.0f); });
+        result = inner_product(slopes, end);
     } else {
-        result = sqrtf(inner_product(width, slope, slope));
+        result = sqrtf(inner_product(slopes, slopes));
     }
     if (lane_id() == 0) out[token] = result * unscale;
 }
@@ -157,10 +156,18 @@ DEVICE void fold(float* out, const T* gradient, const float* scales, int kind, c
           Paths{baseline, sequence_of, starts, alpha, sigma, draws, make_uint2(unsigned(key_low), unsigned(key_high)), output != 0}, width}
 
 #define PATH(T)                                                                                                                                \
-    KERNEL(embed_path_##T, 128, T* out, STAGE_PARAMETERS) { embed_path(out, STAGE, tokens); }                                                  \
-    KERNEL(embed_backward_##T, 128, T* gradient, STAGE_PARAMETERS) { embed_backward(gradient, STAGE, tokens); }                                \
+    KERNEL(embed_path_##T, 128, T* out, STAGE_PARAMETERS) {                                                                                    \
+        const Stage stage = STAGE;                                                                                                             \
+        stage.with_token(tokens, [&](auto kind, int token) { embed_path<typename decltype(kind)::type>(out, stage, token); }, out);            \
+    }                                                                                                                                          \
+    KERNEL(embed_backward_##T, 128, T* gradient, STAGE_PARAMETERS) {                                                                           \
+        const Stage stage = STAGE;                                                                                                             \
+        stage.with_token(tokens, [&](auto kind, int token) { embed_backward<typename decltype(kind)::type>(gradient, stage, token); }, gradient); \
+    }                                                                                                                                          \
     KERNEL(fold_##T, 128, float* out, const T* gradient, const float* scales, int kind, STAGE_PARAMETERS) {                                    \
-        fold(out, gradient, scales, kind, STAGE, tokens);                                                                                      \
+        const Stage stage = STAGE;                                                                                                             \
+        stage.with_token(tokens, [&](auto row, int token) { fold<typename decltype(row)::type>(out, gradient, scales, kind, stage, token); },   \
+                         gradient);                                                                                                            \
     }
 
 PATH(f32)

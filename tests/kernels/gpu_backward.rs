@@ -4,6 +4,7 @@
 use wherefore::backend::cpu::Cpu;
 use wherefore::backend::gpu::{Gpu, Products};
 use wherefore::backend::reference::{Plain, Reference};
+use wherefore::backend::training::Training;
 use wherefore::backend::{
     Activation, Attended, AttentionGradients, AttentionMap, AttentionShape, Backend, Columns, Embeddings, Fold, Norm,
     Objective, Path, Precision, Rows, Stage,
@@ -66,7 +67,7 @@ impl Operation for LayerNorm {
 fn layer_norm_over_widths_offsets_and_scales() {
     for rounding in &STORED {
         let gpu = emulator::gpu(rounding.precision);
-        for width in [1, 3, 8, 33, 128, 130, 1000] {
+        for width in [1, 3, 8, 33, 128, 130, 384, 768, 1000, 1024, 9000] {
             for (offset, scale) in [(0.0, 1.0), (10.0, 1.0), (-1.0, 5.0)] {
                 let mut numbers = Numbers::new(width as u64);
                 let x = numbers.vector(ROWS * width, scale).iter().map(|x| x + offset).collect();
@@ -464,17 +465,46 @@ fn noise_has_the_bits_it_has_everywhere() {
 #[test]
 fn the_end_of_a_path_is_the_embedding_itself_bit_for_bit() {
     let batch = batch(&[1, 4, 30], VOCABULARY as u32, &mut Numbers::new(8));
-    for precision in [Precision::F32, Precision::F16] {
-        let gpu = emulator::gpu(precision);
-        let embeddings = embeddings(&gpu, 37, 1.0);
+    for (precision, width) in [(Precision::F32, 37), (Precision::F16, 37), (Precision::F16, 384)] {
+        let (gpu, numbers) = (emulator::gpu(precision), 35 * width);
+        let embeddings = embeddings(&gpu, width, 1.0);
         let staged = gpu.stage(batch.clone()).unwrap();
-        let (mut plain, mut end) = (gpu.tensor(35 * 37).unwrap(), gpu.tensor(35 * 37).unwrap());
+        let (mut plain, mut end) = (gpu.tensor(numbers).unwrap(), gpu.tensor(numbers).unwrap());
         gpu.embed(&mut plain, &embeddings, &staged).unwrap();
         for stage in [Stage::Word, Stage::Output] {
             let path = gpu.stage_path(path(&batch, stage, 1.0, 0.0)).unwrap();
             gpu.embed_path(&mut end, &embeddings, &staged, &path).unwrap();
-            assert_eq!(bits(&read(&gpu, &plain, 35 * 37)), bits(&read(&gpu, &end, 35 * 37)), "{stage:?}");
+            assert_eq!(bits(&read(&gpu, &plain, numbers)), bits(&read(&gpu, &end, numbers)), "{width}, {stage:?}");
         }
+    }
+}
+
+/// Paths without noise are in registers where rows are of these widths, those with noise in shared memory: noise too small to change a number tells
+/// them apart.
+#[test]
+fn paths_in_registers_have_the_bits_of_those_in_shared_memory() {
+    let batch = batch(&[7, 2], VOCABULARY as u32, &mut Numbers::new(9));
+    for (precision, width) in [(Precision::F32, 384), (Precision::F16, 768), (Precision::Bf16, 1024)] {
+        let (gpu, numbers) = (emulator::gpu(precision), 9 * width);
+        let embeddings = embeddings(&gpu, width, 1.0);
+        let staged = gpu.stage(batch.clone()).unwrap();
+        let slopes = gpu.upload(&Numbers::new(3).vector(numbers, 1.0)).unwrap();
+        let [registers, shared] = [0.0, 1e-30].map(|sigma| {
+            let path = gpu.stage_path(Path { sigma: vec![sigma; 2], ..path(&batch, Stage::Word, 0.3, 0.0) }).unwrap();
+            let (mut out, mut gradient) = (gpu.tensor(numbers).unwrap(), gpu.tensor(numbers).unwrap());
+            gpu.embed_path(&mut out, &embeddings, &staged, &path).unwrap();
+            let mut results = bits(&read(&gpu, &out, numbers));
+            gpu.copy(&mut gradient, &slopes, numbers).unwrap();
+            gpu.embed_backward(&mut gradient, &embeddings, &staged, &path).unwrap();
+            results.extend(bits(&read(&gpu, &gradient, numbers)));
+            for (fold, len) in [(Fold::Step, 9), (Fold::Norm, 9), (Fold::Whole, numbers)] {
+                let mut folded = gpu.results(len).unwrap();
+                gpu.fold(&mut folded, &gradient, &embeddings, &staged, &path, fold).unwrap();
+                results.extend(bits(&read(&gpu, &folded, len)));
+            }
+            results
+        });
+        assert!(registers == shared, "width {width}");
     }
 }
 

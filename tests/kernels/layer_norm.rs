@@ -5,7 +5,7 @@ use wherefore::backend::cpu::Cpu;
 use wherefore::backend::reference::Reference;
 use wherefore::backend::{Backend, Norm};
 
-pub(super) const WIDTHS: [usize; 9] = [1, 2, 7, 16, 17, 33, 48, 384, 1000];
+pub(super) const WIDTHS: [usize; 12] = [1, 2, 7, 16, 17, 33, 48, 384, 768, 1000, 1024, 9000];
 
 pub(super) struct Case {
     x: Vec<f32>,

@@ -64,10 +64,10 @@ impl OnPath<'_> {
     /// What `fold` makes of each token's gradient, over the scale it was seeded with: in f32, whatever gradients are stored as.
     pub(super) fn fold(&self, out: &mut Tensor, gradient: &Tensor, fold: Fold) -> Result<()> {
         let (tokens, width) = (self.batch.tokens(), self.width());
-        let (kind, len, ends) = match fold {
-            Fold::Step => (0, tokens, 2),
-            Fold::Norm => (1, tokens, 0),
-            Fold::Whole => (2, tokens * width, 0),
+        let (kind, len, held) = match fold {
+            Fold::Step => (0, tokens, 3),
+            Fold::Norm => (1, tokens, 1),
+            Fold::Whole => (2, tokens * width, 1),
         };
         assert!(len <= out.len && tokens * width <= gradient.len, "a buffer of fewer rows");
         assert_eq!(out.number, Number::F32, "folded gradients are results");
@@ -77,15 +77,15 @@ impl OnPath<'_> {
             self.batch.part(self.device, Part::Scales),
             Argument::Integer(kind),
         ];
-        self.launch(gradient.number.pick(FOLD), ends, &arguments)
+        self.launch(gradient.number.pick(FOLD), held, &arguments)
     }
 
     fn width(&self) -> usize {
         self.embeddings.norm.width
     }
 
-    /// A kernel of one warp a token, so many ends of its path in shared memory.
-    fn launch(&self, name: &str, ends: usize, own: &[Argument]) -> Result<()> {
+    /// A kernel of one warp a token, with room for so many rows of it.
+    fn launch(&self, name: &str, held: usize, own: &[Argument]) -> Result<()> {
         let (tokens, host) = (self.batch.tokens(), &self.path.host);
         host.check(tokens, self.batch.host.sequences())?;
         assert!(self.batch.masked.is_none(), "masked texts stand on no path");
@@ -99,7 +99,7 @@ impl OnPath<'_> {
         arguments.extend(stage_arguments(self.device, self.embeddings, self.batch));
         arguments.extend(self.path_arguments());
         arguments.extend([tokens, self.width()].map(Argument::from));
-        self.device.launch(name, layer_norm::shape(tokens, self.width(), ends), &arguments)
+        self.device.launch(name, layer_norm::shape(tokens, self.width(), held), &arguments)
     }
 
     fn path_arguments(&self) -> [Argument; 9] {

@@ -1,16 +1,14 @@
 //! Launches `kernels/embed_sum.cu`.
 
 use super::batch::{Batch, Part};
-use super::device::{Argument, Device, Shape};
+use super::device::{Argument, Device};
 use super::embed::check;
+use super::layer_norm;
 use super::tensor::Tensor;
 use crate::backend::training::Tables;
 use crate::error::Result;
 
 pub(super) const NAMES: [&str; 3] = ["embed_sum_f32", "embed_sum_f16", "embed_sum_bf16"];
-
-/// Tokens of a block, one a warp.
-const TOKENS: usize = 4;
 
 /// `out [T, E] = word[id] + position[pos] + token_type[type] + task[0]`
 pub(super) fn sum(
@@ -41,6 +39,5 @@ pub(super) fn sum(
         tokens.into(),
         width.into(),
     ];
-    let grid = [tokens.div_ceil(TOKENS), 1];
-    device.launch(out.number.pick(NAMES), Shape { grid, threads: TOKENS * 32, shared_bytes: 0 }, &arguments)
+    device.launch(out.number.pick(NAMES), layer_norm::shape(tokens, width, 1), &arguments)
 }

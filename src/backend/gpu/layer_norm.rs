@@ -14,13 +14,16 @@ pub(super) const NAMES: [&str; 6] = {
 const FORWARD: [&str; 3] = ["layer_norm_f32", "layer_norm_f16", "layer_norm_bf16"];
 const BACKWARD: [&str; 3] = ["layer_norm_backward_f32", "layer_norm_backward_f16", "layer_norm_backward_bf16"];
 
-/// Rows of a block, one a warp.
+/// Rows of a block, one a warp, where there is room for so many.
 const ROWS: usize = 4;
+/// What every device has for a block.
+const SHARED_BYTES: usize = 99 << 10;
 
-/// A grid of one warp a row, with so many copies of the row in shared memory.
-pub(super) fn shape(rows: usize, width: usize, copies: usize) -> Shape {
-    let shared_bytes = ROWS * copies * width.next_multiple_of(4) * 4;
-    Shape { grid: [rows.div_ceil(ROWS), 1], threads: ROWS * 32, shared_bytes }
+/// A grid of one warp a row, with room for so many rows of this width a warp in shared memory.
+pub(super) fn shape(rows: usize, width: usize, held: usize) -> Shape {
+    let row_bytes = held * width.next_multiple_of(4) * 4;
+    let warps = (SHARED_BYTES / row_bytes.max(1)).clamp(1, ROWS);
+    Shape { grid: [rows.div_ceil(warps), 1], threads: warps * 32, shared_bytes: warps * row_bytes }
 }
 
 pub(super) fn layer_norm(device: &Device, out: &mut Tensor, x: &Tensor, norm: &Norm<Gpu>, rows: usize) -> Result<()> {
@@ -64,5 +67,5 @@ pub(super) fn backward(
         rows.into(),
         norm.width.into(),
     ];
-    device.launch(dx.number.pick(BACKWARD), shape(rows, norm.width, 1), &arguments)
+    device.launch(dx.number.pick(BACKWARD), shape(rows, norm.width, 2), &arguments)
 }
