@@ -12,6 +12,11 @@ DEVICE float warp_max(float x) {
     for (int mask = WARP / 2; mask > 0; mask /= 2) x = fmaxf(x, shuffle_xor(x, mask));
     return x;
 }
+DEVICE unsigned warp_most(unsigned x) {
+#pragma unroll
+    for (int mask = WARP / 2; mask > 0; mask /= 2) x = max(x, shuffle(x, lane_id() ^ mask));
+    return x;
+}
 DEVICE unsigned warp_or(unsigned x) {
 #pragma unroll
     for (int mask = WARP / 2; mask > 0; mask /= 2) x |= shuffle(x, lane_id() ^ mask);

@@ -5,18 +5,24 @@
 //                 no room it is only counted. Where records have several factors, a row's sum goes to `sums [Q, rows]` in place of that.
 // search_add      adds up each record's sums in their order, and keeps the scores in the same way: record r's are those from offsets[r] to the next.
 // search_rescore  Half a warp scores one record that search_bounds.cu put there without a score, and counts the query's.
-// search_select   One block sorts one end of one query's group, cuts it to the k best and notes the last one's score as the limit to reach.
-// search_gather   What is kept of all ends without the room beyond, uint4 [ends, k], zeros where there is less: a block takes an end.
+// search_select   One block sorts one end of one query's group, cuts it to the k best and notes the last one's score as the limit to reach; where more
+//                 had reached the end than there is room for, it counts that in `overflows`, and what it keeps is not the best.
+// search_gather   What is kept of all ends without the room beyond, uint4 [ends, 1 + k]: how many and `overflows`, then entries, zeros where there are
+//                 fewer. A block takes an end.
 //
 // A total is the exact sum of all scores of a group, as src/search/sum.rs holds it: whole numbers, so that no order shows in it. A scan adds to
 // `pending`, by way of shared memory where all of a block's sums fit; search_select adds that to `totals`, once all that was scanned is kept.
 //
 // Bound by arithmetic from some 20 queries on, below by memory: rows are read once for each 8 queries, through the second-level cache.
+#include "reduce.cuh"
 #include "search.cuh"
 
 constexpr int HALF_ROWS = 8;        // of half a warp
 constexpr int WARPS = 8;            // of a block
 constexpr int WARP_QUERIES = 4;     // of a warp, where there are several
+constexpr int SELECTING_WARPS = 16; // of a block of search_select
+constexpr int BINS = 256;           // that entries fall into there
+constexpr int SORTED_AT_ONCE = 128; // entries, which are sorted as soon as looked through
 
 // Queries of a block, of which each warp has Q: one, or two warps' side by side.
 template <int Q>
@@ -165,7 +171,65 @@ DEVICE void sort(uint4* entries, int size, bool lowest) {
     sync_block();
 }
 
-KERNEL(search_select, 512, uint4* kept, int* counts, int* scored, float* limits, uint64_t* pending, uint64_t* totals, int k, int capacity) {
+// Whole numbers in the order of an end, the best the largest: of the same sign floats are ordered as their bits are.
+DEVICE unsigned key_of(float score, bool lowest) {
+    const unsigned bits = __float_as_uint(score), ascending = bits >> 31 ? ~bits : bits | 0x80000000u;
+    return lowest ? ~ascending : ascending;
+}
+
+// What a block's threads find out together in search_select.
+struct Cut {
+    unsigned most[SELECTING_WARPS], least[SELECTING_WARPS];  // keys
+    int bins[BINS];
+    int bin;    // the last of those that hold the k best
+    int count;  // entries in those
+};
+
+// Puts some entries into shared memory, the k best among them, and returns how many. Entries fall into bins by the upper bits of what their keys have
+// above the least; bins are taken from the best on, until there are k entries in them.
+DEVICE int bring_best(uint4* entries, Cut& cut, const uint4* own, int count, int k, bool lowest) {
+    const int thread = int(threadIdx.x), threads = int(blockDim.x), lane = lane_id();
+    const auto key = [&](int i) { return key_of(load_entry(own + i).score, lowest); };
+    unsigned most = 0, least = ~0u;
+    for (int i = thread; i < count; i += threads) most = max(most, key(i)), least = min(least, key(i));
+    most = warp_most(most), least = ~warp_most(~least);
+    if (lane == 0) cut.most[warp_id()] = most, cut.least[warp_id()] = least;
+    for (int i = thread; i < BINS; i += threads) cut.bins[i] = 0;
+    if (thread == 0) cut.count = 0;
+    sync_block();
+    most = warp_most(lane < SELECTING_WARPS ? cut.most[lane] : 0), least = ~warp_most(~(lane < SELECTING_WARPS ? cut.least[lane] : ~0u));
+    int shift = 0;
+    while ((most - least) >> shift >= BINS) ++shift;
+    const auto bin_of = [&](int i) { return int((key(i) - least) >> shift); };
+    for (int i = thread; i < count; i += threads) atomic_increment(cut.bins + bin_of(i));
+    sync_block();
+    if (warp_id() == 0) {
+        // A lane has eight bins, the first lane the best.
+        constexpr int OWN = BINS / WARP;
+        const int last = BINS - 1 - OWN * lane;
+        int here = 0;
+        for (int i = 0; i < OWN; ++i) here += cut.bins[last - i];
+        int until = here;
+        for (int step = 1; step < WARP; step *= 2) {
+            const int before = int(shuffle(unsigned(until), max(0, lane - step)));
+            if (lane >= step) until += before;
+        }
+        int before = until - here;
+        if (before < k && until >= k) {
+            int bin = last;
+            for (; before + cut.bins[bin] < k; --bin) before += cut.bins[bin];
+            cut.bin = bin;
+        }
+    }
+    sync_block();
+    for (int i = thread; i < count; i += threads)
+        if (bin_of(i) >= cut.bin) store_entry(entries + atomic_increment(&cut.count), load_entry(own + i));
+    sync_block();
+    return cut.count;
+}
+
+KERNEL(search_select, WARP * SELECTING_WARPS, uint4* kept, int* counts, int* overflows, int* scored, float* limits, uint64_t* pending, uint64_t* totals,
+       int k, int capacity) {
     SHARED(uint4, entries);
     const int end = 2 * int(blockIdx.x) + int(blockIdx.y);
     const bool lowest = blockIdx.y == 1;
@@ -175,24 +239,32 @@ KERNEL(search_select, 512, uint4* kept, int* counts, int* scored, float* limits,
         pending[limb] = 0;
     }
     uint4* const own = kept + size_t(end) * capacity;
-    const int count = min(counts[end], capacity);
+    const int count = min(counts[end], capacity), left = min(count, k);
+    int some = count;
+    if (count > max(2 * k, SORTED_AT_ONCE)) {
+        some = bring_best(entries, *reinterpret_cast<Cut*>(entries + capacity), own, count, k, lowest);
+    } else {
+        for (int i = threadIdx.x; i < count; i += blockDim.x) store_entry(entries + i, load_entry(own + i));
+    }
     int size = 1;
-    while (size < count) size *= 2;
+    while (size < some) size *= 2;
     const Entry last{lowest ? INFINITY : -INFINITY, 0xffffffffu, 0xffffffffu, 0xffffffffu};
-    for (int i = threadIdx.x; i < size; i += blockDim.x) store_entry(entries + i, i < count ? load_entry(own + i) : last);
+    for (int i = some + int(threadIdx.x); i < size; i += blockDim.x) store_entry(entries + i, last);
     sort(entries, size, lowest);
-    const int left = min(count, k);
     for (int i = threadIdx.x; i < left; i += blockDim.x) store_entry(own + i, load_entry(entries + i));
     if (threadIdx.x == 0) {
+        if (counts[end] > capacity) atomic_increment(overflows);
         counts[end] = scored[end] = left;
         if (left == k) limits[end] = load_entry(entries + k - 1).score;
     }
 }
 
-KERNEL(search_gather, 128, uint4* gathered, const uint4* kept, const int* counts, int k, int capacity) {
+KERNEL(search_gather, 128, uint4* gathered, const uint4* kept, const int* counts, const int* overflows, int k, int capacity) {
     const size_t end = blockIdx.x;
     const int count = min(counts[end], k);
-    for (int i = threadIdx.x; i < k; i += blockDim.x) store(gathered + end * k + i, i < count ? load<uint4>(kept + end * capacity + i) : make_uint4(0, 0, 0, 0));
+    uint4* const own = gathered + end * (1 + k);
+    if (threadIdx.x == 0) store(own, make_uint4(unsigned(count), unsigned(*overflows), 0, 0));
+    for (int i = threadIdx.x; i < k; i += blockDim.x) store(own + 1 + i, i < count ? load<uint4>(kept + end * capacity + i) : make_uint4(0, 0, 0, 0));
 }
 
 KERNEL(search_add, 256, const float* sums, const int* offsets, const float* norms, const unsigned* indices, const int* group_of, int first, int records,

@@ -29,6 +29,8 @@ const BLOCK_OF_ONE: [usize; 2] = [128, 1];
 /// Records that a block scores one by one, and whose factors' sums it adds up.
 const RESCORED: usize = 16;
 const ADDED: usize = 256;
+/// Of a block that selects, beside entries: what its warps and bins count.
+const CUT_BYTES: usize = 4 * (2 * 16 + 256 + 2);
 /// Groups whose totals a block adds up in shared memory.
 const SHARED_GROUPS: usize = 16;
 
@@ -130,9 +132,10 @@ impl Search<'_> {
             None => [Argument::Address(0); 2],
         };
         let (k, capacity) = (self.k.into(), self.capacity.into());
-        let arguments = [own(kept), own(counts), scored, limits, pending, totals, k, capacity];
-        let shared_bytes = self.capacity * ENTRY_BYTES;
-        let shape = Shape { grid: [self.kept.len() / 2, 2], threads: 512, shared_bytes };
+        let overflows = self.device.address(counts, self.ends());
+        let arguments = [own(kept), own(counts), overflows, scored, limits, pending, totals, k, capacity];
+        let shared_bytes = self.capacity * ENTRY_BYTES + CUT_BYTES;
+        let shape = Shape { grid: [self.ends() / 2, 2], threads: 512, shared_bytes };
         self.device.launch(SELECT, shape, &arguments)
     }
 
@@ -193,13 +196,19 @@ impl Search<'_> {
         [width.into(), classes.into(), Argument::Integer(i32::from(distance))]
     }
 
-    /// Both ends of all queries, `[Q, G, 2, k]`, without the room beyond.
+    /// Both ends of all queries, `[Q, G, 2]` of `1 + k` entries, without the room beyond; the first holds how many there are, and whether there were too many.
     pub(super) fn gather(&self) -> Result<Tensor> {
-        let (device, ends) = (self.device, self.kept.len());
-        let gathered = device.allocate(Number::F32, ends * self.k * ENTRY_BYTES / 4)?;
-        let [to, from, counts] =
-            [&gathered, &self.on_device.kept, &self.on_device.counts].map(|tensor| device.address(tensor, 0));
-        let arguments = [to, from, counts, self.k.into(), self.capacity.into()];
+        let (device, ends) = (self.device, self.ends());
+        let gathered = device.allocate(Number::F32, ends * (1 + self.k) * ENTRY_BYTES / 4)?;
+        let OnDevice { kept, counts, .. } = &self.on_device;
+        let arguments = [
+            device.address(&gathered, 0),
+            device.address(kept, 0),
+            device.address(counts, 0),
+            device.address(counts, ends),
+            self.k.into(),
+            self.capacity.into(),
+        ];
         device.launch(GATHER, Shape { grid: [ends, 1], threads: 128, shared_bytes: 0 }, &arguments)?;
         Ok(gathered)
     }

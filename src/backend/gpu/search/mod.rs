@@ -104,6 +104,8 @@ pub(crate) struct Search<'a> {
     scored: usize,
     /// What is being scanned, all of it by bounds or none: nothing is known of how many records have reached an end.
     round: Vec<Scanned>,
+    /// The rounds before it, from the first on, while the host has not looked at any: each is taken to have fitted.
+    unseen: Option<Vec<Vec<Scanned>>>,
     /// Where bounds may leave records out, and it has been worth it.
     bounding: Option<Bounding>,
 }
@@ -123,6 +125,7 @@ struct OnDevice {
     scored: usize,
     limits: usize,
     kept: Tensor,
+    /// Of each end; behind them, how often there were more than there is room for.
     counts: Tensor,
     /// Of what is being scanned, and of what was kept.
     totals: Option<[Tensor; 2]>,
@@ -172,9 +175,10 @@ impl Gpu {
         self.device.resident().forget_those(keys);
     }
 
-    /// Bytes a search may have for what it keeps of its queries.
+    /// Bytes a search may have for what it keeps of its queries. Where they are not free, it takes fewer queries at a time; to ask the driver takes longer
+    /// than many a search.
     pub(crate) fn search_memory(&self) -> usize {
-        self.device.free_memory() / 4
+        self.info().memory / 16
     }
 
     /// Bytes of each query of each group, for ends of k.
@@ -185,14 +189,47 @@ impl Gpu {
     /// Begins a search for the `k` ≤ [`MOST_KEPT`] best records at each end.
     pub(crate) fn search<'a>(&'a self, asked: Asked<'a>, k: usize) -> Result<Search<'a>> {
         assert!((1..=MOST_KEPT).contains(&k), "more records than are kept");
-        let (device, groups) = (&self.device, asked.queries * asked.groups);
-        let (ends, capacity) = (2 * groups, capacity(k));
+        let (device, capacity) = (&self.device, capacity(k));
+        let on_device = OnDevice::new(device, &asked, capacity)?;
+        let bounding = asked.bounds.then(|| Bounding::new(device, self.products, &asked, &on_device, k)).transpose()?;
+        let kept = vec![0; asked.ends()];
+        // Bounds want to know how many records passed them.
+        let unseen = bounding.is_none().then(Vec::new);
+        Ok(Search {
+            device,
+            asked,
+            on_device,
+            k,
+            capacity,
+            kept,
+            seen: 0,
+            scored: 0,
+            round: Vec::new(),
+            unseen,
+            bounding,
+        })
+    }
+}
+
+impl Asked<'_> {
+    /// Of all queries and groups, two each.
+    fn ends(&self) -> usize {
+        2 * self.queries * self.groups
+    }
+}
+
+impl OnDevice {
+    fn new(device: &Device, asked: &Asked<'_>, capacity: usize) -> Result<Self> {
+        let ends = asked.ends();
         let limits: Vec<f32> = (0..ends).map(|end| [f32::NEG_INFINITY, f32::INFINITY][end % 2]).collect();
         assert!(asked.after.is_empty() || asked.after.len() == ends, "an entry for each end");
         let after: Vec<f32> = asked.after.iter().flat_map(Entry::words).collect();
-        let zeros = |len| device.upload(Number::F32, &vec![0; 4 * len]);
+        let zeros = |len| {
+            let mut zeros = device.allocate(Number::F32, len)?;
+            device.clear(&mut zeros).map(|()| zeros)
+        };
         let mut words = Words { start: asked.features.len() * asked.width, ..Words::default() };
-        let on_device = OnDevice {
+        Ok(Self {
             biases: words.push(&asked.biases),
             classes: words.push_some(bytemuck::cast_slice(&asked.weights.classes)),
             weights: words.push_some(&asked.weights.deltas),
@@ -204,24 +241,27 @@ impl Gpu {
             limits: words.push(&limits),
             memory: device.upload_parts(Number::F32, &words.behind(&asked.features))?,
             kept: device.allocate(Number::F32, ends * capacity * ENTRY_BYTES / 4)?,
-            counts: zeros(ends)?,
+            counts: zeros(ends + 1)?,
             totals: if asked.totals {
-                let sums = || zeros(groups * LIMBS * 2);
+                let sums = || zeros(ends / 2 * LIMBS * 2);
                 Some([sums()?, sums()?])
             } else {
                 None
             },
-        };
-        let bounding = asked.bounds.then(|| Bounding::new(device, self.products, &asked, &on_device, k)).transpose()?;
-        let (kept, round) = (vec![0; ends], Vec::new());
-        Ok(Search { device, asked, on_device, k, capacity, kept, seen: 0, scored: 0, round, bounding })
+        })
     }
 }
 
 impl Search<'_> {
-    /// How many records have reached each end; what is beyond the capacity was only counted.
-    fn counts(&self) -> Result<Vec<i32>> {
-        self.download(&self.on_device.counts, self.kept.len())
+    fn ends(&self) -> usize {
+        self.asked.ends()
+    }
+
+    /// How many records have reached each end, what is beyond the capacity only counted; and whether there were too many in a round that is over.
+    fn counts(&self) -> Result<(Vec<i32>, bool)> {
+        let mut counts = self.download(&self.on_device.counts, self.ends() + 1)?;
+        let overflows = counts.pop();
+        Ok((counts, overflows != Some(0)))
     }
 
     fn download(&self, integers: &Tensor, len: usize) -> Result<Vec<i32>> {
@@ -231,39 +271,44 @@ impl Search<'_> {
 
     /// As if what was scanned last had not been.
     fn restore(&mut self) -> Result<()> {
-        self.on_device.counts = self.device.upload(Number::F32, bytemuck::cast_slice(&self.kept))?;
+        let counts = [bytemuck::cast_slice(&self.kept), &[0; 4]];
+        self.on_device.counts = self.device.upload_parts(Number::F32, &counts)?;
         if let Some([pending, _]) = &mut self.on_device.totals {
-            *pending = self.device.upload(Number::F32, &vec![0; pending.len * 4])?;
+            self.device.clear(pending)?;
         }
         Ok(())
     }
 
     /// What each query found in each group, `[Q, G]`.
     pub(crate) fn finish(mut self) -> Result<Vec<Found>> {
-        self.settle()?;
-        let groups = self.kept.len() / 2;
+        self.end_round()?;
+        let (ends, end_bytes) = (self.ends(), (1 + self.k) * ENTRY_BYTES);
+        let found: Vec<Vec<Entry>> = self.device.download(&self.gather()?, ends * end_bytes, |bytes| {
+            bytes.as_chunks().0.chunks_exact(1 + self.k).map(|end| end.iter().map(Entry::read).collect()).collect()
+        })?;
+        // The first of an end is no entry.
+        if self.unseen.is_some() && found.iter().any(|end| end[0].row > 0) {
+            self.start_over()?;
+            return self.finish();
+        }
         let totals = match &self.on_device.totals {
-            None => vec![[0; LIMBS]; groups],
-            Some([_, totals]) => self.device.download(totals, groups * LIMBS * 8, |bytes| {
+            None => vec![[0; LIMBS]; ends / 2],
+            Some([_, totals]) => self.device.download(totals, ends / 2 * LIMBS * 8, |bytes| {
                 let limbs: Vec<i64> = bytes.as_chunks().0.iter().map(|&limb| i64::from_le_bytes(limb)).collect();
                 limbs.as_chunks().0.to_vec()
             })?,
         };
         // Bounds are of queries in one group.
-        let bounded = self.bounding.as_ref().map(|bounding| self.download(&bounding.candidates, groups)).transpose()?;
+        let bounded =
+            self.bounding.as_ref().map(|bounding| self.download(&bounding.candidates, ends / 2)).transpose()?;
         let candidates = |query: usize| bounded.as_ref().map(|counts| self.scored as u64 + counts[query] as u64);
-        let (gathered, end_bytes) = (self.gather()?, self.k * ENTRY_BYTES);
-        self.device.download(&gathered, self.kept.len() * end_bytes, |bytes| {
-            let end = |number: usize| {
-                let (entries, _) = bytes[number * end_bytes..].as_chunks();
-                entries[..self.kept[number] as usize].iter().map(Entry::read).collect()
-            };
-            let found = |(group, total)| {
-                let ends = [end(2 * group), end(2 * group + 1)];
-                Found { ends, total, candidates: candidates(group) }
-            };
-            totals.into_iter().enumerate().map(found).collect()
-        })
+        let entries = |end: &Vec<Entry>| end[1..][..end[0].score.to_bits() as usize].to_vec();
+        let of_group = |(group, (total, ends)): (usize, ([i64; LIMBS], &[Vec<Entry>; 2]))| Found {
+            ends: ends.each_ref().map(entries),
+            total,
+            candidates: candidates(group),
+        };
+        Ok(totals.into_iter().zip(found.as_chunks().0).enumerate().map(of_group).collect())
     }
 }
 

@@ -1,11 +1,12 @@
-//! Rounds: what is scanned before anybody looks at how many records have reached an end. There is room for all that are expected to, in any order
-//! that does not favour them; where there was not, nothing has been kept yet, and half as many rows are scanned again.
+//! Rounds: what is scanned before the best are kept. There is room for all records that are expected to reach an end, in any order that does not favour
+//! them. The host looks whether there was: where not, nothing has been kept yet, and half as many rows are scanned again. To look takes as long as many
+//! rows: where nothing but their numbers would be learnt, the first rounds follow one another without, and where one did not fit, all are scanned again.
 
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::Search;
 use super::rows::{Sent, SentFactors};
+use super::{OnDevice, Search};
 use crate::error::Result;
 
 /// See [`Search::most_rows`].
@@ -32,16 +33,16 @@ impl Search<'_> {
     /// Scores a chunk's rows. When this returns they may still be being scanned, with those before them where holding on to these takes less room
     /// than the chunk's features.
     pub(crate) fn scan(&mut self, rows: Sent) -> Result<()> {
-        let ([features, _], held) = (rows.bytes(), self.round.iter().map(|scanned| scanned.rows.bytes()[1]));
-        if held.sum::<usize>() >= features {
-            self.settle()?;
+        let held = self.unseen.iter().flatten().flatten().chain(&self.round).map(|scanned| scanned.rows.bytes()[1]);
+        if held.sum::<usize>() >= rows.bytes()[0] {
+            self.look()?;
         }
         self.device.await_sent(&rows.arrived)?;
         let (rows, mut start) = (Rc::new(rows), 0);
         while start < rows.rows {
             let room = self.most_rows().saturating_sub(self.rows_in_round());
             if room == 0 {
-                self.settle()?;
+                self.end_round()?;
                 continue;
             }
             let end = self.fitting(&rows, start..rows.rows.min(start + room));
@@ -65,7 +66,7 @@ impl Search<'_> {
     }
 
     fn rows_in_round(&self) -> usize {
-        self.round.iter().map(|scanned| scanned.range.len()).sum()
+        rows_in(&self.round)
     }
 
     /// Adds rows to the round.
@@ -78,12 +79,49 @@ impl Search<'_> {
         Ok(())
     }
 
+    /// Keeps the best of the round.
+    pub(super) fn end_round(&mut self) -> Result<()> {
+        let Some(unseen) = &mut self.unseen else { return self.settle() };
+        if !self.round.is_empty() {
+            self.seen += rows_in(&self.round);
+            unseen.push(std::mem::take(&mut self.round));
+            self.launch_select()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for all that was scanned, and sees that it has fitted.
+    fn look(&mut self) -> Result<()> {
+        self.end_round()?;
+        if self.unseen.is_none() {
+            return Ok(());
+        }
+        let (counts, overflowed) = self.counts()?;
+        if overflowed {
+            return self.start_over();
+        }
+        (self.kept, self.unseen) = (counts, None);
+        Ok(())
+    }
+
+    /// Scans all rounds again, and looks at each.
+    pub(super) fn start_over(&mut self) -> Result<()> {
+        let rounds = self.unseen.take().unwrap_or_default();
+        self.on_device = OnDevice::new(self.device, &self.asked, self.capacity)?;
+        self.seen = 0;
+        for round in rounds {
+            round.into_iter().try_for_each(|scanned| self.launch(scanned))?;
+            self.settle()?;
+        }
+        Ok(())
+    }
+
     /// Waits for the round, and keeps the best of it.
-    pub(super) fn settle(&mut self) -> Result<()> {
+    fn settle(&mut self) -> Result<()> {
         if self.round.is_empty() {
             return Ok(());
         }
-        let counts = self.counts()?;
+        let (counts, _) = self.counts()?;
         let fit = counts.iter().all(|&count| count as usize <= self.capacity);
         if !self.is_worth(&counts, fit) {
             self.restore()?;
@@ -143,4 +181,8 @@ impl Search<'_> {
         let fitting = offsets[records.start + 1..=records.end].partition_point(|&end| i64::from(end) <= most);
         records.end.min(records.start + fitting.max(1))
     }
+}
+
+fn rows_in(round: &[Scanned]) -> usize {
+    round.iter().map(|scanned| scanned.range.len()).sum()
 }
