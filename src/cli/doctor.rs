@@ -10,6 +10,7 @@ use wherefore::backend::cpu::Cpu;
 use wherefore::backend::gpu::{self, Gpu, Products};
 use wherefore::backend::{Backend, Precision};
 use wherefore::pipeline::{self, Rejections, Summary};
+use wherefore::search;
 
 use super::Outcome;
 use super::arguments::{Common, Data};
@@ -94,9 +95,10 @@ impl Cuda {
     }
 }
 
-/// Training is in f32 or bf16; gradients of records are in every precision.
+/// Training is in f32 or bf16; gradients of records, and searches of factors stored so, are in every precision.
 fn of_gpu(gpu: &Gpu) -> wherefore::Result<Vec<Check>> {
     let mut checks = check::check(gpu)?;
+    checks.extend(search::check(gpu)?);
     checks.extend(check::check_gradients(gpu)?);
     if matches!(gpu.precision(), Precision::F32 | Precision::Bf16) {
         checks.extend(check::check_training(gpu)?);

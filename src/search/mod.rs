@@ -57,6 +57,7 @@
 mod bounds;
 mod certificate;
 mod certified;
+mod check;
 mod device;
 mod each_factor;
 mod error_bars;
@@ -82,6 +83,7 @@ mod tile;
 mod topk;
 
 pub use certificate::{Certainty, Certificate};
+pub use check::check;
 pub use device::FEWEST_BOUNDED;
 pub use each_factor::EachFactor;
 pub use error_bars::{ErrorBar, ErrorBars, Scored};

@@ -99,6 +99,8 @@ fn without_memory_for_a_batch_it_is_halved_and_results_are_the_same() {
             let fault = format!("cuMemAllocAsync:{}", allocations - before_the_last);
             assert!(ok(&bench, &job, Some(&fault)) == expected, "{job}, {fault}");
         }
+        let locked = calls(&bench, &job, "cuMemHostAlloc");
+        assert!(ok(&bench, &job, Some(&format!("cuMemHostAlloc:{locked}"))) == expected, "{job}, of the host's memory");
         run(&bench, &job, Some("cuMemAllocAsync:3")).failed("out of memory");
     }
 }

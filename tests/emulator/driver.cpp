@@ -8,7 +8,7 @@
 // * an error of a launch is sticky, as on a device: every later call of its context says so
 //
 // Environment: EMULATOR_DEVICES (2), EMULATOR_CAPABILITY (90; one for each device, as in 90,80), EMULATOR_DRIVER (13000), EMULATOR_MEMORY (bytes, 8 GiB),
-// EMULATOR_FAULT=FUNCTION:N (the N-th call of a function fails; cuMemAllocAsync for lack of memory, others as a lost device would), EMULATOR_LOG.
+// EMULATOR_FAULT=FUNCTION:N (the N-th call of a function fails; cuMemAllocAsync and cuMemHostAlloc for lack of memory, others as a lost device would), EMULATOR_LOG.
 #include <chrono>
 #include <cstdarg>
 #include <deque>
@@ -111,7 +111,7 @@ int injected(const char* function) {
     if (!colon || std::string(fault, colon) != function) return SUCCESS;
     static std::map<std::string, long> calls;
     if (++calls[function] != atol(colon + 1)) return SUCCESS;
-    if (!strcmp(function, "cuMemAllocAsync")) return OUT_OF_MEMORY;
+    if (!strcmp(function, "cuMemAllocAsync") || !strcmp(function, "cuMemHostAlloc")) return OUT_OF_MEMORY;
     failure = "injected fault";
     return failure_code = LAUNCH_FAILED;
 }

@@ -31,6 +31,19 @@ fn check(gpu: &Gpu, data: &Data, queries: usize, k: usize) {
     check_on(&[gpu], data.views().as_slice(), data, queries, k);
 }
 
+/// What `doctor` asks, by either way of multiplying.
+#[test]
+fn searches_of_every_kind_pass_their_check() {
+    for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
+        let gpu = emulator::gpu(precision);
+        for gpu in [gpu.by_mma(), gpu] {
+            for check in wherefore::search::check(&gpu).unwrap() {
+                assert!(check.passed(), "{precision}: {check:?}");
+            }
+        }
+    }
+}
+
 /// A third of the rows, none of those in a run.
 fn some_rows(data: &Data) -> RowSet {
     RowSet::new(data.sizes.rows, |row| Random(row as u64).below(3) == 0 && !(40..90).contains(&row))

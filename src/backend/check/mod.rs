@@ -363,7 +363,7 @@ pub(super) fn short_numbers(len: usize, stream: u64) -> Vec<f32> {
 }
 
 /// Numbers in [−1, 1) that depend on their place and stream alone (SplitMix64, Steele et al. 2014).
-pub(super) fn numbers(len: usize, stream: u64) -> Vec<f32> {
+pub(crate) fn numbers(len: usize, stream: u64) -> Vec<f32> {
     let mix = |i: usize| {
         let mut z = (stream << 32 | i as u64).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

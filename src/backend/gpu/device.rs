@@ -310,12 +310,9 @@ impl Device {
             allocated = self.context.synchronize().and_then(|()| allocate(stream, bytes));
         }
         allocated.map_err(|error| {
-            if !out_of_memory(&error) {
-                return self.failed("allocate", error);
-            }
-            let (device, free) = (self.info.title(), self.free_memory());
-            let found = format!("{device}: out of memory: {bytes} bytes were asked for, {free} are free");
-            Error::OutOfMemory(found, Some("take fewer tokens at a time with --batch-tokens".to_owned()))
+            let free = out_of_memory(&error).then(|| self.free_memory());
+            let free = free.map_or(String::new(), |free| format!(" {bytes} bytes where {free} are free"));
+            self.failed(&format!("allocate{free}"), error)
         })
     }
 
@@ -521,9 +518,16 @@ fn allocate(stream: &Arc<CudaStream>, bytes: usize) -> Result<CudaSlice<u8>, Dri
     unsafe { stream.alloc(bytes) }
 }
 
+/// Memory may be missing for a launch, or of the host's for a copy, as well.
 fn failed(info: &Info, what: &str, error: DriverError) -> Error {
-    let text = describe(error);
-    Error::Device(format!("{}: {what}: {text}", info.title()), hint(error.0).map(str::to_owned))
+    let text = |found: &str| format!("{}: {what}: {found}", info.title());
+    match error.0 {
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory(
+            text("out of memory"),
+            Some("take fewer tokens at a time with --batch-tokens".to_owned()),
+        ),
+        code => Error::Device(text(&describe(error)), hint(code).map(str::to_owned)),
+    }
 }
 
 fn hint(error: CUresult) -> Option<&'static str> {
