@@ -81,18 +81,18 @@ pub(crate) struct Arguments {
 /// The path of integrated gradients and its kin.
 #[derive(Args)]
 struct PathArguments {
-    /// Gradient evaluations of integrated gradients
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    steps: usize,
+    /// Gradient evaluations of integrated gradients [default: 50, or --max-steps where that is fewer]
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
     /// Where they are taken: gauss-legendre, trapezoid (N intervals), midpoint, left or right
     #[arg(long, value_name = "RULE", default_value_t)]
     quadrature: Quadrature,
     /// Add steps until the scores' sum is this close to the change in output, as a share of it
     #[arg(long, value_name = "SHARE")]
     tolerance: Option<f64>,
-    /// The most steps to try for the tolerance
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    max_steps: usize,
+    /// The most steps to try for the tolerance [default: 1000, or --steps where that is more]
+    #[arg(long, value_name = "N")]
+    max_steps: Option<usize>,
     /// Where paths start: zero vectors, or every token but special ones replaced by padding or mask
     #[arg(long, value_enum, default_value_t = BaselineKind::Pad)]
     baseline: BaselineKind,
@@ -213,11 +213,12 @@ impl Arguments {
         if !noise.is_finite() || noise < 0.0 {
             return Err(Error::usage(format!("--noise: expected a number from 0 on, found {noise}")));
         }
+        let [steps, max_steps] = self.path.steps();
         let options = Options {
-            steps: self.path.steps,
+            steps,
             quadrature: self.path.quadrature,
             tolerance: self.path.tolerance,
-            max_steps: self.path.max_steps,
+            max_steps,
             baseline: self.path.baseline(model)?,
             stage: match self.path.layer {
                 Layer::WordEmbeddings => Stage::Word,
@@ -270,6 +271,13 @@ impl Arguments {
 }
 
 impl PathArguments {
+    /// Steps to begin with, and the most: of the two, what is not said gives way to what is.
+    fn steps(&self) -> [usize; 2] {
+        let usual = Options::default();
+        let steps = self.steps.unwrap_or(usual.steps.min(self.max_steps.unwrap_or(usual.max_steps)));
+        [steps, self.max_steps.unwrap_or(usual.max_steps.max(steps))]
+    }
+
     fn baseline(&self, model: &Model) -> Result<Baseline> {
         if let Some(text) = &self.baseline_text {
             let record = wherefore::dataset::Record { text: text.clone(), ..Default::default() };
@@ -294,6 +302,8 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let dataset = arguments.text.or_as(shape_of(&model), &arguments.data)?;
     let job = arguments.job(&model, common)?;
     run.set("method", arguments.method.name());
+    run.resolve("steps", job.options.steps);
+    run.resolve("max-steps", job.options.max_steps);
     if matches!(job.method, Method::SmoothGrad | Method::GradientShap | Method::Lime) {
         run.resolve("samples", job.options.samples_of(job.method, 0));
     }

@@ -21,34 +21,43 @@ pub(super) struct IntegratedGradients {
     sequence: Arc<Sequence>,
     baseline: Arc<[u32]>,
     objectives: Vec<Objective>,
-    outputs: Vec<f64>,
     quadrature: Quadrature,
     tolerance: Option<f64>,
     max_steps: usize,
-    /// Steps of the round at hand.
+    /// Steps of the round to come.
     steps: usize,
     nodes: Vec<Node>,
-    baseline_outputs: Option<Vec<f64>>,
-    /// For each objective, each token's sum of the latest round.
-    sums: Vec<Vec<f64>>,
+    /// One an objective.
+    integrals: Vec<Integral>,
+}
+
+/// What one objective has come to: it takes part in rounds until its own tolerance is met, so that its numbers are those it has alone.
+#[derive(Default)]
+struct Integral {
+    output: f64,
+    baseline_output: f64,
+    /// Each token's sum of the latest round it took part in.
+    sums: Vec<f64>,
+    /// The gradients of that round.
+    steps: usize,
+    /// Whether they met the tolerance; where none was asked for, there is nothing to meet.
+    converged: Option<bool>,
     finished: bool,
 }
 
 impl IntegratedGradients {
     pub(super) fn new(model: &Model, subject: &Subject<'_>, options: &Options) -> Result<Self> {
+        let integral = |output| Integral { output, ..Integral::default() };
         Ok(Self {
             sequence: subject.sequence(model),
             baseline: options.baseline.ids(0, model, subject)?,
             objectives: subject.objectives.clone(),
-            outputs: subject.outputs(),
             quadrature: options.quadrature,
             tolerance: options.tolerance,
-            max_steps: options.max_steps.max(options.steps),
+            max_steps: options.max_steps,
             steps: options.steps,
             nodes: Vec::new(),
-            baseline_outputs: None,
-            sums: Vec::new(),
-            finished: false,
+            integrals: subject.outputs().into_iter().map(integral).collect(),
         })
     }
 
@@ -56,66 +65,63 @@ impl IntegratedGradients {
         let point = Point { baseline: self.baseline.clone(), alpha: alpha as f32, sigma: 0.0, sample: 0 };
         Probe::of(&self.sequence, Some(point), want)
     }
+}
 
-    fn baseline_output(&self, target: usize) -> f64 {
-        self.baseline_outputs.as_ref().map_or(0.0, |outputs| outputs[target])
+impl Integral {
+    fn change(&self) -> f64 {
+        self.output - self.baseline_output
     }
 
-    fn delta(&self, target: usize) -> f64 {
-        self.sums[target].iter().sum::<f64>() - (self.outputs[target] - self.baseline_output(target))
+    fn delta(&self) -> f64 {
+        self.sums.iter().sum::<f64>() - self.change()
     }
 
-    /// Whether every objective's delta is within the tolerance; where none was asked for, there is nothing to meet.
-    fn converged(&self) -> Option<bool> {
-        let tolerance = self.tolerance?;
-        let met = |target: usize| {
-            let change = (self.outputs[target] - self.baseline_output(target)).abs();
-            self.delta(target).abs() <= tolerance * change.max(LEAST_CHANGE)
-        };
-        Some((0..self.objectives.len()).all(met))
+    fn meets(&self, tolerance: f64) -> bool {
+        self.delta().abs() <= tolerance * self.change().abs().max(LEAST_CHANGE)
     }
 }
 
 impl Course for IntegratedGradients {
     fn probes(&mut self) -> Vec<Probe> {
-        if self.finished {
+        if self.integrals.iter().all(|integral| integral.finished) {
             return Vec::new();
         }
+        let is_first = self.nodes.is_empty();
         self.nodes = self.quadrature.nodes(self.steps);
         let gradients = self.nodes.iter().map(|node| self.probe(node.alpha, Want::Gradient(Fold::Step)));
-        let baseline = self.baseline_outputs.is_none().then(|| self.probe(0.0, Want::Logits));
-        gradients.chain(baseline).collect()
+        gradients.chain(is_first.then(|| self.probe(0.0, Want::Logits))).collect()
     }
 
     fn take(&mut self, answers: Vec<Answer>) {
         if let Some(baseline) = answers.get(self.nodes.len()) {
-            self.baseline_outputs = Some(values(&self.objectives, &baseline.logits));
+            let outputs = values(&self.objectives, &baseline.logits);
+            self.integrals.iter_mut().zip(outputs).for_each(|(integral, output)| integral.baseline_output = output);
         }
-        self.sums = vec![vec![0.0; self.sequence.ids.len()]; self.objectives.len()];
-        for (node, answer) in self.nodes.iter().zip(&answers) {
-            for (sums, steps) in self.sums.iter_mut().zip(&answer.folded) {
-                sums.iter_mut().zip(steps).for_each(|(sum, &step)| *sum += node.weight * f64::from(step));
+        let is_last = self.steps >= self.max_steps;
+        for (target, integral) in self.integrals.iter_mut().enumerate().filter(|(_, integral)| !integral.finished) {
+            integral.sums = vec![0.0; self.sequence.ids.len()];
+            for (node, answer) in self.nodes.iter().zip(&answers) {
+                let steps = integral.sums.iter_mut().zip(&answer.folded[target]);
+                steps.for_each(|(sum, &step)| *sum += node.weight * f64::from(step));
             }
+            integral.steps = self.nodes.len();
+            integral.converged = self.tolerance.map(|tolerance| integral.meets(tolerance));
+            integral.finished = is_last || integral.converged != Some(false);
         }
-        self.finished = self.converged() != Some(false) || self.steps >= self.max_steps;
-        if !self.finished {
-            self.steps = (2 * self.steps).min(self.max_steps);
-        }
+        self.steps = (2 * self.steps).min(self.max_steps);
     }
 
     fn finish(&mut self) -> Vec<Scores> {
-        let converged = self.converged();
-        (0..self.objectives.len())
-            .map(|target| Scores {
-                tokens: self.sums[target].iter().map(|&x| x as f32).collect(),
-                output: self.outputs[target],
-                baseline_output: Some(self.baseline_output(target)),
-                convergence_delta: Some(self.delta(target)),
-                steps: Some(self.nodes.len() as u64),
-                converged,
-                r_squared: None,
-            })
-            .collect()
+        let scores = |integral: &Integral| Scores {
+            tokens: integral.sums.iter().map(|&x| x as f32).collect(),
+            output: integral.output,
+            baseline_output: Some(integral.baseline_output),
+            convergence_delta: Some(integral.delta()),
+            steps: Some(integral.steps as u64),
+            converged: integral.converged,
+            r_squared: None,
+        };
+        self.integrals.iter().map(scores).collect()
     }
 }
 

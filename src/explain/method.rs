@@ -216,7 +216,9 @@ impl Method {
                     .with_hint("use --occlude mask, pad or unk"));
             }
         }
-        for (what, number) in [("steps", Some(options.steps)), ("samples", options.samples)] {
+        let numbers =
+            [("max steps", Some(options.max_steps)), ("steps", Some(options.steps)), ("samples", options.samples)];
+        for (what, number) in numbers {
             if number == Some(0) {
                 return Err(Error::usage(format!("{self}: {what}: expected at least 1, found 0")));
             }
@@ -226,6 +228,13 @@ impl Method {
         }
         if let Some(tolerance) = options.tolerance.filter(|tolerance| !(*tolerance >= 0.0 && tolerance.is_finite())) {
             return Err(Error::usage(format!("{self}: tolerance: expected a number from 0 on, found {tolerance}")));
+        }
+        if options.tolerance.is_some() && options.max_steps < options.steps {
+            let (steps, found) = (options.steps, options.max_steps);
+            return Err(Error::usage(format!(
+                "{self}: max steps: expected at least {steps}, the steps, found {found}"
+            ))
+            .with_hint("begin with fewer steps, or allow more"));
         }
         if self == Self::Lime {
             super::lime::check(options)?;

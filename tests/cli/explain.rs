@@ -150,6 +150,21 @@ fn words_and_rationales_are_as_asked() {
 }
 
 #[test]
+fn steps_that_are_not_named_give_way_to_those_that_are() {
+    let (bench, model) = bench();
+    let job = format!("explain --model {model} --text good --quadrature left --tolerance 0 --quiet --out e.jsonl");
+    for (options, steps, most) in [("--max-steps 3", 3, 3), ("--steps 1001", 1001, 1001), ("--max-steps 60", 50, 60)] {
+        bench.ok(&format!("{job} {options}"));
+        let run: Value = serde_json::from_slice(&std::fs::read(bench.path("e.jsonl.run.json")).unwrap()).unwrap();
+        assert_eq!((&run["settings"]["steps"], &run["settings"]["max-steps"]), (&json!(steps), &json!(most)));
+        let found: Value = serde_json::from_slice(&std::fs::read(bench.path("e.jsonl")).unwrap()).unwrap();
+        assert_eq!((&found["steps"], &found["converged"]), (&json!(most), &json!(false)));
+    }
+    bench.fails(&format!("{job} --max-steps 0"), "max steps: expected at least 1, found 0");
+    bench.fails(&format!("{job} --steps 9 --max-steps 8"), "max steps: expected at least 9, the steps, found 8");
+}
+
+#[test]
 fn results_and_their_run_are_written_together() {
     let (bench, model) = bench();
     bench.ok(&format!("explain --model {model} --data data.jsonl --tolerance 1e-9 --max-steps 60 --out e.parquet"));

@@ -134,6 +134,28 @@ fn steps_run_out_where_the_tolerance_cannot_be_met() {
 }
 
 #[test]
+fn objectives_meet_the_tolerance_each_by_itself() {
+    let model = bert(Cpu::new());
+    let texts = Texts::new(&model);
+    let (quadrature, tolerance) = (Quadrature::Left, Some(0.3));
+    let options = Options { steps: 1, max_steps: 32, tolerance, quadrature, ..Options::default() };
+    let mut ends = BTreeSet::new();
+    for i in 0..TEXTS.len() {
+        let whole = texts.subject(i);
+        let together = &texts.explain(&model, &[i], Method::IntegratedGradients, &options, 64)[0];
+        for (objective, found) in whole.objectives.iter().zip(together) {
+            let subject = Subject { objectives: vec![objective.clone()], ..whole.clone() };
+            let alone =
+                explain(&model, &[subject], Method::IntegratedGradients, &options, Some(64), &|_| true).unwrap();
+            assert_eq!(bits(std::slice::from_ref(found)), bits(&alone[0]), "{objective:?} of record {i}");
+            assert_eq!((found.steps, found.converged), (alone[0][0].steps, alone[0][0].converged));
+        }
+        ends.insert(together.iter().map(|scores| (scores.steps, scores.converged)).collect::<Vec<_>>());
+    }
+    assert!(ends.iter().any(|ends| ends.iter().any(|end| *end != ends[0])), "some end before others: {ends:?}");
+}
+
+#[test]
 fn rollout_shares_sum_to_one_and_flows_stay_within_the_source() {
     let model = bert(Cpu::new());
     let texts = Texts::new(&model);
@@ -200,6 +222,11 @@ fn settings_without_a_meaning_are_refused() {
     assert!(message.contains("start layer") && message.contains("99"), "{message}");
     let message = refused(Method::Saliency, Options { steps: 0, ..Options::default() });
     assert!(message.contains("steps: expected at least 1, found 0"), "{message}");
+    let message = refused(Method::IntegratedGradients, Options { max_steps: 0, ..Options::default() });
+    assert!(message.contains("max steps: expected at least 1, found 0"), "{message}");
+    let fewer = Options { steps: 8, max_steps: 7, tolerance: Some(0.1), ..Options::default() };
+    let message = refused(Method::IntegratedGradients, fewer);
+    assert!(message.contains("max steps: expected at least 8, the steps, found 7"), "{message}");
     let two = Baseline::texts(&Texts::new(&model).encodings);
     let message = refused(Method::IntegratedGradients, Options { baseline: two, ..Options::default() });
     assert!(message.contains("one baseline"), "{message}");
