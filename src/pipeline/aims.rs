@@ -27,14 +27,15 @@ pub(super) struct Aim {
     pub(super) probability: Option<f32>,
     /// Where it is, where it is a part of the text.
     pub(super) span: Option<TargetSpan>,
+    /// What the model says of the record; of a part of the text, what it says of that.
+    pub(super) predicted: Value,
+    /// The record's own label of the same, as results show it.
+    pub(super) label: Option<Value>,
 }
 
 /// A record, what the model said of it, and what of that is explained.
 pub(super) struct Aimed {
     pub(super) record: Record,
-    /// The record's own label, as results show it.
-    pub(super) label: Option<Value>,
-    pub(super) predicted: Value,
     /// What the model read; of a context in several windows, that with the answer.
     pub(super) encoding: Encoding,
     pub(super) reads: Option<Reads>,
@@ -166,6 +167,8 @@ impl<'a> Aims<'a> {
             _ if problem == Problem::Regression => (0..logits.len()).collect(),
             _ => vec![argmax(&logits)],
         };
+        let label = gold.as_ref().map(|gold| class_value(gold, names));
+        let predicted = class_value(&factors::predict(problem, &logits), names);
         let aim = |target: usize| {
             let objective = match (self.against, self.options.output, problem) {
                 (Some(against), ..) => Objective::Difference(target, against),
@@ -177,17 +180,10 @@ impl<'a> Aims<'a> {
             let probabilities =
                 (!is_probability && problem != Problem::Regression).then(|| factors::probabilities(problem, &logits));
             let probability = probabilities.and_then(|p| p.get(target).copied());
-            Aim { name: names[target].clone(), objective, probability, span: None }
+            let (predicted, label) = (predicted.clone(), label.clone());
+            Aim { name: names[target].clone(), objective, probability, span: None, predicted, label }
         };
-        Ok(Aimed {
-            label: gold.as_ref().map(|gold| class_value(gold, names)),
-            predicted: class_value(&factors::predict(problem, &logits), names),
-            aims: targets.into_iter().map(aim).collect(),
-            record,
-            encoding,
-            reads: None,
-            logits,
-        })
+        Ok(Aimed { aims: targets.into_iter().map(aim).collect(), record, encoding, reads: None, logits })
     }
 
     /// P(start) + P(end) of one span, both over every token of its window, as the model's loss has them.
@@ -219,11 +215,12 @@ impl<'a> Aims<'a> {
             objective: span(self.options.output, tokens.0, tokens.1),
             probability: None,
             span: Some(TargetSpan { start, end, segment: 1 }),
+            predicted: text(best.start, best.end).into(),
+            label: right,
         };
-        let predicted = Value::from(text(best.start, best.end));
         let (encoding, reads) = sequences.into_iter().nth(window).ok_or("no window")?;
         let logits = outputs.into_iter().nth(window).unwrap_or_default().logits;
-        Ok(Aimed { label: right, predicted, encoding, reads: Some(reads), logits, aims: vec![aim], record })
+        Ok(Aimed { encoding, reads: Some(reads), logits, aims: vec![aim], record })
     }
 
     /// One tag at one token, or the mean probability of the tags that make an entity, at its words' first tokens: each in the window of the text that shows
@@ -240,14 +237,6 @@ impl<'a> Aims<'a> {
             Some(token) => self.of_tag(encoded, &said, &tagged, token)?,
             None => self.of_entities(encoded, &tagged, gold),
         };
-        let parts = Parts::of(&record.text);
-        let entity = |kind: &str, start, end| format!("{kind}: {}", parts.get(start, end));
-        let predicted = tagged.entities.iter().map(|of| entity(&of.kind, of.start, of.end)).collect::<Value>();
-        let places = record.words.as_deref().unwrap_or_default();
-        let label = tagged.gold.as_ref().map(|tags| {
-            let found = task::entities(tags.iter().map(|tag| Some(tag.as_str())));
-            found.iter().map(|(kind, of)| entity(kind, places[of.start].0, places[of.end - 1].1)).collect::<Value>()
-        });
         let mut windows: Vec<Aimed> = Vec::new();
         let mut last = None;
         for (window, aim) in aims {
@@ -255,8 +244,6 @@ impl<'a> Aims<'a> {
                 let (encoding, reads) = encoded.sequences[window].clone();
                 windows.push(Aimed {
                     record: record.clone(),
-                    label: label.clone(),
-                    predicted: predicted.clone(),
                     encoding,
                     reads: Some(reads),
                     logits: outputs[window].logits.clone(),
@@ -291,11 +278,14 @@ impl<'a> Aims<'a> {
         };
         let window = encoded.window_of(&[token]);
         let place = encoded.place_in(window, token).unwrap_or(token);
+        let gold = word.and_then(|word| tagged.gold.as_ref()?.get(word));
         let aim = |class: usize| Aim {
             name: names[class].clone(),
             objective: self.at_row(place, classes, class),
             probability: self.row_probability(row, class),
             span: Some(TargetSpan { start, end, segment: 0 }),
+            predicted: [names[argmax(row)].as_str()].into_iter().collect(),
+            label: gold.map(|tag| [tag.as_str()].into_iter().collect()),
         };
         Ok(targets.into_iter().map(|class| (window, aim(class))).collect())
     }
@@ -303,6 +293,7 @@ impl<'a> Aims<'a> {
     /// Each entity, and the window it is explained in.
     fn of_entities(&self, encoded: &Encoded, tagged: &Tagged, gold: bool) -> Vec<(usize, Aim)> {
         let classes = self.model.classes();
+        let named = NamedEntities::new(&encoded.record, tagged);
         let ranges = if gold {
             task::entities(tagged.gold.iter().flatten().map(|tag| Some(tag.as_str())))
         } else {
@@ -327,8 +318,10 @@ impl<'a> Aims<'a> {
                 objective: self.of_class(class),
             };
             let terms: Arc<[Term]> = seen.iter().map(term).collect();
+            let (predicted, label) = named.within(first.start, last.end);
             let span = Some(TargetSpan { start: first.start, end: last.end, segment: 0 });
-            Some((window, Aim { name: kind, objective: Objective::Sum(terms), probability: None, span }))
+            let objective = Objective::Sum(terms);
+            Some((window, Aim { name: kind, objective, probability: None, span, predicted, label }))
         };
         ranges.into_iter().filter_map(aim).collect()
     }
@@ -352,23 +345,25 @@ impl<'a> Aims<'a> {
             }
             let targets = if self.targets.is_empty() { vec![argmax(row(place))] } else { self.targets.clone() };
             let span = encoding.offsets[token as usize].map(|(start, end)| TargetSpan { start, end, segment: 0 });
+            let predicted: Value = [piece(argmax(row(place)))].into_iter().collect();
             aims.extend(targets.into_iter().map(|class| Aim {
                 name: piece(class),
                 objective: self.at_row(place, classes, class),
                 probability: self.row_probability(row(place), class),
                 span,
+                predicted: predicted.clone(),
+                label: None,
             }));
         }
         if aims.is_empty() {
             return Err(format!("token {}: expected a mask", self.options.token.unwrap_or_default()));
         }
-        let predicted = (0..reads.len()).map(|place| piece(argmax(row(place)))).collect::<Value>();
         // A mask is what is asked about, not a part of the text that could speak for an answer: methods leave it where it is.
         for &token in reads.iter() {
             encoding.offsets[token as usize] = None;
             encoding.segments[token as usize] = None;
         }
-        Ok(Aimed { label: None, predicted, encoding, reads: Some(reads), logits, aims, record })
+        Ok(Aimed { encoding, reads: Some(reads), logits, aims, record })
     }
 
     fn of_class(&self, class: usize) -> Objective {
@@ -387,6 +382,38 @@ impl<'a> Aims<'a> {
     fn row_probability(&self, logits: &[f32], class: usize) -> Option<f32> {
         let other = self.against.is_some() || self.options.output == Output::Logit;
         other.then(|| factors::probabilities(Problem::SingleLabel, logits)[class])
+    }
+}
+
+/// The entities of a text in reading order: where each begins and ends, and how results name it.
+struct NamedEntities {
+    predicted: Vec<(usize, usize, String)>,
+    gold: Option<Vec<(usize, usize, String)>>,
+}
+
+impl NamedEntities {
+    fn new(record: &Record, tagged: &Tagged) -> Self {
+        let parts = Parts::of(&record.text);
+        let named = |kind: &str, start, end| (start, end, format!("{kind}: {}", parts.get(start, end)));
+        let places = record.words.as_deref().unwrap_or_default();
+        let of_tags = |tags: &Vec<String>| {
+            let found = task::entities(tags.iter().map(|tag| Some(tag.as_str())));
+            found.iter().map(|(kind, of)| named(kind, places[of.start].0, places[of.end - 1].1)).collect()
+        };
+        Self {
+            predicted: tagged.entities.iter().map(|of| named(&of.kind, of.start, of.end)).collect(),
+            gold: tagged.gold.as_ref().map(of_tags),
+        }
+    }
+
+    /// What shares a character with `start..end`: all of a text's entities, once for each of them, would be far longer than the text.
+    fn within(&self, start: usize, end: usize) -> (Value, Option<Value>) {
+        let of = |entities: &Vec<(usize, usize, String)>| {
+            let first = entities.partition_point(|(_, to, _)| *to <= start);
+            let sharing = entities[first..].iter().take_while(|(from, ..)| *from < end);
+            sharing.map(|(.., name)| name.as_str()).collect()
+        };
+        (of(&self.predicted), self.gold.as_ref().map(of))
     }
 }
 

@@ -259,9 +259,9 @@ impl<'a> Job<'a> {
         Explanation {
             id: aimed.record.id.clone(),
             index: aimed.record.index,
-            label: aimed.label.clone(),
+            label: aim.label.clone(),
             method: self.options.method.name().to_owned(),
-            predicted: aimed.predicted.clone(),
+            predicted: aim.predicted.clone(),
             probability: aim.probability,
             target: aim.name.clone(),
             span: aim.span,

@@ -55,12 +55,12 @@ pub struct Explanation {
     pub id: String,
     /// Its 0-based number in the whole input.
     pub index: u64,
-    /// The gold label, where there is one.
+    /// The gold label, where there is one; of an entity those that overlap it, of a token its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<Value>,
     /// The method's name.
     pub method: String,
-    /// The predicted class, classes or values.
+    /// The predicted class, classes or values; of an entity those that overlap it, of a token or mask its own.
     pub predicted: Value,
     /// The name of the class (for regression, of the output) that the scores explain.
     pub target: String,
@@ -125,6 +125,11 @@ impl Explanation {
         }
         let output = Some(self.output).filter(|p| (0.0..=1.0).contains(p) && !self.predicted.is_number());
         self.probability.or(output)
+    }
+
+    /// Whether it is of an entity, a token or a mask, so that what it says is predicted is predicted of that alone.
+    pub(super) fn is_of_part(&self) -> bool {
+        self.span.is_some_and(|span| span.segment == 0)
     }
 
     /// Whether a score's sign means anything: some methods only tell how much a word matters, not for which side.

@@ -1,6 +1,6 @@
 //! `predict` and `explain` with models that say something of tokens, as a script meets them.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cli::Bench;
 
@@ -108,9 +108,25 @@ fn words_are_tagged_scored_and_explained() {
     let targets: Vec<&Value> = gold.iter().map(|explained| &explained["target"]).collect();
     assert_eq!(targets, ["PER", "LOC"]);
     assert_eq!(gold[0]["span"], serde_json::json!({ "start": 0, "end": 10, "segment": 0 }));
+    // Each line tells of what it explains alone, whatever else is in the text.
+    assert_eq!((&gold[0]["label"], &gold[1]["label"]), (&json!(["PER: Anna loved"]), &json!(["LOC: hotel"])));
+    for explained in &gold {
+        let place = |of: &Value, end: &str| of[end].as_u64().unwrap();
+        let overlaps = |entity: &&Value| {
+            let span = &explained["span"];
+            place(entity, "start") < place(span, "end") && place(span, "start") < place(entity, "end")
+        };
+        let named = |entity: &Value| {
+            json!(format!("{}: {}", entity["type"].as_str().unwrap(), entity["text"].as_str().unwrap()))
+        };
+        let entities = record["entities"].as_array().unwrap();
+        let expected: Vec<Value> = entities.iter().filter(overlaps).map(named).collect();
+        assert_eq!(explained["predicted"], json!(expected));
+    }
     let one = format!("explain --model {model} --data t.jsonl --quiet --token 1 --target I-LOC --output logit");
     let one = lines(&bench.ok(&one)).remove(0);
-    assert_eq!(one["target"], "I-LOC");
+    assert_eq!((&one["target"], &one["predicted"]), (&json!("I-LOC"), &json!([tags[1]])));
+    assert_eq!(one["label"], json!(["B-PER"]));
     assert!((0.0..=1.0).contains(&one["probability"].as_f64().unwrap()));
     bench.fails(&format!("explain --model {model} --data t.jsonl --target I-LOC"), "say at which with --token");
     bench
@@ -136,6 +152,7 @@ fn masks_are_filled_in_and_explained() {
     assert_eq!(explained.len(), 2);
     for (explained, mask) in explained.iter().zip(masks) {
         assert_eq!(explained["target"], mask["fills"][0]["token"]);
+        assert_eq!(explained["predicted"], json!([explained["target"]]));
         // A mask is what is asked about, and scores nothing itself.
         let at = |name: &str| explained[name][mask["position"].as_u64().unwrap() as usize].clone();
         assert_eq!((at("scores"), at("offsets")), (0.0.into(), Value::Null));

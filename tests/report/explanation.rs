@@ -125,6 +125,8 @@ fn without_colours_each_word_is_followed_by_its_score() {
          win(+0.50) a(-0.12) prize(+0.25)\n  \
          rationale: win +0.50 · prize +0.25\n\n";
     assert_eq!(record.render(false), expected);
+    let nothing = Explanation { predicted: json!([]), ..record };
+    assert!(nothing.render(false).starts_with("mail-1 · predicted none · label spam"));
 }
 
 #[test]

@@ -145,7 +145,8 @@ impl Panel {
             method: explanation.method.clone(),
             target: explanation.target.clone(),
             against: explanation.against.clone(),
-            predicted: (explanation.predicted != entry.predicted).then(|| plain(&explanation.predicted)),
+            predicted: (explanation.predicted != entry.predicted && !explanation.is_of_part())
+                .then(|| plain(&explanation.predicted)),
             output: format!("{:.3}", explanation.output),
             baseline: explanation.baseline_output.map(|output| format!("{output:.3}")),
             bar: Bar::of(explanation),

@@ -48,7 +48,9 @@ impl Entry {
     pub(super) fn add_explanation(&mut self, explanation: Explanation) {
         let of_predicted = explanation.predicted.as_str() == Some(&explanation.target);
         let probability = explanation.target_probability().filter(|_| of_predicted);
-        self.learn(explanation.label.as_ref(), &explanation.predicted, probability);
+        if !explanation.is_of_part() {
+            self.learn(explanation.label.as_ref(), &explanation.predicted, probability);
+        }
         self.explanations.push(explanation);
     }
 

@@ -38,6 +38,7 @@ pub(super) fn one_line(text: &str, columns: usize) -> String {
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
+        Value::Array(items) if items.is_empty() => "none".to_owned(),
         Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join("+"),
         Value::Null => "-".to_owned(),
         other => other.to_string(),
