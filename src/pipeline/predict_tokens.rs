@@ -78,7 +78,7 @@ pub fn predict_spans(
     };
     let windows = Windows { model, settings, verb: "answering" };
     let summary = windows.run(dataset, rejections, &encode, &mut |encoded, outputs, _| {
-        let prediction = span_prediction(&encoded, &outputs, options);
+        let prediction = span_prediction(&encoded, &[], &outputs, options);
         scores.add(prediction.exact_match, prediction.f1);
         write(&prediction)
     })?;
@@ -98,14 +98,29 @@ pub(super) fn question_windows(model: &Model, record: &Record, stride: usize) ->
 
 /// The answers found in a record's windows.
 pub(super) fn found(windows: &[(Encoding, Reads)], outputs: &[Outputs], options: &AnswerOptions) -> Found {
-    let read = windows.iter().zip(outputs).map(|((encoding, _), outputs)| (encoding, &outputs.logits[..]));
-    task::answers(read, options)
+    found_between(&[], windows, outputs, options)
 }
 
-pub(super) fn span_prediction(encoded: &Encoded, outputs: &[Outputs], options: &SpanOptions) -> SpanPrediction {
+fn found_between(
+    seams: &[usize],
+    windows: &[(Encoding, Reads)],
+    outputs: &[Outputs],
+    options: &AnswerOptions,
+) -> Found {
+    let read = windows.iter().zip(outputs).map(|((encoding, _), outputs)| (encoding, &outputs.logits[..]));
+    task::answers_between(seams, read, options)
+}
+
+/// What is answered to a record; `seams` are where its context has been put together.
+pub(super) fn span_prediction(
+    encoded: &Encoded,
+    seams: &[usize],
+    outputs: &[Outputs],
+    options: &SpanOptions,
+) -> SpanPrediction {
     let Encoded { record, sequences, .. } = encoded;
     let context = record.pair.as_deref().unwrap_or_default();
-    let found = found(sequences, outputs, &options.answers);
+    let found = found_between(seams, sequences, outputs, &options.answers);
     let span = |candidate: &task::Candidate| AnswerSpan {
         text: characters(context, candidate.start, candidate.end).to_owned(),
         start: candidate.start,

@@ -92,7 +92,7 @@ pub fn select(
     let windows = Windows { model, settings, verb: "selecting" };
     let summary =
         windows.run(dataset, rejections, &|record| job.aims.encode(record), &mut |encoded, outputs, place| {
-            let plain = span_prediction(&encoded, &outputs, &options.spans);
+            let plain = span_prediction(&encoded, &[], &outputs, &options.spans);
             let aimed = job.aims.aimed(encoded, outputs).map_err(|reason| place.error(reason))?;
             let selection = job.selection(&aimed[0], plain)?;
             scores.add(&selection);
@@ -129,7 +129,8 @@ pub(super) fn selection_of(
         if span.text.is_empty() {
             return span;
         }
-        AnswerSpan { start: kept.original(span.start), end: kept.original(span.end - 1) + 1, ..span }
+        let start = kept.original(span.start);
+        AnswerSpan { start, end: start + span.end - span.start, ..span }
     };
     ContextSelection {
         id: plain.id,
@@ -191,7 +192,7 @@ impl Job<'_> {
         let read: Vec<(&Encoding, Reads)> =
             sequences.iter().map(|(encoding, reads)| (encoding, reads.clone())).collect();
         let outputs = self.model.read(&read, self.settings.batch_tokens, &|_| !interrupt::asked())?;
-        Ok(span_prediction(&Encoded::of(record, sequences), &outputs, &self.options.spans))
+        Ok(span_prediction(&Encoded::of(record, sequences), &kept.seams(), &outputs, &self.options.spans))
     }
 }
 
@@ -230,6 +231,13 @@ impl Kept {
 
     pub(super) fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Where something of the context is missing here.
+    pub(super) fn seams(&self) -> Vec<usize> {
+        let distance = |&(start, original): &(usize, usize)| original - start;
+        let seams = self.starts.windows(2).filter(|pair| distance(&pair[0]) != distance(&pair[1]));
+        seams.map(|pair| pair[1].0).collect()
     }
 
     /// Where a character of the kept text is in the whole one.

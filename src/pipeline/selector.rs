@@ -162,9 +162,9 @@ impl Waiting<'_> {
         let outputs = self.model.read(&sequences, self.settings.batch_tokens, &|_| !interrupt::asked())?;
         let mut outputs = outputs.into_iter();
         for (plain, shorter, kept, sentences) in &asked {
-            let [plain, selected] = [plain, shorter].map(|encoded| {
+            let [plain, selected] = [(plain, Vec::new()), (shorter, kept.seams())].map(|(encoded, seams)| {
                 let own: Vec<Outputs> = outputs.by_ref().take(encoded.sequences.len()).collect();
-                span_prediction(encoded, &own, spans)
+                span_prediction(encoded, &seams, &own, spans)
             });
             let selection = selection_of(plain, selected, kept, sentences.clone());
             self.scores.add(&selection);

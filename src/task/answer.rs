@@ -59,11 +59,20 @@ impl Found {
 /// The answers in the windows of one context, from each window and its logits `[L, 2]`. Every span of at most so many tokens is looked at; of
 /// spans with equal characters the best counts, of equal scores the earlier.
 pub fn answers<'a>(windows: impl IntoIterator<Item = (&'a Encoding, &'a [f32])>, options: &AnswerOptions) -> Found {
+    answers_between(&[], windows, options)
+}
+
+/// The same of a context that is put together of several: no answer reaches across one of the `seams` (ascending): it would stand nowhere.
+pub fn answers_between<'a>(
+    seams: &[usize],
+    windows: impl IntoIterator<Item = (&'a Encoding, &'a [f32])>,
+    options: &AnswerOptions,
+) -> Found {
     let mut best = Vec::new();
     let mut no_answer = f32::INFINITY;
     for (window, (encoding, z)) in windows.into_iter().enumerate() {
         no_answer = no_answer.min(z[0] + z[1]);
-        let mut own = in_window(encoding, z, window, options.max_tokens);
+        let mut own = in_window(encoding, z, window, options.max_tokens, seams);
         // Some of them may be the same characters, but no more than a few.
         let most = options.n_best.saturating_mul(4);
         if own.len() > most {
@@ -85,14 +94,15 @@ pub fn answers<'a>(windows: impl IntoIterator<Item = (&'a Encoding, &'a [f32])>,
     Found { best: kept, no_answer }
 }
 
-fn in_window(encoding: &Encoding, z: &[f32], window: usize, max_tokens: usize) -> Vec<Candidate> {
+fn in_window(encoding: &Encoding, z: &[f32], window: usize, max_tokens: usize, seams: &[usize]) -> Vec<Candidate> {
     let place = |token: usize| encoding.offsets[token].filter(|_| encoding.segments[token] == Some(1));
     let length = encoding.ids.len();
     let mut found = Vec::new();
     for first in 0..length {
         let Some((start, _)) = place(first) else { continue };
+        let seam = seams.get(seams.partition_point(|seam| *seam <= start)).copied().unwrap_or(usize::MAX);
         for last in first..length.min(first.saturating_add(max_tokens)) {
-            let Some((_, end)) = place(last).filter(|(_, end)| *end > start) else { continue };
+            let Some((_, end)) = place(last).filter(|(_, end)| (start + 1..=seam).contains(end)) else { continue };
             let score = z[2 * first] + z[2 * last + 1];
             found.push(Candidate { start, end, score, window, tokens: (first, last) });
         }

@@ -9,7 +9,7 @@ mod judge;
 mod selection;
 mod sentence;
 
-pub use answer::{AnswerOptions, Candidate, Found, answers, gold_span, place};
+pub use answer::{AnswerOptions, Candidate, Found, answers, answers_between, gold_span, place};
 pub use entity::{Counts, Entity, EntityCounts, TaggedWord, entities, first_tokens, words};
 pub use fill::{Fill, fills};
 pub use judge::{Judged, Scoring, judge};

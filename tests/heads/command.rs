@@ -193,6 +193,15 @@ fn sentences_are_kept_by_what_speaks_for_the_answer() {
         let text: String = context.chars().take(end).skip(start).collect();
         assert_eq!(one["answer"]["text"], text);
     }
+    // The best span of what is kept would reach from the third sentence to the fifth.
+    let context = "The hotel is good. We love the food! Is it near? 服务很好。 Two minutes.";
+    bench.write("gap.jsonl", json!({ "question": "How is the food?", "context": context }).to_string());
+    let gap = "--data gap.jsonl --quiet --stride 4 --threshold 0 --keep 3 --method saliency";
+    let gap = lines(&bench.ok(&format!("select --model {model} {gap}"))).remove(0);
+    assert_eq!(gap["sentences"][3]["kept"], false);
+    let place = |end: &str| gap["answer"][end].as_u64().unwrap() as usize;
+    let text: String = context.chars().take(place("end")).skip(place("start")).collect();
+    assert_eq!(gap["answer"]["text"], text);
     let results = ["predict", "select --keep 1", "explain"].map(|command| {
         let file = format!("{}.jsonl", &command[..6]);
         bench.ok(&format!("{command} --model {model} --data q.jsonl --quiet --stride 4 --out {file}"));

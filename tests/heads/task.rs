@@ -1,6 +1,7 @@
 //! Scores and entities worked out by hand.
 
-use wherefore::task::{Counts, EntityCounts, Scoring, entities, judge};
+use wherefore::task::{AnswerOptions, Counts, EntityCounts, Scoring, answers, answers_between, entities, judge};
+use wherefore::tokens::Encoding;
 
 fn spans(tags: &str) -> Vec<(String, std::ops::Range<usize>)> {
     entities(tags.split_whitespace().map(Some))
@@ -96,4 +97,25 @@ fn sentences_are_all_of_a_text() {
     assert_eq!(split("中文.然后 more... \"End.\" !!"), ["中文.", "然后 more... ", "\"End.\" !!"]);
     assert_eq!(split(""), [""; 0]);
     assert_eq!(split("no end"), ["no end"]);
+}
+
+#[test]
+fn no_answer_reaches_across_a_seam() {
+    // Four tokens of two characters; the best span is the whole context.
+    let encoding = Encoding {
+        ids: vec![7; 4],
+        offsets: (0..4).map(|token| Some((2 * token, 2 * token + 2))).collect(),
+        segments: vec![Some(1); 4],
+        ..Encoding::default()
+    };
+    let z = [9.0, 0.0, 0.0, 1.0, 2.0, 0.0, 0.0, 9.0];
+    let found = |seams: &[usize]| {
+        let found = answers_between(seams, [(&encoding, &z[..])], &AnswerOptions::default());
+        found.best.iter().map(|answer| (answer.start, answer.end)).collect::<Vec<_>>()
+    };
+    let whole = answers([(&encoding, &z[..])], &AnswerOptions::default());
+    assert_eq!((found(&[])[0], (whole.best[0].start, whole.best[0].end)), ((0, 8), (0, 8)));
+    assert_eq!(found(&[4])[..2], [(4, 8), (0, 4)]);
+    assert_eq!(found(&[4]).len(), 6, "three on each side");
+    assert_eq!(found(&[2, 6]), [(0, 2), (6, 8), (4, 6), (2, 4), (2, 6)]);
 }
