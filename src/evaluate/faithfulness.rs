@@ -160,7 +160,7 @@ impl Faithfulness {
 /// check, where that is asked for.
 ///
 /// # Errors
-/// [`Error::Usage`] for a model that is no classifier, and settings without a meaning; as [`crate::explain::explain`].
+/// [`Error::Usage`] for a model that is no classifier, settings without a meaning, and data without a word; as [`crate::explain::explain`].
 pub fn faithfulness(
     model: &Model,
     randomised: Option<&Model>,
@@ -340,14 +340,13 @@ impl Judge<'_> {
             move |found: &Found| mean(&found.by_share.iter().map(|both| both[which]).collect::<Vec<_>>())
         };
         let at = |(place, &share): (usize, &f64)| {
-            let mean = |which: usize| {
-                found.iter().map(|found| found.by_share[place][which]).sum::<f64>() / found.len().max(1) as f64
-            };
+            let mean =
+                |which: usize| found.iter().map(|found| found.by_share[place][which]).sum::<f64>() / found.len() as f64;
             AtShare { share, comprehensiveness: mean(0), sufficiency: mean(1) }
         };
         let steps = self.options.curve_steps;
         let at_step = |step: usize| {
-            let mean = |of: &dyn Fn(&Found) -> f64| found.iter().map(of).sum::<f64>() / found.len().max(1) as f64;
+            let mean = |of: &dyn Fn(&Found) -> f64| found.iter().map(of).sum::<f64>() / found.len() as f64;
             AtStep {
                 share: step as f64 / steps as f64,
                 deletion: mean(&|found| found.deletion[step]),

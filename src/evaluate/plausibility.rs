@@ -2,7 +2,7 @@
 //!
 //! A word is marked where it shares a character with a marked span. Where a record has several rationales, each good by itself, the gold is
 //! the single one with the best F1, or what it grows to by adding, greedily, those that overlap the prediction and raise F1 ("union F1", Wang et
-//! al. 2022).
+//! al. 2022). A rationale without a word (white space, or what the maximum length cuts off) is none: no method could agree with it.
 
 use std::ops::Range;
 
@@ -130,7 +130,11 @@ pub fn plausibility(
         for (i, record) in window.records.iter().enumerate() {
             let Some(spans) = gold.spans(&record.record.id, &record.record.text) else { continue };
             let spans = spans.map_err(|reason| Error::usage(format!("record {}: {reason}", record.record.id)))?;
-            let alternatives: Vec<Vec<bool>> = spans.iter().map(|spans| marks(record, spans)).collect();
+            let mut alternatives: Vec<Vec<bool>> = spans.iter().map(|spans| marks(record, spans)).collect();
+            alternatives.retain(|marks| marks.contains(&true));
+            if alternatives.is_empty() {
+                continue;
+            }
             for (found, said) in found.iter_mut().zip(&window.said) {
                 found.push(judge(&said[i].units, &alternatives, options));
             }
@@ -144,7 +148,7 @@ pub fn plausibility(
     }
     if found.iter().all(Vec::is_empty) {
         let count = gold.len();
-        return Err(Error::usage(format!("none of the {count} gold rationales is of a record of the data"))
+        return Err(Error::usage(format!("none of the {count} gold rationales has a word of a record of the data"))
             .with_hint("records and rationales are matched by their id"));
     }
     let seed = options.tokens.explain.seed;

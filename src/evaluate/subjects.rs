@@ -148,7 +148,7 @@ struct Line<T> {
 }
 
 /// Explains every record of `dataset` by every method, and hands them to `take`, a window at a time; windows that an earlier run has kept are
-/// taken from there. Records without a single word are passed over.
+/// taken from there. Records without a single word are passed over; one at least must have some.
 pub(super) fn each_window<T: Serialize + DeserializeOwned>(
     model: &Model,
     mut dataset: Dataset,
@@ -167,6 +167,9 @@ pub(super) fn each_window<T: Serialize + DeserializeOwned>(
     let mut count = 0;
     loop {
         let mut records = read(model, &mut dataset, options, rejections)?;
+        if records.is_empty() && count == 0 {
+            return Err(Error::usage("there is no record with a word to judge methods by"));
+        }
         if records.is_empty() {
             return Ok(windows);
         }

@@ -27,6 +27,8 @@ fn faithfulness_is_a_line_a_method_with_intervals_and_a_run_record() {
     let table = std::fs::read_to_string(bench.path("table.txt")).unwrap();
     assert!(table.starts_with("method") && table.lines().count() == 4, "{table}");
     assert!(bench.path("table.txt.run.json").is_file());
+    bench.write("data.jsonl", "{\"text\":\" \"}\n");
+    bench.fails(command, "there is no record with a word to judge methods by");
 }
 
 #[test]
@@ -36,11 +38,12 @@ fn plausibility_and_consistency_need_what_they_compare_with() {
     bench.records("data.jsonl", 6);
     bench.write(
         "gold.jsonl",
-        "{\"id\":\"r0\",\"rationales\":[[[0,3]]]}\n{\"id\":\"r2\",\"rationales\":[[[0,3]],[[4,8]]]}\n",
+        "{\"id\":\"r0\",\"rationales\":[[[0,3]]]}\n{\"id\":\"r2\",\"rationales\":[[[0,3]],[[4,8]]]}\n\
+         {\"id\":\"r1\",\"rationales\":[[[5,6]]]}\n{\"id\":\"r3\",\"rationales\":[]}\n",
     );
     let start = "--model bert-cls2 --data data.jsonl --method saliency,random --quiet";
     let rows = lines(&bench.ok(&format!("evaluate plausibility {start} --gold gold.jsonl --as-many-as-gold")));
-    assert_eq!((rows.len(), &rows[0]["records"]), (2, &2.into()));
+    assert_eq!((rows.len(), &rows[0]["records"]), (2, &2.into()), "white space and nothing are no rationales");
     assert!(rows[0]["union_f1"]["mean"].as_f64() >= rows[0]["token_f1"]["mean"].as_f64());
     bench.write("other.jsonl", "{\"id\":\"nobody\",\"rationales\":[[[0,3]]]}\n");
     bench.fails(&format!("evaluate plausibility {start} --gold other.jsonl"), "none of the 1 gold rationales");
