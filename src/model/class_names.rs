@@ -1,5 +1,7 @@
 //! What a label in the data means to a model: class names to class ids, numbers to targets.
 
+use std::collections::HashMap;
+
 use super::Problem;
 use crate::dataset::Label;
 use crate::factors::Target;
@@ -15,17 +17,25 @@ impl ClassNames {
     /// The names `id2label` gives, or `LABEL_0`… where it gives none (`transformers` leaves out its default names).
     ///
     /// # Errors
-    /// Where `id2label` names another number of classes than the last layer has.
+    /// Where `id2label` names another number of classes than the last layer has, or two of them alike: results tell classes by their names.
     pub(crate) fn new(id2label: Option<Vec<String>>, problem: Problem, classes: usize) -> Result<Self, String> {
         let names = id2label.filter(|_| problem != Problem::Headless);
         let names = names.unwrap_or_else(|| (0..classes).map(|class| format!("LABEL_{class}")).collect());
-        if names.len() == classes {
-            return Ok(Self { names, problem });
+        if names.len() != classes {
+            return Err(format!(
+                "\"id2label\": expected {classes} names, one for each row of the last layer, found {}",
+                names.len()
+            ));
         }
-        Err(format!(
-            "\"id2label\": expected {classes} names, one for each row of the last layer, found {}",
-            names.len()
-        ))
+        let mut seen = HashMap::new();
+        for (class, name) in names.iter().enumerate() {
+            if let Some(other) = seen.insert(name, class) {
+                return Err(format!(
+                    "\"id2label\": expected a name of its own for each class, found \"{name}\" for both {other} and {class}"
+                ));
+            }
+        }
+        Ok(Self { names, problem })
     }
 
     /// What the model was trained to do.
@@ -73,12 +83,10 @@ impl ClassNames {
     }
 
     fn class_named(&self, name: &str) -> Result<usize, String> {
-        let mut named = (0..self.names.len()).filter(|class| self.names[*class] == name);
-        match (named.next(), named.next(), written_id(name)) {
-            (Some(class), None, _) => Ok(class),
-            (Some(_), Some(_), _) => Err(format!("label \"{name}\": several classes have this name; use the class id")),
-            (None, _, Some(id)) => self.class_id(id),
-            (None, _, None) => Err(format!("label \"{name}\": expected {}", self.expected_names())),
+        match (self.names.iter().position(|own| own == name), written_id(name)) {
+            (Some(class), _) => Ok(class),
+            (None, Some(id)) => self.class_id(id),
+            (None, None) => Err(format!("label \"{name}\": expected {}", self.expected_names())),
         }
     }
 

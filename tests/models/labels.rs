@@ -36,7 +36,7 @@ fn assert_refused(model: &Model, labels: &[(Label, &str)]) {
 #[test]
 fn a_class_is_an_id_or_a_name() {
     // The name "0" belongs to class 1: names come before numbers.
-    let (_dir, model) = named("bert-cls5", &["负面", "0", "neutral", "good", "good"]);
+    let (_dir, model) = named("bert-cls5", &["负面", "0", "neutral", "good", "great"]);
     let class = Target::Class;
     assert_resolved(
         &model,
@@ -55,15 +55,23 @@ fn a_class_is_an_id_or_a_name() {
             (Integer(5), "label 5: expected a class id from 0 to 4"),
             (Integer(-1), "label -1: expected a class id from 0 to 4"),
             (name("7"), "label 7: expected a class id from 0 to 4"),
-            (name("2.5"), "label \"2.5\": expected one of \"负面\", \"0\", \"neutral\", \"good\", \"good\""),
-            (name("inf"), "label \"inf\": expected one of \"负面\", \"0\", \"neutral\", \"good\", \"good\""),
-            (name("good"), "label \"good\": several classes have this name; use the class id"),
-            (name("Neutral"), "label \"Neutral\": expected one of \"负面\", \"0\", \"neutral\", \"good\", \"good\""),
+            (name("2.5"), "label \"2.5\": expected one of \"负面\", \"0\", \"neutral\", \"good\", \"great\""),
+            (name("inf"), "label \"inf\": expected one of \"负面\", \"0\", \"neutral\", \"good\", \"great\""),
+            (name("Neutral"), "label \"Neutral\": expected one of \"负面\", \"0\", \"neutral\", \"good\", \"great\""),
             (Number(0.5), "label 0.5: expected a class id or name"),
             (Number(f64::NAN), "label NaN: expected a class id or name"),
             (Many(vec![Integer(1)]), "label: expected one class, found a list"),
         ],
     );
+}
+
+#[test]
+fn classes_have_names_of_their_own() {
+    let dir = copy("bert-cls5");
+    configure(dir.path(), &[("id2label", json!({"0": "bad", "1": "good", "2": "so so", "3": "good", "4": "great"}))]);
+    let refused = Model::open_with(Reference, dir.path(), &LoadOptions::default()).err().unwrap().to_string();
+    let expected = "\"id2label\": expected a name of its own for each class, found \"good\" for both 1 and 3";
+    assert!(refused.ends_with(expected), "{refused}");
 }
 
 #[test]
