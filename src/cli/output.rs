@@ -56,7 +56,7 @@ impl Output {
         }
         let seconds = summary.seconds.max(1e-3);
         let rate = |n: u64| per_second(n, seconds);
-        let Summary { records, skipped, tokens, truncated, repeated, .. } = *summary;
+        let Summary { records, skipped, tokens, truncated, repeated, unread_labels, .. } = *summary;
         let mut line = format!("{verb} {} records in {seconds:.1} s", HumanCount(records));
         let _ = match tokens {
             0 => write!(line, " ({}/s)", rate(records)),
@@ -67,6 +67,9 @@ impl Output {
         }
         if repeated > 0 {
             let _ = write!(line, ", {} had been computed", HumanCount(repeated));
+        }
+        if unread_labels > 0 {
+            let _ = write!(line, ", {} labels not kept: there are no logits", HumanCount(unread_labels));
         }
         if skipped > 0 {
             let _ = write!(line, ", {} skipped", HumanCount(skipped));

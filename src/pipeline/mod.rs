@@ -128,6 +128,8 @@ pub struct Summary {
     pub repeated: u64,
     /// Records cut to the maximum length.
     pub truncated: u64,
+    /// Given factors' records whose labels are not kept, for without logits nothing says what they mean.
+    pub unread_labels: u64,
     /// Wall time.
     pub seconds: f64,
     /// How much of it each stage worked.

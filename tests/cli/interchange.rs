@@ -166,7 +166,11 @@ fn what_is_exported_is_read_again_with_its_labels_and_its_head() {
     assert!(found[0].get("label").is_none_or(Value::is_null) && found[1]["label"] == "spam", "{found:?}");
     // Without logits it is what an encoder without a head would give.
     fs::remove_file(made.bench.path("named/logits.npy")).expect("it was there");
-    made.bench.ok("index --from-factors named --store headless --quiet");
+    let told = made.bench.run("index --from-factors named --store headless").err;
+    assert!(told.contains(&format!("{} labels not kept: there are no logits", N - 1)), "{told}");
+    let run: Value =
+        serde_json::from_slice(&fs::read(made.bench.path("headless.run.json")).expect("a run")).expect("JSON");
+    assert_eq!(run["summary"]["unread_labels"], N - 1);
     let info = lines(&made.bench.ok("store info headless --format jsonl"));
     let kept = &info[0]["settings"];
     assert_eq!((&kept["problem"], &kept["classes"]), (&Value::from("headless"), &Value::from(0)));

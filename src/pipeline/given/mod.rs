@@ -210,6 +210,7 @@ fn each_chunk(
         match model.check(&one).and_then(|()| check_id(&mut ids, &one)).and_then(|()| model.gold(&one)) {
             Ok(gold) => {
                 summary.records += 1;
+                summary.unread_labels += u64::from(model.problem == Problem::Headless && one.record.label.is_some());
                 push(chunk, one, gold);
                 Ok(())
             }

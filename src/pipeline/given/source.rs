@@ -109,7 +109,7 @@ impl Arrays {
                 None => Vec::new(),
             };
             if let Some(labels) = &mut self.labels {
-                record.label = label(&labels.next_row()?, logits.len() > 1);
+                record.label = label(&labels.next_row()?, logits.len() != 1);
             }
             take(Given { record, features, logits, several, place })?;
         }
