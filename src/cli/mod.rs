@@ -3,12 +3,9 @@
 //! Data goes to standard output, progress and messages to standard error. Exit codes: 0 done, 1 done but some records were skipped,
 //! 2 failed with nothing half-written, 130 interrupted.
 
-/// A line for people, on standard error. Where that cannot be written to, the job goes on.
+/// A line for people, on standard error.
 macro_rules! say_line {
-    ($($arg:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), $($arg)*);
-    }};
+    ($($arg:tt)*) => { $crate::cli::say(&format!($($arg)*)) };
 }
 
 mod accuracy;
@@ -36,11 +33,13 @@ mod train;
 mod usage;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use wherefore::Error;
+use wherefore::report::printable;
 
 /// Which training examples, and which words, made this model say this.
 #[derive(Parser)]
@@ -95,6 +94,11 @@ enum Outcome {
     Done,
     /// Some records were skipped, as `--skip-invalid` asked.
     Skipped,
+}
+
+/// Where standard error cannot be written to, the job goes on.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", printable(line));
 }
 
 /// Parses, runs, reports.

@@ -7,7 +7,7 @@ use indicatif::HumanCount;
 use serde::Serialize;
 use wherefore::Result;
 use wherefore::pipeline::{Rejections, Summary, per_second};
-use wherefore::report::{Destination, Format, is_special};
+use wherefore::report::{Destination, Format, is_special, printable};
 
 use super::Outcome;
 use super::arguments::Common;
@@ -108,7 +108,9 @@ pub(crate) fn print<'a, T: Serialize + 'a>(
                 to.write(format!("{line}\n").as_bytes())?;
             }
         }
-        Format::Text | Format::Parquet => to.write(format!("{}\n", text.to_string().trim_end()).as_bytes())?,
+        Format::Text | Format::Parquet => {
+            to.write(format!("{}\n", printable(text.to_string().trim_end())).as_bytes())?;
+        }
     }
     to.finish()
 }

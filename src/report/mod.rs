@@ -18,6 +18,7 @@ mod schema;
 mod text;
 mod token_predictions;
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -42,7 +43,7 @@ pub use records::{
 };
 pub use results::{ResultRecord, read_results};
 pub use schema::Kind;
-pub use text::Render;
+pub use text::{Render, printable};
 pub use token_predictions::{
     AnswerSpan, ContextSelection, ContextSentence, EntitySpan, FilledMask, MaskFill, MaskPrediction, SpanPrediction,
     TagPrediction,
@@ -130,7 +131,12 @@ impl RecordWriter {
         match &mut self.encoder {
             Encoder::Jsonl => self.write_line(record),
             Encoder::Text { colour } => {
-                let text = record.render(*colour);
+                let plain = record.render(false);
+                // Colours are control characters too: a record with some of its own goes without.
+                let text = match printable(&plain) {
+                    Cow::Borrowed(_) if *colour => record.render(true),
+                    shown => shown.into_owned(),
+                };
                 self.destination.write(text.as_bytes())
             }
             #[cfg(feature = "parquet")]

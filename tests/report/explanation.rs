@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 use wherefore::model::{Problem, Task};
-use wherefore::report::{Explanation, Format, RecordWriter, Render, ResultRecord, WordScore, read_results};
+use wherefore::report::{Explanation, Format, RecordWriter, Render, ResultRecord, WordScore, printable, read_results};
 
 use super::{explanation, prediction, search};
 
@@ -111,6 +111,20 @@ fn the_records_of_every_command_are_told_apart() {
         ResultRecord::Explanation(explanation("a", 0, "text", &[1.0])),
     ];
     assert_eq!(read(&path), expected);
+}
+
+#[test]
+fn what_would_steer_a_terminal_is_shown_escaped() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("e.txt");
+    let mut writer = RecordWriter::create(Some(&to), Format::Text, Vec::new()).unwrap();
+    let hostile = Explanation { predicted: json!("\u{9b}31mham"), ..explanation("a\u{1b}]0;b\u{7}", 0, "x", &[1.0]) };
+    writer.write(&hostile).unwrap();
+    writer.finish().unwrap();
+    let shown = fs::read_to_string(to).unwrap();
+    assert!(shown.starts_with(r"a\u{1b}]0;b\u{7} · predicted \u{9b}31mham · explaining"), "{shown}");
+    assert!(shown.lines().count() > 3 && !shown.contains(|c: char| c.is_control() && c != '\n'), "{shown}");
+    assert_eq!(printable("a\tb\n"), "a\tb\n");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod explanation;
 mod improvement;
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use console::{Style, truncate_str};
@@ -18,6 +19,16 @@ use super::{
 pub trait Render {
     /// The record as lines of text, each ended; with terminal colours if `colour`.
     fn render(&self, colour: bool) -> String;
+}
+
+/// A text as a terminal may have it: control characters would steer it, and are written as Rust escapes them, but for line ends and tabs.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if !text.contains(steers) {
+        return text.into();
+    }
+    let escaped = |c: char| if steers(c) { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
 }
 
 pub(super) fn style(colour: bool) -> Style {
