@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::plan::Columns;
-use crate::dataset::{Dataset, DatasetOptions, Label, Record, each_object, each_row_object};
+use crate::dataset::{Dataset, DatasetOptions, Label, Record, Shape, each_object, each_row_object};
 use crate::error::{Error, Result};
 use crate::report::Destination;
 
@@ -29,7 +29,23 @@ pub(super) struct Item {
 
 /// Opens files as the plan's columns say.
 pub(super) fn open(files: &[String], columns: &Columns) -> Result<Dataset> {
-    Dataset::open(DatasetOptions {
+    Dataset::open(options(files, columns))
+}
+
+/// Refuses data that a plan cannot be of: what is trained, judged and changed is a label a text.
+pub(super) fn check_shape(files: &[String], columns: &Columns) -> Result<()> {
+    let refuse = |found: &str| Err(Error::usage(format!("data: a plan is of texts with a label each, found {found}")));
+    match Shape::of(&options(files, columns)) {
+        Shape::Texts => Ok(()),
+        Shape::Questions => refuse("questions with answers"),
+        Shape::Words => refuse("words with tags").map_err(|error| {
+            error.with_hint("`audit dirty --corrected FILE --accept N` writes the data with corrected tags, for `train` to learn from")
+        }),
+    }
+}
+
+fn options(files: &[String], columns: &Columns) -> DatasetOptions {
+    DatasetOptions {
         files: files.to_vec(),
         text_column: columns.text.clone(),
         pair_column: columns.pair.clone(),
@@ -40,7 +56,7 @@ pub(super) fn open(files: &[String], columns: &Columns) -> Result<Dataset> {
         columns: columns.names.clone(),
         allow_duplicate_ids: false,
         ..DatasetOptions::default()
-    })
+    }
 }
 
 /// All records of some files; only training data have weights.

@@ -106,6 +106,7 @@ pub(super) struct Trials<'a> {
 impl<'a> Trials<'a> {
     /// The head is settled once, by the data that the plan begins with.
     pub(super) fn new(plan: &'a Plan, machine: &'a Machine) -> Result<Self> {
+        data::check_shape(&plan.data, &plan.columns)?;
         let blueprint = Blueprint::read(&plan.model, plan.scratch)?;
         let labelled = read(&plan.data, &plan.columns, machine)?;
         let head = train::plan_head(&labelled, plan.labels.as_deref(), None, blueprint.head())?;

@@ -340,3 +340,18 @@ fn a_model_from_nothing_but_the_data() {
     assert_eq!(bench.run("train --vocabulary 30 --shape 1x33 --data train.jsonl --out x").code, Some(2));
     assert_eq!(bench.run("train --data train.jsonl --out x").code, Some(2));
 }
+
+#[test]
+fn a_plan_of_anything_but_texts_with_a_label_each_is_told_what_to_do() {
+    let bench = Bench::new();
+    bench.model("bert-tags");
+    bench.write("tags.jsonl", "{\"tokens\":[\"Anna\",\"left\"],\"ner_tags\":[1,0]}\n");
+    bench.write(
+        "plan.toml",
+        "model = \"bert-tags\"\ndata = [\"tags.jsonl\"]\ndev = [\"tags.jsonl\"]\n[[step]]\ndo = \"relabel\"\ntop = 1\n",
+    );
+    bench.fails(
+        "improve plan.toml --out made --quiet",
+        "data: a plan is of texts with a label each, found words with tags",
+    );
+}
