@@ -11,6 +11,7 @@
 // One warp a token, both ends of its path where rows.cuh has them: no point ever reaches global memory. Draws, and ends that are normalised each, are too
 // long to have in the code for each vector: such paths are in shared memory. Bound by memory, as embed.cu.
 #include "embed.cuh"
+#include "port_blocks.cuh"
 #include "random.cuh"
 
 constexpr unsigned ZERO = 0xffffffffu;  // the baseline id of a vector of zeros
@@ -160,7 +161,7 @@ DEVICE void fold(float* out, const T* gradient, const float* scales, int kind, c
         const Stage stage = STAGE;                                                                                                             \
         stage.with_token(tokens, [&](auto kind, int token) { embed_path<typename decltype(kind)::type>(out, stage, token); }, out);            \
     }                                                                                                                                          \
-    KERNEL(embed_backward_##T, 128, T* gradient, STAGE_PARAMETERS) {                                                                           \
+    KERNEL_BLOCKS(embed_backward_##T, 128, 3, T* gradient, STAGE_PARAMETERS) {                                                                 \
         const Stage stage = STAGE;                                                                                                             \
         stage.with_token(tokens, [&](auto kind, int token) { embed_backward<typename decltype(kind)::type>(gradient, stage, token); }, gradient); \
     }                                                                                                                                          \
