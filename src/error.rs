@@ -55,9 +55,9 @@ pub enum Error {
 }
 
 impl Error {
-    /// An [`Error::Io`] at `path`, for `map_err`.
+    /// An [`Error::Io`] at `path`, for `map_err`; what a reader of this crate's own said is taken as it was said.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::Io { path: path.as_ref().to_owned(), source }
+        move |source| source.downcast().unwrap_or_else(|source| Self::Io { path: path.as_ref().to_owned(), source })
     }
 
     /// An [`Error::Format`] with no hint.

@@ -2,11 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::destination::is_special;
 use crate::error::{Error, Result};
+use crate::interrupt;
 
 /// One input, its format told by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,15 +101,24 @@ impl Input {
     /// The bytes, decompressed; what is read of the stored ones is added to `counter`.
     pub(super) fn bytes(&self, counter: &Counter) -> Result<Box<dyn Read + Send>> {
         if self.len.is_none() {
-            return Ok(Box::new(io::stdin()));
+            return Ok(Box::new(Pipe::of(io::stdin())));
         }
-        let file = File::open(&self.path).map_err(Error::io(&self.path))?;
-        let stored = Counted { file, counter: Arc::clone(counter) };
+        let stored = Counted { file: self.open()?, counter: Arc::clone(counter) };
         Ok(match self.compression {
             Compression::None => Box::new(stored),
             Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(stored)),
             Compression::Zstd => Box::new(zstd::Decoder::new(stored).map_err(Error::io(&self.path))?),
         })
+    }
+
+    fn open(&self) -> Result<Box<dyn Read + Send>> {
+        let path = self.path.clone();
+        if is_special(&path) {
+            // A pipe without a writer keeps whoever opens it waiting, too.
+            let file = interrupt::apart(move || File::open(path))?;
+            return Ok(Box::new(Pipe::of(file.map_err(Error::io(&self.path))?)));
+        }
+        Ok(Box::new(File::open(&path).map_err(Error::io(path))?))
     }
 }
 
@@ -151,7 +163,7 @@ fn by_extension(path: &Path) -> Result<(Format, Compression)> {
 
 /// A file that counts what is read of it.
 struct Counted {
-    file: File,
+    file: Box<dyn Read + Send>,
     counter: Counter,
 }
 
@@ -160,5 +172,43 @@ impl Read for Counted {
         let read = self.file.read(buffer)?;
         self.counter.fetch_add(read as u64, Ordering::Relaxed);
         Ok(read)
+    }
+}
+
+/// What may have nothing to say for long: Ctrl-C is heard while it is waited for.
+struct Pipe<R> {
+    /// `None` where a read was left.
+    stream: Option<R>,
+    buffer: Vec<u8>,
+    /// Of the buffer, what has not been passed on.
+    unread: Range<usize>,
+}
+
+impl<R> Pipe<R> {
+    /// As much as the system's own pipes hold.
+    const BUFFER: usize = 1 << 16;
+
+    fn of(stream: R) -> Self {
+        Self { stream: Some(stream), buffer: vec![0; Self::BUFFER], unread: 0..0 }
+    }
+}
+
+impl<R: Read + Send + 'static> Read for Pipe<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.unread.is_empty() {
+            let Some(mut stream) = self.stream.take() else { return Ok(0) };
+            let mut buffer = std::mem::take(&mut self.buffer);
+            let (stream, buffer, read) = interrupt::apart(move || {
+                let read = stream.read(&mut buffer);
+                (stream, buffer, read)
+            })
+            .map_err(io::Error::other)?;
+            (self.stream, self.buffer) = (Some(stream), buffer);
+            self.unread = 0..read?;
+        }
+        let count = out.len().min(self.unread.len());
+        out[..count].copy_from_slice(&self.buffer[self.unread.start..][..count]);
+        self.unread.start += count;
+        Ok(count)
     }
 }

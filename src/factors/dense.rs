@@ -1,6 +1,6 @@
 //! The few dense f64 operations that refits and curvature are made of, over `faer`.
 //!
-//! Everything here runs on the calling thread and in an order that the shapes alone decide; callers keep those fixed, and share the work
+//! Everything here runs on one thread and in an order that the shapes alone decide; callers keep those fixed, and share the work
 //! out among threads by whole results. Parameters of a head are a matrix `[E + 1, K]`: a column is one class's `[w_c; b_c]`.
 
 use faer::dyn_stack::{MemBuffer, MemStack};
@@ -10,6 +10,10 @@ use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
 use faer::{Accum, Conj, Mat, MatMut, MatRef, Par};
 
 use crate::error::{Error, Result};
+use crate::interrupt;
+
+/// Rows from which a decomposition takes so long that Ctrl-C is to be heard in the middle of it.
+const LONG: usize = 512;
 
 /// Right-hand sides solved for at a time. Groups are filled up with zeros, so that a solution's bits do not depend on its neighbours.
 const GROUP: usize = 8;
@@ -59,6 +63,14 @@ pub(super) fn slice_mut(x: &mut Mat<f64>, j: usize) -> &mut [f64] {
     x.col_as_slice_mut(j)
 }
 
+/// A decomposition of `matrix`.
+pub(super) fn decompose<T: Send + 'static>(
+    matrix: Mat<f64>,
+    by: impl FnOnce(Mat<f64>) -> T + Send + 'static,
+) -> Result<T> {
+    if matrix.nrows() < LONG { Ok(by(matrix)) } else { interrupt::apart(move || by(matrix)) }
+}
+
 /// A symmetric positive definite matrix as `L Lᵀ`.
 pub(super) struct Cholesky {
     lower: Mat<f64>,
@@ -69,19 +81,21 @@ impl Cholesky {
     ///
     /// # Errors
     /// Where it is not positive definite to f64's precision, or holds something that is not a number.
-    pub(super) fn factor(mut matrix: Mat<f64>) -> Result<Self> {
-        let scratch = llt::factor::cholesky_in_place_scratch::<f64>(matrix.nrows(), Par::Seq, faer::Spec::default());
-        let mut memory = MemBuffer::new(scratch);
-        llt::factor::cholesky_in_place(
-            matrix.as_mut(),
-            llt::factor::LltRegularization::default(),
-            Par::Seq,
-            MemStack::new(&mut memory),
-            faer::Spec::default(),
-        )
-        .map_err(|_| not_positive_definite())?;
-        let finite = (0..matrix.nrows()).all(|i| matrix[(i, i)].is_finite());
-        if finite { Ok(Self { lower: matrix }) } else { Err(not_positive_definite()) }
+    pub(super) fn factor(matrix: Mat<f64>) -> Result<Self> {
+        let lower = decompose(matrix, |mut matrix| {
+            let scratch =
+                llt::factor::cholesky_in_place_scratch::<f64>(matrix.nrows(), Par::Seq, faer::Spec::default());
+            llt::factor::cholesky_in_place(
+                matrix.as_mut(),
+                llt::factor::LltRegularization::default(),
+                Par::Seq,
+                MemStack::new(&mut MemBuffer::new(scratch)),
+                faer::Spec::default(),
+            )
+            .map(|_| matrix)
+        })?;
+        let finite = |lower: &Mat<f64>| (0..lower.nrows()).all(|i| lower[(i, i)].is_finite());
+        lower.ok().filter(finite).map(|lower| Self { lower }).ok_or_else(not_positive_definite)
     }
 
     /// `1 / (A⁻¹)_rr` of the factored `A = L Lᵀ`.

@@ -55,6 +55,26 @@ fn a_killed_job_resumes_to_the_same_bytes() {
     assert!(indexed(&bench, "killed", "--resume") == expected);
 }
 
+/// A read that waits for a pipe is left.
+#[cfg(unix)]
+#[test]
+fn a_job_that_waits_for_its_input_can_be_interrupted() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    let mut command = bench.command("index --model bert-cls2 --data - --store store --quiet");
+    let [input, out, err] = std::array::from_fn(|_| std::process::Stdio::piped());
+    let mut child = command.stdin(input).stdout(out).stderr(err).spawn().expect("it starts");
+    // `wait` would close it.
+    let held = child.stdin.take();
+    while !bench.path("store").exists() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
+    let ran = Ran::from(child.wait_with_output().expect("it ends"));
+    drop(held);
+    assert_eq!((ran.code, ran.err.as_str()), (Some(130), "wherefore: interrupted\n"));
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interrupted_job_says_so_and_resumes() {
