@@ -1,7 +1,7 @@
 //! Passes over the training factors, in blocks of a fixed number of rows counted from the first record.
 //!
-//! The blocks are the same however the source is cut into pieces, each is always worked on in one shape (the last is filled up with zero
-//! rows), and what they give is put together in their order: so results have the same bits for any shards and any number of threads.
+//! The blocks are the same however the source is cut into pieces, and what they give is put together in their order: so results have the
+//! same bits for any shards and any number of threads.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use super::source::{FactorSource, LabelUsed, LabelledRows, Labels};
 use crate::error::{Error, Result};
 use crate::model::Problem;
 
-/// Rows of a block.
+/// Rows of a block, but the last.
 pub(crate) const ROWS: usize = 1024;
 
 /// Blocks whose results are in memory at a time. Bounds memory; changes no result.
@@ -25,27 +25,27 @@ const WAVE_OF_BLOCKS: usize = 8;
 /// Asked between blocks; a pass is given up with [`Error::Interrupted`] where it answers `false`.
 pub type KeepGoing<'a> = &'a (dyn Fn() -> bool + Sync);
 
-/// Some consecutive records in f64, one a column; columns from `rows` on are zero.
+/// Some consecutive records in f64, one a column.
 pub(super) struct Block {
     /// The place of the first one in the source.
     pub(super) first: usize,
-    /// How many records.
+    /// How many records, R.
     pub(super) rows: usize,
-    /// `h̃ = [h; s]`, `[E + 1, ROWS]`: s is 1, of boundaries of answers 0.
+    /// `h̃ = [h; s]`, `[E + 1, R]`: s is 1, of boundaries of answers 0.
     pub(super) inputs: Mat<f64>,
-    /// δ as stored, `[K, ROWS]`
+    /// δ as stored, `[K, R]`
     pub(super) deltas: Mat<f64>,
-    /// What δ was taken against, `[K, ROWS]`: one-hot, multi-hot or values.
+    /// What δ was taken against, `[K, R]`: one-hot, multi-hot or values.
     pub(super) targets: Mat<f64>,
 }
 
 impl Block {
-    /// What the model put out, `[K, ROWS]`: probabilities `p = δ + y`, or a regression's values `z = y + δ/2`.
+    /// What the model put out, `[K, R]`: probabilities `p = δ + y`, or a regression's values `z = y + δ/2`.
     ///
     /// The one place where the model's outputs are recovered from its factors.
     pub(super) fn stored_outputs(&self, problem: Problem) -> Mat<f64> {
         let scale = if problem == Problem::Regression { 0.5 } else { 1.0 };
-        Mat::from_fn(self.deltas.nrows(), ROWS, |c, r| self.targets[(c, r)] + scale * self.deltas[(c, r)])
+        Mat::from_fn(self.deltas.nrows(), self.rows, |c, r| self.targets[(c, r)] + scale * self.deltas[(c, r)])
     }
 }
 
@@ -159,13 +159,13 @@ impl<'a> Blocks<'a> {
         if !(self.keep_going)() {
             return Err(Error::Interrupted);
         }
-        let classes = self.classes();
+        let (classes, rows) = (self.classes(), ROWS.min(self.rows() - start));
         let mut block = Block {
             first: start,
-            rows: ROWS.min(self.rows() - start),
-            inputs: Mat::zeros(self.inputs(), ROWS),
-            deltas: Mat::zeros(classes, ROWS),
-            targets: Mat::zeros(classes, ROWS),
+            rows,
+            inputs: Mat::zeros(self.inputs(), rows),
+            deltas: Mat::zeros(classes, rows),
+            targets: Mat::zeros(classes, rows),
         };
         let end = start + block.rows;
         let mut piece = self.starts.partition_point(|&first| first <= start) - 1;

@@ -24,7 +24,7 @@ use super::bundle::Bundle;
 use super::cg::{self, Stop, System};
 use super::dense::{inner, slice};
 use super::hessian::FactoredHessian;
-use super::kronecker::{Eigen, Kronecker, input_factor, output_factor};
+use super::kronecker::{Eigen, Kronecker, Output, input_factor};
 use super::objective::Point;
 use super::refit::{CHOLESKY_LIMIT, check_positive};
 use super::source::FactorSource;
@@ -130,8 +130,8 @@ impl<'a> Curvature<'a> {
                 Inverse::Cholesky(FactoredHessian::factor(&blocks, Point::Stored, options.damping)?)
             }
             HessianForm::Exact if blocks.is_of_boundaries() => return Err(too_large(source, &options)),
-            HessianForm::Exact => Inverse::MatrixFree(kronecker(&blocks, options.damping)?),
-            HessianForm::Kronecker => Inverse::Kronecker(kronecker(&blocks, options.damping)?),
+            HessianForm::Exact => Inverse::MatrixFree(kronecker(&blocks, Output::near, options.damping)?),
+            HessianForm::Kronecker => Inverse::Kronecker(kronecker(&blocks, Output::new, options.damping)?),
             HessianForm::Corrected | HessianForm::Layers | HessianForm::Shampoo => {
                 return Err(Error::usage(
                     "--hessian ekfac, layers, shampoo: are of gradients of the whole model, and the store's are not",
@@ -278,10 +278,13 @@ fn queries_in_memory(parameters: usize) -> usize {
     ((256 << 20) / (WAVE * parameters * size_of::<f64>())).max(1)
 }
 
-fn kronecker(blocks: &Blocks<'_>, damping: f64) -> Result<Kronecker> {
-    let output = output_factor(blocks, Point::Stored)?;
-    let input = Eigen::new(&input_factor(blocks)?)?;
-    Kronecker::new(blocks, &output, Arc::new(input), damping)
+fn kronecker<'a>(
+    blocks: &Blocks<'a>,
+    output: impl FnOnce(&Blocks<'a>, Point<'_>) -> Result<Output>,
+    damping: f64,
+) -> Result<Kronecker> {
+    let input = Eigen::new(input_factor(blocks)?)?;
+    Ok(Kronecker::new(blocks, output(blocks, Point::Stored)?, Arc::new(input), damping))
 }
 
 /// `h̃ δᵀ [E + 1, K]`

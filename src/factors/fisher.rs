@@ -129,7 +129,7 @@ impl LayerFisher {
         let width = outputs / layer.blocks;
         let side = |values: &[f64], whole: usize, first: usize, width: usize, count: u64| {
             let at = |i: usize, j: usize| values[(first + i) * whole + first + j] / count.max(1) as f64;
-            Eigen::new(&Mat::from_fn(width, width, at))
+            Eigen::new(Mat::from_fn(width, width, at))
         };
         let input = side(&moments.inputs, inputs, 0, inputs, moments.rows)?;
         let mut output_vectors = vec![0.0; outputs * outputs];

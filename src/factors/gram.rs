@@ -9,7 +9,7 @@ use std::ops::Range;
 use faer::{Mat, MatMut};
 use rayon::prelude::*;
 
-use super::block::{Block, Blocks, ROWS};
+use super::block::{Block, Blocks};
 use super::dense::{add_product, slice};
 use crate::error::Result;
 
@@ -22,7 +22,7 @@ pub(super) struct Wanted {
     pub(super) weighting: usize,
 }
 
-/// The Gram matrices of all inputs by `count` weightings: `weights(block)` gives `[count, ROWS]`. Only lower triangles are meant to be read.
+/// The Gram matrices of all inputs by `count` weightings: `weights(block)` gives `[count, R]`. Only lower triangles are meant to be read.
 pub(super) fn weighted_grams(
     blocks: &Blocks<'_>,
     count: usize,
@@ -73,8 +73,8 @@ fn tiles(wanted: &[Wanted]) -> Vec<Tile> {
 impl Tile {
     fn add(&mut self, inputs: &Mat<f64>, weights: &Mat<f64>) {
         let (rows, columns, (start, weighting)) = (self.sum.nrows(), self.sum.ncols(), self.of);
-        let mut weighted = Mat::zeros(rows, ROWS);
-        for r in 0..ROWS {
+        let mut weighted = Mat::zeros(rows, inputs.ncols());
+        for r in 0..inputs.ncols() {
             let (weight, input) = (weights[(weighting, r)], &slice(inputs, r)[start + self.first..]);
             weighted.col_as_slice_mut(r).iter_mut().zip(input).for_each(|(out, x)| *out = weight * x);
         }

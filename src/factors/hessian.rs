@@ -6,7 +6,7 @@
 
 use faer::{Mat, Scale};
 
-use super::block::{Block, Blocks, ROWS};
+use super::block::{Block, Blocks};
 use super::dense::{Cholesky, slice, slice_mut};
 use super::gram::weighted_grams;
 use super::objective::Point;
@@ -95,21 +95,21 @@ fn pairs(problem: Problem, classes: usize) -> Vec<(usize, usize)> {
     }
 }
 
-/// `|A_i|` at each pair: `[pairs, ROWS]`.
+/// `|A_i|` at each pair: `[pairs, R]`.
 fn pair_weights(problem: Problem, block: &Block, point: Point<'_>, pairs: &[(usize, usize)]) -> Mat<f64> {
     if problem == Problem::Regression {
-        return Mat::full(1, ROWS, 2.0);
+        return Mat::full(1, block.rows, 2.0);
     }
     let p = point.outputs(problem, block);
-    Mat::from_fn(pairs.len(), ROWS, |pair, r| match pairs[pair] {
+    Mat::from_fn(pairs.len(), block.rows, |pair, r| match pairs[pair] {
         (c, d) if c == d => p[(c, r)] * (1.0 - p[(c, r)]),
         (c, d) => p[(c, r)] * p[(d, r)],
     })
 }
 
-/// `δ²`, of which one output's alone is not 0: the weights of a boundary's own gradient, `[K, ROWS]`.
+/// `δ²`, of which one output's alone is not 0: the weights of a boundary's own gradient, `[K, R]`.
 fn squared_deltas(block: &Block) -> Mat<f64> {
-    Mat::from_fn(block.deltas.nrows(), ROWS, |c, r| block.deltas[(c, r)].powi(2))
+    Mat::from_fn(block.deltas.nrows(), block.rows, |c, r| block.deltas[(c, r)].powi(2))
 }
 
 /// The softmax Hessian's lower triangle from the Gram matrices of its pairs: `−G_cd` off the diagonal, `Σ_{d ≠ c} G_cd` on it.

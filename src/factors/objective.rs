@@ -29,7 +29,7 @@ pub(super) enum Point<'a> {
 }
 
 impl Point<'_> {
-    /// Probabilities of a classifier, values of a regression: `[K, ROWS]`.
+    /// Probabilities of a classifier, values of a regression: `[K, R]`.
     pub(super) fn outputs(self, problem: Problem, block: &Block) -> Mat<f64> {
         match self {
             Self::Stored => block.stored_outputs(problem),
@@ -42,7 +42,7 @@ impl Point<'_> {
     }
 }
 
-/// `z [K, ROWS]`.
+/// `z [K, R]`.
 fn logits(block: &Block, parameters: MatRef<'_, f64>) -> Mat<f64> {
     let mut z = Mat::zeros(parameters.ncols(), block.inputs.ncols());
     product(z.as_mut(), parameters.transpose(), block.inputs.as_ref());
@@ -116,7 +116,7 @@ impl Objective<'_> {
         Ok((total * scale + 0.5 * self.penalty * inner(parameters, parameters), gradient))
     }
 
-    /// The loss of each record of a block and its δ `[K, ROWS]` at `parameters`; of several heads side by side, `[E + 1, heads · K]`, a loss for each
+    /// The loss of each record of a block and its δ `[K, R]` at `parameters`; of several heads side by side, `[E + 1, heads · K]`, a loss for each
     /// record and head, and their δ below one another.
     pub(super) fn deltas(&self, block: &Block, parameters: &Mat<f64>) -> (Vec<f64>, Mat<f64>) {
         let problem = self.blocks.problem();
@@ -129,7 +129,6 @@ impl Objective<'_> {
             let heads = slice_mut(&mut deltas, r).chunks_exact_mut(classes);
             losses.extend(heads.map(|z| loss_to_delta(problem, z, slice(targets, r))));
         }
-        (0..deltas.ncols()).skip(block.rows).for_each(|r| slice_mut(&mut deltas, r).fill(0.0));
         (losses, deltas)
     }
 }

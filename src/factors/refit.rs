@@ -12,7 +12,7 @@ use super::block::{Blocks, KeepGoing};
 use super::cg::{self, Stop, System};
 use super::dense::{inner, norm, slice, step};
 use super::hessian::FactoredHessian;
-use super::kronecker::{Eigen, Kronecker, input_factor, output_factor};
+use super::kronecker::{Eigen, Kronecker, Output, input_factor};
 use super::objective::{Objective, Point, RefitTargets};
 use super::source::FactorSource;
 use crate::error::{Error, Result};
@@ -173,7 +173,7 @@ impl<'a> Solver<'a> {
         if blocks.inputs() * blocks.classes() <= options.cholesky_limit {
             return Ok(Self::Cholesky { blocks, penalty });
         }
-        Ok(Self::ConjugateGradients { blocks, penalty, input_factor: Arc::new(Eigen::new(&input_factor(blocks)?)?) })
+        Ok(Self::ConjugateGradients { blocks, penalty, input_factor: Arc::new(Eigen::new(input_factor(blocks)?)?) })
     }
 
     /// `−(H + λI)⁻¹ ∇`, exactly or nearly.
@@ -186,8 +186,8 @@ impl<'a> Solver<'a> {
                 Ok(direction)
             }
             Self::ConjugateGradients { blocks, penalty, input_factor } => {
-                let output_factor = output_factor(blocks, point)?;
-                let preconditioner = &Kronecker::new(blocks, &output_factor, input_factor.clone(), *penalty)?;
+                let output_factor = Output::near(blocks, point)?;
+                let preconditioner = &Kronecker::new(blocks, output_factor, input_factor.clone(), *penalty);
                 let residual = norm(&at.gradient).sqrt().min(0.1);
                 let system = System { blocks, point, damping: *penalty, preconditioner };
                 let mut solutions = cg::solve(&system, vec![direction], Stop { residual, iterations: 1000 })?;

@@ -93,6 +93,22 @@ fn conjugate_gradients_solve_it_to_the_stated_residual() {
     }
 }
 
+/// Of so many classes no eigenvectors are taken: the solution is judged by the equations themselves.
+#[test]
+fn conjugate_gradients_solve_for_many_classes() {
+    let (problem, classes, width) = (Problem::SingleLabel, 600, 1);
+    let source = training(problem, 40, width, classes);
+    let (delta, features) = query(problem, 28, width, classes);
+    let options = CurvatureOptions { cholesky_limit: 0, ..options(HessianForm::Exact) };
+    let found = matrix(&precondition(&source, options, &delta, &features));
+    let gradient = gradient(&delta, &features);
+    let rows = hessian(&source, DAMPING);
+    let left: Vec<f64> = rows.iter().zip(&gradient).map(|(row, g)| dot(row, &found) - g).collect();
+    // Its entries are rounded to f32.
+    let rounding = f64::from(f32::EPSILON) * norm(&found) * rows.iter().map(|row| norm(row)).fold(0.0, f64::max);
+    assert!(norm(&left) <= options.residual * norm(&gradient) + rounding, "{:e}", norm(&left));
+}
+
 /// `A ⊗ B + λI` with A and B averaged apart, written out and solved.
 #[test]
 fn kronecker_preconditioning_solves_the_damped_product() {

@@ -32,6 +32,17 @@ fn a_refit_is_the_minimum() {
     }
 }
 
+/// Of so many classes no eigenvectors are taken, which is for the way to the minimum alone.
+#[test]
+fn a_refit_of_many_classes_is_the_minimum() {
+    let source = training(Problem::SingleLabel, 700, 2, 600);
+    let options = RefitOptions { cholesky_limit: 0, ..RefitOptions::default() };
+    let found = refit(&source, &options, &go_on).expect("a refit");
+    let gradient = norm(&Records::new(&source).gradient(&parameters(&found), options.penalty));
+    assert!(found.converged && gradient <= 1e-9, "{gradient:e} after {} steps", found.iterations);
+    assert!(found.iterations < 20, "{}", found.iterations);
+}
+
 #[test]
 fn the_stated_gradient_and_objective_are_those_of_the_definition() {
     for (problem, classes) in HEADS {

@@ -349,10 +349,9 @@ impl Sample {
     }
 }
 
-/// What each record of a block counts, `[1, ROWS]`.
+/// What each record of a block counts, `[1, R]`.
 fn weights(block: &Block, weighting: Weighting, rows: usize) -> Mat<f64> {
-    let weight = |_, r: usize| if r < block.rows { weighting.of(block.deltas[(0, r)], rows) } else { 0.0 };
-    Mat::from_fn(1, ROWS, weight)
+    Mat::from_fn(1, block.rows, |_, r| weighting.of(block.deltas[(0, r)], rows))
 }
 
 /// With λ on the diagonal.

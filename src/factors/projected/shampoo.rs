@@ -36,11 +36,11 @@ impl Shampoo {
         let weigh = |block: &Block| weights(block, options.weighting, blocks.rows());
         let sides = sum(&blocks, &layers, |block, layer, range| Sides::of(block, &weigh(block), layer, range))?;
         let mut all: Vec<Self> = Vec::with_capacity(layers.len());
-        for (sides, (layer, range)) in sides.into_iter().zip(&layers) {
+        for (mut sides, (layer, range)) in sides.into_iter().zip(&layers) {
             if !keep_going() {
                 return Err(Error::Interrupted);
             }
-            let (output, input) = (Eigen::new(&sides.0[0])?, Eigen::new(&sides.0[1])?);
+            let (input, output) = (Eigen::new(sides.0.swap_remove(1))?, Eigen::new(sides.0.swap_remove(0))?);
             let values = Mat::zeros(layer.inputs, layer.outputs);
             all.push(Self { range: range.clone(), output, input, values });
         }
