@@ -18,7 +18,7 @@
 //!
 //! ```text
 //! cli → {evaluate, improve} → pipeline → report → audit → {lexical, train} → {explain, search} → store → {factors, model} →
-//! backend → task → tokens → dataset → destination → {interrupt, numeric, panics, random, sync} → error
+//! backend → task → tokens → dataset → destination → {interrupt, lock, numeric, panics, random, sync} → error
 //! ```
 
 pub mod audit;
@@ -32,6 +32,7 @@ pub mod factors;
 pub mod improve;
 pub mod interrupt;
 pub mod lexical;
+mod lock;
 pub mod model;
 mod numeric;
 mod panics;

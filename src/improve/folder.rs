@@ -8,15 +8,18 @@ use serde_json::{Map, Value, json};
 
 use super::plan::Plan;
 use crate::error::{Error, Result};
+use crate::lock::{LOCK, Lock};
 use crate::report::{ChangeRecord, Destination, Format, RecordWriter};
 
 const PLAN: &str = "plan.json";
 
-/// Takes a folder for a plan, or finds it taken for the same one.
+/// Takes a folder for a plan, or finds it taken for the same one; with `overwrite` in the place of what an earlier plan left. It is one
+/// process's as long as the lock is held.
 ///
 /// # Errors
-/// [`Error::Mismatch`] where it holds the results of another plan, or of other data; [`Error::Usage`] where something else is there.
-pub(super) fn claim(out: &Path, plan: &Plan) -> Result<()> {
+/// [`Error::Mismatch`] where it holds the results of another plan, or of other data; [`Error::Usage`] where something else is there, or
+/// another process at work.
+pub(super) fn claim(out: &Path, plan: &Plan, overwrite: bool) -> Result<Lock> {
     let path = out.join(PLAN);
     let inputs = plan.files().into_iter().map(|file| Ok((file.to_owned(), Value::from(fingerprint(Path::new(file))?))));
     let mut claim = json!({ "plan": plan, "inputs": inputs.collect::<Result<Map<_, _>>>()? });
@@ -24,11 +27,20 @@ pub(super) fn claim(out: &Path, plan: &Plan) -> Result<()> {
     if let Some(continual) = claim["plan"]["continual"].as_object_mut() {
         continual.retain(|name, _| name != "batches" && name != "answers");
     }
+    if !path.exists() && !rest(out)?.is_empty() {
+        return Err(Error::usage(format!("{}: is there already, and holds no plan", out.display()))
+            .with_hint("name another folder with --out"));
+    }
+    std::fs::create_dir_all(out).map_err(Error::io(out))?;
+    let lock = Lock::acquire(out, "folder")?;
+    if overwrite && path.exists() {
+        clear(out)?;
+    }
     if path.exists() {
         let found: Value = read(&path)?;
         let differs = ["plan", "inputs"].into_iter().find(|part| found[part] != claim[part]);
         return match differs {
-            None => Ok(()),
+            None => Ok(lock),
             Some(part) => {
                 let what = if part == "plan" { "another plan" } else { "other data" };
                 let hint = "name another folder with --out, or begin anew with --overwrite";
@@ -36,12 +48,20 @@ pub(super) fn claim(out: &Path, plan: &Plan) -> Result<()> {
             }
         };
     }
-    if out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Error::usage(format!("{}: is there already, and holds no plan", out.display()))
-            .with_hint("name another folder with --out"));
+    write(&path, &claim)?;
+    Ok(lock)
+}
+
+/// What a folder holds beside its lock; nothing where there is none.
+fn rest(out: &Path) -> Result<Vec<PathBuf>> {
+    if !out.exists() {
+        return Ok(Vec::new());
     }
-    std::fs::create_dir_all(out).map_err(Error::io(out))?;
-    write(&path, &claim)
+    let entries = out.read_dir().map_err(Error::io(out))?;
+    let mut paths =
+        entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>().map_err(Error::io(out))?;
+    paths.retain(|path| !path.ends_with(LOCK));
+    Ok(paths)
 }
 
 /// Of a file's bytes; a pattern is its own.
@@ -54,15 +74,12 @@ fn fingerprint(path: &Path) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Removes what a plan left in a folder, and nothing where there is no plan.
-///
-/// # Errors
-/// [`Error::Usage`] where something else is there; what the file system says.
-pub(super) fn clear(out: &Path) -> Result<()> {
-    if !out.join(PLAN).exists() {
-        return Ok(());
-    }
-    std::fs::remove_dir_all(out).map_err(Error::io(out))
+/// Removes what a plan left in a folder.
+fn clear(out: &Path) -> Result<()> {
+    rest(out)?.iter().try_for_each(|path| {
+        let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+        removed.map_err(Error::io(path))
+    })
 }
 
 /// A file of JSON, on lines for people.

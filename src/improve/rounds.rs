@@ -71,10 +71,7 @@ pub fn continual(
             Error::usage("the plan has no batches of data").with_hint("add [continual] with batches and budget")
         );
     };
-    if overwrite {
-        folder::clear(out)?;
-    }
-    folder::claim(out, plan)?;
+    let _lock = folder::claim(out, plan, overwrite)?;
     let mut trials = Trials::new(plan, machine)?;
     let head = trials.head().clone();
     let classes = ClassNames::new(Some(head.names.clone()), head.problem, head.names.len()).map_err(Error::usage)?;

@@ -30,10 +30,7 @@ pub fn improve(
     machine: &Machine,
     tell: &mut dyn FnMut(&str),
 ) -> Result<Comparison> {
-    if overwrite {
-        folder::clear(out)?;
-    }
-    folder::claim(out, plan)?;
+    let _lock = folder::claim(out, plan, overwrite)?;
     let mut trials = Trials::new(plan, machine)?;
     let head = trials.head().clone();
     let classes = ClassNames::new(Some(head.names.clone()), head.problem, head.names.len()).map_err(Error::usage)?;

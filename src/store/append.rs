@@ -8,7 +8,6 @@ use std::path::Path;
 
 use super::block::Block;
 use super::directory::remove_leftovers;
-use super::lock::Lock;
 use super::manifest::{Base, BlockEntry, Manifest};
 use super::record::StoredRecord;
 use super::replace::{commit, settle, write_next};
@@ -18,6 +17,7 @@ use super::writer::{StoreWriter, check_same_job, verify_files};
 use crate::dataset::{Digest, Record};
 use crate::error::{Error, Result};
 use crate::factors::{Floats, Int8};
+use crate::lock::Lock;
 
 impl StoreWriter {
     /// Opens a finished store to add data to, or one that an earlier, interrupted call was adding data to. What is there is verified
@@ -29,7 +29,7 @@ impl StoreWriter {
         let directory = directory.as_ref();
         // Before the lock, so that nothing is put into a directory that is no store.
         Manifest::read(directory)?;
-        let lock = Lock::acquire(directory)?;
+        let lock = Lock::acquire(directory, "store")?;
         let manifest = Manifest::read(directory)?;
         check_same_job(directory, &manifest, settings, part)?;
         let base = base(directory, &manifest)?;

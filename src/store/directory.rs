@@ -6,9 +6,9 @@ use std::path::Path;
 
 use super::atomic::TEMPORARY;
 use super::head::HEAD;
-use super::lock::LOCK;
 use super::manifest::{MANIFEST, Manifest};
 use crate::error::{Error, Result};
+use crate::lock::LOCK;
 
 /// The names of what a directory holds, the lock's apart.
 pub(super) struct Found(Vec<String>);

@@ -92,7 +92,6 @@ mod fingerprint;
 mod fisher;
 mod head;
 mod info;
-mod lock;
 mod manifest;
 mod map;
 mod merge;

@@ -8,12 +8,12 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::directory::remove_leftovers;
-use super::lock::Lock;
 use super::manifest::{BlockEntry, Manifest};
 use super::reader::open_part;
 use super::replace::{commit, settle, write_next};
 use super::shard::Shard;
 use crate::error::Result;
+use crate::lock::Lock;
 
 /// Which records to take out.
 #[derive(Clone, Debug, Default)]
@@ -58,7 +58,7 @@ impl fmt::Display for Removed {
 pub fn remove(directory: impl AsRef<Path>, removal: &Removal) -> Result<Removed> {
     let directory = directory.as_ref();
     open_part(directory)?;
-    let _lock = Lock::acquire(directory)?;
+    let _lock = Lock::acquire(directory, "store")?;
     let manifest = settle(directory, open_part(directory)?.1)?;
     let found: Vec<Vec<Found>> =
         manifest.blocks.par_iter().map(|block| find(directory, &manifest, block, removal)).collect::<Result<_>>()?;

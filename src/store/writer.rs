@@ -10,12 +10,12 @@ use super::block::Block;
 use super::directory::{Found, remove_leftovers};
 use super::encode::write_block;
 use super::head::{check_head, write_head};
-use super::lock::Lock;
 use super::manifest::{Base, BlockEntry, Manifest, Naming};
 use super::replace::settle;
 use super::settings::{Part, Settings};
 use crate::error::{Error, Result};
 use crate::factors::Head;
+use crate::lock::Lock;
 use crate::model::Problem;
 
 /// A store being written. It holds the store's lock until dropped.
@@ -54,7 +54,7 @@ impl StoreWriter {
             Ok::<_, Error>(found.has_manifest() && (resume || !nothing_yet))
         };
         survey()?;
-        let lock = Lock::acquire(directory)?;
+        let lock = Lock::acquire(directory, "store")?;
         let manifest =
             if survey()? { go_on(directory, &settings, part)? } else { begin(directory, settings, part, head)? };
         Ok(Self::new(directory, manifest, None, lock))

@@ -14,6 +14,7 @@ use crate::backend::Precision;
 use crate::backend::training::AdamStep;
 use crate::error::{Error, Result};
 use crate::interrupt;
+use crate::lock::Lock;
 use crate::model::{DropoutPass, DropoutRates, Learn, NamedTensor, Task, Trainee};
 use crate::tokens::{Encoding, MicroBatch, pack};
 
@@ -382,6 +383,34 @@ impl<'a, M: Material> Run<'a, M> {
 fn mean(sums: [u64; 2]) -> Option<f64> {
     let [sum, weights] = sums.map(f64::from_bits);
     (weights > 0.0).then_some(sum / weights)
+}
+
+/// The folder of a training's state, one process's at a time: it is there as long as there is a state, or a training.
+pub struct StateFolder {
+    path: PathBuf,
+    _lock: Lock,
+}
+
+impl StateFolder {
+    /// Makes it, where it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where another process has it; what the file system says.
+    pub fn claim(path: &Path) -> Result<Self> {
+        std::fs::create_dir_all(path).map_err(Error::io(path))?;
+        Ok(Self { path: path.to_owned(), _lock: Lock::acquire(path, "training")? })
+    }
+
+    /// Whether there is a training to go on with.
+    pub fn has_state(&self) -> bool {
+        self.path.join(STATE).exists()
+    }
+}
+
+impl Drop for StateFolder {
+    fn drop(&mut self) {
+        Lock::remove_with(&self.path);
+    }
 }
 
 /// Removes a training's state, once its outcome is safe.

@@ -88,6 +88,19 @@ threshold = -1.0
 "#;
 
 #[test]
+fn two_plans_cannot_have_one_folder() {
+    let bench = bench();
+    bench.write("plan.toml", PLAN);
+    std::fs::create_dir(bench.path("out")).unwrap();
+    let lock = std::fs::File::create(bench.path("out/.lock")).unwrap();
+    lock.lock().unwrap();
+    for more in ["", "--overwrite"] {
+        bench.fails(&format!("improve plan.toml --out out {more}"), "out: another process is writing to this folder");
+    }
+    assert!(!bench.path("out/plan.json").exists());
+}
+
+#[test]
 fn a_plan_changes_data_trains_on_both_and_compares() {
     let bench = bench();
     let pool = truth(&data(200, 220));

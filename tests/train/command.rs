@@ -82,6 +82,23 @@ fn what_cannot_be_trained_is_told_in_one_line() {
     assert!(!bench.path("m").exists());
 }
 
+/// The lock is the system's, so that a killed training keeps nobody out.
+#[test]
+fn two_trainings_cannot_have_one_place() {
+    let bench = bench();
+    std::fs::create_dir(bench.path("m.training")).unwrap();
+    let lock = std::fs::File::create(bench.path("m.training/.lock")).unwrap();
+    lock.lock().unwrap();
+    let train = "train --model bert-cls2 --data train.jsonl --epochs 1 --quiet --out m";
+    for more in ["", "--resume", "--overwrite"] {
+        bench.fails(&format!("{train} {more}"), "m.training: another process is writing to this training");
+    }
+    assert!(!bench.path("m").exists());
+    drop(lock);
+    bench.ok(train);
+    assert!(bench.path("m").exists() && !bench.path("m.training").exists());
+}
+
 /// Ids are ids however a table writes them, and those that are left out are told: a head has outputs for them.
 #[test]
 fn class_ids_are_read_as_such_and_gaps_are_told() {

@@ -14,7 +14,9 @@ use wherefore::factors::RefitOptions;
 use wherefore::model::{self, Blueprint, DropoutRates, HeadPlan, Problem, Shape, Trainee};
 use wherefore::pipeline::{Rejections, Settings, Summary};
 use wherefore::task::{Scoring, SelectorSettings};
-use wherefore::train::{self, Example, Labelled, Material, TokenExample, TokenOptions, TrainOptions, TrainPlan};
+use wherefore::train::{
+    self, Example, Labelled, Material, StateFolder, TokenExample, TokenOptions, TrainOptions, TrainPlan,
+};
 use wherefore::{Error, Result};
 
 use self::job::Job;
@@ -198,16 +200,16 @@ impl Arguments {
     }
 
     /// Refuses to write over what the user did not say.
-    fn check_places(&self, out: &Path, checkpoints: &Path) -> Result<()> {
-        let taken = |path: &Path| path.read_dir().is_ok_and(|mut entries| entries.next().is_some());
+    fn check_places(&self, out: &Path, checkpoints: &Path, state: &StateFolder) -> Result<()> {
         if self.keeping.overwrite {
             return Ok(());
         }
-        if out.exists() && (!out.is_dir() || taken(out)) {
+        let taken = || out.read_dir().is_ok_and(|mut entries| entries.next().is_some());
+        if out.exists() && (!out.is_dir() || taken()) {
             return Err(Error::usage(format!("{}: is there already", out.display()))
                 .with_hint("name another place with --out, or write over it with --overwrite"));
         }
-        if taken(checkpoints) && !self.keeping.resume {
+        if state.has_state() && !self.keeping.resume {
             return Err(Error::usage(format!("{}: an interrupted training is there", checkpoints.display()))
                 .with_hint("go on with it: --resume; or begin anew: --overwrite"));
         }
@@ -222,7 +224,8 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         return Err(Error::usage("a trained model needs a place").with_hint("name a directory: --out DIR").into());
     };
     let checkpoints = sibling(&out, "training");
-    arguments.check_places(&out, &checkpoints)?;
+    let state = StateFolder::claim(&checkpoints)?;
+    arguments.check_places(&out, &checkpoints, &state)?;
     let output = Output::new(common, Some(&out));
     let mut rejections = output.rejections();
 
