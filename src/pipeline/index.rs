@@ -108,10 +108,11 @@ pub fn index(
     dataset.number_from(number);
     writer.each_id(|index, id| dataset.know_id(index, id))?;
     let indexing = Indexing { model, options, settings, before, writer: Mutex::new(writer) };
-    let summary = match tokens {
-        Some(tokens) => indexing.bundles(tokens, dataset, rejections)?,
-        None => indexing.records(tracers.as_deref(), dataset, rejections)?,
+    let ran = match tokens {
+        Some(tokens) => indexing.bundles(tokens, dataset, rejections),
+        None => indexing.records(tracers.as_deref(), dataset, rejections),
     };
+    let summary = ran.inspect_err(|_| lock(&indexing.writer).abandon())?;
     indexing.writer.into_inner().unwrap_or_else(PoisonError::into_inner).finish(summary.numbered)?;
     Ok(summary)
 }

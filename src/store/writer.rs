@@ -25,6 +25,8 @@ pub struct StoreWriter {
     pub(super) manifest: Manifest,
     /// What the store was before, where data are added to it.
     pub(super) base: Option<Base>,
+    /// Whether the directory is this writer's own making.
+    made: bool,
     _lock: Lock,
 }
 
@@ -45,6 +47,7 @@ impl StoreWriter {
     ) -> Result<Self> {
         let directory = directory.as_ref();
         check_request(&settings, part, head)?;
+        let made = !directory.exists();
         fs::create_dir_all(directory).map_err(Error::io(directory))?;
         // Twice: a directory of something else is not to get even a lock, and what holds the lock may have changed all.
         let survey = || {
@@ -57,11 +60,11 @@ impl StoreWriter {
         let lock = Lock::acquire(directory, "store")?;
         let manifest =
             if survey()? { go_on(directory, &settings, part)? } else { begin(directory, settings, part, head)? };
-        Ok(Self::new(directory, manifest, None, lock))
+        Ok(Self { made, ..Self::new(directory, manifest, None, lock) })
     }
 
     pub(super) fn new(directory: &Path, manifest: Manifest, base: Option<Base>, lock: Lock) -> Self {
-        Self { directory: directory.to_owned(), manifest, base, _lock: lock }
+        Self { directory: directory.to_owned(), manifest, base, made: false, _lock: lock }
     }
 
     /// Whether block `number` is finished, of these data.
@@ -119,6 +122,13 @@ impl StoreWriter {
         self.manifest.data_fingerprint = Some(self.manifest.combined_fingerprint());
         self.manifest.measure(&self.directory)?;
         self.manifest.write(&self.directory)
+    }
+
+    /// Gives up: a directory that was made for this store goes again where no block was finished; what was there before stays.
+    pub fn abandon(&self) {
+        if self.made && self.manifest.has_nothing_yet() && remove_leftovers(&self.directory, None).is_ok() {
+            Lock::remove_with(&self.directory);
+        }
     }
 
     /// The store's directory.

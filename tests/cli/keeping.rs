@@ -34,6 +34,25 @@ fn data_added_are_indexed_as_if_they_had_been_there() {
     bench.fails(&format!("{index} --data c.jsonl --store grown --append --target predicted"), "target");
 }
 
+/// A folder that a command made goes with it where nothing in it was finished; what was there before, and finished shards, stay.
+#[test]
+fn a_failed_index_leaves_no_folder_of_its_own() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    let index = format!("index --model {model} --block-records 8 --quiet");
+    write(&bench, "good.jsonl", 0, 20);
+    let good = fs::read_to_string(bench.path("good.jsonl")).expect("written");
+    bench.write("bad.jsonl", "{\"id\": 1}\n");
+    bench.write("late.jsonl", format!("{good}{{\"id\": 1}}\n"));
+    bench.fails(&format!("{index} --data bad.jsonl --store made"), "no text column");
+    assert!(!bench.path("made").exists());
+    fs::create_dir(bench.path("found")).expect("a folder is made");
+    bench.fails(&format!("{index} --data bad.jsonl --store found"), "no text column");
+    assert!(bench.path("found").exists());
+    bench.fails(&format!("{index} --data late.jsonl --store begun"), "late.jsonl:21");
+    assert!(bench.path("begun").join("shard-00000.safetensors").exists());
+}
+
 #[test]
 fn records_without_ids_go_on_being_numbered() {
     let bench = Bench::new();

@@ -60,7 +60,7 @@ pub fn index_given(
     let progress = Progress::new("indexing", None, quiet);
     let mut writer: Option<StoreWriter> = None;
     let mut first = None;
-    let mut summary = each_chunk(given, options.block_records, rejections, &mut |chunk, model| {
+    let ran = each_chunk(given, options.block_records, rejections, &mut |chunk, model| {
         let writer = match &mut writer {
             Some(writer) => writer,
             none => {
@@ -83,7 +83,8 @@ pub fn index_given(
             }
         }
         Ok(())
-    })?;
+    });
+    let mut summary = ran.inspect_err(|_| writer.iter().for_each(StoreWriter::abandon))?;
     let writer = writer.ok_or_else(|| Error::usage("there are no records"))?;
     writer.finish(summary.numbered)?;
     summary.seconds = progress.seconds();
