@@ -87,6 +87,9 @@ pub struct Config {
     pub labels: Option<Vec<String>>,
 }
 
+/// Layers that a model passes through at most: more are a slip, and every list of them would be as long.
+const MOST_LAYERS: usize = 4096;
+
 impl Config {
     /// Reads `config.json` of the model directory `dir`.
     ///
@@ -138,6 +141,10 @@ impl Config {
 
     /// What cannot be seen from one field alone.
     fn check(&self, fields: &Fields) -> Result<()> {
+        let layers = self.layers * self.layers_per_group;
+        if layers > MOST_LAYERS {
+            return Err(fields.refuse(format!("layers: expected at most {MOST_LAYERS}, found {layers}")));
+        }
         if !self.width.is_multiple_of(self.heads) {
             return Err(fields.refuse(format!(
                 "hidden size {} is not a multiple of the number of attention heads, {}",

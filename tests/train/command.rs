@@ -99,6 +99,23 @@ fn two_trainings_cannot_have_one_place() {
     assert!(bench.path("m").exists() && !bench.path("m.training").exists());
 }
 
+#[test]
+fn a_model_that_no_machine_has_room_for_is_refused() {
+    let bench = bench();
+    let config: serde_json::Value = json(&bench.path("bert-cls2/config.json"));
+    let refused = |sizes: &[(&str, u64)], reason: &str| {
+        let mut config = config.clone();
+        for &(name, size) in sizes {
+            config[name] = size.into();
+        }
+        bench.write("bert-cls2/config.json", config.to_string());
+        bench.fails("train --model bert-cls2 --scratch --data train.jsonl --out m --quiet", reason);
+    };
+    refused(&[("num_hidden_layers", 1_000_000_000)], "layers: expected at most 4096, found 1000000000");
+    refused(&[("hidden_size", 60_000_000)], "GiB to train, more than this machine has");
+    refused(&[("vocab_size", 4_000_000_000), ("hidden_size", 30_000)], "GiB to train, more than this machine has");
+}
+
 /// Ids are ids however a table writes them, and those that are left out are told: a head has outputs for them.
 #[test]
 fn class_ids_are_read_as_such_and_gaps_are_told() {

@@ -98,6 +98,21 @@ pub(super) enum First<'a> {
     Drawn,
 }
 
+/// Refuses a model whose parameters and moments, which a state of its training holds, are more than the system would ever give.
+fn check_room(specs: &Tree<Spec>) -> Result<()> {
+    let numbers: u128 = specs.leaves().into_iter().map(|spec| spec.len() as u128).sum();
+    let bytes = 3 * size_of::<f32>() as u128 * numbers;
+    let given = |bytes: usize| Vec::<u8>::new().try_reserve_exact(bytes).is_ok();
+    if usize::try_from(bytes).is_ok_and(given) {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "a model of {numbers} parameters takes {} GiB to train, more than this machine has",
+        bytes.div_ceil(1 << 30)
+    ))
+    .with_hint("config.json says how large it is: fewer layers, a smaller hidden size or vocabulary"))
+}
+
 impl<B: Training> Learner<B> {
     /// Puts a model's parameters on a device.
     pub(super) fn new(
@@ -110,6 +125,7 @@ impl<B: Training> Learner<B> {
     ) -> Result<Self> {
         let (ids, schedule) = distinct(&config.schedule());
         let specs = specs(config, &ids, task, classes);
+        check_room(&specs)?;
         let mut number = 0;
         let host = specs.map(|spec| {
             number += 1;
