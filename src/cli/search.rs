@@ -4,21 +4,21 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use wherefore::factors::{CurvatureOptions, HessianForm, RefitOptions, RepresenterCompat};
-use wherefore::model::{Device, Model, Task};
+use wherefore::factors::{CurvatureOptions, HessianForm, LabelUsed, RefitOptions, RepresenterCompat};
+use wherefore::model::{Device, Model, Problem, Task};
 use wherefore::pipeline::{
     self, Condition, Entities, ExactOptions, GivenFactors, GivenFile, GivenSearch, QueryTarget, Rejections, ResultSink,
     RuleOptions, ScopeOptions, SearchOptions, SelfSearch, SetFile, Summary, TopK,
 };
 use wherefore::report::{Format, NeighbourList, RecordWriter, SearchResult};
 use wherefore::search::Rule;
-use wherefore::store::{Checkpoint, Store};
+use wherefore::store::{Checkpoint, Settings, Store};
 use wherefore::{Error, Result};
 
-use super::Outcome;
 use super::arguments::{Common, Data, Typed, shape_of};
 use super::output::Output;
 use super::run_record::RunRecord;
+use super::{Outcome, note};
 
 /// The training records that most support and most oppose each prediction.
 #[derive(Args)]
@@ -37,7 +37,8 @@ pub(crate) struct Arguments {
     /// feature-dot, feature-cos, feature-euc, grad-dot, grad-cos, representer, tracin, influence, relatif, bm25 (shared words) or
     /// loss (the records' own, whatever the query); of a store of projected gradients projected-dot, projected-cos, trak, tracin, less,
     /// influence, relatif
-    /// [default: grad-cos; feature-cos for a model without a head, projected-cos for projected gradients]
+    /// [default: grad-cos; feature-cos for a model without a head, and for a regression's own prediction, whose loss is 0; projected-cos for
+    /// projected gradients]
     #[arg(long)]
     rule: Option<Rule>,
     /// Records at each end, or `all` for full rankings
@@ -162,6 +163,12 @@ fn parse_top_k(text: &str) -> Result<TopK, String> {
 }
 
 impl Arguments {
+    /// Whether queries, or the store's records, are explained against what a regression predicts: a loss of 0 has no gradient.
+    fn is_lossless(&self, kept: &Settings) -> bool {
+        let predicted = kept.target == LabelUsed::Predicted || (self.target == "predicted" && !self.of_itself);
+        kept.problem == Problem::Regression && predicted
+    }
+
     fn options(&self, default: Rule) -> SearchOptions {
         let rule_options = RuleOptions {
             hessian: self.hessian.map(Hessian::form),
@@ -225,9 +232,10 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let mut run = RunRecord::begin("search");
     let store = Store::open_many(&arguments.store)?;
     let kept = store.settings();
+    let lossless = arguments.is_lossless(kept);
     let options = arguments.options(match kept {
         _ if kept.gradients.is_some() => Rule::ProjectedCos,
-        _ if kept.classes == 0 => Rule::FeatureCos,
+        _ if kept.classes == 0 || lossless => Rule::FeatureCos,
         _ => Rule::GradCos,
     });
     options.rule.check(kept.problem, &kept.checkpoints)?;
@@ -242,6 +250,12 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     }
     if kept.tokens.is_some() && matches!(common.device, Device::Cuda(_) | Device::EveryCuda) && !common.quiet {
         tell_cpu();
+    }
+    if lossless && options.rule.is_of_loss() && !common.quiet {
+        let rule = options.rule;
+        note(&format!(
+            "a regression's loss against its own prediction is 0, and so is every score by {rule}: ask with --target gold of a store made with it, or by feature-cos or representer"
+        ));
     }
     let of_part = options.token.is_some() || options.entity.is_some();
     let columns = SearchResult::columns(kept.task(), of_part, kept.problem, &kept.label_names, &kept.columns);

@@ -97,6 +97,11 @@ impl Rule {
         self.needs_head() && self != Self::Loss
     }
 
+    /// Whether its scores are products with the gradient of the query's loss.
+    pub fn is_of_loss(self) -> bool {
+        matches!(self, Self::GradDot | Self::GradCos | Self::TracIn | Self::Influence | Self::RelatIf)
+    }
+
     /// Whether there must be factors of training's checkpoints for it.
     pub fn needs_checkpoints(self) -> bool {
         matches!(self, Self::TracIn | Self::Less)

@@ -408,6 +408,22 @@ fn regression_and_multi_label_models_are_indexed_and_searched() {
     }
 }
 
+/// Its loss is 0, and so is every product with the gradient of that: another rule is the default, and who asks for such a product is told.
+#[test]
+fn a_regressions_own_prediction_is_asked_about_by_a_rule_that_says_something() {
+    let bench = Bench::new();
+    let model = bench.model("bert-regression");
+    let record = |i: usize| json!({ "text": format!("good {i}"), "label": i }).to_string() + "\n";
+    bench.write("data.jsonl", (0..6).map(record).collect::<String>());
+    bench.ok(&format!("index --model {model} --data data.jsonl --store store"));
+    let search = "search --store store --data data.jsonl -k 2";
+    let by = |options: &str| lines(&bench.ok(&format!("{search} {options}")))[0]["rule"].clone();
+    assert_eq!((by(""), by("--target gold")), (json!("feature-cos"), json!("grad-cos")));
+    let told = |options: &str| bench.run(&format!("{search} {options}")).err.contains("--target gold");
+    assert!(told("--rule grad-dot") && told("--rule influence"));
+    assert!(!told("") && !told("--rule representer") && !told("--rule grad-dot --target gold"));
+}
+
 #[test]
 fn doctor_finds_nothing_wrong_here() {
     let bench = Bench::new();
