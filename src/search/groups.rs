@@ -37,7 +37,7 @@ pub fn search_groups<S: Source + ?Sized>(
     let shape = Shape::of(source, form, queries)?;
     expect("rows in groups", shape.rows, groups.rows())?;
     let k = shape.top_k(k)?;
-    if shape.selected == 0 {
+    if shape.selected == 0 || groups.is_empty() {
         return Ok(vec![vec![GroupHits::default(); groups.len()]; queries.len()]);
     }
     let on_devices = device::Job { source, form, shape, k, groups: Some(groups), options };

@@ -41,6 +41,17 @@ fn filtered(all: &Value, end: &str, keep: impl Fn(&Value) -> bool) -> Vec<Value>
         .collect()
 }
 
+/// Every query is answered, whether or not there is anything to answer with.
+#[test]
+fn conditions_that_no_record_meets_leave_empty_ends() {
+    let bench = indexed();
+    for more in ["-k 2", "-k all", "-k 2 --group-by source", "-k 2 --collapse-duplicates", "-k 2 --rule influence"] {
+        let found = search(&bench, &format!("--where id=nobody {more}"));
+        assert_eq!(found.len(), 2, "{more}");
+        assert!(found.iter().all(|one| hits(one, "proponents").is_empty() && hits(one, "opponents").is_empty()));
+    }
+}
+
 /// Whether a hit is one that a condition leaves.
 type Keep = fn(&Value) -> bool;
 
