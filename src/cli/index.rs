@@ -3,24 +3,26 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 use wherefore::dataset::Dataset;
 use wherefore::factors::{LabelUsed, ScanType};
 use wherefore::model::{AdamMoments, DEFAULT_DIMENSION, GradientsOf, Model, Projection, ProjectionKind, Task};
 use wherefore::pipeline::{self, Checkpoint, GivenFactors, GivenFile, IndexOptions, Rejections, Summary};
-use wherefore::store::{DEFAULT_BLOCK_RECORDS, Dtype, Part};
+use wherefore::store::{self, DEFAULT_BLOCK_RECORDS, Dtype, Info, Part};
 use wherefore::{Error, Result};
 
 use super::Outcome;
-use super::arguments::{Common, Data, ModelName, shape_of};
+use super::arguments::{Common, Data, shape_of};
 use super::output::{Output, print};
-use super::run_record::RunRecord;
+use super::run_record::{RunRecord, is_given};
+use super::search::load_recorded;
 
 /// One pass over the training data into a store of factors.
-#[derive(Args)]
+#[derive(Args, Clone)]
 #[allow(clippy::struct_excessive_bools)] // each a flag of its own
 pub(crate) struct Arguments {
     /// Model directory, or org/name in the local Hugging Face cache
-    #[arg(long, value_name = "DIR", required_unless_present = "from_factors")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["from_factors", "append"])]
     model: Option<String>,
     #[command(flatten)]
     data: Data,
@@ -43,7 +45,7 @@ pub(crate) struct Arguments {
     /// Go on where an interrupted job stopped
     #[arg(long)]
     resume: bool,
-    /// Add the data to the finished store that is there; their numbers go on where those of the store end
+    /// Add the data to the finished store that is there, by its model and settings; their numbers go on where those of the store end
     #[arg(long, conflicts_with = "resume")]
     append: bool,
     /// Only tell what the run would take: records, tokens, disk, memory and time, measured on a sample (exit code 2 where it would not fit)
@@ -168,6 +170,21 @@ impl Arguments {
 const MOST_DIMENSIONS: usize = 1 << 20;
 
 impl Arguments {
+    /// The model: where data are added, the store's, unless another place is named.
+    fn load(&self, kept: Option<&Info>, common: &Common) -> Result<Model> {
+        match (kept, self.model.as_deref()) {
+            (Some(kept), named) if !kept.settings.is_given() => {
+                let recorded = store::find_path(&kept.directory, &kept.settings.model);
+                load_recorded(&kept.settings, &recorded, named, common)
+            }
+            (_, Some(named)) => common.load_as(named, self.masks),
+            (_, None) => Err(Error::usage(format!(
+                "{}: its factors were made elsewhere, and data are added by a model",
+                self.store.display()
+            ))),
+        }
+    }
+
     /// `DIR` or `DIR:RATE`; a directory may have a colon in its name where what follows is no number.
     fn checkpoint(&self, text: &str, common: &Common) -> Result<Checkpoint> {
         let split = text.rsplit_once(':').and_then(|(dir, rate)| Some((dir, rate.parse().ok()?)));
@@ -197,6 +214,54 @@ impl Arguments {
             parameters: self.parameters,
         }))
     }
+
+    /// What is left open of data that are added is as the store has it.
+    fn take_over(&self, options: &mut IndexOptions, kept: &Info, common: &Common, run: &mut RunRecord) -> Result<()> {
+        let settings = &kept.settings;
+        leave(run, "shard", &mut options.part, &kept.part);
+        leave(run, "target", &mut options.target, &settings.target);
+        leave(run, "dtype", &mut options.dtype, &settings.dtype);
+        leave(run, "scan", &mut options.scan, &settings.scan);
+        leave(run, "block-records", &mut options.block_records, &settings.block_records);
+        leave(run, "keep-column", &mut options.columns, &settings.columns);
+        if let Some(tokens) = &settings.tokens {
+            leave(run, "stride", &mut options.stride, &tokens.stride);
+            leave(run, "max-answer-tokens", &mut options.max_answer_tokens, &tokens.max_answer_tokens);
+        }
+        if let (Some(kept), true) = (&settings.gradients, !is_given("gradients") || options.gradients.is_some()) {
+            let own = Self { gradients: Gradients::Projected, ..self.clone() }.projection(common.seed)?;
+            let mut projection = own.unwrap_or(*kept);
+            leave(run, "projection", &mut projection.kind, &kept.kind);
+            leave(run, "parameters", &mut projection.parameters, &kept.parameters);
+            leave(run, "seed", &mut projection.seed, &kept.seed);
+            if !is_given("projection-dim") && !is_given("layer-dim") {
+                let name = if kept.per_layer { "layer-dim" } else { "projection-dim" };
+                leave(run, name, &mut projection.dimension, &kept.dimension);
+                projection.per_layer = kept.per_layer;
+            }
+            options.gradients = Some(projection);
+            run.resolve("gradients", "projected");
+        }
+        if !is_given("checkpoint") {
+            let of = options.gradients.map(|projection| projection.parameters).unwrap_or_default();
+            let checkpoint = |noted: &store::Checkpoint| {
+                let path = store::find_path(&kept.directory, &noted.path);
+                let model = load_recorded(settings, &path, None, common)?;
+                let moments = noted.moments.as_ref().map(|_| AdamMoments::read(&model, of)).transpose()?;
+                Ok(Checkpoint { model, learning_rate: noted.learning_rate, moments })
+            };
+            options.checkpoints = settings.checkpoints.iter().map(checkpoint).collect::<Result<_>>()?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes a setting from the store where it is left open.
+fn leave<T: Clone + Serialize>(run: &mut RunRecord, name: &str, value: &mut T, kept: &T) {
+    if !is_given(name) {
+        value.clone_from(kept);
+        run.resolve(name, serde_json::to_value(kept).unwrap_or_default());
+    }
 }
 
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
@@ -204,13 +269,17 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     if let Some(file) = &arguments.from_factors {
         return index_given(arguments, file, common, run);
     }
-    let name = ModelName { model: arguments.model.clone().unwrap_or_default() };
-    let model = if arguments.masks { name.load_any(common, &mut run)? } else { name.load(common, &mut run)? };
+    let kept = arguments.append.then(|| store::info(&arguments.store)).transpose()?;
+    let model = arguments.load(kept.as_ref(), common)?;
+    run.model(&model);
     if arguments.masks && model.task() != Task::Masks {
         return Err(Error::usage(format!("--masks: {} is no masked-language model", model.name())).into());
     }
-    let dataset = arguments.data.open_as(shape_of(&model), &arguments.keep_column)?;
-    let options = arguments.options(common)?;
+    let mut options = arguments.options(common)?;
+    if let Some(kept) = &kept {
+        arguments.take_over(&mut options, kept, common, &mut run)?;
+    }
+    let dataset = arguments.data.open_as(shape_of(&model), &options.columns)?;
     run.set("part", options.part.to_string());
     if arguments.dry_run {
         model.expect_record_task("--dry-run")?;

@@ -1,11 +1,13 @@
 //! `FILE.run.json`: how a result came to be, so that it can be made again.
 
 use std::any::TypeId;
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Map, Value, json};
 use wherefore::dataset::{Dataset, Digest};
@@ -17,6 +19,8 @@ use wherefore::{Error, Result};
 
 /// Of this process, which runs one command.
 static SETTINGS: OnceLock<Map<String, Value>> = OnceLock::new();
+/// The names of those that are not left open.
+static GIVEN: OnceLock<HashSet<String>> = OnceLock::new();
 static DATA: Mutex<Vec<Data>> = Mutex::new(Vec::new());
 /// Where results go.
 static OUT: OnceLock<PathBuf> = OnceLock::new();
@@ -35,15 +39,24 @@ pub(crate) fn note_settings(command: &Command, matches: &ArgMatches) {
         let Some(named) = command.find_subcommand(name) else { break };
         (command, matches) = (named, further);
     }
-    let of = |arg: &Arg| {
-        let name = arg.get_long().unwrap_or(arg.get_id().as_str());
-        setting(arg, matches).map(|value| (name.to_owned(), value))
-    };
+    let name = |arg: &Arg| arg.get_long().unwrap_or(arg.get_id().as_str()).to_owned();
+    let of = |arg: &Arg| setting(arg, matches).map(|value| (name(arg), value));
     let _ = SETTINGS.set(command.get_arguments().filter_map(of).collect());
+    let typed = |arg: &&Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+    let _ = GIVEN.set(command.get_arguments().filter(|arg| !is_of_clap(arg)).filter(typed).map(name).collect());
+}
+
+/// Whether a setting was named on the command line, or in `--config`.
+pub(crate) fn is_given(name: &str) -> bool {
+    GIVEN.get().is_some_and(|given| given.contains(name))
+}
+
+fn is_of_clap(arg: &Arg) -> bool {
+    matches!(arg.get_action(), ArgAction::Help | ArgAction::Version)
 }
 
 fn setting(arg: &Arg, matches: &ArgMatches) -> Option<Value> {
-    if matches!(arg.get_action(), ArgAction::Help | ArgAction::Version) {
+    if is_of_clap(arg) {
         return None;
     }
     let raw = matches.try_get_raw(arg.get_id().as_str()).ok()??;

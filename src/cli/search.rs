@@ -212,10 +212,14 @@ impl Arguments {
 
 /// The model a store was made with, from where it was or is said to be.
 pub(super) fn load_model(store: &Store, model: Option<&str>, common: &Common) -> Result<Model> {
+    load_recorded(store.settings(), &store.find_path(&store.settings().model), model, common)
+}
+
+/// The same of a store that need not be finished, whose model was last at `recorded`.
+pub(super) fn load_recorded(kept: &Settings, recorded: &Path, model: Option<&str>, common: &Common) -> Result<Model> {
     let mut common = common.clone();
-    common.max_length = common.max_length.or(Some(store.settings().max_length));
-    let recorded = store.find_path(&store.settings().model);
-    let masks = store.settings().task() == Task::Masks;
+    common.max_length = common.max_length.or(Some(kept.max_length));
+    let masks = kept.task() == Task::Masks;
     match model {
         Some(model) => common.load_as(model, masks),
         None => common.load_as(&recorded.to_string_lossy(), masks).map_err(|error| match error {

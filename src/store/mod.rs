@@ -113,7 +113,7 @@ pub use info::{Info, info};
 pub use merge::merge;
 pub(crate) use nearest::Near;
 pub use nearest::{Nearest, Recall};
-pub use reader::Store;
+pub use reader::{Store, find_path};
 pub use record::{FactorPart, Said, StoredRecord, line_bytes};
 pub use remove::{Removal, Removed, remove};
 pub use settings::{Checkpoint, DEFAULT_BLOCK_RECORDS, Dtype, Part, Settings, TokenSettings};

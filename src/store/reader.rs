@@ -64,15 +64,9 @@ impl Store {
         })
     }
 
-    /// Where a path leads that was noted when the store was made: a relative one was seen from the working directory of then. It is seen from
-    /// that of now, or else from the nearest folder above the store from which it leads anywhere; unchanged where there is none.
+    /// Where a path leads that was noted when the store was made: see [`find_path`].
     pub fn find_path(&self, noted: &str) -> PathBuf {
-        let path = PathBuf::from(noted);
-        if path.exists() {
-            return path;
-        }
-        let directory = self.directory.canonicalize().unwrap_or_default();
-        directory.ancestors().skip(1).map(|folder| folder.join(noted)).find(|path| path.exists()).unwrap_or(path)
+        find_path(&self.directory, noted)
     }
 
     /// What made it.
@@ -212,6 +206,17 @@ impl FactorSource for Store {
     fn release(&self, i: usize) {
         self.shards[i].release();
     }
+}
+
+/// Where a path leads that was noted when the store in `directory` was made: a relative one was seen from the working directory of then. It
+/// is seen from that of now, or else from the nearest folder above the store from which it leads anywhere; unchanged where there is none.
+pub fn find_path(directory: &Path, noted: &str) -> PathBuf {
+    let path = PathBuf::from(noted);
+    if path.exists() {
+        return path;
+    }
+    let directory = directory.canonicalize().unwrap_or_default();
+    directory.ancestors().skip(1).map(|folder| folder.join(noted)).find(|path| path.exists()).unwrap_or(path)
 }
 
 /// A part's directory and manifest.

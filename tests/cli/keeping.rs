@@ -34,6 +34,43 @@ fn data_added_are_indexed_as_if_they_had_been_there() {
     bench.fails(&format!("{index} --data c.jsonl --store grown --append --target predicted"), "target");
 }
 
+/// What is left open is the store's; what is given and is another's is refused with both.
+#[test]
+fn data_are_added_by_the_settings_of_their_store() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    bench.model("bert-cls2-checkpoint");
+    write(&bench, "all.jsonl", 0, 24);
+    write(&bench, "a.jsonl", 0, 13);
+    write(&bench, "b.jsonl", 13, 24);
+    let projected =
+        "--gradients projected --projection-dim 64 --projection sjlt --seed 3 --checkpoint bert-cls2-checkpoint:0.5";
+    for (name, settings) in [
+        ("rounded", "--target predicted --dtype f16 --block-records 8 --max-length 12 --keep-column label"),
+        ("projected", projected),
+        ("layers", "--gradients projected --layer-dim 16 --scan int8"),
+    ] {
+        let index = format!("index --model {model} --quiet {settings}");
+        bench.ok(&format!("{index} --data all.jsonl --store {name}-whole"));
+        bench.ok(&format!("{index} --data a.jsonl --store {name}"));
+        bench.ok(&format!("index --append --data b.jsonl --store {name} --quiet"));
+        assert!(bench.contents(name) == bench.contents(&format!("{name}-whole")), "{name}");
+    }
+    let run: serde_json::Value =
+        serde_json::from_slice(&fs::read(bench.path("rounded.run.json")).expect("it is there")).expect("it is JSON");
+    assert_eq!((&run["settings"]["dtype"], &run["settings"]["block-records"]), (&json!("f16"), &json!(8)));
+    write(&bench, "c.jsonl", 24, 30);
+    let append = "index --append --data c.jsonl --quiet --store";
+    for (store, given, expected) in [
+        ("rounded", "--dtype f32", "dtype: \"f16\" in one, \"f32\" in the other"),
+        ("rounded", "--max-length 9", "max_length: 12 in one, 9 in the other"),
+        ("projected", "--seed 4", "\"seed\":4"),
+        ("projected", "--gradients last-layer", "width"),
+    ] {
+        bench.fails(&format!("{append} {store} {given}"), expected);
+    }
+}
+
 /// A folder that a command made goes with it where nothing in it was finished; what was there before, and finished shards, stay.
 #[test]
 fn a_failed_index_leaves_no_folder_of_its_own() {
