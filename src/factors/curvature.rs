@@ -151,12 +151,16 @@ impl<'a> Curvature<'a> {
         queries.iter().try_for_each(|query| self.check(query))?;
         match &self.inverse {
             Inverse::Cholesky(hessian) => {
-                Ok(queries.par_chunks(8).flat_map_iter(|some| solve(hessian, some)).collect())
+                let solved: Result<Vec<_>> =
+                    queries.par_chunks(8).map(|some| going(keep_going, || solve(hessian, some))).collect();
+                Ok(solved?.into_iter().flatten().collect())
             }
             Inverse::MatrixFree(preconditioner) => {
                 self.iterate(preconditioner, &queries.iter().map(gradient).collect::<Vec<_>>(), keep_going)
             }
-            Inverse::Kronecker(kronecker) => Ok(queries.par_iter().map(|query| transform(kronecker, query)).collect()),
+            Inverse::Kronecker(kronecker) => {
+                queries.par_iter().map(|query| going(keep_going, || transform(kronecker, query))).collect()
+            }
         }
     }
 
@@ -165,13 +169,12 @@ impl<'a> Curvature<'a> {
     /// # Errors
     /// As [`Curvature::precondition`].
     pub fn precondition_bundles(&self, queries: &[Bundle], keep_going: KeepGoing<'_>) -> Result<Vec<Preconditioned>> {
-        let gradients = || queries.iter().map(bundle_gradient);
-        match &self.inverse {
-            Inverse::MatrixFree(preconditioner) => {
-                self.iterate(preconditioner, &gradients().collect::<Vec<_>>(), keep_going)
-            }
-            _ => Ok(queries.par_iter().map(|query| full(&self.solve_directly(bundle_gradient(query)))).collect()),
+        if let Inverse::MatrixFree(preconditioner) = &self.inverse {
+            let gradients: Vec<_> = queries.iter().map(bundle_gradient).collect();
+            return self.iterate(preconditioner, &gradients, keep_going);
         }
+        let solve = |query| full(&self.solve_directly(bundle_gradient(query)));
+        queries.par_iter().map(|query| going(keep_going, || solve(query))).collect()
     }
 
     /// [`Curvature::self_influence`] of `records` records of several factors each.
@@ -188,13 +191,10 @@ impl<'a> Curvature<'a> {
             return Err(too_large(self.source, &self.options));
         }
         let one = |record| {
-            if !keep_going() {
-                return Err(Error::Interrupted);
-            }
             let gradient = bundle_gradient(&bundle(record));
-            Ok(inner(&self.solve_directly(gradient.clone()), &gradient).max(0.0) as f32)
+            inner(&self.solve_directly(gradient.clone()), &gradient).max(0.0) as f32
         };
-        (0..records).into_par_iter().map(one).collect()
+        (0..records).into_par_iter().map(|record| going(keep_going, || one(record))).collect()
     }
 
     fn solve_directly(&self, mut gradient: Mat<f64>) -> Mat<f64> {
@@ -262,6 +262,11 @@ impl<'a> Curvature<'a> {
         Error::usage(format!("conjugate gradients: relative residual above {residual:e} after {iterations} steps"))
             .with_hint("a larger damping λ, or --hessian kronecker")
     }
+}
+
+/// What `work` makes, where it is to be made.
+fn going<T>(keep_going: KeepGoing<'_>, work: impl FnOnce() -> T) -> Result<T> {
+    if keep_going() { Ok(work()) } else { Err(Error::Interrupted) }
 }
 
 fn too_large(source: &dyn FactorSource, options: &CurvatureOptions) -> Error {

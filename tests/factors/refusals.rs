@@ -102,6 +102,13 @@ fn a_pass_stops_when_told_to() {
     let stop = || asked.fetch_add(1, Ordering::Relaxed) < 20;
     assert!(matches!(refit(&source, &RefitOptions::default(), &stop), Err(Error::Interrupted)));
     assert!(matches!(Curvature::fit(&source, CurvatureOptions::default(), &|| false), Err(Error::Interrupted)));
+    let query = QueryFactors { delta: &source.deltas[..source.classes], features: &source.features[..source.width] };
+    for form in [HessianForm::Exact, HessianForm::Kronecker] {
+        let options = CurvatureOptions { form, ..CurvatureOptions::default() };
+        let curvature = Curvature::fit(&source, options, &|| true).expect("a curvature");
+        assert!(matches!(curvature.precondition(&[query], &|| false), Err(Error::Interrupted)));
+        assert!(matches!(curvature.self_influence(&|| false), Err(Error::Interrupted)));
+    }
 }
 
 /// A source whose labels are given apart, and that writes down what it is told of.
