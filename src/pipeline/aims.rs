@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::explain::{ExplainOptions, ExplainTarget, Output};
-use super::predict_tokens::{Tagged, encoded_masks, encoded_text, found, question_windows};
+use super::predict_tokens::{NamedEntities, Tagged, encoded_masks, encoded_text, found, question_windows};
 use super::windows::{Encoded, read_whole};
 use crate::backend::{Objective, Part, Term};
 use crate::dataset::{Label, Record};
@@ -15,7 +15,7 @@ use crate::factors::{self, Target};
 use crate::model::{Model, Outputs, Problem, Reads, Task};
 use crate::numeric::argmax;
 use crate::report::{TargetSpan, class_value};
-use crate::task::{self, AnswerOptions, Parts, characters, gold_span};
+use crate::task::{self, AnswerOptions, characters, gold_span};
 use crate::tokens::Encoding;
 
 /// One thing that is explained.
@@ -278,14 +278,14 @@ impl<'a> Aims<'a> {
         };
         let window = encoded.window_of(&[token]);
         let place = encoded.place_in(window, token).unwrap_or(token);
-        let gold = word.and_then(|word| tagged.gold.as_ref()?.get(word));
+        let (predicted, label) = tagged.of_token(token);
         let aim = |class: usize| Aim {
             name: names[class].clone(),
             objective: self.at_row(place, classes, class),
             probability: self.row_probability(row, class),
             span: Some(TargetSpan { start, end, segment: 0 }),
-            predicted: [names[argmax(row)].as_str()].into_iter().collect(),
-            label: gold.map(|tag| [tag.as_str()].into_iter().collect()),
+            predicted: predicted.clone(),
+            label: label.clone(),
         };
         Ok(targets.into_iter().map(|class| (window, aim(class))).collect())
     }
@@ -382,38 +382,6 @@ impl<'a> Aims<'a> {
     fn row_probability(&self, logits: &[f32], class: usize) -> Option<f32> {
         let other = self.against.is_some() || self.options.output == Output::Logit;
         other.then(|| factors::probabilities(Problem::SingleLabel, logits)[class])
-    }
-}
-
-/// The entities of a text in reading order: where each begins and ends, and how results name it.
-struct NamedEntities {
-    predicted: Vec<(usize, usize, String)>,
-    gold: Option<Vec<(usize, usize, String)>>,
-}
-
-impl NamedEntities {
-    fn new(record: &Record, tagged: &Tagged) -> Self {
-        let parts = Parts::of(&record.text);
-        let named = |kind: &str, start, end| (start, end, format!("{kind}: {}", parts.get(start, end)));
-        let places = record.words.as_deref().unwrap_or_default();
-        let of_tags = |tags: &Vec<String>| {
-            let found = task::entities(tags.iter().map(|tag| Some(tag.as_str())));
-            found.iter().map(|(kind, of)| named(kind, places[of.start].0, places[of.end - 1].1)).collect()
-        };
-        Self {
-            predicted: tagged.entities.iter().map(|of| named(&of.kind, of.start, of.end)).collect(),
-            gold: tagged.gold.as_ref().map(of_tags),
-        }
-    }
-
-    /// What shares a character with `start..end`: all of a text's entities, once for each of them, would be far longer than the text.
-    fn within(&self, start: usize, end: usize) -> (Value, Option<Value>) {
-        let of = |entities: &Vec<(usize, usize, String)>| {
-            let first = entities.partition_point(|(_, to, _)| *to <= start);
-            let sharing = entities[first..].iter().take_while(|(from, ..)| *from < end);
-            sharing.map(|(.., name)| name.as_str()).collect()
-        };
-        (of(&self.predicted), self.gold.as_ref().map(of))
     }
 }
 

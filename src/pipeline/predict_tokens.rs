@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use serde_json::Value;
+
 use super::windows::{Encoded, Windows, read_whole};
 use super::{Rejections, Settings, Summary};
 use crate::dataset::{Dataset, Label, Record};
@@ -252,6 +254,57 @@ impl Tagged {
             tags: self.tags,
             entities: self.entities.iter().map(entity).collect(),
         }
+    }
+
+    /// Its likeliest tag, and that of the word it begins.
+    pub(super) fn of_token(&self, token: usize) -> (Value, Option<Value>) {
+        let one = |tag: &String| [tag.as_str()].into_iter().collect();
+        let word = self.words.iter().position(|word| word.as_ref().is_some_and(|word| word.token == token));
+        let gold = word.and_then(|word| self.gold.as_ref()?.get(word));
+        (self.tags[token].as_ref().map(one).unwrap_or_default(), gold.map(one))
+    }
+}
+
+/// The entities of a text in reading order: where each begins and ends, and how results name it.
+pub(super) struct NamedEntities<'a> {
+    text: Parts<'a>,
+    predicted: Vec<(usize, usize, Value)>,
+    gold: Option<Vec<(usize, usize, Value)>>,
+}
+
+impl<'a> NamedEntities<'a> {
+    pub(super) fn new(record: &'a Record, tagged: &Tagged) -> Self {
+        let mut named = Self { text: Parts::of(&record.text), predicted: Vec::new(), gold: None };
+        let of = |kind: &str, start, end| (start, end, named.name(kind, start, end));
+        let places = record.words.as_deref().unwrap_or_default();
+        let of_tags = |tags: &Vec<String>| {
+            let found = task::entities(tags.iter().map(|tag| Some(tag.as_str())));
+            found.iter().map(|(kind, words)| of(kind, places[words.start].0, places[words.end - 1].1)).collect()
+        };
+        let gold = tagged.gold.as_ref().map(of_tags);
+        let predicted = tagged.entities.iter().map(|entity| of(&entity.kind, entity.start, entity.end)).collect();
+        (named.predicted, named.gold) = (predicted, gold);
+        named
+    }
+
+    /// How results name one.
+    pub(super) fn name(&self, kind: &str, start: usize, end: usize) -> Value {
+        format!("{kind}: {}", self.text.get(start, end)).into()
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> (Value, Option<Value>) {
+        self.within(0, usize::MAX)
+    }
+
+    /// What shares a character with `start..end`: all of a text's entities, once for each of them, would be far longer than the text.
+    pub(super) fn within(&self, start: usize, end: usize) -> (Value, Option<Value>) {
+        let of = |entities: &Vec<(usize, usize, Value)>| {
+            let first = entities.partition_point(|(_, to, _)| *to <= start);
+            let sharing = entities[first..].iter().take_while(|(from, ..)| *from < end);
+            sharing.map(|(.., name)| name.clone()).collect()
+        };
+        (of(&self.predicted), self.gold.as_ref().map(of))
     }
 }
 

@@ -120,12 +120,15 @@ fn each_entity_asks_for_itself(bench: &Bench, search: impl Fn(&str) -> Vec<Value
     let expected = [(0, "PER: Anna", 0), (0, "LOC: Bonn", 24), (1, "PER: Otto", 0), (1, "LOC: Berlin", 24)]
         .map(|(index, target, start)| (json!(index), json!(target), json!(start)));
     assert_eq!(asked, expected.iter().map(|(a, b, c)| (a, b, c)).collect::<Vec<_>>());
+    // What is said of the text's other entities is told with those.
+    assert!(all.iter().all(|result| result["label"] == json!([result["target"]])));
     // A name of one word is its first token, which can be asked about by itself.
     let one = search("--entity 0 --target gold --rule grad-dot -k 3");
     let token = search("--token 1 --target gold --rule grad-dot -k 3");
     for (one, token) in one.iter().zip(&token) {
         assert_eq!((&one["probability"], &one["span"]["start"]), (&token["probability"], &token["span"]["start"]));
         assert_eq!(one["proponents"], token["proponents"]);
+        assert_eq!(token["label"], json!([token["target"]]));
     }
     assert_eq!(one[0], all[0]);
     for near in all.iter().flat_map(|result| hits(result, "proponents")) {
@@ -144,7 +147,7 @@ fn each_entity_asks_for_itself(bench: &Bench, search: impl Fn(&str) -> Vec<Value
         assert_eq!(search(&format!("--entity all --target gold --rule {rule}")).len(), 4, "{rule}");
     }
     let predicted = search("--entity all");
-    assert!(predicted.iter().all(|result| result["predicted"].as_array().unwrap().contains(&result["target"])));
+    assert!(predicted.iter().all(|result| result["predicted"] == json!([result["target"]])));
     bench.ok("search --store store --data test.jsonl --entity all --target gold --quiet --out e.parquet");
     bench.fails(
         "search --store store --data test.jsonl --target gold --entity 2",

@@ -9,12 +9,12 @@ use crate::dataset::Record;
 use crate::factors::{self, Bundle, mean_features};
 use crate::model::{Outputs, Problem};
 use crate::numeric::argmax;
-use crate::pipeline::predict_tokens::Tagged;
+use crate::pipeline::predict_tokens::{NamedEntities, Tagged};
 use crate::pipeline::queries::Entities;
 use crate::pipeline::windows::Encoded;
 use crate::report::TargetSpan;
 use crate::store::{FactorPart, Said};
-use crate::task::{self, characters};
+use crate::task;
 use crate::tokens::Encoding;
 
 /// What a tag is at.
@@ -30,12 +30,23 @@ struct Word {
     end: usize,
 }
 
-/// A text, what each model said of all its tokens, and what both say of its words.
+/// A text, and what each model said of all its tokens.
 struct Text<'a> {
     record: &'a Record,
     outputs: &'a [Outputs],
-    label: Option<Value>,
+}
+
+/// What is asked about, and what the model and the record say of it.
+struct Told {
+    target: Value,
     predicted: Value,
+    label: Option<Value>,
+}
+
+impl Told {
+    fn new(target: Value, (predicted, label): (Value, Option<Value>)) -> Self {
+        Self { target, predicted, label }
+    }
 }
 
 impl Bundler<'_> {
@@ -56,17 +67,14 @@ impl Bundler<'_> {
             Some(Word { token: own.token, class: class(word, own.class), start: own.start, end: own.end })
         };
         let words: Vec<Word> = (0..tagged.words.len()).filter_map(own).collect();
-        let given = record.words.as_deref().unwrap_or_default();
-        let label = |tags: &Vec<String>| {
-            let found = task::entities(tags.iter().map(|tag| Some(tag.as_str())));
-            found.iter().map(|(kind, of)| entity(record, kind, given[of.start].0, given[of.end - 1].1)).collect()
+        let text = Text { record, outputs: &outputs };
+        let (named, entities) = (NamedEntities::new(record, &tagged), self.entities(&words));
+        let name = |(kind, of): &(String, Range<usize>)| named.name(kind, words[of.start].start, words[of.end - 1].end);
+        let of_entity = |one: &(String, Range<usize>)| {
+            let own = &words[one.1.clone()];
+            let said = named.within(own[0].start, own[own.len() - 1].end);
+            self.asked(&text, own, Told::new(name(one), said))
         };
-        let predicted = tagged.entities.iter().map(|of| entity(record, &of.kind, of.start, of.end)).collect();
-        let text = Text { record, outputs: &outputs, label: tagged.gold.as_ref().map(label), predicted };
-        let entities = self.entities(&words);
-        let told =
-            |(kind, of): &(String, Range<usize>)| entity(record, kind, words[of.start].start, words[of.end - 1].end);
-        let of_entity = |one: &(String, Range<usize>)| self.asked(&text, &words[one.1.clone()], told(one));
         match self.part {
             Part::Whole if words.is_empty() => Err("the text has no word to tag".to_owned()),
             Part::Whole => {
@@ -74,12 +82,13 @@ impl Bundler<'_> {
                     entities.iter().flat_map(|(_, range)| range.clone()).map(|word| words[word].token).collect();
                 let all = words.iter().map(|word| word.token).collect();
                 let means = if in_entities.is_empty() { all } else { in_entities };
-                let target = entities.iter().map(told).collect();
-                Ok(vec![self.of_words(&text, &words, means, target)])
+                let told = Told::new(entities.iter().map(name).collect(), named.all());
+                Ok(vec![self.of_words(&text, &words, means, told)])
             }
             Part::Token(token) => {
                 let word = self.asked_word(&tagged, encoding, &outputs[0], token, class)?;
-                Ok(vec![self.asked(&text, &[word], Value::from(names[word.class].as_str()))])
+                let told = Told::new(names[word.class].as_str().into(), tagged.of_token(token));
+                Ok(vec![self.asked(&text, &[word], told)])
             }
             Part::Entities(Entities::All) => Ok(entities.iter().map(of_entity).collect()),
             Part::Entities(Entities::Number(number)) => {
@@ -101,7 +110,7 @@ impl Bundler<'_> {
     }
 
     /// Words that are asked about by themselves: where they are, and the mean probability of their tags.
-    fn asked(&self, text: &Text<'_>, words: &[Word], target: Value) -> Bundled {
+    fn asked(&self, text: &Text<'_>, words: &[Word], told: Told) -> Bundled {
         let (tokens, classes) = (words.iter().map(|word| word.token).collect(), self.model().classes());
         let probability = |&Word { token, class, .. }: &Word| {
             factors::probabilities(Problem::SingleLabel, row(&text.outputs[0].logits, token, classes))[class]
@@ -109,11 +118,11 @@ impl Bundler<'_> {
         let mean = words.iter().map(probability).sum::<f32>() / words.len() as f32;
         let place = |(first, last): (&Word, &Word)| TargetSpan { start: first.start, end: last.end, segment: 0 };
         let span = words.first().zip(words.last()).map(place);
-        Bundled { span, probability: Some(mean), ..self.of_words(text, words, tokens, target) }
+        Bundled { span, probability: Some(mean), ..self.of_words(text, words, tokens, told) }
     }
 
     /// A factor a word; rules over features compare the mean of the tokens `means`.
-    fn of_words(&self, text: &Text<'_>, words: &[Word], means: Vec<usize>, target: Value) -> Bundled {
+    fn of_words(&self, text: &Text<'_>, words: &[Word], means: Vec<usize>, told: Told) -> Bundled {
         let (width, classes) = (self.model().width(), self.model().classes());
         let names = self.model().class_names().names();
         let bundle = |Outputs { features, logits }: &Outputs| {
@@ -129,9 +138,9 @@ impl Bundler<'_> {
             windows: Vec::new(),
             mean: mean_features(&text.outputs[0].features, width, means),
             said: Said {
-                label: text.label.clone(),
-                predicted: text.predicted.clone(),
-                target,
+                label: told.label,
+                predicted: told.predicted,
+                target: told.target,
                 parts: words.iter().map(part).collect(),
             },
             span: None,
@@ -162,9 +171,4 @@ impl Bundler<'_> {
             (None, _) => Err(format!("token {token} is no word's first, and the target is gold")),
         }
     }
-}
-
-/// An entity as results name it.
-fn entity(record: &Record, kind: &str, start: usize, end: usize) -> Value {
-    Value::from(format!("{kind}: {}", characters(&record.text, start, end)))
 }
