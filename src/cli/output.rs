@@ -56,7 +56,7 @@ impl Output {
         }
         let seconds = summary.seconds.max(1e-3);
         let rate = |n: u64| per_second(n, seconds);
-        let Summary { records, skipped, tokens, truncated, repeated, unread_labels, .. } = *summary;
+        let Summary { records, skipped, tokens, truncated, repeated, unread_labels, searched, .. } = *summary;
         let mut line = format!("{verb} {} records in {seconds:.1} s", HumanCount(records));
         let _ = match tokens {
             0 => write!(line, " ({}/s)", rate(records)),
@@ -70,6 +70,9 @@ impl Output {
         }
         if unread_labels > 0 {
             let _ = write!(line, ", {} labels not kept: there are no logits", HumanCount(unread_labels));
+        }
+        if searched == Some(0) {
+            line += ", which found nothing: no record of the store meets --where";
         }
         if skipped > 0 {
             let _ = write!(line, ", {} skipped", HumanCount(skipped));

@@ -124,6 +124,11 @@ impl<'a> Answers<'a> {
         Ok(Self { store, options, prepared, scope, error_bars, gpus: Vec::new() })
     }
 
+    /// How many of the store's records are searched, where it may not be all.
+    pub(super) fn searched(&self) -> Option<u64> {
+        self.scope.rows.as_ref().map(|rows| rows.count() as u64)
+    }
+
     /// The same, searching on GPUs.
     pub(super) fn on(self, gpus: Vec<&'a Gpu>) -> Self {
         Self { gpus, ..self }

@@ -130,6 +130,9 @@ pub struct Summary {
     pub truncated: u64,
     /// Given factors' records whose labels are not kept, for without logits nothing says what they mean.
     pub unread_labels: u64,
+    /// Training records that are searched, where conditions, or copies of others, are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub searched: Option<u64>,
     /// Wall time.
     pub seconds: f64,
     /// How much of it each stage worked.

@@ -67,6 +67,7 @@ impl SelfSearch<'_> {
             records,
             seconds: progress.seconds(),
             damping: prepared.damping(),
+            searched: answers.searched(),
             ..Summary::default()
         })
     }

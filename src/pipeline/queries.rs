@@ -202,7 +202,7 @@ impl SearchJob<'_> {
         let mut summary = self.ask(whole.as_ref(), dataset, settings, rejections, &mut take)?;
         waiting.answer(sink)?;
         summary.seconds = began.elapsed().as_secs_f64();
-        summary.damping = prepared.damping();
+        (summary.damping, summary.searched) = (prepared.damping(), answers.searched());
         Ok(summary)
     }
 

@@ -37,6 +37,7 @@ pub(super) fn search(
         (Prepared::new(options.rule, store, &options.rule_options, settings.quiet)?, Kept::Nothing)
     };
     let answers = Answers::new(store, options, &prepared)?;
+    let searched = answers.searched();
     let models: Vec<&Model> = std::iter::once(model).chain(job.checkpoints).collect();
     let part = match (options.token, options.entity) {
         (Some(token), _) => Part::Token(token),
@@ -52,7 +53,7 @@ pub(super) fn search(
     let mut bundle = |read, rejections: &mut _, steps: &mut _| bundler.chunk(read, settings, rejections, steps);
     let mut summary = stream_of(&as_read, &mut bundle, dataset, &chunking, rejections, &progress, &mut answer)?;
     waiting.answer(sink)?;
-    summary.seconds = progress.seconds();
+    (summary.seconds, summary.searched) = (progress.seconds(), searched);
     Ok(summary)
 }
 

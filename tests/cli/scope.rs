@@ -50,6 +50,10 @@ fn conditions_that_no_record_meets_leave_empty_ends() {
         assert_eq!(found.len(), 2, "{more}");
         assert!(found.iter().all(|one| hits(one, "proponents").is_empty() && hits(one, "opponents").is_empty()));
     }
+    let ran = bench.run("search --store store --data test.jsonl --where id=nobody --out found.jsonl");
+    assert!(ran.err.contains("no record of the store meets --where"), "{}", ran.err);
+    let run: Value = serde_json::from_slice(&std::fs::read(bench.path("found.jsonl.run.json")).unwrap()).unwrap();
+    assert_eq!(run["summary"]["searched"], 0, "{run}");
 }
 
 /// Whether a hit is one that a condition leaves.

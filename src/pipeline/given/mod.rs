@@ -137,7 +137,7 @@ impl GivenSearch<'_> {
             waiting.ask(asker.asked(&chunk)?, sink)
         })?;
         waiting.answer(sink)?;
-        summary.seconds = progress.seconds();
+        (summary.seconds, summary.searched) = (progress.seconds(), answers.searched());
         Ok(summary)
     }
 }
