@@ -12,6 +12,7 @@ texts, from tokens in memory to results in memory), and for `train` and `index` 
 import argparse
 import itertools
 import json
+import random
 import shutil
 import subprocess
 import tempfile
@@ -23,7 +24,8 @@ STEPS = 50  # path points, all of a text's in one pass
 REPEATS = 10  # of ours in one epoch, so that steps take longer than starting and saving vary
 TOGETHER = (1, 4, 16)  # texts that rivals' explainers take at a time
 EXPLAINED = 32  # texts, as many as `wherefore bench` takes
-JOBS = ("forward", "explain", "search", "train", "index")
+STREAMED = 1 << 19  # texts beside which a start and an end weigh nothing
+JOBS = ("forward", "explain", "search", "train", "index", "stream")
 
 
 def main():
@@ -216,10 +218,27 @@ class Jobs:
             seconds = self.process(*command, *options, "--device", "cuda")
             self.results.add("wherefore", f"{name}, whole process / index", tokens, "tokens", {"seconds": seconds})
 
-    def process(self, *options):
-        """Seconds of the faster of two runs of the binary."""
+    def stream(self):
+        """How much of a long index the model runs: texts of the words, and the lengths, of those there are."""
+        draw = random.Random(0)
+        texts = [json.loads(line)["text"].split() for line in self.data.read_text(encoding="utf-8").splitlines()]
+        words = [word for text in texts for word in text]
+        long = self.scratch / "long.jsonl"
+        with long.open("w", encoding="utf-8") as file:
+            for i in range(STREAMED):
+                text = " ".join(draw.choices(words, k=len(texts[i % len(texts)])))
+                file.write(json.dumps({"text": text, "label": i % 2}) + "\n")
+        store = self.scratch / "long-store"
+        self.process("index", "--model", self.model, "--data", long, "--store", store, "--device", "cuda", times=1)
+        summary = json.loads((self.scratch / "long-store.run.json").read_text(encoding="utf-8"))["summary"]
+        busy = summary["stages"]["running"] / summary["seconds"]
+        case = f"factors, {STREAMED} texts / stream"
+        self.results.add("wherefore", case, summary["tokens"], "tokens", {"seconds": summary["seconds"]}, busy=busy)
+
+    def process(self, *options, times=2):
+        """Seconds of the fastest of some runs of the binary."""
         taken = []
-        for _ in range(2):
+        for _ in range(times):
             shutil.rmtree(self.scratch / "store", ignore_errors=True)
             start = time.perf_counter()
             subprocess.run([str(x) for x in (self.arguments.binary, *options, "--quiet")], check=True)
