@@ -82,13 +82,13 @@ struct Stage {
     }
 
     // Runs `step(token)` with the kind of row for the token that this warp is for, if it is for one.
-    template <class Step, class T>
-    DEVICE void with_token(int count, Step step, const T* rows) const {
+    template <class Step, class... T>
+    DEVICE void with_token(int count, Step step, const T*... rows) const {
         const int token = row_of_warp();
         if (token >= count) return;
         const auto own = [&](auto kind) { step(kind, token); };
         if (paths.output || paths.sigma[paths.sequence_of[token]] != 0.0f) own(Kind<InShared>());
-        else with_kind_of_row(width, own, rows, tables.word, tables.position, tables.token_type, tables.task, affine.weight, affine.bias);
+        else with_kind_of_row(width, own, rows..., tables.word, tables.position, tables.token_type, tables.task, affine.weight, affine.bias);
     }
 };
 
@@ -168,7 +168,7 @@ DEVICE void fold(float* out, const T* gradient, const float* scales, int kind, c
     KERNEL(fold_##T, 128, float* out, const T* gradient, const float* scales, int kind, STAGE_PARAMETERS) {                                    \
         const Stage stage = STAGE;                                                                                                             \
         stage.with_token(tokens, [&](auto row, int token) { fold<typename decltype(row)::type>(out, gradient, scales, kind, stage, token); },   \
-                         gradient);                                                                                                            \
+                         out, gradient);                                                                                                       \
     }
 
 PATH(f32)

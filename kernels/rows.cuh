@@ -1,7 +1,7 @@
 // Rows as f32, a warp each, and their normalisation. Lane l owns columns 4l … 4l+3, then every 128th.
 //
-// Rows of the widths that models mostly have wait in registers, so that all loads of one are on their way at once; others in shared memory. Sums go in
-// the same order, so that bits do not tell.
+// Rows of the widths that models mostly have wait in registers, so that all loads of one are on their way at once; others in shared memory, which the
+// host makes room in for either. Sums go in the same order, so that bits do not tell.
 #pragma once
 #include "reduce.cuh"
 #include "vector.cuh"

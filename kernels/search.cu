@@ -6,8 +6,9 @@
 // search_add      adds up each record's sums in their order, and keeps the scores in the same way: record r's are those from offsets[r] to the next.
 // search_rescore  Half a warp scores one record that search_bounds.cu put there without a score, and counts the query's.
 // search_select   One block sorts one end of one query's group, cuts it to the k best and notes the last one's score as the limit to reach; where more
-//                 had reached the end than there is room for, it counts that in `overflows`, and what it keeps is not the best.
-// search_gather   What is kept of all ends without the room beyond, uint4 [ends, 1 + k]: how many and `overflows`, then entries, zeros where there are
+//                 had reached the end than there is room for, what it keeps is not the best: it notes the round in `overflowed [ends]`, the first
+//                 such of an end.
+// search_gather   What is kept of all ends without the room beyond, uint4 [ends, 1 + k]: how many and `overflowed`, then entries, zeros where there are
 //                 fewer. A block takes an end.
 //
 // A total is the exact sum of all scores of a group, as src/search/sum.rs holds it: whole numbers, so that no order shows in it. A scan adds to
@@ -228,8 +229,8 @@ DEVICE int bring_best(uint4* entries, Cut& cut, const uint4* own, int count, int
     return cut.count;
 }
 
-KERNEL(search_select, WARP * SELECTING_WARPS, uint4* kept, int* counts, int* overflows, int* scored, float* limits, uint64_t* pending, uint64_t* totals,
-       int k, int capacity) {
+KERNEL(search_select, WARP * SELECTING_WARPS, uint4* kept, int* counts, int* overflowed, int* scored, float* limits, uint64_t* pending, uint64_t* totals,
+       int k, int capacity, int round) {
     SHARED(uint4, entries);
     const int end = 2 * int(blockIdx.x) + int(blockIdx.y);
     const bool lowest = blockIdx.y == 1;
@@ -253,17 +254,17 @@ KERNEL(search_select, WARP * SELECTING_WARPS, uint4* kept, int* counts, int* ove
     sort(entries, size, lowest);
     for (int i = threadIdx.x; i < left; i += blockDim.x) store_entry(own + i, load_entry(entries + i));
     if (threadIdx.x == 0) {
-        if (counts[end] > capacity) atomic_increment(overflows);
+        if (counts[end] > capacity && overflowed[end] == 0) overflowed[end] = round;
         counts[end] = scored[end] = left;
         if (left == k) limits[end] = load_entry(entries + k - 1).score;
     }
 }
 
-KERNEL(search_gather, 128, uint4* gathered, const uint4* kept, const int* counts, const int* overflows, int k, int capacity) {
+KERNEL(search_gather, 128, uint4* gathered, const uint4* kept, const int* counts, const int* overflowed, int k, int capacity) {
     const size_t end = blockIdx.x;
     const int count = min(counts[end], k);
     uint4* const own = gathered + end * (1 + k);
-    if (threadIdx.x == 0) store(own, make_uint4(unsigned(count), unsigned(*overflows), 0, 0));
+    if (threadIdx.x == 0) store(own, make_uint4(unsigned(count), unsigned(overflowed[end]), 0, 0));
     for (int i = threadIdx.x; i < k; i += blockDim.x) store(own + 1 + i, i < count ? load<uint4>(kept + end * capacity + i) : make_uint4(0, 0, 0, 0));
 }
 

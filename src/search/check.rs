@@ -12,8 +12,8 @@ use crate::factors::{FactorRows, Floats};
 
 /// N: more than a device keeps before it knows what to keep.
 const ROWS: usize = 1_700;
-/// E: no multiple of a vector's width.
-const WIDTH: usize = 90;
+/// E: no multiple of a vector's width, and one whose rows are multiplied as they are stored.
+const WIDTHS: [usize; 2] = [90, 96];
 /// K
 const CLASSES: usize = 3;
 /// Factors of a record, where records have several.
@@ -24,6 +24,7 @@ const QUERIES: [usize; 4] = [1, 5, 40, 70];
 
 /// Factors of no model.
 struct Drawn {
+    width: usize,
     features: Features,
     deltas: Vec<f32>,
     feature_norms: Vec<f32>,
@@ -49,8 +50,8 @@ impl Features {
 
 impl Drawn {
     /// Stored in 16 bits where the precision has those.
-    fn new(precision: Precision, factors_of_a_record: Option<usize>) -> Self {
-        let drawn = numbers(ROWS * WIDTH, 1);
+    fn new(precision: Precision, width: usize, factors_of_a_record: Option<usize>) -> Self {
+        let drawn = numbers(ROWS * width, 1);
         let features = match precision {
             Precision::F16 => Features::F16(drawn.into_iter().map(f16::from_f32).collect()),
             Precision::Bf16 => Features::Bf16(drawn.into_iter().map(bf16::from_f32).collect()),
@@ -59,7 +60,8 @@ impl Drawn {
         let deltas = numbers(ROWS * CLASSES, 2);
         let norms = |values: &[f32], width: usize| values.chunks_exact(width).map(|row| dot(row, row).sqrt()).collect();
         Self {
-            feature_norms: norms(&features.floats().to_f32(), WIDTH),
+            width,
+            feature_norms: norms(&features.floats().to_f32(), width),
             delta_norms: norms(&deltas, CLASSES),
             offsets: factors_of_a_record.map(|count| (0..=ROWS as u64).step_by(count).collect()),
             features,
@@ -80,7 +82,7 @@ impl Source for Drawn {
     fn factors(&self, _shard: usize, set: FactorSet) -> Option<FactorRows<'_>> {
         (set == FactorSet::Final).then(|| FactorRows {
             rows: ROWS,
-            width: WIDTH,
+            width: self.width,
             classes: CLASSES,
             features: self.features.floats(),
             deltas: &self.deltas,
@@ -104,17 +106,19 @@ impl Source for Drawn {
 /// Where the device fails.
 pub fn check(gpu: &Gpu) -> Result<Vec<Check>> {
     let [one, some, bounded, most] = QUERIES;
-    let (single, several) = (Drawn::new(gpu.precision(), None), Drawn::new(gpu.precision(), Some(FACTORS)));
+    let [odd, even] = WIDTHS;
+    let drawn = |width, factors| Drawn::new(gpu.precision(), width, factors);
+    let (single, stored, several) = (drawn(odd, None), drawn(even, None), drawn(odd, Some(FACTORS)));
     let gradients = |count: usize| -> Vec<Query> {
         let numbers = |len: usize, number: usize| numbers(len, 10 + number as u64);
-        (0..count).map(|number| Query::gradient(numbers(WIDTH, number), numbers(CLASSES, 500 + number))).collect()
+        (0..count).map(|number| Query::gradient(numbers(odd, number), numbers(CLASSES, 500 + number))).collect()
     };
-    let features = |count: usize| -> Vec<Query> {
-        (0..count).map(|number| Query::feature(numbers(WIDTH, 10 + number as u64))).collect()
+    let features = |count: usize, width: usize| -> Vec<Query> {
+        (0..count).map(|number| Query::feature(numbers(width, 10 + number as u64))).collect()
     };
     let bilinear = |count: usize| -> Vec<Query> {
-        let own = |number| numbers(CLASSES * (WIDTH + 1), 10 + number as u64);
-        (0..count).map(|number| Query::bilinear(&own(number), WIDTH)).collect()
+        let own = |number| numbers(CLASSES * (odd + 1), 10 + number as u64);
+        (0..count).map(|number| Query::bilinear(&own(number), odd)).collect()
     };
     let groups = Groups::new(3, (0..ROWS).map(|row| Some((row * 7 % 3) as u32)));
     let cpu = Options::default();
@@ -134,9 +138,9 @@ pub fn check(gpu: &Gpu) -> Result<Vec<Check>> {
     };
     let errors = [
         ("search (one query)", hits(&single, &Form::grad_dot(), &gradients(one))?),
-        ("search (some queries)", hits(&single, &Form::feature_euc(), &features(some))?),
+        ("search (some queries)", hits(&single, &Form::feature_euc(), &features(some, odd))?),
         ("search (bounds)", hits(&single, &Form::grad_cos(), &gradients(bounded))?),
-        ("search (bounds of many queries)", hits(&single, &Form::feature_cos(), &features(most))?),
+        ("search (bounds of many queries)", hits(&stored, &Form::feature_cos(), &features(most, even))?),
         ("search (bounds of several terms)", hits(&single, &Form::bilinear(CLASSES), &bilinear(bounded))?),
         ("search (groups)", in_groups()?),
         ("search (several factors a record)", hits(&several, &Form::grad_dot(), &gradients(some))?),

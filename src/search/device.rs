@@ -63,7 +63,7 @@ pub(super) struct Job<'a, S: ?Sized> {
 
 impl<S: Source + ?Sized> Job<'_, S> {
     /// Whether devices can do this.
-    pub(super) fn is_possible(&self) -> bool {
+    fn is_possible(&self) -> bool {
         let Self { source, form, shape, .. } = *self;
         let mut kinds = (0..source.shards()).flat_map(|shard| {
             form.sets.iter().filter_map(move |&set| source.factors(shard, set)).map(|factors| kind(factors.features))
@@ -74,11 +74,15 @@ impl<S: Source + ?Sized> Job<'_, S> {
             && self.k <= MOST_PASSES * MOST_KEPT
             && shape.rows <= MOST_ROWS
             && kinds.all(|kind| Some(kind) == first)
+            && !self.options.devices.is_empty()
             && self.options.devices.iter().all(|gpu| self.query_bytes() <= gpu.search_memory())
     }
 
-    /// What each query found in each group, `[Q][G]`.
-    pub(super) fn run(&self, queries: &[Query]) -> Result<Vec<Vec<InGroup>>> {
+    /// What each query found in each group, `[Q][G]`; `None` where there are no devices that can do this, or they have no memory for it.
+    pub(super) fn run(&self, queries: &[Query]) -> Result<Option<Vec<Vec<InGroup>>>> {
+        if !self.is_possible() {
+            return Ok(None);
+        }
         let options = self.options;
         let memory = options.devices.iter().map(|gpu| gpu.search_memory()).min().unwrap_or_default();
         let mut batch = (memory / self.query_bytes().max(1)).clamp(1, MOST_QUERIES);
@@ -102,10 +106,11 @@ impl<S: Source + ?Sized> Job<'_, S> {
                 Err(Error::OutOfMemory(..)) if chunk_bytes > FEWEST_CHUNK_BYTES => {
                     (batch, chunk_bytes) = (batch.div_ceil(2), chunk_bytes / 2);
                 }
+                Err(Error::OutOfMemory(..)) => return Ok(None),
                 Err(error) => return Err(error),
             }
         }
-        Ok(found)
+        Ok(Some(found))
     }
 
     fn chunk_bytes(&self) -> usize {

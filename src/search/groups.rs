@@ -41,10 +41,9 @@ pub fn search_groups<S: Source + ?Sized>(
         return Ok(vec![vec![GroupHits::default(); groups.len()]; queries.len()]);
     }
     let on_devices = device::Job { source, form, shape, k, groups: Some(groups), options };
-    if !options.devices.is_empty() && on_devices.is_possible() {
-        let found = on_devices.run(queries)?.into_iter();
+    if let Some(found) = on_devices.run(queries)? {
         let in_group = |found: device::InGroup| GroupHits { hits: found.hits, total: found.total.value() };
-        return Ok(found.map(|groups| groups.into_iter().map(in_group).collect()).collect());
+        return Ok(found.into_iter().map(|groups| groups.into_iter().map(in_group).collect()).collect());
     }
     let bytes = rayon::current_num_threads() * groups.len() * group_bytes(k) + query_bytes(form, shape);
     if bytes > options.memory.max(1 << 20) {

@@ -172,8 +172,8 @@ pub fn search<S: Source + ?Sized>(
         return Ok(vec![Hits::default(); queries.len()]);
     }
     let on_devices = device::Job { source, form, shape, k, groups: None, options };
-    if !options.devices.is_empty() && on_devices.is_possible() {
-        return Ok(on_devices.run(queries)?.into_iter().flatten().map(|all| all.hits).collect());
+    if let Some(found) = on_devices.run(queries)? {
+        return Ok(found.into_iter().flatten().map(|all| all.hits).collect());
     }
     let workers = rayon::current_num_threads();
     let basis = Basis::of(source, form, shape, k, queries).filter(|_| options.bounds != Bounds::Unused);

@@ -38,6 +38,8 @@ const LENGTHS: [usize; 4] = [1, 37, 64, 200];
 const TOKENS: usize = LENGTHS[0] + LENGTHS[1] + LENGTHS[2] + LENGTHS[3];
 /// E: no multiple of a vector's width.
 const WIDTH: usize = 90;
+/// E of most models, which devices hold otherwise.
+const USUAL_WIDTHS: [usize; 3] = [384, 768, 1024];
 /// H
 const HEADS: usize = 6;
 /// F
@@ -90,7 +92,13 @@ impl<B: Backend> Outcomes<'_, B> {
 fn outcomes<B: Backend>(backend: &B) -> Result<Vec<Outcome>> {
     let staged = backend.stage(drawn_batch())?;
     let mut outcomes = Outcomes { backend, done: Vec::new() };
-    embedding(&mut outcomes, &staged)?;
+    for width in [WIDTH, USUAL_WIDTHS[1]] {
+        embedding(&mut outcomes, &staged, width)?;
+    }
+    masked_embedding(&mut outcomes)?;
+    for width in [WIDTH].into_iter().chain(USUAL_WIDTHS) {
+        normalisation(&mut outcomes, width)?;
+    }
     rows(&mut outcomes)?;
     attention(&mut outcomes, &staged)?;
     heads(&mut outcomes, &staged)?;
@@ -99,41 +107,57 @@ fn outcomes<B: Backend>(backend: &B) -> Result<Vec<Outcome>> {
 }
 
 /// The embedding stage, on a path and off it.
-fn embedding<B: Backend>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch) -> Result<()> {
-    let backend = outcomes.backend;
-    let (embeddings, mut out) = (embeddings(backend)?, backend.tensor(TOKENS * WIDTH)?);
+fn embedding<B: Backend>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch, width: usize) -> Result<()> {
+    let (backend, len) = (outcomes.backend, TOKENS * width);
+    let (embeddings, mut out) = (embeddings(backend, width)?, backend.tensor(len)?);
     backend.embed(&mut out, &embeddings, staged)?;
-    outcomes.keep("embed", &out, TOKENS * WIDTH, WIDTH)?;
-    let masked = drawn_masks();
-    let tokens = masked.lengths().tokens();
-    let mut of_masked = backend.tensor(tokens * WIDTH)?;
-    backend.embed(&mut of_masked, &embeddings, &backend.stage_masked(masked)?)?;
-    outcomes.keep("embed (masked)", &of_masked, tokens * WIDTH, WIDTH)?;
+    outcomes.keep(format!("embed{}", of_width(width)), &out, len, width)?;
     for stage in [Stage::Word, Stage::Output] {
+        let name = |what: &str| format!("{what}{stage:?}){}", of_width(width));
         let path = backend.stage_path(drawn_path(stage))?;
         backend.embed_path(&mut out, &embeddings, staged, &path)?;
-        outcomes.keep(format!("embed_path ({stage:?})"), &out, TOKENS * WIDTH, WIDTH)?;
-        let mut gradient = drawn(backend, TOKENS * WIDTH, 12)?;
+        outcomes.keep(name("embed_path ("), &out, len, width)?;
+        let mut gradient = drawn(backend, len, 12)?;
         backend.embed_backward(&mut gradient, &embeddings, staged, &path)?;
-        outcomes.keep(format!("embed_backward ({stage:?})"), &gradient, TOKENS * WIDTH, 2 * WIDTH)?;
-        for (fold, len) in [(Fold::Step, TOKENS), (Fold::Norm, TOKENS), (Fold::Whole, TOKENS * WIDTH)] {
-            let (mut folded, gradient) = (backend.results(len)?, drawn(backend, TOKENS * WIDTH, 12)?);
+        outcomes.keep(name("embed_backward ("), &gradient, len, 2 * width)?;
+        for (fold, folded_len) in [(Fold::Step, TOKENS), (Fold::Norm, TOKENS), (Fold::Whole, len)] {
+            let (mut folded, gradient) = (backend.results(folded_len)?, drawn(backend, len, 12)?);
             backend.fold(&mut folded, &gradient, &embeddings, staged, &path, fold)?;
-            outcomes.keep(format!("fold ({fold:?}, {stage:?})"), &folded, len, 2 * WIDTH)?;
+            outcomes.keep(name(&format!("fold ({fold:?}, ")), &folded, folded_len, 2 * width)?;
         }
     }
     Ok(())
 }
 
-/// Normalisation and linear layers, forward and backward.
+/// The embedding stage of texts with tokens replaced.
+fn masked_embedding<B: Backend>(outcomes: &mut Outcomes<'_, B>) -> Result<()> {
+    let (backend, masked) = (outcomes.backend, drawn_masks());
+    let tokens = masked.lengths().tokens();
+    let mut out = backend.tensor(tokens * WIDTH)?;
+    backend.embed(&mut out, &embeddings(backend, WIDTH)?, &backend.stage_masked(masked)?)?;
+    outcomes.keep("embed (masked)", &out, tokens * WIDTH, WIDTH)
+}
+
+/// Normalisation, there and back.
+fn normalisation<B: Backend>(outcomes: &mut Outcomes<'_, B>, width: usize) -> Result<()> {
+    let (backend, len) = (outcomes.backend, TOKENS * width);
+    let (x, dy, norm) = (drawn(backend, len, 1)?, drawn(backend, len, 13)?, norm(backend, width)?);
+    let mut out = backend.tensor(len)?;
+    backend.layer_norm(&mut out, &x, &norm, TOKENS)?;
+    outcomes.keep(format!("layer_norm{}", of_width(width)), &out, len, width)?;
+    backend.layer_norm_backward(&mut out, &dy, &x, &norm, TOKENS)?;
+    outcomes.keep(format!("layer_norm_backward{}", of_width(width)), &out, len, 2 * width)
+}
+
+/// How a check of another width than most is told.
+fn of_width(width: usize) -> String {
+    if width == WIDTH { String::new() } else { format!(", {width} wide") }
+}
+
+/// Linear layers, forward and backward.
 fn rows<B: Backend>(outcomes: &mut Outcomes<'_, B>) -> Result<()> {
     let backend = outcomes.backend;
-    let (x, dy, norm) = (drawn(backend, TOKENS * WIDTH, 1)?, drawn(backend, TOKENS * WIDTH, 13)?, norm(backend)?);
-    let mut out = backend.tensor(TOKENS * WIDTH)?;
-    backend.layer_norm(&mut out, &x, &norm, TOKENS)?;
-    outcomes.keep("layer_norm", &out, TOKENS * WIDTH, WIDTH)?;
-    backend.layer_norm_backward(&mut out, &dy, &x, &norm, TOKENS)?;
-    outcomes.keep("layer_norm_backward", &out, TOKENS * WIDTH, 2 * WIDTH)?;
+    let (x, mut out) = (drawn(backend, TOKENS * WIDTH, 1)?, backend.tensor(TOKENS * WIDTH)?);
 
     let weights = backend.pack_linear(&numbers(WIDTH * INNER, 2), &numbers(INNER, 3), WIDTH, INNER)?;
     let (residual, dy) = (drawn(backend, TOKENS * INNER, 4)?, drawn(backend, TOKENS * INNER, 14)?);
@@ -338,19 +362,19 @@ fn drawn_path(stage: Stage) -> Path {
     }
 }
 
-fn embeddings<B: Backend>(backend: &B) -> Result<Embeddings<B>> {
+fn embeddings<B: Backend>(backend: &B, width: usize) -> Result<Embeddings<B>> {
     Ok(Embeddings {
-        word: drawn(backend, VOCABULARY * WIDTH, 6)?,
-        position: Some(drawn(backend, LENGTHS[LENGTHS.len() - 1] * WIDTH, 7)?),
-        token_type: Some(drawn(backend, 2 * WIDTH, 8)?),
-        task: Some(drawn(backend, WIDTH, 9)?),
-        norm: norm(backend)?,
+        word: drawn(backend, VOCABULARY * width, 6)?,
+        position: Some(drawn(backend, LENGTHS[LENGTHS.len() - 1] * width, 7)?),
+        token_type: Some(drawn(backend, 2 * width, 8)?),
+        task: Some(drawn(backend, width, 9)?),
+        norm: norm(backend, width)?,
     })
 }
 
-fn norm<B: Backend>(backend: &B) -> Result<Norm<B>> {
-    let (weight, bias) = (drawn(backend, WIDTH, 10)?, drawn(backend, WIDTH, 11)?);
-    Ok(Norm { weight, bias, epsilon: 1e-12, width: WIDTH })
+fn norm<B: Backend>(backend: &B, width: usize) -> Result<Norm<B>> {
+    let (weight, bias) = (drawn(backend, width, 10)?, drawn(backend, width, 11)?);
+    Ok(Norm { weight, bias, epsilon: 1e-12, width })
 }
 
 fn drawn<B: Backend>(backend: &B, len: usize, stream: u64) -> Result<B::Tensor> {

@@ -222,7 +222,12 @@ impl Device {
             let found = format!("{}: expected compute capability 8.0 or later", info.title());
             return Err(Error::Device(found, Some("run with --device cpu".to_owned())));
         }
-        Self::start(info.clone(), images, list).map_err(|error| failed(&info, "start", error))
+        Self::start(info.clone(), images, list).map_err(|error| match failed(&info, "start", error) {
+            full @ Error::OutOfMemory(..) => {
+                full.with_hint("end what else runs on the device, or run with --device cpu")
+            }
+            other => other,
+        })
     }
 
     fn start(info: Info, images: &[Image], list: &[(&str, &[&'static str])]) -> Result<Self, DriverError> {

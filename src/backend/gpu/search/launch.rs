@@ -132,8 +132,9 @@ impl Search<'_> {
             None => [Argument::Address(0); 2],
         };
         let (k, capacity) = (self.k.into(), self.capacity.into());
-        let overflows = self.device.address(counts, self.ends());
-        let arguments = [own(kept), own(counts), overflows, scored, limits, pending, totals, k, capacity];
+        let overflowed = self.device.address(counts, self.ends());
+        let round = self.unseen.as_ref().map_or(0, Vec::len).into();
+        let arguments = [own(kept), own(counts), overflowed, scored, limits, pending, totals, k, capacity, round];
         let shared_bytes = self.capacity * ENTRY_BYTES + CUT_BYTES;
         let shape = Shape { grid: [self.ends() / 2, 2], threads: 512, shared_bytes };
         self.device.launch(SELECT, shape, &arguments)
@@ -196,7 +197,8 @@ impl Search<'_> {
         [width.into(), classes.into(), Argument::Integer(i32::from(distance))]
     }
 
-    /// Both ends of all queries, `[Q, G, 2]` of `1 + k` entries, without the room beyond; the first holds how many there are, and whether there were too many.
+    /// Both ends of all queries, `[Q, G, 2]` of `1 + k` entries, without the room beyond; the first holds how many there are, and
+    /// which round was the first with too many.
     pub(super) fn gather(&self) -> Result<Tensor> {
         let (device, ends) = (self.device, self.ends());
         let gathered = device.allocate(Number::F32, ends * (1 + self.k) * ENTRY_BYTES / 4)?;

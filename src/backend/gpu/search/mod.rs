@@ -1,5 +1,5 @@
 //! Rows that stream past queries, and both ends of each query's ranking in each group of rows: `rows` is how rows come to the device, `rounds` how many
-//! are scanned before anybody looks, `launch` (of `kernels/search.cu`) and `bounds` (of `kernels/search_bounds.cu`) what is launched.
+//! are scanned before the best are kept, and when the host looks, `launch` (of `kernels/search.cu`) and `bounds` (of `kernels/search_bounds.cu`) what is launched.
 
 mod bounds;
 mod launch;
@@ -97,7 +97,7 @@ pub(crate) struct Search<'a> {
     k: usize,
     /// Entries there is room for at each end.
     capacity: usize,
-    /// How many each end has kept, `[Q, G, 2]`.
+    /// How many each end had kept when the host looked, `[Q, G, 2]`.
     kept: Vec<i32>,
     /// Rows that have passed, and those of them of which every score was computed, where they are searched.
     seen: usize,
@@ -125,7 +125,7 @@ struct OnDevice {
     scored: usize,
     limits: usize,
     kept: Tensor,
-    /// Of each end; behind them, how often there were more than there is room for.
+    /// Of each end; behind them, the first round with more than there is room for.
     counts: Tensor,
     /// Of what is being scanned, and of what was kept.
     totals: Option<[Tensor; 2]>,
@@ -193,8 +193,8 @@ impl Gpu {
         let on_device = OnDevice::new(device, &asked, capacity)?;
         let bounding = asked.bounds.then(|| Bounding::new(device, self.products, &asked, &on_device, k)).transpose()?;
         let kept = vec![0; asked.ends()];
-        // Bounds want to know how many records passed them.
-        let unseen = bounding.is_none().then(Vec::new);
+        // Bounds want to know how many records passed them, and of many groups some lie together.
+        let unseen = (bounding.is_none() && asked.groups == 1).then(Vec::new);
         Ok(Search {
             device,
             asked,
@@ -241,7 +241,7 @@ impl OnDevice {
             limits: words.push(&limits),
             memory: device.upload_parts(Number::F32, &words.behind(&asked.features))?,
             kept: device.allocate(Number::F32, ends * capacity * ENTRY_BYTES / 4)?,
-            counts: zeros(ends + 1)?,
+            counts: zeros(2 * ends)?,
             totals: if asked.totals {
                 let sums = || zeros(ends / 2 * LIMBS * 2);
                 Some([sums()?, sums()?])
@@ -257,11 +257,11 @@ impl Search<'_> {
         self.asked.ends()
     }
 
-    /// How many records have reached each end, what is beyond the capacity only counted; and whether there were too many in a round that is over.
-    fn counts(&self) -> Result<(Vec<i32>, bool)> {
-        let mut counts = self.download(&self.on_device.counts, self.ends() + 1)?;
-        let overflows = counts.pop();
-        Ok((counts, overflows != Some(0)))
+    /// How many records have reached each end, what is beyond the capacity only counted; and the first round that is over and had too many.
+    fn counts(&self) -> Result<(Vec<i32>, Option<usize>)> {
+        let mut counts = self.download(&self.on_device.counts, 2 * self.ends())?;
+        let overflowed = counts.split_off(self.ends());
+        Ok((counts, overflowed.into_iter().map(|round| round as usize).filter(|&round| round > 0).min()))
     }
 
     fn download(&self, integers: &Tensor, len: usize) -> Result<Vec<i32>> {
@@ -271,8 +271,8 @@ impl Search<'_> {
 
     /// As if what was scanned last had not been.
     fn restore(&mut self) -> Result<()> {
-        let counts = [bytemuck::cast_slice(&self.kept), &[0; 4]];
-        self.on_device.counts = self.device.upload_parts(Number::F32, &counts)?;
+        let counts = [&self.kept[..], &vec![0; self.ends()]].concat();
+        self.on_device.counts = self.device.upload(Number::F32, bytemuck::cast_slice(&counts))?;
         if let Some([pending, _]) = &mut self.on_device.totals {
             self.device.clear(pending)?;
         }
@@ -287,8 +287,8 @@ impl Search<'_> {
             bytes.as_chunks().0.chunks_exact(1 + self.k).map(|end| end.iter().map(Entry::read).collect()).collect()
         })?;
         // The first of an end is no entry.
-        if self.unseen.is_some() && found.iter().any(|end| end[0].row > 0) {
-            self.start_over()?;
+        if let Some(round) = found.iter().map(|end| end[0].row as usize).filter(|&round| round > 0).min() {
+            self.start_over(round)?;
             return self.finish();
         }
         let totals = match &self.on_device.totals {

@@ -1,6 +1,6 @@
 //! Rounds: what is scanned before the best are kept. There is room for all records that are expected to reach an end, in any order that does not favour
 //! them. The host looks whether there was: where not, nothing has been kept yet, and half as many rows are scanned again. To look takes as long as many
-//! rows: where nothing but their numbers would be learnt, the first rounds follow one another without, and where one did not fit, all are scanned again.
+//! rows: where nothing but their numbers would be learnt, the first rounds follow one another without, and where one did not fit, those are scanned again.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -52,11 +52,13 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Rows of a round: at first as many as there is room to keep, then some times as many as there were. Of m times as many, m k are expected to reach
-    /// the limit of before: half of the room is for those that are not expected. What bounds let through is scored one by one, so that limits are kept closer.
+    /// Rows of a round: at first as many as there is room to keep, then some times as many as there were. Of m times as many, those that reach the limit
+    /// of before are m times a Γ(k) variable, in any order that does not favour them: there is room for all but one such round of a million. What bounds
+    /// let through is scored one by one, so that limits are kept closer.
     fn most_rows(&self) -> usize {
-        let most = self.capacity / (2 * self.k) - 1;
-        let growth = if self.bounds() { most.min(BOUNDED_GROWTH) } else { most };
+        let k = self.k as f64;
+        let growth = ((self.capacity - self.k) as f64 / (k + 5.3 * k.sqrt() + 9.0)) as usize;
+        let growth = if self.bounds() { growth.min(BOUNDED_GROWTH) } else { growth };
         (self.seen * growth).max(self.capacity)
     }
 
@@ -97,21 +99,32 @@ impl Search<'_> {
             return Ok(());
         }
         let (counts, overflowed) = self.counts()?;
-        if overflowed {
-            return self.start_over();
+        if let Some(round) = overflowed {
+            return self.start_over(round);
         }
         (self.kept, self.unseen) = (counts, None);
         Ok(())
     }
 
-    /// Scans all rounds again, and looks at each.
-    pub(super) fn start_over(&mut self) -> Result<()> {
+    /// Scans all rounds again, the first that did not fit, counted from 1, in halves, and looks at those after it.
+    pub(super) fn start_over(&mut self, overflowed: usize) -> Result<()> {
         let rounds = self.unseen.take().unwrap_or_default();
         self.on_device = OnDevice::new(self.device, &self.asked, self.capacity)?;
         self.seen = 0;
-        for round in rounds {
+        for (number, round) in (1..).zip(rounds) {
+            if number == overflowed {
+                (self.kept, _) = self.counts()?;
+                self.round = round;
+                self.scan_halves()?;
+                continue;
+            }
             round.into_iter().try_for_each(|scanned| self.launch(scanned))?;
-            self.settle()?;
+            if number < overflowed {
+                self.launch_select()?;
+                self.seen += rows_in(&std::mem::take(&mut self.round));
+            } else {
+                self.settle()?;
+            }
         }
         Ok(())
     }
