@@ -95,9 +95,6 @@ fn scores_that_rise_to_the_end() {
     let expected = search(&source, &form, &query, 300, &Options::default()).unwrap();
     let options = Options { devices: &[&gpu], ..Options::default() };
     assert_eq!(search(&source, &form, &query, 300, &options).unwrap(), expected);
-    let groups = Groups::new(2, (0..rows).map(|row| Some((row % 7 == 0).into())));
-    let expected = search_groups(&source, &form, &query, 300, &groups, &Options::default()).unwrap();
-    assert_eq!(search_groups(&source, &form, &query, 300, &groups, &options).unwrap(), expected);
 }
 
 /// Overflows, products of nothing and infinity, and vectors of nothing: no NaN, no −0, as [`wherefore::search::score`] says.
