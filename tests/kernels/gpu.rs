@@ -126,7 +126,7 @@ fn layer_norm_over_widths_offsets_and_scales() {
     for width in layer_norm::WIDTHS {
         let rows = [(0.0, 1.0), (0.0, 1e-7), (0.0, 1e10), (100.0, 1.0), (-5.0, 20.0)];
         // Wide ones take the emulator long.
-        for &(offset, scale) in &rows[..if width > 500 { 1 } else { rows.len() }] {
+        for &(offset, scale) in &rows[..if width > 1000 { 1 } else { rows.len() }] {
             let case = layer_norm::Case::new(11, width, offset, scale);
             let values = read(&gpu, &case.run(&gpu), 11 * width);
             let what = format!("width {width}, {offset} ± {scale}");

@@ -69,7 +69,7 @@ fn layer_norm_over_widths_offsets_and_scales() {
         let gpu = emulator::gpu(rounding.precision);
         for width in [1, 3, 8, 33, 128, 130, 384, 768, 1000, 1024, 9000] {
             let rows = [(0.0, 1.0), (10.0, 1.0), (-1.0, 5.0)];
-            for &(offset, scale) in &rows[..if width > 500 { 1 } else { rows.len() }] {
+            for &(offset, scale) in &rows[..if width > 1000 { 1 } else { rows.len() }] {
                 let mut numbers = Numbers::new(width as u64);
                 let x = numbers.vector(ROWS * width, scale).iter().map(|x| x + offset).collect();
                 let (dy, weight) = (numbers.vector(ROWS * width, 1.0), numbers.vector(width, 2.0));
