@@ -128,13 +128,16 @@ DEVICE void fold(float* out, const T* gradient, const float* scales, int kind, c
     SHARED(float, shared);
     const int width = stage.width;
     const float unscale = 1.0f / scales[stage.paths.sequence_of[token]];  // a power of two: exact
+    const T* const own = gradient + size_t(token) * width;
+    if (kind == 2) {
+        each_of_mine(width, [&](int column, int count) {
+            store_some<4>(out + size_t(token) * width + column, load_some<4>(own + column, count) * filled<4>(unscale), count);
+        });
+        return;
+    }
     const int first = (kind == 0 ? 3 : 1) * warp_id();
     Row slopes(shared, first, width);
-    bring(slopes, gradient + size_t(token) * width);
-    if (kind == 2) {
-        slopes.change([&](const Four& x, int, int) { return x * filled<4>(unscale); });
-        return leave(slopes, out + size_t(token) * width);
-    }
+    bring(slopes, own);
     float result;
     if (kind == 0) {
         Row start(shared, first + 1, width), end(shared, first + 2, width);
@@ -168,7 +171,7 @@ DEVICE void fold(float* out, const T* gradient, const float* scales, int kind, c
     KERNEL(fold_##T, 128, float* out, const T* gradient, const float* scales, int kind, STAGE_PARAMETERS) {                                    \
         const Stage stage = STAGE;                                                                                                             \
         stage.with_token(tokens, [&](auto row, int token) { fold<typename decltype(row)::type>(out, gradient, scales, kind, stage, token); },   \
-                         out, gradient);                                                                                                       \
+                         gradient);                                                                                                            \
     }
 
 PATH(f32)

@@ -67,7 +67,7 @@ impl OnPath<'_> {
         let (kind, len, held) = match fold {
             Fold::Step => (0, tokens, 3),
             Fold::Norm => (1, tokens, 1),
-            Fold::Whole => (2, tokens * width, 1),
+            Fold::Whole => (2, tokens * width, 0),
         };
         assert!(len <= out.len && tokens * width <= gradient.len, "a buffer of fewer rows");
         assert_eq!(out.number, Number::F32, "folded gradients are results");
