@@ -183,17 +183,21 @@ DEVICE void attention_backward_keys(float* d_k, float* d_v, int d_stride, const 
 // By the largest D: 32, 64, 128.
 #define ATTENTION_BACKWARD(WIDTH)                                                                                                              \
     KERNEL(attention_backward_queries_f32_##WIDTH, Lanes<WIDTH>::THREADS, float* d_q, int d_q_stride, ATTENDED_PARAMETERS) {                   \
+        await_kernels();                                                                                                                       \
         attention_backward_queries<WIDTH>(d_q, d_q_stride, ATTENDED, Whole{});                                                                 \
     }                                                                                                                                          \
     KERNEL(attention_backward_queries_dropout_f32_##WIDTH, Lanes<WIDTH>::THREADS, float* d_q, int d_q_stride, ATTENDED_PARAMETERS,             \
            DROPOUT_PARAMETERS) {                                                                                                               \
+        await_kernels();                                                                                                                       \
         attention_backward_queries<WIDTH>(d_q, d_q_stride, ATTENDED, DROPOUT);                                                                 \
     }                                                                                                                                          \
     KERNEL(attention_backward_keys_dropout_f32_##WIDTH, Lanes<WIDTH>::THREADS, float* d_k, float* d_v, int d_stride, ATTENDED_PARAMETERS,      \
            DROPOUT_PARAMETERS) {                                                                                                               \
+        await_kernels();                                                                                                                       \
         attention_backward_keys<WIDTH>(d_k, d_v, d_stride, ATTENDED, DROPOUT);                                                                 \
     }                                                                                                                                          \
     KERNEL(attention_backward_keys_f32_##WIDTH, Lanes<WIDTH>::THREADS, float* d_k, float* d_v, int d_stride, ATTENDED_PARAMETERS) {            \
+        await_kernels();                                                                                                                       \
         attention_backward_keys<WIDTH>(d_k, d_v, d_stride, ATTENDED, Whole{});                                                                 \
     }
 

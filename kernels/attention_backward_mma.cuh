@@ -217,16 +217,20 @@ DEVICE void attention_backward_keys(T* d_k, T* d_v, int d_stride, const Attended
 // By the largest D: 32, 64, 128. Three blocks side by side, of the widest two: the compiler comes to that by itself but for queries.
 #define ATTENTION_BACKWARD(T, WIDTH)                                                                                                           \
     KERNEL_BLOCKS(attention_backward_queries_##T##_##WIDTH, 128, WIDTH > 64 ? 2 : 3, T* d_q, int d_q_stride, ATTENDED_PARAMETERS(T)) {         \
+        await_kernels();                                                                                                                       \
         attention_backward_queries<T, WIDTH>(d_q, d_q_stride, ATTENDED(T), Whole{});                                                           \
     }                                                                                                                                          \
     KERNEL(attention_backward_keys_##T##_##WIDTH, 128, T* d_k, T* d_v, int d_stride, ATTENDED_PARAMETERS(T)) {                                 \
+        await_kernels();                                                                                                                       \
         attention_backward_keys<T, WIDTH>(d_k, d_v, d_stride, ATTENDED(T), Whole{});                                                           \
     }
 #define ATTENTION_BACKWARD_DROPOUT(T, WIDTH)                                                                                                   \
     KERNEL_BLOCKS(attention_backward_queries_dropout_##T##_##WIDTH, 128, WIDTH > 64 ? 2 : 3, T* d_q, int d_q_stride, ATTENDED_PARAMETERS(T),   \
                   DROPOUT_PARAMETERS) {                                                                                                        \
+        await_kernels();                                                                                                                       \
         attention_backward_queries<T, WIDTH>(d_q, d_q_stride, ATTENDED(T), DROPOUT);                                                           \
     }                                                                                                                                          \
     KERNEL(attention_backward_keys_dropout_##T##_##WIDTH, 128, T* d_k, T* d_v, int d_stride, ATTENDED_PARAMETERS(T), DROPOUT_PARAMETERS) {     \
+        await_kernels();                                                                                                                       \
         attention_backward_keys<T, WIDTH>(d_k, d_v, d_stride, ATTENDED(T), DROPOUT);                                                           \
     }

@@ -173,9 +173,11 @@ DEVICE void attention_backward_short(const Short<T>& of, const Kept& kept) {
 // By the largest D: 32, 64. Two blocks of eight warps side by side.
 #define ATTENTION_BACKWARD_SHORT(T, WIDTH)                                                                                                     \
     KERNEL_BLOCKS(attention_backward_short_##T##_##WIDTH, 256, 2, SHORT_PARAMETERS(T)) {                                                       \
+        await_kernels();                                                                                                                       \
         attention_backward_short<T, WIDTH>(SHORT(T), Whole{});                                                                                 \
     }
 #define ATTENTION_BACKWARD_SHORT_DROPOUT(T, WIDTH)                                                                                             \
     KERNEL_BLOCKS(attention_backward_short_dropout_##T##_##WIDTH, 256, 2, SHORT_PARAMETERS(T), DROPOUT_PARAMETERS) {                           \
+        await_kernels();                                                                                                                       \
         attention_backward_short<T, WIDTH>(SHORT(T), DROPOUT);                                                                                 \
     }

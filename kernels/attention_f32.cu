@@ -79,11 +79,13 @@ DEVICE void attention(float* out, View q, View k, View v, const unsigned* tiles,
 #define ATTENTION(WIDTH)                                                                                                                       \
     KERNEL(attention_f32_##WIDTH, Lanes<WIDTH>::THREADS, float* out, const float* q, int q_stride, const float* k, int k_stride,               \
            const float* v, int v_stride, const unsigned* tiles, const unsigned* starts, int first_only, int heads, int width) {                \
+        await_kernels();                                                                                                                       \
         attention<WIDTH>(out, View{q, q_stride}, View{k, k_stride}, View{v, v_stride}, tiles, starts, first_only, heads, width, Whole{});       \
     }                                                                                                                                          \
     KERNEL(attention_dropout_f32_##WIDTH, Lanes<WIDTH>::THREADS, float* out, const float* q, int q_stride, const float* k, int k_stride,       \
            const float* v, int v_stride, const unsigned* tiles, const unsigned* starts, int first_only, int heads, int width,                  \
            DROPOUT_PARAMETERS) {                                                                                                               \
+        await_kernels();                                                                                                                       \
         attention<WIDTH>(out, View{q, q_stride}, View{k, k_stride}, View{v, v_stride}, tiles, starts, first_only, heads, width, DROPOUT);       \
     }
 

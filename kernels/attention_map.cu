@@ -127,6 +127,7 @@ DEVICE void attention_map(float* out, const unsigned* offsets, Map<T> map, const
     KERNEL(attention_map_##T, TILE* PARTS, float* out, const unsigned* offsets, int kind, const T* q, int q_stride, const T* k, int k_stride,  \
            const T* v, int v_stride, const T* d_out, const float* scales, const unsigned* tiles, const unsigned* starts, int span,             \
            int first_only, int heads, int width) {                                                                                             \
+        await_kernels();                                                                                                                       \
         const Map<T> map{kind, View<T>{q, q_stride}, View<T>{k, k_stride}, View<T>{v, v_stride}, View<T>{d_out, heads * width}, 0, 0, 0, 0,    \
                          heads, width, 0.0f, nullptr};                                                                                         \
         attention_map(out, offsets, map, scales, tiles, starts, span, first_only);                                                             \

@@ -128,12 +128,14 @@ DEVICE void attention(T* out, View<T> q, View<T> k, View<T> v, const unsigned* t
 #define ATTENTION(T, WIDTH)                                                                                                                       \
     KERNEL(attention_##T##_##WIDTH, 128, T* out, const T* q, int q_stride, const T* k, int k_stride, const T* v, int v_stride,                     \
            const unsigned* tiles, const unsigned* starts, int first_only, int heads, int width) {                                                 \
+        await_kernels();                                                                                                                          \
         attention<T, WIDTH>(out, View<T>{q, q_stride}, View<T>{k, k_stride}, View<T>{v, v_stride}, tiles, starts, first_only, heads, width,        \
                             Whole{});                                                                                                             \
     }
 #define ATTENTION_DROPOUT(T, WIDTH)                                                                                                               \
     KERNEL(attention_dropout_##T##_##WIDTH, 128, T* out, const T* q, int q_stride, const T* k, int k_stride, const T* v, int v_stride,             \
            const unsigned* tiles, const unsigned* starts, int first_only, int heads, int width, DROPOUT_PARAMETERS) {                             \
+        await_kernels();                                                                                                                          \
         attention<T, WIDTH>(out, View<T>{q, q_stride}, View<T>{k, k_stride}, View<T>{v, v_stride}, tiles, starts, first_only, heads, width,        \
                             DROPOUT);                                                                                                             \
     }

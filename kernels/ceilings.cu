@@ -6,10 +6,12 @@
 #include "vector.cuh"
 
 KERNEL(ceiling_copy, 256, uint4* out, const uint4* x, int n) {
+    await_kernels();
     for (int i = int(blockIdx.x) * int(blockDim.x) + int(threadIdx.x); i < n; i += int(gridDim.x) * int(blockDim.x)) store(out + i, load<uint4>(x + i));
 }
 
 KERNEL(ceiling_fma, 256, float* out, float factor, int steps) {
+    await_kernels();
     float chains[16];
 #pragma unroll
     for (int i = 0; i < 16; ++i) chains[i] = float(int(threadIdx.x) + i);
@@ -23,6 +25,7 @@ KERNEL(ceiling_fma, 256, float* out, float factor, int steps) {
 }
 
 KERNEL(ceiling_mma, 256, float* out, float factor, int steps) {
+    await_kernels();
     const uint32_t both = pack<f16>(factor, factor);
     const uint32_t a[4] = {both, both, both, both}, b[2] = {both, both};
     float sums[8][4];

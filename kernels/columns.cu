@@ -194,19 +194,23 @@ DEVICE void row_gradient(Tables tables, const T* dy, const unsigned* order, cons
 
 #define ROW_STATISTICS(T)                                                                                                                         \
     KERNEL(row_statistics_##T, 128, float* out, const T* x, float epsilon, int rows, int width) {                                                  \
+        await_kernels();                                                                                                                           \
         with_kind_of_row(width, [&](auto kind) { row_statistics<typename decltype(kind)::type>(out, x, epsilon, rows, width); }, x);               \
     }
 #define COLUMN_SUMS(T)                                                                                                                            \
     ROW_STATISTICS(T)                                                                                                                             \
     KERNEL_BLOCKS(norm_gradient_##T, WARPS* WARP, 1, float* dw, float* db, const T* dy, const T* x, const float* statistics, int rows, int width) {      \
+        await_kernels();                                                                                                                                 \
         norm_gradient(dw, db, dy, x, statistics, rows, width);                                                                                    \
     }                                                                                                                                             \
     KERNEL_BLOCKS(row_gradient_##T, 128, 6, float* word, float* position, float* token_type, float* task, const T* dy, const unsigned* order,                \
            const unsigned* runs, int count, int width) {                                                                                          \
+        await_kernels();                                                                                                                          \
         row_gradient(Tables{word, position, token_type, task}, dy, order, runs, count, width);                                                     \
     }                                                                                                                                             \
     KERNEL_BLOCKS(row_chain_##T, WARPS* WARP, 1, float* word, float* position, float* token_type, float* task, const T* dy, const unsigned* order,       \
            const unsigned* runs, int width) {                                                                                                     \
+        await_kernels();                                                                                                                          \
         row_chain(Tables{word, position, token_type, task}, dy, order, runs, width);                                                               \
     }
 

@@ -8,10 +8,11 @@ DEVICE void convert(T* out, const float* x, int n) {
     if (first < n) store_some<8>(out + first, load_some<8>(x + first, n - first), n - first);
 }
 
-KERNEL(convert_f16, 256, f16* out, const float* x, int n) { convert(out, x, n); }
-KERNEL(convert_bf16, 256, bf16* out, const float* x, int n) { convert(out, x, n); }
+KERNEL(convert_f16, 256, f16* out, const float* x, int n) { await_kernels(); convert(out, x, n); }
+KERNEL(convert_bf16, 256, bf16* out, const float* x, int n) { await_kernels(); convert(out, x, n); }
 
 KERNEL(split_bf16, 256, bf16* out, const float* x, int n) {
+    await_kernels();
     const int first = (int(blockIdx.x) * int(blockDim.x) + int(threadIdx.x)) * 8;
     if (first >= n) return;
     const int count = n - first;

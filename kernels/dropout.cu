@@ -29,6 +29,7 @@ DEVICE void drop(T* out, const T* x, const T* residual, const unsigned* sequence
 #define DROP(T)                                                                                                                            \
     KERNEL(dropout_##T, 256, T* out, const T* x, const T* residual, const unsigned* sequence_of, const unsigned* starts, DROPOUT_PARAMETERS, \
            int rows, int width) {                                                                                                           \
+        await_kernels();                                                                                                                    \
         drop<T>(out, x, residual, sequence_of, starts, DROPOUT, rows, width);                                                               \
     }
 

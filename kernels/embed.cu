@@ -62,6 +62,7 @@ DEVICE void embed_masked(T* out, const Tables& tables, Affine affine, const Toke
     KERNEL(embed_##T, 128, T* out, const float* word, const float* position, const float* token_type, const float* task,                \
            const float* weight, const float* bias, float epsilon, const unsigned* ids, const unsigned* positions,                       \
            const unsigned* types, int tokens, int width) {                                                                              \
+        await_kernels();                                                                                                                \
         with_kind_of_row(width, [&](auto kind) {                                                                                        \
             embed_plain<typename decltype(kind)::type>(out, Tables{word, position, token_type, task}, Affine{weight, bias, epsilon},    \
                                                        Tokens{ids, positions, types}, tokens, width);                                  \
@@ -71,6 +72,7 @@ DEVICE void embed_masked(T* out, const Tables& tables, Affine affine, const Toke
            const float* weight, const float* bias, float epsilon, const unsigned* ids, const unsigned* positions,                       \
            const unsigned* types, const unsigned* starts, const unsigned* texts, const unsigned* words, const unsigned* bits,           \
            int sequences, int stand_in, int tokens, int width) {                                                                        \
+        await_kernels();                                                                                                                \
         const Masks masks{starts, texts, words, bits, sequences, unsigned(stand_in)};                                                   \
         with_kind_of_row(width, [&](auto kind) {                                                                                        \
             embed_masked<typename decltype(kind)::type>(out, Tables{word, position, token_type, task}, Affine{weight, bias, epsilon},   \

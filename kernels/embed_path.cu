@@ -161,14 +161,17 @@ DEVICE void fold(float* out, const T* gradient, const float* scales, int kind, c
 
 #define PATH(T)                                                                                                                                \
     KERNEL(embed_path_##T, 128, T* out, STAGE_PARAMETERS) {                                                                                    \
+        await_kernels();                                                                                                                       \
         const Stage stage = STAGE;                                                                                                             \
         stage.with_token(tokens, [&](auto kind, int token) { embed_path<typename decltype(kind)::type>(out, stage, token); }, out);            \
     }                                                                                                                                          \
     KERNEL_BLOCKS(embed_backward_##T, 128, 3, T* gradient, STAGE_PARAMETERS) {                                                                 \
+        await_kernels();                                                                                                                       \
         const Stage stage = STAGE;                                                                                                             \
         stage.with_token(tokens, [&](auto kind, int token) { embed_backward<typename decltype(kind)::type>(gradient, stage, token); }, gradient); \
     }                                                                                                                                          \
     KERNEL(fold_##T, 128, float* out, const T* gradient, const float* scales, int kind, STAGE_PARAMETERS) {                                    \
+        await_kernels();                                                                                                                       \
         const Stage stage = STAGE;                                                                                                             \
         stage.with_token(tokens, [&](auto row, int token) { fold<typename decltype(row)::type>(out, gradient, scales, kind, stage, token); },   \
                          gradient);                                                                                                            \

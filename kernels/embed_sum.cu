@@ -19,6 +19,7 @@ DEVICE void embed_sum(T* out, const Tables& tables, const Tokens& of, int tokens
 #define EMBED_SUM(T)                                                                                                                              \
     KERNEL(embed_sum_##T, 128, T* out, const float* word, const float* position, const float* token_type, const float* task, const unsigned* ids,   \
            const unsigned* positions, const unsigned* types, int tokens, int width) {                                                              \
+        await_kernels();                                                                                                                           \
         with_kind_of_row(width, [&](auto kind) {                                                                                                   \
             embed_sum<typename decltype(kind)::type>(out, Tables{word, position, token_type, task}, Tokens{ids, positions, types}, tokens, width);  \
         }, out, word, position, token_type, task);                                                                                                \

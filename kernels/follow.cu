@@ -12,6 +12,7 @@ constexpr int PARTS = 8;
 
 KERNEL(follow, COLUMNS* PARTS, float* out, const float* row, const float* maps, const unsigned* offsets, const float* below, const unsigned* starts,
        float own, int first_only) {
+    await_kernels();
     SHARED(float, sums);
     const int sequence = int(blockIdx.x), part = warp_id();
     const unsigned start = starts[sequence];

@@ -134,11 +134,13 @@ DEVICE void add_products(float* dw, float* db, const Operands& of, int output, i
 #define WEIGHT_GRADIENT(BM, BN)                                                                                                             \
     KERNEL_BLOCKS(weight_gradient_f32_##BM##x##BN, THREADS, 1, float* dw, float* db, const float* dy, const float* x, int rows,            \
                   int inputs, int outputs) {                                                                                                \
+        await_kernels();                                                                                                                    \
         add_products<BM, BN>(dw, db, Operands{dy, x, rows, inputs, outputs}, int(blockIdx.x) * BM, int(blockIdx.y) * BN);                   \
     }
 #define OUTER_PRODUCTS(BM, BN)                                                                                                              \
     KERNEL_BLOCKS(outer_products_f32_##BM##x##BN, THREADS, 1, float* out, const float* dy, const float* x, const unsigned* starts,         \
                   int first_only, int inputs, int outputs, int stride, int offset) {                                                        \
+        await_kernels();                                                                                                                    \
         const OwnTile<BM, BN> own(inputs, outputs);                                                                                         \
         const OwnRows rows(starts, own.sequence, first_only);                                                                               \
         const Operands of{dy + size_t(rows.begin) * outputs, x + size_t(rows.begin) * inputs, int(rows.count), inputs, outputs};            \

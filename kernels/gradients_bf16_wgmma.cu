@@ -146,6 +146,7 @@ DEVICE void weight_gradient(float* dw, float* db, const Operands& of) {
 #define WEIGHT_GRADIENT(BM, BN, STAGES)                                                                                                         \
     KERNEL_SM90A(weight_gradient_bf16_wgmma_##BM##x##BN, BM / WARPGROUP_OUTPUTS * WARPGROUP, 1, float* dw, float* db, const bf16* dy,            \
                  const bf16* x, const unsigned* pieces, int count, int inputs, int outputs) {                                                   \
+        await_kernels();                                                                                                                        \
         weight_gradient<BM, BN, STAGES>(dw, db, Operands{dy, x, pieces, count, inputs, outputs});                                                \
     }
 

@@ -166,6 +166,7 @@ DEVICE void add_products(float* dw, float* db, const Operands<T, Pieces>& of, in
 #define WEIGHT_GRADIENT(T, BM, BN, WM, WN, STAGES)                                                                                            \
     KERNEL(weight_gradient_##T##_##BM##x##BN, BM / WM*(BN / WN) * WARP, float* dw, float* db, const T* dy, const T* x,                        \
            const unsigned* pieces, int count, int inputs, int outputs) {                                                                     \
+        await_kernels();                                                                                                                     \
         const Operands<T, Listed> of{dy, x, Listed{pieces, count}, inputs, outputs};                                                         \
         add_products<BM, BN, WM, WN, STAGES>(dw, db, of, int(blockIdx.x) * BM, int(blockIdx.y) * BN);                                        \
     }
@@ -173,6 +174,7 @@ DEVICE void add_products(float* dw, float* db, const Operands<T, Pieces>& of, in
 #define OUTER_PRODUCTS(T, BM, BN, WM, WN, STAGES)                                                                                             \
     KERNEL(outer_products_##T##_##BM##x##BN, BM / WM*(BN / WN) * WARP, float* out, const T* dy, const T* x, const unsigned* starts,           \
            int first_only, int inputs, int outputs, int stride, int offset) {                                                                \
+        await_kernels();                                                                                                                     \
         const OwnTile<BM, BN> own(inputs, outputs);                                                                                          \
         const OwnRows rows(starts, own.sequence, first_only);                                                                                \
         const Operands<T, OwnPieces> of{dy + size_t(rows.begin) * outputs, x + size_t(rows.begin) * inputs, OwnPieces(rows.count), inputs, outputs}; \

@@ -31,11 +31,13 @@ DEVICE void layer_norm_backward(T* dx, const T* dy, const T* x, Affine affine, i
 
 #define LAYER_NORM(T)                                                                                                                          \
     KERNEL(layer_norm_##T, 128, T* out, const T* x, const float* weight, const float* bias, float epsilon, int rows, int width) {                \
+        await_kernels();                                                                                                                         \
         with_kind_of_row(width, [&](auto kind) {                                                                                                \
             layer_norm<typename decltype(kind)::type>(out, x, Affine{weight, bias, epsilon}, rows, width);                                       \
         }, out, x, weight, bias);                                                                                                              \
     }                                                                                                                                          \
     KERNEL(layer_norm_backward_##T, 128, T* dx, const T* dy, const T* x, const float* weight, float epsilon, int rows, int width) {              \
+        await_kernels();                                                                                                                         \
         with_kind_of_row(width, [&](auto kind) {                                                                                                \
             layer_norm_backward<typename decltype(kind)::type>(dx, dy, x, Affine{weight, nullptr, epsilon}, rows, width);                        \
         }, dx, dy, x, weight);                                                                                                                 \

@@ -116,11 +116,13 @@ DEVICE void linear(const Operands& of, const Finish& epilogue) {
 #define LINEAR(BM, BN, IM, JN)                                                                                                                 \
     KERNEL(linear_f32_##BM##x##BN, (Place<BM, BN, IM, JN>::THREADS), float* out, float* slope, const float* x, const float* weight,            \
            const float* bias, const float* residual, int activation, int rows, int inputs, int outputs) {                                      \
+        await_kernels();                                                                                                                       \
         linear<BM, BN, IM, JN>(Operands{x, weight, rows, inputs, (outputs + 3) / 4 * 4},                                                       \
                                Forward<float, Exact>{out, slope, bias, residual, activation, {rows, outputs}});                                \
     }                                                                                                                                          \
     KERNEL(linear_backward_f32_##BM##x##BN, (Place<BM, BN, IM, JN>::THREADS), float* out, const float* x, const float* weight,                 \
            const float* slope, const float* residual, int rows, int inputs, int outputs) {                                                     \
+        await_kernels();                                                                                                                       \
         linear<BM, BN, IM, JN>(Operands{x, weight, rows, inputs, (outputs + 3) / 4 * 4},                                                       \
                                Backward<float>{out, slope, residual, {rows, outputs}});                                                        \
     }

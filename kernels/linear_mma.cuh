@@ -209,11 +209,13 @@ DEVICE void linear(Matrix x, Matrix weight, const Finish& epilogue) {
 #define LINEAR(NAME, OPERANDS, STORED, MATH, BM, BN, WM, WN, STAGES)                                                                             \
     KERNEL(linear_##NAME##_##BM##x##BN, BM / WM*(BN / WN) * WARP, STORED* out, STORED* slope, const STORED* x, const void* weight,                 \
            const float* bias, const STORED* residual, int activation, int rows, int inputs, int outputs) {                                        \
+        await_kernels();                                                                                                                          \
         linear<OPERANDS, BM, BN, WM, WN, STAGES>(Matrix{x, rows, inputs}, Matrix{weight, (outputs + 31) / 32 * 32, (inputs + 31) / 32 * 32},       \
                                                  Forward<STORED, MATH>{out, slope, bias, residual, activation, {rows, outputs}});                 \
     }                                                                                                                                             \
     KERNEL(linear_backward_##NAME##_##BM##x##BN, BM / WM*(BN / WN) * WARP, STORED* out, const STORED* x, const void* weight,                       \
            const STORED* slope, const STORED* residual, int rows, int inputs, int outputs) {                                                      \
+        await_kernels();                                                                                                                          \
         linear<OPERANDS, BM, BN, WM, WN, STAGES>(Matrix{x, rows, inputs}, Matrix{weight, (outputs + 31) / 32 * 32, (inputs + 31) / 32 * 32},       \
                                                  Backward<STORED>{out, slope, residual, {rows, outputs}});                                        \
     }

@@ -329,10 +329,12 @@ DEVICE void linear(const TensorMap& x, const TensorMap& weight, int rows, int in
 #define LINEAR(NAME, T, STORED, MATH, PARTS, BM, BN, STAGES, BLOCKS)                                                                                 \
     KERNEL_SM90A(linear_##NAME##_wgmma_##BM##x##BN, (BM / WARPGROUP_ROWS + 1) * WARPGROUP, BLOCKS, STORED* out, STORED* slope, TENSOR_MAP(x),        \
                  TENSOR_MAP(weight), const float* bias, const STORED* residual, int activation, int rows, int inputs, int outputs) {                 \
+        await_kernels();                                                                                                                             \
         linear<T, BM, BN, STAGES, PARTS>(x, weight, rows, inputs, outputs,                                                                           \
                                          Forward<STORED, MATH>{out, slope, bias, residual, activation, {rows, outputs}});                            \
     }                                                                                                                                                \
     KERNEL_SM90A(linear_backward_##NAME##_wgmma_##BM##x##BN, (BM / WARPGROUP_ROWS + 1) * WARPGROUP, BLOCKS, STORED* out, TENSOR_MAP(x),              \
                  TENSOR_MAP(weight), const STORED* slope, const STORED* residual, int rows, int inputs, int outputs) {                               \
+        await_kernels();                                                                                                                             \
         linear<T, BM, BN, STAGES, PARTS>(x, weight, rows, inputs, outputs, Backward<STORED>{out, slope, residual, {rows, outputs}});                 \
     }

@@ -91,10 +91,12 @@ DEVICE void cross_entropy_slopes(T* dz, const T* z, const Found* found, const Te
 
 #define CROSS_ENTROPY(T)                                                                                                                    \
     KERNEL(cross_entropy_##T, THREADS, Found* found, const T* z, const Term* terms, const unsigned* starts, unsigned stride) {              \
+        await_kernels();                                                                                                                    \
         cross_entropy(found, z, terms, starts, stride);                                                                                     \
     }                                                                                                                                       \
     KERNEL(cross_entropy_slopes_##T, THREADS, T* dz, const T* z, const Found* found, const Term* terms, const unsigned* starts,             \
            const Line* lines, const unsigned* readers, unsigned stride) {                                                                   \
+        await_kernels();                                                                                                                    \
         cross_entropy_slopes(dz, z, found, terms, starts, lines, readers, stride);                                                          \
     }
 

@@ -61,6 +61,7 @@ DEVICE void objective_gradients(T* dz, const T* z, const int* objectives, float*
 
 #define OBJECTIVE(T)                                                                                                                           \
     KERNEL(objective_##T, 128, T* dz, const T* z, const int* objectives, float* scales, float seed, int sequences, int classes) {              \
+        await_kernels();                                                                                                                       \
         objective_gradients(dz, z, objectives, scales, seed, sequences, classes);                                                              \
     }
 

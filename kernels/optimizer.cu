@@ -31,6 +31,7 @@ DEVICE Listed listed(const Listed* tensors, int count) {
 
 KERNEL(adam_step, THREADS, const Listed* tensors, int count, float rate, float beta1, float beta2, float rest1, float rest2, float deviation,
        float epsilon, float scale) {
+    await_kernels();
     constexpr int TOGETHER = 4;  // loads under way
     const Listed of = listed(tensors, count);
     const unsigned begin = (blockIdx.x - of.span) * SPAN + threadIdx.x;
@@ -56,6 +57,7 @@ KERNEL(adam_step, THREADS, const Listed* tensors, int count, float rate, float b
 }
 
 KERNEL(squared_sums, THREADS, float* out, const Listed* tensors, int count) {
+    await_kernels();
     SHARED(float, sums);
     const Listed of = listed(tensors, count);
     const unsigned first = (blockIdx.x - of.span) * SPAN + threadIdx.x;
@@ -80,10 +82,11 @@ DEVICE void add_numbers(T* sum, const float* x, int n) {
     if (i < n) sum[i] = narrow<T>(widen(sum[i]) + x[i]);
 }
 
-KERNEL(add_numbers_f32, 256, float* sum, const float* x, int n) { add_numbers(sum, x, n); }
-KERNEL(add_numbers_bf16, 256, bf16* sum, const float* x, int n) { add_numbers(sum, x, n); }
+KERNEL(add_numbers_f32, 256, float* sum, const float* x, int n) { await_kernels(); add_numbers(sum, x, n); }
+KERNEL(add_numbers_bf16, 256, bf16* sum, const float* x, int n) { await_kernels(); add_numbers(sum, x, n); }
 
 KERNEL(copy_numbers, 256, float* out, const float* x, int n) {
+    await_kernels();
     const int i = int(blockIdx.x) * int(blockDim.x) + int(threadIdx.x);
     if (i < n) out[i] = x[i];
 }

@@ -37,10 +37,12 @@ DEVICE void pack_weight(T* out, const float* weight, int inputs, int outputs, in
 }
 
 KERNEL(pack_weight_f32, 256, float* out, const float* weight, int inputs, int outputs, int stride, int turned) {
+    await_kernels();
     SHARED(float, tile);
     pack_weight(out, weight, inputs, outputs, stride, turned, tile);
 }
 KERNEL(pack_weight_bf16, 256, bf16* out, const float* weight, int inputs, int outputs, int stride, int turned) {
+    await_kernels();
     SHARED(float, tile);
     pack_weight(out, weight, inputs, outputs, stride, turned, tile);
 }
@@ -60,10 +62,12 @@ DEVICE void turn_weight(T* out, const T* x, int rows, int stride, int x_rows, in
 }
 
 KERNEL(turn_weight_32, 256, uint32_t* out, const uint32_t* x, int rows, int stride, int x_rows, int x_stride) {
+    await_kernels();
     SHARED(uint32_t, tile);
     turn_weight(out, x, rows, stride, x_rows, x_stride, tile);
 }
 KERNEL(turn_weight_16, 256, uint16_t* out, const uint16_t* x, int rows, int stride, int x_rows, int x_stride) {
+    await_kernels();
     SHARED(uint16_t, tile);
     turn_weight(out, x, rows, stride, x_rows, x_stride, tile);
 }

@@ -31,9 +31,11 @@ DEVICE void add_to_first(T* x, const T* rows, const unsigned* starts, int width)
 
 #define POOL(T)                                                                                                  \
     KERNEL(pool_##T, 128, T* out, const T* x, const unsigned* starts, int width, int kind) {                      \
+        await_kernels();                                                                                          \
         pool(out, x, starts, width, kind);                                                                        \
     }                                                                                                            \
     KERNEL(add_to_first_##T, 128, T* x, const T* rows, const unsigned* starts, int width) {                      \
+        await_kernels();                                                                                         \
         add_to_first(x, rows, starts, width);                                                                    \
     }
 

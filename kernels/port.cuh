@@ -2,7 +2,7 @@
 // are for some). With nvcc their functions are PTX and built-ins; with a host compiler they are calls to the emulator of tests/emulator, which runs
 // the same source on a CPU. Kernels use these names and plain C++, and nothing else:
 //
-// * entries are KERNEL(name, most threads, parameters…), parameters plain values; blocks are whole warps
+// * entries are KERNEL(name, most threads, parameters…), parameters plain values; blocks are whole warps; await_kernels() is their first statement
 // * shared memory is dynamic and 16-byte aligned: SHARED(type, name)
 // * warp functions are met by all 32 lanes; a warp returns whole, and before its block's first barrier or after its last
 // * vectors go through load and store, which want alignment; multiply-adds that must round once are spelled fmaf (nothing else is fused)
@@ -22,6 +22,14 @@
 
 typedef __half f16;
 typedef __nv_bfloat16 bf16;
+
+// Until the kernels launched before this one have run, and what they wrote can be read: a device of 9.0 and later begins a kernel while the last blocks
+// of the one before are at work (programmatic dependent launch), and this one lets the next begin so. Nothing touches memory before it.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+DEVICE void await_kernels() { asm volatile("griddepcontrol.wait; griddepcontrol.launch_dependents;" ::: "memory"); }
+#else
+DEVICE void await_kernels() {}
+#endif
 
 DEVICE void sync_block() { __syncthreads(); }
 DEVICE void sync_warp() { __syncwarp(); }
@@ -91,6 +99,8 @@ DEVICE void mma(bf16, float (&sums)[4], const uint32_t (&a)[4], const uint32_t* 
 
 typedef __half f16;
 typedef __nv_bfloat16 bf16;
+
+inline void await_kernels() { emulator::await_kernels(); }
 
 inline void sync_block(emulator::Place place = HERE) { emulator::sync_block(place); }
 inline void sync_warp(emulator::Place place = HERE) {

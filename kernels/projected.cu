@@ -103,17 +103,21 @@ DEVICE void adapt(T* out, const float* x, const float* drift, const float* floor
 #define PROJECTED(T)                                                                                                                               \
     KERNEL(sketch_##T, THREADS, T* out, const T* x, const unsigned* starts, const unsigned* entries, const float* shift, int rows, int inputs,     \
            int outputs) {                                                                                                                          \
+        await_kernels();                                                                                                                           \
         sketch(out, x, starts, entries, shift, rows, inputs, outputs);                                                                             \
     }                                                                                                                                              \
     KERNEL_BLOCKS(norm_products_##T, WARPS* WARP, 8, float* out, const T* dy, const T* x, const float* statistics, const unsigned* starts, int first_only, \
            int width) {                                                                                                                            \
+        await_kernels();                                                                                                                           \
         norm_products(out, dy, x, statistics, starts, first_only, width);                                                                          \
     }                                                                                                                                              \
     KERNEL(look_up_##T, THREADS, T* out, const float* table, const unsigned* named, int tokens, int width) {                                       \
+        await_kernels();                                                                                                                           \
         look_up(out, table, named, tokens, width);                                                                                                 \
     }                                                                                                                                              \
     KERNEL(adapt_##T, THREADS, T* out, const float* x, const float* drift, const float* floor, const float* unscale, float rest1, float rest2,     \
            int rows, int n) {                                                                                                                      \
+        await_kernels();                                                                                                                           \
         adapt(out, x, drift, floor, unscale, rest1, rest2, rows, n);                                                                               \
     }
 

@@ -231,6 +231,7 @@ DEVICE int bring_best(uint4* entries, Cut& cut, const uint4* own, int count, int
 
 KERNEL(search_select, WARP * SELECTING_WARPS, uint4* kept, int* counts, int* overflowed, int* scored, float* limits, uint64_t* pending, uint64_t* totals,
        int k, int capacity, int round) {
+    await_kernels();
     SHARED(uint4, entries);
     const int end = 2 * int(blockIdx.x) + int(blockIdx.y);
     const bool lowest = blockIdx.y == 1;
@@ -261,6 +262,7 @@ KERNEL(search_select, WARP * SELECTING_WARPS, uint4* kept, int* counts, int* ove
 }
 
 KERNEL(search_gather, 128, uint4* gathered, const uint4* kept, const int* counts, const int* overflowed, int k, int capacity) {
+    await_kernels();
     const size_t end = blockIdx.x;
     const int count = min(counts[end], k);
     uint4* const own = gathered + end * (1 + k);
@@ -271,6 +273,7 @@ KERNEL(search_gather, 128, uint4* gathered, const uint4* kept, const int* counts
 KERNEL(search_add, 256, const float* sums, const int* offsets, const float* norms, const unsigned* indices, const int* group_of, int first, int records,
        int factors, const float* own_norms, int queries, uint4* kept, int* counts, const float* limits, int capacity, int groups, const uint4* after,
        uint64_t* pending) {
+    await_kernels();
     SHARED(uint64_t, shared);
     const Rows of_rows{nullptr, nullptr, nullptr, norms, indices, group_of, first, records, records};
     const Found found{kept, counts, limits, capacity, groups, after, pending};
@@ -287,6 +290,7 @@ KERNEL(search_add, 256, const float* sums, const int* offsets, const float* norm
 #define SCAN(T, name, Q)                                                                                                                      \
     KERNEL(name, 32 * WARPS, ROWS_AND_QUERIES, uint4* kept, int* counts, const float* limits, int capacity, int groups, const uint4* after,  \
            uint64_t* pending, float* sums, int width, int classes, int distance) {                                                            \
+        await_kernels();                                                                                                                      \
         SHARED(uint64_t, shared);                                                                                                             \
         const Rows of_rows = OF_ROWS;                                                                                                         \
         const Queries of_queries = OF_QUERIES;                                                                                                \
@@ -302,6 +306,7 @@ KERNEL(search_add, 256, const float* sums, const int* offsets, const float* norm
     SCAN(T, search_scan_one_##T, 1)                                                                                                           \
     KERNEL(search_rescore_##T, 256, ROWS_AND_QUERIES, uint4* kept, const int* counts, const int* scored, int* candidates, int capacity,      \
            int width, int classes, int distance) {                                                                                            \
+        await_kernels();                                                                                                                      \
         const Rows of_rows = OF_ROWS;                                                                                                         \
         const Queries of_queries = OF_QUERIES;                                                                                                \
         if (distance) rescore<T, true>(of_rows, of_queries, kept, counts, scored, candidates, capacity, width, classes);                      \

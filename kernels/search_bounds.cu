@@ -51,6 +51,7 @@ DEVICE int packed_row(int column) { return column / GROUP * GROUP + 8 * (column 
 
 // A column, by one warp; beyond those there are, of zeros.
 KERNEL(search_round_queries, 256, f16* own_halves, float4* own_sides, const float* asked, const float* biases, int queries, int passes, int terms, int width) {
+    await_kernels();
     const int column = int(blockIdx.x) * (int(blockDim.x) / WARP) + warp_id(), query = column / terms, pass = column % terms;
     const int stride = (width + BK - 1) / BK * BK, at = pass * queries + query;
     const bool is_there = query < queries && pass < passes;
@@ -67,6 +68,7 @@ DEVICE float4 side_of(Rounded row, int width) {
 
 #define ROUND(T)                                                                                                             \
     KERNEL(search_round_##T, 256, f16* halves, float4* sides, const void* features, int rows, int width, int stride) {       \
+        await_kernels();                                                                                                     \
         const int row = int(blockIdx.x) * (int(blockDim.x) / WARP) + warp_id();                                              \
         if (row >= rows) return;                                                                                             \
         const T* const own = static_cast<const T*>(features) + size_t(row) * width;                                          \
@@ -81,6 +83,7 @@ ROUND(bf16)
 // `columns` of the screens, at least as many as queries.
 KERNEL(search_screen, 256, ROWS_AND_QUERIES, float4* row_screens, float4* column_screens, const float* limits, const float4* sides, const float4* own_sides,
        int columns, int width, int classes, int distance) {
+    await_kernels();
     const Found found{nullptr, nullptr, limits, 0, 1, nullptr, nullptr};
     const Screens screens{{OF_ROWS, OF_QUERIES, found, sides, own_sides, width, classes, 1, distance != 0}};
     const int warp = int(blockIdx.x) * (int(blockDim.x) / WARP) + warp_id(), of_rows = (rows + WARP - 1) / WARP;
@@ -109,6 +112,7 @@ struct OneTerm {
 KERNEL_BLOCKS(search_bound, 256, 2, ROWS_AND_QUERIES, uint4* kept, int* counts, const float* limits, int capacity, const float4* row_screens,
               const float4* column_screens, const f16* halves, const float4* sides, int stride_of_halves, const f16* own_halves, const float4* own_sides,
               int columns, int width, int classes, int distance) {
+    await_kernels();
     const Found found{kept, counts, limits, capacity, 1, nullptr, nullptr};
     const Bounds bounds{OF_ROWS, OF_QUERIES, found, sides, own_sides, width, classes, 1, distance != 0};
     linear<Plain<f16>, 128, 64, 32, 32, 3>(Matrix{halves, rows, stride_of_halves}, Matrix{own_halves, columns, (width + 31) / 32 * 32},
@@ -118,6 +122,7 @@ KERNEL_BLOCKS(search_bound, 256, 2, ROWS_AND_QUERIES, uint4* kept, int* counts, 
 KERNEL_BLOCKS(search_bound_terms, 256, 2, ROWS_AND_QUERIES, uint4* kept, int* counts, const float* limits, int capacity, const f16* halves,
               const float4* sides, int stride_of_halves, const f16* own_halves, const float4* own_sides, int columns, int terms, int width, int classes,
               int distance) {
+    await_kernels();
     const Found found{kept, counts, limits, capacity, 1, nullptr, nullptr};
     const Bounds bounds{OF_ROWS, OF_QUERIES, found, sides, own_sides, width, classes, terms, distance != 0};
     linear<Plain<f16>, 128, 64, 32, 32, 3>(Matrix{halves, rows, stride_of_halves}, Matrix{own_halves, columns, (width + 31) / 32 * 32}, bounds);

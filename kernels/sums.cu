@@ -13,11 +13,13 @@ constexpr int SPAN = 4096;
 constexpr int TOGETHER = 8;  // rows of a block
 
 KERNEL(add_to_sums, THREADS, double* sums, const float* x, int n) {
+    await_kernels();
     const int i = int(blockIdx.x) * THREADS + int(threadIdx.x);
     if (i < n) sums[i] += double(x[i]);
 }
 
 KERNEL(add_squares, THREADS, double* sums, const float* x, int rows, int n) {
+    await_kernels();
     const int i = int(blockIdx.x) * THREADS + int(threadIdx.x);
     if (i >= n) return;
     double sum = sums[i];
@@ -30,6 +32,7 @@ KERNEL(add_squares, THREADS, double* sums, const float* x, int rows, int n) {
 }
 
 KERNEL(weighted_squares, THREADS, double* out, const double* weights, const float* x, int rows, int blocks, int n) {
+    await_kernels();
     SHARED(double, parts);  // [TOGETHER, THREADS]
     constexpr int STEPS = SPAN / THREADS;
     const int block = int(blockIdx.x) % blocks, row = int(blockIdx.x) / blocks * TOGETHER, first = block * SPAN + int(threadIdx.x);

@@ -113,8 +113,8 @@ fn a_device_lost_on_the_way_leaves_what_was_finished() {
     let (bench, model) = bench();
     let index = format!("index --model {model} --data train.jsonl --precision f32 --block-records 4");
     ok(&bench, &format!("{index} --store whole"), None);
-    let launches = calls(&bench, &format!("{index} --store counted"), "cuLaunchKernel");
-    let fault = format!("cuLaunchKernel:{}", launches - 3);
+    let launches = calls(&bench, &format!("{index} --store counted"), "cuLaunchKernelEx");
+    let fault = format!("cuLaunchKernelEx:{}", launches - 3);
     let ran = run(&bench, &format!("{index} --store lost"), Some(&fault));
     ran.failed("cuda:0 (emulated device, 9.0): ");
     assert!(ran.err.contains("--resume goes on"), "{}", ran.err);
@@ -131,7 +131,7 @@ fn a_failed_copy_or_allocation_is_one_line() {
     }
     let (bench, model) = bench();
     let explain = format!("explain --model {model} --data few.jsonl --steps 2");
-    for function in ["cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuLaunchKernel", "cuEventSynchronize"] {
+    for function in ["cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuLaunchKernelEx", "cuEventSynchronize"] {
         let fault = format!("{function}:{}", calls(&bench, &explain, function) / 2);
         run(&bench, &explain, Some(&fault)).failed("cuda:0 (emulated device, 9.0): ");
     }
@@ -246,6 +246,30 @@ fn products_that_are_wrong_when_they_are_tried_are_made_otherwise() {
     assert_eq!(broken.err.matches("wgmma gave other products than it should").count(), 1, "{}", broken.err);
 }
 
+/// Only what can wait by itself is begun before what it waits for has ended.
+#[test]
+fn kernels_are_begun_early_where_they_can_wait() {
+    if gpu::compiler().is_none() {
+        return;
+    }
+    let (bench, model) = bench();
+    let launches = |name: &str, value: &str| {
+        let mut command = command(&bench, &format!("predict --model {model} --data few.jsonl --precision f32"));
+        let output = command.env("EMULATOR_LOG", "1").env(name, value).output().unwrap();
+        assert!(output.status.success());
+        let log = String::from_utf8(output.stderr).unwrap();
+        let launches: Vec<String> = log.lines().filter(|line| line.contains("launched ")).map(str::to_owned).collect();
+        let early = launches.iter().filter(|line| line.ends_with(" early")).count();
+        (launches.len(), early, String::from_utf8(output.stdout).unwrap())
+    };
+    let (all, early, answers) = launches("EMULATOR_CAPABILITY", "90");
+    assert!(early == all && all > 10, "{early} of {all}");
+    for (name, value) in [("EMULATOR_CAPABILITY", "89"), ("EMULATOR_PTX", "80"), ("WHEREFORE_LAUNCHES", "serial")] {
+        let (_, early, others) = launches(name, value);
+        assert!(early == 0 && others == answers, "{name}: {early}");
+    }
+}
+
 /// What a precision costs, in digits: f16 keeps three bits more than bf16, and rankings hardly move.
 #[test]
 fn accuracy_is_told_of_every_precision() {
@@ -282,7 +306,7 @@ fn devices_that_are_not_there_or_differ_are_one_line() {
     let mut none = command(&bench, &format!("{predict} cuda:all"));
     Ran::from(none.env("EMULATOR_DEVICES", "0").output().unwrap()).failed("the NVIDIA driver: ");
     let mut lost = command(&bench, &format!("{predict} cuda:all --batch-tokens 32"));
-    Ran::from(lost.env("EMULATOR_FAULT", "cuLaunchKernel:5").output().unwrap()).failed("(emulated device, 9.0): ");
+    Ran::from(lost.env("EMULATOR_FAULT", "cuLaunchKernelEx:5").output().unwrap()).failed("(emulated device, 9.0): ");
 }
 
 /// The next rows are on their way before those that are being scored are waited for, and what is kept on the device is sent once.

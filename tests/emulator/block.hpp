@@ -90,6 +90,7 @@ struct Thread : Fibre {
     Block* block = nullptr;
     Meeting waits_for = Meeting::NONE;
     Place waits_at;
+    bool awaited = false;  // the kernels before this one
     std::vector<Copy> open_copies;
     std::vector<std::vector<Copy>> committed_copies;  // oldest first
     unsigned waits_on = 0;  // which counter, where it is one
@@ -287,6 +288,9 @@ UNCHECKED inline void meet(Meeting meeting, void* argument, Place place, Work&& 
     if (meeting == Meeting::WARP) acquire(&warp.edge);
 }
 
+// A kernel that is begun early and does not wait for those before it reads what they have yet to write.
+UNCHECKED inline void await_kernels() { current->awaited = true; }
+
 // A fibre's whole life.
 UNCHECKED inline void live() {
     entered();
@@ -295,6 +299,7 @@ UNCHECKED inline void live() {
     Thread& thread = *current;
     Block& block = *thread.block;
     Warp& warp = *thread.warp;
+    if (!thread.awaited) fail("the kernel never waited for those launched before it");
     for (const auto& group : thread.committed_copies)
         if (!group.empty()) fail("the kernel returned with asynchronous copies it never waited for");
     if (!thread.open_copies.empty()) fail("the kernel returned with asynchronous copies it never committed");
@@ -359,6 +364,7 @@ inline void set_up(Block& block) {
         thread.block = &block;
         thread.index = {i % block.size.x, i / block.size.x % block.size.y, i / (block.size.x * block.size.y)};
         thread.waits_for = Meeting::NONE;
+        thread.awaited = false;
         thread.open_copies.clear();
         thread.committed_copies.clear();
         thread.product_count = thread.product_groups = 0;

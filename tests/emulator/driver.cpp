@@ -8,6 +8,7 @@
 // * an error of a launch is sticky, as on a device: every later call of its context says so
 //
 // Environment: EMULATOR_DEVICES (2), EMULATOR_CAPABILITY (90; one for each device, as in 90,80), EMULATOR_DRIVER (13000), EMULATOR_MEMORY (bytes, 8 GiB),
+// EMULATOR_PTX (what kernels are compiled for, if not for the device's own capability: 80 where the driver compiled the PTX for 8.0),
 // EMULATOR_FAULT=FUNCTION:N (the N-th call of a function fails; cuMemAllocAsync and cuMemHostAlloc for lack of memory, others as a lost device would), EMULATOR_LOG.
 #include <chrono>
 #include <cstdarg>
@@ -539,9 +540,11 @@ API cuFuncSetAttribute(void* handle, int attribute, int value) {
     function->shared_asked = size_t(value);
     return SUCCESS;
 }
+// The virtual architecture a kernel is compiled for. Those below 9.0 have no instruction to wait for the kernels before them.
+int ptx_version() { return int(setting("EMULATOR_PTX", bound ? capability_of(bound->device) : 0)); }
 API cuFuncGetAttribute(int* value, int attribute, void* handle) {
     const auto* function = static_cast<Function*>(handle);
-    *value = attribute == 0 ? int(function->kernel->most_threads) : attribute == 8 ? int(function->shared_asked) : 0;
+    *value = attribute == 0 ? int(function->kernel->most_threads) : attribute == 5 ? ptx_version() : attribute == 8 ? int(function->shared_asked) : 0;
     return SUCCESS;
 }
 API cuFuncGetParamInfo(void* handle, size_t index, size_t* offset, size_t* bytes) {
@@ -557,14 +560,40 @@ API cuFuncGetParamInfo(void* handle, size_t index, size_t* offset, size_t* bytes
     if (bytes) *bytes = sizes[index];
     return SUCCESS;
 }
+// As the driver's header has them.
+struct LaunchAttribute {
+    int id;
+    char pad[4];
+    union { char room[64]; int allowed; } value;
+};
+struct LaunchConfig {
+    unsigned gx, gy, gz, bx, by, bz, shared_bytes;
+    void* stream;
+    const LaunchAttribute* attributes;
+    unsigned attribute_count;
+};
+constexpr int PROGRAMMATIC_STREAM_SERIALIZATION = 6;
+
 // Arguments are copied when the call is made, as the driver does.
-API cuLaunchKernel(void* handle, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared_bytes, void* stream, void** arguments, void**) {
+API cuLaunchKernelEx(const LaunchConfig* config, void* handle, void** arguments, void**) {
     ENTER
     if (failure_code) return failure_code;
     const auto* function = static_cast<Function*>(handle);
     const Kernel* kernel = function->kernel;
-    const dim3 grid{gx, gy, gz}, block{bx, by, bz};
-    say("launched %s down stream %d", kernel->name, stream_of(stream).number);
+    const dim3 grid{config->gx, config->gy, config->gz}, block{config->bx, config->by, config->bz};
+    const unsigned shared_bytes = config->shared_bytes;
+    void* const stream = config->stream;
+    bool early = false;
+    for (unsigned i = 0; i < config->attribute_count; ++i) {
+        const LaunchAttribute& attribute = config->attributes[i];
+        if (attribute.id != PROGRAMMATIC_STREAM_SERIALIZATION) return INVALID_VALUE;
+        early = attribute.value.allowed != 0;
+    }
+    say("launched %s down stream %d%s", kernel->name, stream_of(stream).number, early ? " early" : "");
+    if (early && (!bound || capability_of(bound->device) < 90 || ptx_version() < 90)) {
+        fprintf(stderr, "[emulator] %s: begun early, and compiled for what cannot wait\n", kernel->name);
+        return INVALID_VALUE;
+    }
     const std::string wrong = misfit(*kernel, grid, block, shared_bytes, function->shared_asked);
     if (!wrong.empty()) {
         fprintf(stderr, "[emulator] %s: %s\n", kernel->name, wrong.c_str());

@@ -1,5 +1,8 @@
 //! Every kernel on the (emulated) device, over the shapes and by the rules the CPU is tested with.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use wherefore::backend::gpu::{Gpu, Products};
 use wherefore::backend::reference::Reference;
 use wherefore::backend::{Activation, Backend, Pooling, Precision, Rows, check};
@@ -14,6 +17,31 @@ use crate::emulator;
 
 fn gpu() -> Gpu {
     emulator::gpu(Precision::F32)
+}
+
+/// A kernel may be begun before the last one has ended: what it did before it waits would race. (That each thread waits, the emulator sees.)
+#[test]
+fn waiting_for_the_kernels_before_it_is_the_first_thing_a_kernel_does() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let names = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let mut kernels = 0;
+    // What a kernel is, is defined in port*.cuh.
+    for path in files.filter(|path| names(path).contains(".cu") && !names(path).starts_with("port")) {
+        let text = fs::read_to_string(&path).unwrap().replace('\\', " ");
+        for (at, _) in text.match_indices("KERNEL") {
+            let rest =
+                text[at..].trim_start_matches(|c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+            if !rest.starts_with('(') {
+                continue;
+            }
+            let body = rest.split_once('{').expect("a kernel has a body").1;
+            let place = || format!("{}:{}", path.display(), text[..at].lines().count());
+            assert!(body.trim_start().starts_with("await_kernels();"), "{}", place());
+            kernels += 1;
+        }
+    }
+    assert!(kernels > 75, "{kernels} kernels were found");
 }
 
 /// A precision, what it rounds operands and results to, and its unit in the last place of 1.

@@ -3,18 +3,20 @@
 //! Everything is asked for in an order in which nothing panics: the driver's library first, then the driver, then devices. Kernels go down
 //! one stream, so that buffers are safe to use again as soon as they are let go of; a second worker's batch keeps the device busy while the
 //! first one waits for its results. Copies go down two more, one a direction, beside the kernels: what is copied to the device lives in its
-//! stream's order, and is waited for by the kernels launched after [`Device::await_sent`].
+//! stream's order, and is waited for by the kernels launched after [`Device::await_sent`]. On compute capability 9.0 and later a kernel is
+//! begun while the last blocks of the one before it are at work, and itself waits for their end (`await_kernels` of `kernels/port.cuh`), so that
+//! no time passes between them; `WHEREFORE_LAUNCHES=serial` goes without.
 
 use std::collections::HashMap;
+use std::env;
+use std::ffi::c_void;
 use std::fmt;
+use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUfunction_attribute, CUresult};
-use cudarc::driver::{
-    CudaContext, CudaEvent, CudaFunction, CudaSlice, CudaStream, CudaView, DriverError, LaunchConfig, PushKernelArg,
-    result,
-};
+use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaSlice, CudaStream, CudaView, DriverError, result};
 use cudarc::nvrtc::Ptx;
 
 use super::images::{self, Image};
@@ -32,6 +34,10 @@ const OLDEST_CAPABILITY: (i32, i32) = (8, 0);
 const KEPT_FREE: usize = 8;
 /// Files of this ending are compiled for compute capability 9.0 alone, and other devices do without them.
 const FOR_90: &str = "_wgmma";
+/// The least that kernels must be compiled for to wait for one another by themselves.
+const FIRST_TO_AWAIT: i32 = 90;
+/// `serial` lets the driver wait between kernels on every device.
+const VARIABLE: &str = "WHEREFORE_LAUNCHES";
 /// Shared memory a block may use without asking.
 const SHARED_BYTES_UNASKED: u32 = 48 * 1024;
 
@@ -161,6 +167,8 @@ struct Streams {
 /// A kernel on the device.
 struct Kernel {
     function: CudaFunction,
+    /// Whether it may be begun before the last one has ended.
+    early: bool,
     /// Shared memory a block was granted so far.
     granted: AtomicU32,
     /// Held by who asks for more: of two at once the one that asks for less must not have the last word.
@@ -193,6 +201,16 @@ impl Argument {
             Self::Address(_) => 8,
             Self::Integer(_) | Self::Float(_) => 4,
             Self::Map(_) => size_of::<TensorMap>(),
+        }
+    }
+
+    /// Where its value lies.
+    fn pointer(&self) -> *mut c_void {
+        match self {
+            Self::Address(address) => ptr::from_ref(address).cast_mut().cast(),
+            Self::Integer(value) => ptr::from_ref(value).cast_mut().cast(),
+            Self::Float(value) => ptr::from_ref(value).cast_mut().cast(),
+            Self::Map(map) => ptr::from_ref(map).cast_mut().cast(),
         }
     }
 }
@@ -237,6 +255,7 @@ impl Device {
         let stream = || context.new_stream();
         let streams = Streams { kernels: stream()?, sending: stream()?, fetching: stream()? };
         let multiprocessors = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
+        let serial = env::var(VARIABLE).is_ok_and(|wanted| wanted == "serial");
         let mut kernels = HashMap::new();
         for (stem, names) in list {
             let image = images.iter().find(|(name, _)| name == stem).map_or(&[][..], |(_, image)| image);
@@ -246,7 +265,9 @@ impl Device {
             let module = context.load_module(Ptx::from_binary(image.to_vec()))?;
             for name in *names {
                 let function = module.load_function(name)?;
-                kernels.insert(*name, Kernel::new(function));
+                // A PTX for older devices that the driver compiled for this one has no instruction to wait by.
+                let early = !serial && info.capability.0 >= 9 && function.ptx_version()? >= FIRST_TO_AWAIT;
+                kernels.insert(*name, Kernel::new(function, early));
             }
         }
         let staging = Staging::new(context.clone());
@@ -414,23 +435,29 @@ impl Device {
             !self.tells_parameters() || kernel.takes(arguments),
             "other arguments than the kernel's parameters: {arguments:?}"
         );
-        let mut launch = self.streams.kernels.launch_builder(&kernel.function);
-        for argument in arguments {
-            match argument {
-                Argument::Address(address) => launch.arg(address),
-                Argument::Integer(value) => launch.arg(value),
-                Argument::Float(value) => launch.arg(value),
-                Argument::Map(map) => launch.arg(map),
-            };
-        }
-        let config = LaunchConfig {
-            grid_dim: (shape.grid[0] as u32, shape.grid[1] as u32, 1),
-            block_dim: (shape.threads as u32, 1, 1),
-            shared_mem_bytes: shared_bytes,
+        let mut arguments: Vec<_> = arguments.iter().map(Argument::pointer).collect();
+        let mut early = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
         };
-        // SAFETY: the launcher passes what the kernel's file says of its parameters, over buffers it has checked to be large enough. They are
-        // freed, if at all, when this stream has come past what was launched on them.
-        unsafe { launch.launch(config) }.map(drop)
+        let config = sys::CUlaunchConfig {
+            gridDimX: shape.grid[0] as u32,
+            gridDimY: shape.grid[1] as u32,
+            gridDimZ: 1,
+            blockDimX: shape.threads as u32,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared_bytes,
+            hStream: self.streams.kernels.cu_stream(),
+            attrs: &raw mut early,
+            numAttrs: kernel.early.into(),
+        };
+        self.context.bind_to_thread()?;
+        let function = kernel.function.cu_function();
+        // SAFETY: the launcher passes what the kernel's file says of its parameters, which the driver copies, over buffers it has checked to be large
+        // enough. They are freed, if at all, when this stream has come past what was launched on them.
+        unsafe { sys::cuLaunchKernelEx(&raw const config, function, arguments.as_mut_ptr(), ptr::null_mut()) }.result()
     }
 
     pub(super) fn failed(&self, what: &str, error: DriverError) -> Error {
@@ -439,8 +466,8 @@ impl Device {
 }
 
 impl Kernel {
-    fn new(function: CudaFunction) -> Self {
-        Self { function, granted: AtomicU32::new(SHARED_BYTES_UNASKED), asking: Mutex::default() }
+    fn new(function: CudaFunction, early: bool) -> Self {
+        Self { function, early, granted: AtomicU32::new(SHARED_BYTES_UNASKED), asking: Mutex::default() }
     }
 
     /// Asks for shared memory, where it needs more than it was granted so far.
@@ -482,7 +509,7 @@ fn ignore_events(context: &CudaContext) {
 /// The pool that buffers come from.
 #[allow(unsafe_code)]
 fn pool(context: &CudaContext) -> Result<sys::CUmemoryPool, DriverError> {
-    let mut pool = std::ptr::null_mut();
+    let mut pool = ptr::null_mut();
     // SAFETY: the driver writes a handle.
     unsafe { sys::cuDeviceGetDefaultMemPool(&raw mut pool, context.cu_device()) }.result()?;
     Ok(pool)
