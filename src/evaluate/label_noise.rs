@@ -94,6 +94,10 @@ pub fn label_noise(
     }
     let labelled = Labelled::read(training, None, rejections)?;
     let records: Vec<&Record> = labelled.records().collect();
+    if records.len() < 2 {
+        let found = format!("label-noise: expected at least 2 records with a label, found {}", records.len());
+        return Err(Error::usage(found));
+    }
     let turned = turned(records.len(), options)?;
     settle(
         folder,

@@ -125,10 +125,11 @@ pub fn train_members(
     seeds.map(member).collect()
 }
 
-/// Asks every member by every rule that its stores have what it takes for, and compares what they say.
+/// Asks every member by every rule that its stores have what it takes for, and compares what they say. Queries that cannot be used are left out where
+/// `rejections` allow it.
 ///
 /// # Errors
-/// [`Error::Usage`] for fewer than two members, or a top-k of 0; [`Error::Mismatch`] where they are of other records; as
+/// [`Error::Usage`] for fewer than two members, or a top-k of 0; [`Error::Mismatch`] where they are of other records, or answer other queries; as
 /// [`SearchJob::run`].
 pub fn stability(
     members: &[Member],
@@ -136,6 +137,7 @@ pub fn stability(
     open: OpenQueries<'_>,
     options: &StabilityOptions,
     settings: &Settings,
+    rejections: &mut Rejections,
 ) -> Result<Vec<Stability>> {
     let Some(first) = members.first().filter(|_| members.len() > 1) else {
         return Err(Error::usage(format!("stability: expected at least two models, found {}", members.len())));
@@ -149,9 +151,14 @@ pub fn stability(
         return Err(Error::Mismatch("the stores are of other records".to_owned(), None));
     }
     let mut rows = Vec::new();
+    // What is left out is told once, the first time the queries are read.
+    let (mut again, mut told) = (Rejections::new(true, None), Some(rejections));
     for &rule in rules {
-        let said =
-            members.iter().map(|member| member.said(rule, open, options, settings)).collect::<Result<Vec<_>>>()?;
+        let mut ask = |member: &Member| member.said(rule, open, options, settings, told.take().unwrap_or(&mut again));
+        let said = members.iter().map(&mut ask).collect::<Result<Vec<_>>>()?;
+        if said.iter().any(|one| one.len() != said[0].len()) {
+            return Err(Error::Mismatch("the models can be asked about other queries".to_owned(), None));
+        }
         rows.push(compare(rule.name(), &said, options));
     }
     let chance = |member: usize| {
@@ -199,6 +206,7 @@ impl Member {
         open: OpenQueries<'_>,
         options: &StabilityOptions,
         settings: &Settings,
+        rejections: &mut Rejections,
     ) -> Result<Vec<Said>> {
         let fits = |store: &&Store| suits(rule, store, None).is_ok();
         let store = self.stores.iter().find(fits).unwrap_or(&self.stores[0]);
@@ -212,7 +220,7 @@ impl Member {
             said.push(Said::of(scores, query.predicted.to_string(), options.top_k));
             Ok(())
         };
-        job.scores(open()?, &quiet, &mut Rejections::new(false, None), &mut take)?;
+        job.scores(open()?, &quiet, rejections, &mut take)?;
         Ok(said)
     }
 }

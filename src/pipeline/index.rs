@@ -170,8 +170,12 @@ impl<'a> Indexing<'a> {
             let numbers: Vec<u64> = records.iter().map(|record| record.index).collect();
             first.meet(&numbers, &score::features(runner, &records, settings)?);
         }
+        let mut unread_labels = 0;
         let mut sink = |chunk: Chunk| {
             let wanted = self.wants(chunk.number, &chunk.digest)?;
+            if model.problem() == Problem::Headless {
+                unread_labels += chunk.records.iter().filter(|record| record.label.is_some()).count() as u64;
+            }
             let mut block = block(model.problem(), options, chunk);
             if let Some(first) = &mut first {
                 first.meet(&block.indices, &block.features);
@@ -185,7 +189,8 @@ impl<'a> Indexing<'a> {
         let wants = |number, digest: &Digest| self.wants(number, digest);
         let rounds = options.dtype != Dtype::F32 && !options.append;
         let chunking = self.chunking(&wants, if rounds { Nearest::queries(options.block_records) } else { 0 });
-        stream_by(runner, dataset, &chunking, settings, rejections, &progress, &mut sink)
+        let summary = stream_by(runner, dataset, &chunking, settings, rejections, &progress, &mut sink)?;
+        Ok(Summary { unread_labels, ..summary })
     }
 }
 

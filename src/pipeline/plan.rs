@@ -114,7 +114,7 @@ pub fn plan(
         store_bytes: of_store.store_bytes(counted.records, counted.text_bytes, counted.blocks),
         disk_free: disk_free(dir),
         memory_bytes: counted.memory(&of_store, passes),
-        memory_free: memory("/proc/meminfo", "MemAvailable:").map(|free| free + resident()),
+        memory_free: memory_free(),
         tokens_per_second: measured,
         seconds: (tokens * passes * work) as f64 / measured.max(1.0),
         problems: Vec::new(),
@@ -255,6 +255,31 @@ fn disk_free(dir: &Path) -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
+/// What this process has and may yet have: of the machine's memory what is available, and no more than a container's limit leaves.
+fn memory_free() -> Option<u64> {
+    let machine = memory("/proc/meminfo", "MemAvailable:");
+    [machine, container_free(Path::new("/sys/fs/cgroup"))].into_iter().flatten().min().map(|free| free + resident())
+}
+
+/// What the limit of a control group, version 2 or 1, leaves beside what its processes hold. Pages of files do not count: they are let go of.
+fn container_free(groups: &Path) -> Option<u64> {
+    let read = |file: &str| std::fs::read_to_string(groups.join(file)).ok();
+    let number = |file: &str| read(file)?.trim().parse::<u64>().ok();
+    let files = |file: &str, field: &str| {
+        let line = |text: String| text.lines().find_map(|line| line.strip_prefix(field)?.trim().parse::<u64>().ok());
+        read(file).and_then(line).unwrap_or_default()
+    };
+    let (limit, held, files) = match number("memory.max") {
+        Some(limit) => (limit, number("memory.current")?, files("memory.stat", "file ")),
+        None => (
+            number("memory/memory.limit_in_bytes")?,
+            number("memory/memory.usage_in_bytes")?,
+            files("memory/memory.stat", "total_cache "),
+        ),
+    };
+    Some(limit.saturating_sub(held.saturating_sub(files)))
+}
+
 /// What this process holds.
 fn resident() -> u64 {
     memory("/proc/self/status", "VmRSS:").unwrap_or_default()
@@ -264,4 +289,29 @@ fn memory(file: &str, field: &str) -> Option<u64> {
     let text = std::fs::read_to_string(file).ok()?;
     let kibibytes = text.lines().find_map(|line| line.strip_prefix(field))?.trim().strip_suffix("kB")?;
     kibibytes.trim().parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_has_what_its_limit_leaves() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| {
+            let path = folder.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        assert_eq!(container_free(folder.path()), None);
+        write("memory/memory.limit_in_bytes", "9223372036854771712\n");
+        write("memory/memory.usage_in_bytes", "712\n");
+        assert_eq!(container_free(folder.path()), Some(9_223_372_036_854_771_000));
+        write("memory.max", "max\n");
+        assert_eq!(container_free(folder.path()), Some(9_223_372_036_854_771_000));
+        write("memory.max", "1000\n");
+        write("memory.current", "700\n");
+        write("memory.stat", "anon 400\nfile 300\nfile_mapped 20\n");
+        assert_eq!(container_free(folder.path()), Some(600));
+    }
 }

@@ -382,7 +382,8 @@ fn a_headless_model_is_searched_by_its_features() {
         let model = bench.model(model);
         bench.records("data.jsonl", 12);
         let store = format!("{model}-store");
-        bench.ok(&format!("index --model {model} --data data.jsonl --store {store}"));
+        let told = bench.run(&format!("index --model {model} --data data.jsonl --store {store}")).err;
+        assert!(told.contains("12 labels not kept: there are no logits"), "{told}");
         let found = lines(&bench.ok(&format!("search --store {store} --data data.jsonl -k 2")));
         assert_eq!((&found[0]["rule"], &found[0]["predicted"]), (&json!("feature-cos"), &Value::Null));
         bench.fails(&format!("search --store {store} --data data.jsonl --rule grad-dot"), "the model has no head");

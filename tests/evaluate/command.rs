@@ -94,4 +94,7 @@ fn turned_labels_are_found_better_than_by_chance() {
     }
     assert!((0.1..0.9).contains(&auc("random")), "{rows:?}");
     bench.fails("evaluate label-noise --model bert-cls2 --data data.jsonl --share 0 --quiet", "--share");
+    bench.write("unlabelled.jsonl", "{\"text\": \"good\"}\n");
+    let unlabelled = "evaluate label-noise --model bert-cls2 --data unlabelled.jsonl --skip-invalid --quiet";
+    bench.fails(unlabelled, "expected at least 2 records with a label, found 0");
 }

@@ -25,6 +25,16 @@ fn a_model_agrees_with_itself_and_chance_with_nobody() {
     let (k, n) = (6.0_f64, 60.0_f64);
     let deviation = (k * (n - k).powi(2) / (n * n * (n - 1.0))).sqrt() / k / 8.0_f64.sqrt();
     assert!((mean(&rows, "random", "overlap") - k / n).abs() < 3.0 * deviation, "{rows:?}");
+    // A query that cannot be used ends it, or is left out and told once, whatever the number of rules and models.
+    let queries = std::fs::read_to_string(bench.path("queries.jsonl")).unwrap();
+    bench.write("odd.jsonl", format!("{{\"text\": 7}}\n{queries}"));
+    let odd = "evaluate stability --store one --store two --data odd.jsonl --top-k 6 --rule grad-cos,bm25 --quiet";
+    bench.fails(odd, "odd.jsonl:1: ");
+    let skipped = bench.run(&format!("{odd} --skip-invalid --out rows.jsonl"));
+    assert_eq!(skipped.code, Some(1), "{}", skipped.err);
+    assert_eq!(std::fs::read_to_string(bench.path("rows.jsonl.rejected.jsonl")).unwrap().lines().count(), 1);
+    let kept = lines(&std::fs::read_to_string(bench.path("rows.jsonl")).unwrap());
+    assert!(kept.len() == 3 && kept.iter().all(|row| row["queries"] == 8), "{kept:?}");
     bench.records("other.jsonl", 30);
     bench.ok("index --model bert-cls2 --data other.jsonl --store three --quiet");
     bench.fails("evaluate stability --store one --store three --data queries.jsonl --quiet", "other records");

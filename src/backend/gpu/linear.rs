@@ -48,10 +48,20 @@ pub(super) struct Tile {
     pub(super) columns: usize,
     pub(super) threads: usize,
     pub(super) shared_bytes: usize,
-    /// Blocks of a multiprocessor that make all tiles between them; 0 where each makes one.
-    pub(super) resident: usize,
+    pub(super) blocks: Blocks,
     /// Of each number, where the copy engine brings operands: 2 where they are split.
     pub(super) parts: usize,
+}
+
+/// Who makes a product's tiles.
+#[derive(Clone, Copy)]
+pub(super) enum Blocks {
+    /// A block each.
+    OneATile,
+    /// So many blocks a multiprocessor, all of them between them: operands are brought by the copy engine.
+    Resident(usize),
+    /// The same, by so many in all.
+    InAll(usize),
 }
 
 /// The large and the small tile of `linear_f32.cu`: two stages of 16 inputs, rows of x padded to 20.
@@ -80,7 +90,8 @@ const fn tile(
     threads: usize,
     shared_bytes: usize,
 ) -> Tile {
-    Tile { name: names[place], backward: names[place + 2], rows, columns, threads, shared_bytes, resident: 0, parts: 1 }
+    let (name, backward, blocks) = (names[place], names[place + 2], Blocks::OneATile);
+    Tile { name, backward, rows, columns, threads, shared_bytes, blocks, parts: 1 }
 }
 
 /// What is done with a layer's sums.
@@ -197,6 +208,19 @@ impl Linear {
         residual: Option<&Tensor>,
         rows: usize,
     ) -> Result<()> {
+        self.backward_by(self.tile(device, rows, self.outputs, self.inputs), device, dx, dy, [slope, residual], rows)
+    }
+
+    /// [`Linear::backward`] by a kernel of the caller's choice.
+    pub(super) fn backward_by(
+        &self,
+        tile: &Tile,
+        device: &Device,
+        dx: &mut Tensor,
+        dy: &Tensor,
+        [slope, residual]: [Option<&Tensor>; 2],
+        rows: usize,
+    ) -> Result<()> {
         assert!(rows * self.inputs <= dx.len && rows * self.outputs <= dy.len, "a buffer of fewer rows");
         let beside = || [slope, residual].into_iter().flatten();
         assert!(beside().all(|tensor| rows * self.inputs <= tensor.len), "slopes or a residual of fewer rows");
@@ -206,7 +230,6 @@ impl Linear {
         let dy = stored_as(device, dy, dx.number)?;
         let slope = slope.map(|slope| stored_as(device, slope, dx.number)).transpose()?;
         let residual = residual.map(|residual| stored_as(device, residual, dx.number)).transpose()?;
-        let tile = self.tile(device, rows, self.outputs, self.inputs);
         let of_parts = tile.parts_of(device, &dy, rows * self.outputs)?;
         let operands = [of_parts.as_ref().unwrap_or(&dy), self.transposed(device)?];
         let [dy, weight] = tile.operands(device, operands, [rows, self.outputs, self.inputs])?;
@@ -255,9 +278,11 @@ impl Tile {
     }
 
     fn shape(&self, device: &Device, rows: usize, columns: usize) -> Shape {
-        let grid = match self.resident {
-            0 => [rows.div_ceil(self.rows), columns.div_ceil(self.columns)],
-            blocks => [self.count(rows, columns).min(blocks * device.multiprocessors()), 1],
+        let count = self.count(rows, columns);
+        let grid = match self.blocks {
+            Blocks::OneATile => [rows.div_ceil(self.rows), columns.div_ceil(self.columns)],
+            Blocks::Resident(blocks) => [count.min(blocks * device.multiprocessors()), 1],
+            Blocks::InAll(blocks) => [count.min(blocks), 1],
         };
         Shape { grid, threads: self.threads, shared_bytes: self.shared_bytes }
     }
@@ -269,7 +294,7 @@ impl Tile {
 
     /// x `[rows, inputs]` and packed weights, as the kernel takes them.
     fn operands(&self, device: &Device, [x, weight]: [&Tensor; 2], shape: [usize; 3]) -> Result<[Argument; 2]> {
-        if self.resident == 0 {
+        if matches!(self.blocks, Blocks::OneATile) {
             return Ok([x, weight].map(|operand| device.address(operand, 0)));
         }
         let [rows, inputs, outputs] = shape;

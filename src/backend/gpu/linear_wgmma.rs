@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 use half::{bf16, f16};
 
 use super::device::Device;
-use super::linear::{Finish, Linear, Tile};
-use super::tensor::Number;
+use super::linear::{Blocks, Finish, Linear, Tile};
+use super::tensor::{Number, Tensor};
 use crate::backend::check::{numbers, short_numbers};
 use crate::backend::{Activation, Precision};
 use crate::error::{Error, Result};
@@ -56,7 +56,8 @@ const fn tile(
     parts: usize,
 ) -> Tile {
     let shared_bytes = 4 * 2 * 64 * (rows + columns) + 8 * 10 + rows / 16 * 4 * columns;
-    Tile { name: names[place], backward: names[place + 2], rows, columns, threads, shared_bytes, resident, parts }
+    let (name, backward, blocks) = (names[place], names[place + 2], Blocks::Resident(resident));
+    Tile { name, backward, rows, columns, threads, shared_bytes, blocks, parts }
 }
 
 /// Rows that one copy brings, of x and of the weights.
@@ -130,6 +131,8 @@ fn without(error: Error) -> Error {
 
 /// Rows, inputs, outputs: beyond a tile in each, steps beyond a turn of the ring, and the last of each in parts.
 const SHAPE: [usize; 3] = [150, 328, 290];
+/// Rows, inner width, columns of whole vectors, in several tiles: what one block makes one after another, finishing each beside the next one's steps.
+const SEVERAL_TILES: [usize; 3] = [130, 520, 264];
 
 /// A layer that `wgmma` is tried with.
 struct Trial<'a> {
@@ -142,18 +145,43 @@ impl Trial<'_> {
     fn passes(&self) -> Result<bool> {
         let [rows, inputs, outputs] = SHAPE;
         let (x, weight) = (short_numbers(rows * inputs, 1), short_numbers(outputs * inputs, 2));
-        let expected: Vec<f32> = (0..rows * outputs)
-            .map(|i| {
-                let (x, weight) = (&x[i / outputs * inputs..][..inputs], &weight[i % outputs * inputs..][..inputs]);
-                self.round(x.iter().zip(weight).map(|(x, w)| x * w).sum())
-            })
-            .collect();
-        let [large, small] = self.by_both_tiles(&x, &weight)?;
-        if large != expected || small != expected {
+        let expected: Vec<f32> = sums(&x, &weight, SHAPE).into_iter().map(|sum| self.round(sum)).collect();
+        if self.products(&x, &weight)?.iter().any(|found| *found != expected) {
             return Ok(false);
         }
-        let [large, small] = self.by_both_tiles(&numbers(rows * inputs, 3), &numbers(outputs * inputs, 4))?;
-        Ok(large == small && self.keeps_what_is_small()?)
+        let [large, small] = self.products(&numbers(rows * inputs, 3), &numbers(outputs * inputs, 4))?;
+        Ok(large == small && self.keeps_what_is_small()? && self.finishes_beside_the_next_tile()?)
+    }
+
+    /// The same of several tiles a block, on the way there with biases and a residual and on the way back with slopes, each rounded as it is stored.
+    fn finishes_beside_the_next_tile(&self) -> Result<bool> {
+        let ([rows, inner, columns], device) = (SEVERAL_TILES, self.device);
+        let (x, weight) = (short_numbers(rows * inner, 5), short_numbers(columns * inner, 6));
+        let (bias, others) = (short_numbers(columns, 7), short_numbers(rows * columns, 8));
+        let upload = |values: &[f32]| device.upload(Number::F32, bytemuck::cast_slice(values));
+        let (x_there, others_there) = (upload(&x)?, upload(&others)?);
+        let pack = |weight: &[f32], bias: &[f32], inputs, outputs| {
+            Linear::pack(device, self.precision, Products::Wgmma, weight, bias, inputs, outputs)
+        };
+        let there = pack(&weight, &bias, inner, columns)?;
+        let turned: Vec<f32> = (0..inner * columns).map(|i| weight[i % columns * inner + i / columns]).collect();
+        let back = pack(&turned, &vec![0.0; inner], columns, inner)?;
+        let one_after_another = |tile: &Tile| Tile { blocks: Blocks::InAll(1), ..*tile };
+        let found = [
+            self.by_both_tiles(rows * columns, |tile, out| {
+                let finish = Finish { activation: Activation::Identity, slope: None, residual: Some(&others_there) };
+                there.forward_by(&one_after_another(tile), device, out, &x_there, finish, rows)
+            })?,
+            self.by_both_tiles(rows * columns, |tile, out| {
+                back.backward_by(&one_after_another(tile), device, out, &x_there, [Some(&others_there), None], rows)
+            })?,
+        ];
+        let sums = sums(&x, &weight, SEVERAL_TILES);
+        let expected: [Vec<f32>; 2] = [
+            (0..sums.len()).map(|i| self.round(self.round(sums[i] + bias[i % columns]) + others[i])).collect(),
+            (0..sums.len()).map(|i| self.round(self.round(sums[i]) * others[i])).collect(),
+        ];
+        Ok(found.iter().zip(&expected).all(|(found, expected)| found.iter().all(|found| found == expected)))
     }
 
     /// Whether what is added to 1 is there when the 1 is taken off again, but for 2⁻²³ each: what bounds on scores rely on.
@@ -171,7 +199,7 @@ impl Trial<'_> {
             })
         };
         let repeated = |count: usize, last: f32| -> Vec<f32> { (0..count).flat_map(|_| row(last)).collect() };
-        let [large, _] = self.by_both_tiles(&repeated(rows, -1.0), &repeated(outputs, 1.0))?;
+        let [large, _] = self.products(&repeated(rows, -1.0), &repeated(outputs, 1.0))?;
         let (added, lost) = ((inputs - 2) as f32 * small * small, inputs as f32 * 2.0_f32.powi(-23));
         let unit = self.precision.unit() as f32;
         Ok(large.iter().all(|sum| (sum - added).abs() <= lost + added * unit))
@@ -194,20 +222,35 @@ impl Trial<'_> {
         }
     }
 
-    fn by_both_tiles(&self, x: &[f32], weight: &[f32]) -> Result<[Vec<f32>; 2]> {
+    /// x · weightᵀ of [`SHAPE`], by both tiles.
+    fn products(&self, x: &[f32], weight: &[f32]) -> Result<[Vec<f32>; 2]> {
         let ([rows, inputs, outputs], device) = (SHAPE, self.device);
         let layer =
             Linear::pack(device, self.precision, Products::Wgmma, weight, &vec![0.0; outputs], inputs, outputs)?;
         let x = device.upload(Number::F32, bytemuck::cast_slice(x))?;
+        self.by_both_tiles(rows * outputs, |tile, out| {
+            let finish = Finish { activation: Activation::Identity, slope: None, residual: None };
+            layer.forward_by(tile, device, out, &x, finish, rows)
+        })
+    }
+
+    /// The results that `run` makes by each of the two tiles.
+    fn by_both_tiles(&self, len: usize, run: impl Fn(&Tile, &mut Tensor) -> Result<()>) -> Result<[Vec<f32>; 2]> {
         let (number, tiles) = self.stored();
         let by = |tile: &Tile| -> Result<Vec<f32>> {
-            let mut out = device.allocate(number, rows * outputs)?;
-            let finish = Finish { activation: Activation::Identity, slope: None, residual: None };
-            layer.forward_by(tile, device, &mut out, &x, finish, rows)?;
-            let mut values = vec![0.0; rows * outputs];
-            device.download(&out, values.len() * number.bytes(), |bytes| number.read(&mut values, bytes))?;
+            let (mut out, mut values) = (self.device.allocate(number, len)?, vec![0.0; len]);
+            run(tile, &mut out)?;
+            self.device.download(&out, len * number.bytes(), |bytes| number.read(&mut values, bytes))?;
             Ok(values)
         };
         Ok([by(&tiles[0])?, by(&tiles[1])?])
     }
+}
+
+/// x `[rows, inputs]` · weightᵀ, of numbers whose sums are exact.
+fn sums(x: &[f32], weight: &[f32], [rows, inputs, outputs]: [usize; 3]) -> Vec<f32> {
+    let row = |row: usize| &x[row * inputs..][..inputs];
+    let weights = |output: usize| &weight[output * inputs..][..inputs];
+    let sum = |i: usize| row(i / outputs).iter().zip(weights(i % outputs)).map(|(x, weight)| x * weight).sum();
+    (0..rows * outputs).map(sum).collect()
 }

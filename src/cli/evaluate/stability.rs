@@ -88,7 +88,8 @@ pub(super) fn run(arguments: &Stability, common: &Common) -> anyhow::Result<Outc
     let rules =
         if arguments.rule.is_empty() { Rule::ALL.into_iter().filter(suited).collect() } else { arguments.rule.clone() };
     let options = StabilityOptions { top_k: arguments.top_k, seed: common.seed };
-    let rows = stability(&members, &rules, &|| arguments.data.open(), &options, &common.settings()?)?;
+    let (open, settings) = (|| arguments.data.open(), common.settings()?);
+    let rows = stability(&members, &rules, &open, &options, &settings, &mut job.rejections)?;
     let queries = rows.first().map_or(0, |row| row.queries);
     job.finish(&rows, queries, &Row::table(&rows))
 }
