@@ -72,10 +72,10 @@ pub(super) struct Names {
 
 /// Where in a row each field is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Layout {
+pub(super) struct Layout<L = usize> {
     pub(super) text: usize,
     pub(super) pair: Option<usize>,
-    pub(super) label: Option<usize>,
+    pub(super) label: Option<L>,
     pub(super) id: Option<usize>,
     /// The columns kept, in the order asked for.
     pub(super) kept: Vec<usize>,

@@ -7,7 +7,7 @@ use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DoubleType, FloatTy
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
-use wherefore::dataset::{Dataset, Label, Record};
+use wherefore::dataset::{Answer, Dataset, DatasetOptions, Label, Record, Shape};
 
 use super::{errors, folder, gzip, name, options, read, record, records, texts};
 
@@ -147,6 +147,45 @@ fn lists_of_labels_in_every_nullable_form() {
         column!(group, Int64Type, [1, 2], Some(&[1, 1, 0, 0]), Some(&[0, 1, 0, 0]));
     });
     assert_eq!(labels(&old), [one(&[1, 2]), one(&[]), one(&[])]);
+}
+
+/// As the Hub's data sets have them: a structure of lists, or a list of structures, either of which may be null.
+#[test]
+fn answers_in_a_structure_of_lists_or_a_list_of_structures() {
+    let answer = |text: &str, start| Answer { text: text.to_owned(), start: Some(start) };
+    let expected = [
+        Some(Label::Answers(vec![answer("a", 0), answer("b", 2)])),
+        Some(Label::Answers(Vec::new())),
+        Some(Label::Answers(vec![answer("c", 1)])),
+    ];
+    let lists = "optional group text (LIST) { repeated group list { optional binary element (UTF8); } }
+                 optional group answer_start (LIST) { repeated group list { optional int32 element; } }";
+    // The element's level is one higher where the structure itself may be null.
+    for (there, schema) in [
+        (3, format!("required group answers {{ {lists} }}")),
+        (4, format!("optional group answers {{ {lists} }}")),
+        (
+            4,
+            "optional group answers (LIST) { repeated group list { optional group element {
+                 optional binary text (UTF8); optional int32 answer_start; } } }"
+                .to_owned(),
+        ),
+    ] {
+        let schema =
+            format!("message m {{ required binary question (UTF8); required binary context (UTF8); {schema} }}");
+        let contents = file(&schema, 1, |_, group| {
+            column!(group, ByteArrayType, bytes(&["q", "r", "s"]), None, None);
+            column!(group, ByteArrayType, bytes(&["a b", "c", "cc"]), None, None);
+            // Two answers, none (of an empty list, or of nothing at all), and one.
+            let levels = [there, there, 1, there];
+            column!(group, ByteArrayType, bytes(&["a", "b", "c"]), Some(&levels), Some(&[0, 1, 0, 0]));
+            column!(group, Int32Type, [0, 2, 1], Some(&levels), Some(&[0, 1, 0, 0]));
+        });
+        let dir = folder(&[("a.parquet", &contents)]);
+        let options = DatasetOptions { shape: Shape::Questions, ..options(dir.path(), &["a.parquet"]) };
+        let found: Vec<_> = Dataset::open(options).unwrap().map(|record| record.unwrap().label).collect();
+        assert_eq!(found, expected, "{schema}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use parquet::data_type::DataType;
 use parquet::errors::ParquetError;
 use parquet::schema::types::ColumnDescriptor;
 
-use super::BATCH;
+use super::{BATCH, Leaves};
 use crate::dataset::cell::Cell;
 
 /// One column of a row group, decoded ahead by a batch.
@@ -70,6 +70,36 @@ impl Shape {
             }
         }
         rows
+    }
+}
+
+/// A column, or those of a structure's members.
+pub(super) enum Value {
+    One(Column),
+    Members(Vec<(String, Column)>),
+}
+
+impl Value {
+    pub(super) fn new(
+        leaves: &Leaves,
+        column: &impl Fn(usize) -> Result<Column, ParquetError>,
+    ) -> Result<Self, ParquetError> {
+        let member = |(name, leaf): &(String, usize)| Ok((name.clone(), column(*leaf)?));
+        Ok(match leaves {
+            Leaves::One(leaf) => Self::One(column(*leaf)?),
+            Leaves::Members(members) => Self::Members(members.iter().map(member).collect::<Result<_, ParquetError>>()?),
+        })
+    }
+
+    pub(super) fn next(&mut self) -> Result<Cell, ParquetError> {
+        let members = match self {
+            Self::One(column) => return column.next(),
+            Self::Members(members) => members.iter_mut().map(|(name, column)| Ok((name.clone(), column.next()?))),
+        };
+        let members = members.collect::<Result<Vec<_>, ParquetError>>()?;
+        // A structure that is null has nothing but members that are.
+        let is_null = members.iter().all(|(_, cell)| *cell == Cell::Null);
+        Ok(if is_null { Cell::Null } else { Cell::Object(members) })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Rows of a Parquet file, column by column and a batch at a time.
 //!
 //! Columns are read through the crate's typed column readers rather than its row iterator, whose handling of repeated fields is
-//! incomplete and which stops for good at a string that is not UTF-8. Nested structures other than a list of values are refused.
+//! incomplete and which stops for good at a string that is not UTF-8. Nested structures other than a list of values are refused, but for answers.
 
 mod column;
 mod objects;
@@ -10,15 +10,16 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
+use parquet::basic::ConvertedType;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::SchemaDescriptor;
 
-use self::column::Column;
+use self::column::{Column, Value};
 pub(super) use self::objects::each_row;
 use super::cell::{Cell, Row};
-use super::columns::{Layout, Wanted};
+use super::columns::{Layout, Shape, Wanted};
 use super::files::{Counter, Input};
 use super::reader::Source;
 use crate::error::{Error, Result};
@@ -31,7 +32,7 @@ const BATCH: usize = 256;
 pub(super) struct ParquetRows {
     path: PathBuf,
     file: SerializedFileReader<File>,
-    layout: Layout,
+    layout: Layout<Leaves>,
     /// The names of the columns kept.
     kept: Vec<String>,
     /// The first row group not opened yet.
@@ -47,7 +48,7 @@ pub(super) struct ParquetRows {
 struct Group {
     text: Column,
     pair: Option<Column>,
-    label: Option<Column>,
+    label: Option<Value>,
     id: Option<Column>,
     kept: Vec<(String, Column)>,
 }
@@ -69,7 +70,7 @@ impl ParquetRows {
         let layout = Layout {
             text: leaf(found.text)?,
             pair: optional(found.pair)?,
-            label: optional(found.label)?,
+            label: found.label.map(|at| label(schema, &names[at], path, wanted.shape)).transpose()?,
             id: optional(found.id)?,
             kept: found.kept.iter().map(|&at| leaf(at)).collect::<Result<_>>()?,
         };
@@ -101,11 +102,12 @@ impl ParquetRows {
         let column =
             |leaf: usize| group.get_column_reader(leaf).map(|reader| Column::new(reader, &schema.column(leaf)));
         let optional = |leaf: Option<usize>| leaf.map(column).transpose();
-        let Layout { text, pair, label, id, ref kept } = self.layout;
+        let Layout { text, pair, ref label, id, ref kept } = self.layout;
         let kept = self.kept.iter().zip(kept).map(|(name, &leaf)| Ok((name.clone(), column(leaf)?)));
         let kept = kept.collect::<Result<_, ParquetError>>()?;
         let rows = u64::try_from(group.metadata().num_rows()).unwrap_or(0);
-        let (pair, label, id) = (optional(pair)?, optional(label)?, optional(id)?);
+        let label = label.as_ref().map(|leaves| Value::new(leaves, &column)).transpose()?;
+        let (pair, id) = (optional(pair)?, optional(id)?);
         Ok((Group { text: column(text)?, pair, label, id, kept }, rows))
     }
 
@@ -138,7 +140,7 @@ impl Group {
             line,
             text: self.text.next()?,
             pair: optional(&mut self.pair)?,
-            label: optional(&mut self.label)?,
+            label: self.label.as_mut().map_or(Ok(Cell::Null), Value::next)?,
             id: optional(&mut self.id)?,
             kept: kept.collect::<Result<_, ParquetError>>()?,
         })
@@ -159,20 +161,56 @@ fn open(input: &Input) -> Result<SerializedFileReader<File>> {
     Ok(file)
 }
 
+/// Where a root column's values are.
+enum Leaves {
+    One(usize),
+    /// The members of a structure, by name.
+    Members(Vec<(String, usize)>),
+}
+
 /// The one leaf of a root column.
 fn leaf(schema: &SchemaDescriptor, name: &str, path: &Path) -> Result<usize> {
-    let is_under = |&at: &usize| schema.column(at).path().parts().first().is_some_and(|first| first == name);
-    let leaves: Vec<usize> = (0..schema.num_columns()).filter(is_under).collect();
-    let is_plain = |at: usize| {
-        let (depth, is_list) = (schema.column(at).path().parts().len(), schema.column(at).max_rep_level() > 0);
-        schema.column(at).max_rep_level() <= 1 && depth <= if is_list { 3 } else { 1 }
-    };
-    match leaves[..] {
-        [at] if is_plain(at) => Ok(at),
-        _ => {
-            Err(Error::format(path, format!("column `{name}`: expected values or lists of values, found a structure")))
-        }
+    match under(schema, name)[..] {
+        [at] if is_plain(schema, at, 0) => Ok(at),
+        _ => Err(structure(name, path)),
     }
+}
+
+/// The leaves of the label's column: answers may be a structure of lists, or a list of structures, whose members' lists are the same.
+fn label(schema: &SchemaDescriptor, name: &str, path: &Path, shape: Shape) -> Result<Leaves> {
+    let leaves = under(schema, name);
+    match leaves[..] {
+        [at] if is_plain(schema, at, 0) => return Ok(Leaves::One(at)),
+        _ if shape != Shape::Questions => return Err(structure(name, path)),
+        _ => {}
+    }
+    let member = |&at: &usize| {
+        let (parts, listed) = (schema.column(at), schema.get_column_root(at).get_basic_info().converted_type());
+        let parts = parts.path().parts();
+        let (name, is_plain) = if listed == ConvertedType::LIST {
+            (parts.last(), parts.len() > 2 && schema.column(at).max_rep_level() == 1)
+        } else {
+            (parts.get(1), is_plain(schema, at, 1))
+        };
+        name.filter(|_| is_plain).map(|name| (name.clone(), at))
+    };
+    let members: Option<_> = leaves.iter().map(member).collect();
+    members.map(Leaves::Members).ok_or_else(|| structure(name, path))
+}
+
+fn under(schema: &SchemaDescriptor, name: &str) -> Vec<usize> {
+    let is_under = |&at: &usize| schema.column(at).path().parts().first().is_some_and(|first| first == name);
+    (0..schema.num_columns()).filter(is_under).collect()
+}
+
+/// Whether a leaf is a value, or a list of values, so far below its root.
+fn is_plain(schema: &SchemaDescriptor, at: usize, below: usize) -> bool {
+    let (depth, lists) = (schema.column(at).path().parts().len(), schema.column(at).max_rep_level());
+    lists <= 1 && depth <= below + if lists > 0 { 3 } else { 1 }
+}
+
+fn structure(name: &str, path: &Path) -> Error {
+    Error::format(path, format!("column `{name}`: expected values or lists of values, found a structure"))
 }
 
 /// Whether every column chunk lies within the file; the crate takes that for granted, and panics where a size is negative.
