@@ -3,6 +3,7 @@
 // the same source on a CPU. Kernels use these names and plain C++, and nothing else:
 //
 // * entries are KERNEL(name, most threads, parameters…), parameters plain values; blocks are whole warps; await_kernels() is their first statement
+// * pointers are plain: __restrict__ and __ldg read past what await_kernels() orders
 // * shared memory is dynamic and 16-byte aligned: SHARED(type, name)
 // * warp functions are met by all 32 lanes; a warp returns whole, and before its block's first barrier or after its last
 // * vectors go through load and store, which want alignment; multiply-adds that must round once are spelled fmaf (nothing else is fused)

@@ -174,7 +174,12 @@ pub fn dirty(store: &Store, options: &DirtyOptions<'_>) -> Result<Dirty> {
     }
     let records = units.by_record();
     let learnt = [Signal::Text, Signal::Confident].iter().any(|signal| options.signal.is_made_of(*signal));
-    let said = if options.neighbours > 0 || learnt {
+    if options.signal == Signal::Text {
+        store.expect_texts("the signal text")?;
+    }
+    // What has no text is no copy of anything.
+    let has_texts = store.has_texts()?;
+    let said = if has_texts && (options.neighbours > 0 || learnt) {
         sayings(store.rows(), |row| store.record(row).map(|record| (record.text, record.pair)))?
     } else {
         (0..store.rows()).collect()
@@ -190,6 +195,7 @@ pub fn dirty(store: &Store, options: &DirtyOptions<'_>) -> Result<Dirty> {
     let at_hand = |signal: &Signal| match signal {
         Signal::Neighbours => options.neighbours > 0,
         Signal::Loss => options.signal == Signal::Loss || task != Task::Record,
+        Signal::Text => has_texts,
         signal => options.dynamics.is_some() || !signal.needs_dynamics(),
     };
     // A head over a vocabulary is refitted where that is asked for.

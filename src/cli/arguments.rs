@@ -238,10 +238,10 @@ impl Data {
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Typed {
     /// One text typed here instead of --data
-    #[arg(long, value_name = "TEXT", conflicts_with = "data")]
+    #[arg(long, value_name = "TEXT", conflicts_with = "data", allow_hyphen_values = true)]
     pub(crate) text: Option<String>,
     /// Its second segment
-    #[arg(long, value_name = "TEXT", requires = "text")]
+    #[arg(long, value_name = "TEXT", requires = "text", allow_hyphen_values = true)]
     pub(crate) text_pair: Option<String>,
 }
 

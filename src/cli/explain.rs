@@ -97,7 +97,7 @@ struct PathArguments {
     #[arg(long, value_enum, default_value_t = BaselineKind::Pad)]
     baseline: BaselineKind,
     /// Paths start from this text instead
-    #[arg(long, value_name = "TEXT", conflicts_with = "baseline_data")]
+    #[arg(long, value_name = "TEXT", conflicts_with = "baseline_data", allow_hyphen_values = true)]
     baseline_text: Option<String>,
     /// Paths start from texts drawn from this file, for gradient-shap
     #[arg(long, value_name = "FILE")]

@@ -133,10 +133,19 @@ pub(crate) fn main() -> ExitCode {
 
 /// Parses the command line, and notes the settings that come of it.
 fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
-    let mut command = Cli::command();
+    let mut command = taking_negative_numbers(Cli::command());
     let matches = command.try_get_matches_from_mut(arguments)?;
     run_record::note_settings(&command, &matches);
     Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// So that a number that is too small is told as such, not as an option that there is none of.
+fn taking_negative_numbers(command: clap::Command) -> clap::Command {
+    let takes = |arg: clap::Arg| {
+        let takes_values = arg.get_action().takes_values();
+        arg.allow_negative_numbers(takes_values)
+    };
+    command.mut_args(takes).mut_subcommands(taking_negative_numbers)
 }
 
 fn note(text: &str) {

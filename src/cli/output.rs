@@ -78,6 +78,11 @@ impl Output {
             let _ = write!(line, ", {} skipped", HumanCount(skipped));
         }
         say_line!("{line}");
+        if summary.curvature_of_others {
+            say_line!(
+                "the curvature was fitted to other records than the store has: `wherefore curvature` fits it again"
+            );
+        }
     }
 }
 

@@ -222,6 +222,8 @@ pub(super) fn load_recorded(kept: &Settings, recorded: &Path, model: Option<&str
     let masks = kept.task() == Task::Masks;
     match model {
         Some(model) => common.load_as(model, masks),
+        None if kept.is_given() => Err(Error::usage("the store's factors were made elsewhere: it knows no model")
+            .with_hint("use a store that was indexed by the model, without --from-factors")),
         None => common.load_as(&recorded.to_string_lossy(), masks).map_err(|error| match error {
             Error::Io { .. } | Error::Usage(..) => Error::Usage(
                 format!("the store's model is not where it was: {error}"),
@@ -246,6 +248,11 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     options.rule.check_gradients(kept.gradients.is_some())?;
     options.rule.check_task(kept.task(), kept.classes)?;
     let format = check_format(common, options.top_k)?;
+    if (arguments.layers || arguments.token_pairs) && format == Format::Parquet {
+        return Err(Error::usage("--layers and --token-pairs are of JSON, found a result in Parquet")
+            .with_hint("write to a file whose name ends in .jsonl")
+            .into());
+    }
     run.store(&store);
     run.set("rule", options.rule.name());
     run.resolve("rule", options.rule.name());

@@ -21,10 +21,13 @@ pub(super) struct Input {
     pub(super) len: Option<u64>,
 }
 
+/// What stands for the file of a record that was typed.
+pub(super) const TYPED: &str = "the typed text";
+
 impl Input {
     /// What was typed on the command line.
     pub(super) fn typed() -> Self {
-        Self { path: "the typed text".into(), format: Format::Jsonl, compression: Compression::None, len: None }
+        Self { path: TYPED.into(), format: Format::Jsonl, compression: Compression::None, len: None }
     }
 }
 

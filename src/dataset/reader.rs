@@ -51,6 +51,8 @@ pub struct Dataset {
     first_index: u64,
     next_index: u64,
     ids: Option<IdCheck>,
+    /// Why a record without a label cannot be used, where it cannot.
+    without_label: Option<&'static str>,
     read: Counter,
     digest: Arc<Mutex<Digest>>,
     /// Of the latest record.
@@ -109,7 +111,7 @@ impl Dataset {
         let ids = (!options.allow_duplicate_ids).then(IdCheck::new);
         let (read, digest) = (Counter::default(), Arc::default());
         let (upcoming, first_index, next_index) = (0, 0, 0);
-        let (source, last_line, done) = (None, 0, false);
+        let (source, without_label, last_line, done) = (None, None, 0, false);
         let dataset = Self {
             options,
             wanted,
@@ -119,6 +121,7 @@ impl Dataset {
             first_index,
             next_index,
             ids,
+            without_label,
             read,
             digest,
             last_line,
@@ -166,6 +169,7 @@ impl Dataset {
             first_index: 0,
             next_index: 0,
             ids: None,
+            without_label: None,
             read: Counter::default(),
             digest: Arc::default(),
             last_line: 0,
@@ -187,6 +191,11 @@ impl Dataset {
         } else {
             ids.insert(id)
         };
+    }
+
+    /// Makes a record without a label one that cannot be used, for this reason.
+    pub fn expect_labels(&mut self, reason: &'static str) {
+        self.without_label = Some(reason);
     }
 
     /// Where the latest record was.
@@ -273,6 +282,10 @@ impl Dataset {
         let made = row.into_record(index, self.wanted.shape).and_then(|(record, has_own_id)| match &mut self.ids {
             Some(ids) => check_id(ids, record, has_own_id),
             None => Ok(record),
+        });
+        let made = made.and_then(|record| match self.without_label {
+            Some(reason) if record.label.is_none() => Err(reason.to_owned()),
+            _ => Ok(record),
         });
         made.map_err(|reason| {
             let path = self.inputs[self.upcoming - 1].path.clone();

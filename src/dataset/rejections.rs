@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::files::TYPED;
 use crate::destination::Destination;
 use crate::error::{Error, Result};
 
@@ -31,8 +32,9 @@ impl Rejections {
     pub fn take(&mut self, error: Error) -> Result<()> {
         let Error::Record { path, line, reason } = &error else { return Err(error) };
         if !self.skip {
-            let hint = "use --skip-invalid to leave such records out";
-            return Err(Error::Usage(error.to_string(), Some(hint.to_owned())));
+            // There is nothing left where the only record is left out.
+            let hint = (*path != Path::new(TYPED)).then(|| "use --skip-invalid to leave such records out".to_owned());
+            return Err(Error::Usage(error.to_string(), hint));
         }
         self.count += 1;
         if self.list.is_some() {

@@ -133,6 +133,9 @@ pub struct Summary {
     /// Training records that are searched, where conditions, or copies of others, are left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub searched: Option<u64>,
+    /// Whether the whole network's curvature was fitted to other records than the store now has.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub curvature_of_others: bool,
     /// Wall time.
     pub seconds: f64,
     /// How much of it each stage worked.

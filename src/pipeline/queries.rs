@@ -203,6 +203,8 @@ impl SearchJob<'_> {
         waiting.answer(sink)?;
         summary.seconds = began.elapsed().as_secs_f64();
         (summary.damping, summary.searched) = (prepared.damping(), answers.searched());
+        let fitted_to = whole.as_ref().map(|whole| whole.fisher.settings.data_fingerprint.as_str());
+        summary.curvature_of_others = fitted_to.is_some_and(|fitted_to| fitted_to != store.data_fingerprint());
         Ok(summary)
     }
 
@@ -226,7 +228,7 @@ impl SearchJob<'_> {
     pub(super) fn ask(
         &self,
         whole: Option<&Whole>,
-        dataset: Dataset,
+        mut dataset: Dataset,
         settings: &Settings,
         rejections: &mut Rejections,
         take: &mut (dyn FnMut(Vec<Asked>) -> Result<()> + Send),
@@ -234,6 +236,9 @@ impl SearchJob<'_> {
         let Self { model, store, options, .. } = *self;
         let projection = store.settings().gradients;
         let asker = Asker::new(model.class_names(), options, projection.is_some())?;
+        if options.target == QueryTarget::Gold && options.rule.needs_target() {
+            dataset.expect_labels("no label, and the target is gold");
+        }
         let models: Vec<&Model> = std::iter::once(model).chain(self.checkpoints).collect();
         let target = |gold: Option<&Target>, z: &[f32]| asker.explained(gold, z);
         let preconditioning = match (whole, &projection) {

@@ -80,6 +80,7 @@ impl Scope {
 
     /// Leaves in only the first of each kind. Kinds are told apart by 128 bits of a hash.
     fn collapse(&mut self, store: &Store) -> Result<()> {
+        store.expect_texts("--collapse-duplicates")?;
         let kinds = each_row(store, true, |_, _, record| record.map(kind))?;
         let mut first: HashMap<[u8; 16], usize> = HashMap::new();
         let mut duplicates = Duplicates::default();

@@ -144,7 +144,17 @@ pub(super) fn score(
     let mut chunk = run(runner, (number, digest), gold, windows.into_iter(), settings, steps)?;
     // Nothing more comes of a thread that has ended.
     chunk.records = records.recv().map_err(|_| Error::Interrupted)?;
+    check_finite(&chunk)?;
     Ok(chunk)
+}
+
+/// Refuses outputs of which nothing can be said, by the first record that has them.
+fn check_finite(chunk: &Chunk) -> Result<()> {
+    let is_finite = |i: &usize| chunk.passes.iter().all(|pass| pass.logits(*i).iter().all(|z| z.is_finite()));
+    let Some(i) = (0..chunk.records.len()).find(|i| !is_finite(i)) else { return Ok(()) };
+    let Record { index, id, .. } = &chunk.records[i];
+    Err(Error::usage(format!("record {index} (id `{id}`): the model's outputs are not numbers"))
+        .with_hint("check the model's weights and this record"))
 }
 
 /// The features of records that were read before, under the first model, `[n, E]`.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::dirty_part::signal_kind;
+use super::records::number;
 use super::schema::{Kind, columns};
 use crate::audit::{Dirty, Signal};
 use crate::error::Result;
@@ -126,7 +127,7 @@ fn label_name(store: &Store, class: Option<usize>) -> Option<String> {
 
 /// Each signal's value of one that is judged.
 pub(super) fn signals_of(signals: &[(Signal, Vec<f32>)], of: usize) -> Map<String, Value> {
-    signals.iter().map(|(signal, values)| (signal.name().to_owned(), Value::from(values[of]))).collect()
+    signals.iter().map(|(signal, values)| (signal.name().to_owned(), number(values[of]))).collect()
 }
 
 /// Who would give the record another label, and how many of its neighbours have which.

@@ -19,9 +19,15 @@ pub fn class_value(target: &Target, labels: &[String]) -> Value {
     match target {
         Target::Class(class) => name(*class),
         Target::Classes(many) => (0..many.len()).filter(|&i| many[i] > 0.5).map(name).collect(),
-        Target::Values(values) if values.len() == 1 => Value::from(values[0]),
-        Target::Values(values) => values.iter().map(|&v| Value::from(v)).collect(),
+        Target::Values(values) if values.len() == 1 => number(values[0]),
+        Target::Values(values) => values.iter().map(|&v| number(v)).collect(),
     }
+}
+
+/// A number with the digits that tell it from every other f32, as a field of that type is written; null where it is none.
+pub(super) fn number(value: f32) -> Value {
+    let shortest = value.to_string().parse::<f64>().ok();
+    shortest.filter(|value| value.is_finite()).map_or(Value::Null, Value::from)
 }
 
 /// The type of a column of [`class_value`]s.

@@ -144,6 +144,19 @@ impl Fisher {
         sync_directory(directory)
     }
 
+    /// Deletes what [`Fisher::write`] wrote, and tells whether there was anything.
+    pub(super) fn delete(directory: &Path) -> Result<bool> {
+        let mut any = false;
+        for name in [JSON, TENSORS] {
+            match fs::remove_file(directory.join(name)) {
+                Ok(()) => any = true,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io(directory.join(name))(error)),
+            }
+        }
+        if any { sync_directory(directory).map(|()| any) } else { Ok(any) }
+    }
+
     /// Reads what [`Fisher::write`] wrote.
     ///
     /// # Errors

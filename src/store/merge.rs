@@ -10,8 +10,10 @@ use super::atomic::{AtomicFile, FileEntry, sync_directory};
 use super::head::read_head;
 use super::manifest::Manifest;
 use super::reader::{Located, blocks_of, check_together, open_part};
-use super::settings::Part;
+use super::settings::{Part, Settings};
+use super::shard::Shard;
 use super::writer::StoreWriter;
+use crate::dataset::IdCheck;
 use crate::error::{Error, Result};
 
 /// Puts the stores of all `--shard` jobs of one data set together. Every file's checksum is verified on the way; files are hard-linked
@@ -19,7 +21,7 @@ use crate::error::{Error, Result};
 /// changes nothing.
 ///
 /// # Errors
-/// [`Error::Mismatch`] if the parts are not of one data set, or are not all of it; those of [`super::Store::open`] and
+/// [`Error::Mismatch`] if the parts are not of one data set, or are not all of it, or have one id twice; those of [`super::Store::open`] and
 /// [`StoreWriter::create`] (the directory must be new, empty, or what an earlier call left).
 pub fn merge<P: AsRef<Path>>(directory: impl AsRef<Path>, parts: &[P]) -> Result<()> {
     let directory = directory.as_ref();
@@ -30,6 +32,7 @@ pub fn merge<P: AsRef<Path>>(directory: impl AsRef<Path>, parts: &[P]) -> Result
     rest.iter().try_for_each(|other| check_together(first, other))?;
     let blocks = blocks_of(&parts)?;
     let records = check_whole(&first.1, &blocks)?;
+    check_ids(&first.1.settings, &blocks)?;
 
     let head = first.1.head.as_ref().map(|file| {
         file.check_contents(first.0)?;
@@ -65,6 +68,24 @@ fn check_whole(manifest: &Manifest, blocks: &[Located<'_>]) -> Result<u64> {
             ))
         }
     }
+}
+
+/// An id is one record's alone, which jobs that add to their parts can each see of their own part only.
+fn check_ids(settings: &Settings, blocks: &[Located<'_>]) -> Result<()> {
+    let mut ids = IdCheck::new();
+    for (source, block) in blocks {
+        let shard = Shard::open(source, block, settings)?;
+        for (row, &index) in shard.indices().iter().enumerate() {
+            let id = shard.record(row)?.id;
+            let is_new = if id == index.to_string() { ids.insert_number(index) } else { ids.insert(&id) };
+            if !is_new {
+                let hint = format!("take one out: `wherefore store remove {} --indexes {index}`", source.display());
+                return Err(Error::Mismatch(format!("record {index}: another record has its id `{id}`"), Some(hint)));
+            }
+        }
+        shard.release();
+    }
+    Ok(())
 }
 
 /// The blocks that an earlier call has not put there yet.

@@ -123,6 +123,31 @@ impl Store {
         self.shards[shard].record(row)
     }
 
+    /// Whether any record has a text: those indexed from their factors alone have none.
+    ///
+    /// # Errors
+    /// If the store is damaged.
+    pub fn has_texts(&self) -> Result<bool> {
+        for row in 0..self.rows() {
+            if !self.record(row)?.text.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Refuses a store without texts, for jobs that compare them.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] then, begun with `what` needs them; as [`Store::has_texts`].
+    pub fn expect_texts(&self, what: &str) -> Result<()> {
+        if self.has_texts()? {
+            return Ok(());
+        }
+        Err(Error::usage(format!("{what}: the store's records have no texts"))
+            .with_hint("index --from-factors FILE --data FILE gives factors their texts"))
+    }
+
     /// The row that holds input record number `index`, if it is here.
     pub fn find(&self, index: u64) -> Option<usize> {
         let number = index / self.settings.block_records;

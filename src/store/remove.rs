@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::directory::remove_leftovers;
+use super::fisher::Fisher;
 use super::manifest::{BlockEntry, Manifest};
 use super::reader::open_part;
 use super::replace::{commit, settle, write_next};
@@ -35,11 +36,16 @@ pub struct Removed {
     pub blocks: usize,
     /// Ids and numbers asked for that the store does not hold (any more).
     pub not_found: Vec<String>,
+    /// Whether the whole network's curvature, which was fitted to them too, was deleted.
+    pub curvature: bool,
 }
 
 impl fmt::Display for Removed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "removed {} records in {} blocks, {} left", self.removed.len(), self.blocks, self.rows)?;
+        if self.curvature {
+            write!(f, "\nthe curvature that was fitted to them, too, is gone: `wherefore curvature` fits it again")?;
+        }
         self.not_found.iter().try_for_each(|what| write!(f, "\nnot in the store: {what}"))
     }
 }
@@ -47,7 +53,7 @@ impl fmt::Display for Removed {
 /// Takes records out of a store: their texts, ids and factors are written nowhere any more. The others keep their numbers, and every
 /// search, refit and curvature is that of a store whose input had skipped the removed ones. The blocks concerned are written anew (and
 /// verified first), all others are untouched; it happens at one instant, before which the store is the old one, after which the new one,
-/// however the process ends.
+/// however the process ends. A curvature of the whole network that lies in the store knows them too, and is deleted just before.
 ///
 /// Where features are eight-bit integers, those of a block are held from the mean of its first few, which stays what it was.
 ///
@@ -68,6 +74,7 @@ pub fn remove(directory: impl AsRef<Path>, removal: &Removal) -> Result<Removed>
     }
     let found: Vec<Found> = found.into_iter().flatten().collect();
     let blocks = changed.blocks.iter().zip(&manifest.blocks).filter(|(new, old)| new != old).count();
+    let curvature = blocks > 0 && Fisher::delete(directory)?;
     if blocks > 0 {
         changed.measure(directory)?;
         changed = commit(directory, changed)?;
@@ -79,6 +86,7 @@ pub fn remove(directory: impl AsRef<Path>, removal: &Removal) -> Result<Removed>
         rows: changed.blocks.iter().map(|block| block.rows).sum(),
         blocks,
         not_found: not_found(removal, &found),
+        curvature,
     })
 }
 

@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::{Bench, lines};
+use crate::models::Parts;
 
 /// A model and a store of it.
 fn with_store() -> Bench {
@@ -299,6 +300,41 @@ fn contexts_without_tokens_are_records_that_cannot_be_used() {
     }
     bench.write("two.jsonl", records[..2].concat());
     bench.fails("select --model bert-spans --data two.jsonl --quiet", "two.jsonl:2: ");
+}
+
+/// Weights that are too large for numbers are told by the first record, not written as results.
+#[test]
+fn outputs_that_are_no_numbers_are_refused() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    bench.records("data.jsonl", 3);
+    let file = bench.path("bert-cls2/model.safetensors");
+    let mut parts = Parts::read(&file);
+    let range = parts.range("classifier.weight");
+    parts.data[range].chunks_exact_mut(4).for_each(|x| x.copy_from_slice(&3e38_f32.to_le_bytes()));
+    parts.write(&file);
+    for job in [format!("predict --model {model}"), format!("index --model {model} --store store")] {
+        bench.fails(
+            &format!("{job} --data data.jsonl --quiet"),
+            "record 0 (id `r0`): the model's outputs are not numbers",
+        );
+    }
+}
+
+/// A text may begin with anything, and a number that is too small is told as such.
+#[test]
+fn what_begins_with_a_dash_is_a_value_where_one_is_due() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    for text in ["-50% off", "- buy now", "--help me"] {
+        let ran = bench.command("predict --model bert-cls2 --quiet --text").arg(text).output().unwrap();
+        assert!(ran.status.success(), "{text}: {}", String::from_utf8_lossy(&ran.stderr));
+    }
+    let explain = "explain --model bert-cls2 --text good --method integrated-gradients";
+    bench.fails(&format!("{explain} --tolerance -1"), "tolerance: expected a number from 0 on");
+    bench.fails(&format!("{explain} --steps -1"), "invalid value '-1' for '--steps <N>'");
+    let ran = bench.run("explain --model bert-cls2 --text good --method saliency --target gold");
+    assert!(ran.err.contains("no label") && !ran.err.contains("--skip-invalid"), "{}", ran.err);
 }
 
 #[test]

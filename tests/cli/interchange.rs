@@ -141,6 +141,33 @@ fn every_format_makes_the_same_store() {
     assert_eq!(made.bench.contents("a"), made.bench.contents("b"));
 }
 
+/// Records without texts are no copies of one another, and are not compared by what they do not have.
+#[test]
+fn factors_without_texts_are_audited_by_their_factors() {
+    let made = made();
+    made.bench.write("given.safetensors", safetensors(&made));
+    made.bench.ok("index --from-factors given.safetensors --store textless --label-names a,b --quiet");
+    let nearest = lines(&made.bench.ok("audit dirty --store textless --signal neighbours --neighbours 3 --quiet"));
+    let agrees = |found: &Value| {
+        found["neighbours"].as_array().expect("a list").iter().filter(|one| one["label"] == found["label"]).count()
+    };
+    assert!(nearest.len() == N && nearest.iter().map(agrees).sum::<usize>() > N, "{nearest:?}");
+    let all = lines(&made.bench.ok("audit dirty --store textless --quiet"));
+    assert!(all.len() == N && all[0]["signals"].get("text").is_none(), "{:?}", all[0]);
+    for (what, told) in [
+        ("audit dirty --store textless --signal text", "the signal text: the store's records have no texts"),
+        ("audit redundant --store textless", "audit redundant: the store's records have no texts"),
+        (
+            "search --store textless --self --collapse-duplicates",
+            "--collapse-duplicates: the store's records have no texts",
+        ),
+    ] {
+        made.bench.fails(&format!("{what} --quiet"), told);
+    }
+    made.bench.write("texts.jsonl", made.texts());
+    made.bench.fails("audit sparse --store textless --data texts.jsonl --quiet", "it knows no model");
+}
+
 #[test]
 fn what_is_exported_is_read_again_with_its_labels_and_its_head() {
     let made = made();

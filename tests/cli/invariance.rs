@@ -39,6 +39,25 @@ fn merged_shards_are_the_same_bytes_as_one_job() {
     assert_eq!(bench.ok(&format!("search{stores} {query}")), bench.ok(&format!("search --store whole {query}")));
 }
 
+/// Each job that adds to its part sees the ids of that part alone.
+#[test]
+fn parts_that_have_one_id_twice_are_not_merged() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("data.jsonl", 24);
+    let index = "index --block-records 8 --quiet";
+    bench.write("more.jsonl", "{\"id\": \"r3\", \"text\": \"good\", \"label\": 1}\n");
+    for part in 0..2 {
+        bench.ok(&format!("{index} --model bert-cls2 --data data.jsonl --store part{part} --shard {part}/2"));
+        let appended =
+            bench.run(&format!("index --append --store part{part} --data more.jsonl --skip-invalid --quiet"));
+        assert_eq!(appended.code, Some(if part == 0 { 1 } else { 0 }), "{}", appended.err);
+    }
+    bench.fails("merge --store merged part0 part1", "record 24: another record has its id `r3`");
+    bench.ok("store remove part1 --indexes 24 --quiet");
+    bench.ok("merge --store merged part0 part1");
+}
+
 #[test]
 fn a_killed_job_resumes_to_the_same_bytes() {
     let bench = Bench::new();

@@ -372,6 +372,28 @@ fn a_store_finds_its_model_from_wherever_it_is_asked() {
     assert_eq!(run(".", &format!("search --store now/stores/all {}", asked.replace("data.", "now/data."))), there);
 }
 
+/// A query without a label cannot be asked about its label: it is left out and listed, as wherever a record cannot be used.
+#[test]
+fn queries_without_a_label_are_left_out_where_gold_is_asked_about() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("data.jsonl", 12);
+    bench.ok("index --model bert-cls2 --data data.jsonl --store store --quiet");
+    bench.write(
+        "asked.jsonl",
+        "{\"text\": \"good\", \"label\": 1}\n{\"text\": \"bad\"}\n{\"text\": \"food\", \"label\": 0}\n",
+    );
+    let search = "search --store store --data asked.jsonl --target gold -k 1 --quiet";
+    bench.fails(search, "asked.jsonl:2: no label, and the target is gold");
+    let ran = bench.run(&format!("{search} --skip-invalid --out found.jsonl"));
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    let found = lines(&fs::read_to_string(bench.path("found.jsonl")).unwrap());
+    assert_eq!(found.iter().map(|one| one["index"].as_u64()).collect::<Vec<_>>(), [Some(0), Some(2)]);
+    let listed = fs::read_to_string(bench.path("found.jsonl.rejected.jsonl")).unwrap();
+    assert!(listed.contains("no label") && listed.lines().count() == 1, "{listed}");
+    bench.ok(&format!("{search} --rule feature-cos"));
+}
+
 #[test]
 fn a_headless_model_is_searched_by_its_features() {
     let bench = Bench::new();

@@ -112,6 +112,29 @@ fn projected_influence_is_unbiased() {
     }
 }
 
+/// Who is removed is not known by a curvature any more, and one of other records is told.
+#[test]
+fn a_curvature_goes_with_a_record_it_was_fitted_to() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("data.jsonl", 12);
+    bench.ok(&format!("{INDEX} --model bert-cls2 --store store --projection-dim 64"));
+    let search = "search --store store --rule influence --hessian ekfac --data data.jsonl -k 1";
+    bench.ok("curvature --store store --quiet");
+    assert!(!bench.run(search).err.contains("fitted to other records"));
+    let more = (0..3).map(|i| format!("{{\"id\": \"new{i}\", \"text\": \"good\", \"label\": 1}}\n"));
+    bench.write("more.jsonl", more.collect::<String>());
+    bench.ok("index --append --store store --data more.jsonl --quiet");
+    let told = bench.run(search);
+    assert!(told.code == Some(0) && told.err.contains("the curvature was fitted to other records"), "{}", told.err);
+    let removed = bench.ok("store remove store --indexes 3 --format text");
+    assert!(removed.contains("the curvature that was fitted to them, too, is gone"), "{removed}");
+    bench.fails(search, "the curvature of the whole network has not been fitted");
+    bench.ok("curvature --store store --quiet");
+    bench.run("store remove store --indexes 999");
+    assert!(!bench.run(search).err.contains("fitted to other records"), "nothing was removed");
+}
+
 #[test]
 fn the_fit_is_the_same_bytes_whatever_the_run() {
     let bench = Bench::new();

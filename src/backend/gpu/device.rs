@@ -429,6 +429,7 @@ impl Device {
 
     #[allow(unsafe_code)]
     fn try_launch(&self, kernel: &Kernel, shape: Shape, arguments: &[Argument]) -> Result<(), DriverError> {
+        self.context.bind_to_thread()?;
         let shared_bytes = shape.shared_bytes as u32;
         kernel.ask_for(shared_bytes)?;
         debug_assert!(
@@ -453,7 +454,6 @@ impl Device {
             attrs: &raw mut early,
             numAttrs: kernel.early.into(),
         };
-        self.context.bind_to_thread()?;
         let function = kernel.function.cu_function();
         // SAFETY: the launcher passes what the kernel's file says of its parameters, which the driver copies, over buffers it has checked to be large
         // enough. They are freed, if at all, when this stream has come past what was launched on them.
@@ -575,7 +575,7 @@ fn hint(error: CUresult) -> Option<&'static str> {
         | CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION
         | CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
         | CUresult::CUDA_ERROR_ECC_UNCORRECTABLE => Some(
-            "the device is lost to this process: finished shards stay, --resume goes on; wherefore doctor checks every kernel; on compute capability 9.0 WHEREFORE_TENSOR_CORES=mma goes without wgmma",
+            "the device is lost to this process: finished shards stay, --resume goes on; wherefore doctor checks every kernel; on compute capability 9.0 WHEREFORE_TENSOR_CORES=mma goes without wgmma, from then on WHEREFORE_LAUNCHES=serial without early launches",
         ),
         _ => None,
     }

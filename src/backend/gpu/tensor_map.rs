@@ -4,7 +4,7 @@ use cudarc::driver::sys::{
     self, CUtensorMap, CUtensorMapDataType, CUtensorMapFloatOOBfill, CUtensorMapInterleave, CUtensorMapL2promotion,
     CUtensorMapSwizzle,
 };
-use cudarc::driver::{DeviceRepr, DriverError};
+use cudarc::driver::DriverError;
 
 use super::device::Device;
 use super::tensor::{Number, Tensor};
@@ -19,10 +19,6 @@ const BOX_COLUMNS: u32 = 64;
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(128))]
 pub(super) struct TensorMap(CUtensorMap);
-
-#[allow(unsafe_code)]
-// SAFETY: plain words, of the size and alignment that the kernels' parameter has.
-unsafe impl DeviceRepr for TensorMap {}
 
 /// Whether rows of so many 16-bit numbers can be told to the copy engine.
 pub(super) fn takes(columns: usize) -> bool {

@@ -102,6 +102,7 @@ pub(super) fn run(arguments: &Redundant, common: &Common) -> anyhow::Result<Outc
     }
     let store = arguments.audited.open()?;
     run.store(&store);
+    store.expect_texts("audit redundant")?;
     let data = if arguments.data.files.is_empty() {
         Vec::new()
     } else {

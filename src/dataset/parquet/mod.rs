@@ -228,6 +228,10 @@ fn check_chunks(metadata: &ParquetMetaData, bytes: u64) -> Result<(), String> {
 
 fn damaged(path: &Path, error: &ParquetError) -> Error {
     let text = error.to_string().replace('\n', " ");
+    if text.contains("Disabled feature") {
+        return Error::format(path, "compressed in a way that is not read here")
+            .with_hint("write it again with zstd, snappy, gzip or lz4, or without compression");
+    }
     Error::format(path, format!("not readable as Parquet: {}", text.trim_start_matches("Parquet error: ")))
 }
 

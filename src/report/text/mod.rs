@@ -62,7 +62,8 @@ fn joined(text: &str, pair: Option<&String>) -> String {
 
 impl Render for Prediction {
     fn render(&self, colour: bool) -> String {
-        let mut line = format!("{:>8}  {}", self.id, style(colour).bold().apply_to(plain(&self.predicted)));
+        let mut line =
+            format!("{:>8}  {}", one_line(&self.id, width()), style(colour).bold().apply_to(plain(&self.predicted)));
         let mut ranked = self.probabilities.0.clone();
         ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
         for (name, p) in ranked.iter().take(5) {
