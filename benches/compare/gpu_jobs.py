@@ -12,6 +12,7 @@ texts, from tokens in memory to results in memory), and for `train` and `index` 
 import argparse
 import itertools
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ REPEATS = 10  # of ours in one epoch, so that steps take longer than starting an
 TOGETHER = (1, 4, 16)  # texts that rivals' explainers take at a time
 EXPLAINED = 32  # texts, as many as `wherefore bench` takes
 STREAMED = 1 << 19  # texts beside which a start and an end weigh nothing
-JOBS = ("forward", "explain", "search", "train", "index", "stream")
+JOBS = ("launches", "forward", "explain", "search", "train", "index", "stream")
 
 
 def main():
@@ -96,6 +97,33 @@ class Jobs:
         """(ids, attention mask) of the texts sorted by length, `size` at a time."""
         for start in range(0, len(self.ids), size):
             yield pad(self.torch, self.ids[start : start + size])
+
+    def launches(self):
+        """Kernels begun before the last has ended against one after another: how long whole processes take, and that what they write is the same."""
+        store, explained = self.scratch / "launched", self.scratch / "explained.jsonl"
+        index = ("index", "--model", self.model, "--data", self.data, "--store", store)
+        explain = ("explain", "--model", self.model, "--data", self.data, "--method", "integrated-gradients", "--out", explained)
+        search = ("search", "--store", store, "--data", self.data, "--rule", "grad-cos", "--top-k", 10, "--out", self.scratch / "found.jsonl")
+        texts = self.data.read_text(encoding="utf-8").splitlines(keepends=True)
+        for name, command, result in (("index", index, store / "manifest.json"), ("explain", explain, explained), ("search", search, search[-1])):
+            written = {}
+            # Explaining takes hundreds of passes a text.
+            chosen = texts[:: max(1, len(texts) // 256)] if name == "explain" else texts
+            self.data.write_text("".join(chosen), encoding="utf-8")
+            for way in ("early", "serial"):
+                environment = os.environ | ({"WHEREFORE_LAUNCHES": "serial"} if way == "serial" else {})
+                taken = []
+                for _ in range(self.arguments.samples):
+                    if name == "index":
+                        shutil.rmtree(store, ignore_errors=True)
+                    start = time.perf_counter()
+                    subprocess.run([str(x) for x in (self.arguments.binary, *command, "--device", "cuda", "--quiet")], check=True, env=environment)
+                    taken.append(time.perf_counter() - start)
+                written[way] = result.read_bytes()
+                self.results.add("wherefore", f"{way} / launches, {name}", len(chosen), "texts", {"seconds": min(taken)})
+            if written["early"] != written["serial"]:
+                raise SystemExit(f"{name}: kernels that are begun early write something else than one after another")
+        self.data.write_text("".join(texts), encoding="utf-8")
 
     def forward(self):
         torch, tokens = self.torch, sum(map(len, self.ids))

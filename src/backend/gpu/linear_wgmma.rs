@@ -100,8 +100,9 @@ pub(super) fn choose(device: &Device) -> Result<Products> {
     if wanted || [F16, BF16, BF16X3].iter().flatten().any(|name| !device.has(name)) {
         return Ok(Products::Mma);
     }
+    let exact = [exact_sums(SHAPE, DRAWS), exact_sums(SEVERAL_TILES, DRAWS_OF_SEVERAL)];
     for precision in [Precision::F16, Precision::Bf16, Precision::Bf16x3] {
-        if trust(device, Trial { device, precision }.passes())? == Products::Mma {
+        if trust(device, Trial { device, precision, exact: &exact }.passes())? == Products::Mma {
             return Ok(Products::Mma);
         }
     }
@@ -134,18 +135,24 @@ const SHAPE: [usize; 3] = [150, 328, 290];
 /// Rows, inner width, columns of whole vectors, in several tiles: what one block makes one after another, finishing each beside the next one's steps.
 const SEVERAL_TILES: [usize; 3] = [130, 520, 264];
 
+/// The streams that x and weights of sums that are exact are drawn from.
+const DRAWS: [u64; 2] = [1, 2];
+const DRAWS_OF_SEVERAL: [u64; 2] = [5, 6];
+
 /// A layer that `wgmma` is tried with.
 struct Trial<'a> {
     device: &'a Device,
     precision: Precision,
+    /// The sums of the two shapes, which are the same in any precision.
+    exact: &'a [Vec<f32>; 2],
 }
 
 impl Trial<'_> {
     /// Sums that are exact in any order are to be what they are; others are to have the same bits by both tiles.
     fn passes(&self) -> Result<bool> {
         let [rows, inputs, outputs] = SHAPE;
-        let (x, weight) = (short_numbers(rows * inputs, 1), short_numbers(outputs * inputs, 2));
-        let expected: Vec<f32> = sums(&x, &weight, SHAPE).into_iter().map(|sum| self.round(sum)).collect();
+        let [x, weight] = short_operands(SHAPE, DRAWS);
+        let expected: Vec<f32> = self.exact[0].iter().map(|&sum| self.round(sum)).collect();
         if self.products(&x, &weight)?.iter().any(|found| *found != expected) {
             return Ok(false);
         }
@@ -156,7 +163,7 @@ impl Trial<'_> {
     /// The same of several tiles a block, on the way there with biases and a residual and on the way back with slopes, each rounded as it is stored.
     fn finishes_beside_the_next_tile(&self) -> Result<bool> {
         let ([rows, inner, columns], device) = (SEVERAL_TILES, self.device);
-        let (x, weight) = (short_numbers(rows * inner, 5), short_numbers(columns * inner, 6));
+        let [x, weight] = short_operands(SEVERAL_TILES, DRAWS_OF_SEVERAL);
         let (bias, others) = (short_numbers(columns, 7), short_numbers(rows * columns, 8));
         let upload = |values: &[f32]| device.upload(Number::F32, bytemuck::cast_slice(values));
         let (x_there, others_there) = (upload(&x)?, upload(&others)?);
@@ -176,7 +183,7 @@ impl Trial<'_> {
                 back.backward_by(&one_after_another(tile), device, out, &x_there, [Some(&others_there), None], rows)
             })?,
         ];
-        let sums = sums(&x, &weight, SEVERAL_TILES);
+        let sums = &self.exact[1];
         let expected: [Vec<f32>; 2] = [
             (0..sums.len()).map(|i| self.round(self.round(sums[i] + bias[i % columns]) + others[i])).collect(),
             (0..sums.len()).map(|i| self.round(self.round(sums[i]) * others[i])).collect(),
@@ -247,8 +254,14 @@ impl Trial<'_> {
     }
 }
 
-/// x `[rows, inputs]` · weightᵀ, of numbers whose sums are exact.
-fn sums(x: &[f32], weight: &[f32], [rows, inputs, outputs]: [usize; 3]) -> Vec<f32> {
+/// x `[rows, inputs]` and weights `[outputs, inputs]` of numbers whose sums are exact.
+fn short_operands([rows, inputs, outputs]: [usize; 3], [x, weight]: [u64; 2]) -> [Vec<f32>; 2] {
+    [short_numbers(rows * inputs, x), short_numbers(outputs * inputs, weight)]
+}
+
+/// x · weightᵀ of those.
+fn exact_sums(shape: [usize; 3], draws: [u64; 2]) -> Vec<f32> {
+    let ([rows, inputs, outputs], [x, weight]) = (shape, short_operands(shape, draws));
     let row = |row: usize| &x[row * inputs..][..inputs];
     let weights = |output: usize| &weight[output * inputs..][..inputs];
     let sum = |i: usize| row(i / outputs).iter().zip(weights(i % outputs)).map(|(x, weight)| x * weight).sum();

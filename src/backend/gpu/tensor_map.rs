@@ -1,10 +1,10 @@
 //! Tensor maps: a matrix on the device as the copy engine of compute capability 9.0 sees it.
 
+use cudarc::driver::DriverError;
 use cudarc::driver::sys::{
     self, CUtensorMap, CUtensorMapDataType, CUtensorMapFloatOOBfill, CUtensorMapInterleave, CUtensorMapL2promotion,
     CUtensorMapSwizzle,
 };
-use cudarc::driver::DriverError;
 
 use super::device::Device;
 use super::tensor::{Number, Tensor};
