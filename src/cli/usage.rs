@@ -11,11 +11,16 @@ use wherefore::Error;
 /// # Errors
 /// The help or version that was asked for.
 pub(super) fn refusal(error: clap::Error, arguments: &[OsString]) -> Result<Error, clap::Error> {
-    if matches!(
-        error.kind(),
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
-    ) {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return Err(error);
+    }
+    let (name, command) = command(arguments);
+    let hint = format!("`{name} --help` tells what there is");
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // Clap would print the whole help, as if that had been asked for.
+        let all: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+        let wrong = format!("'{name}' requires a subcommand but one was not provided [subcommands: {}]", all.join(", "));
+        return Ok(Error::usage(wrong).with_hint(hint));
     }
     let text = error.to_string();
     // Paragraphs: what is wrong, tips, usage, where to read more.
@@ -23,16 +28,15 @@ pub(super) fn refusal(error: clap::Error, arguments: &[OsString]) -> Result<Erro
     let wrong = paragraphs.next().unwrap_or_default();
     let wrong = wrong.strip_prefix("error: ").unwrap_or(&wrong);
     let tip = paragraphs.find_map(|p| p.strip_prefix("tip: ").map(str::to_owned));
-    Ok(Error::usage(wrong)
-        .with_hint(tip.unwrap_or_else(|| format!("`{} --help` tells what there is", command(arguments)))))
+    Ok(Error::usage(wrong).with_hint(tip.unwrap_or(hint)))
 }
 
 fn one_line(paragraph: &str) -> String {
     paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
-/// `wherefore audit dirty`, of its arguments.
-fn command(arguments: &[OsString]) -> String {
+/// `wherefore audit dirty`, of its arguments, and what it takes.
+fn command(arguments: &[OsString]) -> (String, clap::Command) {
     let mut at = super::Cli::command();
     let mut name = at.get_name().to_owned();
     for argument in arguments.iter().skip(1).filter_map(|a| a.to_str()) {
@@ -41,5 +45,5 @@ fn command(arguments: &[OsString]) -> String {
             at = found;
         }
     }
-    name
+    (name, at)
 }

@@ -24,6 +24,18 @@ fn what_is_read_is_not_written_over() {
     bench.ok("predict --model bert-cls2 --data data.jsonl --out p.csv --format jsonl");
 }
 
+#[test]
+fn commands_of_which_nothing_is_named_say_so_in_a_line() {
+    let bench = Bench::new();
+    for (command, one) in [("", "demo"), ("audit", "dirty"), ("evaluate", "lds"), ("store", "info")] {
+        let run = bench.run(command);
+        let said: Vec<&str> = run.stderr.lines().collect();
+        assert_eq!((run.code, said.len(), run.stdout.as_str()), (Some(2), 2, ""), "{command}: {}", run.stderr);
+        assert!(said[0].contains("requires a subcommand") && said[0].contains(one), "{}", run.stderr);
+        assert!(said[1].starts_with(&format!("hint: `{}", format!("wherefore {command}").trim_end())), "{}", run.stderr);
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn pipes_are_written_to_and_links_followed() {
