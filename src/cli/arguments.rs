@@ -97,24 +97,44 @@ impl Common {
         Format::choose(asked, self.out.as_deref())
     }
 
-    /// Refuses a format that results do not have.
-    pub(crate) fn check_format(&self) -> Result<()> {
-        /// What else may be expected from a name, and is not written.
-        const OTHERS: [&str; 10] = ["csv", "gz", "html", "npy", "pdf", "tsv", "xls", "xlsx", "zip", "zst"];
-        let extension = self.out.as_deref().and_then(Path::extension).and_then(|extension| extension.to_str());
-        match self.format {
-            None if extension.is_some_and(|extension| OTHERS.contains(&extension)) => Err(Error::usage(format!(
-                "--out .{}: expected .jsonl, .parquet or .txt",
-                extension.unwrap_or_default()
-            ))
-            .with_hint("to write one of these under another name, say which with --format")),
-            Some(FormatName::Stores(format)) => {
+    /// Refuses a format that results do not have; those without columns have no Parquet.
+    pub(crate) fn check_format(&self, has_columns: bool) -> Result<()> {
+        let hint = "to write one of these under another name, say which with --format";
+        match (self.format, &self.out) {
+            (None, Some(out)) => check_extension("--out", out, has_columns, hint),
+            (Some(FormatName::Stores(format)), _) => {
                 Err(Error::usage(format!("--format {format}: only `export` writes it"))
                     .with_hint("results are jsonl, parquet or text"))
+            }
+            (Some(FormatName::Results(Format::Parquet)), _) if !has_columns => {
+                Err(Error::usage("--format parquet: expected jsonl or text, which this command writes"))
             }
             _ => Ok(()),
         }
     }
+}
+
+/// Notes a place that more results go to than those of --out, before any work: its name is to say a format they are written in.
+///
+/// # Errors
+/// For another format, or a place that other results go to.
+pub(crate) fn note_side_out(option: &'static str, out: Option<&Path>) -> Result<()> {
+    out.map_or(Ok(()), |out| {
+        check_extension(option, out, true, "give it one of these names")?;
+        run_record::note_out(option, out)
+    })
+}
+
+/// Refuses a name that says a format which is not written.
+fn check_extension(option: &str, out: &Path, has_columns: bool, hint: &str) -> Result<()> {
+    /// What else may be expected from a name, and is not written.
+    const OTHERS: [&str; 10] = ["csv", "gz", "html", "npy", "pdf", "tsv", "xls", "xlsx", "zip", "zst"];
+    let Some(extension) = out.extension().and_then(|extension| extension.to_str()) else { return Ok(()) };
+    let written = if has_columns { ".jsonl, .parquet or .txt" } else { ".jsonl or .txt" };
+    if OTHERS.contains(&extension) || (extension == "parquet" && !has_columns) {
+        return Err(Error::usage(format!("{option} .{extension}: expected {written}")).with_hint(hint));
+    }
+    Ok(())
 }
 
 /// What `--format` names: how results are written, or what else `export` can make of a store.

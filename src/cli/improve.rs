@@ -73,6 +73,9 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
             .with_hint("name a folder: --out DIR")
             .into());
     };
+    // The results are in the folder; what is printed is for whoever looks on.
+    let printed = Common { out: None, ..common.clone() };
+    printed.check_format(false)?;
     let mut plan = Plan::read(&arguments.plan)?;
     plan.train.max_length = common.max_length.or(plan.train.max_length);
     let machine = Machine {
@@ -84,8 +87,6 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         skip_invalid: common.skip_invalid,
     };
     let mut tell = |line: &str| say(common, line);
-    // The results are in the folder; what is printed is for whoever looks on.
-    let printed = Common { out: None, ..common.clone() };
     let records = if plan.continual.is_some() {
         let standing = improve::continual(&plan, &out, arguments.overwrite, &machine, &mut tell)?;
         let rounds = match &standing {

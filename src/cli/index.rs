@@ -128,6 +128,10 @@ enum Precision {
 }
 
 impl Arguments {
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+
     fn options(&self, common: &Common) -> Result<IndexOptions> {
         let target = match self.target {
             Target::Gold => LabelUsed::Gold,

@@ -89,6 +89,17 @@ enum Command {
     Doctor(doctor::Arguments),
 }
 
+impl Command {
+    /// Whether its results are records of columns, not a report.
+    fn has_columns(&self) -> bool {
+        match self {
+            Self::Evaluate(_) | Self::Store(_) | Self::Bench(_) | Self::Doctor(_) => false,
+            Self::Index(arguments) => !arguments.is_dry_run(),
+            _ => true,
+        }
+    }
+}
+
 /// How a command that did not fail ended.
 enum Outcome {
     Done,
@@ -157,10 +168,11 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
     let common = cli.common;
     common.set_up_threads()?;
     if let Some(out) = &common.out {
-        run_record::note_out(out);
+        run_record::note_out("--out", out)?;
     }
-    if !matches!(cli.command, Command::Export(_) | Command::Report(_)) {
-        common.check_format()?;
+    match &cli.command {
+        Command::Export(_) | Command::Report(_) => {}
+        command => common.check_format(command.has_columns())?,
     }
     match cli.command {
         Command::Demo(arguments) => demo::run(&arguments, &common),

@@ -116,6 +116,7 @@ pub(crate) fn print<'a, T: Serialize + 'a>(
                 to.write(format!("{line}\n").as_bytes())?;
             }
         }
+        // `Common::check_format` refuses Parquet before there is anything to print.
         Format::Text | Format::Parquet => {
             to.write(format!("{}\n", printable(text.to_string().trim_end())).as_bytes())?;
         }

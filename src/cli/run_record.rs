@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use wherefore::dataset::{Dataset, Digest};
 use wherefore::model::Model;
 use wherefore::pipeline::Summary;
-use wherefore::report::Destination;
+use wherefore::report::{Destination, is_special};
 use wherefore::store::Store;
 use wherefore::{Error, Result};
 
@@ -22,8 +22,8 @@ static SETTINGS: OnceLock<Map<String, Value>> = OnceLock::new();
 /// The names of those that are not left open.
 static GIVEN: OnceLock<HashSet<String>> = OnceLock::new();
 static DATA: Mutex<Vec<Data>> = Mutex::new(Vec::new());
-/// Where results go.
-static OUT: OnceLock<PathBuf> = OnceLock::new();
+/// Where results go, and which option says so.
+static OUTS: Mutex<Vec<(&str, PathBuf)>> = Mutex::new(Vec::new());
 
 /// Data that were opened.
 struct Data {
@@ -74,21 +74,45 @@ fn setting(arg: &Arg, matches: &ArgMatches) -> Option<Value> {
     if several { Some(values.into()) } else { values.pop() }
 }
 
-/// Notes where results go, so that nothing that is read is written over.
-pub(crate) fn note_out(out: &Path) {
-    let _ = OUT.set(out.to_owned());
+/// Notes where results go, so that nothing that is read, and no other result, is written over. A device or a pipe takes all that it is given.
+///
+/// # Errors
+/// Where another option's go.
+pub(crate) fn note_out(option: &'static str, out: &Path) -> Result<()> {
+    if is_special(out) {
+        return Ok(());
+    }
+    let (place, mut outs) = (place(out), lock(&OUTS));
+    if let Some((other, _)) = outs.iter().find(|(_, taken)| *taken == place) {
+        return Err(Error::usage(format!(
+            "{option} {}: expected a file of its own, found that of {other}",
+            out.display()
+        ))
+        .with_hint("results take a file's place: name another"));
+    }
+    outs.push((option, place));
+    Ok(())
+}
+
+/// Where a file is, or will be.
+fn place(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        match (fs::canonicalize(folder), path.file_name()) {
+            (Ok(folder), Some(name)) => folder.join(name),
+            _ => path.to_owned(),
+        }
+    })
 }
 
 /// Refuses to read from where results go.
 pub(crate) fn check_is_not_out(input: &Path) -> Result<()> {
-    let same = |out: &PathBuf| {
-        fs::canonicalize(out).ok().is_some_and(|out| fs::canonicalize(input).is_ok_and(|input| input == out))
-    };
-    if OUT.get().filter(|out| !wherefore::report::is_special(out)).is_some_and(same) {
-        return Err(Error::usage(format!("--out {}: this is what is read", input.display()))
-            .with_hint("results take a file's place: name another"));
+    let Ok(place) = fs::canonicalize(input) else { return Ok(()) };
+    match lock(&OUTS).iter().find(|(_, out)| *out == place) {
+        Some((option, _)) => Err(Error::usage(format!("{option} {}: this is what is read", input.display()))
+            .with_hint("results take a file's place: name another")),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Notes that these data are read.

@@ -19,7 +19,8 @@ pub(super) fn refusal(error: clap::Error, arguments: &[OsString]) -> Result<Erro
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         // Clap would print the whole help, as if that had been asked for.
         let all: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
-        let wrong = format!("'{name}' requires a subcommand but one was not provided [subcommands: {}]", all.join(", "));
+        let wrong =
+            format!("'{name}' requires a subcommand but one was not provided [subcommands: {}]", all.join(", "));
         return Ok(Error::usage(wrong).with_hint(hint));
     }
     let text = error.to_string();

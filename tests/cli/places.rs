@@ -25,14 +25,61 @@ fn what_is_read_is_not_written_over() {
 }
 
 #[test]
+fn results_take_no_place_of_another_and_none_that_is_read() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("data.jsonl", 8);
+    bench.ok("index --model bert-cls2 --data data.jsonl --store store --quiet");
+    bench.ok("explain --model bert-cls2 --data data.jsonl --method saliency --out why.jsonl --quiet");
+    let before = fs::read(bench.path("why.jsonl")).expect("written");
+    let bias = "audit bias --store store --least-count 1 --out b.jsonl --quiet";
+    for (more, expected) in [
+        ("--weights b.jsonl", "expected a file of its own, found that of --out"),
+        ("--balanced store/../b.jsonl", "expected a file of its own, found that of --out"),
+        ("--weights w.jsonl --balanced w.jsonl", "expected a file of its own, found that of --weights"),
+        ("--explanations why.jsonl --weights why.jsonl", "--weights why.jsonl: this is what is read"),
+        ("--weights w.csv", "--weights .csv: expected .jsonl, .parquet or .txt"),
+        ("--balanced w.jsonl.gz", "--balanced .gz: expected .jsonl, .parquet or .txt"),
+    ] {
+        bench.fails(&format!("{bias} {more}"), expected);
+        assert!(!bench.path("b.jsonl").exists() && !bench.path("w.jsonl").exists(), "{more}: before any work");
+    }
+    assert_eq!(fs::read(bench.path("why.jsonl")).expect("still there"), before);
+    bench.ok(&format!("{bias} --weights w.jsonl --balanced more.jsonl"));
+    assert!(bench.path("w.jsonl").exists() && bench.path("more.jsonl").exists());
+    let corrected = "audit dirty --store store --out d.jsonl --accept 2 --corrected";
+    bench.fails(&format!("{corrected} d.jsonl"), "expected a file of its own, found that of --out");
+    bench.fails(&format!("{corrected} c.csv"), "--corrected .csv");
+}
+
+#[test]
+fn reports_are_no_parquet() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("data.jsonl", 4);
+    bench.ok("index --model bert-cls2 --data data.jsonl --store store --quiet");
+    for command in [
+        "store info store",
+        "store verify store",
+        "doctor",
+        "bench --job search",
+        "evaluate faithfulness --model bert-cls2 --data data.jsonl",
+    ] {
+        bench.fails(&format!("{command} --out r.parquet"), "--out .parquet: expected .jsonl or .txt");
+        bench.fails(&format!("{command} --format parquet"), "--format parquet: expected jsonl or text");
+        assert!(!bench.path("r.parquet").exists(), "{command}");
+    }
+    bench.ok("store info store --out r.parquet --format jsonl");
+}
+
+#[test]
 fn commands_of_which_nothing_is_named_say_so_in_a_line() {
     let bench = Bench::new();
     for (command, one) in [("", "demo"), ("audit", "dirty"), ("evaluate", "lds"), ("store", "info")] {
         let run = bench.run(command);
-        let said: Vec<&str> = run.stderr.lines().collect();
-        assert_eq!((run.code, said.len(), run.stdout.as_str()), (Some(2), 2, ""), "{command}: {}", run.stderr);
-        assert!(said[0].contains("requires a subcommand") && said[0].contains(one), "{}", run.stderr);
-        assert!(said[1].starts_with(&format!("hint: `{}", format!("wherefore {command}").trim_end())), "{}", run.stderr);
+        run.failed("requires a subcommand");
+        assert!(run.out.is_empty() && run.err.contains(one), "{}", run.err);
+        assert!(run.err.contains(&format!("hint: `{} --help`", format!("wherefore {command}").trim())), "{}", run.err);
     }
 }
 

@@ -1,6 +1,6 @@
 //! `wherefore audit bias`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
@@ -14,8 +14,8 @@ use wherefore::{Error, Result};
 
 use super::{Audited, finish};
 use crate::cli::Outcome;
-use crate::cli::arguments::Common;
-use crate::cli::run_record::RunRecord;
+use crate::cli::arguments::{Common, note_side_out};
+use crate::cli::run_record::{RunRecord, check_is_not_out};
 
 /// Records shown for a word, of its label and of others each.
 const EXAMPLES: usize = 3;
@@ -170,6 +170,9 @@ impl Bias {
 
 pub(super) fn run(arguments: &Bias, common: &Common) -> anyhow::Result<Outcome> {
     let (mut run, started) = (RunRecord::begin("audit bias"), Instant::now());
+    note_side_out("--weights", arguments.weights.as_deref())?;
+    note_side_out("--balanced", arguments.balanced.as_deref())?;
+    arguments.explanations.iter().try_for_each(|file| check_is_not_out(Path::new(file)))?;
     let store = arguments.audited.open_records("bias", "words tell a label where each record has one")?;
     run.store(&store);
     if store.settings().problem != Problem::SingleLabel {

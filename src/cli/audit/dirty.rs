@@ -15,7 +15,7 @@ use wherefore::{Error, Result, interrupt, search};
 
 use super::{Audited, finish};
 use crate::cli::Outcome;
-use crate::cli::arguments::Common;
+use crate::cli::arguments::{Common, note_side_out};
 use crate::cli::run_record::RunRecord;
 
 /// Findings told of words, each with its text and its neighbours', where the user has not said: most words are no entity, and in order.
@@ -59,6 +59,7 @@ pub(super) struct Dirty {
 pub(super) fn run(arguments: &Dirty, common: &Common) -> anyhow::Result<Outcome> {
     let mut run = RunRecord::begin("audit dirty");
     let started = Instant::now();
+    note_side_out("--corrected", arguments.corrected.as_deref())?;
     let store = arguments.audited.open()?;
     run.store(&store);
     run.set("signal", arguments.signal.name());

@@ -20,7 +20,7 @@ use wherefore::{Error, Result, search};
 
 use super::{Audited, finish_with};
 use crate::cli::Outcome;
-use crate::cli::arguments::{Common, Data};
+use crate::cli::arguments::{Common, Data, note_side_out};
 use crate::cli::output::Output;
 use crate::cli::run_record::RunRecord;
 use crate::cli::search::load_model;
@@ -255,6 +255,8 @@ fn accuracy<'a>(results: impl Iterator<Item = &'a SearchResult>) -> Option<f64> 
 
 pub(super) fn run(arguments: &Sparse, common: &Common) -> anyhow::Result<Outcome> {
     let (mut run, started) = (RunRecord::begin("audit sparse"), Instant::now());
+    note_side_out("--selected", arguments.selected.as_deref())?;
+    note_side_out("--proposed", arguments.proposed.as_deref())?;
     let store = arguments.audited.open()?;
     run.store(&store);
     if store.rows() == 0 {

@@ -1,5 +1,7 @@
 //! `wherefore evaluate plausibility`.
 
+use std::path::Path;
+
 use clap::Args;
 use wherefore::evaluate::{self, Gold, PlausibilityOptions};
 
@@ -7,6 +9,7 @@ use super::Job;
 use super::tokens::TokenArguments;
 use crate::cli::Outcome;
 use crate::cli::arguments::{Common, Data, ModelName};
+use crate::cli::run_record::check_is_not_out;
 
 #[derive(Args)]
 pub(super) struct Plausibility {
@@ -28,6 +31,7 @@ pub(super) struct Plausibility {
 pub(super) fn run(arguments: &Plausibility, common: &Common) -> anyhow::Result<Outcome> {
     let mut job = Job::begin("evaluate plausibility", common);
     let dataset = arguments.data.open()?;
+    arguments.gold.iter().try_for_each(|file| check_is_not_out(Path::new(file)))?;
     let gold = Gold::read(&arguments.gold)?;
     let model = arguments.model.load(common, &mut job.run)?;
     let options = PlausibilityOptions {
