@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::NearRecord;
+use super::records::label_kinds;
 use super::schema::{Kind, columns};
+use crate::store::Settings;
 
 /// A record that an earlier one already says.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -176,8 +178,9 @@ pub struct SparseRecord {
 }
 
 impl SparseRecord {
-    /// The Parquet columns.
-    pub fn columns() -> Vec<(String, Kind)> {
+    /// The Parquet columns, of records that a store's model understands.
+    pub fn columns(settings: &Settings) -> Vec<(String, Kind)> {
+        let (label, predicted) = label_kinds(settings.task(), settings.problem, settings.label_names.len());
         columns([
             ("rank", Kind::Integer),
             ("index", Kind::Integer),
@@ -185,8 +188,8 @@ impl SparseRecord {
             ("score", Kind::Number),
             ("similarity", Kind::Number),
             ("percentile", Kind::Number),
-            ("label", Kind::Text),
-            ("predicted", Kind::Text),
+            ("label", label),
+            ("predicted", predicted),
             ("reason", Kind::Text),
             ("cluster", Kind::Integer),
             ("cluster_words", Kind::list(Kind::Text)),
@@ -257,12 +260,13 @@ pub struct ProposedRecord {
 }
 
 impl ProposedRecord {
-    /// The Parquet columns.
-    pub fn columns() -> Vec<(String, Kind)> {
+    /// The Parquet columns, of changed copies of a store's records.
+    pub fn columns(settings: &Settings) -> Vec<(String, Kind)> {
+        let (label, _) = label_kinds(settings.task(), settings.problem, settings.label_names.len());
         columns([
             ("rank", Kind::Integer),
             ("id", Kind::Text),
-            ("label", Kind::Text),
+            ("label", label),
             ("of", Kind::Text),
             ("target", Kind::Text),
             ("score", Kind::Number),

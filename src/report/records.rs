@@ -40,6 +40,16 @@ pub(crate) fn class_kind(problem: Problem, labels: usize) -> Kind {
     }
 }
 
+/// The types of columns of a record's label, and of what is predicted, for a model of this `task`.
+pub(super) fn label_kinds(task: Task, problem: Problem, labels: usize) -> (Kind, Kind) {
+    let list = || Kind::list(Kind::Text);
+    match task {
+        Task::Record => (class_kind(problem, labels), class_kind(problem, labels)),
+        Task::Spans => (list(), Kind::Text),
+        Task::Tags | Task::Masks => (list(), list()),
+    }
+}
+
 /// Probabilities by class name, in class order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Probabilities(pub Vec<(String, f32)>);
@@ -277,13 +287,7 @@ impl SearchResult {
         labels: &[String],
         kept: &[String],
     ) -> Vec<(String, Kind)> {
-        let list = || Kind::list(Kind::Text);
-        let of_class = || class_kind(problem, labels.len());
-        let (label, class) = match task {
-            Task::Record => (of_class(), of_class()),
-            Task::Spans => (list(), Kind::Text),
-            Task::Tags | Task::Masks => (list(), list()),
-        };
+        let (label, class) = label_kinds(task, problem, labels.len());
         let target = if of_part { Kind::Text } else { class.clone() };
         let mut fields = schema::columns([
             ("rank", Kind::Integer),

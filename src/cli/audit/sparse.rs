@@ -280,7 +280,8 @@ pub(super) fn run(arguments: &Sparse, common: &Common) -> anyhow::Result<Outcome
     order.sort_by(|a, b| similarity(a).total_cmp(&similarity(b)).then(a.index.cmp(&b.index)));
     let (targets, rest) = order.split_at(arguments.targets.min(order.len()));
     let described = arguments.cluster(&model, targets, common)?;
-    let mut writer = RecordWriter::create(common.out.as_deref(), common.format(), SparseRecord::columns())?;
+    let mut writer =
+        RecordWriter::create(common.out.as_deref(), common.format(), SparseRecord::columns(store.settings()))?;
     for (rank, result) in order.iter().enumerate() {
         writer.write(&finding(rank, result, &coverage, described.get(rank)))?;
     }
@@ -300,7 +301,11 @@ pub(super) fn run(arguments: &Sparse, common: &Common) -> anyhow::Result<Outcome
     }
     if let (Some(change), Some(path)) = (arguments.augment, &arguments.proposed) {
         let proposed = arguments.augment(&store, targets, change, common)?;
-        let mut writer = RecordWriter::create(Some(path), Format::choose(None, Some(path)), ProposedRecord::columns())?;
+        let mut writer = RecordWriter::create(
+            Some(path),
+            Format::choose(None, Some(path)),
+            ProposedRecord::columns(store.settings()),
+        )?;
         proposed.iter().try_for_each(|record| writer.write(record))?;
         writer.finish()?;
         run.set("proposed", proposed.len());
