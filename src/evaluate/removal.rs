@@ -172,16 +172,17 @@ impl Trainings<'_> {
 
     fn amounts(&self, options: &RemovalOptions) -> Result<Vec<usize>> {
         let rows = self.training.len();
+        // As given: an amount is never of more than there are.
+        if let Some(all) = options.amounts.iter().find(|amount| amount.of(rows) >= rows) {
+            return Err(Error::usage(format!("--remove: expected less than the {rows} training records, found {all}")));
+        }
         let mut amounts: Vec<usize> = options.amounts.iter().map(|amount| amount.of(rows)).collect();
         amounts.sort_unstable();
         amounts.dedup();
-        match amounts.last() {
-            None => Err(Error::usage("--remove: expected how many records, found nothing")),
-            Some(&most) if most >= rows => {
-                Err(Error::usage(format!("--remove: expected less than the {rows} training records, found {most}")))
-            }
-            Some(_) => Ok(amounts),
+        if amounts.is_empty() {
+            return Err(Error::usage("--remove: expected how many records, found nothing"));
         }
+        Ok(amounts)
     }
 
     fn told(&self, query: &str, set: &GreedySet) -> ChosenSet {
