@@ -4,17 +4,18 @@ use std::fmt;
 
 use anyhow::bail;
 use clap::Args;
+use indicatif::HumanCount;
 use serde::Serialize;
 use wherefore::backend::check::{self, Check};
 use wherefore::backend::cpu::Cpu;
 use wherefore::backend::gpu::{self, Gpu, Products};
 use wherefore::backend::{Backend, Precision};
-use wherefore::pipeline::{self, Rejections, Summary};
+use wherefore::pipeline::{self, Summary};
 use wherefore::search;
 
 use super::Outcome;
 use super::arguments::{Common, Data};
-use super::output::{print, record_beside};
+use super::output::{Output, print, record_beside};
 use super::run_record::RunRecord;
 
 /// What this machine offers, a self-check of every operation, and a proof of your own model.
@@ -119,10 +120,11 @@ impl fmt::Display for Cuda {
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
     let run = RunRecord::begin("doctor");
     let cpu = Cpu::new();
+    let output = Output::new(common, common.out.as_deref());
+    let mut rejections = output.rejections();
     let model = match &arguments.model {
         Some(name) => {
             let model = common.load(name)?;
-            let mut rejections = Rejections::new(common.skip_invalid, None);
             pipeline::prove(&model, arguments.data.open()?, &common.settings()?, &mut rejections)?
         }
         None => Vec::new(),
@@ -140,7 +142,11 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         model,
     };
     print(common, [&report], &report)?;
-    record_beside(common, run, &Summary::default())?;
+    let skipped = rejections.finish()?;
+    record_beside(common, run, &Summary { skipped, ..Summary::default() })?;
+    if skipped > 0 && !common.quiet {
+        say_line!("{} of the records read for the model's proof skipped", HumanCount(skipped));
+    }
     let failed = report
         .operations
         .iter()
@@ -151,7 +157,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     if failed > 0 {
         bail!("{failed} checks failed");
     }
-    Ok(Outcome::Done)
+    Ok(if skipped == 0 { Outcome::Done } else { Outcome::Skipped })
 }
 
 impl fmt::Display for Report {
