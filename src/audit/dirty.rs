@@ -282,7 +282,7 @@ impl Signal {
     }
 
     /// Whether it is read off a training's dynamics.
-    fn needs_dynamics(self) -> bool {
+    pub fn needs_dynamics(self) -> bool {
         matches!(self, Self::Margin | Self::Forgetting)
     }
 

@@ -2,7 +2,7 @@
 //! "Dataset cartography").
 
 use crate::error::{Error, Result};
-use crate::store::Store;
+use crate::store::{Shard, Store};
 use crate::train::Dynamics;
 
 /// What the training made of a record.
@@ -48,6 +48,12 @@ pub fn regions(dynamics: &Dynamics) -> Vec<Region> {
         () => Region::Hard,
     };
     (0..dynamics.records()).map(region).collect()
+}
+
+/// How many records of a store a training's dynamics say nothing of: it was not trained on them.
+pub fn without_dynamics(store: &Store, dynamics: &Dynamics) -> usize {
+    let indices = store.shards().iter().flat_map(Shard::indices);
+    indices.filter(|&&index| dynamics.row_of(index).is_none()).count()
 }
 
 /// Refuses dynamics of other data than a store's: they are joined by the records' numbers, which any data have.

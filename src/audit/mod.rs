@@ -32,7 +32,7 @@ pub use bias::{
 pub use clusters::{clusters, describe};
 pub use coverage::{Coverage, mean};
 pub use dirty::{Dirty, DirtyOptions, Signal, dirty};
-pub use map::{Region, expect_same_records, regions};
+pub use map::{Region, expect_same_records, regions, without_dynamics};
 pub(crate) use neighbours::features;
 pub use rebalance::extra_copies;
 pub(crate) use redundant::normalised;

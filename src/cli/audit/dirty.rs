@@ -13,7 +13,7 @@ use wherefore::store::Store;
 use wherefore::train::Dynamics;
 use wherefore::{Error, Result, interrupt, search};
 
-use super::{Audited, finish};
+use super::{Audited, finish, tell_left_out};
 use crate::cli::Outcome;
 use crate::cli::arguments::{Common, note_side_out};
 use crate::cli::run_record::RunRecord;
@@ -105,6 +105,9 @@ pub(super) fn run(arguments: &Dirty, common: &Common) -> anyhow::Result<Outcome>
         Task::Tags | Task::Masks => arguments.parts(&store, audit::dirty(&store, &options)?, common)?,
     };
     drop(bar);
+    if let Some(dynamics) = dynamics.as_ref().filter(|_| arguments.signal.needs_dynamics()) {
+        tell_left_out(&store, dynamics, common, &mut run);
+    }
     finish(common, "judged", judged, started, run)
 }
 

@@ -11,7 +11,7 @@ use wherefore::report::{MappedRecord, RecordWriter};
 use wherefore::store::Store;
 use wherefore::train::Dynamics;
 
-use super::{Audited, finish};
+use super::{Audited, finish, tell_left_out};
 use crate::cli::Outcome;
 use crate::cli::arguments::Common;
 use crate::cli::run_record::RunRecord;
@@ -66,6 +66,7 @@ pub(super) fn run(arguments: &Map, common: &Common) -> anyhow::Result<Outcome> {
     );
     run.store(&store);
     audit::expect_same_records(&store, &dynamics)?;
+    tell_left_out(&store, &dynamics, common, &mut run);
     let regions = audit::regions(&dynamics);
     let mut order: Vec<usize> = (0..dynamics.records()).collect();
     order.sort_by(|&a, &b| dynamics.confidence(a).total_cmp(&dynamics.confidence(b)).then(a.cmp(&b)));

@@ -11,10 +11,12 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, Subcommand};
+use wherefore::audit;
 use wherefore::dataset::Shape;
 use wherefore::model::Task;
 use wherefore::pipeline::{Rejections, Summary};
 use wherefore::store::Store;
+use wherefore::train::Dynamics;
 use wherefore::{Error, Result};
 
 use super::Outcome;
@@ -88,6 +90,15 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         Audit::Sparse(arguments) => sparse::run(arguments, common),
         Audit::Unreliable(arguments) => unreliable::run(arguments, common),
         Audit::Map(arguments) => map::run(arguments, common),
+    }
+}
+
+/// Tells how many of a store's records are left out because the training whose dynamics judge them was not of them.
+fn tell_left_out(store: &Store, dynamics: &Dynamics, common: &Common, run: &mut RunRecord) {
+    let left_out = audit::without_dynamics(store, dynamics);
+    run.set("without_dynamics", left_out);
+    if left_out > 0 && !common.quiet {
+        say_line!("left out {left_out} of {} records: --dynamics is of a training without them", store.rows());
     }
 }
 
