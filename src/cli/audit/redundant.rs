@@ -9,9 +9,10 @@ use wherefore::report::{NearRecord, RecordWriter, RedundantRecord};
 use wherefore::store::Store;
 use wherefore::{Error, Result};
 
-use super::{Audited, finish};
+use super::{Audited, finish_with};
 use crate::cli::Outcome;
 use crate::cli::arguments::{Common, Data};
+use crate::cli::output::Output;
 use crate::cli::run_record::RunRecord;
 
 #[derive(Args)]
@@ -103,11 +104,16 @@ pub(super) fn run(arguments: &Redundant, common: &Common) -> anyhow::Result<Outc
     let store = arguments.audited.open()?;
     run.store(&store);
     store.expect_texts("audit redundant")?;
-    let data = if arguments.data.files.is_empty() {
-        Vec::new()
-    } else {
-        arguments.data.open_as(Audited::shape(&store), &[])?.collect::<Result<Vec<Record>>>()?
-    };
+    let mut rejections = Output::new(common, common.out.as_deref()).rejections();
+    let mut data = Vec::new();
+    if !arguments.data.files.is_empty() {
+        for record in arguments.data.open_as(Audited::shape(&store), &[])? {
+            match record {
+                Ok(record) => data.push(record),
+                Err(error) => rejections.take(error)?,
+            }
+        }
+    }
     let texts = Texts { store, data };
     let copied = |i| texts.get(i).map(|(_, _, copied)| copied);
     let found = audit::leaks_first(texts.store.rows(), texts.len(), arguments.threshold, &copied)?;
@@ -115,5 +121,5 @@ pub(super) fn run(arguments: &Redundant, common: &Common) -> anyhow::Result<Outc
     found.iter().enumerate().try_for_each(|(rank, found)| writer.write(&texts.finding(rank, found)?))?;
     writer.finish()?;
     run.set("findings", found.len());
-    finish(common, "compared", texts.len(), started, run)
+    finish_with(common, "compared", texts.len(), started, run, rejections)
 }
