@@ -51,8 +51,7 @@ pub struct Dataset {
     first_index: u64,
     next_index: u64,
     ids: Option<IdCheck>,
-    /// Why a record without a label cannot be used, where it cannot.
-    without_label: Option<&'static str>,
+    needs_label: bool,
     read: Counter,
     digest: Arc<Mutex<Digest>>,
     /// Of the latest record.
@@ -111,7 +110,7 @@ impl Dataset {
         let ids = (!options.allow_duplicate_ids).then(IdCheck::new);
         let (read, digest) = (Counter::default(), Arc::default());
         let (upcoming, first_index, next_index) = (0, 0, 0);
-        let (source, without_label, last_line, done) = (None, None, 0, false);
+        let (source, last_line, done) = (None, 0, false);
         let dataset = Self {
             options,
             wanted,
@@ -121,7 +120,7 @@ impl Dataset {
             first_index,
             next_index,
             ids,
-            without_label,
+            needs_label: false,
             read,
             digest,
             last_line,
@@ -169,12 +168,18 @@ impl Dataset {
             first_index: 0,
             next_index: 0,
             ids: None,
-            without_label: None,
+            needs_label: false,
             read: Counter::default(),
             digest: Arc::default(),
             last_line: 0,
             done: false,
         }
+    }
+
+    /// The same, of which records without a label cannot be used.
+    #[must_use]
+    pub fn labelled(self) -> Self {
+        Self { needs_label: true, ..self }
     }
 
     /// Numbers the records from `index` on, as those of a later part of one input.
@@ -191,11 +196,6 @@ impl Dataset {
         } else {
             ids.insert(id)
         };
-    }
-
-    /// Makes a record without a label one that cannot be used, for this reason.
-    pub fn expect_labels(&mut self, reason: &'static str) {
-        self.without_label = Some(reason);
     }
 
     /// Where the latest record was.
@@ -283,11 +283,11 @@ impl Dataset {
             Some(ids) => check_id(ids, record, has_own_id),
             None => Ok(record),
         });
-        let made = made.and_then(|record| match self.without_label {
-            Some(reason) if record.label.is_none() => Err(reason.to_owned()),
+        let usable = made.and_then(|record| match record.label {
+            None if self.needs_label => Err("label: expected one, found none".to_owned()),
             _ => Ok(record),
         });
-        made.map_err(|reason| {
+        usable.map_err(|reason| {
             let path = self.inputs[self.upcoming - 1].path.clone();
             Error::Record { path, line, reason }
         })

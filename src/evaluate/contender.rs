@@ -162,7 +162,8 @@ impl Trainings<'_> {
         let job = SearchJob { model: self.model, checkpoints, store, options: &options };
         let quiet = Settings { quiet: true, ..settings.clone() };
         let mut found = 0;
-        job.scores(queries, &quiet, &mut Rejections::new(true, None), &mut |_, scores| {
+        // What is left out was told when the queries were read.
+        job.scores(queries.labelled(), &quiet, &mut Rejections::new(true, None), &mut |_, scores| {
             found += 1;
             if found <= self.queries.len() { each(found - 1, scores) } else { Ok(()) }
         })?;

@@ -15,7 +15,7 @@ use super::table::Table;
 use super::units::{count, first, order};
 use super::{area_under_roc, average_precision};
 use crate::audit::{self, DirtyOptions, Signal};
-use crate::dataset::{Dataset, DatasetOptions, Record};
+use crate::dataset::{Dataset, DatasetOptions, Place, Record};
 use crate::error::{Error, Result};
 use crate::factors::Target;
 use crate::interrupt;
@@ -92,8 +92,7 @@ pub fn label_noise(
             model.name()
         )));
     }
-    let labelled = Labelled::read(training, None, rejections)?;
-    let records: Vec<&Record> = labelled.records().collect();
+    let records = Labelled::read(training, None, rejections)?.resolved(model.class_names(), rejections)?;
     if records.len() < 2 {
         let found = format!("label-noise: expected at least 2 records with a label, found {}", records.len());
         return Err(Error::usage(found));
@@ -102,12 +101,12 @@ pub fn label_noise(
     settle(
         folder,
         &json!({
-            "model": model.fingerprint(), "data": data_fingerprint(records.iter().copied()), "share": options.share,
+            "model": model.fingerprint(), "data": data_fingerprint(records.iter().map(|(record, ..)| record)), "share": options.share,
             "seed": options.seed, "retraining": options.retraining, "projection": options.projection,
         }),
     )?;
     let data = folder.join("turned.jsonl");
-    write(model, &records, &turned, &data, options.seed)?;
+    write(model.classes(), &records, &turned, &data, options.seed)?;
     let open = || {
         Dataset::open(DatasetOptions { files: vec![data.to_string_lossy().into_owned()], ..DatasetOptions::default() })
     };
@@ -179,13 +178,12 @@ fn turned(records: usize, options: &NoiseOptions) -> Result<Vec<bool>> {
     Ok(first(&order(&keys), wanted))
 }
 
-fn write(model: &Model, records: &[&Record], turned: &[bool], to: &Path, seed: u64) -> Result<()> {
-    let (classes, stream) = (model.classes(), Stream::new(seed, Purpose::Subsets));
+fn write(classes: usize, records: &[(Record, Target, Place)], turned: &[bool], to: &Path, seed: u64) -> Result<()> {
+    let stream = Stream::new(seed, Purpose::Subsets);
     let mut file = Destination::create(Some(to))?;
-    for (row, (record, &turned)) in records.iter().zip(turned).enumerate() {
-        let label = record.label.as_ref().map(|label| model.resolve_label(label)).transpose();
-        let Ok(Some(Target::Class(class))) = label else {
-            return Err(Error::usage(format!("record {}: its label is none of the model's", record.id)));
+    for (row, ((record, target, place), &turned)) in records.iter().zip(turned).enumerate() {
+        let &Target::Class(class) = target else {
+            return Err(place.error("label: expected one class".to_owned()));
         };
         let by = 1 + stream.block([row as u32, 2, 0, u32::MAX])[0] as usize % (classes - 1).max(1);
         let class = if turned { (class + by) % classes } else { class };

@@ -220,7 +220,7 @@ impl Member {
             said.push(Said::of(scores, query.predicted.to_string(), options.top_k));
             Ok(())
         };
-        job.scores(open()?, &quiet, rejections, &mut take)?;
+        job.scores(open()?.labelled(), &quiet, rejections, &mut take)?;
         Ok(said)
     }
 }

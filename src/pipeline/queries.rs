@@ -228,7 +228,7 @@ impl SearchJob<'_> {
     pub(super) fn ask(
         &self,
         whole: Option<&Whole>,
-        mut dataset: Dataset,
+        dataset: Dataset,
         settings: &Settings,
         rejections: &mut Rejections,
         take: &mut (dyn FnMut(Vec<Asked>) -> Result<()> + Send),
@@ -236,9 +236,8 @@ impl SearchJob<'_> {
         let Self { model, store, options, .. } = *self;
         let projection = store.settings().gradients;
         let asker = Asker::new(model.class_names(), options, projection.is_some())?;
-        if options.target == QueryTarget::Gold && options.rule.needs_target() {
-            dataset.expect_labels("no label, and the target is gold");
-        }
+        let of_labels = options.target == QueryTarget::Gold && options.rule.needs_target();
+        let dataset = if of_labels { dataset.labelled() } else { dataset };
         let models: Vec<&Model> = std::iter::once(model).chain(self.checkpoints).collect();
         let target = |gold: Option<&Target>, z: &[f32]| asker.explained(gold, z);
         let preconditioning = match (whole, &projection) {

@@ -9,7 +9,7 @@ use super::rationale;
 use crate::dataset::{Dataset, Label, Place, Record, Rejections};
 use crate::error::{Error, Result};
 use crate::factors::Target;
-use crate::model::{HeadPlan, Problem, Task, Trainee, written_id};
+use crate::model::{ClassNames, HeadPlan, Problem, Task, Trainee, written_id};
 use crate::tokens::Encoding;
 
 /// One labelled record, ready to be learned.
@@ -95,20 +95,34 @@ impl Labelled {
         self.records.iter().map(|(record, _)| record)
     }
 
+    /// Each with what its label is among the classes of a model; those whose label means nothing to it cannot be used.
+    ///
+    /// # Errors
+    /// As [`Rejections::take`].
+    pub(crate) fn resolved(
+        self,
+        classes: &ClassNames,
+        rejections: &mut Rejections,
+    ) -> Result<Vec<(Record, Target, Place)>> {
+        let mut usable = Vec::with_capacity(self.records.len());
+        for (record, place) in self.records {
+            let label = record.label.as_ref().expect("read with a label");
+            match classes.resolve(label) {
+                Ok(target) => usable.push((record, target, place)),
+                Err(reason) => rejections.take(place.error(reason))?,
+            }
+        }
+        Ok(usable)
+    }
+
     /// As `trainee` reads them; those whose label means nothing to it cannot be used.
     ///
     /// # Errors
     /// As [`Rejections::take`] and [`Trainee::encode`]; [`Error::Usage`] where none is left.
     pub fn examples(self, trainee: &Trainee, rejections: &mut Rejections) -> Result<Vec<Example>> {
-        let mut usable = Vec::with_capacity(self.records.len());
-        for (record, place) in self.records {
-            let label = record.label.as_ref().expect("read with a label");
-            match trainee.resolve_label(label) {
-                Ok(target) => usable.push((record, target, place)),
-                Err(reason) => rejections.take(place.error(reason))?,
-            }
-        }
-        let (weights, rationales) = (self.weight_column.as_deref(), self.rationale_column.as_deref());
+        let (weights, rationales) = (self.weight_column.clone(), self.rationale_column.clone());
+        let (weights, rationales) = (weights.as_deref(), rationales.as_deref());
+        let usable = self.resolved(trainee.class_names(), rejections)?;
         let example = |(record, target, place): (Record, Target, Place)| {
             let encoding = trainee.encode(&record)?;
             let rationale = match rationales.and_then(|column| record.columns.get(column)) {

@@ -384,13 +384,13 @@ fn queries_without_a_label_are_left_out_where_gold_is_asked_about() {
         "{\"text\": \"good\", \"label\": 1}\n{\"text\": \"bad\"}\n{\"text\": \"food\", \"label\": 0}\n",
     );
     let search = "search --store store --data asked.jsonl --target gold -k 1 --quiet";
-    bench.fails(search, "asked.jsonl:2: no label, and the target is gold");
+    bench.fails(search, "asked.jsonl:2: label: expected one, found none");
     let ran = bench.run(&format!("{search} --skip-invalid --out found.jsonl"));
     assert_eq!(ran.code, Some(1), "{}", ran.err);
     let found = lines(&fs::read_to_string(bench.path("found.jsonl")).unwrap());
     assert_eq!(found.iter().map(|one| one["index"].as_u64()).collect::<Vec<_>>(), [Some(0), Some(2)]);
     let listed = fs::read_to_string(bench.path("found.jsonl.rejected.jsonl")).unwrap();
-    assert!(listed.contains("no label") && listed.lines().count() == 1, "{listed}");
+    assert!(listed.contains("label: expected one") && listed.lines().count() == 1, "{listed}");
     bench.ok(&format!("{search} --rule feature-cos"));
 }
 
