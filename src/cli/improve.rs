@@ -1,10 +1,11 @@
 //! `wherefore improve`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use clap::Args;
+use indicatif::HumanCount;
 use serde_json::json;
 use wherefore::Error;
 use wherefore::improve::{self, Machine, Plan, Standing};
@@ -13,7 +14,7 @@ use wherefore::report::Render;
 
 use super::Outcome;
 use super::arguments::Common;
-use super::output::{print, sibling};
+use super::output::{Output, print, sibling};
 use super::run_record::{self, RunRecord};
 
 /// What a plan file may hold, for `improve --help`.
@@ -78,6 +79,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     printed.check_format(false)?;
     let mut plan = Plan::read(&arguments.plan)?;
     plan.train.max_length = common.max_length.or(plan.train.max_length);
+    let output = Output::new(common, Some(&out));
     let machine = Machine {
         device: common.device.clone(),
         precision: common.precision,
@@ -85,6 +87,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         note: run_record::note_data,
         taken: Arc::default(),
         skip_invalid: common.skip_invalid,
+        rejections: Arc::new(Mutex::new(output.rejections().once())),
     };
     let mut tell = |line: &str| say(common, line);
     let records = if plan.continual.is_some() {
@@ -117,6 +120,10 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         comparison.arms.first().map_or(0, |arm| arm.records)
     };
     let at = sibling(&out.join(if plan.continual.is_some() { "rounds.jsonl" } else { "comparison.jsonl" }), "run.json");
+    let skipped = machine.finish()?;
+    if skipped > 0 {
+        say(common, &format!("{} records skipped", HumanCount(skipped)));
+    }
     let taken = &machine.taken;
     // Where all was finished, how it came to be has been told.
     if taken.trainings() > 0 || !at.exists() {
@@ -125,9 +132,9 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         run.set("model", json!({ "path": path, "scratch": plan.scratch, "fingerprint": fingerprint }));
         run.set("trainings", taken.trainings());
         let seconds = began.elapsed().as_secs_f64();
-        run.write(&at, &Summary { records, tokens: taken.tokens(), seconds, ..Summary::default() })?;
+        run.write(&at, &Summary { records, skipped, tokens: taken.tokens(), seconds, ..Summary::default() })?;
     }
-    Ok(Outcome::Done)
+    Ok(if skipped == 0 { Outcome::Done } else { Outcome::Skipped })
 }
 
 fn say(common: &Common, line: &str) {

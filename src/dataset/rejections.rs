@@ -1,5 +1,6 @@
 //! Records that could not be used: an error at the first, or a list of them all where the user asked to go on.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use crate::destination::Destination;
 use crate::error::{Error, Result};
 
 /// Skipped records, counted, and listed in a JSONL file, in the order of the input, that appears only if there are any.
+#[derive(Debug, Default)]
 pub struct Rejections {
     skip: bool,
     list: Option<PathBuf>,
@@ -17,12 +19,20 @@ pub struct Rejections {
     listed: Vec<(usize, u64, String)>,
     files: Vec<PathBuf>,
     count: u64,
+    /// What has been counted, where it is read several times.
+    known: Option<HashSet<(PathBuf, u64)>>,
 }
 
 impl Rejections {
     /// Where `skip` is false, the first record that cannot be used ends the job. `list` is the file for those skipped.
     pub fn new(skip: bool, list: Option<&Path>) -> Self {
-        Self { skip, list: list.map(Path::to_owned), listed: Vec::new(), files: Vec::new(), count: 0 }
+        Self { skip, list: list.map(Path::to_owned), ..Self::default() }
+    }
+
+    /// For a job that reads its files several times: a record is counted, and listed, once.
+    #[must_use]
+    pub fn once(self) -> Self {
+        Self { known: Some(HashSet::new()), ..self }
     }
 
     /// Takes an error met while reading: a skipped record is noted, anything else is returned.
@@ -35,6 +45,9 @@ impl Rejections {
             // There is nothing left where the only record is left out.
             let hint = (*path != Path::new(TYPED)).then(|| "use --skip-invalid to leave such records out".to_owned());
             return Err(Error::Usage(error.to_string(), hint));
+        }
+        if self.known.as_mut().is_some_and(|known| !known.insert((path.clone(), *line))) {
+            return Ok(());
         }
         self.count += 1;
         if self.list.is_some() {

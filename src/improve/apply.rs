@@ -53,7 +53,7 @@ impl<'a> Work<'a> {
             Step::Reweight { weights, words } => self.reweight(*weights, *words),
             Step::Rebalance { words } => self.rebalance(*words),
             Step::Add { pool, answers, choose, count, targets, target_count, threshold } => {
-                let pool = self.not_there_yet(read(pool, &self.plan.columns)?);
+                let pool = self.not_there_yet(read(pool, &self.plan.columns, &mut self.evidence.machine.rejections())?);
                 let options = PoolOptions {
                     choice: *choose,
                     most: count.of(pool.len()),
@@ -168,7 +168,7 @@ impl<'a> Work<'a> {
     fn drop_leaks(&mut self, similarity: f64) -> Result<()> {
         let mut judged: Vec<(String, Record)> = Vec::new();
         for (set, files) in self.plan.judged_on() {
-            let records = read(files, &self.plan.columns)?;
+            let records = read(files, &self.plan.columns, &mut self.evidence.machine.rejections())?;
             judged.extend(records.into_iter().map(|record| (set.to_owned(), record)));
         }
         let live = self.live();

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::plan::Columns;
-use crate::dataset::{Dataset, DatasetOptions, Label, Record, Shape, each_object, each_row_object};
+use crate::dataset::{Dataset, DatasetOptions, Label, Record, Rejections, Shape, each_object, each_row_object};
 use crate::error::{Error, Result};
 use crate::report::Destination;
 
@@ -60,26 +60,30 @@ fn options(files: &[String], columns: &Columns) -> DatasetOptions {
 }
 
 /// All records of some files; only training data have weights.
-pub(super) fn read(files: &[String], columns: &Columns) -> Result<Vec<Record>> {
-    if are_empty(files) {
-        return Ok(Vec::new());
-    }
-    open(files, &Columns { weight: None, ..columns.clone() })?.collect()
+pub(super) fn read(files: &[String], columns: &Columns, rejections: &mut Rejections) -> Result<Vec<Record>> {
+    let items = items(files, &Columns { weight: None, ..columns.clone() }, rejections)?;
+    Ok(items.into_iter().map(|item| item.record).collect())
 }
 
 /// The training data that a plan begins with.
-pub(super) fn items(files: &[String], columns: &Columns) -> Result<Vec<Item>> {
+pub(super) fn items(files: &[String], columns: &Columns, rejections: &mut Rejections) -> Result<Vec<Item>> {
     if are_empty(files) {
         return Ok(Vec::new());
     }
-    let item = |record: Record| {
-        let weight = columns.weight.as_ref().and_then(|column| record.columns.get(column));
-        let weight = weight
-            .map_or(Ok(1.0), |weight| weight.trim().parse())
-            .map_err(|_| Error::usage(format!("record {}: expected a number for a weight", record.id)))?;
-        Ok(Item { origin: Some(record.index), weight, dropped: false, record })
-    };
-    open(files, columns)?.map(|record| item(record?)).collect()
+    let (mut dataset, mut items) = (open(files, columns)?, Vec::new());
+    while let Some(record) = dataset.next() {
+        let item = record.and_then(|record| {
+            let weight = columns.weight.as_ref().and_then(|column| record.columns.get(column));
+            let weight = weight.map_or(Ok(1.0), |weight| weight.trim().parse());
+            let weight = weight.map_err(|_| dataset.place().error("expected a number for a weight".to_owned()))?;
+            Ok(Item { origin: Some(record.index), weight, dropped: false, record })
+        });
+        match item {
+            Ok(item) => items.push(item),
+            Err(error) => rejections.take(error)?,
+        }
+    }
+    Ok(items)
 }
 
 /// Whether these are files with nothing in them, as a round leaves where nothing waits.
@@ -236,7 +240,7 @@ mod tests {
         ];
         write(&path, &all).unwrap();
         let (files, columns) = written(&path);
-        let back = items(&files, &columns).unwrap();
+        let back = items(&files, &columns, &mut Rejections::new(false, None)).unwrap();
         assert_eq!(back.len(), 2);
         assert_eq!((back[0].weight, &back[0].record.label), (0.85, &Some(Label::Name("good".into()))));
         assert_eq!(

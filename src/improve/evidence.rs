@@ -86,7 +86,14 @@ impl Evidence<'_> {
         let options = IndexOptions { target, resume: true, ..IndexOptions::default() };
         let columns = Columns { weight: None, ..columns.clone() };
         let settings = &self.machine.settings;
-        index(self.model()?, data::open(files, &columns)?, &at, &options, settings, &mut self.machine.rejections())?;
+        index(
+            self.model()?,
+            data::open(files, &columns)?,
+            &at,
+            &options,
+            settings,
+            &mut self.machine.told_rejections(),
+        )?;
         Store::open(&at)
     }
 
@@ -143,7 +150,7 @@ impl Evidence<'_> {
 
     fn near(&self, store: &Store, files: &[String], columns: &Columns, k: usize) -> Result<Vec<SearchResult>> {
         let columns = Columns { weight: None, ..columns.clone() };
-        let (dataset, rejections) = (data::open(files, &columns)?, &mut self.machine.rejections());
+        let (dataset, rejections) = (data::open(files, &columns)?, &mut self.machine.told_rejections());
         nearest_records(self.model()?, store, dataset, k, MEMORY, &self.machine.settings, rejections)
     }
 

@@ -74,7 +74,7 @@ pub fn continual(
     let _lock = folder::claim(out, plan, overwrite)?;
     let mut trials = Trials::new(plan, machine)?;
     let head = trials.head().clone();
-    let classes = ClassNames::new(Some(head.names.clone()), head.problem, head.names.len()).map_err(Error::usage)?;
+    let classes = trials.classes().clone();
     let mut running = Loop {
         plan,
         rounds,
@@ -165,9 +165,9 @@ impl<'a> Loop<'a> {
             self.state.sets.clone_from(&record.sets);
         }
         let (waiting, _) = data::written(&at.join(WAITING));
-        self.state.waiting = data::read(&waiting, &Columns::default())?;
+        self.state.waiting = data::read(&waiting, &Columns::default(), &mut self.machine.told_rejections())?;
         let (held, columns) = data::written(&at.join(HELD));
-        self.state.held = data::items(&held, &columns)?;
+        self.state.held = data::items(&held, &columns, &mut self.machine.told_rejections())?;
         self.done.push(record);
         Ok(())
     }
@@ -182,7 +182,7 @@ impl<'a> Loop<'a> {
     ) -> Result<Option<usize>> {
         std::fs::create_dir_all(at).map_err(Error::io(at))?;
         let evidence = self.evidence(at);
-        let items = data::items(&self.state.files, &self.state.columns)?;
+        let items = data::items(&self.state.files, &self.state.columns, &mut self.machine.rejections())?;
         let pool = self.pool(number, &items)?;
         let asked = self.ask(at, &evidence, &items, &pool)?;
         let mut files = self.rounds.answers.clone();
@@ -273,7 +273,7 @@ impl<'a> Loop<'a> {
 
     /// What has no label yet: of earlier batches and of this round's. What the training data have already is not asked for.
     fn pool(&self, number: usize, items: &[Item]) -> Result<Vec<Record>> {
-        let batch = data::read(&self.rounds.batches[number - 1], &self.plan.columns)?;
+        let batch = data::read(&self.rounds.batches[number - 1], &self.plan.columns, &mut self.machine.rejections())?;
         let held = self.state.held.iter().map(|item| item.record.id.as_str());
         let mut known: HashSet<String> =
             items.iter().map(|item| item.record.id.as_str()).chain(held).map(str::to_owned).collect();

@@ -33,7 +33,7 @@ pub fn improve(
     let _lock = folder::claim(out, plan, overwrite)?;
     let mut trials = Trials::new(plan, machine)?;
     let head = trials.head().clone();
-    let classes = ClassNames::new(Some(head.names.clone()), head.problem, head.names.len()).map_err(Error::usage)?;
+    let classes = trials.classes().clone();
     let metric = watched(plan, head.problem);
     let mut train = |arm: &str, files: &[String], columns: &Columns, tell: Tell<'_>| -> Result<Vec<TrialResult>> {
         let run = |(number, seed): (usize, u64)| {
@@ -99,7 +99,7 @@ fn worked(
     classes: &ClassNames,
     tell: Tell<'_>,
 ) -> Result<(Vec<Item>, Vec<ChangeRecord>)> {
-    let items = data::items(&plan.data, &plan.columns)?;
+    let items = data::items(&plan.data, &plan.columns, &mut evidence.machine.rejections())?;
     let mut work = Work::new(plan, evidence, classes, items);
     for step in &arm.steps {
         crate::interrupt::check()?;

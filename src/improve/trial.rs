@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,9 +12,10 @@ use super::plan::{Columns, Plan};
 use crate::backend::Precision;
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
-use crate::model::{Blueprint, Device, HeadPlan, Problem, Trainee};
+use crate::model::{Blueprint, ClassNames, Device, HeadPlan, Problem, Trainee};
 use crate::pipeline::{Rejections, Settings};
 use crate::report::Destination;
+use crate::sync::lock;
 use crate::train::{self, Example, Labelled, Metrics, TrainPlan};
 
 /// Where plans are carried out.
@@ -30,13 +31,29 @@ pub struct Machine {
     pub note: fn(&Dataset),
     /// What trainings took so far.
     pub taken: Arc<Taken>,
-    /// Records that cannot be used are left out instead of ending the job.
+    /// Whether records that cannot be used are left out instead of ending the job.
     pub skip_invalid: bool,
+    /// Those of the plan's files, each once.
+    pub rejections: Arc<Mutex<Rejections>>,
 }
 
 impl Machine {
-    pub(super) fn rejections(&self) -> Rejections {
+    /// For the plan's files.
+    pub(super) fn rejections(&self) -> MutexGuard<'_, Rejections> {
+        lock(&self.rejections)
+    }
+
+    /// For files whose rejected records have been told, and those that the job itself wrote.
+    pub(super) fn told_rejections(&self) -> Rejections {
         Rejections::new(self.skip_invalid, None)
+    }
+
+    /// Lists what was left out of the plan's files; how many records those were.
+    ///
+    /// # Errors
+    /// As [`Rejections::finish`].
+    pub fn finish(&self) -> Result<u64> {
+        std::mem::take(&mut *self.rejections()).finish()
     }
 }
 
@@ -99,6 +116,7 @@ pub(super) struct Trials<'a> {
     plan: &'a Plan,
     machine: &'a Machine,
     head: HeadPlan,
+    classes: ClassNames,
     /// What models are judged on, once it has been read.
     sets: Option<Vec<(String, Vec<Example>)>>,
 }
@@ -108,14 +126,33 @@ impl<'a> Trials<'a> {
     pub(super) fn new(plan: &'a Plan, machine: &'a Machine) -> Result<Self> {
         data::check_shape(&plan.data, &plan.columns)?;
         let blueprint = Blueprint::read(&plan.model, plan.scratch)?;
-        let labelled = read(&plan.data, &plan.columns, machine)?;
+        let labelled = read(&plan.data, &plan.columns, machine, &mut machine.rejections())?;
         let head = train::plan_head(&labelled, plan.labels.as_deref(), None, blueprint.head())?;
-        Ok(Self { plan, machine, head, sets: None })
+        let classes =
+            ClassNames::new(Some(head.names.clone()), head.problem, head.names.len()).map_err(Error::usage)?;
+        // Each file that is trained or judged on is read now, so that what cannot be used is told before any work, and by a run that finds all done.
+        labelled.resolved(&classes, &mut machine.rejections())?;
+        let trials = Self { plan, machine, head, classes, sets: None };
+        for (_, files) in plan.judged_on() {
+            let set = read(files, &trials.columns_of_sets(), machine, &mut machine.rejections())?;
+            set.resolved(&trials.classes, &mut machine.rejections())?;
+        }
+        Ok(trials)
     }
 
     /// What every model learns.
     pub(super) fn head(&self) -> &HeadPlan {
         &self.head
+    }
+
+    /// Its classes.
+    pub(super) fn classes(&self) -> &ClassNames {
+        &self.classes
+    }
+
+    /// What is judged on has no weights.
+    fn columns_of_sets(&self) -> Columns {
+        Columns { weight: None, ..self.plan.columns.clone() }
     }
 
     /// The result of a trial: as it was found, or after training.
@@ -144,7 +181,7 @@ impl<'a> Trials<'a> {
             trial.seed,
             plan.train.max_length,
         )?;
-        let examples = examples(read(trial.files, trial.columns, machine)?, &trainee, machine)?;
+        let examples = examples(trial.files, trial.columns, &trainee, machine)?;
         let options = plan.train.options(trial.seed, trainee.dropout())?;
         let sets = match self.sets.take() {
             Some(sets) => sets,
@@ -180,21 +217,20 @@ impl<'a> Trials<'a> {
     }
 
     fn read_sets(&self, trainee: &Trainee) -> Result<Vec<(String, Vec<Example>)>> {
-        let columns = Columns { weight: None, ..self.plan.columns.clone() };
-        let set = |(name, files): (&str, &[String])| {
-            let examples = examples(read(files, &columns, self.machine)?, trainee, self.machine)?;
-            Ok((name.to_owned(), examples))
-        };
+        let columns = self.columns_of_sets();
+        let set =
+            |(name, files): (&str, &[String])| Ok((name.to_owned(), examples(files, &columns, trainee, self.machine)?));
         self.plan.judged_on().into_iter().map(set).collect()
     }
 }
 
-fn read(files: &[String], columns: &Columns, machine: &Machine) -> Result<Labelled> {
+fn read(files: &[String], columns: &Columns, machine: &Machine, rejections: &mut Rejections) -> Result<Labelled> {
     let dataset = data::open(files, columns)?;
     (machine.note)(&dataset);
-    Labelled::read(dataset, columns.weight.as_deref(), &mut machine.rejections())
+    Labelled::read(dataset, columns.weight.as_deref(), rejections)
 }
 
-fn examples(labelled: Labelled, trainee: &Trainee, machine: &Machine) -> Result<Vec<Example>> {
-    labelled.examples(trainee, &mut machine.rejections())
+fn examples(files: &[String], columns: &Columns, trainee: &Trainee, machine: &Machine) -> Result<Vec<Example>> {
+    let mut rejections = machine.told_rejections();
+    read(files, columns, machine, &mut rejections)?.examples(trainee, &mut rejections)
 }
