@@ -15,7 +15,7 @@ use super::table::Table;
 use super::units::{count, first, order};
 use super::{area_under_roc, average_precision};
 use crate::audit::{self, DirtyOptions, Signal};
-use crate::dataset::{Dataset, DatasetOptions, Place, Record};
+use crate::dataset::{Dataset, DatasetOptions, Record};
 use crate::error::{Error, Result};
 use crate::factors::Target;
 use crate::interrupt;
@@ -25,7 +25,6 @@ use crate::random::{Purpose, Stream, uniform};
 use crate::report::Destination;
 use crate::search;
 use crate::store::{Shard, Store, data_fingerprint};
-use crate::train::Labelled;
 
 /// How labels are turned, and what learns them.
 #[derive(Clone, Debug)]
@@ -92,7 +91,7 @@ pub fn label_noise(
             model.name()
         )));
     }
-    let records = Labelled::read(training, None, rejections)?.resolved(model.class_names(), rejections)?;
+    let records = labelled(model, training, rejections)?;
     if records.len() < 2 {
         let found = format!("label-noise: expected at least 2 records with a label, found {}", records.len());
         return Err(Error::usage(found));
@@ -101,7 +100,7 @@ pub fn label_noise(
     settle(
         folder,
         &json!({
-            "model": model.fingerprint(), "data": data_fingerprint(records.iter().map(|(record, ..)| record)), "share": options.share,
+            "model": model.fingerprint(), "data": data_fingerprint(records.iter().map(|(record, _)| record)), "share": options.share,
             "seed": options.seed, "retraining": options.retraining, "projection": options.projection,
         }),
     )?;
@@ -163,6 +162,24 @@ fn lengths(store: &Store) -> Vec<f32> {
     store.shards().iter().flat_map(|shard| of_shard(shard.factors())).collect()
 }
 
+/// The records with a label of the model's, each with its class.
+fn labelled(model: &Model, training: Dataset, rejections: &mut Rejections) -> Result<Vec<(Record, usize)>> {
+    let (mut training, mut records) = (training.labelled(), Vec::new());
+    while let Some(record) = training.next() {
+        interrupt::check()?;
+        let known = record.and_then(|record| match record.label.as_ref().map(|label| model.resolve_label(label)) {
+            Some(Ok(Target::Class(class))) => Ok((record, class)),
+            Some(Err(reason)) => Err(training.place().error(reason)),
+            _ => Err(training.place().error("label: expected one class".to_owned())),
+        });
+        match known {
+            Ok(known) => records.push(known),
+            Err(error) => rejections.take(error)?,
+        }
+    }
+    Ok(records)
+}
+
 /// Which records' labels are turned: those with the greatest of their draws.
 fn turned(records: usize, options: &NoiseOptions) -> Result<Vec<bool>> {
     let wanted = count(options.share, records);
@@ -178,13 +195,10 @@ fn turned(records: usize, options: &NoiseOptions) -> Result<Vec<bool>> {
     Ok(first(&order(&keys), wanted))
 }
 
-fn write(classes: usize, records: &[(Record, Target, Place)], turned: &[bool], to: &Path, seed: u64) -> Result<()> {
+fn write(classes: usize, records: &[(Record, usize)], turned: &[bool], to: &Path, seed: u64) -> Result<()> {
     let stream = Stream::new(seed, Purpose::Subsets);
     let mut file = Destination::create(Some(to))?;
-    for (row, ((record, target, place), &turned)) in records.iter().zip(turned).enumerate() {
-        let &Target::Class(class) = target else {
-            return Err(place.error("label: expected one class".to_owned()));
-        };
+    for (row, (&(ref record, class), &turned)) in records.iter().zip(turned).enumerate() {
         let by = 1 + stream.block([row as u32, 2, 0, u32::MAX])[0] as usize % (classes - 1).max(1);
         let class = if turned { (class + by) % classes } else { class };
         let line = json!({ "id": record.id, "text": record.text, "text_pair": record.pair, "label": class });

@@ -163,6 +163,16 @@ fn copies_contradictions_and_leaks_are_told_apart() {
         (&found[0]["of"]["index"], &found[2]["of_set"], &found[2]["set"]),
         (&json!(7), &json!("training"), &json!("data"))
     );
+
+    // What cannot be used is left out where that was asked for.
+    bench.write("test.jsonl", jsonl(&[copy(9, "leak"), json!({"text": 3}), copy(9, "leak")]));
+    let ran = bench.run("audit redundant --store store --data test.jsonl --out some.jsonl");
+    ran.failed("test.jsonl:2");
+    assert!(ran.err.contains("--skip-invalid"), "{}", ran.err);
+    let ran = bench.run("audit redundant --store store --data test.jsonl --out some.jsonl --skip-invalid");
+    assert_eq!((ran.code, &records(&bench, "some.jsonl")[2]["id"]), (Some(1), &json!("leak")), "{}", ran.err);
+    let rejected = records(&bench, "some.jsonl.rejected.jsonl");
+    assert_eq!(rejected.iter().map(|entry| &entry["line"]).collect::<Vec<_>>(), [&json!(2), &json!(3)]);
 }
 
 #[test]
@@ -384,6 +394,17 @@ fn a_training_s_dynamics_are_signals_and_a_map() {
     let regions: Vec<_> = map.iter().map(|record| record["region"].as_str().unwrap()).collect();
     assert_eq!((regions.len(), regions[0], regions[1], regions[2]), (40, "suspect", "ambiguous", "easy"));
     assert_eq!((&map[0]["forgotten"], &map[1]["forgotten"]), (&Value::Null, &json!(2)));
+
+    // Of a training on a part, the others are left out, and that is told.
+    let mut writer = DynamicsWriter::create(&bench.path("part"), header.clone(), &numbered[..30]).unwrap();
+    writer.write_epoch(&[Moment::default(); 30]).unwrap();
+    for (audit, told) in [("map", true), ("dirty --signal margin", true), ("dirty --signal text", false)] {
+        let ran = bench.run(&format!("audit {audit} --store store --dynamics part --out part.jsonl"));
+        assert_eq!((ran.code, ran.err.contains("left out 10 of 40 records")), (Some(0), told), "{audit}: {}", ran.err);
+        assert_eq!(records(&bench, "part.jsonl").len(), if told { 30 } else { 40 }, "{audit}");
+    }
+    let run: Value = serde_json::from_slice(&std::fs::read(bench.path("map.jsonl.run.json")).unwrap()).unwrap();
+    assert_eq!(run["without_dynamics"], 0);
 
     // Numbers alone join nothing.
     let others = |name: &str, header: &DynamicsHeader, records: &[(u64, String)]| {

@@ -175,6 +175,32 @@ fn a_plan_changes_data_trains_on_both_and_compares() {
 }
 
 #[test]
+fn what_cannot_be_used_of_a_plans_files_is_left_out_and_told_where_it_may() {
+    let bench = bench();
+    let good = jsonl(&data(0, 64));
+    bench.write("train.jsonl", format!("{{\"text\": 3}}\n{good}{}\n", good.lines().next().unwrap()));
+    let dev = jsonl(&truth(&data(100, 124)));
+    bench.write("dev.jsonl", format!("{{\"text\": \"good\"}}\n{dev}"));
+    let (start, steps) = PLAN.split_once("[[arm]]").unwrap();
+    bench.write("plan.toml", format!("{start}[[arm]]{}", steps.split("[[arm]]").next().unwrap()));
+    let ran = bench.run("improve plan.toml --out out --quiet");
+    ran.failed("train.jsonl:1");
+    assert!(ran.err.contains("--skip-invalid"), "{}", ran.err);
+    // The second time all is done, and what was left out is still so.
+    for _ in 0..2 {
+        let ran = bench.run("improve plan.toml --out out --skip-invalid");
+        assert!(ran.code == Some(1) && ran.err.contains("3 records skipped"), "{:?} {}", ran.code, ran.err);
+        let rejected = records(&bench, "out.rejected.jsonl");
+        let place = |entry: &Value| (entry["file"].as_str().unwrap().to_owned(), entry["line"].as_u64().unwrap());
+        let (files, lines): (Vec<String>, Vec<u64>) = rejected.iter().map(place).unzip();
+        assert!(files[0].ends_with("train.jsonl") && files[2].ends_with("dev.jsonl"), "{files:?}");
+        assert_eq!(lines, [1, 66, 1]);
+    }
+    let comparison = &records(&bench, "out/comparison.jsonl")[0];
+    assert_eq!((&comparison["arms"][0]["records"], &comparison["arms"][1]["records"]), (&json!(64), &json!(64)));
+}
+
+#[test]
 fn plans_that_cannot_be_carried_out_are_told() {
     let bench = bench();
     bench.write("plan.toml", PLAN);

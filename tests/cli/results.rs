@@ -258,9 +258,9 @@ fn results_have_the_permissions_that_the_umask_leaves() {
     assert_eq!(left.count(), 0, "nothing is left beside them");
 }
 
+/// The records of a Parquet file, as JSON has them.
 #[cfg(feature = "parquet")]
-#[test]
-fn parquet_holds_what_jsonl_holds() {
+fn parquet(bench: &Bench, name: &str) -> Vec<Value> {
     use parquet::file::reader::{FileReader, SerializedFileReader};
     use parquet::record::Field;
 
@@ -276,16 +276,22 @@ fn parquet_holds_what_jsonl_holds() {
         }
     }
 
+    let file = fs::File::open(bench.path(name)).expect("it is there");
+    let reader = SerializedFileReader::new(file).expect("it is Parquet");
+    let rows = reader.get_row_iter(None).expect("it has rows");
+    rows.map(|row| value(&Field::Group(row.expect("a row")))).collect()
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn parquet_holds_what_jsonl_holds() {
     let bench = Bench::new();
     let model = bench.model("bert-cls2");
     bench.records("data.jsonl", 7);
     bench.ok(&format!("index --model {model} --data data.jsonl --store store"));
     let expected = lines(&bench.ok("search --store store --data data.jsonl -k 3"));
     bench.ok("search --store store --data data.jsonl -k 3 --out r.parquet");
-    let file = fs::File::open(bench.path("r.parquet")).expect("it is there");
-    let reader = SerializedFileReader::new(file).expect("it is Parquet");
-    let rows = reader.get_row_iter(None).expect("it has rows");
-    let found: Vec<Value> = rows.map(|row| value(&Field::Group(row.expect("a row")))).collect();
+    let found = parquet(&bench, "r.parquet");
     assert_eq!(found.len(), expected.len());
     for (found, expected) in found.iter().zip(&expected) {
         for field in ["id", "index", "text", "predicted", "rule"] {
@@ -299,6 +305,44 @@ fn parquet_holds_what_jsonl_holds() {
         {
             assert_eq!((&f["id"], &f["rank"], &f["text"]), (&e["id"], &e["rank"], &e["text"]));
             assert_eq!(f["score"].as_f64().map(|s| s as f32), e["score"].as_f64().map(|s| s as f32));
+        }
+    }
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn parquet_of_little_covered_records_holds_labels_of_every_kind() {
+    let bench = Bench::new();
+    let words = json!({ "tokens": ["Anna", "loved", "the", "hotel"], "ner_tags": [1, 2, 0, "B-LOC"] });
+    let question = json!({
+        "question": "the staff?", "context": "the food was good",
+        "answers": { "text": ["food"], "answer_start": [4] },
+    });
+    for (model, record) in [
+        ("bert-cls2", json!({ "text": "good", "label": 1 })),
+        ("bert-regression", json!({ "text": "good", "label": 0.5 })),
+        ("bert-multilabel", json!({ "text": "good", "label": [0, 2] })),
+        ("bert-tags", words),
+        ("bert-spans", question),
+        ("bert-masks", json!({ "text": "The [MASK] was good.", "label": "book" })),
+    ] {
+        bench.model(model);
+        bench.write("one.jsonl", format!("{record}\n"));
+        let masks = if model == "bert-masks" { " --masks" } else { "" };
+        bench.ok(&format!("index --model {model} --data one.jsonl --store {model}-store --quiet{masks}"));
+        let sparse = format!(
+            "audit sparse --store {model}-store --data one.jsonl --nearest 1 --augment duplicate --proposed {model}-more"
+        );
+        bench.ok(&format!("{sparse}.jsonl --out {model}.jsonl --quiet"));
+        bench.ok(&format!("{sparse}.parquet --out {model}.parquet --quiet"));
+        for name in [model.to_owned(), format!("{model}-more")] {
+            let expected = lines(&fs::read_to_string(bench.path(&format!("{name}.jsonl"))).expect("written"));
+            let found = parquet(&bench, &format!("{name}.parquet"));
+            assert_eq!((found.len(), expected.len()), (1, 1), "{name}");
+            assert!(name != model || !expected[0]["predicted"].is_null(), "{name}: {}", expected[0]);
+            for field in ["label", "predicted"] {
+                assert_eq!(found[0][field], expected[0][field], "{name}: {field}");
+            }
         }
     }
 }
@@ -456,6 +500,12 @@ fn doctor_finds_nothing_wrong_here() {
         serde_json::from_str(&bench.ok(&format!("doctor --model {model} --data data.jsonl"))).expect("it is JSON");
     assert!(report["operations"].as_array().is_some_and(|checks| checks.len() > 10));
     assert_eq!(report["model"].as_array().map(Vec::len), Some(6));
+
+    bench.write("bad.jsonl", "{\"text\":\"good\"}\n{\"text\":3}\n{\"text\":\"bad\"}\n");
+    let ran = bench.run(&format!("doctor --model {model} --data bad.jsonl --skip-invalid --out d.jsonl"));
+    assert!(ran.code == Some(1) && ran.err.contains("1 of the records read"), "{:?} {}", ran.code, ran.err);
+    let list = fs::read_to_string(bench.path("d.jsonl.rejected.jsonl")).expect("a list");
+    assert_eq!(lines(&list)[0]["line"], 2);
 }
 
 #[test]

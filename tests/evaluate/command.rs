@@ -94,6 +94,14 @@ fn turned_labels_are_found_better_than_by_chance() {
     }
     assert!((0.1..0.9).contains(&auc("random")), "{rows:?}");
     bench.fails("evaluate label-noise --model bert-cls2 --data data.jsonl --share 0 --quiet", "--share");
+    let text = std::fs::read_to_string(bench.path("data.jsonl")).unwrap();
+    bench.write("odd.jsonl", format!("{{\"id\": \"odd\", \"text\": \"good\", \"label\": \"other\"}}\n{text}"));
+    let odd = command.replace("data.jsonl", "odd.jsonl");
+    let ran = bench.run(&odd);
+    ran.failed("odd.jsonl:1: ");
+    assert!(ran.err.contains("--skip-invalid"), "{}", ran.err);
+    let ran = bench.run(&format!("{odd} --skip-invalid"));
+    assert_eq!((ran.code, &lines(&ran.out)[0]["records"]), (Some(1), &60.into()), "{}", ran.err);
     bench.write("unlabelled.jsonl", "{\"text\": \"good\"}\n");
     let unlabelled = "evaluate label-noise --model bert-cls2 --data unlabelled.jsonl --skip-invalid --quiet";
     bench.fails(unlabelled, "expected at least 2 records with a label, found 0");

@@ -31,6 +31,34 @@ fn row<'a>(rows: &'a [Value], rule: &str) -> &'a Value {
 }
 
 #[test]
+fn queries_without_a_label_are_left_out_where_they_may() {
+    let bench = bench();
+    let queries = std::fs::read_to_string(bench.path("queries.jsonl")).unwrap();
+    bench.write(
+        "queries.jsonl",
+        format!("{{\"text\": \"good\"}}\n{queries}{{\"text\": \"bad\", \"label\": \"other\"}}\n"),
+    );
+    for command in
+        ["lds --subsets 3", "leave-out --sets 3", "removal --remove 1", "tail-patch", "removal --remove 1 --jointly"]
+    {
+        let command = format!("evaluate {command} {START} --rule influence,feature-cos,loss --out rows.jsonl");
+        let ran = bench.run(&command);
+        ran.failed("queries.jsonl:1: label: expected one");
+        assert!(ran.err.contains("hint: use --skip-invalid"), "{}", ran.err);
+        let ran = bench.run(&format!("{command} --skip-invalid"));
+        assert_eq!(ran.code, Some(1), "{command}: {}", ran.err);
+        let read = |name: &str| lines(&std::fs::read_to_string(bench.path(name)).unwrap());
+        assert!(read("rows.jsonl").iter().all(|row| row["queries"] == 5), "{command}");
+        let rejected = read("rows.jsonl.rejected.jsonl");
+        assert_eq!(
+            rejected.iter().map(|entry| entry["line"].as_u64().unwrap()).collect::<Vec<_>>(),
+            [1, 7],
+            "{command}"
+        );
+    }
+}
+
+#[test]
 fn a_query_suffers_once_what_supports_it_is_gone() {
     let bench = bench();
     let command = format!("evaluate removal {START} --remove 1,10% --rule influence,loss");
@@ -65,7 +93,8 @@ fn a_query_suffers_once_what_supports_it_is_gone() {
     assert_eq!(row(&jointly, "influence")["jointly"], true);
     assert_eq!(row(&jointly, "influence")["queries"], 5);
     bench.fails(&format!("{command} --jointly --greedy"), "--jointly");
-    bench.fails(&format!("evaluate removal {START} --remove 40"), "--remove");
+    bench.fails(&format!("evaluate removal {START} --remove 1,200"), "less than the 40 training records, found 200");
+    bench.fails(&format!("evaluate removal {START} --remove 99.9%"), "less than the 40 training records, found 99.9%");
     bench.fails(&format!("evaluate removal {START} --retrain full --greedy"), "--greedy");
 }
 

@@ -13,7 +13,7 @@ use wherefore::{Error, Result};
 
 use super::retrain::RetrainArguments;
 use crate::cli::arguments::{Common, Data};
-use crate::cli::run_record::{RunRecord, check_is_not_out};
+use crate::cli::run_record::{RunRecord, check_is_not_out, note_out};
 use crate::cli::search::{Hessian, load_checkpoints, load_model};
 
 /// Rules, the stores they score over, and the data.
@@ -73,6 +73,7 @@ struct Found {
 
 impl RuleArguments {
     pub(super) fn open(&self, common: &Common, run: &mut RunRecord) -> Result<Rules<'_>> {
+        self.keep.as_deref().map_or(Ok(()), |keep| note_out("--keep", keep))?;
         self.scores.iter().try_for_each(|given| check_is_not_out(&given.path))?;
         let stores: Vec<Store> = self.store.iter().map(Store::open).collect::<Result<_>>()?;
         stores.iter().try_for_each(|store| store.expect_one_factor("evaluate"))?;
