@@ -75,7 +75,7 @@ impl Shape {
 
 /// A column, or those of a structure's members.
 pub(super) enum Value {
-    One(Column),
+    One(Box<Column>),
     Members(Vec<(String, Column)>),
 }
 
@@ -86,7 +86,7 @@ impl Value {
     ) -> Result<Self, ParquetError> {
         let member = |(name, leaf): &(String, usize)| Ok((name.clone(), column(*leaf)?));
         Ok(match leaves {
-            Leaves::One(leaf) => Self::One(column(*leaf)?),
+            Leaves::One(leaf) => Self::One(Box::new(column(*leaf)?)),
             Leaves::Members(members) => Self::Members(members.iter().map(member).collect::<Result<_, ParquetError>>()?),
         })
     }
