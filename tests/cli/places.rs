@@ -50,6 +50,13 @@ fn results_take_no_place_of_another_and_none_that_is_read() {
     let corrected = "audit dirty --store store --out d.jsonl --accept 2 --corrected";
     bench.fails(&format!("{corrected} d.jsonl"), "expected a file of its own, found that of --out");
     bench.fails(&format!("{corrected} c.csv"), "--corrected .csv");
+    let keeping = "--quiet --out k.jsonl --keep k.jsonl";
+    for command in [
+        "evaluate lds --store store --data data.jsonl --training data.jsonl",
+        "evaluate faithfulness --model bert-cls2 --data data.jsonl --method saliency",
+    ] {
+        bench.fails(&format!("{command} {keeping}"), "--keep k.jsonl: expected a file of its own, found that of --out");
+    }
 }
 
 #[test]

@@ -26,6 +26,7 @@ pub(super) struct Consistency {
 
 pub(super) fn run(arguments: &Consistency, common: &Common) -> anyhow::Result<Outcome> {
     let mut job = Job::begin("evaluate consistency", common);
+    arguments.tokens.note_keep()?;
     let originals = arguments.data.open()?;
     let data = Data { files: arguments.perturbed.clone(), ..arguments.data.clone() };
     let perturbed = data.open_keeping(std::slice::from_ref(&arguments.original_column))?;

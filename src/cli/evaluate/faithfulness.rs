@@ -34,6 +34,7 @@ pub(super) struct Faithfulness {
 
 pub(super) fn run(arguments: &Faithfulness, common: &Common) -> anyhow::Result<Outcome> {
     let mut job = Job::begin("evaluate faithfulness", common);
+    arguments.tokens.note_keep()?;
     let dataset = arguments.data.open()?;
     let model = arguments.model.load(common, &mut job.run)?;
     let options = FaithfulnessOptions {

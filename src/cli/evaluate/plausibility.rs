@@ -30,6 +30,7 @@ pub(super) struct Plausibility {
 
 pub(super) fn run(arguments: &Plausibility, common: &Common) -> anyhow::Result<Outcome> {
     let mut job = Job::begin("evaluate plausibility", common);
+    arguments.tokens.note_keep()?;
     let dataset = arguments.data.open()?;
     arguments.gold.iter().try_for_each(|file| check_is_not_out(Path::new(file)))?;
     let gold = Gold::read(&arguments.gold)?;

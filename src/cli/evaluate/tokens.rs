@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use wherefore::Result;
 use wherefore::evaluate::{Judged, TokenOptions};
 use wherefore::explain::{Baseline, Method, Options, Rationale, Replacement, Segmentation};
 use wherefore::model::Model;
+
+use crate::cli::run_record::note_out;
 
 /// Whose scores are put to the test.
 #[derive(Args)]
@@ -52,6 +55,11 @@ enum BaselineKind {
 const NOISE: f32 = 0.3;
 
 impl TokenArguments {
+    /// Notes where what is found is kept, before anything is read.
+    pub(super) fn note_keep(&self) -> Result<()> {
+        self.keep.as_deref().map_or(Ok(()), |keep| note_out("--keep", keep))
+    }
+
     pub(super) fn options(&self, model: &Model, seed: u64) -> TokenOptions {
         let smooth = self.methods.contains(&Judged::Of(Method::SmoothGrad));
         let explain = Options {
