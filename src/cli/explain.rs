@@ -322,17 +322,28 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         summary
     } else {
         let mut writer = create(Explanation::columns(model.task(), model.problem(), model.class_names().names()))?;
-        let mut write = |explanation: &Explanation| writer.write(explanation);
+        let mut against_itself = 0_u64;
+        let mut write = |explanation: &Explanation| {
+            against_itself += u64::from(explanation.against.as_ref() == Some(&explanation.target));
+            writer.write(explanation)
+        };
         let (summary, convergence) = pipeline::explain(&model, dataset, &job, &settings, &mut rejections, &mut write)?;
         writer.finish()?;
         run.set("unconverged", convergence.unconverged);
         if convergence.unconverged > 0 && !common.quiet {
             tell_unconverged(convergence.unconverged, job.options.max_steps);
         }
+        if against_itself > 0 && !common.quiet {
+            tell_against_itself(against_itself);
+        }
         summary
     };
     run.overflows(&model);
     output.finish("explained", &summary, rejections, run)
+}
+
+fn tell_against_itself(count: u64) {
+    say_line!("{count} results are of the class of --against itself: a difference of nothing, whose scores are 0");
 }
 
 fn tell_unconverged(count: u64, max_steps: usize) {

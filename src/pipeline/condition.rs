@@ -20,7 +20,7 @@ use crate::store::{Said, Shard, Store, StoredRecord};
 ///
 /// | text | holds where |
 /// |---|---|
-/// | `label=NAME`, `predicted=NAME` | the label, or the prediction, is (or, of several, has) that class; or is that number |
+/// | `label=NAME`, `predicted=NAME` | the label, or the prediction, is (or, of several, has) the class of that name or number; or is that number |
 /// | `wrong` | there is a label, and the prediction is another (answers: none of the right ones; tags: not the same entities) |
 /// | | of models that say something of tokens: one of the answers, an entity (`KIND: text`) or any of its kind (`KIND`), a piece |
 /// | `id=ID`, `id=@FILE` | the id is that one, or one of those in the file, one a line |
@@ -102,7 +102,7 @@ impl Condition {
                 refuse("a regression is never quite right".into(), "filter by label, id or a kept column")
             }
             (Field::Label(name) | Field::Predicted(name), Problem::SingleLabel | Problem::MultiLabel)
-                if !settings.label_names.contains(name) =>
+                if class_of(name, &settings.label_names).is_none() =>
             {
                 refuse(format!("there is no such class among {}", settings.label_names.join(", ")), "name one of them")
             }
@@ -180,13 +180,19 @@ fn target(store: &Store, labels: Labels<'_>, row: usize) -> Option<Target> {
     labels.target(row, store.settings().classes, store.settings().problem)
 }
 
-/// Whether a label is, or has, a class of this name, or is this number.
+/// The class that `name` names: the one of that name, else the one of that number, as in data.
+fn class_of(name: &str, names: &[String]) -> Option<usize> {
+    let by_number = || name.parse().ok().filter(|&class: &usize| class < names.len());
+    names.iter().position(|class| class == name).or_else(by_number)
+}
+
+/// Whether a label is, or has, a class of this name or number, or is this number.
 fn has_class(store: &Store, labels: Labels<'_>, row: usize, name: &str) -> bool {
-    let names = &store.settings().label_names;
+    let class = || class_of(name, &store.settings().label_names);
     match target(store, labels, row) {
         None => false,
-        Some(Target::Class(class)) => names.get(class).is_some_and(|class| class == name),
-        Some(Target::Classes(row)) => row.iter().zip(names).any(|(&y, class)| y > 0.5 && class == name),
+        Some(Target::Class(own)) => Some(own) == class(),
+        Some(Target::Classes(row)) => class().and_then(|class| row.get(class)).is_some_and(|&y| y > 0.5),
         Some(Target::Values(values)) => {
             values.len() == 1 && name.parse::<f32>().is_ok_and(|number| number == values[0])
         }

@@ -63,8 +63,9 @@ type Keep = fn(&Value) -> bool;
 fn a_condition_leaves_what_it_says_in_its_order() {
     let bench = indexed();
     bench.write("ids.txt", "r3\nr4\n\nr30\n");
-    let cases: [(&str, Keep); 8] = [
+    let cases: [(&str, Keep); 9] = [
         ("--where label=LABEL_1", |hit| hit["label"] == "LABEL_1"),
+        ("--where label=1", |hit| hit["label"] == "LABEL_1"),
         ("--where label!=LABEL_1", |hit| hit["label"] != "LABEL_1"),
         ("--where predicted=LABEL_0", |hit| hit["predicted"] == "LABEL_0"),
         ("--where wrong", |hit| hit["label"] != hit["predicted"]),

@@ -47,14 +47,47 @@ const INNER: usize = 200;
 /// K
 const CLASSES: usize = 3;
 
-/// Runs every operation on `backend` and on the reference.
+/// A layer of whole vectors, in rows beyond a tile.
+const ROWS: usize = 130;
+const INPUTS: usize = 512;
+const OUTPUTS: usize = 264;
+
+/// Runs every operation on `backend` and on the reference, and some one behind the other.
 ///
 /// # Errors
 /// Where the device fails.
 pub fn check<B: Backend>(backend: &B) -> Result<Vec<Check>> {
     let (found, expected) = (outcomes(backend)?, outcomes(&Reference)?);
     let unit = backend.precision().unit();
-    Ok(found.into_iter().zip(expected).map(|(found, expected)| compare(&found, &expected, unit)).collect())
+    let compared = found.into_iter().zip(expected).map(|(found, expected)| compare(&found, &expected, unit));
+    Ok(compared.chain([in_sequence(backend)?]).collect())
+}
+
+/// Operations that read and write over what the ones before have just written, nothing waited for in between, against the same with each waited for:
+/// a device may begin one while another is at work, and the bits are to be the same.
+fn in_sequence<B: Backend>(backend: &B) -> Result<Check> {
+    const ROUNDS: usize = 8;
+    let layer = backend.pack_linear(&numbers(OUTPUTS * INPUTS, 40), &numbers(OUTPUTS, 41), INPUTS, OUTPUTS)?;
+    let norm = norm(backend, INPUTS)?;
+    let run = |waits: bool| -> Result<Vec<f32>> {
+        let (mut x, mut back) = (drawn(backend, ROWS * INPUTS, 42)?, backend.tensor(ROWS * INPUTS)?);
+        let mut out = backend.tensor(ROWS * OUTPUTS)?;
+        let wait = |tensor: &B::Tensor| if waits { backend.download(&mut [0.0], tensor) } else { Ok(()) };
+        for _ in 0..ROUNDS {
+            backend.linear(&mut out, &x, &layer, Activation::Gelu, None, ROWS)?;
+            wait(&out)?;
+            backend.linear_backward(&mut back, &out, &layer, None, Some(&x), ROWS)?;
+            wait(&back)?;
+            backend.layer_norm(&mut x, &back, &norm, ROWS)?;
+            wait(&x)?;
+        }
+        let mut values = vec![0.0; ROWS * INPUTS];
+        backend.download(&mut values, &x)?;
+        Ok(values)
+    };
+    let outcome = |values| Outcome { operation: "one behind the other".to_owned(), values, depth: 0 };
+    // No rounding explains a difference: its unit is 0.
+    Ok(compare(&outcome(run(false)?), &outcome(run(true)?), 0.0))
 }
 
 struct Outcome {
@@ -187,9 +220,6 @@ fn rows<B: Backend>(outcomes: &mut Outcomes<'_, B>) -> Result<()> {
 
 /// Layers of whole vectors, and heads of 64 and of 128: what nearly all models have, and what some devices have kernels of their own for.
 fn as_models_have_them<B: Backend>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch) -> Result<()> {
-    const ROWS: usize = 130;
-    const INPUTS: usize = 512;
-    const OUTPUTS: usize = 264;
     let backend = outcomes.backend;
     let layer = backend.pack_linear(&numbers(OUTPUTS * INPUTS, 30), &numbers(OUTPUTS, 31), INPUTS, OUTPUTS)?;
     let (x, dy) = (drawn(backend, ROWS * INPUTS, 32)?, drawn(backend, ROWS * OUTPUTS, 33)?);
