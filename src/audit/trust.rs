@@ -1,7 +1,8 @@
 //! Which predictions can be trusted: evidence about each, and how often predictions of such evidence are right.
 //!
 //! Evidence is a few numbers a prediction (how sure the model is, what its nearest training records are labelled, whether its reasons hold
-//! still). A logistic regression makes one probability of them; of a record whose label is known it is fitted to the others, so that the calibration
+//! still). A logistic regression makes one probability of their ranks, as shares and probabilities crowd at their ends, where mistakes and what is right
+//! differ by little; of a record whose label is known it is fitted to the others, so that the calibration
 //! shown is one of predictions it has not seen.
 
 use crate::error::{Error, Result};
@@ -20,7 +21,7 @@ pub struct Evidence {
 pub struct Calibration {
     /// The probability that it is right.
     pub trust: Vec<f64>,
-    /// Of the fit to all labelled predictions: what a standard deviation of each evidence adds to the log-odds.
+    /// Of the fit to all labelled predictions: what a standard deviation of each evidence's ranks adds to the log-odds.
     pub weights: Vec<f64>,
 }
 
@@ -56,7 +57,7 @@ pub fn check_known(right: &[Option<bool>]) -> Result<()> {
 /// As [`check_known`].
 pub fn calibrate(evidence: &Evidence, right: &[Option<bool>]) -> Result<Calibration> {
     check_known(right)?;
-    let rows = standardised(&evidence.rows, evidence.names.len());
+    let rows = standardised(&ranked(&evidence.rows, evidence.names.len()), evidence.names.len());
     let known: Vec<usize> = (0..right.len()).filter(|&i| right[i].is_some()).collect();
     let fit = |leave_out: Option<usize>| {
         let learn = known.iter().enumerate().filter(|(place, _)| Some(place % FOLDS) != leave_out);
@@ -73,6 +74,22 @@ pub fn calibrate(evidence: &Evidence, right: &[Option<bool>]) -> Result<Calibrat
         }
     }
     Ok(Calibration { trust, weights: whole[..evidence.names.len()].to_vec() })
+}
+
+/// Each column's ranks from 0 on, the mean of them where values are the same; what is missing stays so.
+fn ranked(rows: &[Vec<f64>], width: usize) -> Vec<Vec<f64>> {
+    let mut out = vec![vec![f64::NAN; width]; rows.len()];
+    for column in 0..width {
+        let mut order: Vec<usize> = (0..rows.len()).filter(|&row| rows[row][column].is_finite()).collect();
+        order.sort_by(|&a, &b| rows[a][column].total_cmp(&rows[b][column]));
+        let mut first = 0;
+        for ties in order.chunk_by(|&a, &b| rows[a][column] == rows[b][column]) {
+            let rank = first as f64 + (ties.len() - 1) as f64 / 2.0;
+            ties.iter().for_each(|&row| out[row][column] = rank);
+            first += ties.len();
+        }
+    }
+    out
 }
 
 /// Each column less its mean, over its deviation; what is missing, or does not vary, is 0.
@@ -233,6 +250,14 @@ mod tests {
         let (bins, off) = reliability(&calibration.trust, &right, 10);
         assert!(off < 0.03 && bins.iter().map(|bin| bin.count).sum::<usize>() == 3999, "{off}");
         assert!(bins[0].accuracy < 0.1 && bins[9].accuracy > 0.9);
+    }
+
+    #[test]
+    fn ranks_are_shared_by_ties_and_of_nothing_there_is_none() {
+        let rows: Vec<Vec<f64>> = [0.9, f64::NAN, 0.5, 0.9, 0.99].map(|x| vec![x]).into();
+        let ranks: Vec<f64> = ranked(&rows, 1).concat();
+        assert!(ranks[1].is_nan());
+        assert_eq!([ranks[0], ranks[2], ranks[3], ranks[4]], [1.5, 0.0, 1.5, 3.0]);
     }
 
     #[test]

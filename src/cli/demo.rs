@@ -1,6 +1,7 @@
 //! `wherefore demo`: the whole job on the bundled model and data, which are part of this binary.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -42,6 +43,7 @@ const FILES: [(&str, &[u8]); 5] = [
 const SHOWN: usize = 3;
 
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
+    let mut told = Told::new(common.out.as_deref())?;
     let temporary = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
     let folder = arguments.keep.as_deref().unwrap_or(temporary.path());
     unpack(folder)?;
@@ -51,7 +53,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let options = IndexOptions { resume: arguments.keep.is_some(), ..IndexOptions::default() };
     let none = || Rejections::new(false, None);
     let indexed = pipeline::index(&model, open(folder, "train.jsonl")?, &store, &options, &settings, &mut none())?;
-    say(&format!(
+    told.say(&format!(
         "A spam filter was trained on {} mails. Indexed them in {:.1} s; asking the store about the {SHOWN} surest of its mistakes on new mails.\n\n",
         indexed.records, indexed.seconds
     ))?;
@@ -62,11 +64,11 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let searched = job.run(open(folder, "test.jsonl")?, &settings, &mut none(), &mut mistakes)?;
     mistakes.sort();
     let explanations = explain(&model, folder, &mistakes, &settings)?;
-    mistakes.show(&explanations, &searched)?;
-    let page = arguments.keep.as_deref().map_or_else(|| std::env::temp_dir().join(PAGE), |kept| kept.join(PAGE));
-    write_page(&page, &mistakes, explanations)?;
-    say(&format!("The same as a page to look at: {}\n", page.display()))?;
-    say(&next_steps(arguments.keep.as_deref()))?;
+    mistakes.show(&explanations, &searched, &mut told)?;
+    let page = put_page(arguments.keep.as_deref(), &page(&mistakes, explanations)?)?;
+    told.say(&format!("The same as a page to look at: {}\n", page.display()))?;
+    told.say(&next_steps(arguments.keep.as_deref()))?;
+    told.to.finish()?;
     Ok(Outcome::Done)
 }
 
@@ -96,7 +98,7 @@ fn explain(model: &Model, folder: &Path, mistakes: &Mistakes, settings: &Setting
     Ok(explanations)
 }
 
-fn write_page(path: &Path, mistakes: &Mistakes, explanations: Vec<Explanation>) -> Result<()> {
+fn page(mistakes: &Mistakes, explanations: Vec<Explanation>) -> Result<String> {
     let mut page = Page::new(PageOptions {
         title: Some("Why the spam filter is wrong".into()),
         sources: vec!["the bundled demo".into()],
@@ -106,9 +108,27 @@ fn write_page(path: &Path, mistakes: &Mistakes, explanations: Vec<Explanation>) 
     for result in explained.chain(mistakes.shown().cloned().map(ResultRecord::Search)) {
         page.add(result);
     }
-    let mut file = Destination::create(Some(path))?;
-    file.write(page.render()?.as_bytes())?;
-    file.finish()
+    page.render()
+}
+
+/// Where the page is then: with what is kept, or among temporary files, under a name of its own where somebody else's has the common one.
+fn put_page(kept: Option<&Path>, page: &str) -> Result<PathBuf> {
+    let write = |path: PathBuf| -> Result<PathBuf> {
+        let mut file = Destination::create(Some(&path))?;
+        file.write(page.as_bytes())?;
+        file.finish()?;
+        Ok(path)
+    };
+    let folder = std::env::temp_dir();
+    let own = || {
+        let made = tempfile::Builder::new().prefix("wherefore-demo-").suffix(".html").tempfile_in(&folder);
+        let (_, path) = made.map_err(Error::io(&folder))?.keep().map_err(|error| Error::io(&folder)(error.error))?;
+        write(path)
+    };
+    match kept {
+        Some(kept) => write(kept.join(PAGE)),
+        None => write(folder.join(PAGE)).or_else(|_| own()),
+    }
 }
 
 /// The bundled model's directory and its training data, written under `folder`.
@@ -159,15 +179,17 @@ impl Mistakes {
         self.0.iter().take(SHOWN)
     }
 
-    fn show(&self, explanations: &[Explanation], searched: &pipeline::Summary) -> Result<()> {
-        let colours = console::colors_enabled();
+    fn show(&self, explanations: &[Explanation], searched: &pipeline::Summary, told: &mut Told) -> Result<()> {
+        let colours = told.colours;
         for (result, explanation) in self.shown().zip(explanations) {
-            say(&result.render(colours))?;
-            say(&explanation.render(colours))?;
+            told.say(&result.render(colours))?;
+            told.say(&explanation.render(colours))?;
         }
         let (asked, wrong, seconds) = (searched.records, self.0.len(), searched.seconds);
         let right = 100.0 * (asked as f64 - wrong as f64) / (asked as f64).max(1.0);
-        say(&format!("{asked} new mails answered in {seconds:.1} s; the filter is right about {right:.1} % of them.\n"))
+        told.say(&format!(
+            "{asked} new mails answered in {seconds:.1} s; the filter is right about {right:.1} % of them.\n"
+        ))
     }
 }
 
@@ -184,7 +206,19 @@ impl ResultSink for Mistakes {
     }
 }
 
-fn say(text: &str) -> Result<()> {
-    use std::io::Write;
-    std::io::stdout().write_all(text.as_bytes()).map_err(Error::io("standard output"))
+/// What is told, as it comes.
+struct Told {
+    to: Destination,
+    colours: bool,
+}
+
+impl Told {
+    fn new(out: Option<&Path>) -> Result<Self> {
+        Ok(Self { to: Destination::create(out)?, colours: out.is_none() && console::colors_enabled() })
+    }
+
+    fn say(&mut self, text: &str) -> Result<()> {
+        self.to.write(text.as_bytes())?;
+        self.to.flush().map_err(|error| self.to.error(error))
+    }
 }

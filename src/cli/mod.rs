@@ -165,8 +165,10 @@ fn note(text: &str) {
 
 fn run(cli: Cli) -> anyhow::Result<Outcome> {
     wherefore::interrupt::listen().context("cannot listen for Ctrl-C")?;
-    let common = cli.common;
+    let mut common = cli.common;
     common.set_up_threads()?;
+    // As for what is read.
+    common.out = common.out.filter(|out| out.as_os_str() != "-");
     if let Some(out) = &common.out {
         run_record::note_out("--out", out)?;
     }

@@ -30,6 +30,9 @@ pub(crate) struct Arguments {
     limit: usize,
 }
 
+/// What results are written as, or may be expected to.
+const RESULTS: [&str; 7] = ["csv", "gz", "jsonl", "parquet", "tsv", "txt", "zst"];
+
 fn parse_limit(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("expected a number from 1 on, found {text:?}"))
 }
@@ -48,11 +51,17 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     if out.is_none() && std::io::stdout().is_terminal() {
         return Err(Error::usage("a page is not for a terminal").with_hint("name a file with --out page.html").into());
     }
+    arguments.results.iter().try_for_each(|file| check_is_not_out(Path::new(file)))?;
+    let extension = out.and_then(Path::extension).and_then(|extension| extension.to_str());
+    if let Some(other) = extension.filter(|other| RESULTS.contains(other)) {
+        return Err(Error::usage(format!("--out .{other}: expected .html, which a page is written as"))
+            .with_hint("name a file with --out page.html")
+            .into());
+    }
     let Arguments { results, title, limit } = arguments;
     let mut page = Page::new(PageOptions { title: title.clone(), limit: *limit, sources: results.clone() });
     let (mut read, mut audits) = (0, 0);
     for file in results {
-        check_is_not_out(Path::new(file))?;
         let before = read;
         read_results(std::slice::from_ref(file), &mut |record| {
             read += 1;

@@ -35,7 +35,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SHARE")]
     threshold: Option<f64>,
     /// Keep no more than so many sentences
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = from_one)]
     keep: Option<usize>,
     /// Gradient evaluations of integrated gradients
     #[arg(long, value_name = "N", default_value_t = 20)]
@@ -43,6 +43,10 @@ pub(crate) struct Arguments {
     /// What stands in for a token that is left out: mask, pad or unk
     #[arg(long, default_value_t)]
     occlude: Replacement,
+}
+
+fn from_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("expected a number from 1 on, found {text:?}"))
 }
 
 impl Arguments {

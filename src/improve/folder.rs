@@ -22,7 +22,8 @@ const PLAN: &str = "plan.json";
 pub(super) fn claim(out: &Path, plan: &Plan, overwrite: bool) -> Result<Lock> {
     let path = out.join(PLAN);
     let inputs = plan.files().into_iter().map(|file| Ok((file.to_owned(), Value::from(fingerprint(Path::new(file))?))));
-    let mut claim = json!({ "plan": plan, "inputs": inputs.collect::<Result<Map<_, _>>>()? });
+    // The same plan wherever it is called from.
+    let mut claim = from(&plan.folder, json!({ "plan": plan, "inputs": inputs.collect::<Result<Map<_, _>>>()? }));
     // Batches arrive, and with them answers.
     if let Some(continual) = claim["plan"]["continual"].as_object_mut() {
         continual.retain(|name, _| name != "batches" && name != "answers");
@@ -37,7 +38,7 @@ pub(super) fn claim(out: &Path, plan: &Plan, overwrite: bool) -> Result<Lock> {
         clear(out)?;
     }
     if path.exists() {
-        let found: Value = read(&path)?;
+        let found = from(&plan.folder, read(&path)?);
         let differs = ["plan", "inputs"].into_iter().find(|part| found[part] != claim[part]);
         return match differs {
             None => Ok(lock),
@@ -50,6 +51,20 @@ pub(super) fn claim(out: &Path, plan: &Plan, overwrite: bool) -> Result<Lock> {
     }
     write(&path, &claim)?;
     Ok(lock)
+}
+
+/// What is named by paths of a folder, as seen from there.
+fn from(folder: &Path, value: Value) -> Value {
+    let seen = |text: String| match Path::new(&text).strip_prefix(folder) {
+        Ok(rest) => rest.to_string_lossy().into_owned(),
+        Err(_) => text,
+    };
+    match value {
+        Value::String(text) => Value::String(seen(text)),
+        Value::Array(all) => all.into_iter().map(|one| from(folder, one)).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(name, value)| (seen(name), from(folder, value))).collect(),
+        other => other,
+    }
 }
 
 /// What a folder holds beside its lock; nothing where there is none.

@@ -38,6 +38,9 @@ use crate::train::{Metric, Schedule, TrainOptions, Warmup};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
+    /// The folder of its file, which paths are from.
+    #[serde(skip)]
+    pub(super) folder: PathBuf,
     /// Where every training starts: a model directory, or `org/name` of the local cache.
     pub model: String,
     /// Only configuration and tokenizer of that are read.
@@ -378,6 +381,7 @@ pub enum Weighing {
     #[default]
     LlsD,
     /// By that and how often the word comes.
+    #[serde(alias = "lls-df")]
     LlsDF,
     /// So that, by weight, the words tell nothing of the label.
     Reweighing,
@@ -493,7 +497,8 @@ impl Plan {
             toml::from_str(&text).map_err(|error| told(&text, &error))
         };
         let mut plan: Self = plan.map_err(|reason| Error::format(path, reason))?;
-        plan.resolve(path.parent().unwrap_or(Path::new("")));
+        plan.folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        plan.resolve();
         plan.check().map_err(|reason| Error::format(path, reason))?;
         Ok(plan)
     }
@@ -563,7 +568,8 @@ impl Plan {
         }
     }
 
-    fn resolve(&mut self, folder: &Path) {
+    fn resolve(&mut self) {
+        let folder = self.folder.clone();
         let resolve = |path: &mut String| {
             if path != "-" && Path::new(path.as_str()).is_relative() {
                 *path = folder.join(&*path).to_string_lossy().into_owned();

@@ -213,7 +213,10 @@ impl Scoring<'_> {
         let ExactOptions { layers, token_pairs, .. } = self.options;
         let scaled = |x: &f64| (scale * x) as f32;
         let named = || {
-            let names = self.way.observer().layers().iter().map(|layer| layer.name.clone());
+            // What is multiplied as one is named as one, after its first part.
+            let more = |blocks| if blocks == 3 { "+key+value" } else { "" };
+            let layers = self.way.observer().layers();
+            let names = layers.iter().map(|layer| format!("{}{}", layer.name, more(layer.blocks)));
             names.zip(product.layers.iter().map(scaled)).collect()
         };
         let pairs = || TokenPairs {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::NearRecord;
-use super::records::label_kinds;
+use super::records::{label_kinds, or_default};
 use super::schema::{Kind, columns};
 use crate::store::Settings;
 
@@ -166,7 +166,7 @@ pub struct SparseRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<u64>,
     /// The words that set the group apart.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub cluster_words: Vec<String>,
     /// The nearest training records.
     pub nearest: Vec<NearRecord>,

@@ -208,7 +208,9 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String
 }
 
 /// Nothing where there is a null.
-fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+pub(super) fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 

@@ -300,6 +300,7 @@ fn contexts_without_tokens_are_records_that_cannot_be_used() {
     }
     bench.write("two.jsonl", records[..2].concat());
     bench.fails("select --model bert-spans --data two.jsonl --quiet", "two.jsonl:2: ");
+    bench.fails("select --model bert-spans --data two.jsonl --keep 0", "expected a number from 1 on");
 }
 
 /// Weights that are too large for numbers are told by the first record, not written as results.

@@ -148,6 +148,11 @@ fn a_plan_changes_data_trains_on_both_and_compares() {
     assert!(told["model"]["fingerprint"].as_str().is_some_and(|text| text.len() == 64), "{told}");
     bench.ok("improve plan.toml --out out");
     assert!(std::fs::read(bench.path("out/comparison.jsonl.run.json")).unwrap() == record);
+    // It is the same plan wherever it is called from.
+    for plan in ["./plan.toml".to_owned(), bench.path("plan.toml").display().to_string()] {
+        bench.ok(&format!("improve {plan} --out out"));
+        assert!(std::fs::read(bench.path("out/comparison.jsonl.run.json")).unwrap() == record, "{plan}");
+    }
 
     // What is lost is made again, to the same bytes; what is there is not.
     let first = std::fs::read(bench.path("out/comparison.jsonl")).unwrap();

@@ -181,3 +181,25 @@ fn every_result_in_a_file_has_its_run_beside_it_with_what_was_left_open() {
     let smooth = settings("explain --model bert-cls2 --data data.jsonl --method smoothgrad", "e.jsonl");
     assert!(smooth["samples"] == 50 && smooth["noise"].is_number(), "{smooth}");
 }
+
+#[test]
+fn a_dash_is_standard_output_and_a_page_is_no_table() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("data.jsonl", 2);
+    let predict = "predict --model bert-cls2 --data data.jsonl --quiet";
+    assert_eq!(bench.ok(&format!("{predict} --out -")), bench.ok(predict));
+    assert!(!bench.path("-").exists());
+    bench.ok(&format!("{predict} --out p.jsonl"));
+    for name in ["page.jsonl", "page.parquet", "page.csv"] {
+        bench.fails(&format!("report p.jsonl --out {name}"), "expected .html, which a page is written as");
+    }
+}
+
+#[test]
+fn a_demo_is_told_where_it_is_wanted() {
+    let bench = Bench::new();
+    assert_eq!(bench.ok("demo --keep kept --out told.txt --quiet"), "");
+    let told = fs::read_to_string(bench.path("told.txt")).expect("it is there");
+    assert!(told.contains("A spam filter was trained") && told.contains("wherefore-demo.html"), "{told}");
+}

@@ -86,6 +86,9 @@ fn only_what_was_asked_for_is_told_and_what_cannot_be_is_refused() {
     let bench = bench("bert-cls2");
     let plain = &search(&bench, "--store short --exact 3 --top-k 2")[0];
     assert!(plain["proponents"][0].get("detail").is_none());
+    let layers = &search(&bench, "--store short --exact 3 --top-k 1 --layers")[0]["proponents"][0]["detail"]["layers"];
+    let is_of_three = |layer: &Value| layer[0].as_str().unwrap().ends_with("attention.self.query+key+value");
+    assert!(layers.as_array().unwrap().iter().any(is_of_three), "{layers}");
     assert_eq!((end(plain, "proponents").len(), plain["proponents"][1]["rank"].as_u64()), (2, Some(2)));
     assert_eq!(end(&search(&bench, "--store short --exact 1000 --top-k 50")[0], "opponents").len(), 20);
     let command = "search --store short --data queries.jsonl --quiet";

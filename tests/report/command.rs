@@ -36,6 +36,27 @@ fn a_page_goes_down_a_pipe() {
 }
 
 #[test]
+fn what_no_page_may_have_is_shown_by_a_sign() {
+    let bench = Bench::new();
+    bench.write("search.jsonl", serde_json::to_string(&search("a", 0, "go\0od \u{7}")).unwrap() + "\n");
+    let page = bench.ok("report search.jsonl");
+    assert!(page.contains("go\u{2400}od \u{2407}") && !page.contains(['\0', '\u{7}']));
+}
+
+/// Parquet has a null where a list is empty.
+#[cfg(feature = "parquet")]
+#[test]
+fn little_covered_records_are_read_from_parquet() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("data.jsonl", 30);
+    bench.ok("index --model bert-cls2 --data data.jsonl --store store --quiet");
+    bench.ok("audit sparse --store store --data data.jsonl --targets 3 --out sparse.parquet --quiet");
+    let page = bench.ok("report sparse.parquet");
+    assert!(page.contains("<article") || page.contains("covered"), "{page}");
+}
+
+#[test]
 fn results_of_the_other_commands_are_understood() {
     let bench = Bench::new();
     let model = bench.model("bert-cls2");

