@@ -669,7 +669,8 @@ mod tests {
         let Step::Reweight { words, .. } = &plan.steps[2] else { panic!("{:?}", plan.steps) };
         assert_eq!((words.least_count, words.least_share), (5, 0.85));
         let json = serde_json::to_string(&plan).unwrap();
-        assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), plan);
+        let again = Plan { folder: plan.folder.clone(), ..serde_json::from_str(&json).unwrap() };
+        assert_eq!(again, plan);
         assert_eq!(plan.files().len(), 3);
     }
 
