@@ -15,13 +15,14 @@ use serde::{Deserialize, Serialize};
 use super::kept::Kept;
 use crate::backend::Precision;
 use crate::backend::cpu::Cpu;
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, Record};
 use crate::error::{Error, Result};
 use crate::factors::{InMemory, LabelVec, Refit, RefitOptions, Target, refit, refit_from};
 use crate::interrupt;
 use crate::model::{Blueprint, Device, HeadPlan, Model, Problem, Trainee};
 use crate::pipeline::{Progress, Rejections, Settings};
-use crate::store::{Shard, Store};
+use crate::report::class_value;
+use crate::store::{Shard, Store, StoredRecord};
 use crate::tokens::pack;
 use crate::train::{self, Example, Labelled, TrainOptions, TrainPlan};
 
@@ -149,7 +150,7 @@ pub struct Trainings<'a> {
 }
 
 impl<'a> Trainings<'a> {
-    /// Reads both sets. Every record of the store must be among the training data.
+    /// Reads both sets. Every record of the store must be among the training data, and be there what was indexed.
     ///
     /// # Errors
     /// [`Error::Usage`] for a model that is no classifier of one label; [`Error::Mismatch`] where data and store do not belong together; what
@@ -173,14 +174,16 @@ impl<'a> Trainings<'a> {
             0,
             Some(model.max_length()),
         )?;
-        let training = Labelled::read(training, None, rejections)?.examples(&trainee, rejections)?;
+        let training = Labelled::read(training, None, rejections)?;
+        check_indexed(model, store, &training)?;
+        let training = training.examples(&trainee, rejections)?;
         let queries = Labelled::read(queries, None, rejections)?.examples(&trainee, rejections)?;
         let by_index: HashMap<u64, usize> =
             (0..).zip(&training).map(|(place, example)| (example.index, place)).collect();
         let find = |index: &u64| {
             by_index.get(index).map(|&place| training[place].clone()).ok_or_else(|| {
                 Error::Mismatch(format!("training record {index} of the store is not among the training data"), None)
-                    .with_hint("give the data that were indexed, with --training")
+                    .with_hint(INDEXED)
             })
         };
         let rows = store.shards().iter().flat_map(Shard::indices).map(find).collect::<Result<_>>()?;
@@ -225,10 +228,24 @@ impl<'a> Trainings<'a> {
         let asked = format!("{:?}", queries.collect::<Vec<_>>());
         Header {
             model: self.model.fingerprint(),
-            data: self.store.data_fingerprint(),
+            data: self.data_fingerprint(),
             queries: blake3::hash(asked.as_bytes()).to_hex().to_string(),
             retraining: serde_json::to_value(retraining).unwrap_or_default(),
         }
+    }
+
+    /// Of the training records, which are named by their rows: records that were removed from a store leave its own fingerprint as it is.
+    pub(super) fn data_fingerprint(&self) -> String {
+        let whole = self.store.data_fingerprint();
+        if self.store.rows() as u64 == self.store.records_total() {
+            return whole.to_owned();
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(whole.as_bytes());
+        self.store.shards().iter().flat_map(Shard::indices).for_each(|index| {
+            hasher.update(&index.to_le_bytes());
+        });
+        hasher.finalize().to_hex().to_string()
     }
 
     fn ready<'r>(&'r self, plan: &'r RetrainingPlan, settings: &'r Settings) -> Result<Ready<'r>> {
@@ -274,6 +291,74 @@ impl<'a> Trainings<'a> {
     }
 }
 
+/// What to do about training data that are not a store's.
+const INDEXED: &str = "give the data that were indexed, with --training";
+
+/// Refuses training data of which a record is not the one that the store has under its number; records that a store has and they lack are told later.
+fn check_indexed(model: &Model, store: &Store, training: &Labelled) -> Result<()> {
+    let by_index: HashMap<u64, &Record> = training.records().map(|record| (record.index, record)).collect();
+    let has_texts = store.has_texts()?;
+    for shard in store.shards() {
+        for (row, index) in shard.indices().iter().enumerate() {
+            let Some(record) = by_index.get(index) else { continue };
+            let label = shard.labels().target(row, model.classes(), model.problem());
+            if let Some(difference) = difference(model, &shard.record(row)?, label, record, has_texts) {
+                return Err(Error::Mismatch(format!("training record {index}: {difference}"), Some(INDEXED.to_owned())));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What tells a training record from the one that was indexed; of a store without texts, only what it has can.
+fn difference(
+    model: &Model,
+    indexed: &StoredRecord,
+    label: Option<Target>,
+    record: &Record,
+    has_texts: bool,
+) -> Option<String> {
+    let told = |what: &str, [expected, found]: [&str; 2]| Some(format!("{what}: expected {expected}, found {found}"));
+    // Where factors came without ids, records are called by their numbers.
+    let named = has_texts || indexed.id != record.index.to_string();
+    if named && indexed.id != record.id {
+        return told("id", [&indexed.id, &record.id].map(|id| format!("\"{id}\"")).each_ref().map(String::as_str));
+    }
+    if has_texts && indexed.text != record.text {
+        return told("text", excerpts(&indexed.text, &record.text).each_ref().map(String::as_str));
+    }
+    match (&indexed.pair, &record.pair) {
+        (expected, found) if !has_texts || expected == found => {}
+        (Some(expected), Some(found)) => {
+            return told("pair", excerpts(expected, found).each_ref().map(String::as_str));
+        }
+        (Some(_), None) => return told("pair", ["one", "none"]),
+        (None, _) => return told("pair", ["none", "one"]),
+    }
+    // A label that means nothing to the model is told with its place.
+    let found = model.resolve_label(record.label.as_ref()?).ok()?;
+    match label {
+        Some(expected) if expected != found => {
+            let names = model.class_names().names();
+            let words = [expected, found].map(|target| class_value(&target, names).to_string());
+            told("label", words.each_ref().map(String::as_str))
+        }
+        None if has_texts => told("label", ["none", "one"]),
+        _ => None,
+    }
+}
+
+/// Two texts from a little before where they part.
+fn excerpts(a: &str, b: &str) -> [String; 2] {
+    let alike = a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count();
+    let from = if alike < 40 { 0 } else { alike - 10 };
+    [a, b].map(|text| {
+        let few: String = text.chars().skip(from).take(60).collect();
+        let more = if text.chars().nth(from + 60).is_some() { "…" } else { "" };
+        format!("\"{}{few}{more}\"", if from > 0 { "…" } else { "" })
+    })
+}
+
 /// The features of both sets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Features {
@@ -303,7 +388,7 @@ struct Learnt {
 #[derive(Serialize)]
 struct Header<'a> {
     model: &'a str,
-    data: &'a str,
+    data: String,
     queries: String,
     retraining: serde_json::Value,
 }
