@@ -303,7 +303,10 @@ fn check_indexed(model: &Model, store: &Store, training: &Labelled) -> Result<()
             let Some(record) = by_index.get(index) else { continue };
             let label = shard.labels().target(row, model.classes(), model.problem());
             if let Some(difference) = difference(model, &shard.record(row)?, label, record, has_texts) {
-                return Err(Error::Mismatch(format!("training record {index}: {difference}"), Some(INDEXED.to_owned())));
+                return Err(Error::Mismatch(
+                    format!("training record {index}: {difference}"),
+                    Some(INDEXED.to_owned()),
+                ));
             }
         }
     }

@@ -61,6 +61,74 @@ fn plausibility_and_consistency_need_what_they_compare_with() {
     bench.fails(&format!("evaluate consistency {start} --perturbed data.jsonl"), "original");
 }
 
+/// A record's number says where it was, not what it is.
+#[test]
+fn training_data_that_were_not_indexed_are_refused() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("training.jsonl", 20);
+    bench.records("queries.jsonl", 3);
+    bench.ok("index --model bert-cls2 --data training.jsonl --store store --quiet");
+    let text = std::fs::read_to_string(bench.path("training.jsonl")).unwrap();
+    let changed = |change: &dyn Fn(usize, &mut serde_json::Value)| {
+        let mut rows = lines(&text);
+        rows.iter_mut().enumerate().for_each(|(i, row)| change(i, row));
+        bench.write("other.jsonl", rows.iter().map(|row| row.to_string() + "\n").collect::<String>());
+    };
+    let yardsticks = ["leave-out", "lds --subsets 3", "tail-patch", "removal"];
+    let refused = |yardstick: &str, says: &str| {
+        let start = "--store store --data queries.jsonl --rule loss --keep kept.jsonl --quiet";
+        let ran = bench.run(&format!("evaluate {yardstick} {start} --training other.jsonl"));
+        ran.failed(says);
+        assert!(ran.err.contains("give the data that were indexed"), "{}", ran.err);
+        assert!(!bench.path("kept.jsonl").exists(), "nothing is trained, and nothing kept");
+    };
+    let swapped = text.lines().rev().map(|line| line.to_owned() + "\n");
+    bench.write("other.jsonl", swapped.collect::<String>());
+    yardsticks.iter().for_each(|yardstick| refused(yardstick, "training record 0: id: expected \"r0\", found \"r19\""));
+    changed(&|i, row| {
+        if i >= 7 {
+            row["text"] = "something else".into();
+        }
+    });
+    refused("leave-out", "training record 7: text: expected \"很好看的书 很好看的书 7\", found \"something else\"");
+    changed(&|i, row| {
+        if i == 5 {
+            row["label"] = 0.into();
+        }
+    });
+    refused("lds --subsets 3", "training record 5: label: expected \"LABEL_1\", found \"LABEL_0\"");
+    changed(&|i, row| {
+        if i == 2 {
+            row["text_pair"] = "more".into();
+        }
+    });
+    refused("removal", "training record 2: pair: expected none, found one");
+    // Long texts are told where they part.
+    let long = "the food was good ".repeat(20);
+    let row = |end: &str| serde_json::json!({"id": "long", "text": format!("{long}{end}"), "label": 1}).to_string();
+    bench.write("long.jsonl", format!("{text}{}\n", row("and so on")));
+    bench.write("other.jsonl", format!("{text}{}\n", row("but not so on")));
+    std::fs::remove_dir_all(bench.path("store")).unwrap();
+    bench.ok("index --model bert-cls2 --data long.jsonl --store store --quiet");
+    refused("leave-out", "training record 20: text: expected \"… was good and so on\"");
+}
+
+/// What is kept is of rows, which are others when records are removed.
+#[test]
+fn what_was_kept_of_a_store_is_not_of_what_removal_left() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("training.jsonl", 20);
+    bench.records("queries.jsonl", 3);
+    bench.ok("index --model bert-cls2 --data training.jsonl --store store --quiet");
+    let command = "evaluate lds --subsets 3 --rule loss --store store --data queries.jsonl --training training.jsonl --keep kept.jsonl --quiet";
+    bench.ok(command);
+    bench.ok(command);
+    bench.ok("store remove store --indexes 3");
+    bench.fails(command, "another model, data or options");
+}
+
 #[test]
 fn what_cannot_be_judged_is_refused() {
     let bench = Bench::new();
