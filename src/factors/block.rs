@@ -37,9 +37,16 @@ pub(super) struct Block {
     pub(super) deltas: Mat<f64>,
     /// What δ was taken against, `[K, R]`: one-hot, multi-hot or values.
     pub(super) targets: Mat<f64>,
+    /// What each loss counts in a refit, `[R]`; empty where all count the same.
+    weights: Vec<f64>,
 }
 
 impl Block {
+    /// What the loss of record `r` counts in a refit.
+    pub(super) fn weight(&self, r: usize) -> f64 {
+        self.weights.get(r).copied().unwrap_or(1.0)
+    }
+
     /// What the model put out, `[K, R]`: probabilities `p = δ + y`, or a regression's values `z = y + δ/2`.
     ///
     /// The one place where the model's outputs are recovered from its factors.
@@ -166,6 +173,7 @@ impl<'a> Blocks<'a> {
             inputs: Mat::zeros(self.inputs(), rows),
             deltas: Mat::zeros(classes, rows),
             targets: Mat::zeros(classes, rows),
+            weights: Vec::new(),
         };
         let end = start + block.rows;
         let mut piece = self.starts.partition_point(|&first| first <= start) - 1;
@@ -174,6 +182,10 @@ impl<'a> Blocks<'a> {
             let (first, last) = (self.starts[piece], self.starts[piece + 1]);
             let stop = last.min(end);
             if next < stop {
+                if let Some(weights) = self.source.weights(piece) {
+                    block.weights.resize(block.rows, 1.0);
+                    block.weights[next - start..stop - start].copy_from_slice(&weights[next - first..stop - first]);
+                }
                 let rows = (next - first..stop - first, next - start);
                 block.copy(&self.source.piece(piece), rows, self.is_of_boundaries(), first)?;
             }

@@ -234,6 +234,11 @@ impl FactorSource for Selection<'_> {
         let (piece, rows) = &self.pieces[i];
         self.source.piece(*piece).rows(rows.clone(), self.width(), self.classes())
     }
+
+    fn weights(&self, i: usize) -> Option<&[f64]> {
+        let (piece, rows) = &self.pieces[i];
+        self.source.weights(*piece).map(|weights| &weights[rows.clone()])
+    }
 }
 
 #[cfg(test)]

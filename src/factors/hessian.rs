@@ -95,15 +95,15 @@ fn pairs(problem: Problem, classes: usize) -> Vec<(usize, usize)> {
     }
 }
 
-/// `|A_i|` at each pair: `[pairs, R]`.
+/// `|A_i|` at each pair, times the record's weight: `[pairs, R]`.
 fn pair_weights(problem: Problem, block: &Block, point: Point<'_>, pairs: &[(usize, usize)]) -> Mat<f64> {
     if problem == Problem::Regression {
-        return Mat::full(1, block.rows, 2.0);
+        return Mat::from_fn(1, block.rows, |_, r| 2.0 * block.weight(r));
     }
     let p = point.outputs(problem, block);
     Mat::from_fn(pairs.len(), block.rows, |pair, r| match pairs[pair] {
-        (c, d) if c == d => p[(c, r)] * (1.0 - p[(c, r)]),
-        (c, d) => p[(c, r)] * p[(d, r)],
+        (c, d) if c == d => block.weight(r) * (p[(c, r)] * (1.0 - p[(c, r)])),
+        (c, d) => block.weight(r) * (p[(c, r)] * p[(d, r)]),
     })
 }
 

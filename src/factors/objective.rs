@@ -1,5 +1,6 @@
 //! The objective of every refit, `F(W) = (1/N) Σ loss(W h̃_i, t_i) + (λ/2) ‖W‖²` over `W = [w; b]` (the bias is penalised like the rest):
-//! its value, gradient and products with its Hessian, each by one pass over the training factors.
+//! its value, gradient and products with its Hessian, each by one pass over the training factors. Where a source has weights, each loss is taken
+//! times its own.
 
 use faer::{Mat, MatRef};
 
@@ -116,7 +117,7 @@ impl Objective<'_> {
         Ok((total * scale + 0.5 * self.penalty * inner(parameters, parameters), gradient))
     }
 
-    /// The loss of each record of a block and its δ `[K, R]` at `parameters`; of several heads side by side, `[E + 1, heads · K]`, a loss for each
+    /// The loss of each record of a block, weighted, and its δ `[K, R]` at `parameters`; of several heads side by side, `[E + 1, heads · K]`, a loss for each
     /// record and head, and their δ below one another.
     pub(super) fn deltas(&self, block: &Block, parameters: &Mat<f64>) -> (Vec<f64>, Mat<f64>) {
         let problem = self.blocks.problem();
@@ -127,7 +128,12 @@ impl Objective<'_> {
         let mut losses = Vec::with_capacity(block.rows * deltas.nrows() / classes);
         for r in 0..block.rows {
             let heads = slice_mut(&mut deltas, r).chunks_exact_mut(classes);
-            losses.extend(heads.map(|z| loss_to_delta(problem, z, slice(targets, r))));
+            let weight = block.weight(r);
+            losses.extend(heads.map(|z| {
+                let loss = loss_to_delta(problem, z, slice(targets, r));
+                z.iter_mut().for_each(|delta| *delta *= weight);
+                weight * loss
+            }));
         }
         (losses, deltas)
     }
@@ -157,7 +163,9 @@ pub(super) fn hessian_products(
 fn block_product(problem: Problem, block: &Block, outputs: &Mat<f64>, v: &Mat<f64>) -> Mat<f64> {
     let mut u = logits(block, v.as_ref());
     for r in 0..block.rows {
-        output_curvature(problem, slice_mut(&mut u, r), slice(outputs, r));
+        let u = slice_mut(&mut u, r);
+        output_curvature(problem, u, slice(outputs, r));
+        u.iter_mut().for_each(|u| *u *= block.weight(r));
     }
     let mut sum = Mat::zeros(v.nrows(), v.ncols());
     add_product(sum.as_mut(), block.inputs.as_ref(), u.transpose());

@@ -95,6 +95,11 @@ pub trait FactorSource: Sync {
     fn is_of_boundaries(&self) -> bool {
         false
     }
+    /// What the loss of each record of piece `i` counts in a refit, none below 0; 1 for all where there are none. λ is against their sum over N, so that
+    /// weights of a mean of 1 leave it what it is.
+    fn weights(&self, _i: usize) -> Option<&[f64]> {
+        None
+    }
     /// Told when a pass over the data is through with piece `i`: mapped memory may be given back.
     fn release(&self, _i: usize) {}
 }

@@ -1,27 +1,66 @@
 //! Training of the last layer alone: one pass for the features, then the one minimum of a convex objective.
 
 use super::Example;
-use crate::error::Result;
-use crate::factors::{InMemory, LabelVec, Refit, RefitOptions, Target, refit};
+use crate::error::{Error, Result};
+use crate::factors::{FactorSource, InMemory, LabelVec, LabelledRows, Refit, RefitOptions, Target, refit};
 use crate::interrupt;
 use crate::model::{Problem, Trainee};
 use crate::tokens::{MicroBatch, pack};
 
-/// Refits the last layer to the features that the rest gives `examples`, and puts it in place. Weights are not used.
+/// Refits the last layer to the features that the rest gives `examples`, and puts it in place. Each loss counts its record's weight over their mean:
+/// a record of weight 2 is one that is there twice.
 ///
 /// # Errors
-/// As [`refit`]; what the device fails at.
+/// As [`refit`]; [`Error::Usage`] where no record has a weight above 0; what the device fails at.
 pub fn train_head(
     trainee: &mut Trainee,
     examples: &[Example],
     options: &RefitOptions,
     batch_tokens: Option<usize>,
 ) -> Result<Refit> {
-    let source = features(trainee, examples, batch_tokens)?;
+    let mean = examples.iter().map(|example| example.weight).sum::<f64>() / examples.len().max(1) as f64;
+    if mean <= 0.0 {
+        return Err(Error::usage("weights: expected at least one record of a weight above 0"));
+    }
+    let rows = features(trainee, examples, batch_tokens)?;
+    let source = Weighted { rows, weights: examples.iter().map(|example| example.weight / mean).collect() };
     let refit = refit(&source, options, &|| !interrupt::asked())?;
     let rounded = |values: &[f64]| values.iter().map(|&x| x as f32).collect::<Vec<f32>>();
     trainee.learner().set_head(&rounded(&refit.weight), &rounded(&refit.bias))?;
     Ok(refit)
+}
+
+/// Records in memory, each with what its loss counts.
+struct Weighted {
+    rows: InMemory,
+    weights: Vec<f64>,
+}
+
+impl FactorSource for Weighted {
+    fn problem(&self) -> Problem {
+        self.rows.problem
+    }
+
+    fn width(&self) -> usize {
+        self.rows.width
+    }
+
+    fn classes(&self) -> usize {
+        self.rows.classes
+    }
+
+    fn piece_rows(&self) -> Vec<usize> {
+        self.rows.piece_rows()
+    }
+
+    fn piece(&self, i: usize) -> LabelledRows<'_> {
+        self.rows.piece(i)
+    }
+
+    fn weights(&self, i: usize) -> Option<&[f64]> {
+        let start = i * self.rows.rows_at_a_time;
+        Some(&self.weights[start..self.weights.len().min(start + self.rows.rows_at_a_time)])
+    }
 }
 
 /// Records packed together.
