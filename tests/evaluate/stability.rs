@@ -42,6 +42,30 @@ fn a_model_agrees_with_itself_and_chance_with_nobody() {
     bench.fails("evaluate stability --data queries.jsonl --quiet", "models to compare");
 }
 
+/// A representer is of one label's logit: of several there is none to name.
+#[test]
+fn models_of_several_labels_are_compared_by_the_rules_they_can_be_asked_by() {
+    let bench = Bench::new();
+    bench.model("bert-multilabel");
+    let record = |i: usize| {
+        let labels: Vec<usize> = (0..3).filter(|class| (i >> class) & 1 == 1).collect();
+        serde_json::json!({"id": format!("r{i}"), "text": format!("the food was good {}", i % 7), "labels": labels})
+            .to_string()
+            + "\n"
+    };
+    bench.write("training.jsonl", (0..20).map(record).collect::<String>());
+    bench.write("queries.jsonl", (0..8).map(record).collect::<String>());
+    for store in ["one", "two"] {
+        bench.ok(&format!("index --model bert-multilabel --data training.jsonl --store {store} --quiet"));
+    }
+    let command = "evaluate stability --store one --store two --data queries.jsonl --top-k 3 --quiet";
+    let rows = lines(&bench.ok(command));
+    let named = |rule: &str| rows.iter().any(|row| row["rule"] == rule);
+    assert!(named("grad-dot") && named("influence") && !named("representer"), "{rows:?}");
+    assert_eq!(mean(&rows, "influence", "overlap"), 1.0);
+    bench.fails(&format!("{command} --rule representer"), "the target is not one class");
+}
+
 #[test]
 fn models_are_trained_from_seeds_and_kept() {
     let bench = Bench::new();

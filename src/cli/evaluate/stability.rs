@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use wherefore::evaluate::{Member, Stability as Row, StabilityOptions, stability, suits, train_members};
-use wherefore::model::Projection;
+use wherefore::model::{Problem, Projection};
 use wherefore::search::Rule;
 use wherefore::store::Store;
 use wherefore::{Error, Result};
@@ -80,9 +80,16 @@ pub(super) fn run(arguments: &Stability, common: &Common) -> anyhow::Result<Outc
     let mut job = Job::begin("evaluate stability", common);
     let temporary = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
     let members = arguments.members(common, &mut job, temporary.path())?;
+    // Of several labels there is none to name here whose logit a representer is of.
+    let names_one = |store: &Store| match store.settings().problem {
+        Problem::MultiLabel => false,
+        Problem::Regression => store.settings().classes == 1,
+        Problem::SingleLabel | Problem::Headless => true,
+    };
     let suited = |rule: &Rule| {
         // The checkpoints of a store are of one training; what reads no factors is the same for all.
         !rule.needs_checkpoints()
+            && (*rule != Rule::Representer || members.iter().flat_map(|one| &one.stores).all(names_one))
             && members.iter().all(|one| one.stores.iter().any(|store| suits(*rule, store, None).is_ok()))
     };
     let rules =
