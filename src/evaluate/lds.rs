@@ -90,7 +90,7 @@ impl Trainings<'_> {
         plan: &RetrainingPlan,
         settings: &Settings,
     ) -> Result<Vec<Lds>> {
-        check(options, plan)?;
+        check(options, plan, self.training.len())?;
         let shares: Vec<Share> = options
             .fractions
             .iter()
@@ -164,12 +164,18 @@ impl Share {
     }
 }
 
-fn check(options: &LdsOptions, plan: &RetrainingPlan) -> Result<()> {
+fn check(options: &LdsOptions, plan: &RetrainingPlan, records: usize) -> Result<()> {
     if options.subsets < 3 {
         return Err(Error::usage(format!("--subsets: expected at least 3, found {}", options.subsets)));
     }
     if let Some(fraction) = options.fractions.iter().find(|fraction| !(**fraction > 0.0 && **fraction < 1.0)) {
         return Err(Error::usage(format!("--fraction: expected between 0 and 1, found {fraction}")));
+    }
+    let draws_some = |fraction: f64| fraction * records as f64 >= 1.0 - 1e-9 && count(fraction, records) < records;
+    if let Some(fraction) = options.fractions.iter().find(|fraction| !draws_some(**fraction)) {
+        return Err(Error::usage(format!(
+            "--fraction: expected one of the {records} records at least, and not all, found {fraction} of them"
+        )));
     }
     check_seeds(options.seeds, plan)
 }

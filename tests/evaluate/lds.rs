@@ -108,6 +108,11 @@ fn every_rule_has_a_row_and_an_interrupted_run_goes_on_to_the_same_numbers() {
     bench.write("kept.jsonl", "not a line of ours\n");
     bench.fails(&format!("{command} --keep kept.jsonl"), "nothing that an evaluation kept");
     bench.fails(&format!("{command} --fraction 1.5"), "--fraction");
+    for fraction in ["0.001", "0.999"] {
+        let found =
+            format!("--fraction: expected one of the 30 records at least, and not all, found {fraction} of them");
+        bench.fails(&format!("{command} --fraction 0.5,{fraction}"), &found);
+    }
     bench.fails(&format!("{command} --rule tracin"), "checkpoint");
 }
 

@@ -157,6 +157,10 @@ fn a_small_step_on_the_last_layer_changes_the_loss_by_the_gradients_product() {
     assert!((mean(row(&each, "grad-dot"), "loss_fall") - found).abs() < 1e-3 * found);
     bench.fails(&format!("evaluate tail-patch {START} --rate 0"), "--rate");
     bench.fails(&format!("evaluate tail-patch {START} --top-k 0"), "--top-k");
+    // No more than there are.
+    let [all, more] = [40, 41]
+        .map(|k| lines(&bench.ok(&format!("evaluate tail-patch {START} --rule grad-dot --top-k {k}"))).swap_remove(0));
+    assert_eq!((&more["top_k"], &more["loss_fall"]), (&40.into(), &all["loss_fall"]));
 }
 
 #[test]
