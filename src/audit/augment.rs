@@ -97,7 +97,7 @@ pub struct Draw {
     pub copy: u32,
 }
 
-/// `text` with a `share` of its words changed, one at least; `None` where the change finds no word to be made at.
+/// `text` with a `share` of its words changed, one at least, and one at least left; `None` where the change finds no word to be made at.
 pub fn augment(
     text: &str,
     change: Change,
@@ -111,7 +111,11 @@ pub fn augment(
     }
     let words = segmentation.split(text);
     let places = order(words.len(), draw);
-    let most = ((share * words.len() as f64).round() as usize).clamp(1, words.len().max(1));
+    let mut most = ((share * words.len() as f64).round() as usize).clamp(1, words.len().max(1));
+    if change == Change::Delete {
+        // A text of no words, or of marks alone, says nothing of its label.
+        most = most.min(words.iter().filter(|word| is_word(word)).count().saturating_sub(1));
+    }
     let lower: Vec<String> = words.iter().map(|word| word.to_lowercase()).collect();
     let mut changed: HashMap<usize, Edit> = HashMap::new();
     let mut taken = HashSet::new();
@@ -155,7 +159,7 @@ fn edit(change: Change, words: &[String], place: usize, contexts: &Contexts, dra
             pick(contexts.between.get(&(left.clone(), right.clone()))?).map(Edit::Replace)
         }
         Change::Insert => pick(contexts.before.get(&words[place])?).map(Edit::Insert),
-        Change::Delete => (words.len() > 1).then_some(Edit::Delete),
+        Change::Delete => Some(Edit::Delete),
         Change::Swap => (place + 1 < words.len()).then_some(Edit::SwapWithNext),
         Change::Duplicate => None,
     }
@@ -202,6 +206,17 @@ mod tests {
 
     fn draw(copy: u32) -> Draw {
         Draw { seed: 3, record: 7, copy }
+    }
+
+    #[test]
+    fn a_copy_keeps_a_word() {
+        let copy = |text, share| augment(text, Change::Delete, share, &Contexts::default(), WORDS, draw(0));
+        for share in [0.5, 1.0] {
+            let kept = copy("bad, bad food here.", share).unwrap();
+            assert!(WORDS.split(&kept).into_iter().any(is_word), "{kept}");
+            assert_eq!(copy("Bad!", share), None);
+        }
+        assert_eq!(WORDS.split(&copy("bad bad food here", 1.0).unwrap()).len(), 1);
     }
 
     #[test]
