@@ -564,7 +564,16 @@ impl Plan {
             () if self.continual.is_none() && self.arms().iter().all(|arm| arm.steps.is_empty()) => {
                 Err("step: expected something to do to the data, found nothing".to_owned())
             }
-            () => self.arms().iter().flat_map(|arm| &arm.steps).try_for_each(Step::check),
+            () if self.tolerance.is_nan() || self.tolerance < 0.0 => {
+                Err(format!("tolerance: expected a number from 0, found {}", self.tolerance))
+            }
+            () => {
+                let recheck = self.continual.as_ref().map_or(0.0, |continual| continual.recheck);
+                if !(0.0..=1.0).contains(&recheck) {
+                    return Err(format!("recheck: expected 0 to 1, found {recheck}"));
+                }
+                self.arms().iter().flat_map(|arm| &arm.steps).try_for_each(Step::check)
+            }
         }
     }
 
@@ -622,7 +631,30 @@ impl Step {
             Self::Drop { similarity, .. } if !(*similarity > 0.0 && *similarity <= 1.0) => {
                 Err(format!("drop: expected a similarity above 0, at most 1, found {similarity}"))
             }
+            Self::Drop { top: Some(top), .. }
+            | Self::Correct { top: Some(top), .. }
+            | Self::Relabel { top: Some(top), .. } => self.amounts([("top", *top)]),
+            Self::Add { threshold, .. } if !(-1.0..=1.0).contains(threshold) => {
+                Err(format!("add: threshold: expected a cosine, -1 to 1, found {threshold}"))
+            }
+            Self::Augment { share, .. } if !(0.0..=1.0).contains(share) => {
+                Err(format!("augment: share: expected 0 to 1, found {share}"))
+            }
+            Self::Add { count, target_count, .. } | Self::Augment { count, target_count, .. } => {
+                self.amounts([("count", *count), ("target_count", *target_count)])
+            }
             _ => Ok(()),
+        }
+    }
+
+    /// Refuses amounts of no records.
+    fn amounts<const N: usize>(&self, amounts: [(&str, Amount); N]) -> Result<(), String> {
+        let is_none = |amount: &Amount| !(amount.0 > 0.0 && amount.0.is_finite());
+        match amounts.into_iter().find(|(_, amount)| is_none(amount)) {
+            None => Ok(()),
+            Some((field, Amount(found))) => {
+                Err(format!("{}: {field}: expected a number above 0, or a share below 1, found {found}", self.name()))
+            }
         }
     }
 }
@@ -682,6 +714,40 @@ mod tests {
             (HEAD, "something to do"),
             (&format!("{HEAD}[[step]]\ndo = 'relabel'"), "top or above"),
             (&format!("{HEAD}[[step]]\ndo = 'fly'"), "fly"),
+            (
+                &format!("{HEAD}[[step]]\ndo = 'relabel'\ntop = -3"),
+                "relabel: top: expected a number above 0, or a share below 1, found -3",
+            ),
+            (&format!("{HEAD}[[step]]\ndo = 'drop'\nwhat = 'dirty'\ntop = 0"), "drop: top: expected a number above 0"),
+            (
+                &format!("{HEAD}[[step]]\ndo = 'correct'\ncorrections = ['c.csv']\ntop = nan"),
+                "correct: top: expected a number",
+            ),
+            (
+                &format!("{HEAD}[[step]]\ndo = 'add'\npool = ['p.jsonl']\ncount = -5"),
+                "add: count: expected a number above 0",
+            ),
+            (
+                &format!("{HEAD}[[step]]\ndo = 'add'\npool = ['p.jsonl']\ncount = 5\nthreshold = 3"),
+                "add: threshold: expected a cosine, -1 to 1, found 3",
+            ),
+            (
+                &format!("{HEAD}[[step]]\ndo = 'augment'\nchange = 'swap'\ncount = 5\nshare = 1.5"),
+                "augment: share: expected 0 to 1, found 1.5",
+            ),
+            (
+                &format!("{HEAD}[[step]]\ndo = 'augment'\nchange = 'swap'\ncount = 5\ntarget_count = 0"),
+                "augment: target_count: expected",
+            ),
+            (&format!("tolerance = -5\n{HEAD}{DROP}"), "tolerance: expected a number from 0, found -5"),
+            (
+                &format!("{HEAD}[continual]\nbatches = [['b.jsonl']]\nbudget = 3\nrecheck = 2"),
+                "recheck: expected 0 to 1, found 2",
+            ),
+            (
+                &format!("{HEAD}[continual]\nbatches = [['b.jsonl']]\nbudget = 3\nrecheck = -1"),
+                "recheck: expected 0 to 1, found -1",
+            ),
             (&format!("{HEAD}[[step]]\ndo = 'relabel'\nsignal = 'x'\ntop = 3"), "expected one of combined"),
             (&format!("{HEAD}seeds = []\n[[step]]\ndo = 'drop'\nwhat = 'copies'"), "seeds"),
             (&format!("seeds = 9223372036854775807\n{HEAD}{DROP}"), "at most 1000"),

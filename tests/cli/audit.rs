@@ -214,7 +214,7 @@ fn what_is_unlike_the_training_data_comes_first_and_a_pool_is_chosen_from() {
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo/model");
     bench.ok(&format!("index --model {model} --data pool.jsonl --store pool"));
     bench.ok(
-        "audit sparse --store store --data dev.jsonl --out sparse.jsonl --targets 4 --pool pool --select 9 --spread 2 --threshold -1 \
+        "audit sparse --store store --data dev.jsonl --out sparse.jsonl --targets 4 --pool pool --select 9 --spread 1 --threshold -1 \
          --selected chosen.jsonl",
     );
     let sparse = records(&bench, "sparse.jsonl");
@@ -233,17 +233,25 @@ fn what_is_unlike_the_training_data_comes_first_and_a_pool_is_chosen_from() {
     // Fewer than were asked for are told, and why.
     let few =
         "audit sparse --store store --data dev.jsonl --out again.jsonl --targets 4 --pool pool --selected few.jsonl";
-    let told = bench.run(&format!("{few} --select 9 --threshold 1.1"));
+    let told = bench.run(&format!("{few} --select 9 --threshold 1"));
     assert!(
         told.code == Some(0) && told.err.contains("selected 0 of 9") && told.err.contains("--threshold"),
         "{}",
         told.err
     );
+    for (given, says) in [
+        ("--threshold 3", "--threshold: expected a cosine, -1 to 1, found 3"),
+        ("--spread 2", "--spread: expected a cosine, -1 to 1, found 2"),
+        ("--share=-1", "--share: expected 0 to 1, found -1"),
+        ("--share 1.5", "--share: expected 0 to 1, found 1.5"),
+    ] {
+        bench.fails(&format!("{few} --select 9 {given}"), says);
+    }
     let told = bench.run(&format!("{few} --select 99 --choose random"));
     assert!(told.code == Some(0) && told.err.contains("selected 60 of 99: the pool has no others"), "{}", told.err);
     for choice in ["round-robin", "unsure", "random"] {
         bench.ok(&format!(
-            "audit sparse --store store --data dev.jsonl --out again.jsonl --targets 4 --pool pool --select 5 --spread 2 --threshold -1 \
+            "audit sparse --store store --data dev.jsonl --out again.jsonl --targets 4 --pool pool --select 5 --spread 1 --threshold -1 \
              --selected {choice}.jsonl --choose {choice}"
         ));
         let chosen = records(&bench, &format!("{choice}.jsonl"));

@@ -79,6 +79,18 @@ pub(super) struct Sparse {
 }
 
 impl Sparse {
+    fn check(&self) -> Result<(), Error> {
+        for (flag, cosine) in [("--spread", self.spread), ("--threshold", self.threshold)] {
+            if !(-1.0..=1.0).contains(&cosine) {
+                return Err(Error::usage(format!("{flag}: expected a cosine, -1 to 1, found {cosine}")));
+            }
+        }
+        if !(0.0..=1.0).contains(&self.share) {
+            return Err(Error::usage(format!("--share: expected 0 to 1, found {}", self.share)));
+        }
+        Ok(())
+    }
+
     /// What of the pool is worth a label, for the least covered records.
     fn select(
         &self,
@@ -255,6 +267,7 @@ fn accuracy<'a>(results: impl Iterator<Item = &'a SearchResult>) -> Option<f64> 
 }
 
 pub(super) fn run(arguments: &Sparse, common: &Common) -> anyhow::Result<Outcome> {
+    arguments.check()?;
     let (mut run, started) = (RunRecord::begin("audit sparse"), Instant::now());
     note_side_out("--selected", arguments.selected.as_deref())?;
     note_side_out("--proposed", arguments.proposed.as_deref())?;
