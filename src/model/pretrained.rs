@@ -363,8 +363,7 @@ pub(super) fn max_length(dir: &Path, config: &Config, asked: Option<usize>) -> R
         None => tokens::max_length(dir, positions),
         Some(length) if (1..=positions).contains(&length) => Ok(length),
         Some(length) => Err(Error::usage(format!(
-            "max length: expected 1 to {positions}, the positions {} has, found {length}",
-            dir.display()
+            "max length: expected 1 to {positions}, the positions the model has, found {length}"
         ))),
     }
 }

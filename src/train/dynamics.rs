@@ -136,8 +136,16 @@ impl DynamicsWriter {
         let writer = Self { directory: directory.to_owned(), manifest };
         // The manifest first: until it names epochs, whatever files there are are nobody's.
         writer.write_manifest()?;
+        for stale in epochs_in(directory, ".safetensors")? {
+            std::fs::remove_file(&stale).map_err(Error::io(&stale))?;
+        }
         writer.write_records(records)?;
         Ok(writer)
+    }
+
+    /// How many epochs a training finished in `directory`; `None` where none was begun there.
+    pub fn finished(directory: &Path) -> Option<usize> {
+        read_manifest(directory).ok().map(|manifest| manifest.epochs.len())
     }
 
     /// Goes on after the first `epochs` epochs of what [`DynamicsWriter::create`] began; later ones are forgotten.
@@ -195,6 +203,21 @@ impl DynamicsWriter {
         }
         file.finish()
     }
+}
+
+/// What trainings called `epoch-000` and on, and then `ending`, in a folder that may not be there.
+pub(super) fn epochs_in(folder: &Path, ending: &str) -> Result<Vec<PathBuf>> {
+    let is_epoch = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let number = name.and_then(|name| name.strip_prefix("epoch-")?.strip_suffix(ending));
+        number.is_some_and(|number| number.len() >= 3 && number.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let entries = match folder.read_dir() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(Error::io(folder))?,
+    };
+    let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<std::io::Result<Vec<_>>>();
+    Ok(paths.map_err(Error::io(folder))?.into_iter().filter(is_epoch).collect())
 }
 
 fn encode(moments: &[Moment]) -> Result<Vec<u8>, safetensors::SafeTensorError> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::bar::Bar;
+use super::dynamics::epochs_in;
 use super::material::{BATCH_TOKENS, Material, Taught};
 use super::order::shuffled;
 use super::state::{Progress, STATE, State};
@@ -29,7 +30,8 @@ pub struct TrainPlan {
     pub resume: bool,
     /// Where training dynamics go.
     pub dynamics: Option<PathBuf>,
-    /// Where the model is saved after each epoch, as `epoch-001` and on: what rule tracin takes for checkpoints.
+    /// Where the model is saved after each epoch, as `epoch-001` and on: what rule tracin takes for checkpoints. Those of another training are gone
+    /// when this one begins.
     pub epochs: Option<PathBuf>,
     /// Save AdamW's moments beside each of those models, for rule less.
     pub keep_moments: bool,
@@ -169,7 +171,9 @@ impl<'a, M: Material> Run<'a, M> {
             plan,
         };
         let resumed = run.resume()?;
+        let stale = if resumed { Vec::new() } else { run.stale_epochs()? };
         run.dynamics = plan.dynamics.as_deref().map(|folder| run.open_dynamics(folder, resumed)).transpose()?;
+        stale.iter().try_for_each(|stale| std::fs::remove_dir_all(stale).map_err(Error::io(stale)))?;
         Ok(run)
     }
 
@@ -192,6 +196,18 @@ impl<'a, M: Material> Run<'a, M> {
         (self.progress, self.best, self.moments) = (state.progress, state.best, state.moments);
         self.bar.set(self.progress.steps, None);
         Ok(true)
+    }
+
+    /// The models that another training saved where this one's are to go.
+    fn stale_epochs(&self) -> Result<Vec<PathBuf>> {
+        let Some(folder) = &self.plan.epochs else { return Ok(Vec::new()) };
+        let stale: Vec<PathBuf> = epochs_in(folder, "")?.into_iter().filter(|stale| stale.is_dir()).collect();
+        let start = self.trainee.directory().canonicalize().ok();
+        if let Some(own) = stale.iter().find(|stale| start.is_some() && stale.canonicalize().ok() == start) {
+            return Err(Error::usage(format!("{}: the training starts from it", own.display()))
+                .with_hint("name another place with --save-epochs"));
+        }
+        Ok(stale)
     }
 
     fn open_dynamics(&self, folder: &Path, resumed: bool) -> Result<DynamicsWriter> {

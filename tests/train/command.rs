@@ -160,6 +160,166 @@ fn the_last_layer_alone() {
     assert!(record["head"]["dev"]["accuracy"].as_f64().unwrap() > 0.5);
 }
 
+/// A record of weight 2 is one that is there twice, and one of weight 0 is not there.
+#[test]
+fn the_last_layer_alone_learns_by_weights() {
+    let bench = bench();
+    let text = separable(40, |i| i % 5 == 0);
+    let weight = |i: usize| [1, 2, 0, 3][i % 4];
+    let weighted = text.lines().enumerate().map(|(i, line)| {
+        let mut record: serde_json::Value = serde_json::from_str(line).unwrap();
+        record["heft"] = weight(i).into();
+        record.to_string() + "\n"
+    });
+    bench.write("weighted.jsonl", weighted.collect::<String>());
+    let repeated = text.lines().enumerate().flat_map(|(i, line)| {
+        (0..weight(i)).map(move |copy| {
+            let mut record: serde_json::Value = serde_json::from_str(line).unwrap();
+            record["id"] = format!("{i}-{copy}").into();
+            record.to_string() + "\n"
+        })
+    });
+    bench.write("repeated.jsonl", repeated.collect::<String>());
+    bench.write("plain.jsonl", text.clone());
+    let train = "train --model bert-cls2 --head-only --penalty 0.01 --quiet";
+    bench.ok(&format!("{train} --data weighted.jsonl --weight-column heft --out weighted"));
+    bench.ok(&format!("{train} --data repeated.jsonl --out repeated"));
+    bench.ok(&format!("{train} --data plain.jsonl --out plain"));
+    let objective = |out: &str| json(&bench.path(&format!("{out}.run.json")))["head"]["objective"].as_f64().unwrap();
+    let logits = |model: &str| -> Vec<f64> {
+        let out = bench.ok(&format!("predict --model {model} --data dev.jsonl --quiet"));
+        let row = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["logits"].clone();
+        out.lines().flat_map(|line| row(line).as_array().unwrap().clone()).map(|z| z.as_f64().unwrap()).collect()
+    };
+    let apart = |a: &str, b: &str| logits(a).iter().zip(logits(b)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!((objective("weighted") - objective("repeated")).abs() < 1e-12);
+    // Heads are saved in f32.
+    assert!(apart("weighted", "repeated") < 1e-5, "{}", apart("weighted", "repeated"));
+    assert!(apart("weighted", "plain") > 1e-2, "{}", apart("weighted", "plain"));
+    let none = text.lines().map(|line| line.replacen('{', "{\"heft\":0,", 1) + "\n");
+    bench.write("none.jsonl", none.collect::<String>());
+    bench.fails(&format!("{train} --data none.jsonl --weight-column heft --out none"), "a weight above 0");
+}
+
+/// What would change nothing is refused, not left aside.
+#[test]
+fn arguments_of_another_way_to_train_are_refused() {
+    let bench = bench();
+    let refused = |arguments: &str, names: [&str; 2]| {
+        let ran = bench.run(&format!("train --data train.jsonl --out m --quiet {arguments}"));
+        assert_eq!(ran.code, Some(2), "{arguments}: {}", ran.err);
+        assert!(names.iter().all(|name| ran.err.contains(name)), "{arguments}: {}", ran.err);
+        assert!(!bench.path("m").exists());
+    };
+    for of_the_whole in [
+        "--epochs 2",
+        "--learning-rate 0.1",
+        "--schedule cosine",
+        "--warmup 3",
+        "--batch-size 8",
+        "--accumulate 2",
+        "--weight-decay 0",
+        "--clip 2",
+        "--dropout 0",
+        "--dev dev.jsonl --patience 2",
+        "--dev dev.jsonl --metric loss",
+        "--checkpoint-every 4",
+        "--resume",
+        "--save-epochs epochs",
+        "--save-epochs epochs --keep-moments",
+        "--dynamics dynamics",
+    ] {
+        refused(&format!("--model bert-cls2 --head-only {of_the_whole}"), ["--head-only", "cannot be used with"]);
+        refused(&format!("--model bert-cls2 --penalty 1 {of_the_whole}"), ["--penalty", "cannot be used with"]);
+    }
+    refused("--model bert-cls2 --penalty 1", ["--head-only", "required"]);
+    refused("--vocabulary 100 --penalty 1", ["--penalty", "cannot be used with"]);
+    refused("--vocabulary 100 --head-only", ["--head-only", "cannot be used with"]);
+    refused("--model bert-cls2 --shape 1x32", ["--shape", "cannot be used with"]);
+    refused("--model bert-cls2 --scratch --shape 1x32", ["--shape", "cannot be used with"]);
+    // A model that is made names no folder of its own.
+    let ran = bench.run("train --vocabulary 100 --shape 1x32 --max-length 20000 --data train.jsonl --out m --quiet");
+    assert!(ran.err.contains("expected 1 to 512, the positions the model has, found 20000"), "{}", ran.err);
+}
+
+/// What lies where epochs and dynamics are to go is no more written over than what lies in OUT.
+#[test]
+fn epochs_and_dynamics_have_places_of_their_own() {
+    let bench = bench();
+    let train = "train --model bert-cls2 --data train.jsonl --learning-rate 0.005 --batch-size 8 --quiet";
+    let kept = "--save-epochs epochs --dynamics dynamics";
+    bench.ok(&format!("{train} --epochs 3 {kept} --out one"));
+    let files = |folder: &str| -> Vec<String> {
+        let entries = bench.path(folder).read_dir().unwrap();
+        let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let read = |file: &str| std::fs::read(bench.path(file)).unwrap();
+    let third = read("epochs/epoch-003/model.safetensors");
+    bench.ok("index --model one --data train.jsonl --store store --quiet");
+    let store = files("store");
+    for (place, flag) in
+        [("epochs", "--save-epochs"), ("store", "--save-epochs"), ("dynamics", "--dynamics"), ("store", "--dynamics")]
+    {
+        for more in ["", "--resume"] {
+            let ran = bench.run(&format!("{train} --epochs 1 {flag} {place} --out two {more}"));
+            ran.failed(&format!("{place}: is there already"));
+            assert!(ran.err.contains(&format!("another place with {flag}")), "{}", ran.err);
+        }
+    }
+    assert!(!bench.path("two").exists() && files("store") == store);
+    assert!(read("epochs/epoch-003/model.safetensors") == third);
+    bench.fails(
+        &format!("{train} --model epochs/epoch-002 --epochs 1 --save-epochs epochs --out two --overwrite")
+            .replace("--model bert-cls2 ", ""),
+        "the training starts from it",
+    );
+    assert_eq!(files("epochs"), ["epoch-001", "epoch-002", "epoch-003"]);
+    // Written over, nothing is left of the other training but what it did not make.
+    bench.write("epochs/notes.txt", "mine");
+    bench.ok(&format!("{train} --epochs 1 --seed 1 {kept} --out two --overwrite"));
+    assert_eq!(files("epochs"), ["epoch-001", "notes.txt"]);
+    assert_eq!(files("dynamics"), ["dynamics.json", "epoch-000.safetensors", "records.jsonl"]);
+    assert!(read("epochs/epoch-001/model.safetensors") == read("two/model.safetensors"));
+    // A folder that is there and empty will do.
+    std::fs::create_dir(bench.path("empty")).unwrap();
+    bench.ok(&format!("{train} --epochs 1 --save-epochs empty --out three"));
+    // A training that fails before its first epoch is over stands in nobody's way.
+    let failed = format!("{train} --epochs 1 --dynamics begun --out four").replace("0.005", "1e30");
+    bench.fails(&format!("{failed} --clip 0"), "no longer finite");
+    assert!(bench.path("begun/dynamics.json").exists());
+    bench.ok(&format!("{train} --epochs 1 --dynamics begun --out four"));
+}
+
+/// What is in the folders of epochs and dynamics is the training's own when it goes on.
+#[cfg(unix)]
+#[test]
+fn a_training_that_is_interrupted_goes_on_with_its_epochs() {
+    let bench = bench();
+    let train = "train --model bert-cls2 --data train.jsonl --learning-rate 0.005 --batch-size 8 --epochs 40 --quiet";
+    let job = |at: &str| format!("{train} --save-epochs {at}-epochs --dynamics {at}-dynamics --out {at}");
+    let mut child = bench.command(&job("cut")).spawn().expect("the binary starts");
+    while !bench.path("cut-epochs/epoch-002").exists() && child.try_wait().expect("it is a child").is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let interrupt = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    interrupt.expect("kill runs");
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    bench.fails(&job("cut"), "an interrupted training is there");
+    bench.ok(&format!("{} --resume", job("cut")));
+    bench.ok(&job("whole"));
+    for file in [
+        "/model.safetensors",
+        "-epochs/epoch-001/model.safetensors",
+        "-epochs/epoch-040/model.safetensors",
+        "-dynamics/epoch-039.safetensors",
+    ] {
+        let read = |at: &str| std::fs::read(bench.path(&format!("{at}{file}"))).unwrap();
+        assert!(read("cut") == read("whole"), "{file}");
+    }
+}
+
 /// Two numbers a parameter, for `index --adam`, that change nothing of the model.
 #[test]
 fn moments_are_kept_beside_each_epoch() {

@@ -27,6 +27,29 @@ use super::arguments::{Common, Data};
 use super::output::{Output, sibling};
 use super::run_record::RunRecord;
 
+/// What a fit of the last layer alone has no use for.
+const WHOLE: [&str; 19] = [
+    "vocabulary",
+    "rationale_column",
+    "rationale_weight",
+    "epochs",
+    "learning_rate",
+    "schedule",
+    "warmup",
+    "batch_size",
+    "accumulate",
+    "weight_decay",
+    "clip",
+    "dropout",
+    "patience",
+    "metric",
+    "checkpoint_every",
+    "resume",
+    "save_epochs",
+    "keep_moments",
+    "dynamics",
+];
+
 /// Fine-tune a model, or refit its last layer.
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -42,7 +65,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME")]
     weight_column: Option<String>,
     /// Column of the words that people marked, which first tokens' attention in the last layer is drawn to: [[start, end], …] in characters, or 0 and 1 a word
-    #[arg(long, value_name = "NAME", conflicts_with = "head_only")]
+    #[arg(long, value_name = "NAME")]
     rationale_column: Option<String>,
     /// What that counts in the loss
     #[arg(long, value_name = "WEIGHT", default_value_t = 0.01, requires = "rationale_column")]
@@ -62,16 +85,17 @@ pub(crate) struct Arguments {
     #[arg(long)]
     scratch: bool,
     /// Start from nothing: a vocabulary of at most so many word pieces is made of the training texts, and a BERT of --shape is drawn
-    #[arg(long, value_name = "PIECES", conflicts_with_all = ["model", "scratch", "head_only"])]
+    #[arg(long, value_name = "PIECES", conflicts_with_all = ["model", "scratch"])]
     vocabulary: Option<usize>,
     /// How large that is: LAYERSxHIDDEN, the hidden size a multiple of 32
-    #[arg(long, value_name = "LxH", default_value_t = Shape::default(), requires = "vocabulary")]
+    // What --model rules out is not asked for beside it: so it is ruled out here, too.
+    #[arg(long, value_name = "LxH", default_value_t = Shape::default(), requires = "vocabulary", conflicts_with = "model")]
     shape: Shape,
     /// Fit the last layer alone, to its optimum, over the features the model has
-    #[arg(long, conflicts_with_all = ["epochs", "learning_rate", "dynamics", "resume"])]
+    #[arg(long, conflicts_with_all = WHOLE)]
     head_only: bool,
     /// With --head-only: λ of (1/N) Σ loss + (λ/2)‖[W;b]‖²
-    #[arg(long, value_name = "LAMBDA", default_value_t = 1e-3, requires = "head_only")]
+    #[arg(long, value_name = "LAMBDA", default_value_t = 1e-3, requires = "head_only", conflicts_with_all = WHOLE)]
     penalty: f64,
     #[command(flatten)]
     optimiser: Optimiser,
@@ -201,20 +225,43 @@ impl Arguments {
 
     /// Refuses to write over what the user did not say.
     fn check_places(&self, out: &Path, checkpoints: &Path, state: &StateFolder) -> Result<()> {
-        if self.keeping.overwrite {
+        let Keeping { overwrite, resume, save_epochs, dynamics, .. } = &self.keeping;
+        if *overwrite {
             return Ok(());
         }
-        let taken = || out.read_dir().is_ok_and(|mut entries| entries.next().is_some());
-        if out.exists() && (!out.is_dir() || taken()) {
-            return Err(Error::usage(format!("{}: is there already", out.display()))
-                .with_hint("name another place with --out, or write over it with --overwrite"));
+        let goes_on = state.has_state();
+        let refuse = |place: &Path, flag: &str| {
+            Err(Error::usage(format!("{}: is there already", place.display()))
+                .with_hint(format!("name another place with {flag}, or write over it with --overwrite")))
+        };
+        if is_taken(out) {
+            return refuse(out, "--out");
         }
-        if state.has_state() && !self.keeping.resume {
+        if state.has_state() && !resume {
             return Err(Error::usage(format!("{}: an interrupted training is there", checkpoints.display()))
                 .with_hint("go on with it: --resume; or begin anew: --overwrite"));
         }
+        if let Some(place) = save_epochs
+            && is_taken(place)
+            && !(goes_on && place.join("epoch-001").exists())
+        {
+            return refuse(place, "--save-epochs");
+        }
+        // A training that ended before its first epoch did leaves the names of its records.
+        if let Some(place) = dynamics
+            && is_taken(place)
+            && !train::DynamicsWriter::finished(place).is_some_and(|epochs| goes_on || epochs == 0)
+        {
+            return refuse(place, "--dynamics");
+        }
         Ok(())
     }
+}
+
+/// Whether something is there that a training would write over.
+fn is_taken(place: &Path) -> bool {
+    let has_files = || place.read_dir().is_ok_and(|mut entries| entries.next().is_some());
+    place.exists() && (!place.is_dir() || has_files())
 }
 
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {

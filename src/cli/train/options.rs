@@ -52,7 +52,7 @@ pub(super) struct Keeping {
     /// Go on from the checkpoint in OUT.training, if there is one
     #[arg(long)]
     pub(super) resume: bool,
-    /// Write over what is in OUT
+    /// Write over what is in OUT, and what an earlier training left where --save-epochs and --dynamics go
     #[arg(long, visible_alias = "overwrite-output-dir")]
     pub(super) overwrite: bool,
     /// Save the model after each epoch too, as DIR/epoch-001 and on: for `index --checkpoint`

@@ -293,6 +293,11 @@ impl Trainee {
         &self.tokenizer
     }
 
+    /// The directory it started from, whose tokenizer goes with what is saved.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// How its family numbers positions.
     pub fn positions(&self) -> Positions {
         self.config.token_positions()
