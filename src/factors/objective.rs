@@ -131,7 +131,9 @@ impl Objective<'_> {
             let weight = block.weight(r);
             losses.extend(heads.map(|z| {
                 let loss = loss_to_delta(problem, z, slice(targets, r));
-                z.iter_mut().for_each(|delta| *delta *= weight);
+                for delta in z {
+                    *delta *= weight;
+                }
                 weight * loss
             }));
         }
@@ -165,7 +167,9 @@ fn block_product(problem: Problem, block: &Block, outputs: &Mat<f64>, v: &Mat<f6
     for r in 0..block.rows {
         let u = slice_mut(&mut u, r);
         output_curvature(problem, u, slice(outputs, r));
-        u.iter_mut().for_each(|u| *u *= block.weight(r));
+        for u in u {
+            *u *= block.weight(r);
+        }
     }
     let mut sum = Mat::zeros(v.nrows(), v.ncols());
     add_product(sum.as_mut(), block.inputs.as_ref(), u.transpose());

@@ -564,8 +564,9 @@ impl Plan {
             () if self.continual.is_none() && self.arms().iter().all(|arm| arm.steps.is_empty()) => {
                 Err("step: expected something to do to the data, found nothing".to_owned())
             }
-            () if self.tolerance.is_nan() || self.tolerance < 0.0 => {
-                Err(format!("tolerance: expected a number from 0, found {}", self.tolerance))
+            // Below 0 is how much better it must be.
+            () if self.tolerance.is_nan() || self.tolerance < -1.0 => {
+                Err(format!("tolerance: expected a number from -1, found {}", self.tolerance))
             }
             () => {
                 let recheck = self.continual.as_ref().map_or(0.0, |continual| continual.recheck);
@@ -739,7 +740,7 @@ mod tests {
                 &format!("{HEAD}[[step]]\ndo = 'augment'\nchange = 'swap'\ncount = 5\ntarget_count = 0"),
                 "augment: target_count: expected",
             ),
-            (&format!("tolerance = -5\n{HEAD}{DROP}"), "tolerance: expected a number from 0, found -5"),
+            (&format!("tolerance = -5\n{HEAD}{DROP}"), "tolerance: expected a number from -1, found -5"),
             (
                 &format!("{HEAD}[continual]\nbatches = [['b.jsonl']]\nbudget = 3\nrecheck = 2"),
                 "recheck: expected 0 to 1, found 2",
