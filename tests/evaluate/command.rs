@@ -85,7 +85,9 @@ fn training_data_that_were_not_indexed_are_refused() {
     };
     let swapped = text.lines().rev().map(|line| line.to_owned() + "\n");
     bench.write("other.jsonl", swapped.collect::<String>());
-    yardsticks.iter().for_each(|yardstick| refused(yardstick, "training record 0: id: expected \"r0\", found \"r19\""));
+    for yardstick in yardsticks {
+        refused(yardstick, "training record 0: id: expected \"r0\", found \"r19\"");
+    }
     changed(&|i, row| {
         if i >= 7 {
             row["text"] = "something else".into();
