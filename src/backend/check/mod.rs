@@ -70,8 +70,9 @@ fn in_sequence<B: Backend>(backend: &B) -> Result<Check> {
     let layer = backend.pack_linear(&numbers(OUTPUTS * INPUTS, 40), &numbers(OUTPUTS, 41), INPUTS, OUTPUTS)?;
     let norm = norm(backend, INPUTS)?;
     let run = |waits: bool| -> Result<Vec<f32>> {
-        let (mut x, mut back) = (drawn(backend, ROWS * INPUTS, 42)?, backend.tensor(ROWS * INPUTS)?);
+        let (mut x, mut back) = (backend.tensor(ROWS * INPUTS)?, backend.tensor(ROWS * INPUTS)?);
         let mut out = backend.tensor(ROWS * OUTPUTS)?;
+        backend.layer_norm(&mut x, &drawn(backend, ROWS * INPUTS, 42)?, &norm, ROWS)?;
         let wait = |tensor: &B::Tensor| if waits { backend.download(&mut [0.0], tensor) } else { Ok(()) };
         for _ in 0..ROUNDS {
             backend.linear(&mut out, &x, &layer, Activation::Gelu, None, ROWS)?;
