@@ -66,7 +66,7 @@ pub fn check<B: Backend>(backend: &B) -> Result<Vec<Check>> {
 /// Operations that read and write over what the ones before have just written, nothing waited for in between, against the same with each waited for:
 /// a device may begin one while another is at work, and the bits are to be the same.
 fn in_sequence<B: Backend>(backend: &B) -> Result<Check> {
-    const ROUNDS: usize = 8;
+    const ROUNDS: usize = 4;
     let layer = backend.pack_linear(&numbers(OUTPUTS * INPUTS, 40), &numbers(OUTPUTS, 41), INPUTS, OUTPUTS)?;
     let norm = norm(backend, INPUTS)?;
     let run = |waits: bool| -> Result<Vec<f32>> {
