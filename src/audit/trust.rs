@@ -85,7 +85,9 @@ fn ranked(rows: &[Vec<f64>], width: usize) -> Vec<Vec<f64>> {
         let mut first = 0;
         for ties in order.chunk_by(|&a, &b| rows[a][column] == rows[b][column]) {
             let rank = first as f64 + (ties.len() - 1) as f64 / 2.0;
-            ties.iter().for_each(|&row| out[row][column] = rank);
+            for &row in ties {
+                out[row][column] = rank;
+            }
             first += ties.len();
         }
     }

@@ -497,7 +497,7 @@ impl Plan {
             toml::from_str(&text).map_err(|error| told(&text, &error))
         };
         let mut plan: Self = plan.map_err(|reason| Error::format(path, reason))?;
-        plan.folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        plan.folder = path.parent().map(Path::to_owned).unwrap_or_default();
         plan.resolve();
         plan.check().map_err(|reason| Error::format(path, reason))?;
         Ok(plan)
