@@ -42,6 +42,7 @@ fn training(rows: usize) -> InMemory {
         features,
         deltas,
         labels: LabelVec::Classes(ids),
+        weights: Vec::new(),
         rows_at_a_time: 16_384,
     }
 }

@@ -66,7 +66,16 @@ fn with_labels(
     rows.for_each(|((z, delta), target)| {
         loss_and_delta(problem, z, target, delta);
     });
-    InMemory { problem, width, classes, features, deltas, labels: label_vec(targets), rows_at_a_time: usize::MAX }
+    InMemory {
+        problem,
+        width,
+        classes,
+        features,
+        deltas,
+        labels: label_vec(targets),
+        weights: Vec::new(),
+        rows_at_a_time: usize::MAX,
+    }
 }
 
 fn label_vec(targets: Vec<Target>) -> LabelVec {

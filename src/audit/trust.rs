@@ -262,6 +262,15 @@ mod tests {
         assert_eq!([ranks[0], ranks[2], ranks[3], ranks[4]], [1.5, 0.0, 1.5, 3.0]);
     }
 
+    /// So that what crowds at an end is told apart as well as what is spread.
+    #[test]
+    fn only_the_order_of_evidence_counts() {
+        let (evidence, right) = drawn(300);
+        let mut crowded = evidence.clone();
+        crowded.rows.iter_mut().for_each(|row| row[0] = 1.0 - 10.0_f64.powf(-2.0 - row[0]));
+        assert_eq!(calibrate(&crowded, &right).unwrap(), calibrate(&evidence, &right).unwrap());
+    }
+
     #[test]
     fn too_little_to_learn_from_is_refused() {
         let (evidence, right) = drawn(12);

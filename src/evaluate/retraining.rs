@@ -286,6 +286,7 @@ impl<'a> Trainings<'a> {
             features: rows.iter().flat_map(|row| &features[row * width..][..width]).copied().collect(),
             deltas: vec![0.0; rows.len() * classes],
             labels: LabelVec::Classes(rows.iter().map(label).collect()),
+            weights: Vec::new(),
             rows_at_a_time: 65_536,
         }
     }

@@ -261,6 +261,7 @@ mod tests {
             deltas: vec![0.0; rows * classes],
             labels: LabelVec::Classes((0..rows).map(label).collect()),
             features,
+            weights: Vec::new(),
             rows_at_a_time,
         }
     }

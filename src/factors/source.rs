@@ -138,6 +138,8 @@ pub struct InMemory {
     pub deltas: Vec<f32>,
     /// What δ was taken against.
     pub labels: LabelVec,
+    /// What each record's loss counts in a refit, `[n]`; empty where all count the same.
+    pub weights: Vec<f64>,
     /// The most records to hand out at a time.
     pub rows_at_a_time: usize,
 }
@@ -178,5 +180,10 @@ impl FactorSource for InMemory {
             predictions: labels,
             used: LabelUsed::Gold,
         }
+    }
+
+    fn weights(&self, i: usize) -> Option<&[f64]> {
+        let most = self.rows_at_a_time.max(1);
+        (!self.weights.is_empty()).then(|| self.weights.chunks(most).nth(i).unwrap_or_default())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Example;
 use crate::error::{Error, Result};
-use crate::factors::{FactorSource, InMemory, LabelVec, LabelledRows, Refit, RefitOptions, Target, refit};
+use crate::factors::{InMemory, LabelVec, Refit, RefitOptions, Target, refit};
 use crate::interrupt;
 use crate::model::{Problem, Trainee};
 use crate::tokens::{MicroBatch, pack};
@@ -22,45 +22,12 @@ pub fn train_head(
     if mean <= 0.0 {
         return Err(Error::usage("weights: expected at least one record of a weight above 0"));
     }
-    let rows = features(trainee, examples, batch_tokens)?;
-    let source = Weighted { rows, weights: examples.iter().map(|example| example.weight / mean).collect() };
+    let weights = examples.iter().map(|example| example.weight / mean).collect();
+    let source = InMemory { weights, ..features(trainee, examples, batch_tokens)? };
     let refit = refit(&source, options, &|| !interrupt::asked())?;
     let rounded = |values: &[f64]| values.iter().map(|&x| x as f32).collect::<Vec<f32>>();
     trainee.learner().set_head(&rounded(&refit.weight), &rounded(&refit.bias))?;
     Ok(refit)
-}
-
-/// Records in memory, each with what its loss counts.
-struct Weighted {
-    rows: InMemory,
-    weights: Vec<f64>,
-}
-
-impl FactorSource for Weighted {
-    fn problem(&self) -> Problem {
-        self.rows.problem
-    }
-
-    fn width(&self) -> usize {
-        self.rows.width
-    }
-
-    fn classes(&self) -> usize {
-        self.rows.classes
-    }
-
-    fn piece_rows(&self) -> Vec<usize> {
-        self.rows.piece_rows()
-    }
-
-    fn piece(&self, i: usize) -> LabelledRows<'_> {
-        self.rows.piece(i)
-    }
-
-    fn weights(&self, i: usize) -> Option<&[f64]> {
-        let start = i * self.rows.rows_at_a_time;
-        Some(&self.weights[start..self.weights.len().min(start + self.rows.rows_at_a_time)])
-    }
 }
 
 /// Records packed together.
@@ -92,6 +59,7 @@ fn features(trainee: &mut Trainee, examples: &[Example], batch_tokens: Option<us
         features,
         deltas,
         labels: labels(problem, examples),
+        weights: Vec::new(),
         rows_at_a_time: 65_536,
     })
 }

@@ -1,8 +1,6 @@
 //! The refitted head, and the representers that come from it.
 
-use wherefore::factors::{
-    FactorSource, InMemory, LabelledRows, Refit, RefitOptions, RefitTargets, RepresenterCompat, refit, representer,
-};
+use wherefore::factors::{InMemory, Refit, RefitOptions, RefitTargets, RepresenterCompat, refit, representer};
 use wherefore::model::Problem;
 
 use super::reference::{Records, delta, dot, logits, norm, outputs};
@@ -60,40 +58,6 @@ fn the_stated_gradient_and_objective_are_those_of_the_definition() {
     }
 }
 
-/// Records, each with what its loss counts.
-struct Weighted {
-    inner: InMemory,
-    weights: Vec<f64>,
-}
-
-impl FactorSource for Weighted {
-    fn problem(&self) -> Problem {
-        self.inner.problem()
-    }
-
-    fn width(&self) -> usize {
-        self.inner.width()
-    }
-
-    fn classes(&self) -> usize {
-        self.inner.classes()
-    }
-
-    fn piece_rows(&self) -> Vec<usize> {
-        self.inner.piece_rows()
-    }
-
-    fn piece(&self, i: usize) -> LabelledRows<'_> {
-        self.inner.piece(i)
-    }
-
-    fn weights(&self, i: usize) -> Option<&[f64]> {
-        let rows = self.inner.piece_rows();
-        let start: usize = rows[..i].iter().sum();
-        Some(&self.weights[start..start + rows[i]])
-    }
-}
-
 /// Where the gradient of the weighted losses is 0, by a definition that knows nothing of how it was looked for.
 #[test]
 fn a_weighted_refit_is_the_minimum_of_weighted_losses() {
@@ -104,13 +68,13 @@ fn a_weighted_refit_is_the_minimum_of_weighted_losses() {
             let records = Records { weights: weights.clone(), ..Records::new(&inner) };
             let options = RefitOptions { cholesky_limit, ..RefitOptions::default() };
             let plain = refit(&inner, &options, &go_on).expect("a refit");
-            let found =
-                refit(&Weighted { inner: inner.clone(), weights: weights.clone() }, &options, &go_on).expect("a refit");
+            let weighted = InMemory { weights, ..inner };
+            let found = refit(&weighted, &options, &go_on).expect("a refit");
             let gradient = |refit: &Refit| norm(&records.gradient(&parameters(refit), options.penalty));
             assert!(found.converged && gradient(&found) <= 1e-9, "{problem:?}: {:e}", gradient(&found));
             assert!(gradient(&plain) > 1e-3, "{problem:?}: {:e}", gradient(&plain));
             // However the rows are cut.
-            let cut = Weighted { inner: InMemory { rows_at_a_time: 7, ..inner }, weights };
+            let cut = InMemory { rows_at_a_time: 7, ..weighted };
             assert_eq!(refit(&cut, &options, &go_on).expect("a refit"), found, "{problem:?}");
         }
     }
