@@ -12,7 +12,7 @@ use crate::model::{GradientsOf, Model};
 use crate::pipeline::{GivenScores, QueryTarget, Rejections, RuleOptions, SearchJob, SearchOptions, Settings};
 use crate::random::{Purpose, Stream, uniform};
 use crate::search::Rule;
-use crate::store::{Shard, Store};
+use crate::store::Store;
 
 /// What is to be judged.
 #[derive(Clone, Copy)]
@@ -153,8 +153,7 @@ impl Trainings<'_> {
     /// What one rule says of every query.
     fn scores(&self, over: &RuleOver<'_>, queries: Dataset, settings: &Settings, each: Each<'_>) -> Result<()> {
         let RuleOver { rule, store, checkpoints, options, .. } = *over;
-        let indices = |store: &Store| store.shards().iter().flat_map(Shard::indices).copied().collect::<Vec<u64>>();
-        if store.data_fingerprint() != self.store.data_fingerprint() || indices(store) != indices(self.store) {
+        if store.records_fingerprint() != self.store.records_fingerprint() {
             return Err(Error::Mismatch("the stores are of other records".to_owned(), None));
         }
         let rule_options = options.clone();

@@ -228,24 +228,10 @@ impl<'a> Trainings<'a> {
         let asked = format!("{:?}", queries.collect::<Vec<_>>());
         Header {
             model: self.model.fingerprint(),
-            data: self.data_fingerprint(),
+            data: self.store.records_fingerprint(),
             queries: blake3::hash(asked.as_bytes()).to_hex().to_string(),
             retraining: serde_json::to_value(retraining).unwrap_or_default(),
         }
-    }
-
-    /// Of the training records, which are named by their rows: records that were removed from a store leave its own fingerprint as it is.
-    pub(super) fn data_fingerprint(&self) -> String {
-        let whole = self.store.data_fingerprint();
-        if self.store.rows() as u64 == self.store.records_total() {
-            return whole.to_owned();
-        }
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(whole.as_bytes());
-        self.store.shards().iter().flat_map(Shard::indices).for_each(|index| {
-            hasher.update(&index.to_le_bytes());
-        });
-        hasher.finalize().to_hex().to_string()
     }
 
     fn ready<'r>(&'r self, plan: &'r RetrainingPlan, settings: &'r Settings) -> Result<Ready<'r>> {

@@ -181,7 +181,7 @@ impl Trainings<'_> {
         let queries: Vec<_> =
             self.queries.iter().map(|query| (&query.id, &query.target, &query.encoding.ids)).collect();
         let header = serde_json::json!({
-            "model": self.model.fingerprint(), "data": self.data_fingerprint(), "patch": [options.rate, options.each],
+            "model": self.model.fingerprint(), "data": self.store.records_fingerprint(), "patch": [options.rate, options.each],
             "queries": blake3::hash(format!("{queries:?}").as_bytes()).to_hex().to_string(),
         });
         let (mut kept, lines) = Kept::open::<Patched>(retraining.keep.as_deref(), &header)?;

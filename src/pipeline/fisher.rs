@@ -89,7 +89,7 @@ pub fn fit_fisher(
         options.self_influence.map(|damping| fit.self_influence(&all, &layers, damping)).transpose()?;
     let described = FisherSettings {
         model_fingerprint: model.fingerprint().to_owned(),
-        data_fingerprint: store.data_fingerprint().to_owned(),
+        data_fingerprint: store.records_fingerprint(),
         form: options.form,
         labels: options.labels,
         seed: options.seed,

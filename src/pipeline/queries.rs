@@ -204,7 +204,7 @@ impl SearchJob<'_> {
         summary.seconds = began.elapsed().as_secs_f64();
         (summary.damping, summary.searched) = (prepared.damping(), answers.searched());
         let fitted_to = whole.as_ref().map(|whole| whole.fisher.settings.data_fingerprint.as_str());
-        summary.curvature_of_others = fitted_to.is_some_and(|fitted_to| fitted_to != store.data_fingerprint());
+        summary.curvature_of_others = fitted_to.is_some_and(|fitted_to| fitted_to != store.records_fingerprint());
         Ok(summary)
     }
 

@@ -94,6 +94,20 @@ impl Store {
         &self.data_fingerprint
     }
 
+    /// The same of the records that are there: those that were removed, or skipped, count neither in this nor in what is computed of it.
+    pub fn records_fingerprint(&self) -> String {
+        let whole = self.data_fingerprint();
+        if self.rows() as u64 == self.records_total() {
+            return whole.to_owned();
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(whole.as_bytes());
+        self.shards().iter().flat_map(Shard::indices).for_each(|index| {
+            hasher.update(&index.to_le_bytes());
+        });
+        hasher.finalize().to_hex().to_string()
+    }
+
     /// The shards, ascending by record number.
     pub fn shards(&self) -> &[Shard] {
         &self.shards

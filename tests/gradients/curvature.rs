@@ -127,9 +127,13 @@ fn a_curvature_goes_with_a_record_it_was_fitted_to() {
     bench.ok("index --append --store store --data more.jsonl --quiet");
     let told = bench.run(search);
     assert!(told.code == Some(0) && told.err.contains("the curvature was fitted to other records"), "{}", told.err);
+    bench.ok("curvature --store store --curvature apart --quiet");
+    let apart = format!("{search} --curvature apart");
+    assert!(!bench.run(&apart).err.contains("fitted to other records"));
     let removed = bench.ok("store remove store --indexes 3 --format text");
     assert!(removed.contains("the curvature that was fitted to them, too, is gone"), "{removed}");
     bench.fails(search, "the curvature of the whole network has not been fitted");
+    assert!(bench.run(&apart).err.contains("the curvature was fitted to other records"), "one that lies elsewhere");
     bench.ok("curvature --store store --quiet");
     bench.run("store remove store --indexes 999");
     assert!(!bench.run(search).err.contains("fitted to other records"), "nothing was removed");
