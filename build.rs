@@ -199,6 +199,8 @@ fn architectures(nvcc: &Path, release: (u32, u32)) -> Vec<String> {
 fn generate(architecture: &str) -> String {
     match architecture.strip_prefix("ptx") {
         Some(number) => format!("-gencode=arch=compute_{number},code=compute_{number}"),
+        // Nothing is written for one of this family alone: they have one PTX, from which each has machine code of its own.
+        None if architecture.starts_with('8') => format!("-gencode=arch=compute_80,code=sm_{architecture}"),
         None => format!("-gencode=arch=compute_{architecture},code=sm_{architecture}"),
     }
 }

@@ -35,13 +35,18 @@ struct Row {
     apart: Apart,
 }
 
-/// `explained` records, spread over the data, are taken apart by integrated gradients of `steps`.
-pub(super) fn run(common: &Common, run: RunRecord, name: &str, records: &[Record]) -> anyhow::Result<Outcome> {
+/// Some of a model's records, spread over all of them, are run, searched for and explained.
+pub(super) fn run(
+    common: &Common,
+    run: RunRecord,
+    name: &str,
+    records: impl FnOnce(&Model) -> Result<Vec<Record>>,
+) -> anyhow::Result<Outcome> {
     let options = AccuracyOptions { batch_tokens: common.settings()?.batch_tokens, ..AccuracyOptions::default() };
-    let chosen: Vec<Record> = records.iter().step_by(records.len().div_ceil(RECORDS).max(1)).cloned().collect();
-    if chosen.is_empty() {
-        return Err(Error::usage("no records to measure on").into());
-    }
+    let load_options = LoadOptions { max_length: common.max_length, ..LoadOptions::default() };
+    let cpu = Model::load(name, Device::Cpu, &load_options)?;
+    let records = records(&cpu)?;
+    let chosen: Vec<Record> = records.iter().step_by(records.len().div_ceil(RECORDS)).cloned().collect();
     let precisions = precisions(common);
     let progress = Progress::new("measuring", Some(precisions.len() as u64 + 2), common.quiet);
     let mut measured = 0;
@@ -52,8 +57,6 @@ pub(super) fn run(common: &Common, run: RunRecord, name: &str, records: &[Record
         progress.set(measured, measured);
         Ok::<_, Error>(found)
     };
-    let load_options = LoadOptions { max_length: common.max_length, ..LoadOptions::default() };
-    let cpu = Model::load(name, Device::Cpu, &load_options)?;
     let exact = one(&Model::open_with(Reference, cpu.directory(), &load_options)?, None)?;
     let plain = one(&cpu, Some(&exact))?;
     let mut report = Report { device: cpu.device().0, rows: Vec::new() };

@@ -1,6 +1,7 @@
 //! `wherefore bench`.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Instant;
 
@@ -21,7 +22,7 @@ use wherefore::tokens::Encoding;
 use wherefore::{Error, Result};
 
 use super::Outcome;
-use super::arguments::{Common, Data};
+use super::arguments::{Common, Data, shape_of};
 use super::output::{print, record_beside};
 use super::run_record::RunRecord;
 
@@ -32,17 +33,17 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum)]
     job: Option<Job>,
     /// Search: training records
-    #[arg(long, default_value_t = 200_000, value_name = "N")]
-    records: usize,
+    #[arg(long, default_value = "200000", value_name = "N")]
+    records: NonZeroUsize,
     /// Search: features a record
-    #[arg(long, default_value_t = 384, value_name = "E")]
-    width: usize,
+    #[arg(long, default_value = "384", value_name = "E")]
+    width: NonZeroUsize,
     /// Search: classes
-    #[arg(long, default_value_t = 2, value_name = "K")]
-    classes: usize,
+    #[arg(long, default_value = "2", value_name = "K")]
+    classes: NonZeroUsize,
     /// Search: queries at a time [default: 1, 64 and 1024]
     #[arg(long, value_name = "Q")]
-    queries: Option<usize>,
+    queries: Option<NonZeroUsize>,
     /// Search: records at each end
     #[arg(long, default_value_t = 10, value_name = "K")]
     top_k: usize,
@@ -62,8 +63,8 @@ pub(crate) struct Arguments {
     #[arg(long, conflicts_with = "job")]
     accuracy: bool,
     /// Samples of each; the median is reported
-    #[arg(long, default_value_t = 5, value_name = "N")]
-    samples: usize,
+    #[arg(long, default_value = "5", value_name = "N")]
+    samples: NonZeroUsize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -136,8 +137,8 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let run = RunRecord::begin("bench");
     if arguments.accuracy {
         let bundled = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
-        let (name, records) = name_and_records(arguments, bundled.path())?;
-        return super::accuracy::run(common, run, &name, &records);
+        let (name, data) = model_and_data(arguments, bundled.path())?;
+        return super::accuracy::run(common, run, &name, |model| records(model, &data));
     }
     let isa = Cpu::new().isa();
     let ceilings = cpu::measure(isa);
@@ -147,7 +148,9 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let wanted = |job| arguments.job.is_none_or(|only| only == job);
     if wanted(Job::Forward) || wanted(Job::Explain) {
         let bundled = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
-        let (model, records) = model_and_records(arguments, common, bundled.path())?;
+        let (name, data) = model_and_data(arguments, bundled.path())?;
+        let model = common.load(&name)?;
+        let records = records(&model, &data)?;
         let ceilings = of_device(&model, ceilings)?;
         if wanted(Job::Forward) {
             report.rows.extend(forward(arguments, common, &ceilings, &model, &records)?);
@@ -182,10 +185,10 @@ fn ceiling_rows(vectors: &str, threads: usize, ceilings: &Ceilings) -> Vec<Row> 
 }
 
 /// Median seconds of `samples` calls after one to warm up.
-fn median(samples: usize, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+fn median(samples: NonZeroUsize, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     work()?;
     let mut seconds = Vec::new();
-    for _ in 0..samples.max(1) {
+    for _ in 0..samples.get() {
         interrupt::check()?;
         let began = Instant::now();
         work()?;
@@ -195,17 +198,18 @@ fn median(samples: usize, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(seconds[seconds.len() / 2])
 }
 
-fn model_and_records(arguments: &Arguments, common: &Common, room: &Path) -> Result<(Model, Vec<Record>)> {
-    let (name, records) = name_and_records(arguments, room)?;
-    Ok((common.load(&name)?, records))
+/// The model's name, and what its records are read from: the user's, or those bundled.
+fn model_and_data(arguments: &Arguments, room: &Path) -> Result<(String, Data)> {
+    match &arguments.model {
+        Some(model) => Ok((model.clone(), arguments.data.clone())),
+        None => super::demo::bundled(room),
+    }
 }
 
-fn name_and_records(arguments: &Arguments, room: &Path) -> Result<(String, Vec<Record>)> {
-    let (name, dataset) = match &arguments.model {
-        Some(model) => (model.clone(), arguments.data.open()?),
-        None => super::demo::bundled(room)?,
-    };
-    Ok((name, dataset.take(4096).collect::<Result<_>>()?))
+/// Records that a model is measured on.
+fn records(model: &Model, data: &Data) -> Result<Vec<Record>> {
+    let records: Vec<Record> = data.open_as(shape_of(model), &[])?.take(4096).collect::<Result<_>>()?;
+    if records.is_empty() { Err(Error::usage("no records to measure on")) } else { Ok(records) }
 }
 
 /// Records explained, spread over the data: a few, each takes a hundred forwards' work.
@@ -306,7 +310,7 @@ fn search_rows(arguments: &Arguments, common: &Common, cpu: Ceilings, rows: &mut
     let devices: Vec<&Gpu> = gpus.iter().collect();
     let factors = Synthetic::new(arguments)?;
     let rules = arguments.rule.map_or_else(|| vec![Rule::FeatureDot, Rule::GradDot], |rule| vec![rule]);
-    let batches = arguments.queries.map_or_else(|| vec![1, 64, 1024], |q| vec![q]);
+    let batches = arguments.queries.map_or_else(|| vec![1, 64, 1024], |q| vec![q.get()]);
     for rule in rules {
         for &queries in &batches {
             rows.push(search_row(arguments, &devices, &ceilings(queries), &factors, rule, queries)?);
@@ -366,7 +370,7 @@ impl Synthetic {
     fn new(arguments: &Arguments) -> Result<Self> {
         /// Bytes of all numbers, at most.
         const MOST: usize = 1 << 40;
-        let Arguments { records, width, classes, .. } = *arguments;
+        let [records, width, classes] = [arguments.records, arguments.width, arguments.classes].map(NonZeroUsize::get);
         let numbers = width.checked_add(classes).and_then(|row| row.checked_mul(records));
         if numbers.and_then(|n| n.checked_mul(size_of::<f32>())).is_none_or(|bytes| bytes > MOST) {
             return Err(Error::usage(format!(

@@ -20,7 +20,7 @@ use wherefore::store::Store;
 use wherefore::{Error, Result};
 
 use super::Outcome;
-use super::arguments::Common;
+use super::arguments::{Common, Data};
 
 /// The whole job on the bundled model and data: index, search, explain, answers to read, and a page to look at.
 #[derive(Args)]
@@ -132,9 +132,10 @@ fn put_page(kept: Option<&Path>, page: &str) -> Result<PathBuf> {
 }
 
 /// The bundled model's directory and its training data, written under `folder`.
-pub(crate) fn bundled(folder: &Path) -> Result<(String, Dataset)> {
+pub(crate) fn bundled(folder: &Path) -> Result<(String, Data)> {
     unpack(folder)?;
-    Ok((folder.join("model").to_string_lossy().into_owned(), open(folder, "train.jsonl")?))
+    let path = |name| folder.join(name).to_string_lossy().into_owned();
+    Ok((path("model"), Data { files: vec![path("train.jsonl")], ..Data::default() }))
 }
 
 /// Writes the bundled files under `folder`, where they are not there yet.

@@ -14,7 +14,7 @@ use wherefore::pipeline::{self, Summary};
 use wherefore::search;
 
 use super::Outcome;
-use super::arguments::{Common, Data};
+use super::arguments::{Common, Data, shape_of};
 use super::output::{Output, print, record_beside};
 use super::run_record::RunRecord;
 
@@ -124,8 +124,9 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let mut rejections = output.rejections();
     let model = match &arguments.model {
         Some(name) => {
-            let model = common.load(name)?;
-            pipeline::prove(&model, arguments.data.open()?, &common.settings()?, &mut rejections)?
+            let model = common.load_as(name, true)?;
+            let dataset = arguments.data.open_as(shape_of(&model), &[])?;
+            pipeline::prove(&model, dataset, &common.settings()?, &mut rejections)?
         }
         None => Vec::new(),
     };

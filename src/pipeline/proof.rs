@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use super::predict_tokens::{encoded_text, question_windows};
+use super::windows::read_whole;
 use super::{Rejections, Settings};
 use crate::backend::check::Check;
 use crate::backend::cpu::dot;
@@ -10,7 +12,7 @@ use crate::backend::{self, Fold, Objective};
 use crate::dataset::{Dataset, Record};
 use crate::error::{Error, Result};
 use crate::factors::{self, FactorRows, Floats, Target};
-use crate::model::{Answers, Ask, LoadOptions, Model, Outputs, Probes, Problem};
+use crate::model::{Answers, Ask, LoadOptions, Model, Outputs, Probes, Problem, Reads, Task};
 use crate::search::{self, Form, Options, Query};
 use crate::tokens::{Encoding, PackedBatch};
 
@@ -18,132 +20,203 @@ use crate::tokens::{Encoding, PackedBatch};
 const RECORDS: usize = 48;
 /// Records that the f64 reference runs.
 const REFERENCE_RECORDS: usize = 8;
+/// Of those, the shortest, whose gradients are looked at: ten passes each.
+const DIFFERENCED_RECORDS: usize = 2;
+/// Tokens that windows of a long text share, as everywhere else by default.
+const STRIDE: usize = 128;
+/// Logits that a loss's slope is looked at in, spread over all of them.
+const SLOPES: usize = 64;
+
+/// A record as the model reads it, the first window of what is longer than one, and the tokens whose outputs are looked at.
+type Sequence = (Encoding, Reads);
 
 /// Runs the proof.
 ///
 /// # Errors
 /// Where the records cannot be read or run; a check that fails is a result, not an error.
 pub fn prove(model: &Model, dataset: Dataset, settings: &Settings, rejections: &mut Rejections) -> Result<Vec<Check>> {
-    let records = sample(dataset, rejections)?;
-    let encodings = records.iter().map(|record| model.encode(record)).collect::<Result<Vec<_>>>()?;
-    let outputs = model.run(&encodings, settings.batch_tokens, &|_| true)?;
-    let mut checks = vec![alone(model, &encodings, &outputs)?, itself(model, &outputs)?];
-    checks.extend(drift(model, &encodings, &outputs)?);
+    let sequences = sample(model, dataset, rejections)?;
+    let outputs = run(model, &sequences, settings.batch_tokens)?;
+    let exact = reference(model)?;
+    let mut checks = vec![alone(model, &sequences, &outputs)?, itself(model, &outputs)?];
+    checks.extend(drift(model, &exact, &sequences, &outputs)?);
     if model.problem() != Problem::Headless {
         checks.push(slope(model, &outputs));
-        checks.push(gradients(model, &encodings)?);
+        checks.extend(gradients(model, &exact, &sequences)?);
     }
     Ok(checks)
 }
 
-fn sample(dataset: Dataset, rejections: &mut Rejections) -> Result<Vec<Record>> {
-    let mut records = Vec::new();
-    for record in dataset {
-        match record {
-            Ok(record) => records.push(record),
+/// The same model in f64.
+fn reference(model: &Model) -> Result<Model> {
+    let masks = model.task() == Task::Masks;
+    let options = LoadOptions { max_length: Some(model.max_length()), masks, ..LoadOptions::default() };
+    Model::open_with(Reference, Path::new(model.directory()), &options)
+}
+
+fn sample(model: &Model, mut dataset: Dataset, rejections: &mut Rejections) -> Result<Vec<Sequence>> {
+    let mut sequences = Vec::new();
+    while sequences.len() < RECORDS {
+        let Some(record) = dataset.next() else { break };
+        let place = dataset.place();
+        match record.and_then(|record| sequence(model, record).map_err(|reason| place.error(reason))) {
+            Ok(sequence) => sequences.push(sequence),
             Err(error) => rejections.take(error)?,
         }
-        if records.len() == RECORDS {
-            break;
-        }
     }
-    if records.is_empty() { Err(Error::usage("no records to prove the model on")) } else { Ok(records) }
+    if sequences.is_empty() { Err(Error::usage("no records to prove the model on")) } else { Ok(sequences) }
+}
+
+fn sequence(model: &Model, record: Record) -> Result<Sequence, String> {
+    let whole = |record: &Record| model.encode(record).map_err(|error| error.to_string());
+    let windows: Vec<Sequence> = match model.task() {
+        Task::Record => vec![(whole(&record)?, Reads::default())],
+        Task::Spans => question_windows(model, &record, STRIDE)?.into_iter().map(read_whole).collect(),
+        Task::Tags => encoded_text(model, record, STRIDE)?.sequences,
+        Task::Masks => {
+            // A logit for each piece of the vocabulary: of one token.
+            let encoding = whole(&record)?;
+            let token = encoding.own_tokens().next().unwrap_or(0) as u32;
+            vec![(encoding, Reads::from([token]))]
+        }
+    };
+    windows.into_iter().next().ok_or_else(|| "no token".to_owned())
+}
+
+/// Outputs of each sequence.
+fn run(model: &Model, sequences: &[Sequence], batch_tokens: Option<usize>) -> Result<Vec<Outputs>> {
+    if model.task() != Task::Record {
+        let window: Vec<_> = sequences.iter().map(|(encoding, reads)| (encoding, Reads::clone(reads))).collect();
+        return model.read(&window, batch_tokens, &|_| true);
+    }
+    let encodings: Vec<&Encoding> = sequences.iter().map(|(encoding, _)| encoding).collect();
+    let Outputs { features, logits } = model.run(&encodings, batch_tokens, &|_| true)?;
+    let (e, k) = (model.width(), model.classes());
+    let row = |i| Outputs { features: features[i * e..][..e].to_vec(), logits: logits[i * k..][..k].to_vec() };
+    Ok((0..sequences.len()).map(row).collect())
 }
 
 /// Each record alone gives the bits it gave in company.
-fn alone(model: &Model, encodings: &[Encoding], together: &Outputs) -> Result<Check> {
+fn alone(model: &Model, sequences: &[Sequence], together: &[Outputs]) -> Result<Check> {
     let mut different = 0.0;
-    for (i, encoding) in encodings.iter().enumerate() {
-        let one = model.run(std::slice::from_ref(encoding), None, &|_| true)?;
-        let (h, z) = rows(model, together, i);
-        if bits(&one.features) != bits(h) || bits(&one.logits) != bits(z) {
+    for (sequence, together) in sequences.iter().zip(together) {
+        let one = run(model, std::slice::from_ref(sequence), None)?;
+        if bits(&one[0].features) != bits(&together.features) || bits(&one[0].logits) != bits(&together.logits) {
             different += 1.0;
         }
     }
     Ok(Check { operation: "records whose bits depend on their batch".into(), error: different, bound: 0.0 })
 }
 
-/// Each record is its own nearest neighbour.
-fn itself(model: &Model, outputs: &Outputs) -> Result<Check> {
+/// Each record is its own nearest neighbour, by the first of its features where each token has some.
+fn itself(model: &Model, outputs: &[Outputs]) -> Result<Check> {
     let width = model.width();
-    let n = outputs.features.len() / width;
-    let norms: Vec<f32> = outputs.features.chunks_exact(width).map(|h| dot(h, h).sqrt()).collect();
+    let features: Vec<f32> = outputs.iter().flat_map(|outputs| &outputs.features[..width]).copied().collect();
+    let norms: Vec<f32> = features.chunks_exact(width).map(|h| dot(h, h).sqrt()).collect();
     let source = FactorRows {
-        rows: n,
+        rows: outputs.len(),
         width,
         classes: 0,
-        features: Floats::F32(&outputs.features),
+        features: Floats::F32(&features),
         deltas: &[],
         feature_norms: &norms,
-        delta_norms: &vec![0.0; n],
+        delta_norms: &vec![0.0; outputs.len()],
     };
-    let queries: Vec<_> = outputs.features.chunks_exact(width).map(|h| Query::feature(h.to_vec())).collect();
+    let queries: Vec<_> = features.chunks_exact(width).map(|h| Query::feature(h.to_vec())).collect();
     let hits = search::search(&source, &Form::feature_euc(), &queries, 1, &Options::default())?;
     let lost = hits.iter().filter(|hits| hits.proponents[0].score != 0.0).count();
     Ok(Check { operation: "records that do not find themselves first".into(), error: lost as f64, bound: 0.0 })
 }
 
 /// How far the model's precision is from f64 through all of it.
-fn drift(model: &Model, encodings: &[Encoding], outputs: &Outputs) -> Result<Vec<Check>> {
-    let some = &encodings[..encodings.len().min(REFERENCE_RECORDS)];
-    let options = LoadOptions { max_length: Some(model.max_length()), ..LoadOptions::default() };
-    let exact = Model::open_with(Reference, Path::new(model.directory()), &options)?.run(some, None, &|_| true)?;
-    let depth = some.iter().map(|e| e.ids.len()).max().unwrap_or(1) + model.width();
+fn drift(model: &Model, exact: &Model, sequences: &[Sequence], outputs: &[Outputs]) -> Result<Vec<Check>> {
+    let some = &sequences[..sequences.len().min(REFERENCE_RECORDS)];
+    let exact = run(exact, some, None)?;
+    let depth = some.iter().map(|(encoding, _)| encoding.ids.len()).max().unwrap_or(1) + model.width();
     let bound = model.device().1.unit() * depth as f64;
-    let check = |name: &str, found: &[f32], exact: &[f32]| {
-        let scale = exact.iter().fold(f64::MIN_POSITIVE, |most, &e| most.max(f64::from(e).abs()));
-        let error = found.iter().zip(exact).map(|(&f, &e)| (f64::from(f) - f64::from(e)).abs()).fold(0.0, f64::max);
+    let check = |name: &str, of: fn(&Outputs) -> &Vec<f32>| {
+        let pairs = exact.iter().zip(outputs).flat_map(|(exact, found)| of(exact).iter().zip(of(found)));
+        let (mut scale, mut error) = (f64::MIN_POSITIVE, 0.0_f64);
+        for (&exact, &found) in pairs {
+            scale = scale.max(f64::from(exact).abs());
+            error = error.max((f64::from(found) - f64::from(exact)).abs());
+        }
         Check { operation: format!("{name} against f64"), error: error / scale, bound }
     };
-    Ok(vec![check("features", &outputs.features, &exact.features), check("logits", &outputs.logits, &exact.logits)])
+    Ok(vec![check("features", |outputs| &outputs.features), check("logits", |outputs| &outputs.logits)])
 }
 
 /// δ against the slope of the loss: central differences, in the logits, in f64.
-fn slope(model: &Model, outputs: &Outputs) -> Check {
-    let (problem, classes) = (model.problem(), model.classes());
+fn slope(model: &Model, outputs: &[Outputs]) -> Check {
+    const STEP: f32 = 1.0 / 64.0;
+    let problem = model.problem();
     let mut worst: f64 = 0.0;
-    for z in outputs.logits.chunks_exact(classes) {
-        let target = other_target(&factors::predict(problem, z));
-        let mut delta = vec![0.0; classes];
-        factors::loss_and_delta(problem, z, &target, &mut delta);
-        for c in 0..classes {
+    for z in outputs.iter().flat_map(|outputs| of_one_loss(model, &outputs.logits)) {
+        let target = other_target(&factors::predict(problem, &z));
+        let mut delta = vec![0.0; z.len()];
+        factors::loss_and_delta(problem, &z, &target, &mut delta);
+        for c in (0..z.len()).step_by(z.len().div_ceil(SLOPES)) {
             let at = |step: f32| {
-                let mut moved = z.to_vec();
+                let mut moved = z.clone();
                 moved[c] += step;
-                f64::from(factors::loss_and_delta(problem, &moved, &target, &mut vec![0.0; classes]))
+                f64::from(factors::loss_and_delta(problem, &moved, &target, &mut vec![0.0; z.len()]))
             };
-            let step = 1.0 / 64.0;
-            let difference = (at(step) - at(-step)) / (2.0 * f64::from(step));
+            let difference = (at(STEP) - at(-STEP)) / (2.0 * f64::from(STEP));
             worst = worst.max((difference - f64::from(delta[c])).abs());
         }
     }
     // A third derivative of at most 1 over 6 times step², and the losses' own rounding over 2 steps.
-    let bound = (1.0 / 64.0_f64).powi(2) / 6.0 + 64.0 * f64::from(f32::EPSILON) * 16.0;
+    let bound = f64::from(STEP).powi(2) / 6.0 + 64.0 * f64::from(f32::EPSILON) * 16.0;
     Check { operation: "δ against the slope of the loss".into(), error: worst, bound }
 }
 
-/// Gradients against finite differences: how the first logit grows half-way from zero embeddings to a record's own, as the way back has it and
-/// as two central differences extrapolate it. What these differ by bounds how far they are from the truth.
-fn gradients(model: &Model, encodings: &[Encoding]) -> Result<Check> {
-    const STEP: f32 = 1.0 / 32.0;
-    let (mut error, mut bound): (f64, f64) = (0.0, 0.0);
-    for encoding in encodings.iter().take(REFERENCE_RECORDS) {
-        let alpha = [0.0, -STEP, STEP, -2.0 * STEP, 2.0 * STEP].map(|step| 0.5 + step);
-        let (z, slope) = along_path(model, encoding, &alpha)?;
-        let differences =
-            [(1, 2, 2.0), (3, 4, 4.0)].map(|(low, high, steps)| (z[high] - z[low]) / (steps * f64::from(STEP)));
-        let extrapolated = (4.0 * differences[0] - differences[1]) / 3.0;
-        let scale = z.iter().fold(f64::MIN_POSITIVE, |most, z| most.max(z.abs()));
-        let depth = (encoding.ids.len() + model.width()) as f64;
-        let rounding = model.device().1.unit() * depth / f64::from(STEP);
-        error = error.max((slope - extrapolated).abs() / scale);
-        bound = bound.max((differences[0] - differences[1]).abs() / scale + rounding);
+/// The logits that a loss is of, each: a row's, but of answers all tokens' as starts, and all as ends.
+fn of_one_loss(model: &Model, logits: &[f32]) -> Vec<Vec<f32>> {
+    let classes = model.classes();
+    if model.task() == Task::Spans {
+        (0..classes).map(|c| logits.iter().skip(c).step_by(classes).copied().collect()).collect()
+    } else {
+        logits.chunks_exact(classes).map(<[f32]>::to_vec).collect()
     }
-    Ok(Check { operation: "gradients against finite differences".into(), error, bound })
 }
 
-/// The first logit at points between zero embeddings and a record's own, and its slope at the first of them.
-fn along_path(model: &Model, encoding: &Encoding, alpha: &[f32]) -> Result<(Vec<f64>, f64)> {
+/// How the first logit grows half-way from zero embeddings to a record's own, as the way back has it: against f64, and against the growth between
+/// points on both sides. By the mean value theorem that is between the least and the greatest slope there, whatever kinks activations have; two
+/// such differences tell how far the points that were looked at are from all.
+fn gradients(model: &Model, exact: &Model, sequences: &[Sequence]) -> Result<[Check; 2]> {
+    /// Smaller ones lose to the rounding of the logits, which are told in f32.
+    const STEP: f64 = 1.0 / 256.0;
+    let alpha = [0.0, -1.0, 1.0, -2.0, 2.0].map(|steps| (0.5 + steps * STEP) as f32);
+    let mut some: Vec<&Sequence> = sequences.iter().take(REFERENCE_RECORDS).collect();
+    some.sort_by_key(|(encoding, _)| encoding.ids.len());
+    let new = |operation: &str| Check { operation: operation.into(), error: 0.0, bound: 0.0 };
+    let mut checks = [new("gradients against f64"), new("gradients against finite differences")];
+    for sequence in some.into_iter().take(DIFFERENCED_RECORDS) {
+        let (_, parts) = along_path(model, sequence, &alpha)?;
+        let (z, exact) = along_path(exact, sequence, &alpha)?;
+        let logit = z.iter().fold(f64::MIN_POSITIVE, |most, z| most.max(z.abs()));
+        let scale = exact[0].iter().map(|part| part.abs()).sum::<f64>().max(logit);
+        let rounding = model.device().1.unit() * (sequence.0.ids.len() + model.width()) as f64;
+        let apart = |(part, exact): (&f64, &f64)| (part - exact).abs();
+        let from_exact = parts[0].iter().zip(&exact[0]).map(apart).fold(0.0, f64::max);
+
+        let slopes: Vec<f64> = parts.iter().map(|parts| parts.iter().sum()).collect();
+        let (least, most) =
+            slopes.iter().fold((f64::MAX, f64::MIN), |(least, most), &slope| (least.min(slope), most.max(slope)));
+        let [near, far] = [(1, 2, 2.0), (3, 4, 4.0)].map(|(low, high, steps)| (z[high] - z[low]) / (steps * STEP));
+        let outside = (near - most).max(least - near).max(0.0);
+        let unseen = (near - far).abs() / scale + f64::from(f32::EPSILON) / STEP;
+        for (check, error, bound) in [(0, from_exact, rounding), (1, outside, rounding + unseen)] {
+            checks[check].error = checks[check].error.max(error / scale);
+            checks[check].bound = checks[check].bound.max(bound);
+        }
+    }
+    Ok(checks)
+}
+
+/// The first logit, of the first token that is read, at points between zero embeddings and a record's own, and what each token adds to its slope
+/// there.
+fn along_path(model: &Model, (encoding, reads): &Sequence, alpha: &[f32]) -> Result<(Vec<f64>, Vec<Vec<f64>>)> {
     let (points, length) = (alpha.len(), encoding.ids.len());
     let batch = PackedBatch {
         ids: encoding.ids.repeat(points),
@@ -159,11 +232,13 @@ fn along_path(model: &Model, encoding: &Encoding, alpha: &[f32]) -> Result<(Vec<
         ..backend::Path::default()
     };
     let ask = Ask::Gradient(vec![Objective::Logit(0); points], Fold::Step);
-    let probes = Probes { batch, masked: None, path: Some(path), ask, reads: Vec::new() };
+    let reads = reads.first().map_or_else(Vec::new, |&first| vec![Reads::from([first]); points]);
+    let probes = Probes { batch, masked: None, path: Some(path), ask, reads };
     let answers = model.network().probe(vec![probes], &|_| true)?;
     let Answers { outputs, folded, .. } = &answers[0];
     let logits = outputs.logits.chunks_exact(model.classes()).map(|z| f64::from(z[0])).collect();
-    Ok((logits, folded[..length].iter().map(|&slope| f64::from(slope)).sum()))
+    let wide = |parts: &[f32]| parts.iter().map(|&part| f64::from(part)).collect();
+    Ok((logits, folded.chunks_exact(length).map(wide).collect()))
 }
 
 /// A target the model does not predict: at the prediction a regression's slope is 0, which would prove nothing.
@@ -173,11 +248,6 @@ fn other_target(predicted: &Target) -> Target {
         Target::Classes(classes) => Target::Classes(classes.iter().map(|y| 1.0 - y).collect()),
         Target::Values(values) => Target::Values(values.iter().map(|y| y + 1.0).collect()),
     }
-}
-
-fn rows<'a>(model: &Model, outputs: &'a Outputs, i: usize) -> (&'a [f32], &'a [f32]) {
-    let (e, k) = (model.width(), model.classes());
-    (&outputs.features[i * e..(i + 1) * e], &outputs.logits[i * k..(i + 1) * k])
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {

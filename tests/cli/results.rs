@@ -499,7 +499,25 @@ fn doctor_finds_nothing_wrong_here() {
     let report: Value =
         serde_json::from_str(&bench.ok(&format!("doctor --model {model} --data data.jsonl"))).expect("it is JSON");
     assert!(report["operations"].as_array().is_some_and(|checks| checks.len() > 10));
-    assert_eq!(report["model"].as_array().map(Vec::len), Some(6));
+    assert_eq!(report["model"].as_array().map(Vec::len), Some(7));
+
+    let question = json!({"question": "who wrote it", "context": "a long book that she wrote in a year"});
+    let words = json!({"tokens": ["she", "wrote", "a", "long", "book"], "ner_tags": [0, 1, 0, 0, 2]});
+    let text = json!({"text": "\u{6211} \u{662f} \u{4eba} wrote"});
+    for (model, record, checks) in [
+        ("bert-spans", &question, 7),
+        ("ernie-tags", &words, 7),
+        ("distilbert-tags", &words, 7),
+        ("roberta-masks", &text, 7),
+        ("bert-multilabel", &text, 7),
+        ("bert-cls5", &text, 7),
+        ("minilm-mean", &text, 4),
+    ] {
+        bench.write("one.jsonl", record.to_string());
+        let job = format!("doctor --model {} --data one.jsonl", bench.model(model));
+        let report: Value = serde_json::from_str(&bench.ok(&job)).expect("it is JSON");
+        assert_eq!(report["model"].as_array().map(Vec::len), Some(checks), "{model}");
+    }
 
     bench.write("bad.jsonl", "{\"text\":\"good\"}\n{\"text\":3}\n{\"text\":\"bad\"}\n");
     let ran = bench.run(&format!("doctor --model {model} --data bad.jsonl --skip-invalid --out d.jsonl"));
@@ -515,4 +533,7 @@ fn bench_tells_its_rates_beside_the_machines_ceilings() {
     let jobs: Vec<&Value> = rows.iter().map(|row| &row["job"]).collect();
     assert_eq!(jobs, ["multiply-add", "read", "search", "search"]);
     assert!(rows[2]["queries_per_second"].as_f64().is_some_and(|rate| rate > 0.0));
+    for amount in ["records", "width", "classes", "queries", "samples"] {
+        bench.fails(&format!("bench --job search --{amount} 0"), &format!("invalid value '0' for '--{amount}"));
+    }
 }

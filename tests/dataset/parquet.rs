@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use parquet::basic::{Compression, ZstdLevel};
-use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DoubleType, FloatType, Int32Type, Int64Type};
+use parquet::data_type::{
+    BoolType, ByteArray, ByteArrayType, DoubleType, FixedLenByteArray, FixedLenByteArrayType, FloatType, Int32Type,
+    Int64Type,
+};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
@@ -254,4 +257,36 @@ fn a_compressed_file_is_read_as_what_it_holds() {
     assert_eq!(records("a.parquet.zst", &zstd::encode_all(plain.as_slice(), 3).unwrap()), expected);
     let cut = gzip(&plain);
     assert!(read("a.parquet.gz", &cut[..cut.len() - 30]).iter().any(Result::is_err));
+}
+
+/// Decimals of any width, as databases write labels, are the numbers they stand for; so are halves.
+#[test]
+fn decimals_and_halves_are_numbers() {
+    let numbers = |numbers: &[f64]| numbers.iter().map(|&x| Ok(Some(Label::Number(x)))).collect::<Vec<_>>();
+    let fixed =
+        |values: &[&[u8]]| values.iter().map(|&bytes| bytes.to_vec().into()).collect::<Vec<FixedLenByteArray>>();
+    let found = labels(&texts_and("required int32 label (DECIMAL(9, 2));", |group| {
+        column!(group, Int32Type, [110, -5, 0], None, None);
+    }));
+    assert_eq!(found, numbers(&[1.1, -0.05, 0.0]));
+    let found = labels(&texts_and("required int64 label (DECIMAL(18, 0));", |group| {
+        column!(group, Int64Type, [1, 0, 2], None, None);
+    }));
+    assert_eq!(found, [1, 0, 2].map(|class| Ok(Some(Label::Integer(class)))));
+    let found = labels(&texts_and("required fixed_len_byte_array(3) label (DECIMAL(6, 1));", |group| {
+        column!(group, FixedLenByteArrayType, fixed(&[&[0, 1, 0], &[0xff, 0xff, 0xff], &[0, 0, 3]]), None, None);
+    }));
+    assert_eq!(found, numbers(&[25.6, -0.1, 0.3]));
+    let found = labels(&texts_and("required binary label (DECIMAL(6, 1));", |group| {
+        column!(group, ByteArrayType, [vec![3], vec![0x80], vec![1, 0]].map(ByteArray::from), None, None);
+    }));
+    assert_eq!(found, numbers(&[0.3, -12.8, 25.6]));
+    let found = labels(&texts_and("required fixed_len_byte_array(2) label (FLOAT16);", |group| {
+        column!(group, FixedLenByteArrayType, fixed(&[&[0, 0x3c], &[0, 0xb8], &[0x55, 0x35]]), None, None);
+    }));
+    assert_eq!(found, numbers(&[1.0, -0.5, f64::from(half::f16::from_bits(0x3555))]));
+    let found = labels(&texts_and("required fixed_len_byte_array(3) label;", |group| {
+        column!(group, FixedLenByteArrayType, fixed(&[&[1, 2, 3][..]; 3]), None, None);
+    }));
+    assert!(found[0].as_ref().is_err_and(|error| error.contains("bytes of fixed length")), "{found:?}");
 }

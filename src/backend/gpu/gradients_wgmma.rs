@@ -31,7 +31,7 @@ pub(super) fn choose(device: &Device) -> Result<Products> {
     if BF16.iter().any(|name| !device.has(name)) {
         return Ok(Products::Mma);
     }
-    trust(device, passes(device))
+    trust(device, BF16[0], || passes(device))
 }
 
 /// Rows of a batch: the last of a piece, pieces of a step and steps of a ring are in parts. Inputs and outputs: beyond a tile of each.

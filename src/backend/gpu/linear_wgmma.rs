@@ -4,8 +4,10 @@
 //! be the same for both. Which one is settled when a device is opened: the kernels have to be there, the environment variable
 //! `WHEREFORE_TENSOR_CORES=mma` must not ask for the other, and they have to multiply drawn matrices as they should.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::env;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use half::{bf16, f16};
 
@@ -100,18 +102,26 @@ pub(super) fn choose(device: &Device) -> Result<Products> {
     if wanted || [F16, BF16, BF16X3].iter().flatten().any(|name| !device.has(name)) {
         return Ok(Products::Mma);
     }
-    let exact = [exact_sums(SHAPE, DRAWS), exact_sums(SEVERAL_TILES, DRAWS_OF_SEVERAL)];
-    for precision in [Precision::F16, Precision::Bf16, Precision::Bf16x3] {
-        if trust(device, Trial { device, precision, exact: &exact }.passes())? == Products::Mma {
-            return Ok(Products::Mma);
+    trust(device, F16[0], || {
+        let exact = [exact_sums(SHAPE, DRAWS), exact_sums(SEVERAL_TILES, DRAWS_OF_SEVERAL)];
+        for precision in [Precision::F16, Precision::Bf16, Precision::Bf16x3] {
+            if !(Trial { device, precision, exact: &exact }).passes()? {
+                return Ok(false);
+            }
         }
-    }
-    Ok(Products::Wgmma)
+        Ok(true)
+    })
 }
 
-/// What is used after a trial that was passed, or was not.
-pub(super) fn trust(device: &Device, passed: Result<bool>) -> Result<Products> {
-    if passed.map_err(without)? {
+/// What is used after a trial of a device's kernels, one of which is named. It is made once in a process, however often the device is opened.
+pub(super) fn trust(device: &Device, kernel: &'static str, passes: impl FnOnce() -> Result<bool>) -> Result<Products> {
+    static PASSED: Mutex<BTreeMap<(usize, &str), bool>> = Mutex::new(BTreeMap::new());
+    let mut passed = PASSED.lock().unwrap_or_else(PoisonError::into_inner);
+    let passed = match passed.entry((device.info().ordinal, kernel)) {
+        Entry::Occupied(known) => *known.get(),
+        Entry::Vacant(unknown) => *unknown.insert(passes().map_err(without)?),
+    };
+    if passed {
         return Ok(Products::Wgmma);
     }
     let title = device.info().title();

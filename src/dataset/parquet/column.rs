@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use parquet::basic::{ConvertedType, Repetition};
+use half::f16;
+use parquet::basic::{ConvertedType, LogicalType, Repetition};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::DataType;
 use parquet::errors::ParquetError;
@@ -28,7 +29,19 @@ struct Shape {
     defined: i16,
     /// The definition level from which a list has an element, null or not.
     element: i16,
-    converted: ConvertedType,
+    stands_for: StandsFor,
+}
+
+/// What the schema says stored bits stand for, beyond their physical type.
+#[derive(Clone, Copy, Debug)]
+enum StandsFor {
+    Itself,
+    /// An integer without a sign, in the bits of one with a sign.
+    Unsigned,
+    /// An integer over so many powers of ten.
+    Decimal(i32),
+    Half,
+    Time,
 }
 
 impl Shape {
@@ -39,7 +52,7 @@ impl Shape {
         // A list's levels: one if it may be null, one for being repeated, one if its elements may be null.
         let nullable = defined > i16::from(is_list) + i16::from(is_list && optional_value);
         let element = defined - i16::from(optional_value);
-        Self { is_list, nullable, defined, element, converted: column.converted_type() }
+        Self { is_list, nullable, defined, element, stands_for: StandsFor::of(column) }
     }
 
     /// One value a row: the values where they are defined, null elsewhere.
@@ -119,35 +132,81 @@ impl Column {
         let shape = self.shape;
         self.ready = match &mut self.reader {
             ColumnReader::BoolColumnReader(reader) => batch(reader, shape, |&value| Cell::Bool(value)),
-            ColumnReader::Int32ColumnReader(reader) => batch(reader, shape, |&value| shape.integer(value.into())),
-            ColumnReader::Int64ColumnReader(reader) => batch(reader, shape, |&value| shape.integer(value)),
+            ColumnReader::Int32ColumnReader(reader) => {
+                batch(reader, shape, |&value| shape.integer(value.into(), u64::from(value as u32)))
+            }
+            ColumnReader::Int64ColumnReader(reader) => {
+                batch(reader, shape, |&value| shape.integer(value, value as u64))
+            }
             ColumnReader::FloatColumnReader(reader) => batch(reader, shape, |&value| Cell::Number(value.into())),
             ColumnReader::DoubleColumnReader(reader) => batch(reader, shape, |&value| Cell::Number(value)),
-            ColumnReader::ByteArrayColumnReader(reader) => batch(reader, shape, |value| text(value.data())),
+            ColumnReader::ByteArrayColumnReader(reader) => batch(reader, shape, |value| shape.bytes(value.data())),
             ColumnReader::Int96ColumnReader(reader) => batch(reader, shape, |_| Cell::Other("a time")),
             ColumnReader::FixedLenByteArrayColumnReader(reader) => {
-                batch(reader, shape, |_| Cell::Other("bytes of fixed length"))
+                batch(reader, shape, |value| shape.fixed_bytes(value.data()))
             }
         }?;
         Ok(())
     }
 }
 
-impl Shape {
-    /// A stored integer by what the schema says it stands for.
-    fn integer(self, value: i64) -> Cell {
-        match self.converted {
-            ConvertedType::UINT_64 => Cell::Integer((value as u64).into()),
-            ConvertedType::UINT_32 => Cell::Integer((value as u32).into()),
-            ConvertedType::DECIMAL => Cell::Other("a decimal"),
+impl StandsFor {
+    fn of(column: &ColumnDescriptor) -> Self {
+        if column.logical_type_ref() == Some(&LogicalType::Float16) {
+            return Self::Half;
+        }
+        match column.converted_type() {
+            ConvertedType::UINT_64 | ConvertedType::UINT_32 => Self::Unsigned,
+            ConvertedType::DECIMAL => Self::Decimal(column.type_scale()),
             ConvertedType::DATE
             | ConvertedType::TIME_MILLIS
             | ConvertedType::TIME_MICROS
             | ConvertedType::TIMESTAMP_MILLIS
-            | ConvertedType::TIMESTAMP_MICROS => Cell::Other("a time"),
-            _ => Cell::Integer(value.into()),
+            | ConvertedType::TIMESTAMP_MICROS => Self::Time,
+            _ => Self::Itself,
         }
     }
+}
+
+impl Shape {
+    /// A stored integer; `unsigned` is what its bits are without a sign.
+    fn integer(self, value: i64, unsigned: u64) -> Cell {
+        match self.stands_for {
+            StandsFor::Unsigned => Cell::Integer(unsigned.into()),
+            StandsFor::Decimal(scale) => decimal(value.into(), scale),
+            StandsFor::Time => Cell::Other("a time"),
+            StandsFor::Itself | StandsFor::Half => Cell::Integer(value.into()),
+        }
+    }
+
+    fn bytes(self, bytes: &[u8]) -> Cell {
+        if let StandsFor::Decimal(scale) = self.stands_for { decimal_of(bytes, scale) } else { text(bytes) }
+    }
+
+    fn fixed_bytes(self, bytes: &[u8]) -> Cell {
+        match (self.stands_for, bytes) {
+            (StandsFor::Half, &[low, high]) => Cell::Number(f16::from_le_bytes([low, high]).into()),
+            (StandsFor::Decimal(scale), _) => decimal_of(bytes, scale),
+            _ => Cell::Other("bytes of fixed length"),
+        }
+    }
+}
+
+/// A decimal of any width: two's complement, the highest byte first.
+fn decimal_of(bytes: &[u8], scale: i32) -> Cell {
+    if bytes.len() > size_of::<i128>() {
+        return Cell::Other("a decimal of more than 38 digits");
+    }
+    let sign = if bytes.first().is_some_and(|&first| first >= 0x80) { -1 } else { 0 };
+    decimal(bytes.iter().fold(sign, |value: i128, &byte| value << 8 | i128::from(byte)), scale)
+}
+
+/// The number that is nearest to `value` over so many powers of ten; as it is written is how it is rounded once.
+fn decimal(value: i128, scale: i32) -> Cell {
+    if scale == 0 {
+        return Cell::Integer(value);
+    }
+    format!("{value}e{}", -scale).parse().map_or(Cell::Other("a decimal"), Cell::Number)
 }
 
 fn text(bytes: &[u8]) -> Cell {
