@@ -1,5 +1,6 @@
-//! Compiles `kernels/*.cu` with nvcc into one fatbin each, which the library embeds. Without nvcc the library is built for the CPU alone, and
-//! says so in one warning (`WHEREFORE_REQUIRE_NVCC=1` makes that an error). A fatbin is compiled again when its sources, the flags or the compiler change.
+//! Compiles `kernels/*.cu` with nvcc into one fatbin each, which the library embeds. Without nvcc the library is built
+//! for the CPU alone, and says so in one warning (`WHEREFORE_REQUIRE_NVCC=1` makes that an error). A fatbin is compiled
+//! again when its sources, the flags or the compiler change.
 
 use std::env;
 use std::fmt::Write as _;
@@ -199,7 +200,8 @@ fn architectures(nvcc: &Path, release: (u32, u32)) -> Vec<String> {
 fn generate(architecture: &str) -> String {
     match architecture.strip_prefix("ptx") {
         Some(number) => format!("-gencode=arch=compute_{number},code=compute_{number}"),
-        // Nothing is written for one of this family alone: they have one PTX, from which each has machine code of its own.
+        // Nothing is written for one of this family alone: they have one PTX, from which each has machine code of its
+        // own.
         None if architecture.starts_with('8') => format!("-gencode=arch=compute_80,code=sm_{architecture}"),
         None => format!("-gencode=arch=compute_{architecture},code=sm_{architecture}"),
     }

@@ -1,7 +1,7 @@
 //! Refits and curvature over many training records: `cargo bench --bench factors`.
 //!
-//! 100,000 records of width 384 (`WHEREFORE_BENCH_ROWS` gives another number), two classes; on all threads of the machine, or as many as
-//! `RAYON_NUM_THREADS` says. Every figure includes the passes over the data.
+//! 100,000 records of width 384 (`WHEREFORE_BENCH_ROWS` gives another number), two classes; on all threads of the
+//! machine, or as many as `RAYON_NUM_THREADS` says. Every figure includes the passes over the data.
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use wherefore::factors::{

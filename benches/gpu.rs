@@ -1,7 +1,8 @@
 //! The GPU's kernels at the shapes of BERT-base, each beside the ceiling it is bound by: `cargo bench --bench gpu`.
 //!
-//! A row is printed as it is measured: operation, shape, microseconds, rate, and the share of the device's own measured ceiling (copies for
-//! what moves bytes, products from registers for what multiplies). Without a GPU it says so, and that is all.
+//! A row is printed as it is measured: operation, shape, microseconds, rate, and the share of the device's own measured
+//! ceiling (copies for what moves bytes, products from registers for what multiplies). Without a GPU it says so, and
+//! that is all.
 
 #![expect(clippy::print_stdout, reason = "what a bench is for")]
 
@@ -44,7 +45,8 @@ struct Bench {
     precision: Precision,
 }
 
-/// A row's first word: the precision, and that it is by `wgmma`, whose ceiling is not measured: shares are of what `mma.sync` reaches.
+/// A row's first word: the precision, and that it is by `wgmma`, whose ceiling is not measured: shares are of what
+/// `mma.sync` reaches.
 fn label(gpu: &Gpu) -> String {
     let by = if gpu.products() == Products::Wgmma { "/wgmma" } else { "" };
     format!("{}{by}", gpu.precision().name())
@@ -308,7 +310,8 @@ fn training(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// What gradients of single records add to a pass: of projected sides, and of a whole layer's, whose squares are added up.
+/// What gradients of single records add to a pass: of projected sides, and of a whole layer's, whose squares are added
+/// up.
 fn records(bench: &Bench) -> Result<()> {
     let (gpu, length) = (&bench.gpu, 128);
     let (staged, records) = (gpu.stage(sequences(length))?, TOKENS / length);
@@ -399,7 +402,8 @@ fn losses(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// The whole search, copies of the records to the device included: by every score, and by bounds from tensor cores, which take many queries.
+/// The whole search, copies of the records to the device included: by every score, and by bounds from tensor cores,
+/// which take many queries.
 fn searching(bench: &Bench) -> Result<()> {
     const ROWS: usize = 200_000;
     let (features, zeros) = (numbers(ROWS * WIDTH, 1.0), vec![0.0; ROWS]);

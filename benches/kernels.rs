@@ -1,7 +1,8 @@
 //! The CPU's operations, one thread: `cargo bench --bench kernels`.
 //!
-//! "Elements" are floating-point operations (a multiply-add is two), so that Gelem/s is GFLOP/s; `peak` is what registers alone reach,
-//! the ceiling of `linear`, `attention` and `dot_tile`. `layer_norm` and the activations count the numbers they write.
+//! "Elements" are floating-point operations (a multiply-add is two), so that Gelem/s is GFLOP/s; `peak` is what
+//! registers alone reach, the ceiling of `linear`, `attention` and `dot_tile`. `layer_norm` and the activations count
+//! the numbers they write.
 
 #![allow(clippy::inline_always)] // vectors reach their instruction set only so
 

@@ -1,8 +1,9 @@
 //! Exact search of 1M × 384 f32 (`WHEREFORE_BENCH_ROWS` for other sizes), top 10 of both ends.
 //!
-//! One query is bound by memory: its bytes/s stand beside `read`, a plain pass over the same bytes by the same threads. Many queries are
-//! bound by arithmetic: "elements" are floating-point operations of the dot products (2 N E Q), so that Gelem/s is GFLOP/s. Gradient
-//! rules multiply K more numbers a pair, and may take 10 % + K/E longer than feature rules.
+//! One query is bound by memory: its bytes/s stand beside `read`, a plain pass over the same bytes by the same threads.
+//! Many queries are bound by arithmetic: "elements" are floating-point operations of the dot products (2 N E Q), so
+//! that Gelem/s is GFLOP/s. Gradient rules multiply K more numbers a pair, and may take 10 % + K/E longer than feature
+//! rules.
 
 use std::hint::black_box;
 

@@ -8,8 +8,8 @@ use tempfile::{NamedTempFile, TempDir};
 
 use crate::error::{Error, Result};
 
-/// Standard output, or a file that takes its place only when finished. Dropped unfinished, it leaves nothing. A device or a pipe is written to as it is, and
-/// a link leads to the file that is replaced.
+/// Standard output, or a file that takes its place only when finished. Dropped unfinished, it leaves nothing. A device
+/// or a pipe is written to as it is, and a link leads to the file that is replaced.
 pub struct Destination {
     path: Option<PathBuf>,
     writer: Writer,

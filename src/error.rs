@@ -1,5 +1,6 @@
 //! What can go wrong, in one enum: each variant says what, where, expected and found, and, where something can be done,
-//! carries a hint. The binary prints it as one line (and a `hint:` line) and leaves with exit code 2, or 130 when interrupted.
+//! carries a hint. The binary prints it as one line (and a `hint:` line) and leaves with exit code 2, or 130 when
+//! interrupted.
 
 use std::path::{Path, PathBuf};
 

@@ -40,8 +40,8 @@ pub fn check() -> Result<()> {
     if asked() { Err(Error::Interrupted) } else { Ok(()) }
 }
 
-/// Does on a thread of its own what cannot look at the flag, such as a long factorisation or a read that waits; once the user has asked to stop
-/// it is left to itself, and ends with the process.
+/// Does on a thread of its own what cannot look at the flag, such as a long factorisation or a read that waits; once
+/// the user has asked to stop it is left to itself, and ends with the process.
 ///
 /// # Errors
 /// [`Error::Interrupted`] then, and only then.

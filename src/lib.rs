@@ -3,8 +3,9 @@
 //! # One idea: keep the factors, not the gradient
 //!
 //! For a model whose last layer is linear, `z = W h + b` (width E, K classes), the gradient of one record's loss with
-//! respect to that layer is an outer product, `δ [h; 1]ᵀ` with `δ = ∂loss/∂z`. One forward pass per record therefore gives two
-//! short vectors, `h` and `δ`, and every example-level method is a scoring rule over them (see [`search::Rule`]).
+//! respect to that layer is an outer product, `δ [h; 1]ᵀ` with `δ = ∂loss/∂z`. One forward pass per record therefore
+//! gives two short vectors, `h` and `δ`, and every example-level method is a scoring rule over them (see
+//! [`search::Rule`]).
 //!
 //! # The way data flows
 //!
@@ -13,8 +14,8 @@
 //!                                                                    └─► explain ──────────────────┘
 //! ```
 //!
-//! [`explain`] goes back through the model to the embeddings, or forth through it without some tokens, and scores each token and word.
-//! Each module uses those to its right alone (`factors` and `model` each other):
+//! [`explain`] goes back through the model to the embeddings, or forth through it without some tokens, and scores each
+//! token and word. Each module uses those to its right alone (`factors` and `model` each other):
 //!
 //! ```text
 //! cli → {evaluate, improve} → pipeline → report → audit → {lexical, train} → {explain, search} → store → {factors, model} →

@@ -15,8 +15,8 @@ pub(crate) const LOCK: &str = ".lock";
 #[derive(Debug)]
 pub(crate) struct Lock(#[allow(dead_code, reason = "open is what it is for")] File);
 
-/// How long a lock may be held by somebody who is letting go of it: a child process has its parent's files from its birth (`fork`) until it
-/// becomes its own program (`exec`), so a lock given back in between is free a moment later.
+/// How long a lock may be held by somebody who is letting go of it: a child process has its parent's files from its
+/// birth (`fork`) until it becomes its own program (`exec`), so a lock given back in between is free a moment later.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 fn patiently(file: &File) -> Result<(), TryLockError> {

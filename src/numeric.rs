@@ -49,8 +49,8 @@ pub(crate) fn ranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
-/// The probability that a positive has a greater score than a negative, ties counting half (the area under the ROC curve); nothing where
-/// either is missing.
+/// The probability that a positive has a greater score than a negative, ties counting half (the area under the ROC
+/// curve); nothing where either is missing.
 ///
 /// # Panics
 /// Where there is not a label for each score.

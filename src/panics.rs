@@ -21,7 +21,8 @@ pub(crate) fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
-/// From the first call on, what prints panics is not told of those that are caught here. It is told of all others, as before.
+/// From the first call on, what prints panics is not told of those that are caught here. It is told of all others, as
+/// before.
 fn hush() {
     static HUSHED: Once = Once::new();
     HUSHED.call_once(|| {

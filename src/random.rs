@@ -1,11 +1,14 @@
-//! Random numbers by counter: every draw is a function of what it is for, so it is the same on every device, in every batch and order.
+//! Random numbers by counter: every draw is a function of what it is for, so it is the same on every device, in every
+//! batch and order.
 //!
-//! Philox4x32-10 (Salmon, Moraes, Dror & Shaw, *Parallel Random Numbers: As Easy as 1, 2, 3*, SC 2011). The key is the user's seed and
-//! the draw's purpose; the counter says which element, token, sample and record. Uniform and normal numbers are made of additions,
-//! multiplications, divisions and square roots alone, each correctly rounded, so that their bits are the same everywhere too.
+//! Philox4x32-10 (Salmon, Moraes, Dror & Shaw, *Parallel Random Numbers: As Easy as 1, 2, 3*, SC 2011). The key is the
+//! user's seed and the draw's purpose; the counter says which element, token, sample and record. Uniform and normal
+//! numbers are made of additions, multiplications, divisions and square roots alone, each correctly rounded, so that
+//! their bits are the same everywhere too.
 
-/// What draws are for: two purposes under one seed share no numbers. Uses of one purpose are told apart by their counters, or not at all: what is
-/// shuffled, masked, left out or left to chance in one place may be by the numbers of another.
+/// What draws are for: two purposes under one seed share no numbers. Uses of one purpose are told apart by their
+/// counters, or not at all: what is shuffled, masked, left out or left to chance in one place may be by the numbers of
+/// another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Purpose {
@@ -66,8 +69,8 @@ impl Stream {
         below(self.block([0, 0, sample, record])[0], n)
     }
 
-    /// Puts `items` in an order drawn (Fisher and Yates, as Durstenfeld 1964 has it): what goes to place `last` is drawn as the (sample, record) that
-    /// `counter` says.
+    /// Puts `items` in an order drawn (Fisher and Yates, as Durstenfeld 1964 has it): what goes to place `last` is
+    /// drawn as the (sample, record) that `counter` says.
     pub fn shuffle<T>(self, items: &mut [T], counter: impl Fn(usize) -> (u32, u32)) {
         for last in (1..items.len()).rev() {
             let (sample, record) = counter(last);
@@ -106,9 +109,11 @@ pub fn uniform(word: u32) -> f32 {
     ((word >> 9) as f32 + 0.5) * (-23.0_f32).exp2()
 }
 
-/// Standard normal: `√2 erf⁻¹(2u − 1)`, u the middle of one of 2²⁴ equal intervals of (0, 1), to a few units in the last place.
+/// Standard normal: `√2 erf⁻¹(2u − 1)`, u the middle of one of 2²⁴ equal intervals of (0, 1), to a few units in the
+/// last place.
 ///
-/// The inverse error function is Giles's single-precision approximation (*Approximating the erfinv function*, GPU Computing Gems, 2011).
+/// The inverse error function is Giles's single-precision approximation (*Approximating the erfinv function*, GPU
+/// Computing Gems, 2011).
 pub fn normal(word: u32) -> f32 {
     const CENTRE: [f32; 9] = [
         1.501_409_4,
@@ -140,8 +145,8 @@ pub fn normal(word: u32) -> f32 {
     scale * x * std::f32::consts::SQRT_2
 }
 
-/// The natural logarithm of a positive normal number, to two units in the last place: `x = 2^e m`, m within √½ … √2, and
-/// `ln m = 2 artanh((m − 1)/(m + 1))` by its series.
+/// The natural logarithm of a positive normal number, to two units in the last place: `x = 2^e m`, m within √½ … √2,
+/// and `ln m = 2 artanh((m − 1)/(m + 1))` by its series.
 fn ln(x: f32) -> f32 {
     const SERIES: [f32; 5] = [2.0, 2.0 / 3.0, 2.0 / 5.0, 2.0 / 7.0, 2.0 / 9.0];
     let bits = x.to_bits();

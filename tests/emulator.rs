@@ -1,10 +1,11 @@
-//! The emulated device: builds `libcuda.so` from the kernels and `tests/emulator` with the host's C++ compiler, loads it, and opens it as the
-//! product opens a device.
+//! The emulated device: builds `libcuda.so` from the kernels and `tests/emulator` with the host's C++ compiler, loads
+//! it, and opens it as the product opens a device.
 //!
-//! It is built once and kept under `target/`, it and its objects named by everything they were built from. The library calls itself `libcuda.so`, so that once it is
-//! in the process the dynamic loader gives it to cudarc, which asks for that name; the binary is given its folder in `LD_LIBRARY_PATH`.
-//! With `WHEREFORE_TEST_DEVICE=real` nothing is built, and the same tests run on the machine's own device.
-//! `WHEREFORE_SANITIZE=address|thread` builds with a sanitizer, whose runtime must then be in `LD_PRELOAD`.
+//! It is built once and kept under `target/`, it and its objects named by everything they were built from. The library
+//! calls itself `libcuda.so`, so that once it is in the process the dynamic loader gives it to cudarc, which asks for
+//! that name; the binary is given its folder in `LD_LIBRARY_PATH`. With `WHEREFORE_TEST_DEVICE=real` nothing is built,
+//! and the same tests run on the machine's own device. `WHEREFORE_SANITIZE=address|thread` builds with a sanitizer,
+//! whose runtime must then be in `LD_PRELOAD`.
 
 use std::env;
 use std::fs::{self, File};
@@ -15,7 +16,8 @@ use std::sync::OnceLock;
 use wherefore::backend::Precision;
 use wherefore::backend::gpu::{Gpu, Products, compiler};
 
-/// An image for each kernel file where this build has none (no nvcc): the emulator has the kernels compiled in, and takes it.
+/// An image for each kernel file where this build has none (no nvcc): the emulator has the kernels compiled in, and
+/// takes it.
 const PLACEHOLDER: &[u8] = b"EMLU";
 
 /// The first device, emulated unless the environment asks for the real one.
@@ -27,7 +29,8 @@ pub(crate) fn gpu(precision: Precision) -> Gpu {
     Gpu::open_with(0, precision, &Gpu::stems().map(|stem| (stem, PLACEHOLDER))).unwrap()
 }
 
-/// The same by every way it has of multiplying in a precision: by `wgmma`, which compute capability 9.0 has for operands of 16 bits, and by `mma.sync`.
+/// The same by every way it has of multiplying in a precision: by `wgmma`, which compute capability 9.0 has for
+/// operands of 16 bits, and by `mma.sync`.
 pub(crate) fn gpus_by_products(precision: Precision) -> Vec<Gpu> {
     let gpu = gpu(precision);
     let by_mma = (gpu.products() == Products::Wgmma).then(|| gpu.by_mma());
@@ -37,7 +40,8 @@ pub(crate) fn gpus_by_products(precision: Precision) -> Vec<Gpu> {
     found
 }
 
-/// So many emulated devices, before the first is opened in this process; a real machine may have one only, which is then opened so often.
+/// So many emulated devices, before the first is opened in this process; a real machine may have one only, which is
+/// then opened so often.
 pub(crate) fn gpus(count: usize, precision: Precision) -> Vec<Gpu> {
     load();
     let images = Gpu::stems().map(|stem| (stem, PLACEHOLDER));
@@ -86,7 +90,8 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Where the kernels are: `WHEREFORE_TEST_KERNELS` names others than the product's, which must then be told from them by the tests.
+/// Where the kernels are: `WHEREFORE_TEST_KERNELS` names others than the product's, which must then be told from them
+/// by the tests.
 fn kernels() -> PathBuf {
     env::var_os("WHEREFORE_TEST_KERNELS").map_or_else(|| root().join("kernels"), PathBuf::from)
 }

@@ -1,5 +1,5 @@
-//! Tests of `wherefore::factors`: losses against finite differences, refits and curvature against a plain f64 implementation, the laws
-//! that the rules rest on, and the same bits however the work is cut.
+//! Tests of `wherefore::factors`: losses against finite differences, refits and curvature against a plain f64
+//! implementation, the laws that the rules rest on, and the same bits however the work is cut.
 
 mod curvature;
 mod golden;

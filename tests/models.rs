@@ -1,4 +1,5 @@
-//! Tests of `wherefore::model`: golden results of every family on every device, damaged directories, invariances, labels, and where models are found.
+//! Tests of `wherefore::model`: golden results of every family on every device, damaged directories, invariances,
+//! labels, and where models are found.
 
 mod cases;
 mod config;

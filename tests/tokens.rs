@@ -336,8 +336,8 @@ fn fragments() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// A mask token that eats the white space before it forbids cutting, and differs in nothing else but that: where no mask
-    /// follows white space, both tokenizers must agree on a text long enough to be cut.
+    /// A mask token that eats the white space before it forbids cutting, and differs in nothing else but that: where no
+    /// mask follows white space, both tokenizers must agree on a text long enough to be cut.
     #[test]
     fn reading_only_the_start_changes_nothing(fragment in fragments(), pair in fragments(), max in 3_usize..24) {
         static WHOLE: LazyLock<Tokenizer> = LazyLock::new(|| load(&[("tokenizer.json", &tokenizer_json(true, true))]).unwrap());

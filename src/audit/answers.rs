@@ -1,7 +1,8 @@
 //! Which training questions have a wrong answer.
 //!
-//! An answer is a place among the tokens of its context, and a store keeps of all those tokens one sum a boundary: no head can be refitted without a question, as
-//! labels are judged by. What is left are the model's loss, what the answer does to its own loss, and the words, which no model has seen.
+//! An answer is a place among the tokens of its context, and a store keeps of all those tokens one sum a boundary: no
+//! head can be refitted without a question, as labels are judged by. What is left are the model's loss, what the answer
+//! does to its own loss, and the words, which no model has seen.
 
 use std::collections::{HashMap, HashSet};
 
@@ -28,7 +29,8 @@ pub struct DirtyAnswers {
     pub scores: Vec<f32>,
     /// The signals that were computed, by row. NaN without an answer of its own.
     pub signals: Vec<(Signal, Vec<f32>)>,
-    /// By row: the sentence of the context that fits the question's words better than the answer's, by its first and last character, where there is one.
+    /// By row: the sentence of the context that fits the question's words better than the answer's, by its first and
+    /// last character, where there is one.
     pub sentences: Vec<Option<(usize, usize)>>,
     /// By row: the questions whose answers are most alike. Empty where they were not looked for.
     pub neighbours: Vec<Vec<Hit>>,
@@ -115,8 +117,8 @@ fn self_influence(store: &Store, options: &DirtyOptions<'_>) -> Result<Vec<f32>>
 /// How an answer's place fits the words of its question.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Fit {
-    /// How much more of the question's words the best other sentence has than the answer's own (from −1 to 1), and what share of the answer's words the question
-    /// says already.
+    /// How much more of the question's words the best other sentence has than the answer's own (from −1 to 1), and what
+    /// share of the answer's words the question says already.
     doubt: f32,
     /// That sentence, where it has more.
     better: Option<(usize, usize)>,

@@ -1,5 +1,6 @@
-//! Proposals for more training data where there is little: copies of a record with a few words changed, so that its label still holds
-//! (Wei & Zou 2019, "EDA", without a thesaurus: a word is replaced by one that the training data have between the same two neighbours).
+//! Proposals for more training data where there is little: copies of a record with a few words changed, so that its
+//! label still holds (Wei & Zou 2019, "EDA", without a thesaurus: a word is replaced by one that the training data have
+//! between the same two neighbours).
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -97,7 +98,8 @@ pub struct Draw {
     pub copy: u32,
 }
 
-/// `text` with a `share` of its words changed, one at least, and one at least left; `None` where the change finds no word to be made at.
+/// `text` with a `share` of its words changed, one at least, and one at least left; `None` where the change finds no
+/// word to be made at.
 pub fn augment(
     text: &str,
     change: Change,

@@ -1,5 +1,6 @@
-//! Words that tell a label too well: what a model may learn instead of reading (Gururangan et al. 2018, "Annotation artifacts"; Du et al. 2022,
-//! "Less learn shortcut"), and what to do about it: weights that make records of such words count less.
+//! Words that tell a label too well: what a model may learn instead of reading (Gururangan et al. 2018, "Annotation
+//! artifacts"; Du et al. 2022, "Less learn shortcut"), and what to do about it: weights that make records of such words
+//! count less.
 
 use std::collections::HashMap;
 
@@ -18,7 +19,8 @@ pub struct BiasOptions {
     pub least_count: u64,
     /// The least share of those records that one label has.
     pub least_share: f64,
-    /// The false discovery rate: of the words found, the expected share found by chance at most (Benjamini & Hochberg 1995).
+    /// The false discovery rate: of the words found, the expected share found by chance at most (Benjamini & Hochberg
+    /// 1995).
     pub false_discovery: f64,
     /// What a word is.
     pub words: Segmentation,
@@ -44,7 +46,8 @@ pub struct BiasedWord {
     pub with_class: u64,
     /// The class's share of all labelled records.
     pub expected: f64,
-    /// The probability of so many by chance, were the word and the label independent (a binomial's tail, by its exact sum).
+    /// The probability of so many by chance, were the word and the label independent (a binomial's tail, by its exact
+    /// sum).
     pub p_value: f64,
 }
 
@@ -128,8 +131,8 @@ pub struct DominatingWord {
     pub for_class: u64,
 }
 
-/// The words that dominate rationales: in at least [`BiasOptions::least_count`] of them, [`BiasOptions::least_share`] of which are for one class; those
-/// of the most rationales first.
+/// The words that dominate rationales: in at least [`BiasOptions::least_count`] of them, [`BiasOptions::least_share`]
+/// of which are for one class; those of the most rationales first.
 ///
 /// # Errors
 /// Those of `read`.
@@ -157,7 +160,8 @@ pub fn dominating_words(
         let class = (0..classes).fold(0, |best, c| if by_class[c] > by_class[best] { c } else { best });
         let for_class = by_class[class];
         let often = rationales >= options.least_count && for_class as f64 >= options.least_share * rationales as f64;
-        // A word of a rationale may be one that the data's own words are cut otherwise from: nothing can be said of it there.
+        // A word of a rationale may be one that the data's own words are cut otherwise from: nothing can be said of it
+        // there.
         let in_data = counts.words.get(&word).filter(|_| often)?;
         let (count, with_class) = (in_data.iter().sum::<u64>(), in_data[class]);
         let expected = counts.classes[class] as f64 / total.max(1) as f64;
@@ -250,7 +254,8 @@ impl Counts {
     }
 }
 
-/// `P(X ≥ k)` of X ~ Binomial(n, p): terms are summed from the k-th on, each from the one before it, until they no longer count.
+/// `P(X ≥ k)` of X ~ Binomial(n, p): terms are summed from the k-th on, each from the one before it, until they no
+/// longer count.
 fn binomial_tail(n: u64, k: u64, p: f64) -> f64 {
     if k == 0 || p >= 1.0 {
         return 1.0;
@@ -276,12 +281,13 @@ fn ln_choose(n: u64, k: u64) -> f64 {
 /// How biased words make a record's weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Correction {
-    /// LLS-D (Du et al. 2022, §3.2): less for how far the words' shares of their labels are from even ones. Records count less, of whatever label: the
-    /// word tells as much of the label as before.
+    /// LLS-D (Du et al. 2022, §3.2): less for how far the words' shares of their labels are from even ones. Records
+    /// count less, of whatever label: the word tells as much of the label as before.
     Share,
     /// LLS-D-F: the same, and 0.01 for each record with the word.
     ShareAndFrequency,
-    /// Reweighing (Kamiran & Calders 2012): so that, by weight, neither the word nor its absence tells anything of the label.
+    /// Reweighing (Kamiran & Calders 2012): so that, by weight, neither the word nor its absence tells anything of the
+    /// label.
     Reweighing,
 }
 
@@ -290,8 +296,8 @@ const FREQUENCY: f64 = 0.01;
 /// What is taken off the weight of the most biased record.
 const MOST_OFF: f64 = 0.15;
 
-/// A weight for each record. By LLS from 0.85 (the most biased) to 1 (no biased word): the mean over its distinct biased words, scaled to the
-/// range found. By reweighing any, of mean 1.
+/// A weight for each record. By LLS from 0.85 (the most biased) to 1 (no biased word): the mean over its distinct
+/// biased words, scaled to the range found. By reweighing any, of mean 1.
 ///
 /// # Errors
 /// Those of `read`.
@@ -327,9 +333,9 @@ const BALANCED: f64 = 1e-3;
 /// Turns after which they are left as they are: words that cannot all be balanced at once would go on for ever.
 const TURNS: usize = 100;
 
-/// Weights by which each word's records, and those without it, have the labels that all records have: of one word Kamiran and Calders' reweighing,
-/// `P(c) P(w) / P(c, w)`; of several, one after the other until nothing moves (raking: Deming & Stephan 1940). A word that only one label has
-/// cannot be balanced, and is passed over.
+/// Weights by which each word's records, and those without it, have the labels that all records have: of one word
+/// Kamiran and Calders' reweighing, `P(c) P(w) / P(c, w)`; of several, one after the other until nothing moves (raking:
+/// Deming & Stephan 1940). A word that only one label has cannot be balanced, and is passed over.
 fn reweighing(
     records: usize,
     classes: usize,
@@ -385,7 +391,8 @@ fn reweighing(
         .collect())
 }
 
-/// What the weight of each class is multiplied by, so that they share the sum as `shares` do. A class that has none has none then.
+/// What the weight of each class is multiplied by, so that they share the sum as `shares` do. A class that has none has
+/// none then.
 fn balancing(weights: &[f64], shares: &[f64]) -> Vec<f64> {
     let there = |class: &usize| weights[*class] > f64::EPSILON * shares[*class];
     let (sum, of): (f64, f64) =

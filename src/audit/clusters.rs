@@ -1,5 +1,5 @@
-//! Groups of records that are alike, and what sets each apart: spherical k-means (Dhillon & Modha 2001) over features, described by the words that
-//! a group has and the others have not.
+//! Groups of records that are alike, and what sets each apart: spherical k-means (Dhillon & Modha 2001) over features,
+//! described by the words that a group has and the others have not.
 
 use std::collections::HashMap;
 
@@ -81,8 +81,9 @@ fn by_size(groups: &[usize], count: usize) -> Vec<usize> {
     groups.iter().map(|&group| number[group]).collect()
 }
 
-/// The words of each group: those whose share of the group's records is most above their share of the others', by the logarithm of the odds, of the words that
-/// several of its records share; where there are none (a group of one), of all that they have. Of equals, the longer is the rarer one (Zipf).
+/// The words of each group: those whose share of the group's records is most above their share of the others', by the
+/// logarithm of the odds, of the words that several of its records share; where there are none (a group of one), of all
+/// that they have. Of equals, the longer is the rarer one (Zipf).
 pub fn describe(texts: &[(String, Option<String>)], groups: &[usize], words: Segmentation) -> Vec<Vec<String>> {
     let count = groups.iter().max().map_or(0, |most| most + 1);
     let mut sizes = vec![0_u64; count];

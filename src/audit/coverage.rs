@@ -27,7 +27,8 @@ impl Coverage {
         Ok(Self { sorted })
     }
 
-    /// The share of training records that are less covered by the others than a record of this mean similarity is by them all.
+    /// The share of training records that are less covered by the others than a record of this mean similarity is by
+    /// them all.
     pub fn percentile(&self, similarity: f32) -> f64 {
         self.sorted.partition_point(|other| *other < similarity) as f64 / self.sorted.len().max(1) as f64
     }

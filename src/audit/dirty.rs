@@ -1,8 +1,9 @@
 //! Which training labels are likely wrong.
 //!
-//! Where a record has several, each of its words or masks is judged by itself, from the features of its first token; answers are another matter
-//! ([`super::dirty_answers()`]). Every signal is read off the store: no model is run again. Signals that come from the model's own features share its memory of the
-//! labels it was trained on; the text classifier has seen neither those nor the label it judges, nor what copies of the record are labelled.
+//! Where a record has several, each of its words or masks is judged by itself, from the features of its first token;
+//! answers are another matter ([`super::dirty_answers()`]). Every signal is read off the store: no model is run again.
+//! Signals that come from the model's own features share its memory of the labels it was trained on; the text
+//! classifier has seen neither those nor the label it judges, nor what copies of the record are labelled.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,11 +31,13 @@ use crate::train::Dynamics;
 /// A reason to doubt a label. Greater is more suspect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// Of records `text`, `confident`, `self-influence` and, by a training's dynamics, `margin`, put together; of words the first three; of masks `neighbours`, `loss`
-    /// and `self-influence`; of answers `text`, `self-influence` and `loss`.
+    /// Of records `text`, `confident`, `self-influence` and, by a training's dynamics, `margin`, put together; of words
+    /// the first three; of masks `neighbours`, `loss` and `self-influence`; of answers `text`, `self-influence` and
+    /// `loss`.
     Combined,
-    /// What a linear classifier of n-grams, fitted without the record and its copies, says: the margin of confident learning. Of a word, the classifier reads the word and its
-    /// neighbours, and the label's probability says all; of an answer, how much better another sentence of the context fits the words of the question.
+    /// What a linear classifier of n-grams, fitted without the record and its copies, says: the margin of confident
+    /// learning. Of a word, the classifier reads the word and its neighbours, and the label's probability says all; of
+    /// an answer, how much better another sentence of the context fits the words of the question.
     Text,
     /// The record's weight in a head refitted to the labels: `Σ_c max(α_i[c], 0)` (Yeh et al. 2018).
     Representer,
@@ -42,7 +45,8 @@ pub enum Signal {
     RepresenterSoft,
     /// The influence of the record on its own loss, `g_iᵀ (H + λI)⁻¹ g_i` over the last layer.
     SelfInfluence,
-    /// The share of its nearest records, by their similarity, that have another label; copies with its own are not asked.
+    /// The share of its nearest records, by their similarity, that have another label; copies with its own are not
+    /// asked.
     Neighbours,
     /// What a head refitted without the record, and without its copies, says: the margin of confident learning.
     Confident,
@@ -108,7 +112,8 @@ impl fmt::Display for Signal {
 pub struct DirtyOptions<'a> {
     /// What records are ranked by.
     pub signal: Signal,
-    /// How many of its nearest records vote on a label, and are shown with it. Of many records the search for them takes longest: 0 leaves it out.
+    /// How many of its nearest records vote on a label, and are shown with it. Of many records the search for them
+    /// takes longest: 0 leaves it out.
     pub neighbours: usize,
     /// What the training thought of each record, for the signals that ask.
     pub dynamics: Option<&'a Dynamics>,
@@ -124,8 +129,8 @@ pub struct DirtyOptions<'a> {
     pub keep_going: KeepGoing<'a>,
 }
 
-/// The labelled records of a store, or their words or masks, the most suspect first. What is judged is numbered in the order of the store: a record by its row,
-/// words and masks one record's after another's.
+/// The labelled records of a store, or their words or masks, the most suspect first. What is judged is numbered in the
+/// order of the store: a record by its row, words and masks one record's after another's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dirty {
     /// By falling score, ties by ascending number.
@@ -144,7 +149,8 @@ pub struct Dirty {
     pub neighbours: Vec<Vec<Hit>>,
     /// The numbers of each row's.
     pub records: Vec<Range<usize>>,
-    /// What is told together, in the order of the store: one each; of words, an entity as it is tagged or would rather be, with whatever it touches.
+    /// What is told together, in the order of the store: one each; of words, an entity as it is tagged or would rather
+    /// be, with whatever it touches.
     pub spans: Vec<Range<usize>>,
 }
 
@@ -358,9 +364,10 @@ impl Evidence<'_> {
         Dirty { ranking, scores, signals, labels, predictions, suggestions, neighbours, records, spans }
     }
 
-    /// The text's verdict, the model's as far as it is [`heard`], and the training's, by their ranks. The model's is half what a head says of a record left out,
-    /// which knows that one class's labels may be wrong more often than another's, and half what the record does to itself. Where no classifier of texts can
-    /// judge, all that the model says counts alike.
+    /// The text's verdict, the model's as far as it is [`heard`], and the training's, by their ranks. The model's is
+    /// half what a head says of a record left out, which knows that one class's labels may be wrong more often than
+    /// another's, and half what the record does to itself. Where no classifier of texts can judge, all that the model
+    /// says counts alike.
     fn combined(&self) -> Vec<f32> {
         let values =
             |wanted| self.signals.iter().find(|(found, _)| *found == wanted).map(|(_, values)| values.as_slice());
@@ -381,7 +388,8 @@ impl Evidence<'_> {
         sums
     }
 
-    /// By the signal that records are ranked by, else by the text, which remembers no label; else by the nearest; else what the model says.
+    /// By the signal that records are ranked by, else by the text, which remembers no label; else by the nearest; else
+    /// what the model says.
     fn suggestions(&self, by: Signal) -> Vec<usize> {
         let of =
             |wanted| self.judgements.iter().find(|(signal, _)| *signal == wanted).map(|(_, j)| j.suggestions.clone());
@@ -390,16 +398,17 @@ impl Evidence<'_> {
     }
 }
 
-/// What the model's verdict counts beside the text's. That has seen no label that it judges, while the model's features may have been bent until its own labels
-/// fit: where even a head that has not seen a record doubts less than half as many labels as the text does, they have, and it counts for nothing. Else it counts by
-/// the square of how far that head shares the text's doubts.
+/// What the model's verdict counts beside the text's. That has seen no label that it judges, while the model's features
+/// may have been bent until its own labels fit: where even a head that has not seen a record doubts less than half as
+/// many labels as the text does, they have, and it counts for nothing. Else it counts by the square of how far that
+/// head shares the text's doubts.
 fn heard(text: &[f32], left_out: &[f32]) -> f32 {
     let doubts = |margins: &[f32]| margins.iter().filter(|margin| **margin > 0.0).count();
     if 2 * doubts(left_out) < doubts(text) { 0.0 } else { kappa(text, left_out).max(0.0).powi(2) }
 }
 
-/// How far two judges share their doubts (margins above zero), beyond what chance makes them share: 1 for the same, 0 for none (Cohen 1960, "A coefficient of
-/// agreement for nominal scales").
+/// How far two judges share their doubts (margins above zero), beyond what chance makes them share: 1 for the same, 0
+/// for none (Cohen 1960, "A coefficient of agreement for nominal scales").
 fn kappa(these: &[f32], those: &[f32]) -> f32 {
     let mut counts = [[0.0_f64; 2]; 2];
     for (a, b) in these.iter().zip(those).filter(|(a, b)| !a.is_nan() && !b.is_nan()) {
@@ -412,7 +421,8 @@ fn kappa(these: &[f32], those: &[f32]) -> f32 {
     if kappa.is_finite() { kappa as f32 } else { 0.0 }
 }
 
-/// Each value's rank r among the n that are numbers, as `ln(r / (n − r))`, ties in the middle of theirs: scores of any two signals compare.
+/// Each value's rank r among the n that are numbers, as `ln(r / (n − r))`, ties in the middle of theirs: scores of any
+/// two signals compare.
 pub(super) fn rank_scores(values: &[f32]) -> Vec<f32> {
     let mut sorted: Vec<f32> = values.iter().copied().filter(|value| !value.is_nan()).collect();
     sorted.sort_by(f32::total_cmp);
@@ -446,7 +456,8 @@ fn votes(nearest: &[Vec<Hit>], classes: &Classes) -> Vec<f32> {
     p
 }
 
-/// The same where there are too many classes for a row of them each: 1 less twice the label's share, and the class that most of the nearest have.
+/// The same where there are too many classes for a row of them each: 1 less twice the label's share, and the class that
+/// most of the nearest have.
 fn outvoted(nearest: &[Vec<Hit>], classes: &Classes) -> Judgement {
     let mut judgement = Judgement::default();
     for (hits, label) in nearest.iter().zip(&classes.labels) {
@@ -505,7 +516,8 @@ fn alphas(store: &Store, compat: RepresenterCompat, options: &DirtyOptions<'_>) 
     Ok(alpha.chunks_exact(classes).map(|alpha| alpha.iter().map(|a| a.max(0.0)).sum()).collect())
 }
 
-/// By the exact Hessian where it can be factored, else its Kronecker form; of masks by the empirical Fisher information.
+/// By the exact Hessian where it can be factored, else its Kronecker form; of masks by the empirical Fisher
+/// information.
 fn self_influence(store: &Store, options: &DirtyOptions<'_>) -> Result<Vec<f32>> {
     if store.settings().task() == Task::Masks {
         let each: Vec<Range<usize>> = (0..EachFactor::of(store).count()).map(|one| one..one + 1).collect();

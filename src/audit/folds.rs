@@ -13,14 +13,15 @@ const FOLDS: usize = 5;
 /// λ of the refits: so little that the head is as sharp as its features let it be.
 const PENALTY: f64 = 0.01;
 
-/// Which records go together. Runs of consecutive records take turns, so that data sorted by label are spread over every fold, and a fold is made of
-/// views of what is there. The words of a record stay together, and so do records that say the same: who judges one has not learnt the other.
+/// Which records go together. Runs of consecutive records take turns, so that data sorted by label are spread over
+/// every fold, and a fold is made of views of what is there. The words of a record stay together, and so do records
+/// that say the same: who judges one has not learnt the other.
 #[derive(Clone, Debug)]
 pub(super) struct Folds(Vec<u8>);
 
 impl Folds {
-    /// For records of these units each, and what each says ([`super::redundant::sayings`]): runs of up to 64 that say something new, and at least 16 runs in a fold
-    /// where there are so many.
+    /// For records of these units each, and what each says ([`super::redundant::sayings`]): runs of up to 64 that say
+    /// something new, and at least 16 runs in a fold where there are so many.
     pub(super) fn new(records: &[Range<usize>], sayings: &[usize]) -> Self {
         let distinct = sayings.iter().max().map_or(0, |last| last + 1);
         let run = (distinct / (16 * FOLDS)).clamp(1, 64);

@@ -1,17 +1,18 @@
-//! From out-of-sample probabilities to how suspect each label is: confident learning (Northcutt, Jiang & Chuang 2021, "Confident learning:
-//! estimating uncertainty in dataset labels").
+//! From out-of-sample probabilities to how suspect each label is: confident learning (Northcutt, Jiang & Chuang 2021,
+//! "Confident learning: estimating uncertainty in dataset labels").
 
 /// What out-of-sample probabilities say of labels.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Judgement {
-    /// By record: how much likelier another class is than the label, both over their thresholds; from −1 to 1. NaN without a label.
+    /// By record: how much likelier another class is than the label, both over their thresholds; from −1 to 1. NaN
+    /// without a label.
     pub(super) margins: Vec<f32>,
     /// By record: the class most over its threshold.
     pub(super) suggestions: Vec<usize>,
 }
 
-/// Judges `labels` by probabilities `[N, K]`. A class's threshold is the mean probability that its own records have of it: what a class is
-/// called by mistake, or too rarely, is corrected for.
+/// Judges `labels` by probabilities `[N, K]`. A class's threshold is the mean probability that its own records have of
+/// it: what a class is called by mistake, or too rarely, is corrected for.
 pub(super) fn judge(probabilities: &[f32], labels: &[Option<usize>], classes: usize) -> Judgement {
     let thresholds = thresholds(probabilities, labels, classes);
     let mut judgement = Judgement::default();
@@ -28,8 +29,9 @@ pub(super) fn judge(probabilities: &[f32], labels: &[Option<usize>], classes: us
     judgement
 }
 
-/// The same of words, of which most are of one class and few of any other: `1 − 2 p` of the label, from −1 to 1, and the likeliest class. Thresholds would raise the
-/// words of the large class by what the small ones lack (of tags planted in 78,824 words, regressions across folds find with them an average precision of .17, without them .41).
+/// The same of words, of which most are of one class and few of any other: `1 − 2 p` of the label, from −1 to 1, and
+/// the likeliest class. Thresholds would raise the words of the large class by what the small ones lack (of tags
+/// planted in 78,824 words, regressions across folds find with them an average precision of .17, without them .41).
 pub(super) fn judge_words(probabilities: &[f32], labels: &[Option<usize>], classes: usize) -> Judgement {
     let rows = || probabilities.chunks_exact(classes).zip(labels);
     let margin = |(p, label): (&[f32], &Option<usize>)| label.map_or(f32::NAN, |label| 1.0 - 2.0 * p[label]);

@@ -1,5 +1,5 @@
-//! The data map: where each training record stands by how sure, and how steadily, the training was of its label (Swayamdipta et al. 2020,
-//! "Dataset cartography").
+//! The data map: where each training record stands by how sure, and how steadily, the training was of its label
+//! (Swayamdipta et al. 2020, "Dataset cartography").
 
 use crate::error::{Error, Result};
 use crate::store::{Shard, Store};

@@ -1,6 +1,7 @@
 //! What is wrong with the training data, ranked, with what to do about it.
 //!
-//! An audit reads a finished store: features, gradients of the last layer, labels, predictions and texts. None runs the model again.
+//! An audit reads a finished store: features, gradients of the last layer, labels, predictions and texts. None runs the
+//! model again.
 
 mod answers;
 mod augment;

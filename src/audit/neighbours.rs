@@ -1,4 +1,5 @@
-//! The nearest other training records of each record, by the cosine of their features; or the nearest words of each word.
+//! The nearest other training records of each record, by the cosine of their features; or the nearest words of each
+//! word.
 
 use crate::error::Result;
 use crate::search::{self, EachFactor, FactorSet, Form, Hit, Options, Query, Source};
@@ -9,8 +10,9 @@ const BATCH: usize = 4096;
 /// How many times as many words are looked for as are wanted of other records.
 const OF_OTHERS: usize = 3;
 
-/// The `k` nearest of each unit of a store, nearest first: of what other texts say, as the words of one have seen each other; but where a record is one unit, a copy with
-/// another label is asked, as only those with the same vouch for each other. `sayings` tells by unit what its record says and `labels` how it is labelled. There may be fewer.
+/// The `k` nearest of each unit of a store, nearest first: of what other texts say, as the words of one have seen each
+/// other; but where a record is one unit, a copy with another label is asked, as only those with the same vouch for
+/// each other. `sayings` tells by unit what its record says and `labels` how it is labelled. There may be fewer.
 ///
 /// # Errors
 /// Where the search is interrupted.

@@ -14,7 +14,8 @@ const MOST_TOKENS: usize = 512;
 /// Records hashed in parallel at a time.
 const CHUNK: usize = 4096;
 
-/// The n-grams of many texts, each hashed to a bucket, weighted by how rare the bucket is (`1 + ln((1 + N)/(1 + df))`), rows of unit length.
+/// The n-grams of many texts, each hashed to a bucket, weighted by how rare the bucket is (`1 + ln((1 + N)/(1 + df))`),
+/// rows of unit length.
 pub(super) struct Bags {
     /// The buckets of all records, one record after another.
     buckets: Vec<u32>,
@@ -84,7 +85,8 @@ impl Bags {
     }
 }
 
-/// The distinct buckets of a text and its pair, ascending. Segments don't share features: what a question says is not what its answer says.
+/// The distinct buckets of a text and its pair, ascending. Segments don't share features: what a question says is not
+/// what its answer says.
 fn bag(text: &str, pair: Option<&str>, bits: u32) -> Vec<u32> {
     let mut buckets = HashSet::<u32, BuildHasherDefault<Bucket>>::default();
     for (segment, text) in [(0, Some(text)), (1, pair)] {

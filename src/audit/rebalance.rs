@@ -1,4 +1,5 @@
-//! The other remedy for words that tell a label: more of the records that have the word and another label (`TrustAI`'s distribution correction).
+//! The other remedy for words that tell a label: more of the records that have the word and another label (`TrustAI`'s
+//! distribution correction).
 
 use std::collections::HashMap;
 
@@ -11,8 +12,8 @@ use crate::random::{Purpose, Stream};
 
 /// How many more times each record should come.
 ///
-/// For each word with m records of its label and n ≥ 1 of others, min(m − n, 2n) of those others are drawn with replacement; a record that several
-/// words ask for comes as often as the one that asks most.
+/// For each word with m records of its label and n ≥ 1 of others, min(m − n, 2n) of those others are drawn with
+/// replacement; a record that several words ask for comes as often as the one that asks most.
 ///
 /// # Errors
 /// Those of `read`.

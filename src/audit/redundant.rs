@@ -25,7 +25,8 @@ pub struct Redundant {
     pub text: usize,
     /// The number of the earlier one that is most like it, a copy before all others.
     pub of: usize,
-    /// The share of their shingles that they have in common: 1 for copies, and where nothing but punctuation or width differs.
+    /// The share of their shingles that they have in common: 1 for copies, and where nothing but punctuation or width
+    /// differs.
     pub similarity: f64,
     /// Whether all their characters are the same, case and white space aside.
     pub exact: bool,
@@ -33,7 +34,8 @@ pub struct Redundant {
     pub conflict: bool,
 }
 
-/// Every text that has an earlier one of at least this similarity: contradicting labels first, then the most similar, then in their order.
+/// Every text that has an earlier one of at least this similarity: contradicting labels first, then the most similar,
+/// then in their order.
 ///
 /// # Errors
 /// Those of `read`.
@@ -45,8 +47,8 @@ pub fn redundant(
     redundant_with(texts, texts, threshold, read)
 }
 
-/// The same, where a text beyond the first `first` is told a copy of one of those wherever it is one, however much more like another it may be: what of a
-/// test set comes from the training data.
+/// The same, where a text beyond the first `first` is told a copy of one of those wherever it is one, however much more
+/// like another it may be: what of a test set comes from the training data.
 ///
 /// # Errors
 /// Those of `read`.
@@ -67,7 +69,8 @@ pub fn leaks_first(
     Ok(found)
 }
 
-/// The same, where earlier ones count only among the first `originals`: what of a training set comes from a test set, whatever the copies within it.
+/// The same, where earlier ones count only among the first `originals`: what of a training set comes from a test set,
+/// whatever the copies within it.
 ///
 /// # Errors
 /// Those of `read`.
@@ -101,7 +104,8 @@ pub fn redundant_with(
     Ok(found)
 }
 
-/// What each text says, as a number that copies share: those of the same shingles, whatever their punctuation. Numbers rise from 0 with the texts.
+/// What each text says, as a number that copies share: those of the same shingles, whatever their punctuation. Numbers
+/// rise from 0 with the texts.
 ///
 /// # Errors
 /// Those of `read`.

@@ -1,4 +1,5 @@
-//! Which records of a pool are worth a label: those that come nearest to what the training data do not cover, no two of them alike.
+//! Which records of a pool are worth a label: those that come nearest to what the training data do not cover, no two of
+//! them alike.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -25,8 +26,8 @@ impl SelectionOptions<'_> {
     }
 }
 
-/// Takes turns: every target's nearest candidate, then every target's second, …, each candidate once (`TrustAI`'s selection); those like one before
-/// come last.
+/// Takes turns: every target's nearest candidate, then every target's second, …, each candidate once (`TrustAI`'s
+/// selection); those like one before come last.
 pub fn round_robin(candidates: &[Candidates], options: &SelectionOptions<'_>) -> Chosen {
     let longest = candidates.iter().map(Vec::len).max().unwrap_or(0);
     let (mut seen, mut taken, mut chosen, mut passed_over) = (HashSet::new(), Vec::new(), Vec::new(), Vec::new());
@@ -53,11 +54,13 @@ pub fn round_robin(candidates: &[Candidates], options: &SelectionOptions<'_>) ->
     chosen
 }
 
-/// Raises the targets' coverage as fast as can be: at each step the candidate that adds most to `Σ_t w_t (sum of t's k largest similarities)`.
+/// Raises the targets' coverage as fast as can be: at each step the candidate that adds most to `Σ_t w_t (sum of t's k
+/// largest similarities)`.
 ///
-/// `covered` has each target's k largest similarities to the training data, and `weights` what a target counts. The sum is
-/// monotone and submodular, so that greedy steps reach at least 1 − 1/e of the best (Nemhauser, Wolsey & Fisher 1978), and a gain that is no longer
-/// the largest need not be computed again until it is (Minoux 1978). Ties go to the lower index.
+/// `covered` has each target's k largest similarities to the training data, and `weights` what a target counts. The sum
+/// is monotone and submodular, so that greedy steps reach at least 1 − 1/e of the best (Nemhauser, Wolsey & Fisher
+/// 1978), and a gain that is no longer the largest need not be computed again until it is (Minoux 1978). Ties go to the
+/// lower index.
 pub fn greedy_coverage(
     candidates: &[Candidates],
     covered: &[Vec<f32>],

@@ -1,5 +1,6 @@
-//! Texts as sets of shingles, and which sets are alike: MinHash (Broder 1997, "On the resemblance and containment of documents"), banded
-//! (Leskovec, Rajaraman & Ullman, "Mining of massive datasets", §3.4), every candidate verified by the sets themselves.
+//! Texts as sets of shingles, and which sets are alike: MinHash (Broder 1997, "On the resemblance and containment of
+//! documents"), banded (Leskovec, Rajaraman & Ullman, "Mining of massive datasets", §3.4), every candidate verified by
+//! the sets themselves.
 
 use std::borrow::Cow;
 
@@ -10,13 +11,15 @@ use crate::explain::Segmentation;
 
 /// Tokens in a shingle; a shorter text is one shingle.
 const TOKENS: usize = 3;
-/// Bands of a signature, and rows of a band: pairs of Jaccard similarity 0.8 share a band with probability 0.9999, of 0.5 with 0.4.
+/// Bands of a signature, and rows of a band: pairs of Jaccard similarity 0.8 share a band with probability 0.9999, of
+/// 0.5 with 0.4.
 const BANDS: usize = 24;
 const ROWS: usize = 5;
 /// Earlier texts of a bucket that a text is compared with.
 const COMPARED: usize = 16;
 
-/// The distinct shingles of a text, hashed, ascending. Case, white space, width (NFKC) and punctuation do not count, but of a text that is nothing else.
+/// The distinct shingles of a text, hashed, ascending. Case, white space, width (NFKC) and punctuation do not count,
+/// but of a text that is nothing else.
 pub(super) fn shingles(text: &str, pair: Option<&str>) -> Vec<u64> {
     let mut all = Vec::new();
     for (segment, text) in [Some(text), pair].into_iter().enumerate() {
@@ -69,8 +72,8 @@ pub(super) fn jaccard(a: &[u64], b: &[u64]) -> f64 {
     if union == 0 { 1.0 } else { shared as f64 / union as f64 }
 }
 
-/// Of each set, the most similar earlier one among the first `originals` (the earliest of the most similar), where its similarity is at least
-/// `threshold`.
+/// Of each set, the most similar earlier one among the first `originals` (the earliest of the most similar), where its
+/// similarity is at least `threshold`.
 pub(super) fn most_similar_earlier(sets: &[Vec<u64>], originals: usize, threshold: f64) -> Vec<Option<(usize, f64)>> {
     let signatures: Vec<[u64; BANDS]> = sets.par_iter().map(|set| signature(set)).collect();
     let mut best: Vec<Option<(usize, f64)>> = vec![None; sets.len()];

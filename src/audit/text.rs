@@ -10,7 +10,8 @@ use crate::random::{Purpose, Stream};
 
 /// Passes over the records.
 const EPOCHS: usize = 10;
-/// The first step down a slope; the t-th is this over the fourth root of t. Rows have unit length, so that no step is too long.
+/// The first step down a slope; the t-th is this over the fourth root of t. Rows have unit length, so that no step is
+/// too long.
 const RATE: f32 = 3.0;
 /// N times the penalty λ of `(1/N) Σ loss + (λ/2) ‖W‖²`: rare n-grams are not to remember single labels.
 const PENALTY: f32 = 0.2;
@@ -61,7 +62,8 @@ fn shuffled(labels: &[Option<usize>], seed: u64) -> Vec<(usize, usize)> {
     order
 }
 
-/// Softmax regression, learnt a record at a time by stochastic gradient descent (Bottou 2012, "Stochastic gradient descent tricks").
+/// Softmax regression, learnt a record at a time by stochastic gradient descent (Bottou 2012, "Stochastic gradient
+/// descent tricks").
 struct Classifier {
     classes: usize,
     /// λ

@@ -1,9 +1,9 @@
 //! Which predictions can be trusted: evidence about each, and how often predictions of such evidence are right.
 //!
-//! Evidence is a few numbers a prediction (how sure the model is, what its nearest training records are labelled, whether its reasons hold
-//! still). A logistic regression makes one probability of their ranks, as shares and probabilities crowd at their ends, where mistakes and what is right
-//! differ by little; of a record whose label is known it is fitted to the others, so that the calibration
-//! shown is one of predictions it has not seen.
+//! Evidence is a few numbers a prediction (how sure the model is, what its nearest training records are labelled,
+//! whether its reasons hold still). A logistic regression makes one probability of their ranks, as shares and
+//! probabilities crowd at their ends, where mistakes and what is right differ by little; of a record whose label is
+//! known it is fitted to the others, so that the calibration shown is one of predictions it has not seen.
 
 use crate::error::{Error, Result};
 
@@ -176,8 +176,8 @@ pub struct Bin {
     pub accuracy: f64,
 }
 
-/// Predictions of known label in `bins` groups of equal size by trust, the least trusted first, and the expected calibration error
-/// `Σ (n_b / n) |trust_b − accuracy_b|` (Guo et al. 2017, over groups of equal size).
+/// Predictions of known label in `bins` groups of equal size by trust, the least trusted first, and the expected
+/// calibration error `Σ (n_b / n) |trust_b − accuracy_b|` (Guo et al. 2017, over groups of equal size).
 pub fn reliability(trust: &[f64], right: &[Option<bool>], bins: usize) -> (Vec<Bin>, f64) {
     let mut known: Vec<(f64, bool)> = trust.iter().zip(right).filter_map(|(t, is)| is.map(|is| (*t, is))).collect();
     known.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -196,9 +196,9 @@ pub fn reliability(trust: &[f64], right: &[Option<bool>], bins: usize) -> (Vec<B
     (bins, off / known.len().max(1) as f64)
 }
 
-/// How well the top of one ranking of words holds in another, most important first:
-/// `(1/|X|) Σ_i (1/i) #{j ≤ i : x_j among the first i of X'}`, `TrustAI`'s mean average precision. 1 for the same ranking, 0 where nothing is shared
-/// or either is empty.
+/// How well the top of one ranking of words holds in another, most important first: `(1/|X|) Σ_i (1/i) #{j ≤ i : x_j
+/// among the first i of X'}`, `TrustAI`'s mean average precision. 1 for the same ranking, 0 where nothing is shared or
+/// either is empty.
 pub(crate) fn shared_tops(words: &[String], others: &[String]) -> f64 {
     let (mut seen, mut sum) = (std::collections::HashSet::new(), 0.0);
     for i in 1..=words.len() {
@@ -227,7 +227,8 @@ mod tests {
         assert!((found - (0.0 + 1.0 + 2.0 / 3.0) / 3.0).abs() < 1e-12);
     }
 
-    /// Evidence of which the first number makes a prediction right with probability σ(2 x), and the second says nothing.
+    /// Evidence of which the first number makes a prediction right with probability σ(2 x), and the second says
+    /// nothing.
     fn drawn(n: usize) -> (Evidence, Vec<Option<bool>>) {
         let uniform = |i: usize, k: u64| {
             let mut x = (i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (k << 40);

@@ -1,5 +1,5 @@
-//! Units are what has a label of its own: a record, or of models that say something of tokens each of its words or masks. They are the factors of a store
-//! ([`crate::search::EachFactor`]).
+//! Units are what has a label of its own: a record, or of models that say something of tokens each of its words or
+//! masks. They are the factors of a store ([`crate::search::EachFactor`]).
 
 use std::ops::Range;
 
@@ -8,7 +8,8 @@ use crate::error::Result;
 use crate::store::Store;
 use crate::task;
 
-/// What is told together of the words of one record: an entity, as it is tagged or as it would rather be, with whatever it touches; or a word by itself.
+/// What is told together of the words of one record: an entity, as it is tagged or as it would rather be, with whatever
+/// it touches; or a word by itself.
 pub(super) fn spans(
     records: &[Range<usize>],
     classes: &Classes,

@@ -1,4 +1,5 @@
-//! What a linear model reads of a word in its text: the word, what it is made of, and its neighbours; no transformer, and so none of its memory of the tags.
+//! What a linear model reads of a word in its text: the word, what it is made of, and its neighbours; no transformer,
+//! and so none of its memory of the tags.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +8,9 @@ use super::ngrams::{bucket, hash};
 /// Characters of the beginnings and ends that are read.
 const AFFIX: usize = 3;
 
-/// The buckets, of `2^bits`, of each of some words of a text, in their order: the word, the two before and behind, each pair with the one beside it,
-/// beginnings and ends of up to three characters, and shapes (Ratinov and Roth 2009, "Design challenges and misconceptions in named entity recognition", §3.1).
+/// The buckets, of `2^bits`, of each of some words of a text, in their order: the word, the two before and behind, each
+/// pair with the one beside it, beginnings and ends of up to three characters, and shapes (Ratinov and Roth 2009,
+/// "Design challenges and misconceptions in named entity recognition", §3.1).
 pub(super) fn bags(words: &[String], bits: u32) -> Vec<Vec<u32>> {
     let lower: Vec<String> = words.iter().map(|word| word.to_lowercase()).collect();
     let shapes: Vec<String> = words.iter().map(|word| shape(word)).collect();

@@ -2,8 +2,8 @@
 
 use super::AttentionShape;
 
-/// One record's loss as a function of its logits: [`crate::factors::loss_and_delta`]'s in f64, but the mean over outputs where there are
-/// several, as `transformers` trains.
+/// One record's loss as a function of its logits: [`crate::factors::loss_and_delta`]'s in f64, but the mean over
+/// outputs where there are several, as `transformers` trains.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Loss<'a> {
     /// `logsumexp(z) − z_y`
@@ -52,8 +52,8 @@ fn mean_over(z: &mut [f64], targets: &[f32], part: impl Fn(f64, f64) -> (f64, f6
     loss
 }
 
-/// The cross-entropy of one among some logits of a buffer, which stand at equal distances: a token's classes, or the tokens that may begin an
-/// answer. Several such rows count as their mean.
+/// The cross-entropy of one among some logits of a buffer, which stand at equal distances: a token's classes, or the
+/// tokens that may begin an answer. Several such rows count as their mean.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CrossEntropy {
     /// Where each row's first logit is.
@@ -69,7 +69,8 @@ pub struct CrossEntropy {
 }
 
 impl CrossEntropy {
-    /// Its value at the logits that `at` gives by place, and its gradient there: one number a place of a row, the same for every row.
+    /// Its value at the logits that `at` gives by place, and its gradient there: one number a place of a row, the same
+    /// for every row.
     pub fn to_gradient(&self, at: impl Fn(usize) -> f64) -> (f64, Vec<f64>) {
         let mut z = self.logits(at);
         let value = cross_entropy(&mut z, self.gold);
@@ -94,8 +95,8 @@ impl CrossEntropy {
     }
 }
 
-/// What the attention of first tokens is drawn to: the cross-entropy, in each head, between the softmax of its scores and that of 0 and 1 for tokens that
-/// people did not mark and did.
+/// What the attention of first tokens is drawn to: the cross-entropy, in each head, between the softmax of its scores
+/// and that of 0 and 1 for tokens that people did not mark and did.
 #[derive(Clone, Copy, Debug)]
 pub struct Guide<'a> {
     /// One a token; empty where the record has none.
@@ -120,8 +121,8 @@ impl Guide<'_> {
         loss
     }
 
-    /// The mean over heads of a sequence's losses; adds its share of their gradient to that of its query `[E]` and keys `[L, 2E]`, told by their places.
-    /// `query` and `key` read the sequence's own, the latter by token.
+    /// The mean over heads of a sequence's losses; adds its share of their gradient to that of its query `[E]` and keys
+    /// `[L, 2E]`, told by their places. `query` and `key` read the sequence's own, the latter by token.
     pub(super) fn add_gradient(
         self,
         shape: AttentionShape,

@@ -3,11 +3,12 @@
 //! [`cpu`] and [`gpu`] are the devices; [`mod@reference`] is the slow and obvious one in f64 that judges every other.
 //! Letters: B sequences in a batch, T tokens in it, E width, H heads, D head width, F inner width.
 //!
-//! Buffers are flat and row-major. An operation is told its number of rows: a buffer may be larger than what is used of it, so that a
-//! workspace is allocated once and serves every batch. Outputs come first, then inputs, then sizes.
+//! Buffers are flat and row-major. An operation is told its number of rows: a buffer may be larger than what is used of
+//! it, so that a workspace is allocated once and serves every batch. Outputs come first, then inputs, then sizes.
 //!
-//! **Same bits, whatever the batch**: a row of an output depends on its own sequence alone. Implementations keep one order of
-//! summation, fixed by the operation's widths and by the sequence's own length, never by the number of rows. No sequence is empty.
+//! **Same bits, whatever the batch**: a row of an output depends on its own sequence alone. Implementations keep one
+//! order of summation, fixed by the operation's widths and by the sequence's own length, never by the number of rows.
+//! No sequence is empty.
 
 pub mod check;
 pub mod cpu;
@@ -155,7 +156,8 @@ pub enum AttentionMap<'a, B: Backend> {
     Weights,
     /// The sum of the scaled scores `q·k/√D`, before any softmax.
     Scores,
-    /// The mean of the positive part of weight × its gradient (Chefer et al. 2021, eq. 5), for the gradient of the attention's output.
+    /// The mean of the positive part of weight × its gradient (Chefer et al. 2021, eq. 5), for the gradient of the
+    /// attention's output.
     GradientWeights(&'a B::Tensor),
 }
 
@@ -285,8 +287,9 @@ pub enum Fold {
 /// A device and the operations on it. One method, one operation; no method knows a model family.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`] where the device has no room, [`Error::Device`] where it fails, and from [`Backend::embed`] [`Error::Mismatch`] where a token is beyond
-/// a table. A buffer smaller than the sizes say is the caller's mistake, and panics.
+/// [`Error::OutOfMemory`] where the device has no room, [`Error::Device`] where it fails, and from [`Backend::embed`]
+/// [`Error::Mismatch`] where a token is beyond a table. A buffer smaller than the sizes say is the caller's mistake,
+/// and panics.
 #[allow(clippy::missing_errors_doc)] // the same for every method: above
 pub trait Backend: Send + Sync + Sized + 'static {
     /// A flat buffer of numbers on the device.
@@ -302,7 +305,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn name(&self) -> String;
     /// What matrix products are computed in, never [`Precision::Auto`].
     fn precision(&self) -> Precision;
-    /// The same device in a precision that holds larger numbers, where this one's overflow at what models compute: for those records alone.
+    /// The same device in a precision that holds larger numbers, where this one's overflow at what models compute: for
+    /// those records alone.
     fn wider(&self) -> Option<Self> {
         None
     }
@@ -318,7 +322,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// A buffer of `len` numbers, contents unspecified.
     fn tensor(&self, len: usize) -> Result<Self::Tensor>;
-    /// A buffer for numbers that go back to the host, contents unspecified: f32, where the device stores what it works on in less.
+    /// A buffer for numbers that go back to the host, contents unspecified: f32, where the device stores what it works
+    /// on in less.
     fn results(&self, len: usize) -> Result<Self::Tensor> {
         self.tensor(len)
     }
@@ -326,12 +331,13 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn upload(&self, values: &[f32]) -> Result<Self::Tensor>;
     /// The first `out.len()` numbers of a buffer.
     fn download(&self, out: &mut [f32], tensor: &Self::Tensor) -> Result<()>;
-    /// [`Backend::download`] of several, which waits but once: for what was computed until now, and not for what others begin meanwhile.
+    /// [`Backend::download`] of several, which waits but once: for what was computed until now, and not for what others
+    /// begin meanwhile.
     fn download_all(&self, wanted: &mut [(&mut [f32], &Self::Tensor)]) -> Result<()> {
         wanted.iter_mut().try_for_each(|(out, tensor)| self.download(out, tensor))
     }
-    /// Held while a batch's work is handed to a device that does one thing after another, so that no other batch's comes in between: each is
-    /// done, and its results are fetched, while the next one's runs.
+    /// Held while a batch's work is handed to a device that does one thing after another, so that no other batch's
+    /// comes in between: each is done, and its results are fetched, while the next one's runs.
     fn turn(&self) -> Option<MutexGuard<'_, ()>> {
         None
     }
@@ -363,7 +369,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
         rows: usize,
     ) -> Result<()>;
 
-    /// `out [T or B, H·D] = softmax(q kᵀ / √D) v` in each sequence and head; head h is columns `h·D .. (h+1)·D` of each view.
+    /// `out [T or B, H·D] = softmax(q kᵀ / √D) v` in each sequence and head; head h is columns `h·D .. (h+1)·D` of each
+    /// view.
     fn attention(&self, out: &mut Self::Tensor, attended: &Attended<'_, Self>) -> Result<()>;
 
     /// `out [B, width]` from `x [T, width]`.
@@ -397,8 +404,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
         rows: usize,
     ) -> Result<()>;
 
-    /// From the gradient of a linear layer's sums to that of its inputs, past the activation that made them where its `slope` is given, and
-    /// added to the gradient that goes around both: `dx [rows, inputs] = (dy [rows, outputs] · weight) ∘ slope + residual`.
+    /// From the gradient of a linear layer's sums to that of its inputs, past the activation that made them where its
+    /// `slope` is given, and added to the gradient that goes around both: `dx [rows, inputs] = (dy [rows, outputs] ·
+    /// weight) ∘ slope + residual`.
     fn linear_backward(
         &self,
         dx: &mut Self::Tensor,
@@ -419,7 +427,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
         rows: usize,
     ) -> Result<()>;
 
-    /// The gradients of an attention's operands, from that of its output `d_out [T or B, E]`. Its weights are computed again, never kept.
+    /// The gradients of an attention's operands, from that of its output `d_out [T or B, E]`. Its weights are computed
+    /// again, never kept.
     fn attention_backward(
         &self,
         gradients: AttentionGradients<'_, Self::Tensor>,
@@ -427,8 +436,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
         attended: &Attended<'_, Self>,
     ) -> Result<()>;
 
-    /// `out`: for each sequence of L tokens in turn, `[L, L]` numbers (`[1, L]` where only first tokens ask): row i is what token i sees in
-    /// each other. A buffer of [`Backend::results`].
+    /// `out`: for each sequence of L tokens in turn, `[L, L]` numbers (`[1, L]` where only first tokens ask): row i is
+    /// what token i sees in each other. A buffer of [`Backend::results`].
     fn attention_map(
         &self,
         out: &mut Self::Tensor,
@@ -436,9 +445,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
         map: AttentionMap<'_, Self>,
     ) -> Result<()>;
 
-    /// A row vector one layer down through attention maps, in each sequence: `out [T] = own · row + below_b (row A)`, with A the sequence's
-    /// part of `map`, as [`Backend::attention_map`] left it; where first tokens alone asked, row A is the first's number times A's one row.
-    /// `out`, `row` and `map` are f32 on every device: buffers of [`Backend::results`] or [`Backend::upload`].
+    /// A row vector one layer down through attention maps, in each sequence: `out [T] = own · row + below_b (row A)`,
+    /// with A the sequence's part of `map`, as [`Backend::attention_map`] left it; where first tokens alone asked, row
+    /// A is the first's number times A's one row. `out`, `row` and `map` are f32 on every device: buffers of
+    /// [`Backend::results`] or [`Backend::upload`].
     fn follow(
         &self,
         out: &mut Self::Tensor,
@@ -448,13 +458,15 @@ pub trait Backend: Send + Sync + Sized + 'static {
         step: Step<'_>,
     ) -> Result<()>;
 
-    /// Adds row b of `rows [B, width]` to the first token of sequence b in `x [T, width]`: the backward of [`Pooling::First`].
+    /// Adds row b of `rows [B, width]` to the first token of sequence b in `x [T, width]`: the backward of
+    /// [`Pooling::First`].
     fn add_to_first(&self, x: &mut Self::Tensor, rows: &Self::Tensor, batch: &Self::Batch, width: usize) -> Result<()>;
 
-    /// `dz [B, classes]`, the gradient of each sequence's objective at its logits `z [B, classes]`: where a backward pass starts.
+    /// `dz [B, classes]`, the gradient of each sequence's objective at its logits `z [B, classes]`: where a backward
+    /// pass starts.
     ///
-    /// A device that stores gradients in few bits may multiply each sequence's by a power of two of its own, which it notes in the batch:
-    /// [`Backend::fold`] and [`AttentionMap::GradientWeights`] divide by it.
+    /// A device that stores gradients in few bits may multiply each sequence's by a power of two of its own, which it
+    /// notes in the batch: [`Backend::fold`] and [`AttentionMap::GradientWeights`] divide by it.
     fn objective_gradient(
         &self,
         dz: &mut Self::Tensor,
@@ -464,8 +476,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
         classes: usize,
     ) -> Result<()>;
 
-    /// From the gradient of the embedding stage's output to that of what [`Path`] moves, in place: past the layer normalisation where that is
-    /// the word embeddings ([`Stage::Word`]), unchanged where it is the output itself. Without a path, as for its end.
+    /// From the gradient of the embedding stage's output to that of what [`Path`] moves, in place: past the layer
+    /// normalisation where that is the word embeddings ([`Stage::Word`]), unchanged where it is the output itself.
+    /// Without a path, as for its end.
     fn embed_backward(
         &self,
         gradient: &mut Self::Tensor,
@@ -474,7 +487,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
         path: &Self::Path,
     ) -> Result<()>;
 
-    /// `out`: what `fold` makes of each token's gradient `[T, E]`, `[T]` or `[T, E]` numbers. A buffer of [`Backend::results`].
+    /// `out`: what `fold` makes of each token's gradient `[T, E]`, `[T]` or `[T, E]` numbers. A buffer of
+    /// [`Backend::results`].
     fn fold(
         &self,
         out: &mut Self::Tensor,

@@ -1,7 +1,8 @@
 //! Where a probe stands between a baseline and its own embeddings.
 //!
-//! With x a token's embedding, x' its baseline's and n normal noise, the path runs from `x'` to `x + σn`, and the probe stands at
-//! `(1 − α) x' + α (x + σn)`. Integrated gradients, gradient SHAP and smoothed gradients are all sums over such points.
+//! With x a token's embedding, x' its baseline's and n normal noise, the path runs from `x'` to `x + σn`, and the probe
+//! stands at `(1 − α) x' + α (x + σn)`. Integrated gradients, gradient SHAP and smoothed gradients are all sums over
+//! such points.
 
 use crate::error::{Error, Result};
 use crate::random::{Purpose, Stream, normal};

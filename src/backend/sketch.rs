@@ -1,10 +1,11 @@
-//! A sparse projection `S [outputs, inputs]`: every coordinate goes to one place, with a sign, so that a row costs as many additions as it has numbers,
-//! whatever is kept of it.
+//! A sparse projection `S [outputs, inputs]`: every coordinate goes to one place, with a sign, so that a row costs as
+//! many additions as it has numbers, whatever is kept of it.
 //!
-//! Sixteen coordinates beside each other go to sixteen places beside each other, from a place that is drawn, round the end; signs are drawn one by one.
-//! Two coordinates so meet with a chance of 1/outputs where they are of different runs, and never where they are of one; signs make
-//! `E⟨S x, S y⟩ = ⟨x, y⟩`, and the variance `Σ_{i<j} P(i meets j) (x_i y_j + x_j y_i)²`: that of independent ±1/√outputs everywhere, or less. (The
-//! Count-Sketch of Charikar, Chen & Farach-Colton 2002, a sparse Johnson-Lindenstrauss transform with s = 1 entry a column; with s > 1 of them, Kane &
+//! Sixteen coordinates beside each other go to sixteen places beside each other, from a place that is drawn, round the
+//! end; signs are drawn one by one. Two coordinates so meet with a chance of 1/outputs where they are of different
+//! runs, and never where they are of one; signs make `E⟨S x, S y⟩ = ⟨x, y⟩`, and the variance `Σ_{i<j} P(i meets j)
+//! (x_i y_j + x_j y_i)²`: that of independent ±1/√outputs everywhere, or less. (The Count-Sketch of Charikar, Chen &
+//! Farach-Colton 2002, a sparse Johnson-Lindenstrauss transform with s = 1 entry a column; with s > 1 of them, Kane &
 //! Nelson 2014, the variance is the same and the cost s times as large.)
 
 #![allow(clippy::inline_always)] // what runs on vectors must be inlined where the instruction set is switched on
@@ -36,7 +37,8 @@ struct Run {
 }
 
 impl Sketch {
-    /// `draw` is told a run's number, and gives the place below `outputs` where it goes, and a bit a coordinate: 1 for −1.
+    /// `draw` is told a run's number, and gives the place below `outputs` where it goes, and a bit a coordinate: 1 for
+    /// −1.
     pub fn new(inputs: usize, outputs: usize, draw: impl Fn(usize) -> (usize, u32)) -> Self {
         let len = LANES.min(outputs);
         let (mut runs, mut signs) = (Vec::new(), Vec::with_capacity(inputs));
@@ -236,7 +238,8 @@ mod tests {
         }
     }
 
-    /// The error of a product is that of a dense projection of as many numbers, or less: `√Σ_{i<j} (x_i y_j + x_j y_i)² / outputs`.
+    /// The error of a product is that of a dense projection of as many numbers, or less: `√Σ_{i<j} (x_i y_j + x_j y_i)²
+    /// / outputs`.
     #[test]
     fn products_vary_as_those_of_dense_projections_do() {
         let (inputs, outputs, draws) = (120, 20, 4000);
@@ -261,7 +264,8 @@ mod tests {
         let expected = sum(&|i, j| i / LANES != j / LANES) / outputs as f64;
         assert!(expected < sum(&|_, _| true) / outputs as f64);
         assert!((mean - dot(&x, &y)).abs() <= 5.0 * (variance / n).sqrt(), "{mean} {}", dot(&x, &y));
-        // The variance of a variance over 4,000 draws is about √(2/4000) = 2 % for normal numbers, and a few times that for these.
+        // The variance of a variance over 4,000 draws is about √(2/4000) = 2 % for normal numbers, and a few times that
+        // for these.
         assert!((variance / expected - 1.0).abs() < 0.2, "{variance} {expected}");
     }
 }

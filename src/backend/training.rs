@@ -1,11 +1,12 @@
-//! What training asks of a device beyond [`Backend`]: gradients of parameters, dropout, the loss, and the optimiser's step.
+//! What training asks of a device beyond [`Backend`]: gradients of parameters, dropout, the loss, and the optimiser's
+//! step.
 //!
-//! **Every gradient is one chain over the tokens of a step**, in the order they are packed, whatever they are cut into: an operation adds to
-//! what is there, so that micro-batches, and threads inside an operation, leave the bits alone. Where a device adds up several tokens at once,
-//! they are of one sequence, which is in one micro-batch.
+//! **Every gradient is one chain over the tokens of a step**, in the order they are packed, whatever they are cut into:
+//! an operation adds to what is there, so that micro-batches, and threads inside an operation, leave the bits alone.
+//! Where a device adds up several tokens at once, they are of one sequence, which is in one micro-batch.
 //!
-//! What a device rounds is what goes through linear layers and attention: parameters, their gradients and moments are f32 on every device
-//! ([`Backend::results`]), and a step rounds the parameters again for the next pass.
+//! What a device rounds is what goes through linear layers and attention: parameters, their gradients and moments are
+//! f32 on every device ([`Backend::results`]), and a step rounds the parameters again for the next pass.
 
 use rayon::prelude::*;
 
@@ -41,8 +42,8 @@ pub struct Tables<T> {
 /// Terms whose slopes wait in memory at a time.
 const TERMS: usize = 256;
 
-/// Which numbers a place of the network drops in a pass: a function of the seed, the place, the epoch, the record, and the number's own
-/// place in it, so that a record loses the same numbers in whatever batch and on whatever device.
+/// Which numbers a place of the network drops in a pass: a function of the seed, the place, the epoch, the record, and
+/// the number's own place in it, so that a record loses the same numbers in whatever batch and on whatever device.
 #[derive(Clone, Copy, Debug)]
 pub struct Dropout<'a> {
     stream: Stream,
@@ -55,7 +56,8 @@ pub struct Dropout<'a> {
 }
 
 impl<'a> Dropout<'a> {
-    /// At `rate` (to the nearest 2⁻¹⁶; `None` where that is zero), for a batch of these records. `site` is unique to the place and epoch.
+    /// At `rate` (to the nearest 2⁻¹⁶; `None` where that is zero), for a batch of these records. `site` is unique to
+    /// the place and epoch.
     pub fn new(seed: u64, rate: f64, site: u32, records: &'a [u32]) -> Option<Self> {
         let threshold = (rate * 65536.0).round() as u32;
         let scale = (65536.0 / (65536.0 - f64::from(threshold))) as f32;
@@ -106,7 +108,8 @@ impl<'a> Dropout<'a> {
     }
 }
 
-/// One step of AdamW (Loshchilov & Hutter 2019, *Decoupled Weight Decay Regularization*, algorithm 2), as PyTorch computes it.
+/// One step of AdamW (Loshchilov & Hutter 2019, *Decoupled Weight Decay Regularization*, algorithm 2), as PyTorch
+/// computes it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamStep {
     /// η, the schedule's factor in it.
@@ -187,7 +190,8 @@ pub trait Training: Backend {
     /// `out [len] = x [len]`
     fn copy(&self, out: &mut Self::Tensor, x: &Self::Tensor, len: usize) -> Result<()>;
 
-    /// `out [T, E] = word[id] + position[pos] + token_type[type] + task[0]`: the embedding stage before its normalisation.
+    /// `out [T, E] = word[id] + position[pos] + token_type[type] + task[0]`: the embedding stage before its
+    /// normalisation.
     fn embed_sum(
         &self,
         out: &mut Self::Tensor,
@@ -205,8 +209,8 @@ pub trait Training: Backend {
         width: usize,
     ) -> Result<()>;
 
-    /// `dw [outputs, inputs] += dyᵀ x` and `db [outputs] += Σ dy`, of `dy [rows, outputs]` and `x [rows, inputs]`, from output `first` of the
-    /// gradients on.
+    /// `dw [outputs, inputs] += dyᵀ x` and `db [outputs] += Σ dy`, of `dy [rows, outputs]` and `x [rows, inputs]`, from
+    /// output `first` of the gradients on.
     fn linear_parameters_backward(
         &self,
         gradients: Pair<&mut Self::Tensor>,
@@ -216,8 +220,9 @@ pub trait Training: Backend {
         passed: Passed<'_, Self>,
     ) -> Result<()>;
 
-    /// For each sequence b, `out[b] += Σ_t dy_t x_tᵀ [outputs, inputs]` over its rows t of `dy [rows, outputs]` and `x [rows, inputs]`, in their order, at
-    /// a place of row b of `out [B, stride]`, a buffer of [`Backend::results`]: [`Training::linear_parameters_backward`] of each sequence by itself.
+    /// For each sequence b, `out[b] += Σ_t dy_t x_tᵀ [outputs, inputs]` over its rows t of `dy [rows, outputs]` and `x
+    /// [rows, inputs]`, in their order, at a place of row b of `out [B, stride]`, a buffer of [`Backend::results`]:
+    /// [`Training::linear_parameters_backward`] of each sequence by itself.
     fn outer_products(
         &self,
         out: &mut Self::Tensor,
@@ -232,8 +237,9 @@ pub trait Training: Backend {
     /// `out [rows, outputs] = S x` of rows of `x [rows, inputs]`, S a sparse projection.
     fn sketch(&self, out: &mut Self::Tensor, x: &Self::Tensor, sketch: &Self::Sketch, rows: usize) -> Result<()>;
 
-    /// For each sequence b, `out[b] = [Σ_t dy_t ∘ x̂_t, Σ_t dy_t]` over its rows t of `dy [rows, E]` and the normalised rows x̂ of `x [rows, E]`, in a buffer of
-    /// [`Backend::results`] `[B, 2, E]`: [`Training::layer_norm_parameters_backward`] of each sequence by itself.
+    /// For each sequence b, `out[b] = [Σ_t dy_t ∘ x̂_t, Σ_t dy_t]` over its rows t of `dy [rows, E]` and the normalised
+    /// rows x̂ of `x [rows, E]`, in a buffer of [`Backend::results`] `[B, 2, E]`:
+    /// [`Training::layer_norm_parameters_backward`] of each sequence by itself.
     fn norm_products(
         &self,
         out: &mut Self::Tensor,
@@ -252,7 +258,8 @@ pub trait Training: Backend {
         width: usize,
     ) -> Result<()>;
 
-    /// `out [rows, n]`: of each row of gradients `x [rows, n]`, a buffer of [`Backend::results`], what AdamW would do by it.
+    /// `out [rows, n]`: of each row of gradients `x [rows, n]`, a buffer of [`Backend::results`], what AdamW would do
+    /// by it.
     fn adapt(&self, out: &mut Self::Tensor, x: &Self::Tensor, step: AdaptedStep<'_, Self::Tensor>) -> Result<()>;
 
     /// These numbers.
@@ -307,8 +314,8 @@ pub trait Training: Backend {
         dropout: &Dropout<'_>,
     ) -> Result<()>;
 
-    /// Adds the gradients of guides, one a sequence, to those of an attention of first tokens; `starts` are the sequences'. Gives back each one's loss, 0
-    /// where it has none.
+    /// Adds the gradients of guides, one a sequence, to those of an attention of first tokens; `starts` are the
+    /// sequences'. Gives back each one's loss, 0 where it has none.
     fn guide_attention(
         &self,
         gradients: AttentionGradients<'_, Self::Tensor>,
@@ -340,7 +347,8 @@ pub trait Training: Backend {
         Ok(losses)
     }
 
-    /// `dz [B, K]`: the gradient of each sequence's loss at its logits `z [B, K]`, times its share. Gives back the losses themselves.
+    /// `dz [B, K]`: the gradient of each sequence's loss at its logits `z [B, K]`, times its share. Gives back the
+    /// losses themselves.
     fn loss_gradient(
         &self,
         dz: &mut Self::Tensor,
@@ -360,7 +368,8 @@ pub trait Training: Backend {
         cross_entropies(self, dz, z, len, terms)
     }
 
-    /// Of each tensor the sum of the squares of its first numbers: each 4096 by themselves, those sums in f64 in their order.
+    /// Of each tensor the sum of the squares of its first numbers: each 4096 by themselves, those sums in f64 in their
+    /// order.
     fn squared_norms(&self, tensors: &[(&Self::Tensor, usize)]) -> Result<Vec<f64>>;
 
     /// One step of AdamW of each parameter: its numbers and moments in place, and its gradient zeros.
@@ -478,7 +487,8 @@ impl Named {
     }
 }
 
-/// `u = (β₁ m + (1 − β₁) g) / √(β₂ v + ε + (1 − β₂) g²)`, a record's gradient g as AdamW follows it by the moments of a training.
+/// `u = (β₁ m + (1 − β₁) g) / √(β₂ v + ε + (1 − β₂) g²)`, a record's gradient g as AdamW follows it by the moments of a
+/// training.
 #[derive(Clone, Copy, Debug)]
 pub struct AdaptedStep<'a, T> {
     /// `β₁ m`, `[n]`

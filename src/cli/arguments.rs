@@ -39,7 +39,8 @@ pub(crate) struct Common {
     /// Where results go [default: standard output; export, train and improve need a place]
     #[arg(long, short, global = true, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
-    /// jsonl, parquet or text; of export parquet, jsonl, npy or faiss [default: by --out's extension; else text on a terminal, jsonl in a pipe]
+    /// jsonl, parquet or text; of export parquet, jsonl, npy or faiss [default: by --out's extension; else text on a
+    /// terminal, jsonl in a pipe]
     #[arg(long, global = true)]
     pub(crate) format: Option<FormatName>,
     /// No progress bars and no messages but errors
@@ -114,7 +115,8 @@ impl Common {
     }
 }
 
-/// Notes a place that more results go to than those of --out, before any work: its name is to say a format they are written in.
+/// Notes a place that more results go to than those of --out, before any work: its name is to say a format they are
+/// written in.
 ///
 /// # Errors
 /// For another format, or a place that other results go to.
@@ -190,7 +192,8 @@ pub(crate) fn shape_of(model: &Model) -> Shape {
 /// The user's data files and their columns.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Data {
-    /// Data files or globs: .jsonl, .csv, .tsv (which has no quoting), .parquet, each optionally .gz or .zst; `-` is JSONL on standard input
+    /// Data files or globs: .jsonl, .csv, .tsv (which has no quoting), .parquet, each optionally .gz or .zst; `-` is
+    /// JSONL on standard input
     #[arg(id = "data", long, value_name = "FILE", num_args = 1..)]
     pub(crate) files: Vec<String>,
     /// Column of the first segment [default: text, sentence, text_a, …; question; tokens for models that tag words]

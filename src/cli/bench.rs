@@ -58,8 +58,8 @@ pub(crate) struct Arguments {
     model: Option<String>,
     #[command(flatten)]
     data: Data,
-    /// What each precision of the device costs instead: errors and rank agreement of factors, integrated gradients and searches, against
-    /// f64 and f32
+    /// What each precision of the device costs instead: errors and rank agreement of factors, integrated gradients and
+    /// searches, against f64 and f32
     #[arg(long, conflicts_with = "job")]
     accuracy: bool,
     /// Samples of each; the median is reported
@@ -439,7 +439,8 @@ impl Source for Synthetic {
         row as u64
     }
 
-    /// One name for what no other source of the process holds: a GPU keeps it from search to search, as it does a store.
+    /// One name for what no other source of the process holds: a GPU keeps it from search to search, as it does a
+    /// store.
     fn contents(&self, _shard: usize) -> Option<&str> {
         Some("drawn")
     }

@@ -1,6 +1,6 @@
-//! `--config FILE.toml`: arguments kept in a file. A key is an argument's long name; at the top it is for every command that has the argument,
-//! in a table named as a command for that one, and for a command's own commands there are tables within (`[audit.dirty]`). Of two the inner
-//! one wins, and arguments on the command line win over both.
+//! `--config FILE.toml`: arguments kept in a file. A key is an argument's long name; at the top it is for every command
+//! that has the argument, in a table named as a command for that one, and for a command's own commands there are tables
+//! within (`[audit.dirty]`). Of two the inner one wins, and arguments on the command line win over both.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -61,7 +61,8 @@ enum Fisher {
     Data,
 }
 
-/// On a GPU f32 where nothing else is asked for: in f16 each record has a scale of its own, and there is none for sums over them.
+/// On a GPU f32 where nothing else is asked for: in f16 each record has a scale of its own, and there is none for sums
+/// over them.
 fn in_a_precision_of_sums(common: &Common) -> Result<Common, Error> {
     let on_gpu = matches!(common.device, Device::Cuda(_) | Device::EveryCuda);
     let precision = match common.precision {

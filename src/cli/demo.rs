@@ -111,7 +111,8 @@ fn page(mistakes: &Mistakes, explanations: Vec<Explanation>) -> Result<String> {
     page.render()
 }
 
-/// Where the page is then: with what is kept, or among temporary files, under a name of its own where somebody else's has the common one.
+/// Where the page is then: with what is kept, or among temporary files, under a name of its own where somebody else's
+/// has the common one.
 fn put_page(kept: Option<&Path>, page: &str) -> Result<PathBuf> {
     let write = |path: PathBuf| -> Result<PathBuf> {
         let mut file = Destination::create(Some(&path))?;

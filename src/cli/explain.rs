@@ -28,14 +28,15 @@ pub(crate) struct Arguments {
     data: Data,
     #[command(flatten)]
     text: Typed,
-    /// integrated-gradients (ig), input-x-gradient, saliency, smoothgrad, gradient-shap, occlusion, lime, kernel-shap, attention,
-    /// attention-rollout, attention-flow, generic-attention, or norm-lime (one list for the whole data)
+    /// integrated-gradients (ig), input-x-gradient, saliency, smoothgrad, gradient-shap, occlusion, lime, kernel-shap,
+    /// attention, attention-rollout, attention-flow, generic-attention, or norm-lime (one list for the whole data)
     #[arg(long, default_value = "integrated-gradients")]
     method: MethodName,
     /// The label explained: predicted, gold, all, or classes by name (repeatable: one result each)
     #[arg(long, default_value = "predicted", value_name = "predicted|gold|all|LABEL")]
     target: Vec<String>,
-    /// The token, by its number from 0 ([CLS] is one), whose tag or mask is explained [default: every entity found, every mask]
+    /// The token, by its number from 0 ([CLS] is one), whose tag or mask is explained [default: every entity found,
+    /// every mask]
     #[arg(long, value_name = "N")]
     token: Option<usize>,
     /// Answers and tags: tokens that neighbouring windows of a long context or text share (tags: half a window at most)
@@ -52,11 +53,12 @@ pub(crate) struct Arguments {
     output: OutputKind,
     #[command(flatten)]
     path: PathArguments,
-    /// Draws, for smoothgrad and gradient-shap [default: 50], lime [default: 1000] and kernel-shap [default: twice the tokens, and 2048]
+    /// Draws, for smoothgrad and gradient-shap [default: 50], lime [default: 1000] and kernel-shap [default: twice the
+    /// tokens, and 2048]
     #[arg(long, value_name = "N")]
     samples: Option<usize>,
-    /// Noise on embeddings, as a share of the standard deviation of the model's word embeddings, for smoothgrad [default: 0.3] and
-    /// gradient-shap [default: 0]
+    /// Noise on embeddings, as a share of the standard deviation of the model's word embeddings, for smoothgrad
+    /// [default: 0.3] and gradient-shap [default: 0]
     #[arg(long, value_name = "SHARE")]
     noise: Option<f32>,
     /// What stands in for a token that is left out: mask, pad, unk or delete
@@ -110,8 +112,8 @@ struct PathArguments {
 /// The linear models of LIME and Kernel SHAP.
 #[derive(Args)]
 struct SurrogateArguments {
-    /// LIME: how samples are drawn, and the defaults of what follows: trustai (1000 samples of tokens, no ridge) or original (5000 of words,
-    /// a ridge of 1, 10 features)
+    /// LIME: how samples are drawn, and the defaults of what follows: trustai (1000 samples of tokens, no ridge) or
+    /// original (5000 of words, a ridge of 1, 10 features)
     #[arg(long, value_enum, default_value_t = Variant::Trustai)]
     lime: Variant,
     /// LIME and Kernel SHAP: what is left out as one [default: tokens; words for --lime original]

@@ -14,8 +14,8 @@ use super::arguments::{Common, FormatName};
 use super::output::record_beside;
 use super::run_record::RunRecord;
 
-/// A store's records and factors for other programs: `--format` parquet or jsonl (a record a row), npy (a directory of arrays), or faiss (the
-/// features as an IndexFlatIP); by --out's extension where it is not given.
+/// A store's records and factors for other programs: `--format` parquet or jsonl (a record a row), npy (a directory of
+/// arrays), or faiss (the features as an IndexFlatIP); by --out's extension where it is not given.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// The store (repeatable: the parts that `index --shard` made)

@@ -52,10 +52,11 @@ is a share below 1, else a number of records; of top and above one is needed whe
                          labels a round; recheck? = 0, the share of it for doubts about old labels;
                          choose? = \"unsure\"; answers?: files of id and label; gate? = true: back where dev is worse";
 
-/// The loop: train, audit, change the data as a plan says, train again, and compare; or the same round by round as data arrive.
+/// The loop: train, audit, change the data as a plan says, train again, and compare; or the same round by round as data
+/// arrive.
 ///
-/// Each training, audit and round is a folder in --out. The same command goes on with what was interrupted, and with a continual plan once
-/// labels or data have come.
+/// Each training, audit and round is a folder in --out. The same command goes on with what was interrupted, and with a
+/// continual plan once labels or data have come.
 #[derive(Args)]
 #[command(after_long_help = PLAN)]
 pub(crate) struct Arguments {

@@ -35,8 +35,8 @@ pub(crate) struct Arguments {
     /// How features are stored and scored
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     dtype: Precision,
-    /// Also keep a copy of the features in fewer bits: searches scan that, certify what may belong to the answer, and compute those from
-    /// the features themselves; results are the same to the bit
+    /// Also keep a copy of the features in fewer bits: searches scan that, certify what may belong to the answer, and
+    /// compute those from the features themselves; results are the same to the bit
     #[arg(long, value_enum, value_name = "TYPE")]
     scan: Option<Scan>,
     /// Job I of N, I from 0: takes every N-th block of the data (put together by `merge`)
@@ -45,31 +45,35 @@ pub(crate) struct Arguments {
     /// Go on where an interrupted job stopped
     #[arg(long)]
     resume: bool,
-    /// Add the data to the finished store that is there, by its model and settings; their numbers go on where those of the store end
+    /// Add the data to the finished store that is there, by its model and settings; their numbers go on where those of
+    /// the store end
     #[arg(long, conflicts_with = "resume")]
     append: bool,
-    /// Only tell what the run would take: records, tokens, disk, memory and time, measured on a sample (exit code 2 where it would not fit)
+    /// Only tell what the run would take: records, tokens, disk, memory and time, measured on a sample (exit code 2
+    /// where it would not fit)
     #[arg(long)]
     dry_run: bool,
-    /// Factors that another program made, of any model, instead of a model's own: .safetensors with features [N, E], logits [N, K] and
-    /// labels [N], a directory of such .npy files, or .parquet or .jsonl with a record a row; --data gives arrays their texts
+    /// Factors that another program made, of any model, instead of a model's own: .safetensors with features [N, E],
+    /// logits [N, K] and labels [N], a directory of such .npy files, or .parquet or .jsonl with a record a row; --data
+    /// gives arrays their texts
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "append", "dry_run", "checkpoint", "keep_column"])]
     from_factors: Option<PathBuf>,
     /// The classes' names, in order, for --from-factors
     #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "from_factors")]
     label_names: Option<Vec<String>>,
-    /// For rules tracin and less: an earlier checkpoint of the training, and the learning rate there, which the run.json of `train` has of
-    /// each epoch (repeatable)
+    /// For rules tracin and less: an earlier checkpoint of the training, and the learning rate there, which the
+    /// run.json of `train` has of each epoch (repeatable)
     #[arg(long, value_name = "DIR[:RATE]")]
     checkpoint: Vec<String>,
-    /// For rule less: keep checkpoints' gradients as AdamW would follow them, by the moments that `train --keep-moments` left beside their weights
+    /// For rule less: keep checkpoints' gradients as AdamW would follow them, by the moments that `train
+    /// --keep-moments` left beside their weights
     #[arg(long, requires = "checkpoint")]
     adam: bool,
     /// A further column to keep beside each record, to filter and group searches by (repeatable)
     #[arg(long, value_name = "NAME")]
     keep_column: Vec<String>,
-    /// What of each record is kept: the factors of the last layer's gradient, or the gradients of all linear layers, projected (rules
-    /// projected-dot, projected-cos, trak, tracin, less and influence)
+    /// What of each record is kept: the factors of the last layer's gradient, or the gradients of all linear layers,
+    /// projected (rules projected-dot, projected-cos, trak, tracin, less and influence)
     #[arg(long, value_enum, default_value_t = Gradients::LastLayer)]
     gradients: Gradients,
     /// With --gradients projected: numbers kept of a record, over all layers
@@ -82,14 +86,16 @@ pub(crate) struct Arguments {
     /// K), or identity (the gradients themselves, for small models)
     #[arg(long, value_name = "KIND", default_value_t)]
     projection: ProjectionKind,
-    /// With --gradients projected: whose, linear (weights and biases of linear layers) or all (normalisations and embeddings too)
+    /// With --gradients projected: whose, linear (weights and biases of linear layers) or all (normalisations and
+    /// embeddings too)
     #[arg(long, value_name = "WHICH", default_value_t)]
     parameters: GradientsOf,
-    /// A masked-language model: index what stands behind masks (the pieces in the label column; the likeliest where there is none), with its
-    /// own head, not as an encoder
+    /// A masked-language model: index what stands behind masks (the pieces in the label column; the likeliest where
+    /// there is none), with its own head, not as an encoder
     #[arg(long, conflicts_with = "from_factors")]
     masks: bool,
-    /// Models of answers and tags: tokens that neighbouring windows of a long context or text share (tags: half a window at most)
+    /// Models of answers and tags: tokens that neighbouring windows of a long context or text share (tags: half a
+    /// window at most)
     #[arg(long, value_name = "N", default_value_t = 128)]
     stride: usize,
     /// Models that answer questions: tokens of a predicted answer, at most

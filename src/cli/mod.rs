@@ -1,7 +1,7 @@
 //! The commands: each file holds one command's arguments and the library calls they become.
 //!
-//! Data goes to standard output, progress and messages to standard error. Exit codes: 0 done, 1 done but some records were skipped,
-//! 2 failed with nothing half-written, 130 interrupted.
+//! Data goes to standard output, progress and messages to standard error. Exit codes: 0 done, 1 done but some records
+//! were skipped, 2 failed with nothing half-written, 130 interrupted.
 
 /// A line for people, on standard error.
 macro_rules! say_line {

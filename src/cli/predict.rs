@@ -13,7 +13,8 @@ use super::arguments::{Common, Data, ModelName, Typed, shape_of};
 use super::output::Output;
 use super::run_record::RunRecord;
 
-/// What the model says of each record: logits, probabilities and label; answers; tags and entities; pieces behind masks.
+/// What the model says of each record: logits, probabilities and label; answers; tags and entities; pieces behind
+/// masks.
 #[derive(Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

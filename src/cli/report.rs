@@ -16,10 +16,12 @@ use super::run_record::{RunRecord, check_is_not_out};
 
 /// Result files as one page to look at: texts in colours, and the training records behind them.
 ///
-/// Results of one record, by id and index, come together: several methods side by side, with the nearest training records below.
+/// Results of one record, by id and index, come together: several methods side by side, with the nearest training
+/// records below.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Files of explain, search, predict, audit, evaluate and improve, in any mixture: .jsonl (also .gz or .zst) or .parquet; `-` is JSONL on standard input
+    /// Files of explain, search, predict, audit, evaluate and improve, in any mixture: .jsonl (also .gz or .zst) or
+    /// .parquet; `-` is JSONL on standard input
     #[arg(required = true, value_name = "RESULT")]
     results: Vec<String>,
     /// The page's heading [default: what the page answers]

@@ -31,8 +31,8 @@ struct Data {
     digest: Arc<Mutex<Digest>>,
 }
 
-/// Notes every setting of the command that was named, by its long name as `--config` has it: those of the command line and of `--config`,
-/// and the defaults of the others. Those that have none are left out.
+/// Notes every setting of the command that was named, by its long name as `--config` has it: those of the command line
+/// and of `--config`, and the defaults of the others. Those that have none are left out.
 pub(crate) fn note_settings(command: &Command, matches: &ArgMatches) {
     let (mut command, mut matches) = (command, matches);
     while let Some((name, further)) = matches.subcommand() {
@@ -74,7 +74,8 @@ fn setting(arg: &Arg, matches: &ArgMatches) -> Option<Value> {
     if several { Some(values.into()) } else { values.pop() }
 }
 
-/// Notes where results go, so that nothing that is read, and no other result, is written over. A device or a pipe takes all that it is given.
+/// Notes where results go, so that nothing that is read, and no other result, is written over. A device or a pipe takes
+/// all that it is given.
 ///
 /// # Errors
 /// Where another option's go.

@@ -34,11 +34,10 @@ pub(crate) struct Arguments {
     data: Data,
     #[command(flatten)]
     text: Typed,
-    /// feature-dot, feature-cos, feature-euc, grad-dot, grad-cos, representer, tracin, influence, relatif, bm25 (shared words) or
-    /// loss (the records' own, whatever the query); of a store of projected gradients projected-dot, projected-cos, trak, tracin, less,
-    /// influence, relatif
-    /// [default: grad-cos; feature-cos for a model without a head, and for a regression's own prediction, whose loss is 0; projected-cos for
-    /// projected gradients]
+    /// feature-dot, feature-cos, feature-euc, grad-dot, grad-cos, representer, tracin, influence, relatif, bm25 (shared
+    /// words) or loss (the records' own, whatever the query); of a store of projected gradients projected-dot,
+    /// projected-cos, trak, tracin, less, influence, relatif [default: grad-cos; feature-cos for a model without a
+    /// head, and for a regression's own prediction, whose loss is 0; projected-cos for projected gradients]
     #[arg(long)]
     rule: Option<Rule>,
     /// Records at each end, or `all` for full rankings
@@ -47,46 +46,49 @@ pub(crate) struct Arguments {
     /// The label explained: predicted, gold, or a class's name
     #[arg(long, default_value = "predicted", value_name = "predicted|gold|LABEL")]
     target: String,
-    /// Of models that tag tokens or fill in masks: ask about this one token, counted from the first with special tokens; --target may then name
-    /// a tag or a piece
+    /// Of models that tag tokens or fill in masks: ask about this one token, counted from the first with special
+    /// tokens; --target may then name a tag or a piece
     #[arg(long, value_name = "N", conflicts_with_all = ["of_itself", "from_factors"])]
     token: Option<usize>,
-    /// Of models that tag words: ask about each entity by itself, or about the one of this number from 0; --target says whose, the model's or gold
+    /// Of models that tag words: ask about each entity by itself, or about the one of this number from 0; --target says
+    /// whose, the model's or gold
     #[arg(long, value_name = "N|all", value_parser = parse_entities, conflicts_with_all = ["token", "of_itself", "from_factors"])]
     entity: Option<Entities>,
-    /// The curvature, for influence, relatif and trak: the last layer's, or of a store of projected gradients the whole network's [default: exact;
-    /// for influence and relatif over projected gradients, shampoo]
+    /// The curvature, for influence, relatif and trak: the last layer's, or of a store of projected gradients the whole
+    /// network's [default: exact; for influence and relatif over projected gradients, shampoo]
     #[arg(long, value_enum)]
     hessian: Option<Hessian>,
     /// Where `wherefore curvature` left the whole network's [default: in the store]
     #[arg(long, value_name = "DIR")]
     curvature: Option<PathBuf>,
-    /// λ: the penalty of the representer's refit [default: 0.06], the damping of influence and relatif [default: 0.01]; over projected
-    /// gradients, the damping over the matrix's mean diagonal [default: that at which records left out are predicted best; with shampoo and
-    /// the whole network's curvature 0.1]
+    /// λ: the penalty of the representer's refit [default: 0.06], the damping of influence and relatif [default: 0.01];
+    /// over projected gradients, the damping over the matrix's mean diagonal [default: that at which records left out
+    /// are predicted best; with shampoo and the whole network's curvature 0.1]
     #[arg(long, value_name = "λ")]
     lambda: Option<f64>,
     /// Representer values as another tool defines them
     #[arg(long, value_enum)]
     representer_compat: Option<Compat>,
-    /// Search only records for which this holds (repeatable; all must): label=NAME, predicted=NAME, wrong, right, id=ID, id=@FILE, or
-    /// COLUMN=VALUE of a column kept by `index --keep-column`; != for = turns it around
+    /// Search only records for which this holds (repeatable; all must): label=NAME, predicted=NAME, wrong, right,
+    /// id=ID, id=@FILE, or COLUMN=VALUE of a column kept by `index --keep-column`; != for = turns it around
     #[arg(long = "where", value_name = "CONDITION")]
     conditions: Vec<Condition>,
     /// Also each group's own ends and the sum of its scores: label, predicted, or a column kept at indexing
     #[arg(long, value_name = "COLUMN")]
     group_by: Option<String>,
-    /// Also the joint effect of the records whose ids are in this file, one a line (repeatable): the set's own ends and the sum of its scores
+    /// Also the joint effect of the records whose ids are in this file, one a line (repeatable): the set's own ends and
+    /// the sum of its scores
     #[arg(long, value_name = "[NAME=]FILE", conflicts_with = "group_by")]
     set: Vec<SetFile>,
     /// Of records with the same texts and label, only the first (it says how many copies there are)
     #[arg(long)]
     collapse_duplicates: bool,
-    /// Ask about the store's own records, as they were indexed; none is its own neighbour. Where all ends fit three eighths of --memory, 16 bytes for each of
-    /// --top-k and 40 a record, each pair is scored once for both
+    /// Ask about the store's own records, as they were indexed; none is its own neighbour. Where all ends fit three
+    /// eighths of --memory, 16 bytes for each of --top-k and 40 a record, each pair is scored once for both
     #[arg(long = "self", conflicts_with_all = ["data", "text", "text_pair", "model"])]
     of_itself: bool,
-    /// Queries whose factors another program made, by the model that made the store's: as for `index`, with their texts by --data
+    /// Queries whose factors another program made, by the model that made the store's: as for `index`, with their texts
+    /// by --data
     #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "model", "of_itself"])]
     from_factors: Option<PathBuf>,
     /// Leave out the training record that has the query's own id
@@ -98,11 +100,12 @@ pub(crate) struct Arguments {
     /// What each layer adds to a neighbour's score (with --exact; JSON)
     #[arg(long, requires = "exact")]
     layers: bool,
-    /// What each pair of a query's token and a training record's adds to the score of those two (with --exact; JSON and the page)
+    /// What each pair of a query's token and a training record's adds to the score of those two (with --exact; JSON and
+    /// the page)
     #[arg(long, requires = "exact")]
     token_pairs: bool,
-    /// Of a store of projected gradients: how far each score may be off (standard error and 95 % interval) for the projection that was drawn and
-    /// an ensemble's members, and which neighbours are tied for it
+    /// Of a store of projected gradients: how far each score may be off (standard error and 95 % interval) for the
+    /// projection that was drawn and an ensemble's members, and which neighbours are tied for it
     #[arg(long, conflicts_with = "exact")]
     error_bars: bool,
     /// Memory for the search, in MiB; a store larger than it is read in passing
@@ -122,7 +125,8 @@ pub(crate) enum Hessian {
     /// Of projected gradients: the Gauss-Newton matrix of each layer by itself (LoGra)
     #[value(alias = "logra")]
     Layers,
-    /// Of projected gradients: the same in Shampoo's eigenvectors, with the second moments found in them; for any number of numbers
+    /// Of projected gradients: the same in Shampoo's eigenvectors, with the second moments found in them; for any
+    /// number of numbers
     Shampoo,
 }
 
@@ -163,7 +167,8 @@ fn parse_top_k(text: &str) -> Result<TopK, String> {
 }
 
 impl Arguments {
-    /// Whether queries, or the store's records, are explained against what a regression predicts: a loss of 0 has no gradient.
+    /// Whether queries, or the store's records, are explained against what a regression predicts: a loss of 0 has no
+    /// gradient.
     fn is_lossless(&self, kept: &Settings) -> bool {
         let predicted = kept.target == LabelUsed::Predicted || (self.target == "predicted" && !self.of_itself);
         kept.problem == Problem::Regression && predicted

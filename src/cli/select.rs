@@ -14,7 +14,8 @@ use super::output::Output;
 use super::predict::SpanArguments;
 use super::run_record::RunRecord;
 
-/// Evidence sentences of a context, by a trained selector or by what speaks for the answer in them; then the answer from those alone.
+/// Evidence sentences of a context, by a trained selector or by what speaks for the answer in them; then the answer
+/// from those alone.
 #[derive(Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -25,13 +26,15 @@ pub(crate) struct Arguments {
     text: Typed,
     #[command(flatten)]
     spans: SpanArguments,
-    /// What tells how much each token speaks for the answer: occlusion, integrated-gradients, or another method of explain
+    /// What tells how much each token speaks for the answer: occlusion, integrated-gradients, or another method of
+    /// explain
     #[arg(long, default_value = "occlusion")]
     method: Method,
     /// A selector that `train --task selector` made: it says how likely each sentence is evidence, instead of --method
     #[arg(long, value_name = "DIR", conflicts_with_all = ["method", "steps", "occlude"])]
     selector: Option<String>,
-    /// Keep sentences with so large a share of what speaks for the answer, or so likely to be evidence, from 0 to 1 [default: 0.1, or as the selector has it]
+    /// Keep sentences with so large a share of what speaks for the answer, or so likely to be evidence, from 0 to 1
+    /// [default: 0.1, or as the selector has it]
     #[arg(long, value_name = "SHARE")]
     threshold: Option<f64>,
     /// Keep no more than so many sentences

@@ -63,7 +63,8 @@ impl Row {
     }
 }
 
-/// Words as one text, and where each is in it: a space between them, but none between ideographs, which are written without.
+/// Words as one text, and where each is in it: a space between them, but none between ideographs, which are written
+/// without.
 fn joined(words: Vec<Cell>) -> Result<(String, Vec<(usize, usize)>), String> {
     let (mut text, mut places, mut end) = (String::new(), Vec::with_capacity(words.len()), 0);
     for word in words {
@@ -159,8 +160,8 @@ impl Cell {
         }
     }
 
-    /// `{"text": [..], "answer_start": [..]}`, `[{"text": .., "answer_start": ..}, ..]`, one such object, a text or a list of texts; a string
-    /// that holds one of these as JSON.
+    /// `{"text": [..], "answer_start": [..]}`, `[{"text": .., "answer_start": ..}, ..]`, one such object, a text or a
+    /// list of texts; a string that holds one of these as JSON.
     fn into_answers(self) -> Result<Option<Label>, String> {
         let answers = match self {
             Self::Null => return Ok(None),

@@ -1,8 +1,9 @@
 //! Comma- and tab-separated files.
 //!
-//! The parser is our own because it must be stricter than the usual ones, which read on past text after a closing quote and
-//! take a quote that is never closed as one field up to the end of the file. Here both are the fault of the record they began in,
-//! and reading resumes on the line after the one where it began, so that one stray quote costs one record.
+//! The parser is our own because it must be stricter than the usual ones, which read on past text after a closing quote
+//! and take a quote that is never closed as one field up to the end of the file. Here both are the fault of the record
+//! they began in, and reading resumes on the line after the one where it began, so that one stray quote costs one
+//! record.
 
 use std::sync::OnceLock;
 
@@ -159,7 +160,8 @@ impl Delimited {
         as_text(&self.fields.bytes).map(|_| start).map_err(|reason| self.refuse(start, reason))
     }
 
-    /// Feeds lines to the parser until the record ends. Lines after the first are kept, to be given back if it is damaged.
+    /// Feeds lines to the parser until the record ends. Lines after the first are kept, to be given back if it is
+    /// damaged.
     fn finish_csv(&mut self, start: u64) -> Result<()> {
         let mut state = State::FieldStart;
         let mut rest = Vec::new();
@@ -256,7 +258,8 @@ impl Fields {
         }
     }
 
-    /// Parses one more line of a record. [`State::End`] where the record is complete; a quoted field may go on on the next line.
+    /// Parses one more line of a record. [`State::End`] where the record is complete; a quoted field may go on on the
+    /// next line.
     fn feed(&mut self, line: &[u8], mut state: State) -> Result<State, String> {
         for (at, &byte) in line.iter().enumerate() {
             let ends_line = matches!(&line[at..], b"\n" | b"\r\n");

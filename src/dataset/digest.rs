@@ -5,16 +5,16 @@ use std::str::FromStr;
 
 use super::{Label, Record};
 
-/// The fingerprint of some consecutive records, taken one after the other: `d ← BLAKE3(d, record)` from zeros. Being a chain, it can be
-/// gone on with from where an earlier run left it, with no record read again.
+/// The fingerprint of some consecutive records, taken one after the other: `d ← BLAKE3(d, record)` from zeros. Being a
+/// chain, it can be gone on with from where an earlier run left it, with no record read again.
 ///
 /// It depends on what was read alone, not on the file's format or compression. Its text is lower-case hexadecimal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// Takes in the next record: its number, id, texts, label, words and kept columns, each with its kind and length before it, so that no two
-    /// different records are the same bytes.
+    /// Takes in the next record: its number, id, texts, label, words and kept columns, each with its kind and length
+    /// before it, so that no two different records are the same bytes.
     pub fn push(&mut self, record: &Record) {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.0);

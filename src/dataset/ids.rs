@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-/// Remembers ids by 64 bits of their BLAKE3 hash: about 9 to 18 bytes of memory an id that a file gives; records that are
-/// numbered because they have none cost nothing. Among a hundred million ids two different ones are taken for the same with
-/// probability 0.0003.
+/// Remembers ids by 64 bits of their BLAKE3 hash: about 9 to 18 bytes of memory an id that a file gives; records that
+/// are numbered because they have none cost nothing. Among a hundred million ids two different ones are taken for the
+/// same with probability 0.0003.
 #[derive(Debug, Default)]
 pub struct IdCheck {
     given: HashSet<u64>,

@@ -102,7 +102,8 @@ impl Object {
         field.cloned().ok_or_else(|| missing(names))
     }
 
-    /// The first of the names that is there and not null, or null where one is there; taken out, so that no two fields share it.
+    /// The first of the names that is there and not null, or null where one is there; taken out, so that no two fields
+    /// share it.
     fn take(&mut self, names: &Names) -> Option<Cell> {
         let place = |name: &String| self.0.iter().position(|(key, _)| key == name);
         let present: Vec<usize> = names.names.iter().filter_map(place).collect();

@@ -1,13 +1,14 @@
 //! Records from JSONL, CSV, TSV and Parquet files, plain or compressed, in the order of the files.
 //!
-//! [`Dataset`] streams: whatever the size of the files, it holds one record (one batch of rows for Parquet), and refuses a line or
-//! record of more than 16 MiB without having read it into memory. A record that cannot be used is an [`crate::Error::Record`] with its
-//! file and line; reading goes on with the next one, and its number is not given to another, so that numbers mean the same with
-//! and without it.
+//! [`Dataset`] streams: whatever the size of the files, it holds one record (one batch of rows for Parquet), and
+//! refuses a line or record of more than 16 MiB without having read it into memory. A record that cannot be used is an
+//! [`crate::Error::Record`] with its file and line; reading goes on with the next one, and its number is not given to
+//! another, so that numbers mean the same with and without it.
 //!
-//! CSV is RFC 4180: a quoted field may hold commas, doubled quotes and line breaks. TSV has no quoting, as in GLUE and most corpora
-//! (IANA's `text/tab-separated-values`): a record is a line, and a quotation mark is a character. Parquet columns may be strings,
-//! numbers, booleans and lists of those. What a label means is the model's business, not this module's.
+//! CSV is RFC 4180: a quoted field may hold commas, doubled quotes and line breaks. TSV has no quoting, as in GLUE and
+//! most corpora (IANA's `text/tab-separated-values`): a record is a line, and a quotation mark is a character. Parquet
+//! columns may be strings, numbers, booleans and lists of those. What a label means is the model's business, not this
+//! module's.
 
 mod cell;
 mod columns;

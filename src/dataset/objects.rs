@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 /// What takes an object and its place.
 pub(super) type Taker<'a> = dyn FnMut(&Place, Map<String, Value>) -> Result<()> + 'a;
 
-/// Hands each row of `files` to `each` as [`each_object`] does, those of tables with a header line too, all values strings and empty ones left out.
+/// Hands each row of `files` to `each` as [`each_object`] does, those of tables with a header line too, all values
+/// strings and empty ones left out.
 ///
 /// # Errors
 /// As [`each_object`]; what is no table.
@@ -33,12 +34,12 @@ pub(crate) fn each_row_object(files: &[String], each: &mut Taker<'_>) -> Result<
     Ok(())
 }
 
-/// Hands each object of `files` (paths and globs of `.jsonl`, plain or compressed, and `.parquet`; `-` is standard input) to `each`,
-/// with its place, in order.
+/// Hands each object of `files` (paths and globs of `.jsonl`, plain or compressed, and `.parquet`; `-` is standard
+/// input) to `each`, with its place, in order.
 ///
 /// # Errors
-/// [`Error::Record`] at a line that is no JSON object; [`Error::Io`] and [`Error::Format`] where a file cannot be read or is of another
-/// kind; whatever `each` fails with.
+/// [`Error::Record`] at a line that is no JSON object; [`Error::Io`] and [`Error::Format`] where a file cannot be read
+/// or is of another kind; whatever `each` fails with.
 pub(crate) fn each_object(files: &[String], each: &mut Taker<'_>) -> Result<()> {
     expand(files)?.iter().try_for_each(|input| each_of(input, each))
 }

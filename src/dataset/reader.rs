@@ -99,11 +99,12 @@ impl Source for Typed {
 }
 
 impl Dataset {
-    /// Finds the files and looks into those that have headers, so that a missing file or column is told before any work is done.
+    /// Finds the files and looks into those that have headers, so that a missing file or column is told before any work
+    /// is done.
     ///
     /// # Errors
-    /// [`Error::Io`] where a file is not there or cannot be read; [`Error::Format`] where its kind is unknown or it has no text
-    /// column; [`Error::Usage`] where a pattern matches nothing or the options contradict each other.
+    /// [`Error::Io`] where a file is not there or cannot be read; [`Error::Format`] where its kind is unknown or it has
+    /// no text column; [`Error::Usage`] where a pattern matches nothing or the options contradict each other.
     pub fn open(options: DatasetOptions) -> Result<Self> {
         let inputs = expand(&options.files)?;
         let wanted = Wanted::new(&options);

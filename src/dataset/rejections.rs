@@ -15,7 +15,8 @@ use crate::error::{Error, Result};
 pub struct Rejections {
     skip: bool,
     list: Option<PathBuf>,
-    /// By the file, as files were first met, and the line: readers and those after them refuse records each in their own time.
+    /// By the file, as files were first met, and the line: readers and those after them refuse records each in their
+    /// own time.
     listed: Vec<(usize, u64, String)>,
     files: Vec<PathBuf>,
     count: u64,

@@ -3,8 +3,9 @@
 use super::{Dataset, DatasetOptions, Label, Record, Shape};
 
 impl Shape {
-    /// What records these files hold: questions where the first one has a question, a context and answers, words where it has words and tags, else texts.
-    /// Standard input cannot be looked at beforehand, and columns the user names could be anything's: texts.
+    /// What records these files hold: questions where the first one has a question, a context and answers, words where
+    /// it has words and tags, else texts. Standard input cannot be looked at beforehand, and columns the user names
+    /// could be anything's: texts.
     pub fn of(options: &DatasetOptions) -> Self {
         if options.text_column.is_some() || options.files.iter().any(|file| file == "-") {
             return Self::Texts;

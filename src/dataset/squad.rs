@@ -42,7 +42,8 @@ struct Entry {
     is_impossible: bool,
 }
 
-/// Whether a file of JSON is one value of this kind, rather than a record a line: its first object has no question, and has `data`.
+/// Whether a file of JSON is one value of this kind, rather than a record a line: its first object has no question, and
+/// has `data`.
 pub(super) fn is_nested(input: &Input) -> Result<bool> {
     if input.len.is_none() {
         return Ok(false);

@@ -4,8 +4,9 @@
 //! MAP = (1/|X'|) Σ_{i ≤ |X'|} (1/i) |X'_{1:i} ∩ X_{1:i}|
 //! ```
 //!
-//! X and X' are the words of the two rationales from the most important on (Wang et al. 2022). Words that come twice count as often as they are
-//! in both: `a a b` agrees with `a b c` in one `a`, not in two. Rationales are in order of importance, never of the text.
+//! X and X' are the words of the two rationales from the most important on (Wang et al. 2022). Words that come twice
+//! count as often as they are in both: `a a b` agrees with `a b c` in one `a`, not in two. Rationales are in order of
+//! importance, never of the text.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -68,7 +69,8 @@ impl Consistency {
     }
 }
 
-/// MAP of a perturbed text's rationale against the original's, both from the most important word on; 0 where the perturbed one is empty.
+/// MAP of a perturbed text's rationale against the original's, both from the most important word on; 0 where the
+/// perturbed one is empty.
 pub fn mean_average_precision(original: &[String], perturbed: &[String]) -> f64 {
     let (mut in_original, mut in_perturbed): (HashMap<&str, u32>, HashMap<&str, u32>) =
         (HashMap::new(), HashMap::new());
@@ -99,7 +101,8 @@ struct Rationales {
 /// Judges every method by the records of `perturbed` against those of `originals` that they were made from.
 ///
 /// # Errors
-/// [`Error::Usage`] where a perturbed record names no original, or settings have no meaning; as [`crate::explain::explain`].
+/// [`Error::Usage`] where a perturbed record names no original, or settings have no meaning; as
+/// [`crate::explain::explain`].
 pub fn consistency(
     model: &Model,
     originals: Dataset,

@@ -114,7 +114,8 @@ pub(super) type Each<'a> = &'a mut (dyn FnMut(usize, &[f32]) -> Result<()> + Sen
 pub(super) type EachJudged<'a> = &'a mut (dyn FnMut(usize, usize, &[f32]) -> Result<()> + Send);
 
 impl Trainings<'_> {
-    /// Every rule's scores in turn, then draws: `each` is handed the number of what is judged, the query's, and the scores.
+    /// Every rule's scores in turn, then draws: `each` is handed the number of what is judged, the query's, and the
+    /// scores.
     pub(super) fn each_scores(
         &self,
         contenders: &[Contender<'_>],
@@ -184,7 +185,8 @@ impl Trainings<'_> {
     }
 }
 
-/// By how much each falls behind the best, query by query (a paired bootstrap): nothing for draws, which are none of them.
+/// By how much each falls behind the best, query by query (a paired bootstrap): nothing for draws, which are none of
+/// them.
 pub(super) fn behind(judged: &[Judgement], values: &[Vec<f64>], seed: u64) -> Vec<Option<Measure>> {
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
     let rivals = judged.iter().zip(values).filter(|(judged, _)| !judged.is_chance());

@@ -1,6 +1,7 @@
 //! Faithfulness: whether the words that a method says matter are those the model needs.
 //!
-//! With `p` the probability of the class the model predicts for the whole text, `R` the words a method scores highest and `C` the others:
+//! With `p` the probability of the class the model predicts for the whole text, `R` the words a method scores highest
+//! and `C` the others:
 //!
 //! ```text
 //! comprehensiveness = p(text) − p(text without R)      higher is better
@@ -8,8 +9,9 @@
 //! New-P             = R alone has the prediction of the whole, C alone has not
 //! ```
 //!
-//! Each at the rationale, and, as their means over shares of the words, as AOPC. Deletion and insertion are the areas under `p` as words go,
-//! or come, from the most important on. Sensitivity-n is the correlation between sums of scores and what sets of n words are worth.
+//! Each at the rationale, and, as their means over shares of the words, as AOPC. Deletion and insertion are the areas
+//! under `p` as words go, or come, from the most important on. Sensitivity-n is the correlation between sums of scores
+//! and what sets of n words are worth.
 
 use std::collections::HashMap;
 
@@ -80,7 +82,8 @@ pub struct AtStep {
     pub insertion: f64,
 }
 
-/// How faithful one method is: means over records. Where a yardstick has no meaning for a method, or for any record, there is none.
+/// How faithful one method is: means over records. Where a yardstick has no meaning for a method, or for any record,
+/// there is none.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Faithfulness {
     /// `faithfulness`
@@ -156,11 +159,12 @@ impl Faithfulness {
     }
 }
 
-/// Judges every method by every record of `dataset`. `randomised` is the same network with other weights ([`super::draw_anew`]), for the sanity
-/// check, where that is asked for.
+/// Judges every method by every record of `dataset`. `randomised` is the same network with other weights
+/// ([`super::draw_anew`]), for the sanity check, where that is asked for.
 ///
 /// # Errors
-/// [`Error::Usage`] for a model that is no classifier, settings without a meaning, and data without a word; as [`crate::explain::explain`].
+/// [`Error::Usage`] for a model that is no classifier, settings without a meaning, and data without a word; as
+/// [`crate::explain::explain`].
 pub fn faithfulness(
     model: &Model,
     randomised: Option<&Model>,

@@ -7,8 +7,8 @@
 //! {"sent_id": 17, "sent_token": ["this", …], "rationale_ids": [[0, 3], …]}  alternatives of words, as TrustAI has them
 //! ```
 //!
-//! A record may have several rationales, each good by itself. Spans are of the text's own characters, so special tokens, and how anybody counts
-//! words, cannot shift them.
+//! A record may have several rationales, each good by itself. Spans are of the text's own characters, so special
+//! tokens, and how anybody counts words, cannot shift them.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -68,7 +68,8 @@ impl Gold {
         self.of.is_empty()
     }
 
-    /// The spans of each alternative in the text of record `id`; nothing where it has none. `Err` holds what does not fit the text.
+    /// The spans of each alternative in the text of record `id`; nothing where it has none. `Err` holds what does not
+    /// fit the text.
     pub fn spans(&self, id: &str, text: &str) -> Option<Result<Alternatives, String>> {
         Some(match self.of.get(id)? {
             Marked::Spans(alternatives) => {

@@ -1,9 +1,10 @@
 //! A set of training records chosen one by one, each by what its removal does once those before it are gone.
 //!
-//! First-order scores of a set add up, so that the best set by them is the first of the ranking; what records do together does not: two copies
-//! each look dispensable, as the other is there. Here the last layer is fitted again after every choice, and gradients, curvature and scores are
-//! those of the new optimum: the marginal effect of record i is `g_qᵀ (H + λI)⁻¹ (g_i + λθ) / (N − 1)`, what leaving it out of the N that are left
-//! does to the query's loss to first order, the penalty's part included.
+//! First-order scores of a set add up, so that the best set by them is the first of the ranking; what records do
+//! together does not: two copies each look dispensable, as the other is there. Here the last layer is fitted again
+//! after every choice, and gradients, curvature and scores are those of the new optimum: the marginal effect of record
+//! i is `g_qᵀ (H + λI)⁻¹ (g_i + λθ) / (N − 1)`, what leaving it out of the N that are left does to the query's loss to
+//! first order, the penalty's part included.
 
 use super::retraining::loss;
 use super::{Features, Trainings};
@@ -39,7 +40,8 @@ impl GreedySet {
 }
 
 impl Trainings<'_> {
-    /// The `count` records whose removal raises the loss of query number `query` the most, chosen one by one; the last layer has this `penalty`.
+    /// The `count` records whose removal raises the loss of query number `query` the most, chosen one by one; the last
+    /// layer has this `penalty`.
     ///
     /// # Errors
     /// As [`refit`] and [`Curvature::fit`]; [`Error::Usage`] where there are no more records than are to be chosen.

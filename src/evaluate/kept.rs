@@ -1,4 +1,5 @@
-//! A file of what is known so far: a line of what decides it, then a line a piece, each on the disk before the next begins.
+//! A file of what is known so far: a line of what decides it, then a line a piece, each on the disk before the next
+//! begins.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -13,7 +14,8 @@ use crate::error::{Error, Result};
 pub(super) struct Kept(Option<(File, PathBuf)>);
 
 impl Kept {
-    /// Opens the file, or begins it, and reads what an earlier run left there. A line that was cut short is as if it had never been.
+    /// Opens the file, or begins it, and reads what an earlier run left there. A line that was cut short is as if it
+    /// had never been.
     ///
     /// # Errors
     /// [`Error::Mismatch`] where `header` is not that file's; [`Error::Format`] for a file of something else.

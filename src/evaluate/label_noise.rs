@@ -1,8 +1,9 @@
-//! Label-noise recovery: labels of a share of the training records are turned, a model is trained on them, and what ranks suspect labels is asked
-//! which they were.
+//! Label-noise recovery: labels of a share of the training records are turned, a model is trained on them, and what
+//! ranks suspect labels is asked which they were.
 //!
-//! Signals are those of [`crate::audit::dirty()`], read off a store of the model that learnt the turned labels, and two that need no audit: the
-//! record's own loss, and the length of its gradient over the whole model (self-influence without a curvature), projected.
+//! Signals are those of [`crate::audit::dirty()`], read off a store of the model that learnt the turned labels, and two
+//! that need no audit: the record's own loss, and the length of its gradient over the whole model (self-influence
+//! without a curvature), projected.
 
 use std::path::Path;
 
@@ -76,7 +77,8 @@ impl Recovery {
 /// Turns labels, trains, and asks every signal. What is made on the way lies in `folder`, which should be empty.
 ///
 /// # Errors
-/// [`Error::Usage`] for a model that is no classifier of one label, or a share that turns none or all; as training, indexing and the audit.
+/// [`Error::Usage`] for a model that is no classifier of one label, or a share that turns none or all; as training,
+/// indexing and the audit.
 pub fn label_noise(
     model: &Model,
     training: Dataset,

@@ -1,8 +1,10 @@
-//! The linear datamodelling score (Park et al. 2023): whether a rule says what a model trained on other records would have said.
+//! The linear datamodelling score (Park et al. 2023): whether a rule says what a model trained on other records would
+//! have said.
 //!
-//! J subsets of a share of the training records are drawn, and a model is trained on each. For a query q, a rule's prediction of subset S is the
-//! sum of its scores, `Σ_{i ∈ S} s(i, q)`; what it is held against is the margin of q's label under the model trained on S, its mean over seeds. The
-//! score is Spearman's correlation of the two over the subsets, and its mean over queries.
+//! J subsets of a share of the training records are drawn, and a model is trained on each. For a query q, a rule's
+//! prediction of subset S is the sum of its scores, `Σ_{i ∈ S} s(i, q)`; what it is held against is the margin of q's
+//! label under the model trained on S, its mean over seeds. The score is Spearman's correlation of the two over the
+//! subsets, and its mean over queries.
 
 use serde::Serialize;
 
@@ -38,7 +40,8 @@ pub struct Lds {
     pub judged: Judgement,
     /// The mean over queries of Spearman's correlation over subsets; queries whose scores do not vary count 0.
     pub lds: Option<Measure>,
-    /// By how much the rule of the best mean is better, query by query: where the interval is above 0, it is so for more than these queries.
+    /// By how much the rule of the best mean is better, query by query: where the interval is above 0, it is so for
+    /// more than these queries.
     pub behind_best: Option<Measure>,
     /// Queries.
     pub queries: u64,
@@ -80,8 +83,8 @@ impl Trainings<'_> {
     /// Trains on subsets, and judges every rule, and draws, by what they teach.
     ///
     /// # Errors
-    /// As [`Trainings::margins`] and [`crate::pipeline::SearchJob::run`]; [`Error::Usage`] for options without a meaning; [`Error::Mismatch`] where a
-    /// store is of other records.
+    /// As [`Trainings::margins`] and [`crate::pipeline::SearchJob::run`]; [`Error::Usage`] for options without a
+    /// meaning; [`Error::Mismatch`] where a store is of other records.
     pub fn lds(
         &self,
         contenders: &[Contender<'_>],

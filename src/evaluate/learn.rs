@@ -21,8 +21,8 @@ pub(super) fn settle(folder: &Path, made_of: &serde_json::Value) -> Result<()> {
     Kept::open::<()>(Some(&folder.join("made-of.json")), made_of).map(|_| ())
 }
 
-/// Trains on `training` from `seed`, saves the model to the folder `to`, which appears whole, and loads it; loads it alone where it is there. A
-/// training that was interrupted goes on.
+/// Trains on `training` from `seed`, saves the model to the folder `to`, which appears whole, and loads it; loads it
+/// alone where it is there. A training that was interrupted goes on.
 ///
 /// # Errors
 /// As training; what the file system says.

@@ -1,9 +1,9 @@
 //! Leave-one-out, leave-k-out, and groups: whether the sum of a set's scores says what its absence does to the loss.
 //!
-//! A model is trained on all records but a set, and the rise of each query's loss over the model trained on all is held against the sum of the
-//! set's scores, which is greater the more the set supports the query's label. Sets are drawn (disjoint, until the records are used up), or the
-//! user's own: files of ids, the classes, the sources of the data. Koh et al. 2019, "On the accuracy of influence functions for measuring group
-//! effects".
+//! A model is trained on all records but a set, and the rise of each query's loss over the model trained on all is held
+//! against the sum of the set's scores, which is greater the more the set supports the query's label. Sets are drawn
+//! (disjoint, until the records are used up), or the user's own: files of ids, the classes, the sources of the data.
+//! Koh et al. 2019, "On the accuracy of influence functions for measuring group effects".
 
 use serde::Serialize;
 
@@ -119,7 +119,8 @@ impl Trainings<'_> {
     /// Trains without each set, and judges every rule, and draws, by what that does.
     ///
     /// # Errors
-    /// As [`Trainings::margins`] and [`crate::pipeline::SearchJob::run`]; [`Error::Usage`] for sets that are empty or all there is.
+    /// As [`Trainings::margins`] and [`crate::pipeline::SearchJob::run`]; [`Error::Usage`] for sets that are empty or
+    /// all there is.
     pub fn leave_out(
         &self,
         contenders: &[Contender<'_>],
@@ -205,7 +206,8 @@ impl Trainings<'_> {
         Ok(set)
     }
 
-    /// How much each query's loss rises without each set: `[sets][Q]`, means over seeds, each beside the same seed's training on all.
+    /// How much each query's loss rises without each set: `[sets][Q]`, means over seeds, each beside the same seed's
+    /// training on all.
     fn rises(
         &self,
         sets: &[Subset],

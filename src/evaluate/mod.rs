@@ -1,4 +1,5 @@
-//! How far attributions can be trusted: the yardsticks of the field, for methods that score words and for rules that score training records.
+//! How far attributions can be trusted: the yardsticks of the field, for methods that score words and for rules that
+//! score training records.
 //!
 //! | yardstick | says | source |
 //! |---|---|---|
@@ -17,8 +18,8 @@
 //! | label noise | whether labels that were turned before training are found again | Koh & Liang 2017 |
 //! | MAP | whether a text and its perturbed version have the same words in the same order | Wang et al. 2022 |
 //!
-//! **Random scores are always there to compare with**: a yardstick by which chance does as well measures nothing. Every mean has its
-//! bootstrap interval over records.
+//! **Random scores are always there to compare with**: a yardstick by which chance does as well measures nothing. Every
+//! mean has its bootstrap interval over records.
 
 mod amount;
 mod consistency;

@@ -1,8 +1,9 @@
 //! Plausibility: whether the words that a method says matter are those that people marked.
 //!
-//! A word is marked where it shares a character with a marked span. Where a record has several rationales, each good by itself, the gold is
-//! the single one with the best F1, or what it grows to by adding, greedily, those that overlap the prediction and raise F1 ("union F1", Wang et
-//! al. 2022). A rationale without a word (white space, or what the maximum length cuts off) is none: no method could agree with it.
+//! A word is marked where it shares a character with a marked span. Where a record has several rationales, each good by
+//! itself, the gold is the single one with the best F1, or what it grows to by adding, greedily, those that overlap the
+//! prediction and raise F1 ("union F1", Wang et al. 2022). A rationale without a word (white space, or what the maximum
+//! length cuts off) is none: no method could agree with it.
 
 use std::ops::Range;
 
@@ -42,7 +43,8 @@ pub struct Plausibility {
     pub union_f1: Option<Measure>,
     /// The share of records whose words in both are at least half of the words in either.
     pub iou_hits: Option<Measure>,
-    /// The area under precision over recall of all words by their scores (average precision), against the first-best gold.
+    /// The area under precision over recall of all words by their scores (average precision), against the first-best
+    /// gold.
     pub auprc: Option<Measure>,
     /// What explaining took.
     pub seconds: f64,
@@ -109,7 +111,8 @@ fn grown(marked: &[bool], start: &[bool], alternatives: &[Vec<bool>]) -> Vec<boo
 /// Judges every method by the records of `dataset` that `gold` has a rationale for.
 ///
 /// # Errors
-/// [`Error::Usage`] where there is none, a rationale does not fit its text, or settings have no meaning; as [`crate::explain::explain`].
+/// [`Error::Usage`] where there is none, a rationale does not fit its text, or settings have no meaning; as
+/// [`crate::explain::explain`].
 pub fn plausibility(
     model: &Model,
     dataset: Dataset,

@@ -1,4 +1,5 @@
-//! The same network with other weights: what an explanation of it must not look like (Adebayo et al. 2018, *Sanity Checks for Saliency Maps*).
+//! The same network with other weights: what an explanation of it must not look like (Adebayo et al. 2018, *Sanity
+//! Checks for Saliency Maps*).
 
 use std::path::Path;
 
@@ -6,7 +7,8 @@ use crate::backend::cpu::Cpu;
 use crate::error::Result;
 use crate::model::{Blueprint, HeadPlan, Model};
 
-/// Writes a model of `model`'s configuration, classes and tokenizer to the directory `to`, every weight drawn anew from `seed`.
+/// Writes a model of `model`'s configuration, classes and tokenizer to the directory `to`, every weight drawn anew from
+/// `seed`.
 ///
 /// # Errors
 /// [`crate::Error::Usage`] for a model without a head; what the file system says.

@@ -1,8 +1,10 @@
-//! Removal curves: what becomes of a query when the records that a rule ranks first for it are taken out of the training data.
+//! Removal curves: what becomes of a query when the records that a rule ranks first for it are taken out of the
+//! training data.
 //!
-//! For each query and amount, a model is trained without the top of the query's own ranking, and the rise of its loss over the model trained on all
-//! is told; less what draws of the same number do, it is what the rule knows. (The brittleness of Ilyas et al. 2022; EleutherAI's QLD.) Jointly,
-//! one ranking by the sum of all queries' scores is removed for all of them: fewer trainings, and a question about a set of queries.
+//! For each query and amount, a model is trained without the top of the query's own ranking, and the rise of its loss
+//! over the model trained on all is told; less what draws of the same number do, it is what the rule knows. (The
+//! brittleness of Ilyas et al. 2022; EleutherAI's QLD.) Jointly, one ranking by the sum of all queries' scores is
+//! removed for all of them: fewer trainings, and a question about a set of queries.
 
 use serde::Serialize;
 
@@ -22,7 +24,8 @@ pub struct RemovalOptions {
     pub amounts: Vec<Amount>,
     /// One ranking for all queries.
     pub jointly: bool,
-    /// Also judge sets chosen record by record, each by what it does once those before it are gone ([`Trainings::greedy`]).
+    /// Also judge sets chosen record by record, each by what it does once those before it are gone
+    /// ([`Trainings::greedy`]).
     pub greedy: bool,
     /// Of the draws, and of the bootstrap.
     pub seed: u64,
@@ -129,7 +132,8 @@ impl Trainings<'_> {
     /// Trains without what each rule, and chance, ranks first, and tells what that did.
     ///
     /// # Errors
-    /// As [`Trainings::margins`] and [`crate::pipeline::SearchJob::run`]; [`Error::Usage`] for amounts that leave nothing.
+    /// As [`Trainings::margins`] and [`crate::pipeline::SearchJob::run`]; [`Error::Usage`] for amounts that leave
+    /// nothing.
     pub fn removal(
         &self,
         contenders: &[Contender<'_>],

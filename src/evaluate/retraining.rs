@@ -1,10 +1,12 @@
 //! Models trained on other records: what yardsticks of training records are held against.
 //!
-//! A [`Subset`] says of which records a model is trained; what comes back is the margin of every query's label under it. What is trained: the last
-//! layer alone, to its one optimum, over the features the model has; or the whole model, by [`crate::train`].
+//! A [`Subset`] says of which records a model is trained; what comes back is the margin of every query's label under
+//! it. What is trained: the last layer alone, to its one optimum, over the features the model has; or the whole model,
+//! by [`crate::train`].
 //!
-//! Trainings know nothing of each other, so many run at once, and each is kept under a name made of its records and its seed alone: a run that was
-//! interrupted goes on where it was, and yardsticks of the same model, queries and options share what they have.
+//! Trainings know nothing of each other, so many run at once, and each is kept under a name made of its records and its
+//! seed alone: a run that was interrupted goes on where it was, and yardsticks of the same model, queries and options
+//! share what they have.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -153,8 +155,8 @@ impl<'a> Trainings<'a> {
     /// Reads both sets. Every record of the store must be among the training data, and be there what was indexed.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a model that is no classifier of one label; [`Error::Mismatch`] where data and store do not belong together; what
-    /// cannot be read.
+    /// [`Error::Usage`] for a model that is no classifier of one label; [`Error::Mismatch`] where data and store do not
+    /// belong together; what cannot be read.
     pub fn read(
         model: &'a Model,
         store: &'a Store,
@@ -193,8 +195,8 @@ impl<'a> Trainings<'a> {
     /// The margins of all queries, `z_y − logsumexp` of the others, under a model trained on each of `subsets`.
     ///
     /// # Errors
-    /// As training; [`Error::Usage`] for a subset of no records; [`Error::Mismatch`] where what is kept is of other data or options;
-    /// [`Error::Interrupted`].
+    /// As training; [`Error::Usage`] for a subset of no records; [`Error::Mismatch`] where what is kept is of other
+    /// data or options; [`Error::Interrupted`].
     pub fn margins(&self, subsets: &[Subset], plan: &RetrainingPlan, settings: &Settings) -> Result<Vec<Vec<f64>>> {
         let (mut kept, lines) = Kept::open(plan.keep.as_deref(), &self.header(&plan.retraining))?;
         let mut known: HashMap<String, Vec<f64>> =
@@ -281,7 +283,8 @@ impl<'a> Trainings<'a> {
 /// What to do about training data that are not a store's.
 const INDEXED: &str = "give the data that were indexed, with --training";
 
-/// Refuses training data of which a record is not the one that the store has under its number; records that a store has and they lack are told later.
+/// Refuses training data of which a record is not the one that the store has under its number; records that a store has
+/// and they lack are told later.
 fn check_indexed(model: &Model, store: &Store, training: &Labelled) -> Result<()> {
     let by_index: HashMap<u64, &Record> = training.records().map(|record| (record.index, record)).collect();
     let has_texts = store.has_texts()?;

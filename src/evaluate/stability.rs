@@ -1,7 +1,8 @@
 //! Stability between seeds: whether models that differ in nothing but chance name the same training records.
 //!
-//! Models are trained on the same data from other seeds, each has its own store, and every pair of them is asked about the same queries: the share of
-//! the first k records that both name, and the rank correlation of their scores. Where models disagree, a top-k tells of the seed.
+//! Models are trained on the same data from other seeds, each has its own store, and every pair of them is asked about
+//! the same queries: the share of the first k records that both name, and the rank correlation of their scores. Where
+//! models disagree, a top-k tells of the seed.
 
 use std::path::Path;
 
@@ -85,11 +86,12 @@ impl Stability {
     }
 }
 
-/// Trains a model from each of `seeds` on the data that `training` opens, and indexes it: each in a folder of `folder`, where what is finished is taken
-/// as it is. With a `projection`, a store of gradients of the whole model too.
+/// Trains a model from each of `seeds` on the data that `training` opens, and indexes it: each in a folder of `folder`,
+/// where what is finished is taken as it is. With a `projection`, a store of gradients of the whole model too.
 ///
 /// # Errors
-/// [`Error::Usage`] for a last layer, whose optimum has no seed, and for fewer than two seeds; as training and indexing.
+/// [`Error::Usage`] for a last layer, whose optimum has no seed, and for fewer than two seeds; as training and
+/// indexing.
 pub fn train_members(
     model: &Model,
     training: &dyn Fn() -> Result<Dataset>,
@@ -125,12 +127,12 @@ pub fn train_members(
     seeds.map(member).collect()
 }
 
-/// Asks every member by every rule that its stores have what it takes for, and compares what they say. Queries that cannot be used are left out where
-/// `rejections` allow it.
+/// Asks every member by every rule that its stores have what it takes for, and compares what they say. Queries that
+/// cannot be used are left out where `rejections` allow it.
 ///
 /// # Errors
-/// [`Error::Usage`] for fewer than two members, or a top-k of 0; [`Error::Mismatch`] where they are of other records, or answer other queries; as
-/// [`SearchJob::run`].
+/// [`Error::Usage`] for fewer than two members, or a top-k of 0; [`Error::Mismatch`] where they are of other records,
+/// or answer other queries; as [`SearchJob::run`].
 pub fn stability(
     members: &[Member],
     rules: &[Rule],

@@ -20,8 +20,9 @@ pub struct Measure {
 const RESAMPLES: u32 = 1000;
 
 impl Measure {
-    /// The mean of `values`, and its percentile bootstrap interval (Efron 1979) over `RESAMPLES` draws of the seed; nothing of no values.
-    /// The draws depend on the number of values alone, so that measures of the same records move together.
+    /// The mean of `values`, and its percentile bootstrap interval (Efron 1979) over `RESAMPLES` draws of the seed;
+    /// nothing of no values. The draws depend on the number of values alone, so that measures of the same records move
+    /// together.
     pub fn of(values: &[f64], seed: u64) -> Option<Self> {
         if values.is_empty() {
             return None;
@@ -58,7 +59,8 @@ pub fn pearson(x: &[f64], y: &[f64]) -> Option<f64> {
         .then(|| (product(x, mean_x, y, mean_y) / (xx.sqrt() * yy.sqrt())).clamp(-1.0, 1.0))
 }
 
-/// Spearman's rank correlation: Pearson's of the ranks, ties sharing their mean rank; nothing where either is all one tie.
+/// Spearman's rank correlation: Pearson's of the ranks, ties sharing their mean rank; nothing where either is all one
+/// tie.
 ///
 /// # Panics
 /// Where they are not of one length.
@@ -66,8 +68,8 @@ pub fn spearman(x: &[f64], y: &[f64]) -> Option<f64> {
     pearson(&ranks(x), &ranks(y))
 }
 
-/// Average precision: the mean, over positives in the order of falling scores, of the share of positives up to there; ties by position.
-/// Nothing where there is no positive.
+/// Average precision: the mean, over positives in the order of falling scores, of the share of positives up to there;
+/// ties by position. Nothing where there is no positive.
 ///
 /// # Panics
 /// Where there is not a label for each score.

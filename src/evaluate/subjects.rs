@@ -147,8 +147,9 @@ struct Line<T> {
     found: T,
 }
 
-/// Explains every record of `dataset` by every method, and hands them to `take`, a window at a time; windows that an earlier run has kept are
-/// taken from there. Records without a single word are passed over; one at least must have some.
+/// Explains every record of `dataset` by every method, and hands them to `take`, a window at a time; windows that an
+/// earlier run has kept are taken from there. Records without a single word are passed over; one at least must have
+/// some.
 pub(super) fn each_window<T: Serialize + DeserializeOwned>(
     model: &Model,
     mut dataset: Dataset,

@@ -1,9 +1,9 @@
-//! Tail-patch (Chang et al. 2024, *Scalable influence and fact tracing*): whether one more step of training on the records that a rule ranks first for
-//! a query lowers the query's loss.
+//! Tail-patch (Chang et al. 2024, *Scalable influence and fact tracing*): whether one more step of training on the
+//! records that a rule ranks first for a query lowers the query's loss.
 //!
-//! A step is plain gradient descent, `θ − η ∇`, from the model explained: on the mean loss of the first k records together, or on each of them by
-//! itself, the changes averaged. Of the last layer alone it is a formula of the factors, `z_q − η Σ_i δ_i (h_i · h_q + 1) / k`; of the whole model it
-//! is taken.
+//! A step is plain gradient descent, `θ − η ∇`, from the model explained: on the mean loss of the first k records
+//! together, or on each of them by itself, the changes averaged. Of the last layer alone it is a formula of the
+//! factors, `z_q − η Σ_i δ_i (h_i · h_q + 1) / k`; of the whole model it is taken.
 
 use serde::{Deserialize, Serialize};
 
@@ -90,7 +90,8 @@ impl Trainings<'_> {
     /// Takes a step on what each rule, and chance, ranks first for each query.
     ///
     /// # Errors
-    /// As [`crate::pipeline::SearchJob::run`]; [`Error::Usage`] for options without a meaning; [`Error::Mismatch`] where what is kept is of others.
+    /// As [`crate::pipeline::SearchJob::run`]; [`Error::Usage`] for options without a meaning; [`Error::Mismatch`]
+    /// where what is kept is of others.
     pub fn tail_patch(
         &self,
         contenders: &[Contender<'_>],
@@ -278,8 +279,8 @@ impl<'a> Patient<'a> {
     }
 }
 
-/// A step of gradient descent, as one of AdamW without memory whose ε leaves nothing of its normalisation: gradients are scaled to where
-/// `|g| + 1` is 1 in f32, and the rate scaled back.
+/// A step of gradient descent, as one of AdamW without memory whose ε leaves nothing of its normalisation: gradients
+/// are scaled to where `|g| + 1` is 1 in f32, and the rate scaled back.
 fn descent(rate: f64) -> AdamStep {
     let scale = (-40.0_f64).exp2();
     AdamStep { rate: rate / scale, decay: 0.0, betas: [0.0; 2], epsilon: 1.0, number: 1, scale }

@@ -43,7 +43,8 @@ impl Units {
         tokens
     }
 
-    /// The tokens that go when only the units of `kept` stay, ascending: a token of several words stays with any of them.
+    /// The tokens that go when only the units of `kept` stay, ascending: a token of several words stays with any of
+    /// them.
     pub(super) fn tokens_but(&self, kept: &[bool]) -> Vec<usize> {
         let staying = self.tokens_of(kept);
         let mut tokens = self.tokens_of(&vec![true; self.len()]);

@@ -1,7 +1,8 @@
 //! Methods that read attention maps: the last layer's, or all of them followed from the top down.
 //!
-//! Only the rows of the tokens that a head reads are asked for (the first token's, or those the explained objective is about, each an equal
-//! part), so maps are never multiplied with each other: a row vector goes down through the layers, on the device.
+//! Only the rows of the tokens that a head reads are asked for (the first token's, or those the explained objective is
+//! about, each an equal part), so maps are never multiplied with each other: a row vector goes down through the layers,
+//! on the device.
 
 use std::sync::Arc;
 
@@ -18,9 +19,11 @@ pub(super) enum Maps {
     Last,
     /// That row of the product of `½A + ½I` over the layers (Abnar & Zuidema 2020, eq. 1).
     Rollout,
-    /// The greatest flow from the first token at the top to each token at the bottom, with those as capacities (the same, §3.2).
+    /// The greatest flow from the first token at the top to each token at the bottom, with those as capacities (the
+    /// same, §3.2).
     Flow,
-    /// That row of R, from `R = I` by `R ← R + Ā R` with Ā the mean positive part of A ∘ ∂f/∂A (Chefer, Gur & Wolf 2021, eqs. 5 and 6).
+    /// That row of R, from `R = I` by `R ← R + Ā R` with Ā the mean positive part of A ∘ ∂f/∂A (Chefer, Gur & Wolf
+    /// 2021, eqs. 5 and 6).
     Generic,
 }
 

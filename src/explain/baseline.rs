@@ -20,8 +20,8 @@ pub enum Baseline {
     Pad,
     /// The mask token, likewise.
     Mask,
-    /// The tokens of texts, one of them drawn for each sample: in each place that is not a special token's the text's next token that is not
-    /// one, padding where it has no more.
+    /// The tokens of texts, one of them drawn for each sample: in each place that is not a special token's the text's
+    /// next token that is not one, padding where it has no more.
     Texts(Arc<[Vec<u32>]>),
 }
 

@@ -11,8 +11,8 @@ pub enum Features {
     /// Each token that is not special.
     #[default]
     Tokens,
-    /// Each word. Words that share a token are one feature, for the model cannot have one of them without the other; tokens of no word are
-    /// never left out.
+    /// Each word. Words that share a token are one feature, for the model cannot have one of them without the other;
+    /// tokens of no word are never left out.
     Words,
 }
 
@@ -26,7 +26,8 @@ impl Features {
     }
 }
 
-/// A token that two words share is shared by all words between them, so that a word that belongs to a feature belongs to the last.
+/// A token that two words share is shared by all words between them, so that a word that belongs to a feature belongs
+/// to the last.
 fn of_words(words: &Words) -> Vec<Vec<usize>> {
     let mut features: Vec<Vec<usize>> = Vec::new();
     for word in 0..words.len() {

@@ -1,7 +1,7 @@
 //! The greatest flow through layers of attention, from the first token at the top to each token at the bottom.
 //!
-//! Edges go from token i above a layer to token j below it, with capacity `½ A[i][j] + ½ [i = j]`. Dinic's algorithm (1970): breadth-first
-//! levels, then a blocking flow by depth-first search, until the sink cannot be reached.
+//! Edges go from token i above a layer to token j below it, with capacity `½ A[i][j] + ½ [i = j]`. Dinic's algorithm
+//! (1970): breadth-first levels, then a blocking flow by depth-first search, until the sink cannot be reached.
 
 /// Residual capacities below this are rounding, not room.
 const NOTHING: f64 = 1e-14;

@@ -10,8 +10,8 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::random::{Purpose, Stream};
 
-/// Saliency (Simonyan et al. 2013): the gradient's length. Input × gradient (Shrikumar et al. 2016): its product with the embedding, which is the
-/// step from a baseline of zero.
+/// Saliency (Simonyan et al. 2013): the gradient's length. Input × gradient (Shrikumar et al. 2016): its product with
+/// the embedding, which is the step from a baseline of zero.
 pub(super) struct AtText {
     sequence: Arc<Sequence>,
     fold: Fold,
@@ -108,8 +108,8 @@ impl Course for SmoothGrad {
     }
 }
 
-/// Gradient SHAP, or expected gradients (Erion et al. 2021, eq. 6): the mean over samples of `g · (x + σn − b)` at a drawn point between a
-/// drawn baseline b and the text with noise.
+/// Gradient SHAP, or expected gradients (Erion et al. 2021, eq. 6): the mean over samples of `g · (x + σn − b)` at a
+/// drawn point between a drawn baseline b and the text with noise.
 pub(super) struct GradientShap {
     sequence: Arc<Sequence>,
     objectives: Vec<Objective>,

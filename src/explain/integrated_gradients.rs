@@ -1,7 +1,7 @@
 //! Integrated gradients (Sundararajan, Taly & Yan 2017, eq. 1), with steps added until it is complete.
 //!
-//! `score_t = Σ_k w_k g_t(α_k) · (x_t − x'_t)`, g the gradient of the objective at `x' + α (x − x')`. The sum over tokens should be
-//! `f(x) − f(x')`; what is missing is the convergence delta.
+//! `score_t = Σ_k w_k g_t(α_k) · (x_t − x'_t)`, g the gradient of the objective at `x' + α (x − x')`. The sum over
+//! tokens should be `f(x) − f(x')`; what is missing is the convergence delta.
 
 use std::sync::Arc;
 
@@ -31,7 +31,8 @@ pub(super) struct IntegratedGradients {
     integrals: Vec<Integral>,
 }
 
-/// What one objective has come to: it takes part in rounds until its own tolerance is met, so that its numbers are those it has alone.
+/// What one objective has come to: it takes part in rounds until its own tolerance is met, so that its numbers are
+/// those it has alone.
 #[derive(Default)]
 struct Integral {
     output: f64,

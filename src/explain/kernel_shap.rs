@@ -1,8 +1,8 @@
-//! Kernel SHAP (Lundberg & Lee 2017): Shapley values by a regression whose coefficients sum to what the output gains from nothing, every
-//! feature left out, to the whole text.
+//! Kernel SHAP (Lundberg & Lee 2017): Shapley values by a regression whose coefficients sum to what the output gains
+//! from nothing, every feature left out, to the whole text.
 //!
-//! Where there are no more subsets than samples each is taken once, and the scores are the Shapley values themselves. Else subsets are drawn
-//! with their complements (Covert & Lee 2021).
+//! Where there are no more subsets than samples each is taken once, and the scores are the Shapley values themselves.
+//! Else subsets are drawn with their complements (Covert & Lee 2021).
 
 use super::method::{Method, Options};
 use super::probe::{Answer, Course, Probe};
@@ -40,8 +40,8 @@ impl KernelShap {
         Ok(Self { sampled, outputs: subject.outputs(), enumerated, samples })
     }
 
-    /// Each mask's weight: the Shapley kernel's; where it was drawn by the kernel, the number of its samples. The two ends have none, for
-    /// what the model owes them is exact.
+    /// Each mask's weight: the Shapley kernel's; where it was drawn by the kernel, the number of its samples. The two
+    /// ends have none, for what the model owes them is exact.
     fn weights(&self) -> Vec<f64> {
         let masks = self.sampled.masks();
         let weight = |(kept, &count): (usize, &u32)| match kept {

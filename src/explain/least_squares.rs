@@ -1,8 +1,9 @@
 //! Least squares for small dense systems, in f64, whatever their rank.
 //!
-//! Householder QR with column pivoting (Businger & Golub 1965; Golub & Van Loan, *Matrix Computations*, §5.4–5.5). Where columns depend
-//! on each other there are many solutions, and this is the shortest: a second QR, of the transposed rows that are left, finds it. So
-//! equal columns get equal coefficients and a column of zeros gets none. Sums are in a fixed order.
+//! Householder QR with column pivoting (Businger & Golub 1965; Golub & Van Loan, *Matrix Computations*, §5.4–5.5).
+//! Where columns depend on each other there are many solutions, and this is the shortest: a second QR, of the
+//! transposed rows that are left, finds it. So equal columns get equal coefficients and a column of zeros gets none.
+//! Sums are in a fixed order.
 
 /// A matrix by columns, all of one length.
 pub(super) type Columns = Vec<Vec<f64>>;
@@ -128,7 +129,8 @@ fn longest_rest(columns: &Columns, step: usize) -> (usize, f64) {
     (column, square.sqrt())
 }
 
-/// Reflects column `step`, of this length from its row `step` on, onto its own axis, and the columns after it with it. Gives R's diagonal.
+/// Reflects column `step`, of this length from its row `step` on, onto its own axis, and the columns after it with it.
+/// Gives R's diagonal.
 fn reflect_column(columns: &mut Columns, step: usize, length: f64) -> f64 {
     let (before, after) = columns.split_at_mut(step + 1);
     let vector = &mut before[step][step..];

@@ -1,7 +1,7 @@
 //! LIME (Ribeiro, Singh & Guestrin 2016): the coefficients of a linear model of the output around the text.
 //!
-//! `TrustAI`'s setting is the default: tokens as features, each left out by the toss of a coin, no ridge. The original draws how many words
-//! to leave out first, has a ridge of 1, and keeps 10 features.
+//! `TrustAI`'s setting is the default: tokens as features, each left out by the toss of a coin, no ridge. The original
+//! draws how many words to leave out first, has a ridge of 1, and keeps 10 features.
 
 use std::fmt;
 use std::str::FromStr;
@@ -84,8 +84,9 @@ impl fmt::Display for LimeVariant {
     }
 }
 
-/// The weight of a sample that keeps `kept` of `features` features: `√exp(−d²/width²)` of its cosine distance to the whole text,
-/// `d = 1 − √(kept/features)`. The width of 0.25 is both `TrustAI`'s and the authors', who take 100 d and say 25.
+/// The weight of a sample that keeps `kept` of `features` features: `√exp(−d²/width²)` of its cosine distance to the
+/// whole text, `d = 1 − √(kept/features)`. The width of 0.25 is both `TrustAI`'s and the authors', who take 100 d and
+/// say 25.
 pub fn locality(kept: usize, features: usize, width: f64) -> f64 {
     let distance = if features == 0 { 0.0 } else { 1.0 - (kept as f64 / features as f64).sqrt() };
     (-0.5 * (distance / width).powi(2)).exp()

@@ -1,7 +1,8 @@
 //! Which features of a text are kept in each sample of a perturbation method.
 //!
-//! A sample's draws are a function of the seed, the record's number and the sample's own: asking for more samples keeps those there were.
-//! Samples that come out alike are held once, with their number: short texts have few different masks, and each needs the model once.
+//! A sample's draws are a function of the seed, the record's number and the sample's own: asking for more samples keeps
+//! those there were. Samples that come out alike are held once, with their number: short texts have few different
+//! masks, and each needs the model once.
 
 use std::collections::HashMap;
 
@@ -55,7 +56,8 @@ impl Masks {
         Self::from_rows(features, whole(features).chain((1..samples as u32).map(draw)).take(samples))
     }
 
-    /// A number of features from 1 to all, each as likely, and so many left out at random, the first sample whole: LIME's own.
+    /// A number of features from 1 to all, each as likely, and so many left out at random, the first sample whole:
+    /// LIME's own.
     pub fn removals(features: usize, samples: usize, seed: u64, record: u32) -> Self {
         let draw = |sample: u32| {
             let mut words = words(Design::Removals, seed, sample, record);
@@ -65,8 +67,8 @@ impl Masks {
         Self::from_rows(features, whole(features).chain((1..samples as u32).map(draw)).take(samples))
     }
 
-    /// Sizes k with probability ∝ 1/(k (features − k)), so many features kept at random, and after each the features that it leaves out
-    /// (Covert & Lee 2021): Kernel SHAP's. An odd number of samples is rounded up.
+    /// Sizes k with probability ∝ 1/(k (features − k)), so many features kept at random, and after each the features
+    /// that it leaves out (Covert & Lee 2021): Kernel SHAP's. An odd number of samples is rounded up.
     ///
     /// # Panics
     /// Where there are less than two features: they have no subset but the ends.

@@ -70,7 +70,8 @@ pub struct Options {
     pub replacement: Replacement,
     /// LIME and Kernel SHAP: what is left out as one; LIME's variant's where there is none, and Kernel SHAP's tokens.
     pub features: Option<Features>,
-    /// LIME and Kernel SHAP: samples to take in place of drawn ones, for each record with as many features as they have.
+    /// LIME and Kernel SHAP: samples to take in place of drawn ones, for each record with as many features as they
+    /// have.
     pub masks: Option<Arc<Masks>>,
     /// LIME: how samples are drawn, and what is taken where the settings below say nothing.
     pub variant: LimeVariant,
@@ -114,8 +115,9 @@ impl Default for Options {
 }
 
 impl Options {
-    /// How many samples a method takes of a record with so many features: 50 where it takes gradients, LIME's variant's, and for Kernel
-    /// SHAP `2 features + 2048`, as the `shap` package has it (no more than there are subsets: then each is taken once).
+    /// How many samples a method takes of a record with so many features: 50 where it takes gradients, LIME's
+    /// variant's, and for Kernel SHAP `2 features + 2048`, as the `shap` package has it (no more than there are
+    /// subsets: then each is taken once).
     pub fn samples_of(&self, method: Method, features: usize) -> usize {
         self.samples.unwrap_or(match method {
             Method::Lime => self.variant.samples(),

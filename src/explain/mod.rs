@@ -1,9 +1,10 @@
 //! Token-level attribution: which tokens, and which words, made the model say this.
 //!
-//! Every method is one idea in three parts. It names its **probes**: sequences with tokens left out or replaced, or points on a path through
-//! embedding space. It says what **pass** they take: forward, forward with attention maps, or back to the embeddings. And it **folds** the
-//! answers into one score a token. [`explain`] runs the probes of many records together in packed batches; no answer depends on what
-//! it was batched with, and every random draw is a function of the seed, the record's number and the sample's.
+//! Every method is one idea in three parts. It names its **probes**: sequences with tokens left out or replaced, or
+//! points on a path through embedding space. It says what **pass** they take: forward, forward with attention maps, or
+//! back to the embeddings. And it **folds** the answers into one score a token. [`explain`] runs the probes of many
+//! records together in packed batches; no answer depends on what it was batched with, and every random draw is a
+//! function of the seed, the record's number and the sample's.
 //!
 //! | method | probes | pass | source |
 //! |---|---|---|---|

@@ -1,8 +1,8 @@
 //! NormLIME (Ahern et al. 2019): the features that speak for a class anywhere, from LIME's weights in many records.
 //!
-//! A weight w > 0 in a record counts as `w²/Σ|w|`, w as a share of all the record's weights times itself; a feature's importance for a class
-//! is the mean over its occurrences with w > 0. As in `TrustAI`, a feature that a record holds twice occurs twice (in the paper, whose
-//! features are words of a bag, once).
+//! A weight w > 0 in a record counts as `w²/Σ|w|`, w as a share of all the record's weights times itself; a feature's
+//! importance for a class is the mean over its occurrences with w > 0. As in `TrustAI`, a feature that a record holds
+//! twice occurs twice (in the paper, whose features are words of a bag, once).
 
 use std::collections::BTreeMap;
 

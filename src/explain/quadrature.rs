@@ -1,4 +1,5 @@
-//! Quadrature rules on [0, 1]: where integrated gradients looks, and how much each look counts. Weights always sum to 1.
+//! Quadrature rules on [0, 1]: where integrated gradients looks, and how much each look counts. Weights always sum to
+//! 1.
 
 use std::collections::BTreeMap;
 use std::f64::consts::PI;

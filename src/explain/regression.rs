@@ -1,8 +1,8 @@
 //! The linear models that perturbation methods fit to a network's outputs at masked texts.
 //!
-//! Rows are masks, features are 1 where they are kept and 0 where not, and every row has a weight. Everything is f64, summed in the order
-//! of the masks. Where the masks leave coefficients undetermined (features that were always kept or left out together, fewer masks than
-//! features) the shortest solution is taken, which treats such features alike.
+//! Rows are masks, features are 1 where they are kept and 0 where not, and every row has a weight. Everything is f64,
+//! summed in the order of the masks. Where the masks leave coefficients undetermined (features that were always kept or
+//! left out together, fewer masks than features) the shortest solution is taken, which treats such features alike.
 
 use super::Masks;
 use super::least_squares::{Columns, LeastSquares, dot};
@@ -38,7 +38,8 @@ impl<'a> Regression<'a> {
         Self { masks, weights, roots }
     }
 
-    /// `min Σ w (y − b − zβ)² + ridge ‖β‖²` over the coefficients of `features` and an intercept b that the ridge leaves free.
+    /// `min Σ w (y − b − zβ)² + ridge ‖β‖²` over the coefficients of `features` and an intercept b that the ridge
+    /// leaves free.
     pub fn ridge(&self, features: &[usize], ridge: f64) -> Ridge<'_> {
         let means: Vec<f64> = features.iter().map(|&feature| self.mean_kept(feature)).collect();
         let mut columns: Columns = features.iter().zip(&means).map(|(&j, &mean)| self.column(j, mean)).collect();
@@ -59,8 +60,9 @@ impl<'a> Regression<'a> {
         Shares { regression: self, parts, solver }
     }
 
-    /// The `count` features that say most, by LIME's `auto`: up to 6 one by one, each the one that raises R² most (without a ridge); more
-    /// at once, those with the largest coefficients in a ridge of 0.01. All of them, in order, where there are no more.
+    /// The `count` features that say most, by LIME's `auto`: up to 6 one by one, each the one that raises R² most
+    /// (without a ridge); more at once, those with the largest coefficients in a ridge of 0.01. All of them, in order,
+    /// where there are no more.
     pub fn choose(&self, outputs: &[f64], count: usize) -> Vec<usize> {
         const STEPWISE: usize = 6;
         if count >= self.masks.features() {
@@ -77,7 +79,8 @@ impl<'a> Regression<'a> {
         features
     }
 
-    /// What a feature adds to R² is how much of the residual lies along the part of its column that is at right angles to those chosen.
+    /// What a feature adds to R² is how much of the residual lies along the part of its column that is at right angles
+    /// to those chosen.
     fn forward_selection(&self, outputs: &[f64], count: usize) -> Vec<usize> {
         // What rounding leaves of a column that the chosen ones already span, as a share of its square.
         const SPANNED: f64 = 1e-20;
@@ -176,8 +179,9 @@ impl Ridge<'_> {
 
 /// A regression whose coefficients have a given sum, factored: see [`Regression::shares`].
 ///
-/// `φ = total/M + ψ` with Σψ = 0 turns the model into `z φ = total |z|/M + (z − |z|/M) ψ`. The centred rows do not see what all of ψ has in
-/// common, so that the shortest ψ has sum 0: the constraint holds, and no feature is singled out to keep it.
+/// `φ = total/M + ψ` with Σψ = 0 turns the model into `z φ = total |z|/M + (z − |z|/M) ψ`. The centred rows do not see
+/// what all of ψ has in common, so that the shortest ψ has sum 0: the constraint holds, and no feature is singled out
+/// to keep it.
 #[derive(Clone, Debug)]
 pub struct Shares<'a> {
     regression: &'a Regression<'a>,
@@ -187,7 +191,8 @@ pub struct Shares<'a> {
 }
 
 impl Shares<'_> {
-    /// The model of these outputs, one a mask, that is `intercept` where nothing is kept and `intercept + total` where everything is.
+    /// The model of these outputs, one a mask, that is `intercept` where nothing is kept and `intercept + total` where
+    /// everything is.
     pub fn fit(&self, outputs: &[f64], intercept: f64, total: f64) -> Fit {
         let rest = |(&y, &part): (&f64, &f64)| y - intercept - total * part;
         let rests = outputs.iter().zip(&self.parts).map(rest);

@@ -16,16 +16,18 @@ use crate::tokens::Encoding;
 pub struct Removal<'a> {
     /// The whole text.
     pub encoding: &'a Encoding,
-    /// Places of the tokens that go, ascending. Where all are to go and nothing stands in, the first stays: no sequence is empty.
+    /// Places of the tokens that go, ascending. Where all are to go and nothing stands in, the first stays: no sequence
+    /// is empty.
     pub tokens: Vec<usize>,
 }
 
-/// `z [K]` of each text without its tokens, in their order. `batch_tokens` is the budget of a micro-batch; it never changes the numbers. `done`
-/// is told of each text that is finished; where it answers `false`, no further batch is begun.
+/// `z [K]` of each text without its tokens, in their order. `batch_tokens` is the budget of a micro-batch; it never
+/// changes the numbers. `done` is told of each text that is finished; where it answers `false`, no further batch is
+/// begun.
 ///
 /// # Errors
-/// [`crate::Error::Usage`] where the tokenizer has no token to stand in; [`crate::Error::Interrupted`] where `done` said so; what the device
-/// fails at.
+/// [`crate::Error::Usage`] where the tokenizer has no token to stand in; [`crate::Error::Interrupted`] where `done`
+/// said so; what the device fails at.
 pub fn logits_without(
     model: &Model,
     removals: &[Removal<'_>],

@@ -14,13 +14,13 @@ use crate::error::Result;
 use crate::model::{Answers, Ask, Descent, Forward, Model, Probes, Reads};
 use crate::tokens::{Masked, PackedBatch};
 
-/// Scores of every subject, in their order, one for each of its objectives. `batch_tokens` is the budget of a micro-batch, the device's own by
-/// default; it never changes the numbers. `done` is told of each probe that is finished, from any thread; where it answers `false`, no
-/// further batch is begun.
+/// Scores of every subject, in their order, one for each of its objectives. `batch_tokens` is the budget of a
+/// micro-batch, the device's own by default; it never changes the numbers. `done` is told of each probe that is
+/// finished, from any thread; where it answers `false`, no further batch is begun.
 ///
 /// # Errors
-/// [`crate::Error::Usage`] where the method cannot be used on this model; [`crate::Error::Interrupted`] where `done` said so; what the
-/// device fails at.
+/// [`crate::Error::Usage`] where the method cannot be used on this model; [`crate::Error::Interrupted`] where `done`
+/// said so; what the device fails at.
 pub fn explain(
     model: &Model,
     subjects: &[Subject<'_>],
@@ -62,8 +62,8 @@ pub(super) fn logits(
     Ok(runner.answers(&round)?.into_iter().map(|answer| answer.logits).collect())
 }
 
-/// Batches handed to the network at a time, for each of its workers: so many that none waits long at the end, so few that probes in hand take
-/// little memory.
+/// Batches handed to the network at a time, for each of its workers: so many that none waits long at the end, so few
+/// that probes in hand take little memory.
 const BATCHES_A_WORKER: usize = 32;
 
 struct Runner<'a> {
@@ -148,8 +148,8 @@ impl Runner<'_> {
         Ok(answers)
     }
 
-    /// Cuts a round into batches of at most the budget, each of probes that want the same and have as many objectives; longest first, so
-    /// that those which finish last are short.
+    /// Cuts a round into batches of at most the budget, each of probes that want the same and have as many objectives;
+    /// longest first, so that those which finish last are short.
     fn pack(&self, round: &[Asked]) -> Vec<Vec<usize>> {
         let mut order: Vec<usize> = (0..round.len()).collect();
         order.sort_by_key(|&i| (self.kind(&round[i]), Reverse(round[i].probe.sequence.ids.len()), i));
@@ -260,8 +260,8 @@ impl Runner<'_> {
         }
     }
 
-    /// The maps of the sequence at `tokens` of its batch, with `pairs` pairs of tokens before it. The last layer's may have first tokens'
-    /// rows alone.
+    /// The maps of the sequence at `tokens` of its batch, with `pairs` pairs of tokens before it. The last layer's may
+    /// have first tokens' rows alone.
     fn maps(&self, found: &Answers, tokens: Range<usize>, pairs: usize) -> Vec<Vec<f32>> {
         let length = tokens.len();
         let last = found.maps.len().saturating_sub(1);

@@ -1,4 +1,5 @@
-//! A record with parts left out, sample by sample: the probes of LIME and Kernel SHAP, and the outputs that come of them.
+//! A record with parts left out, sample by sample: the probes of LIME and Kernel SHAP, and the outputs that come of
+//! them.
 
 use std::sync::Arc;
 

@@ -55,7 +55,8 @@ impl Subject<'_> {
         self.reads.as_ref().map_or(1, |reads| reads.len())
     }
 
-    /// The tokens whose last hidden states an objective is about: those it names, each counted once; the first where a head reads that.
+    /// The tokens whose last hidden states an objective is about: those it names, each counted once; the first where a
+    /// head reads that.
     pub(super) fn roots(&self, objective: &Objective) -> Reads {
         let (Objective::Sum(terms), Some(reads)) = (objective, &self.reads) else { return Reads::from([0]) };
         let row = |term: &Term| match (term.part, &term.objective) {

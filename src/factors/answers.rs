@@ -1,15 +1,17 @@
-//! Representer points of answers: the head refitted to the boundaries of answers, each of which is one of the tokens of its window.
+//! Representer points of answers: the head refitted to the boundaries of answers, each of which is one of the tokens of
+//! its window.
 //!
-//! A boundary's loss is a softmax over tokens, of logits `z_t = w_k·h_t` that are linear in the output's own weights, so the objective of every refit,
-//! `(1/F) Σ_f loss_f + (λ/2) ‖W‖²`, is strictly convex and its optimum decomposes as Yeh et al. (2018, "Representer point selection for explaining deep neural
-//! networks") have it, a token a point:
+//! A boundary's loss is a softmax over tokens, of logits `z_t = w_k·h_t` that are linear in the output's own weights,
+//! so the objective of every refit, `(1/F) Σ_f loss_f + (λ/2) ‖W‖²`, is strictly convex and its optimum decomposes as
+//! Yeh et al. (2018, "Representer point selection for explaining deep neural networks") have it, a token a point:
 //!
 //! ```text
 //! w_k = Σ_f Σ_t α_ft h_ft = −(1/(λF)) Σ_f g_f,    g_f = Σ_t (p_ft − [t is the boundary]) h_ft,    f of output k
 //! ```
 //!
-//! so that a training boundary adds `−g_f·h / (λF)` to the logit of any token. The bias, which all tokens share, has no gradient and is 0. `g_f` is of the refitted head,
-//! not the model's: a store's will not do, and all tokens' features are needed again.
+//! so that a training boundary adds `−g_f·h / (λF)` to the logit of any token. The bias, which all tokens share, has no
+//! gradient and is 0. `g_f` is of the refitted head, not the model's: a store's will not do, and all tokens' features
+//! are needed again.
 
 use faer::Mat;
 use rayon::prelude::*;
@@ -34,7 +36,8 @@ pub struct AnswerWindow {
 pub struct AnswerRepresenter {
     /// `W [2, E]`.
     pub weight: Vec<f64>,
-    /// What a boundary adds to the logit of a token of unit features: `−g_f / (λF)`, `[F, E]`, start and end of each window.
+    /// What a boundary adds to the logit of a token of unit features: `−g_f / (λF)`, `[F, E]`, start and end of each
+    /// window.
     pub points: Vec<f32>,
     /// `‖∇‖` there, of both outputs.
     pub gradient_norm: f64,

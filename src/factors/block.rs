@@ -1,7 +1,7 @@
 //! Passes over the training factors, in blocks of a fixed number of rows counted from the first record.
 //!
-//! The blocks are the same however the source is cut into pieces, and what they give is put together in their order: so results have the
-//! same bits for any shards and any number of threads.
+//! The blocks are the same however the source is cut into pieces, and what they give is put together in their order: so
+//! results have the same bits for any shards and any number of threads.
 
 use std::ops::Range;
 

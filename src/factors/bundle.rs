@@ -1,4 +1,5 @@
-//! The factors of a record whose gradient is a sum of several: answers in a context, tags of words, pieces behind masks.
+//! The factors of a record whose gradient is a sum of several: answers in a context, tags of words, pieces behind
+//! masks.
 //!
 //! | said of tokens | a factor a … | δ | h | s |
 //! |---|---|---|---|---|
@@ -6,13 +7,14 @@
 //! | tags | word, at its first token | `softmax(z) − onehot(tag)` | h of that token | 1 |
 //! | masks | mask | `softmax(z) − onehot(piece)` | h of that token | 1 |
 //!
-//! Refits and curvature are over factors: the head's objective is the mean loss of a factor, so that influence over F of them is what a record's factors
-//! together change. Answers have no refit, which needs every token's h where a store keeps the sum; their curvature is the empirical Fisher information
-//! of their boundaries ([`super::Curvature`]).
+//! Refits and curvature are over factors: the head's objective is the mean loss of a factor, so that influence over F
+//! of them is what a record's factors together change. Answers have no refit, which needs every token's h where a store
+//! keeps the sum; their curvature is the empirical Fisher information of their boundaries ([`super::Curvature`]).
 //!
-//! The gradient of the record's loss with respect to the last layer's `[W; b]` is `Σ_f δ_f [h_f; s_f]ᵀ`, where the loss is summed over its factors.
-//! (transformers has the mean of start and end, and the mean over a batch's tags: gradients of those are ours over a constant of the batch.) A boundary's
-//! softmax is over positions, so one output's gradient is a sum over tokens, and adding a number to all its logits changes nothing: hence s = 0.
+//! The gradient of the record's loss with respect to the last layer's `[W; b]` is `Σ_f δ_f [h_f; s_f]ᵀ`, where the loss
+//! is summed over its factors. (transformers has the mean of start and end, and the mean over a batch's tags: gradients
+//! of those are ours over a constant of the batch.) A boundary's softmax is over positions, so one output's gradient is
+//! a sum over tokens, and adding a number to all its logits changes nothing: hence s = 0.
 
 use super::Target;
 use super::loss::loss_and_delta;
@@ -65,7 +67,8 @@ impl Bundle {
         self.classes.push(class);
     }
 
-    /// Adds the factor of column `output` of `logits [T, K]`, a softmax over tokens of `features [T, E]`, against the token `place`.
+    /// Adds the factor of column `output` of `logits [T, K]`, a softmax over tokens of `features [T, E]`, against the
+    /// token `place`.
     pub fn push_boundary(&mut self, features: &[f32], logits: &[f32], outputs: usize, output: usize, place: usize) {
         let mut p: Vec<f64> = logits.iter().skip(output).step_by(outputs).map(|&z| f64::from(z)).collect();
         let width = features.len() / p.len().max(1);
@@ -117,7 +120,8 @@ impl Bundle {
     }
 }
 
-/// `‖Σ_f δ_f [h_f; s_f]ᵀ‖` of `features [F, E]`, `deltas [F, K]` and `biases [F]`, in f64: of the matrix where that is small, else by pairs.
+/// `‖Σ_f δ_f [h_f; s_f]ᵀ‖` of `features [F, E]`, `deltas [F, K]` and `biases [F]`, in f64: of the matrix where that is
+/// small, else by pairs.
 pub(crate) fn bundle_norm(features: &[f32], deltas: &[f32], biases: &[f32], e: usize, k: usize) -> f64 {
     let f = biases.len();
     if k <= f {

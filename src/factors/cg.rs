@@ -1,7 +1,8 @@
-//! Conjugate gradients for `(H + λI) x = g`, several right-hand sides in step, so that one pass over the training factors serves them all.
+//! Conjugate gradients for `(H + λI) x = g`, several right-hand sides in step, so that one pass over the training
+//! factors serves them all.
 //!
-//! Hestenes and Stiefel 1952, preconditioned by the Kronecker form. Each right-hand side runs as if it were alone: its own step
-//! lengths, its own last iteration.
+//! Hestenes and Stiefel 1952, preconditioned by the Kronecker form. Each right-hand side runs as if it were alone: its
+//! own step lengths, its own last iteration.
 
 use faer::Mat;
 

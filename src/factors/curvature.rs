@@ -1,18 +1,21 @@
-//! What the influence rules put between two gradients: `(H + λI)⁻¹`, H the Hessian of the last layer's mean loss at the model's own head.
+//! What the influence rules put between two gradients: `(H + λI)⁻¹`, H the Hessian of the last layer's mean loss at the
+//! model's own head.
 //!
-//! `score = g_qᵀ (H + λI)⁻¹ g_i`, positive where removing i raises q's loss, by score / N to first order (Koh and Liang 2017,
-//! "Understanding black-box predictions via influence functions"). A query is preconditioned once, then meets every training record by a dot product.
+//! `score = g_qᵀ (H + λI)⁻¹ g_i`, positive where removing i raises q's loss, by score / N to first order (Koh and Liang
+//! 2017, "Understanding black-box predictions via influence functions"). A query is preconditioned once, then meets
+//! every training record by a dot product.
 //!
-//! Of boundaries of answers ([`super::Bundle`]) H would be `(1/F) Σ_f Cov_p(h)`, over all tokens of each window, and a store keeps `h_f = Σ_t δ_t h_t`
-//! alone. In its place stands the empirical Fisher information of the same factors,
+//! Of boundaries of answers ([`super::Bundle`]) H would be `(1/F) Σ_f Cov_p(h)`, over all tokens of each window, and a
+//! store keeps `h_f = Σ_t δ_t h_t` alone. In its place stands the empirical Fisher information of the same factors,
 //!
 //! ```text
 //! F̂ = (1/F) Σ_f g_f g_fᵀ,   g_f = e_k h_fᵀ, the gradient of one boundary's loss
 //! ```
 //!
-//! whose expectation is H where answers are as likely as the model says they are; of a model that has learnt its answers by heart it is too small (Kunstner,
-//! Balles and Hennig 2019, "Limitations of the empirical Fisher approximation"), and λ counts for more. `score / F` is exactly how q's loss changes with a
-//! damped natural-gradient step that takes i's gradient back; it is the effect of leaving i out as far as F̂ is H.
+//! whose expectation is H where answers are as likely as the model says they are; of a model that has learnt its
+//! answers by heart it is too small (Kunstner, Balles and Hennig 2019, "Limitations of the empirical Fisher
+//! approximation"), and λ counts for more. `score / F` is exactly how q's loss changes with a damped natural-gradient
+//! step that takes i's gradient back; it is the effect of leaving i out as far as F̂ is H.
 
 use std::sync::Arc;
 
@@ -36,7 +39,8 @@ pub enum HessianForm {
     /// The Hessian itself: by Cholesky where the head is small, else by conjugate gradients.
     #[default]
     Exact,
-    /// Its Kronecker form: no limit on the number of classes, and for two of them (and regressions) as cheap to search by as grad-dot.
+    /// Its Kronecker form: no limit on the number of classes, and for two of them (and regressions) as cheap to search
+    /// by as grad-dot.
     Kronecker,
     /// The Kronecker form's eigenvectors with their own eigenvalues (EK-FAC): of a whole network's gradients alone.
     Corrected,
@@ -120,7 +124,8 @@ impl<'a> Curvature<'a> {
     /// Takes the curvature over all of `source`, at the outputs that its δ were taken at.
     ///
     /// # Errors
-    /// Where the source has no head, no records or a record without a usable label; where λ is not positive; or where `keep_going` says no.
+    /// Where the source has no head, no records or a record without a usable label; where λ is not positive; or where
+    /// `keep_going` says no.
     pub fn fit(source: &'a dyn FactorSource, options: CurvatureOptions, keep_going: KeepGoing<'_>) -> Result<Self> {
         check_positive("the damping λ", options.damping)?;
         let blocks = Blocks::new(source, keep_going)?;
@@ -145,8 +150,8 @@ impl<'a> Curvature<'a> {
     /// `(H + λI)⁻¹ g_q` for each query; no query's bits depend on the others.
     ///
     /// # Errors
-    /// Where a query's factors have another shape than the training records', where conjugate gradients do not get there, or where
-    /// `keep_going` says no.
+    /// Where a query's factors have another shape than the training records', where conjugate gradients do not get
+    /// there, or where `keep_going` says no.
     pub fn precondition(&self, queries: &[QueryFactors<'_>], keep_going: KeepGoing<'_>) -> Result<Vec<Preconditioned>> {
         queries.iter().try_for_each(|query| self.check(query))?;
         match &self.inverse {
@@ -164,7 +169,8 @@ impl<'a> Curvature<'a> {
         }
     }
 
-    /// The same for gradients that are sums over several factors, whose bias coordinates must be 1: always [`Preconditioned::Full`].
+    /// The same for gradients that are sums over several factors, whose bias coordinates must be 1: always
+    /// [`Preconditioned::Full`].
     ///
     /// # Errors
     /// As [`Curvature::precondition`].
@@ -205,12 +211,12 @@ impl<'a> Curvature<'a> {
         gradient
     }
 
-    /// `g_iᵀ (H + λI)⁻¹ g_i` of every training record, in order: RelatIF's denominators, squared (Barshan et al. 2020, "RelatIF: identifying
-    /// explanatory training samples via relative influence").
+    /// `g_iᵀ (H + λI)⁻¹ g_i` of every training record, in order: RelatIF's denominators, squared (Barshan et al. 2020,
+    /// "RelatIF: identifying explanatory training samples via relative influence").
     ///
     /// # Errors
-    /// Where the head is too large for a Cholesky factorisation (a system of equations a record would have to be solved), or where `keep_going`
-    /// says no.
+    /// Where the head is too large for a Cholesky factorisation (a system of equations a record would have to be
+    /// solved), or where `keep_going` says no.
     pub fn self_influence(&self, keep_going: KeepGoing<'_>) -> Result<Vec<f32>> {
         match &self.inverse {
             Inverse::Cholesky(hessian) => self.over_records(keep_going, |block| hessian.quadratic_forms(block)),

@@ -1,7 +1,8 @@
 //! The few dense f64 operations that refits and curvature are made of, over `faer`.
 //!
-//! Everything here runs on one thread and in an order that the shapes alone decide; callers keep those fixed, and share the work
-//! out among threads by whole results. Parameters of a head are a matrix `[E + 1, K]`: a column is one class's `[w_c; b_c]`.
+//! Everything here runs on one thread and in an order that the shapes alone decide; callers keep those fixed, and share
+//! the work out among threads by whole results. Parameters of a head are a matrix `[E + 1, K]`: a column is one class's
+//! `[w_c; b_c]`.
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt;
@@ -15,7 +16,8 @@ use crate::interrupt;
 /// Rows from which a decomposition takes so long that Ctrl-C is to be heard in the middle of it.
 const LONG: usize = 512;
 
-/// Right-hand sides solved for at a time. Groups are filled up with zeros, so that a solution's bits do not depend on its neighbours.
+/// Right-hand sides solved for at a time. Groups are filled up with zeros, so that a solution's bits do not depend on
+/// its neighbours.
 const GROUP: usize = 8;
 
 /// `out = lhs · rhs`.

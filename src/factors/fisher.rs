@@ -5,8 +5,9 @@
 //! EK-FAC   F ≈ Q Λ Qᵀ, Λ_jk = E[(Q_Sᵀ G Q_A)²_jk]    George et al. 2018; Q the eigenvectors of K-FAC, G a record's whole gradient
 //! ```
 //!
-//! `(F + λI)⁻¹ G = Q_S [(Q_Sᵀ G Q_A) / (Λ + λ)] Q_Aᵀ` (Grosse et al. 2023, "Studying large language model generalization with influence functions"),
-//! λ a share of the layer's mean eigenvalue, each layer's own: so one number suits layers of any size. Queries, keys and values are three layers.
+//! `(F + λI)⁻¹ G = Q_S [(Q_Sᵀ G Q_A) / (Λ + λ)] Q_Aᵀ` (Grosse et al. 2023, "Studying large language model
+//! generalization with influence functions"), λ a share of the layer's mean eigenvalue, each layer's own: so one number
+//! suits layers of any size. Queries, keys and values are three layers.
 
 use std::fmt;
 
@@ -43,16 +44,17 @@ impl fmt::Display for FisherForm {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FisherLabels {
-    /// The model's own distribution: the Fisher information. By one draw a record, or exactly where the logits have one degree of freedom.
+    /// The model's own distribution: the Fisher information. By one draw a record, or exactly where the logits have one
+    /// degree of freedom.
     #[default]
     Model,
     /// Those that the records' gradients were stored for: the empirical Fisher.
     Data,
 }
 
-/// A gradient at logits `[K]` whose second moment is the Fisher information in them: the loss's against a label that the model would give, drawn
-/// by the seed and the record's number. Where every such gradient is a multiple of one, it is that one, times the root of the mean square:
-/// nothing is drawn.
+/// A gradient at logits `[K]` whose second moment is the Fisher information in them: the loss's against a label that
+/// the model would give, drawn by the seed and the record's number. Where every such gradient is a multiple of one, it
+/// is that one, times the root of the mean square: nothing is drawn.
 pub fn fisher_gradient(problem: Problem, logits: &[f32], seed: u64, record: u64, gradient: &mut [f32]) {
     let p = probabilities(problem, logits);
     let stream = Stream::new(seed, Purpose::FisherLabels);
@@ -151,7 +153,8 @@ impl LayerFisher {
         })
     }
 
-    /// `1 / (Λ + λ) [outputs, inputs]`, λ `damping` times the mean of Λ over each block; zero in a block that no gradient reaches.
+    /// `1 / (Λ + λ) [outputs, inputs]`, λ `damping` times the mean of Λ over each block; zero in a block that no
+    /// gradient reaches.
     pub fn inverse(&self, form: FisherForm, damping: f64) -> Vec<f64> {
         let inputs = self.layer.inputs;
         let corrected = self.corrected.as_ref().filter(|_| form == FisherForm::Ekfac);

@@ -1,8 +1,9 @@
 //! Heads refitted without one part of the records each, all in step: cross-validation for little more than one refit.
 //!
-//! A fold's minimum is near every other's. It is looked for from the minimum over a sample of the records, by the sample's Hessian there
-//! (Newton's method with a curvature that stays, "chord" in Kelley 2003, "Solving nonlinear equations with Newton's method", §2.3): the
-//! matrix is factored once, and a step of all folds is one pass over the records for their gradients.
+//! A fold's minimum is near every other's. It is looked for from the minimum over a sample of the records, by the
+//! sample's Hessian there (Newton's method with a curvature that stays, "chord" in Kelley 2003, "Solving nonlinear
+//! equations with Newton's method", §2.3): the matrix is factored once, and a step of all folds is one pass over the
+//! records for their gradients.
 
 use std::ops::Range;
 

@@ -1,8 +1,8 @@
-//! Weighted Gram matrices `Σ_i w_i h̃_i h̃_iᵀ [E + 1, E + 1]`, many weightings in one pass over the training factors: what exact Hessians
-//! and Kronecker factors are put together from.
+//! Weighted Gram matrices `Σ_i w_i h̃_i h̃_iᵀ [E + 1, E + 1]`, many weightings in one pass over the training factors:
+//! what exact Hessians and Kronecker factors are put together from.
 //!
-//! The work is shared out by tiles of the results, each summed over all records in order by one thread at a time; only tiles on and
-//! below the diagonal are computed.
+//! The work is shared out by tiles of the results, each summed over all records in order by one thread at a time; only
+//! tiles on and below the diagonal are computed.
 
 use std::ops::Range;
 
@@ -22,7 +22,8 @@ pub(super) struct Wanted {
     pub(super) weighting: usize,
 }
 
-/// The Gram matrices of all inputs by `count` weightings: `weights(block)` gives `[count, R]`. Only lower triangles are meant to be read.
+/// The Gram matrices of all inputs by `count` weightings: `weights(block)` gives `[count, R]`. Only lower triangles are
+/// meant to be read.
 pub(super) fn weighted_grams(
     blocks: &Blocks<'_>,
     count: usize,

@@ -1,8 +1,9 @@
 //! The exact Hessian of the last layer's mean loss, `H = (1/N) Σ_i A_i ⊗ h̃_i h̃_iᵀ`, damped and factored by Cholesky.
 //!
-//! What the loss makes of A_i is used: softmax couples every class with every other; sigmoids leave one matrix a class; a squared error
-//! has `A_i = 2 I`, one matrix for all. Of boundaries of answers, whose softmax is over tokens that are not kept, it is the empirical Fisher information
-//! `(1/F) Σ_f g_f g_fᵀ`: a matrix an output, as each boundary's gradient is of one.
+//! What the loss makes of A_i is used: softmax couples every class with every other; sigmoids leave one matrix a class;
+//! a squared error has `A_i = 2 I`, one matrix for all. Of boundaries of answers, whose softmax is over tokens that are
+//! not kept, it is the empirical Fisher information `(1/F) Σ_f g_f g_fᵀ`: a matrix an output, as each boundary's
+//! gradient is of one.
 
 use faer::{Mat, Scale};
 
@@ -86,7 +87,8 @@ impl FactoredHessian {
 
 /// The pairs of classes whose weighted Gram matrices make up H.
 ///
-/// For softmax only pairs of different classes: `A_i` has rows that sum to zero, so the diagonal blocks follow from the others.
+/// For softmax only pairs of different classes: `A_i` has rows that sum to zero, so the diagonal blocks follow from the
+/// others.
 fn pairs(problem: Problem, classes: usize) -> Vec<(usize, usize)> {
     match problem {
         Problem::SingleLabel => (0..classes).flat_map(|c| (0..c).map(move |d| (c, d))).collect(),
@@ -112,7 +114,8 @@ fn squared_deltas(block: &Block) -> Mat<f64> {
     Mat::from_fn(block.deltas.nrows(), block.rows, |c, r| block.deltas[(c, r)].powi(2))
 }
 
-/// The softmax Hessian's lower triangle from the Gram matrices of its pairs: `−G_cd` off the diagonal, `Σ_{d ≠ c} G_cd` on it.
+/// The softmax Hessian's lower triangle from the Gram matrices of its pairs: `−G_cd` off the diagonal, `Σ_{d ≠ c} G_cd`
+/// on it.
 fn couple(grams: &[Mat<f64>], pairs: &[(usize, usize)], classes: usize, inputs: usize) -> Mat<f64> {
     let mut hessian: Mat<f64> = Mat::zeros(classes * inputs, classes * inputs);
     for (gram, &(c, d)) in grams.iter().zip(pairs) {

@@ -1,7 +1,7 @@
 //! Features in eight bits a number: integers times a scale of each row's own, from a share of a center.
 //!
-//! A row's numbers never depend on the rows after it: the first are held from the origin, and the mean of those is the center of the others.
-//! So rows can be added later, and what comes out is what would have come out in one go.
+//! A row's numbers never depend on the rows after it: the first are held from the origin, and the mean of those is the
+//! center of the others. So rows can be added later, and what comes out is what would have come out in one go.
 
 use crate::backend::cpu::Int8Rows;
 
@@ -81,8 +81,8 @@ impl Int8 {
     }
 }
 
-/// The rows' mean, summed in f64 in their order. Rows of other magnitudes than most would draw it away from those: it is the mean of
-/// directions times the median length.
+/// The rows' mean, summed in f64 in their order. Rows of other magnitudes than most would draw it away from those: it
+/// is the mean of directions times the median length.
 fn center(features: &[f32], width: usize) -> Vec<f32> {
     let mut sums = vec![0.0_f64; width];
     let mut lengths: Vec<f64> = Vec::new();

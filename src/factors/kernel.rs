@@ -1,14 +1,16 @@
-//! Influence where a head has too many outputs for any matrix over its numbers, such as a vocabulary: by a matrix over the factors.
+//! Influence where a head has too many outputs for any matrix over its numbers, such as a vocabulary: by a matrix over
+//! the factors.
 //!
-//! The curvature is the empirical Fisher information, as of answers ([`super::Curvature`] says what that means), `F̂ = (1/F) Σ_f g_f g_fᵀ = G Gᵀ / F`. What stands
-//! between two gradients of training factors is then a matrix of as many rows as there are of those, by the push-through identity
+//! The curvature is the empirical Fisher information, as of answers ([`super::Curvature`] says what that means), `F̂ =
+//! (1/F) Σ_f g_f g_fᵀ = G Gᵀ / F`. What stands between two gradients of training factors is then a matrix of as many
+//! rows as there are of those, by the push-through identity
 //!
 //! ```text
 //! g_qᵀ (F̂ + λI)⁻¹ G = F · g_qᵀ G (GᵀG + FλI)⁻¹
 //! ```
 //!
-//! so that a query brings its products with all of them, which is what grad-dot computes, and gets its scores by one system of equations. `GᵀG` has the entry
-//! `(δ_f·δ_g)(h_f·h_g + 1)`: no gradient is ever held.
+//! so that a query brings its products with all of them, which is what grad-dot computes, and gets its scores by one
+//! system of equations. `GᵀG` has the entry `(δ_f·δ_g)(h_f·h_g + 1)`: no gradient is ever held.
 
 use std::ops::Range;
 

@@ -1,13 +1,15 @@
-//! The Kronecker form of the last layer's curvature, `H ≈ A ⊗ B`: A the mean of the losses' Hessians with respect to the logits,
-//! `E[A_i] [K, K]`, and B the mean of `h̃ h̃ᵀ [E + 1, E + 1]` (Martens and Grosse 2015, "Optimizing neural networks with Kronecker-factored
-//! approximate curvature"; Grosse et al. 2023, "Studying large language model generalization with influence functions", §2.2).
+//! The Kronecker form of the last layer's curvature, `H ≈ A ⊗ B`: A the mean of the losses' Hessians with respect to
+//! the logits, `E[A_i] [K, K]`, and B the mean of `h̃ h̃ᵀ [E + 1, E + 1]` (Martens and Grosse 2015, "Optimizing neural
+//! networks with Kronecker-factored approximate curvature"; Grosse et al. 2023, "Studying large language model
+//! generalization with influence functions", §2.2).
 //!
-//! `(A ⊗ B + λI)⁻¹` is taken exactly, in the eigenvectors of A and B: λ is never split between them, so a score differs from the exact
-//! Hessian's by the approximation of H alone. K² + (E + 1)² numbers instead of their product, at any number of classes.
+//! `(A ⊗ B + λI)⁻¹` is taken exactly, in the eigenvectors of A and B: λ is never split between them, so a score differs
+//! from the exact Hessian's by the approximation of H alone. K² + (E + 1)² numbers instead of their product, at any
+//! number of classes.
 //!
-//! Where A acts on every δ as one number a (a squared error; two classes of a softmax, whose δ are all multiples of (1, −1); a single
-//! sigmoid) it maps a gradient `δ h̃ᵀ` to another outer product, `δ [(a B + λI)⁻¹ h̃]ᵀ`: a query is transformed once and then scored by the
-//! gradient rule.
+//! Where A acts on every δ as one number a (a squared error; two classes of a softmax, whose δ are all multiples of (1,
+//! −1); a single sigmoid) it maps a gradient `δ h̃ᵀ` to another outer product, `δ [(a B + λI)⁻¹ h̃]ᵀ`: a query is
+//! transformed once and then scored by the gradient rule.
 
 use std::sync::Arc;
 
@@ -79,7 +81,8 @@ impl Output {
     }
 }
 
-/// A of a softmax at `point`, `[K, K]`; of boundaries of answers the mean of `δ δᵀ`: which share of them is of which output.
+/// A of a softmax at `point`, `[K, K]`; of boundaries of answers the mean of `δ δᵀ`: which share of them is of which
+/// output.
 fn coupled(blocks: &Blocks<'_>, point: Point<'_>) -> Result<Mat<f64>> {
     let (of_boundaries, classes) = (blocks.is_of_boundaries(), blocks.classes());
     let mut sum: Mat<f64> = Mat::zeros(classes, classes);

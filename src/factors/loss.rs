@@ -6,19 +6,22 @@
 //! | multi-label | `Σ_c softplus(z_c) − y_c z_c` | `σ(z) − y` |
 //! | regression | `Σ_c (z_c − y_c)²` | `2 (z − y)` |
 //!
-//! Everything is computed in f64 on the host, whatever device made the logits, and rounded once: so equal logits have equal bits in every store,
-//! and a device brings back as many numbers a record as it would of δ itself. What is small keeps its relative precision: a confident record's δ is the sum of the
-//! *other* classes' probabilities, never `p_y − 1`.
+//! Everything is computed in f64 on the host, whatever device made the logits, and rounded once: so equal logits have
+//! equal bits in every store, and a device brings back as many numbers a record as it would of δ itself. What is small
+//! keeps its relative precision: a confident record's δ is the sum of the *other* classes' probabilities, never `p_y −
+//! 1`.
 
 use super::Target;
 use crate::model::Problem;
 use crate::numeric::{argmax, sigmoid, softmax_in_place, softplus};
 
-/// The loss of one record, and its gradient with respect to the logits into `delta [K]`. Both are zero for a headless model.
+/// The loss of one record, and its gradient with respect to the logits into `delta [K]`. Both are zero for a headless
+/// model.
 ///
 /// # Panics
-/// Where `logits`, `delta` and `target` do not belong to the problem or to each other: another kind of target or another K, a class that
-/// does not exist, or a single-label problem of one class (whose softmax is 1 whatever the logit: such models are regressions).
+/// Where `logits`, `delta` and `target` do not belong to the problem or to each other: another kind of target or
+/// another K, a class that does not exist, or a single-label problem of one class (whose softmax is 1 whatever the
+/// logit: such models are regressions).
 pub fn loss_and_delta(problem: Problem, logits: &[f32], target: &Target, delta: &mut [f32]) -> f32 {
     assert_eq!(logits.len(), delta.len(), "one delta a logit");
     match (problem, target) {
@@ -30,7 +33,8 @@ pub fn loss_and_delta(problem: Problem, logits: &[f32], target: &Target, delta: 
     }
 }
 
-/// The probabilities of a classifier, `[K]`: softmax or a sigmoid each. A regression's are its values, a headless model's none.
+/// The probabilities of a classifier, `[K]`: softmax or a sigmoid each. A regression's are its values, a headless
+/// model's none.
 pub fn probabilities(problem: Problem, logits: &[f32]) -> Vec<f32> {
     match problem {
         Problem::SingleLabel => softmax(logits).into_iter().map(|p| p as f32).collect(),
@@ -39,7 +43,8 @@ pub fn probabilities(problem: Problem, logits: &[f32]) -> Vec<f32> {
     }
 }
 
-/// What the model says: the class of the largest logit (ties to the lowest id), the classes of probability above one half, or the values.
+/// What the model says: the class of the largest logit (ties to the lowest id), the classes of probability above one
+/// half, or the values.
 pub fn predict(problem: Problem, logits: &[f32]) -> Target {
     match problem {
         Problem::SingleLabel => Target::Class(argmax(logits)),

@@ -5,15 +5,16 @@
 //! | single-label | the margin `z_y − logsumexp(the others)`, the log-odds of the label | `−(1 − p_y)` |
 //! | others | `−L` | `−1` |
 //!
-//! The gradient of the loss is the slope times the gradient of f, exactly: so one store serves rules over losses (projected-dot, tracin, influence)
-//! and over margins (trak), and a confident record's gradient keeps its digits.
+//! The gradient of the loss is the slope times the gradient of f, exactly: so one store serves rules over losses
+//! (projected-dot, tracin, influence) and over margins (trak), and a confident record's gradient keeps its digits.
 
 use super::Target;
 use super::loss::loss_and_delta;
 use crate::model::Problem;
 use crate::numeric::softmax_in_place;
 
-/// The gradient of a record's output function at its logits, into `gradient [K]`; gives back the slope of its loss in that function.
+/// The gradient of a record's output function at its logits, into `gradient [K]`; gives back the slope of its loss in
+/// that function.
 ///
 /// # Panics
 /// As [`loss_and_delta`].

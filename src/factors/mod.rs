@@ -1,7 +1,8 @@
 //! From features and logits to factors, and what the rules need beyond them: refits of the head and its curvature.
 //!
-//! A record's factors are `h` (`features`, width E, the input of the last linear layer) and `δ` (`deltas`, width K, the gradient of its
-//! loss with respect to the logits); the gradient of its loss with respect to the last layer's `[W; b]` is `δ [h; 1]ᵀ`.
+//! A record's factors are `h` (`features`, width E, the input of the last linear layer) and `δ` (`deltas`, width K, the
+//! gradient of its loss with respect to the logits); the gradient of its loss with respect to the last layer's `[W; b]`
+//! is `δ [h; 1]ᵀ`.
 
 mod answers;
 mod block;

@@ -1,6 +1,6 @@
-//! The objective of every refit, `F(W) = (1/N) Σ loss(W h̃_i, t_i) + (λ/2) ‖W‖²` over `W = [w; b]` (the bias is penalised like the rest):
-//! its value, gradient and products with its Hessian, each by one pass over the training factors. Where a source has weights, each loss is taken
-//! times its own.
+//! The objective of every refit, `F(W) = (1/N) Σ loss(W h̃_i, t_i) + (λ/2) ‖W‖²` over `W = [w; b]` (the bias is
+//! penalised like the rest): its value, gradient and products with its Hessian, each by one pass over the training
+//! factors. Where a source has weights, each loss is taken times its own.
 
 use faer::{Mat, MatRef};
 
@@ -117,8 +117,8 @@ impl Objective<'_> {
         Ok((total * scale + 0.5 * self.penalty * inner(parameters, parameters), gradient))
     }
 
-    /// The loss of each record of a block, weighted, and its δ `[K, R]` at `parameters`; of several heads side by side, `[E + 1, heads · K]`, a loss for each
-    /// record and head, and their δ below one another.
+    /// The loss of each record of a block, weighted, and its δ `[K, R]` at `parameters`; of several heads side by side,
+    /// `[E + 1, heads · K]`, a loss for each record and head, and their δ below one another.
     pub(super) fn deltas(&self, block: &Block, parameters: &Mat<f64>) -> (Vec<f64>, Mat<f64>) {
         let problem = self.blocks.problem();
         let soft = (self.targets == RefitTargets::Soft).then(|| block.stored_outputs(problem));
@@ -141,7 +141,8 @@ impl Objective<'_> {
     }
 }
 
-/// `(H + λI) v` for several `v [E + 1, K]` at once, `H = (1/N) Σ A_i ⊗ h̃_i h̃_iᵀ` at `point`. Each product is computed by itself.
+/// `(H + λI) v` for several `v [E + 1, K]` at once, `H = (1/N) Σ A_i ⊗ h̃_i h̃_iᵀ` at `point`. Each product is computed
+/// by itself.
 pub(super) fn hessian_products(
     blocks: &Blocks<'_>,
     point: Point<'_>,

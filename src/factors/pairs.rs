@@ -1,10 +1,12 @@
-//! Products of two records' whole gradients, never held: each is a sum of outer products over tokens, and so is their product.
+//! Products of two records' whole gradients, never held: each is a sum of outer products over tokens, and so is their
+//! product.
 //!
 //! ```text
 //! ⟨Σ_t δ_t ã_tᵀ, Σ_t' δ'_t' ã'_t'ᵀ⟩ = Σ_t Σ_t' (ã_t·ã'_t') (δ_t·δ'_t')
 //! ```
 //!
-//! Which is exact, costs T T' (E + K) in place of T E K, and tells which token of one record taught which token of the other.
+//! Which is exact, costs T T' (E + K) in place of T E K, and tells which token of one record taught which token of the
+//! other.
 
 use crate::backend::cpu::dot;
 use crate::model::LayerFactors;

@@ -1,8 +1,10 @@
-//! The head refitted to the training factors: the one minimum of a strictly convex objective, by Newton's method to a stated optimality.
+//! The head refitted to the training factors: the one minimum of a strictly convex objective, by Newton's method to a
+//! stated optimality.
 //!
-//! The Newton step is solved by Cholesky where the head has few enough parameters, else by conjugate gradients to the accuracy that keeps
-//! the convergence faster than linear (Nocedal and Wright 2006, "Numerical optimization", §7.1), and is shortened until the objective falls as Armijo
-//! asks. It starts from zero: the minimum does not depend on where it is looked for, and neither should its last bits.
+//! The Newton step is solved by Cholesky where the head has few enough parameters, else by conjugate gradients to the
+//! accuracy that keeps the convergence faster than linear (Nocedal and Wright 2006, "Numerical optimization", §7.1),
+//! and is shortened until the objective falls as Armijo asks. It starts from zero: the minimum does not depend on where
+//! it is looked for, and neither should its last bits.
 
 use std::sync::Arc;
 
@@ -75,13 +77,15 @@ impl Refit {
 /// Refits the head.
 ///
 /// # Errors
-/// Where the source has no head, no records or a record without a usable label; where λ is not positive; or where `keep_going` says no.
+/// Where the source has no head, no records or a record without a usable label; where λ is not positive; or where
+/// `keep_going` says no.
 pub fn refit(source: &dyn FactorSource, options: &RefitOptions, keep_going: KeepGoing<'_>) -> Result<Refit> {
     let blocks = Blocks::new(source, keep_going)?;
     minimise(&blocks, options).map(Minimum::into_refit)
 }
 
-/// The same, looked for from `start` on, such as the refit to nearly the same records: fewer steps to the same minimum, but for its last bits.
+/// The same, looked for from `start` on, such as the refit to nearly the same records: fewer steps to the same minimum,
+/// but for its last bits.
 ///
 /// # Errors
 /// As [`refit`]; where `start` is of another shape.
@@ -203,7 +207,8 @@ pub(super) const ARMIJO: f64 = 1e-4;
 /// Half steps tried before the objective is taken to be as low as rounding lets it.
 pub(super) const HALVINGS: i32 = 40;
 
-/// The first of `direction`, its half, its quarter, … that lowers the objective enough; none where rounding hides every decrease.
+/// The first of `direction`, its half, its quarter, … that lowers the objective enough; none where rounding hides every
+/// decrease.
 fn line_search(objective: &Objective<'_>, from: &Minimum, direction: &Mat<f64>) -> Result<Option<Minimum>> {
     let slope = inner(&from.gradient, direction);
     // Near the minimum a step changes the objective by less than its rounding: allow for that, and no more.

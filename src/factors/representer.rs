@@ -1,5 +1,6 @@
-//! Representer points (Yeh et al. 2018, "Representer point selection for explaining deep neural networks"): at the optimum of the refitted head,
-//! `[W; b] = Σ_i α_i h̃_iᵀ` with `α_i = −δ_i / (λ N)`, so that every logit is a sum of one value a training record, `α_i[c] (h_q · h_i + 1)`.
+//! Representer points (Yeh et al. 2018, "Representer point selection for explaining deep neural networks"): at the
+//! optimum of the refitted head, `[W; b] = Σ_i α_i h̃_iᵀ` with `α_i = −δ_i / (λ N)`, so that every logit is a sum of
+//! one value a training record, `α_i[c] (h_q · h_i + 1)`.
 
 use super::block::{Blocks, KeepGoing};
 use super::dense::slice;
@@ -25,7 +26,8 @@ pub enum RepresenterCompat {
     /// The values of all records add up to the refit's logits.
     #[default]
     Exact,
-    /// TrustAI's: fitted to the model's own probabilities, and scored without the bias coordinate that it was fitted with.
+    /// TrustAI's: fitted to the model's own probabilities, and scored without the bias coordinate that it was fitted
+    /// with.
     TrustAi,
 }
 

@@ -1,4 +1,5 @@
-//! Copies of features in fewer bits, for scans that find candidates, each row with a bound on how far it is from what it stands for.
+//! Copies of features in fewer bits, for scans that find candidates, each row with a bound on how far it is from what
+//! it stands for.
 
 use std::ops::Range;
 
@@ -37,7 +38,8 @@ pub struct ScanCopy {
 }
 
 impl ScanCopy {
-    /// Of `features [n, width]`. A row that does not fit the type (f16 ends at 65,504) is held as zeros, as far from itself as it is from those.
+    /// Of `features [n, width]`. A row that does not fit the type (f16 ends at 65,504) is held as zeros, as far from
+    /// itself as it is from those.
     pub fn new(kind: ScanType, features: &[f32], width: usize) -> Self {
         let mut values = Held::new(kind, features, width, None);
         let mut decoded = vec![0.0; width];

@@ -78,7 +78,8 @@ impl LabelledRows<'_> {
     }
 }
 
-/// Training factors in a fixed order, in pieces of any size. How the rows are cut into pieces changes no bit of any result.
+/// Training factors in a fixed order, in pieces of any size. How the rows are cut into pieces changes no bit of any
+/// result.
 pub trait FactorSource: Sync {
     /// The loss of the head.
     fn problem(&self) -> Problem;
@@ -90,13 +91,14 @@ pub trait FactorSource: Sync {
     fn piece_rows(&self) -> Vec<usize>;
     /// Piece `i`, the same at every call.
     fn piece(&self, i: usize) -> LabelledRows<'_>;
-    /// Whether the rows are boundaries of answers ([`super::Bundle`]): δ only names the output, h is the whole gradient of it, and no constant meets the
-    /// bias. Their curvature is then the empirical Fisher information ([`super::Curvature`]).
+    /// Whether the rows are boundaries of answers ([`super::Bundle`]): δ only names the output, h is the whole gradient
+    /// of it, and no constant meets the bias. Their curvature is then the empirical Fisher information
+    /// ([`super::Curvature`]).
     fn is_of_boundaries(&self) -> bool {
         false
     }
-    /// What the loss of each record of piece `i` counts in a refit, none below 0; 1 for all where there are none. λ is against their sum over N, so that
-    /// weights of a mean of 1 leave it what it is.
+    /// What the loss of each record of piece `i` counts in a refit, none below 0; 1 for all where there are none. λ is
+    /// against their sum over N, so that weights of a mean of 1 leave it what it is.
     fn weights(&self, _i: usize) -> Option<&[f64]> {
         None
     }

@@ -107,7 +107,8 @@ impl<'a> Work<'a> {
         self.items.iter().enumerate().filter_map(origin).collect()
     }
 
-    /// Where the first of a signal's ranking stand, of what has not been taken out: (item, rank from 1, score, row of the store).
+    /// Where the first of a signal's ranking stand, of what has not been taken out: (item, rank from 1, score, row of
+    /// the store).
     fn suspects(
         &self,
         signal: Signal,

@@ -154,7 +154,8 @@ pub(super) fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     Ok(records)
 }
 
-/// Labels by id and by index, from files of `id` or `index` and `label` (or as the plan's columns are called), the later ones first believed.
+/// Labels by id and by index, from files of `id` or `index` and `label` (or as the plan's columns are called), the
+/// later ones first believed.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     by_id: HashMap<String, Label>,

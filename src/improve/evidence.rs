@@ -1,4 +1,5 @@
-//! What a model makes of its training data: the store of their factors, and the audits that read it. Everything is made when first asked for, and kept.
+//! What a model makes of its training data: the store of their factors, and the audits that read it. Everything is made
+//! when first asked for, and kept.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
@@ -154,7 +155,8 @@ impl Evidence<'_> {
         nearest_records(self.model()?, store, dataset, k, MEMORY, &self.machine.settings, rejections)
     }
 
-    /// Records of a pool that are worth a label. `targets` are the files whose least covered records are chosen for, and how many of them.
+    /// Records of a pool that are worth a label. `targets` are the files whose least covered records are chosen for,
+    /// and how many of them.
     pub(super) fn select(
         &self,
         pool: &Store,

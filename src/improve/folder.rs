@@ -13,12 +13,12 @@ use crate::report::{ChangeRecord, Destination, Format, RecordWriter};
 
 const PLAN: &str = "plan.json";
 
-/// Takes a folder for a plan, or finds it taken for the same one; with `overwrite` in the place of what an earlier plan left. It is one
-/// process's as long as the lock is held.
+/// Takes a folder for a plan, or finds it taken for the same one; with `overwrite` in the place of what an earlier plan
+/// left. It is one process's as long as the lock is held.
 ///
 /// # Errors
-/// [`Error::Mismatch`] where it holds the results of another plan, or of other data; [`Error::Usage`] where something else is there, or
-/// another process at work.
+/// [`Error::Mismatch`] where it holds the results of another plan, or of other data; [`Error::Usage`] where something
+/// else is there, or another process at work.
 pub(super) fn claim(out: &Path, plan: &Plan, overwrite: bool) -> Result<Lock> {
     let path = out.join(PLAN);
     let inputs = plan.files().into_iter().map(|file| Ok((file.to_owned(), Value::from(fingerprint(Path::new(file))?))));

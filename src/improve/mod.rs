@@ -1,9 +1,10 @@
-//! Better data, better model: what a plan says is done to the training data, models are trained on them as they were and as they are now, and both
-//! are judged on the same sets, seed by seed.
+//! Better data, better model: what a plan says is done to the training data, models are trained on them as they were
+//! and as they are now, and both are judged on the same sets, seed by seed.
 //!
-//! [`improve`] carries a [`Plan`] out in a folder, [`continual`] does so round by round as data arrive. Each training, each audit and each round
-//! is a folder of its own with a file that appears when it is finished, so that a plan that was interrupted goes on where it was. What this refuses
-//! to do: find faults (that is [`crate::audit`]), or train ([`crate::train`]).
+//! [`improve`] carries a [`Plan`] out in a folder, [`continual`] does so round by round as data arrive. Each training,
+//! each audit and each round is a folder of its own with a file that appears when it is finished, so that a plan that
+//! was interrupted goes on where it was. What this refuses to do: find faults (that is [`crate::audit`]), or train
+//! ([`crate::train`]).
 //!
 //! ```text
 //! OUT/plan.json                  the plan as it was read, and fingerprints of its files

@@ -1,4 +1,5 @@
-//! The plan: one file that says what is done to which data, and how it is judged. The same plan, model and data give the same numbers.
+//! The plan: one file that says what is done to which data, and how it is judged. The same plan, model and data give
+//! the same numbers.
 //!
 //! ```toml
 //! model = "bert-base-uncased"        # what every training starts from
@@ -348,7 +349,8 @@ pub enum Step {
 pub enum Dropped {
     /// Records whose labels are suspect.
     Dirty,
-    /// Copies and near copies of earlier training records with the same label; where labels contradict, both are left to the steps that judge them.
+    /// Copies and near copies of earlier training records with the same label; where labels contradict, both are left
+    /// to the steps that judge them.
     Copies,
     /// Copies and near copies of records of dev and the other sets.
     Leaks,

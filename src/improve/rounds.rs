@@ -1,4 +1,5 @@
-//! The continual loop: new data in, the labels worth asking for, a training, a gate; and back to what was before where it is worse.
+//! The continual loop: new data in, the labels worth asking for, a training, a gate; and back to what was before where
+//! it is worse.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -271,7 +272,8 @@ impl<'a> Loop<'a> {
         }
     }
 
-    /// What has no label yet: of earlier batches and of this round's. What the training data have already is not asked for.
+    /// What has no label yet: of earlier batches and of this round's. What the training data have already is not asked
+    /// for.
     fn pool(&self, number: usize, items: &[Item]) -> Result<Vec<Record>> {
         let batch = data::read(&self.rounds.batches[number - 1], &self.plan.columns, &mut self.machine.rejections())?;
         let held = self.state.held.iter().map(|item| item.record.id.as_str());

@@ -1,4 +1,5 @@
-//! One training and what it is worth: a folder with its result, its state while it is under way, and the model where it is asked for.
+//! One training and what it is worth: a folder with its result, its state while it is under way, and the model where it
+//! is asked for.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -130,7 +131,8 @@ impl<'a> Trials<'a> {
         let head = train::plan_head(&labelled, plan.labels.as_deref(), None, blueprint.head())?;
         let classes =
             ClassNames::new(Some(head.names.clone()), head.problem, head.names.len()).map_err(Error::usage)?;
-        // Each file that is trained or judged on is read now, so that what cannot be used is told before any work, and by a run that finds all done.
+        // Each file that is trained or judged on is read now, so that what cannot be used is told before any work, and
+        // by a run that finds all done.
         labelled.resolved(&classes, &mut machine.rejections())?;
         let trials = Self { plan, machine, head, classes, sets: None };
         for (_, files) in plan.judged_on() {

@@ -1,11 +1,13 @@
-//! Okapi BM25 (Robertson & Zaragoza 2009, *The Probabilistic Relevance Framework*), with the idf that is never negative, as Lucene has it:
+//! Okapi BM25 (Robertson & Zaragoza 2009, *The Probabilistic Relevance Framework*), with the idf that is never
+//! negative, as Lucene has it:
 //!
 //! ```text
 //! score(q, i) = Σ_t  n_q(t) · ln(1 + (N − n(t) + ½)/(n(t) + ½)) · f_i(t)(k₁ + 1) / (f_i(t) + k₁(1 − b + b·L_i/L̄))
 //! ```
 //!
-//! over the words t of the query, n_q(t) times there, f_i(t) times in record i, in n(t) of N records; L_i is the number of words of i, L̄
-//! their mean. Words are those of [`Segmentation`] (Chinese ones by the segmenter), in lower case, punctuation left out.
+//! over the words t of the query, n_q(t) times there, f_i(t) times in record i, in n(t) of N records; L_i is the number
+//! of words of i, L̄ their mean. Words are those of [`Segmentation`] (Chinese ones by the segmenter), in lower case,
+//! punctuation left out.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -23,8 +25,8 @@ pub const K1: f64 = 1.2;
 /// b: how much a long text's words count for less (Lucene's default).
 pub const B: f64 = 0.75;
 
-/// What a store's texts are like: everything about them but which words are in which record. It is taken over all records, searched or
-/// not, so that a record's score does not depend on what else is.
+/// What a store's texts are like: everything about them but which words are in which record. It is taken over all
+/// records, searched or not, so that a record's score does not depend on what else is.
 #[derive(Debug)]
 pub struct Bm25<'a> {
     store: &'a Store,

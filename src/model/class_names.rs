@@ -17,7 +17,8 @@ impl ClassNames {
     /// The names `id2label` gives, or `LABEL_0`… where it gives none (`transformers` leaves out its default names).
     ///
     /// # Errors
-    /// Where `id2label` names another number of classes than the last layer has, or two of them alike: results tell classes by their names.
+    /// Where `id2label` names another number of classes than the last layer has, or two of them alike: results tell
+    /// classes by their names.
     pub(crate) fn new(id2label: Option<Vec<String>>, problem: Problem, classes: usize) -> Result<Self, String> {
         let names = id2label.filter(|_| problem != Problem::Headless);
         let names = names.unwrap_or_else(|| (0..classes).map(|class| format!("LABEL_{class}")).collect());
@@ -50,9 +51,11 @@ impl ClassNames {
 
     /// The target a label of the data stands for.
     ///
-    /// * Single-label: an integer (or a number that is whole) is a class id; a string is a class name, else such a number written out.
-    /// * Multi-label: a list of class ids or names; one of them alone is a list of one. A list of K numbers that are all 0 or 1 is one
-    ///   number a class, never ids (so with K = 2, `[0, 1]` is the second class alone), and so is every list of fractions.
+    /// * Single-label: an integer (or a number that is whole) is a class id; a string is a class name, else such a
+    ///   number written out.
+    /// * Multi-label: a list of class ids or names; one of them alone is a list of one. A list of K numbers that are
+    ///   all 0 or 1 is one number a class, never ids (so with K = 2, `[0, 1]` is the second class alone), and so is
+    ///   every list of fractions.
     /// * Regression: a number, also as a string; a list of K of them where K > 1.
     ///
     /// # Errors

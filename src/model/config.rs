@@ -1,7 +1,8 @@
 //! `config.json`: what the architecture is and how large, told by `model_type` and `architectures`.
 //!
-//! Reads what the forward pass needs and refuses, by name, what would change its result and is not implemented (relative positions,
-//! decoders, other tasks' heads). The number of classes is not read here: the last linear layer's rows decide it.
+//! Reads what the forward pass needs and refuses, by name, what would change its result and is not implemented
+//! (relative positions, decoders, other tasks' heads). The number of classes is not read here: the last linear layer's
+//! rows decide it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -191,8 +192,8 @@ impl Config {
         self.positions.saturating_sub(self.position_offset())
     }
 
-    /// Floating-point operations of one sequence of `tokens` tokens through every layer, each computed for every token (a head that reads
-    /// `[CLS]` alone needs fewer): what speeds are quoted in, whoever measures them.
+    /// Floating-point operations of one sequence of `tokens` tokens through every layer, each computed for every token
+    /// (a head that reads `[CLS]` alone needs fewer): what speeds are quoted in, whoever measures them.
     pub fn forward_flops(&self, tokens: usize) -> f64 {
         let (e, f, t) = (self.width as f64, self.inner_width as f64, tokens as f64);
         let layer = t * (8.0 * e * e + 4.0 * e * f) + 4.0 * t * t * e;
@@ -204,8 +205,8 @@ impl Config {
         self.width / self.heads
     }
 
-    /// What a head of `classes` outputs was trained to do. As `transformers` decides it where `problem_type` is silent, except that a
-    /// single output is always regressed: a softmax over one class says nothing.
+    /// What a head of `classes` outputs was trained to do. As `transformers` decides it where `problem_type` is silent,
+    /// except that a single output is always regressed: a softmax over one class says nothing.
     pub fn problem(&self, classes: usize) -> Problem {
         match self.problem_type {
             Some(Problem::SingleLabel) | None if classes == 1 => Problem::Regression,

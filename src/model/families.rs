@@ -1,8 +1,8 @@
 //! The model families: what each calls its settings and tensors, and which head it has. Tables only, no arithmetic.
 //!
-//! Every family here is the same encoder: embeddings, layer normalisation, then layers of attention and feed-forward, each followed by its
-//! residual and a layer normalisation ("post-LN", Vaswani et al. 2017). They differ in names, in which embedding tables there are, in
-//! whether layers share weights, and in the head.
+//! Every family here is the same encoder: embeddings, layer normalisation, then layers of attention and feed-forward,
+//! each followed by its residual and a layer normalisation ("post-LN", Vaswani et al. 2017). They differ in names, in
+//! which embedding tables there are, in whether layers share weights, and in the head.
 
 use super::Task;
 use super::config::LayerId;
@@ -39,8 +39,8 @@ pub(super) struct ConfigNames {
     pub(super) activation: &'static str,
 }
 
-/// What a family calls its tensors. A linear layer or a normalisation is named without its `.weight` and `.bias`; names of a layer's parts
-/// follow [`TensorNames::layer`], where `{group}` and `{layer}` stand for its numbers.
+/// What a family calls its tensors. A linear layer or a normalisation is named without its `.weight` and `.bias`; names
+/// of a layer's parts follow [`TensorNames::layer`], where `{group}` and `{layer}` stand for its numbers.
 #[derive(Debug)]
 pub(super) struct TensorNames {
     /// Before the encoder's names; headless checkpoints leave it out.
@@ -77,7 +77,8 @@ pub(super) struct HeadNames {
     pub(super) last: &'static str,
 }
 
-/// A family's masked-language-model head: `z = decoder(norm(activation(dense(x))))`, the decoder's weight the word embeddings'.
+/// A family's masked-language-model head: `z = decoder(norm(activation(dense(x))))`, the decoder's weight the word
+/// embeddings'.
 #[derive(Debug)]
 pub(super) struct MaskHeadNames {
     pub(super) dense: &'static str,
@@ -303,7 +304,8 @@ impl Family {
         matches!(self, Self::Albert)
     }
 
-    /// Whether embeddings go through a linear layer on their way in: always in ALBERT, in ELECTRA where the widths differ.
+    /// Whether embeddings go through a linear layer on their way in: always in ALBERT, in ELECTRA where the widths
+    /// differ.
     pub(super) const fn projects_embeddings(self, embedding_width: usize, width: usize) -> bool {
         matches!(self, Self::Albert) || (matches!(self, Self::Electra) && embedding_width != width)
     }

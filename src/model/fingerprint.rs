@@ -1,7 +1,8 @@
-//! What makes two models the same: every number the forward pass reads, and every setting that changes what it does with them.
+//! What makes two models the same: every number the forward pass reads, and every setting that changes what it does
+//! with them.
 //!
-//! A fingerprint does not depend on where the model lies, how its weights are split over files, what type they are stored in (f16 and
-//! bf16 are exact in f32), what order they are in, or on tensors the forward pass never reads.
+//! A fingerprint does not depend on where the model lies, how its weights are split over files, what type they are
+//! stored in (f16 and bf16 are exact in f32), what order they are in, or on tensors the forward pass never reads.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -47,8 +48,8 @@ impl Fingerprint {
     }
 }
 
-/// The settings that change a forward pass over the same tensors, whose shapes say the rest. A change of this text changes every
-/// fingerprint.
+/// The settings that change a forward pass over the same tensors, whose shapes say the rest. A change of this text
+/// changes every fingerprint.
 pub(super) fn settings(config: &Config, problem: Problem, sentence: Option<SentenceModel>) -> String {
     let Config { family, heads, activation, epsilon, .. } = config;
     let (schedule, offset) = (config.schedule(), config.position_offset());

@@ -1,4 +1,5 @@
-//! From hidden states to features and logits: a family's classification head, a sentence model's pooling, or a head over tokens.
+//! From hidden states to features and logits: a family's classification head, a sentence model's pooling, or a head
+//! over tokens.
 
 use super::config::Config;
 use super::encoder::{Back, Pass, Workspace};
@@ -68,7 +69,8 @@ impl<B: Backend> Head<B> {
         }
     }
 
-    /// K of the logits that a workspace keeps: a row a sequence. A head over tokens has its own, as many rows as are read.
+    /// K of the logits that a workspace keeps: a row a sequence. A head over tokens has its own, as many rows as are
+    /// read.
     pub(super) fn kept_classes(&self) -> usize {
         if matches!(self, Self::Tokens(_)) { 0 } else { self.classes() }
     }
@@ -94,7 +96,8 @@ impl<B: Backend> Head<B> {
         }))
     }
 
-    /// From the gradient of each sequence's objective at its logits to that of the hidden states the head read, in `hidden`.
+    /// From the gradient of each sequence's objective at its logits to that of the hidden states the head read, in
+    /// `hidden`.
     ///
     /// # Errors
     /// [`Error::Usage`] for a model without logits.
@@ -138,7 +141,8 @@ impl<B: Backend> Classifier<B> {
 }
 
 impl<B: Backend> Classifier<B> {
-    /// The gradient of each sequence's objective, from the logits to the hidden states the head read: `[B, E]`, in `hidden`.
+    /// The gradient of each sequence's objective, from the logits to the hidden states the head read: `[B, E]`, in
+    /// `hidden`.
     fn backward(&self, pass: &mut Pass<'_, B>, objectives: &[Objective]) -> Result<()> {
         let Pass { backend, batch, sequences, .. } = *pass;
         let Workspace { hidden, sum, logits, back, .. } = pass.space;

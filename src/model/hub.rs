@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// The directory of the model `path_or_name`: a path where there is one, else `org/name` (or `name`) in the local cache.
+/// The directory of the model `path_or_name`: a path where there is one, else `org/name` (or `name`) in the local
+/// cache.
 ///
 /// # Errors
 /// [`Error::Usage`] where it is neither, with the command that downloads it.

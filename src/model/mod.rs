@@ -1,8 +1,9 @@
 //! The encoder and its heads, written once over [`crate::backend::Backend`], and loaded from Hugging Face directories.
 //!
-//! [`Model`] is what the rest of the library holds: a network on some device behind [`Forward`], its tokenizer, its classes, and what
-//! identifies it: no dropout, and gradients of the embeddings alone. A [`Trainee`] has dropout and the gradients of every parameter. Families are told by `model_type` ([`Family`]); whatever would change a
-//! result and is not implemented is refused when the model is loaded, not met half-way.
+//! [`Model`] is what the rest of the library holds: a network on some device behind [`Forward`], its tokenizer, its
+//! classes, and what identifies it: no dropout, and gradients of the embeddings alone. A [`Trainee`] has dropout and
+//! the gradients of every parameter. Families are told by `model_type` ([`Family`]); whatever would change a result and
+//! is not implemented is refused when the model is loaded, not met half-way.
 
 mod class_names;
 mod config;
@@ -73,7 +74,8 @@ pub enum Task {
     Masks,
 }
 
-/// What one forward pass gives for each sequence of a batch: one row a sequence, or one for each token that is read ([`Reads`]).
+/// What one forward pass gives for each sequence of a batch: one row a sequence, or one for each token that is read
+/// ([`Reads`]).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outputs {
     /// `h [B, E]`, the input of the last linear layer (headless: the pooled vector).
@@ -82,8 +84,8 @@ pub struct Outputs {
     pub logits: Vec<f32>,
 }
 
-/// Which tokens a head reads, counted from each sequence's first and ascending. Heads that say something of a record as a whole read what
-/// they always do.
+/// Which tokens a head reads, counted from each sequence's first and ascending. Heads that say something of a record as
+/// a whole read what they always do.
 pub type Reads = Arc<[u32]>;
 
 /// A batch of questions to a network: sequences, where each stands, and what is asked of them.
@@ -124,11 +126,13 @@ pub enum Ask {
     Gradient(Vec<Objective>, Fold),
     /// Rows followed down through attention maps.
     Rows(MapKind, Descent),
-    /// The same through maps weighted by the gradient of B objectives: the heads' mean positive part of weight × gradient.
+    /// The same through maps weighted by the gradient of B objectives: the heads' mean positive part of weight ×
+    /// gradient.
     GradientRows(Vec<Objective>, Descent),
 }
 
-/// A row vector of each sequence, from the last layer's attention map down to an earlier one's: `r ← own · r + below · r A`.
+/// A row vector of each sequence, from the last layer's attention map down to an earlier one's: `r ← own · r + below ·
+/// r A`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Descent {
     /// The last layer it goes through.
@@ -179,8 +183,8 @@ pub trait Forward: Send + Sync {
     fn workers(&self) -> usize;
     /// How many tokens a batch should have where the user has not said.
     fn batch_tokens(&self) -> usize;
-    /// One forward pass, results in the batches' order. `done(i)` is told as each batch finishes, from any thread; batches not
-    /// begun when it answers `false` are given up and the call fails with [`crate::Error::Interrupted`].
+    /// One forward pass, results in the batches' order. `done(i)` is told as each batch finishes, from any thread;
+    /// batches not begun when it answers `false` are given up and the call fails with [`crate::Error::Interrupted`].
     ///
     /// # Errors
     /// [`crate::Error::Interrupted`]; a batch with ids the model has no rows for; what the device fails at.

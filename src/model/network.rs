@@ -26,7 +26,8 @@ pub(super) struct Network<B: Backend> {
     encoder: Encoder<B>,
     head: Head<B>,
     limits: Limits,
-    /// Tokens the device has room for, from what is free when the model is loaded; fewer than any batch it had none for.
+    /// Tokens the device has room for, from what is free when the model is loaded; fewer than any batch it had none
+    /// for.
     room: AtomicUsize,
     /// Workspaces nobody is using; there come to be as many as there were ever passes at the same time.
     idle: Mutex<Vec<Workspace<B>>>,
@@ -198,7 +199,8 @@ impl<B: Backend> Forward for Network<B> {
         } else if self.gpus().is_empty() {
             (0..workers).into_par_iter().with_max_len(1).map(|_| work()).collect()
         } else {
-            // Those that wait for a GPU are threads of their own: among others' work (the next texts are tokenized meanwhile) they would begin last.
+            // Those that wait for a GPU are threads of their own: among others' work (the next texts are tokenized
+            // meanwhile) they would begin last.
             thread::scope(|scope| {
                 let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
                 threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()

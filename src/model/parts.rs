@@ -1,5 +1,5 @@
-//! A batch taken apart, and answers put together again: results do not depend on the mixing. In halves where a device had no room for it whole,
-//! sequence by sequence where some are to be run again.
+//! A batch taken apart, and answers put together again: results do not depend on the mixing. In halves where a device
+//! had no room for it whole, sequence by sequence where some are to be run again.
 
 use std::ops::Range;
 

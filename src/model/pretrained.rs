@@ -68,8 +68,8 @@ impl Model {
     /// Loads a model: a directory in the Hugging Face layout, or `org/name` where the local Hugging Face cache has it.
     ///
     /// # Errors
-    /// [`Error::Usage`] where there is no such model, [`Error::Device`] where the device cannot be used, and [`Error::Io`],
-    /// [`Error::Format`] or [`Error::Mismatch`] for what is wrong with its files.
+    /// [`Error::Usage`] where there is no such model, [`Error::Device`] where the device cannot be used, and
+    /// [`Error::Io`], [`Error::Format`] or [`Error::Mismatch`] for what is wrong with its files.
     #[allow(clippy::needless_pass_by_value)] // a device is named where it is passed
     pub fn load(path_or_name: &str, device: Device, options: &LoadOptions) -> Result<Self> {
         let directory = hub::find(path_or_name)?;
@@ -120,7 +120,8 @@ impl Model {
         })
     }
 
-    /// [`Model::open_with`] on several devices that share the work. They must be of a kind: a batch's answers are the same on each.
+    /// [`Model::open_with`] on several devices that share the work. They must be of a kind: a batch's answers are the
+    /// same on each.
     ///
     /// # Errors
     /// As [`Model::load`]; where there is no device.
@@ -236,7 +237,8 @@ impl Model {
         self.head.as_ref()
     }
 
-    /// 64 hexadecimal digits, equal for models whose forward passes are: whatever their directory, and however their weights are stored.
+    /// 64 hexadecimal digits, equal for models whose forward passes are: whatever their directory, and however their
+    /// weights are stored.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
@@ -269,9 +271,9 @@ impl Model {
         self.tokenizer.encode(&record.text, record.pair.as_deref(), self.max_length)
     }
 
-    /// Features `[n, E]` and logits `[n, K]` of a window of `n` sequences, in its order. `batch_tokens` is the budget of a micro-batch, the
-    /// device's own by default; it never changes the numbers. `done` is told how many sequences each finished batch held, from any
-    /// thread; where it answers `false`, no further batch is begun.
+    /// Features `[n, E]` and logits `[n, K]` of a window of `n` sequences, in its order. `batch_tokens` is the budget
+    /// of a micro-batch, the device's own by default; it never changes the numbers. `done` is told how many sequences
+    /// each finished batch held, from any thread; where it answers `false`, no further batch is begun.
     ///
     /// # Errors
     /// [`Error::Interrupted`] where `done` said so; what the device fails at.
@@ -289,7 +291,8 @@ impl Model {
         Ok(self.in_window_order(window.len(), &rows, &outputs))
     }
 
-    /// Outputs of each sequence of a window at the tokens that are read of it, in its order. The rest as [`Model::run`].
+    /// Outputs of each sequence of a window at the tokens that are read of it, in its order. The rest as
+    /// [`Model::run`].
     ///
     /// # Errors
     /// As [`Model::run`]; [`Error::Usage`] where the model says nothing of tokens.

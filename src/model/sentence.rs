@@ -1,7 +1,7 @@
 //! Sentence-embedding models: `modules.json` and the pooling it names, as `sentence-transformers` writes them.
 //!
-//! Only what ends in one vector a text is read: one pooling of the four in [`Pooling`], and normalisation. A further projection
-//! (`Dense`), weighted or concatenated poolings are refused by name.
+//! Only what ends in one vector a text is read: one pooling of the four in [`Pooling`], and normalisation. A further
+//! projection (`Dense`), weighted or concatenated poolings are refused by name.
 
 use std::path::{Path, PathBuf};
 
@@ -20,11 +20,12 @@ pub struct SentenceModel {
 }
 
 impl SentenceModel {
-    /// What an encoder without any such file gives: its first token's hidden state, as `features[:, 0]` is the custom for plain encoders.
+    /// What an encoder without any such file gives: its first token's hidden state, as `features[:, 0]` is the custom
+    /// for plain encoders.
     pub const FIRST_TOKEN: Self = Self { pooling: Pooling::First, normalize: false };
 
-    /// Reads `modules.json` of `dir` and what it names. Without it, a `1_Pooling/config.json` is taken alone; without either,
-    /// [`Self::FIRST_TOKEN`].
+    /// Reads `modules.json` of `dir` and what it names. Without it, a `1_Pooling/config.json` is taken alone; without
+    /// either, [`Self::FIRST_TOKEN`].
     ///
     /// # Errors
     /// [`Error::Format`] where a module or a pooling is unknown or not supported.

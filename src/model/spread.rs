@@ -1,4 +1,5 @@
-//! One model on several devices of a kind: each takes the next batch when it has done one, so that none waits for another.
+//! One model on several devices of a kind: each takes the next batch when it has done one, so that none waits for
+//! another.
 //!
 //! A batch's answers are the same on each, so which takes which shows in nothing.
 

@@ -5,8 +5,8 @@
 //! z_t = last(LN(activation(dense(x_t))))               masked tokens; last is the word embeddings, with a bias
 //! ```
 //!
-//! Their logits are computed for the tokens that are read ([`super::Reads`]), and what is asked of a sequence's is a function of all its rows, so
-//! that its gradient begins on the host.
+//! Their logits are computed for the tokens that are read ([`super::Reads`]), and what is asked of a sequence's is a
+//! function of all its rows, so that its gradient begins on the host.
 
 use super::config::Config;
 use super::encoder::{Pass, Workspace};
@@ -57,8 +57,8 @@ pub(super) struct Said<B: Backend> {
     pub(super) kept: Option<[B::Tensor; 2]>,
 }
 
-/// The power of two that each sequence's gradient was multiplied by where it began, and how many tokens the sequence has; none where
-/// the device did that, and divides by it.
+/// The power of two that each sequence's gradient was multiplied by where it began, and how many tokens the sequence
+/// has; none where the device did that, and divides by it.
 #[derive(Debug, Default)]
 pub(super) struct Seeds(Vec<(f32, usize)>);
 
@@ -88,7 +88,8 @@ impl Picks {
         all
     }
 
-    /// Each sequence's gradient at its logits, `[n, classes]` for all, its largest number brought to [`SEED`] by a power of two.
+    /// Each sequence's gradient at its logits, `[n, classes]` for all, its largest number brought to [`SEED`] by a
+    /// power of two.
     fn gradient(&self, logits: &[f32], objectives: &[Objective], classes: usize) -> (Vec<f32>, Seeds) {
         let (mut gradient, mut seeds, mut start) = (Vec::with_capacity(logits.len()), Seeds::default(), 0);
         for ((objective, &end), &length) in objectives.iter().zip(&self.ends).zip(&self.lengths) {
@@ -212,7 +213,8 @@ impl<B: Backend> TokenHead<B> {
         Ok(Said { outputs: Outputs { features, logits }, picks, kept })
     }
 
-    /// The gradient of each sequence's objective at every token's hidden state, in `hidden`: zero but for those that were read.
+    /// The gradient of each sequence's objective at every token's hidden state, in `hidden`: zero but for those that
+    /// were read.
     pub(super) fn backward(&self, pass: &mut Pass<'_, B>, said: &Said<B>, objectives: &[Objective]) -> Result<Seeds> {
         let Pass { backend, tokens, .. } = *pass;
         let Workspace { hidden, .. } = pass.space;

@@ -1,7 +1,7 @@
 //! A network whose numbers overflow early, and behind it the same in a precision that holds more: f16 and bf16.
 //!
-//! A sequence of which anything comes out infinite or no number is run again by itself. That is decided from its own numbers alone, so that a
-//! record's results do not depend on its neighbours, nor theirs on it.
+//! A sequence of which anything comes out infinite or no number is run again by itself. That is decided from its own
+//! numbers alone, so that a record's results do not depend on its neighbours, nor theirs on it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};

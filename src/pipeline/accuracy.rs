@@ -1,7 +1,9 @@
-//! How far a model in some precision is from the same in another: in its factors, its integrated gradients, and the searches made with them.
+//! How far a model in some precision is from the same in another: in its factors, its integrated gradients, and the
+//! searches made with them.
 //!
-//! An error is a distance over the length of what is right, `‖x − x*‖ / ‖x*‖`, a record at a time. What is ranked (tokens by their scores,
-//! training records by theirs) is also compared as a ranking: Spearman's correlation, and how much of the right first k is among the found.
+//! An error is a distance over the length of what is right, `‖x − x*‖ / ‖x*‖`, a record at a time. What is ranked
+//! (tokens by their scores, training records by theirs) is also compared as a ranking: Spearman's correlation, and how
+//! much of the right first k is among the found.
 
 use crate::backend::Objective;
 use crate::dataset::Record;
@@ -64,7 +66,8 @@ pub struct Apart {
     pub overlap: Option<[f64; 2]>,
 }
 
-/// Runs a model over records. Targets are those `like` had, where there is one to be compared with, else what the model itself predicts.
+/// Runs a model over records. Targets are those `like` had, where there is one to be compared with, else what the model
+/// itself predicts.
 ///
 /// # Errors
 /// Where a record cannot be run; what the device fails at; [`Error::Interrupted`].

@@ -1,4 +1,5 @@
-//! What of a record is explained: a label of the whole, an answer, an entity or a tag, a masked piece; each as a function of its logits.
+//! What of a record is explained: a label of the whole, an answer, an entity or a tag, a masked piece; each as a
+//! function of its logits.
 
 use std::sync::Arc;
 
@@ -223,8 +224,8 @@ impl<'a> Aims<'a> {
         Ok(Aimed { encoding, reads: Some(reads), logits, aims: vec![aim], record })
     }
 
-    /// One tag at one token, or the mean probability of the tags that make an entity, at its words' first tokens: each in the window of the text that shows
-    /// most of what is around it.
+    /// One tag at one token, or the mean probability of the tags that make an entity, at its words' first tokens: each
+    /// in the window of the text that shows most of what is around it.
     fn of_tags(&self, encoded: &Encoded, outputs: &[Outputs]) -> Result<Vec<Aimed>, String> {
         let said = encoded.whole(outputs);
         let (record, encoding) = (&encoded.record, encoded.text());
@@ -358,7 +359,8 @@ impl<'a> Aims<'a> {
         if aims.is_empty() {
             return Err(format!("token {}: expected a mask", self.options.token.unwrap_or_default()));
         }
-        // A mask is what is asked about, not a part of the text that could speak for an answer: methods leave it where it is.
+        // A mask is what is asked about, not a part of the text that could speak for an answer: methods leave it where
+        // it is.
         for &token in reads.iter() {
             encoding.offsets[token as usize] = None;
             encoding.segments[token as usize] = None;

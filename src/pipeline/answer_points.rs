@@ -1,4 +1,5 @@
-//! The representer points of a store's answers: its texts through the model once more, as a store keeps no token's features.
+//! The representer points of a store's answers: its texts through the model once more, as a store keeps no token's
+//! features.
 
 use super::bundles::{Against, Bundler, Kept, Part};
 use super::prepared::RuleOptions;
@@ -17,8 +18,8 @@ const TOGETHER: usize = 64;
 /// Reads every record of a store again and refits the head to their answers.
 ///
 /// # Errors
-/// Where all tokens' features take more than [`SearchOptions::memory`]; where the model reads the texts otherwise than when they were indexed; as
-/// [`answer_representer`].
+/// Where all tokens' features take more than [`SearchOptions::memory`]; where the model reads the texts otherwise than
+/// when they were indexed; as [`answer_representer`].
 pub(super) fn answer_points(
     model: &Model,
     store: &Store,

@@ -54,8 +54,8 @@ fn apart(asked: Vec<Asked>) -> (Vec<Unanswered>, Vec<Asking>) {
     asked.into_iter().map(|one| ((one.result, one.own_row), one.asking)).unzip()
 }
 
-/// Queries that wait for each other. A store larger than memory is read from the disk at each pass, so as many pass over it together as a
-/// quarter of the memory holds; where it stays in memory, each chunk is answered as it comes.
+/// Queries that wait for each other. A store larger than memory is read from the disk at each pass, so as many pass
+/// over it together as a quarter of the memory holds; where it stays in memory, each chunk is answered as it comes.
 pub(super) struct Waiting<'a> {
     answers: &'a Answers<'a>,
     asked: Vec<Asked>,
@@ -208,7 +208,8 @@ impl<'a> Answers<'a> {
             let certain = certificate.as_ref().map(|certificate| self.certain(certificate, &hits, asker, k));
             (result.proponents, result.opponents) = self.ends(hits, asker, k)?;
             result.certain = certain.transpose()?.flatten();
-            // Where there are neither copies nor rounded features, whether bounds were used depends on what else was asked.
+            // Where there are neither copies nor rounded features, whether bounds were used depends on what else was
+            // asked.
             let told = self.store.settings().scan.is_some() || result.certain.is_some();
             result.candidates = certificate.filter(|_| told).map(|certificate| certificate.candidates);
             sink.write(&result)?;
@@ -363,7 +364,8 @@ impl<'a> Answers<'a> {
         }
     }
 
-    /// Which of a record's factors weigh most in its score, and which of its entities, whose words' scores are added up.
+    /// Which of a record's factors weigh most in its score, and which of its entities, whose words' scores are added
+    /// up.
     fn parts(&self, row: usize, record: &StoredRecord, asker: Asker<'_>) -> (Vec<NeighbourPart>, Vec<NeighbourPart>) {
         let Some(said) = &record.said else { return (Vec::new(), Vec::new()) };
         let (shard, place) = self.store.locate(row);

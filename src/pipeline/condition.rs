@@ -115,7 +115,8 @@ impl Condition {
         store.settings().tokens.is_some() || matches!(self.field, Field::Id(_) | Field::Column(..))
     }
 
-    /// Whether it is about what was said of tokens, and then, whether that is so; nothing where it is neither so nor not.
+    /// Whether it is about what was said of tokens, and then, whether that is so; nothing where it is neither so nor
+    /// not.
     #[expect(clippy::option_option, reason = "a question that is not about this, and one that has no answer")]
     fn of_said(&self, said: &Said) -> Option<Option<bool>> {
         match &self.field {

@@ -1,7 +1,8 @@
-//! `search --exact N`: the records at both ends of a search by projected gradients, scored again by the gradients themselves.
+//! `search --exact N`: the records at both ends of a search by projected gradients, scored again by the gradients
+//! themselves.
 //!
-//! A projection's scores are right in the mean; these are right. For so few records nothing has to be stored of them: they are run through the
-//! model again, from the texts that the store keeps.
+//! A projection's scores are right in the mean; these are right. For so few records nothing has to be stored of them:
+//! they are run through the model again, from the texts that the store keeps.
 
 use std::cmp::Ordering;
 

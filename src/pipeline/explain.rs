@@ -14,7 +14,8 @@ use crate::tokens::Encoding;
 /// Which label a record is explained for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum ExplainTarget {
-    /// The one the model finds most likely (every output of a regression; the best answer; every entity found; each mask's likeliest piece).
+    /// The one the model finds most likely (every output of a regression; the best answer; every entity found; each
+    /// mask's likeliest piece).
     #[default]
     Predicted,
     /// The record's own (each of them, where it has several); a record without one is rejected.
@@ -88,8 +89,8 @@ pub struct Convergence {
 /// Explains every record of `dataset` and hands results to `write`, in input order.
 ///
 /// # Errors
-/// The first of: what could not be read (or a record that cannot be used, unless such are skipped), settings that the model has no
-/// meaning for, what the model could not run, what `write` could not write, or the user's interrupt.
+/// The first of: what could not be read (or a record that cannot be used, unless such are skipped), settings that the
+/// model has no meaning for, what the model could not run, what `write` could not write, or the user's interrupt.
 pub fn explain(
     model: &Model,
     dataset: Dataset,
@@ -109,7 +110,8 @@ pub fn explain(
     Ok((summary, convergence))
 }
 
-/// `NormLIME`: explains every record of `dataset` by `options`, whose method should be LIME, and sums up what speaks for each class anywhere.
+/// `NormLIME`: explains every record of `dataset` by `options`, whose method should be LIME, and sums up what speaks
+/// for each class anywhere.
 ///
 /// # Errors
 /// As [`explain()`].
@@ -151,8 +153,8 @@ impl Asked {
     }
 }
 
-/// Batches' worth of probes taken together, for each worker: the larger, the less workers wait for each other at the end; the smaller, the
-/// sooner there is something to see.
+/// Batches' worth of probes taken together, for each worker: the larger, the less workers wait for each other at the
+/// end; the smaller, the sooner there is something to see.
 const BATCHES_A_WORKER: usize = 64;
 
 impl<'a> Job<'a> {
@@ -203,7 +205,8 @@ impl<'a> Job<'a> {
         next_window(dataset, budget, rejections, &|record| self.aims.encode(record), &tokens)
     }
 
-    /// Runs the model over a window, and settles what is explained of each record; `records` counts those that could be used.
+    /// Runs the model over a window, and settles what is explained of each record; `records` counts those that could be
+    /// used.
     fn aimed(
         &self,
         window: Vec<(Encoded, Place)>,

@@ -76,8 +76,9 @@ impl Default for IndexOptions {
     }
 }
 
-/// Runs `model` over `dataset` and writes the factors of its records to a store at `dir`. Finished shards stay whatever happens, and
-/// [`IndexOptions::resume`] goes on after them; the bytes of the store depend on the model, the data and the options alone.
+/// Runs `model` over `dataset` and writes the factors of its records to a store at `dir`. Finished shards stay whatever
+/// happens, and [`IndexOptions::resume`] goes on after them; the bytes of the store depend on the model, the data and
+/// the options alone.
 ///
 /// # Errors
 /// As [`super::stream`], and where a checkpoint does not belong to the model, or the folder holds a store already.

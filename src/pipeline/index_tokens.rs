@@ -1,4 +1,5 @@
-//! `index` of models that say something of tokens: what of its options they have a meaning for, and a chunk as a block of the store.
+//! `index` of models that say something of tokens: what of its options they have a meaning for, and a chunk as a block
+//! of the store.
 
 use super::IndexOptions;
 use super::bundles::{Against, BundleChunk};

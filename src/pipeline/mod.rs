@@ -1,8 +1,10 @@
-//! Records in, numbers out: reading, tokenizing, the forward pass and writing overlap, with bounded queues between them.
+//! Records in, numbers out: reading, tokenizing, the forward pass and writing overlap, with bounded queues between
+//! them.
 //!
-//! A reader thread parses records and cuts them into chunks by record number; another makes tokens of them, a window or two ahead; the calling thread runs the
-//! model over those, on every core or on GPUs, while what the window before left is put in its place; a writer thread takes scored chunks, in order. Memory is
-//! set by the chunk size, and of each record nothing is kept but its id's hash, and why it was skipped where it was.
+//! A reader thread parses records and cuts them into chunks by record number; another makes tokens of them, a window or
+//! two ahead; the calling thread runs the model over those, on every core or on GPUs, while what the window before left
+//! is put in its place; a writer thread takes scored chunks, in order. Memory is set by the chunk size, and of each
+//! record nothing is kept but its id's hash, and why it was skipped where it was.
 //!
 //! ```
 //! use wherefore::model::{Device, LoadOptions, Model};

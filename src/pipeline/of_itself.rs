@@ -16,8 +16,8 @@ use crate::store::Store;
 /// Records that ask together.
 const QUERIES: usize = 4096;
 
-/// A store searched for each of its own records, itself left out. A record asks as it was indexed: its δ is against the label that the
-/// store was made with ([`crate::store::Settings::target`]).
+/// A store searched for each of its own records, itself left out. A record asks as it was indexed: its δ is against the
+/// label that the store was made with ([`crate::store::Settings::target`]).
 pub struct SelfSearch<'a> {
     /// The training records, who ask and are asked.
     pub store: &'a Store,

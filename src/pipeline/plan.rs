@@ -1,4 +1,5 @@
-//! `index --dry-run`: what a run would take, before it is begun. The data are read once, a sample of them runs through the model.
+//! `index --dry-run`: what a run would take, before it is begun. The data are read once, a sample of them runs through
+//! the model.
 
 use std::fmt;
 use std::path::Path;
@@ -227,7 +228,8 @@ fn tokens(encodings: &[Encoding]) -> u64 {
     encodings.iter().map(|encoding| encoding.ids.len() as u64).sum()
 }
 
-/// Tokens a second, over batches spread evenly over the sample; the first, in which weights are laid out, does not count.
+/// Tokens a second, over batches spread evenly over the sample; the first, in which weights are laid out, does not
+/// count.
 fn measure(model: &Model, encodings: &[Encoding], settings: &Settings) -> Result<f64> {
     let batches = encodings.len().div_ceil(BATCH).max(1);
     let run = |first| -> Result<u64> {
@@ -255,13 +257,15 @@ fn disk_free(dir: &Path) -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
-/// What this process has and may yet have: of the machine's memory what is available, and no more than a container's limit leaves.
+/// What this process has and may yet have: of the machine's memory what is available, and no more than a container's
+/// limit leaves.
 fn memory_free() -> Option<u64> {
     let machine = memory("/proc/meminfo", "MemAvailable:");
     [machine, container_free(Path::new("/sys/fs/cgroup"))].into_iter().flatten().min().map(|free| free + resident())
 }
 
-/// What the limit of a control group, version 2 or 1, leaves beside what its processes hold. Pages of files do not count: they are let go of.
+/// What the limit of a control group, version 2 or 1, leaves beside what its processes hold. Pages of files do not
+/// count: they are let go of.
 fn container_free(groups: &Path) -> Option<u64> {
     let read = |file: &str| std::fs::read_to_string(groups.join(file)).ok();
     let number = |file: &str| read(file)?.trim().parse::<u64>().ok();

@@ -126,8 +126,8 @@ pub fn candidates_per_target(most: usize, targets: usize, pool: usize) -> usize 
     (4 * most.div_ceil(targets.max(1)) + 10).min(pool.max(1))
 }
 
-/// Chooses from the store of a pool. Targets are given as (their nearest training records, their nearest of the pool); choices without targets need
-/// none.
+/// Chooses from the store of a pool. Targets are given as (their nearest training records, their nearest of the pool);
+/// choices without targets need none.
 ///
 /// # Errors
 /// Where the pool's store is damaged.
@@ -209,7 +209,8 @@ fn without_targets(pool: &Store, order: &[(usize, f32)], options: &PoolOptions) 
     chosen.into_iter().enumerate().map(record).collect()
 }
 
-/// Rows of a store by how unsure the model is of them: 1 less what the most likely class is ahead of the next (Scheffer et al. 2001).
+/// Rows of a store by how unsure the model is of them: 1 less what the most likely class is ahead of the next (Scheffer
+/// et al. 2001).
 fn unsure(pool: &Store) -> Vec<(usize, f32)> {
     let mut order: Vec<(usize, f32)> = (0..pool.rows()).map(|row| (row, doubt(pool, row))).collect();
     order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));

@@ -1,6 +1,8 @@
-//! Queries whose gradients of the whole network are preconditioned by its curvature before they are projected as the store's were.
+//! Queries whose gradients of the whole network are preconditioned by its curvature before they are projected as the
+//! store's were.
 //!
-//! A projection keeps inner products in the mean: `E⟨P u, P g_i⟩ = ⟨u, g_i⟩`, so with `u = (F + λI)⁻¹ g_q` what is stored of g_i needs no change.
+//! A projection keeps inner products in the mean: `E⟨P u, P g_i⟩ = ⟨u, g_i⟩`, so with `u = (F + λI)⁻¹ g_q` what is
+//! stored of g_i needs no change.
 
 use faer::Mat;
 use rayon::prelude::*;
@@ -90,7 +92,8 @@ impl Layer {
         Self { output, input, inverse: layer.inverse(form, damping), offset: projected.offset }
     }
 
-    /// Of a gradient `[outputs, inputs]` in the eigenvectors, what goes to the layer's places of a projected one, `[k_out, k_in]`.
+    /// Of a gradient `[outputs, inputs]` in the eigenvectors, what goes to the layer's places of a projected one,
+    /// `[k_out, k_in]`.
     fn project(&self, gradient: &[f32], out: &mut [f32]) {
         let inputs = self.input.nrows();
         let divided = |j: usize, k: usize| f64::from(gradient[j * inputs + k]) * self.inverse[j * inputs + k];

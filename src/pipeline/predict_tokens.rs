@@ -63,8 +63,8 @@ impl SpanScores {
 /// Answers every question of `dataset` and hands each record's answers to `write`, in input order.
 ///
 /// # Errors
-/// The first of: what could not be read (or a record that cannot be used, unless such are skipped), what the model could not run, what
-/// `write` could not write, or the user's interrupt.
+/// The first of: what could not be read (or a record that cannot be used, unless such are skipped), what the model
+/// could not run, what `write` could not write, or the user's interrupt.
 pub fn predict_spans(
     model: &Model,
     dataset: Dataset,
@@ -150,8 +150,9 @@ pub(super) fn span_prediction(
     }
 }
 
-/// Tags every token of `dataset`'s texts and hands each record's tags and entities to `write`, in input order. Texts longer than the model are read
-/// in windows that share `stride` tokens; each token's tag is of the window that shows most of what is around it.
+/// Tags every token of `dataset`'s texts and hands each record's tags and entities to `write`, in input order. Texts
+/// longer than the model are read in windows that share `stride` tokens; each token's tag is of the window that shows
+/// most of what is around it.
 ///
 /// # Errors
 /// As [`predict_spans`]; a record whose tags are not one a word is one that cannot be used.
@@ -297,7 +298,8 @@ impl<'a> NamedEntities<'a> {
         self.within(0, usize::MAX)
     }
 
-    /// What shares a character with `start..end`: all of a text's entities, once for each of them, would be far longer than the text.
+    /// What shares a character with `start..end`: all of a text's entities, once for each of them, would be far longer
+    /// than the text.
     pub(super) fn within(&self, start: usize, end: usize) -> (Value, Option<Value>) {
         let of = |entities: &Vec<(usize, usize, Value)>| {
             let first = entities.partition_point(|(_, to, _)| *to <= start);
@@ -308,7 +310,8 @@ impl<'a> NamedEntities<'a> {
     }
 }
 
-/// Fills in the masks of every text of `dataset` with the `top_k` likeliest pieces, and hands each record's to `write`, in input order.
+/// Fills in the masks of every text of `dataset` with the `top_k` likeliest pieces, and hands each record's to `write`,
+/// in input order.
 ///
 /// # Errors
 /// As [`predict_spans`]; a text without a mask is a record that cannot be used.

@@ -32,7 +32,8 @@ pub struct RuleOptions {
 }
 
 impl RuleOptions {
-    /// Which curvature of the whole network preconditions queries for `rule`, and λ as a share of its layers' mean eigenvalues.
+    /// Which curvature of the whole network preconditions queries for `rule`, and λ as a share of its layers' mean
+    /// eigenvalues.
     pub(super) fn fisher(&self, rule: Rule, store: &Store) -> Result<Option<(FisherForm, f64)>> {
         let form = match self.hessian {
             Some(HessianForm::Kronecker) => FisherForm::Kfac,
@@ -98,8 +99,8 @@ pub(super) struct Asking {
     pub(super) delta: Vec<f32>,
     pub(super) target: Target,
     pub(super) checkpoints: Vec<(Vec<f32>, Vec<f32>)>,
-    /// Where records have several factors, those under the model, and under each checkpoint; `features` is then what rules over features
-    /// compare, and there is no δ beside it.
+    /// Where records have several factors, those under the model, and under each checkpoint; `features` is then what
+    /// rules over features compare, and there is no δ beside it.
     pub(super) bundles: Vec<Bundle>,
     /// Both segments, for a rule that reads words.
     pub(super) text: String,
@@ -195,7 +196,8 @@ impl<'a> Prepared<'a> {
         Self { rule: Rule::Representer, problem: store.settings().problem, store, means }
     }
 
-    /// The influence rules over gradients of the whole model, of queries that come preconditioned by `fisher` at this damping.
+    /// The influence rules over gradients of the whole model, of queries that come preconditioned by `fisher` at this
+    /// damping.
     pub(super) fn whole(
         rule: Rule,
         store: &'a Store,
@@ -246,7 +248,8 @@ impl<'a> Prepared<'a> {
         is_own.then(|| (bias, form_of_factors(self.rule)))
     }
 
-    /// λ over the mean diagonal of each matrix of projected gradients, one after another over the model and its checkpoints.
+    /// λ over the mean diagonal of each matrix of projected gradients, one after another over the model and its
+    /// checkpoints.
     pub(super) fn damping(&self) -> Vec<f64> {
         match &self.means {
             Means::Trak { inverses, .. } => inverses.iter().flat_map(DampedMoment::damping).collect(),
@@ -593,7 +596,8 @@ fn trak_queries(inverses: &[DampedMoment<'_>], asking: &[Asking]) -> Vec<Query> 
     terms.into_iter().map(Query::members).collect()
 }
 
-/// The direction of the query's gradient under each checkpoint. Loss falls where the output function rises: φ's, turned round.
+/// The direction of the query's gradient under each checkpoint. Loss falls where the output function rises: φ's, turned
+/// round.
 fn less_query(asking: Asking) -> Query {
     let turned = |(phi, _): (Vec<f32>, Vec<f32>)| {
         let length = phi.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();

@@ -7,7 +7,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::interrupt;
 
-/// One job's progress, in records; the share done is told in whatever unit is known beforehand (bytes read, rows scanned).
+/// One job's progress, in records; the share done is told in whatever unit is known beforehand (bytes read, rows
+/// scanned).
 pub struct Progress {
     job: &'static str,
     bar: ProgressBar,

@@ -27,7 +27,8 @@ const STRIDE: usize = 128;
 /// Logits that a loss's slope is looked at in, spread over all of them.
 const SLOPES: usize = 64;
 
-/// A record as the model reads it, the first window of what is longer than one, and the tokens whose outputs are looked at.
+/// A record as the model reads it, the first window of what is longer than one, and the tokens whose outputs are looked
+/// at.
 type Sequence = (Encoding, Reads);
 
 /// Runs the proof.
@@ -180,9 +181,10 @@ fn of_one_loss(model: &Model, logits: &[f32]) -> Vec<Vec<f32>> {
     }
 }
 
-/// How the first logit grows half-way from zero embeddings to a record's own, as the way back has it: against f64, and against the growth between
-/// points on both sides. By the mean value theorem that is between the least and the greatest slope there, whatever kinks activations have; two
-/// such differences tell how far the points that were looked at are from all.
+/// How the first logit grows half-way from zero embeddings to a record's own, as the way back has it: against f64, and
+/// against the growth between points on both sides. By the mean value theorem that is between the least and the
+/// greatest slope there, whatever kinks activations have; two such differences tell how far the points that were looked
+/// at are from all.
 fn gradients(model: &Model, exact: &Model, sequences: &[Sequence]) -> Result<[Check; 2]> {
     /// Smaller ones lose to the rounding of the logits, which are told in f32.
     const STEP: f64 = 1.0 / 256.0;
@@ -214,8 +216,8 @@ fn gradients(model: &Model, exact: &Model, sequences: &[Sequence]) -> Result<[Ch
     Ok(checks)
 }
 
-/// The first logit, of the first token that is read, at points between zero embeddings and a record's own, and what each token adds to its slope
-/// there.
+/// The first logit, of the first token that is read, at points between zero embeddings and a record's own, and what
+/// each token adds to its slope there.
 fn along_path(model: &Model, (encoding, reads): &Sequence, alpha: &[f32]) -> Result<(Vec<f64>, Vec<Vec<f64>>)> {
     let (points, length) = (alpha.len(), encoding.ids.len());
     let batch = PackedBatch {

@@ -61,7 +61,8 @@ pub struct SearchOptions {
     pub top_k: TopK,
     /// Which label is explained.
     pub target: QueryTarget,
-    /// Of models that say something of tokens, the one token (counted from the first, special ones included) that is asked about.
+    /// Of models that say something of tokens, the one token (counted from the first, special ones included) that is
+    /// asked about.
     pub token: Option<usize>,
     /// Of models that tag words, the entities that are asked about, each by itself.
     pub entity: Option<Entities>,

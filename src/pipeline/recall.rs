@@ -1,5 +1,5 @@
-//! What rounding features costs, measured while both are at hand: what a store's first records find in each block, by the features as computed and
-//! by those that are stored.
+//! What rounding features costs, measured while both are at hand: what a store's first records find in each block, by
+//! the features as computed and by those that are stored.
 
 use crate::backend::cpu::dot;
 use crate::error::Result;
@@ -43,7 +43,8 @@ impl First {
     /// What they find in a block that `writer` is to be given.
     pub(super) fn find(&self, block: &Block, writer: &StoreWriter) -> Result<Nearest> {
         let (before, of_before, mut stored) = writer.stored(block)?;
-        // Where not all of the first were known when a block was begun, the others find what was in it then: it is among the first itself.
+        // Where not all of the first were known when a block was begun, the others find what was in it then: it is
+        // among the first itself.
         let again = before.last().is_some_and(|&last| last < self.below);
         let mut numbers = block.indices.clone();
         let mut exact = block.features.clone();

@@ -1,11 +1,12 @@
-//! Inputs that come again within a chunk, to be computed once. A record's numbers don't depend on its company, so a copy's are the same
-//! bits.
+//! Inputs that come again within a chunk, to be computed once. A record's numbers don't depend on its company, so a
+//! copy's are the same bits.
 
 use std::collections::HashMap;
 
 use crate::tokens::Encoding;
 
-/// The inputs of one chunk so far. They are told apart by a hash of 256 bits, so that the tokens themselves need not be kept.
+/// The inputs of one chunk so far. They are told apart by a hash of 256 bits, so that the tokens themselves need not be
+/// kept.
 #[derive(Default)]
 pub(super) struct Repeats {
     /// The first row of the chunk with each input.
@@ -13,7 +14,8 @@ pub(super) struct Repeats {
 }
 
 impl Repeats {
-    /// The first row with the input of each of `encodings`, which are those of the rows from `start` on; its own row where it is new.
+    /// The first row with the input of each of `encodings`, which are those of the rows from `start` on; its own row
+    /// where it is new.
     pub(super) fn first_rows(&mut self, start: usize, encodings: &[Encoding]) -> Vec<usize> {
         (start..).zip(encodings).map(|(row, encoding)| *self.first.entry(input(encoding)).or_insert(row)).collect()
     }
@@ -28,7 +30,8 @@ fn input(encoding: &Encoding) -> blake3::Hash {
     hasher.finalize()
 }
 
-/// Appends each row's `width` numbers to `all [rows so far, width]`: the next of the `new` ones, or those of an earlier row.
+/// Appends each row's `width` numbers to `all [rows so far, width]`: the next of the `new` ones, or those of an earlier
+/// row.
 pub(super) fn append(all: &mut Vec<f32>, new: &[f32], width: usize, start: usize, first_rows: &[usize]) {
     let mut new = new.chunks_exact(width.max(1));
     for (row, &first) in (start..).zip(first_rows) {

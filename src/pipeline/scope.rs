@@ -13,8 +13,8 @@ use crate::store::{Shard, Store, StoredRecord};
 pub struct ScopeOptions {
     /// All of these must hold.
     pub conditions: Vec<Condition>,
-    /// Of records with the same texts and the same label (whose factors, and so whose scores by any rule, are the same) only the first
-    /// takes part.
+    /// Of records with the same texts and the same label (whose factors, and so whose scores by any rule, are the same)
+    /// only the first takes part.
     pub collapse_duplicates: bool,
     /// Give each group's own ends and total too: `label`, `predicted`, or a column kept at indexing.
     pub group_by: Option<String>,

@@ -1,4 +1,5 @@
-//! One chunk through the model: labels resolved, texts tokenized on every core, packed by length, run, and put back in order.
+//! One chunk through the model: labels resolved, texts tokenized on every core, packed by length, run, and put back in
+//! order.
 
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
@@ -17,7 +18,8 @@ use crate::factors::Target;
 use crate::model::{Model, Outputs, Problem};
 use crate::tokens::Encoding;
 
-/// Records tokenized and sorted by length together: enough that batches are even, few enough that their tokens take little memory.
+/// Records tokenized and sorted by length together: enough that batches are even, few enough that their tokens take
+/// little memory.
 const WINDOW: usize = 4096;
 
 /// A chunk of records and what each model said of them.
@@ -94,7 +96,8 @@ struct Window {
     time: Duration,
 }
 
-/// Hands a chunk on, then its tokens, a window or two ahead of the model: a device is kept busy by texts that are tokens already.
+/// Hands a chunk on, then its tokens, a window or two ahead of the model: a device is kept busy by texts that are
+/// tokens already.
 pub(super) fn prepare(runner: &dyn Runner, read: Read, hand_on: &mut dyn FnMut(Prepared)) {
     let (records, gold, rejected) = resolve_labels(runner.model(), read.records, &read.places);
     let ((windows_to, windows), (records_to, back)) = (sync_channel(1), sync_channel(1));
@@ -169,7 +172,8 @@ pub(super) fn features(runner: &dyn Runner, records: &[Record], settings: &Setti
     Ok(chunk.passes.into_iter().next().map(|pass| pass.outputs.features).unwrap_or_default())
 }
 
-/// All of a chunk but its records. What a window leaves is put in its place while the next one runs, so that a device does not wait for it.
+/// All of a chunk but its records. What a window leaves is put in its place while the next one runs, so that a device
+/// does not wait for it.
 fn run(
     runner: &dyn Runner,
     (number, digest): (u64, Digest),
@@ -200,8 +204,8 @@ fn run(
     Ok(chunk)
 }
 
-/// The records that can be used and their labels, and why others cannot: a label that means nothing to the model is like a record that cannot be
-/// read. A headless model reads no labels.
+/// The records that can be used and their labels, and why others cannot: a label that means nothing to the model is
+/// like a record that cannot be read. A headless model reads no labels.
 fn resolve_labels(
     model: &Model,
     records: Vec<Record>,

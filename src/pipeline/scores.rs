@@ -12,8 +12,8 @@ use crate::search::{self, Options};
 pub type EachScores<'a> = &'a mut (dyn FnMut(&SearchResult, &[f32]) -> Result<()> + Send);
 
 impl SearchJob<'_> {
-    /// Scores every row of the store for every record of `dataset`, in input order; whatever [`super::SearchOptions::scope`] says, all rows are
-    /// scored.
+    /// Scores every row of the store for every record of `dataset`, in input order; whatever
+    /// [`super::SearchOptions::scope`] says, all rows are scored.
     ///
     /// # Errors
     /// As [`SearchJob::run`]; whatever `each` fails with.

@@ -1,7 +1,8 @@
 //! `select`: answers from the sentences of a context that speak for an answer, the rest left out.
 //!
-//! The plain model answers first; what its attribution gives to each sentence says which are kept; the same model then answers from those alone.
-//! Nothing is trained. Of a context in several windows, the sentences outside the answer's window have nothing to keep them.
+//! The plain model answers first; what its attribution gives to each sentence says which are kept; the same model then
+//! answers from those alone. Nothing is trained. Of a context in several windows, the sentences outside the answer's
+//! window have nothing to keep them.
 
 use super::aims::{Aimed, Aims};
 use super::explain::ExplainOptions;
@@ -26,7 +27,8 @@ pub struct SelectOptions {
     pub options: explain::Options,
     /// How questions are answered.
     pub spans: SpanOptions,
-    /// Sentences with so large a share of what speaks for the answer are kept, from 0 to 1; the first in rank always is.
+    /// Sentences with so large a share of what speaks for the answer are kept, from 0 to 1; the first in rank always
+    /// is.
     pub threshold: f64,
     /// No more than so many are kept.
     pub most: Option<usize>,

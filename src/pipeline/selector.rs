@@ -1,10 +1,12 @@
-//! `select` with a trained selector (TrustAI's Selector-Predictor): one model says which sentences of a context are evidence, another answers from those.
+//! `select` with a trained selector (TrustAI's Selector-Predictor): one model says which sentences of a context are
+//! evidence, another answers from those.
 //!
 //! ```text
 //! P(evidence | s) = softmax(½ (W h_b + c) + ½ (W h_e + c)),   b and e the markers of sentence s
 //! ```
 //!
-//! which is one linear layer on the mean of the two hidden states. Contexts longer than the selector are read in windows of whole sentences.
+//! which is one linear layer on the mean of the two hidden states. Contexts longer than the selector are read in
+//! windows of whole sentences.
 
 use super::predict_tokens::{SpanOptions, question_windows, span_prediction};
 use super::select::{Kept, SelectScores, check_answers, selection_of};
@@ -94,7 +96,8 @@ impl Selector {
     }
 }
 
-/// Answers every question of `dataset` from the sentences that `selector` chooses and hands each record's to `write`, in input order.
+/// Answers every question of `dataset` from the sentences that `selector` chooses and hands each record's to `write`,
+/// in input order.
 ///
 /// # Errors
 /// As [`super::select()`].

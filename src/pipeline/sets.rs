@@ -11,7 +11,8 @@ use super::scope::Grouping;
 use crate::error::{Error, Result};
 use crate::store::Store;
 
-/// A file of ids of training records, one a line, or JSONL with the field `id`, such as an audit's; as text `FILE` or `NAME=FILE`.
+/// A file of ids of training records, one a line, or JSONL with the field `id`, such as an audit's; as text `FILE` or
+/// `NAME=FILE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetFile {
     /// What it is called: as the file, where nothing is said.

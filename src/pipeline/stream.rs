@@ -17,11 +17,14 @@ use crate::model::Model;
 pub struct Chunking<'a> {
     /// Chunk c holds the records numbered `[c · records, (c + 1) · records)`.
     pub records: u64,
-    /// The digest of the records of the first chunk that were there before the data: not empty where the data's numbers begin inside it.
+    /// The digest of the records of the first chunk that were there before the data: not empty where the data's numbers
+    /// begin inside it.
     pub before: Digest,
-    /// Whether a chunk is wanted, told its number and a digest of its records; others are read (to be counted) and dropped.
+    /// Whether a chunk is wanted, told its number and a digest of its records; others are read (to be counted) and
+    /// dropped.
     pub keep: &'a (dyn Fn(u64, &Digest) -> Result<bool> + Sync),
-    /// Of the first chunk so many record numbers are wanted in any case: alone, and not counted, where it is dropped otherwise.
+    /// Of the first chunk so many record numbers are wanted in any case: alone, and not counted, where it is dropped
+    /// otherwise.
     pub first: u64,
 }
 
@@ -47,12 +50,12 @@ pub(super) struct Read {
 /// What the reader hands over: a chunk, or an error met on the way (a bad record, or the end).
 type Message = Result<Read>;
 
-/// Runs `models` over `dataset` and hands each scored chunk to `sink`, in the order of the input. All models must share the first one's
-/// tokenizer. Results do not depend on `settings`, nor on the number of threads.
+/// Runs `models` over `dataset` and hands each scored chunk to `sink`, in the order of the input. All models must share
+/// the first one's tokenizer. Results do not depend on `settings`, nor on the number of threads.
 ///
 /// # Errors
-/// The first of: what the reader could not read (or a record it could not use, unless such are skipped), what the model could not run,
-/// what the sink could not write, or the user's interrupt.
+/// The first of: what the reader could not read (or a record it could not use, unless such are skipped), what the model
+/// could not run, what the sink could not write, or the user's interrupt.
 pub fn stream(
     models: &[&Model],
     dataset: Dataset,
@@ -156,8 +159,8 @@ impl Outlet {
     }
 }
 
-/// Parses records into chunks until the data ends or nobody listens; says how many record numbers there were, and how many seconds it
-/// worked.
+/// Parses records into chunks until the data ends or nobody listens; says how many record numbers there were, and how
+/// many seconds it worked.
 fn read_chunks(mut dataset: Dataset, chunking: &Chunking<'_>, to: SyncSender<Message>) -> (u64, f64) {
     let (began, mut to) = (Instant::now(), Outlet { to, waited: Stopwatch::default() });
     let mut chunk = Building { digest: chunking.before, ..Building::new(dataset.next_index() / chunking.records) };

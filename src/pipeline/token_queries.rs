@@ -1,4 +1,5 @@
-//! `search` in a store of a model that says something of tokens: what is asked of a record, and what its own factors ask.
+//! `search` in a store of a model that says something of tokens: what is asked of a record, and what its own factors
+//! ask.
 
 use super::answer_points::answer_points;
 use super::answers::{Answers, Asked, Waiting};
@@ -89,7 +90,8 @@ fn asked(one: Bundled, options: &SearchOptions) -> Asked {
     Asked { asking: asking(&result, mean, bundles), result, own_row: None }
 }
 
-/// The features of the tokens that an answer starts and ends at, each with its output: what a decomposition of their logits asks with.
+/// The features of the tokens that an answer starts and ends at, each with its output: what a decomposition of their
+/// logits asks with.
 fn logits(windows: &[AnswerWindow], width: usize) -> Bundle {
     let mut bundle = Bundle::default();
     for window in windows {

@@ -72,17 +72,19 @@ pub struct Unreliable {
     pub trust: Vec<f64>,
     /// Whether they are right.
     pub right: Vec<Option<bool>>,
-    /// By evidence and of trust: the probability that a wrong prediction has less of it than a right one (the area under the ROC curve).
+    /// By evidence and of trust: the probability that a wrong prediction has less of it than a right one (the area
+    /// under the ROC curve).
     pub ranks_errors: Vec<(String, f64)>,
     /// Of pairs: (agreement at most, how many, the share that is right).
     pub agreement: Vec<(f64, usize, f64)>,
 }
 
-/// Gathers the evidence about the model's predictions for a data set. `fits`: trust will be fitted to them, so that too few of
-/// known label are refused before anything is explained.
+/// Gathers the evidence about the model's predictions for a data set. `fits`: trust will be fitted to them, so that too
+/// few of known label are refused before anything is explained.
 ///
 /// # Errors
-/// [`Error::Usage`] for a model of another problem than single-label classification, and as [`audit::check_known`]; whatever searching and explaining fail with.
+/// [`Error::Usage`] for a model of another problem than single-label classification, and as [`audit::check_known`];
+/// whatever searching and explaining fail with.
 pub fn judge(
     model: &Model,
     store: &Store,
@@ -247,7 +249,8 @@ fn reason(evidence: &Map<String, Value>, asked: &[Neighbour], predicted: &Value)
     said.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
-/// Fits trust to the predictions of known label (`known`, or where there are none those among `asked`), and ranks the asked ones by it.
+/// Fits trust to the predictions of known label (`known`, or where there are none those among `asked`), and ranks the
+/// asked ones by it.
 ///
 /// # Errors
 /// As [`audit::calibrate`].

@@ -1,4 +1,5 @@
-//! Records through a model that says something of tokens: some at a time, their sequences batched together, handed on in the order of the input.
+//! Records through a model that says something of tokens: some at a time, their sequences batched together, handed on
+//! in the order of the input.
 
 use super::{Progress, Rejections, Settings, Summary};
 use crate::dataset::{Dataset, Place, Record};
@@ -69,8 +70,8 @@ pub(super) fn read_whole(encoding: Encoding) -> (Encoding, Reads) {
 }
 
 impl Windows<'_> {
-    /// `encode`s each record (or says why it cannot be used), and hands it to `take` with what the model said of its sequences, and its place: of that `take` makes the
-    /// error of a record that cannot be used after all.
+    /// `encode`s each record (or says why it cannot be used), and hands it to `take` with what the model said of its
+    /// sequences, and its place: of that `take` makes the error of a record that cannot be used after all.
     pub(super) fn run(
         &self,
         mut dataset: Dataset,

@@ -48,7 +48,8 @@ pub struct TargetSpan {
     pub segment: u8,
 }
 
-/// What `explain` says of a record by one method for one target. Lists by token have one entry a token, special tokens included.
+/// What `explain` says of a record by one method for one target. Lists by token have one entry a token, special tokens
+/// included.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
     /// The record's id.
@@ -145,7 +146,8 @@ impl Explanation {
         )
     }
 
-    /// A score of this record as text, so that the largest has `digits` digits or more: `+0.12`, or `+1.2e-4` where that would be long.
+    /// A score of this record as text, so that the largest has `digits` digits or more: `+0.12`, or `+1.2e-4` where
+    /// that would be long.
     pub(super) fn show(&self, score: f32, digits: usize) -> String {
         let largest = self.largest();
         let zeros = if largest > 0.0 { (-largest.log10()).ceil().max(0.0) as usize } else { 0 };

@@ -90,7 +90,8 @@ pub struct ComparedArm {
     pub changes: BTreeMap<String, u64>,
     /// What its models are worth on each set.
     pub sets: Vec<ComparedSet>,
-    /// Whether its models are no worse than those before, on the set and metric that the gate looks at. Nothing of those before.
+    /// Whether its models are no worse than those before, on the set and metric that the gate looks at. Nothing of
+    /// those before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passed: Option<bool>,
 }

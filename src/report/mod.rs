@@ -103,7 +103,8 @@ enum Encoder {
 }
 
 impl RecordWriter {
-    /// Opens `out` (standard output where `None`). `columns` describes the records: Parquet needs it before the first one.
+    /// Opens `out` (standard output where `None`). `columns` describes the records: Parquet needs it before the first
+    /// one.
     ///
     /// # Errors
     /// Where the file cannot be made, or Parquet is asked for and was left out of this build.

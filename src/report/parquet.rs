@@ -1,5 +1,5 @@
-//! Nested records to Parquet columns, as Dremel stripes them (Melnik et al. 2010): each leaf is a column of values with a definition
-//! level (how much of its path is there) and a repetition level (which list on its path goes on).
+//! Nested records to Parquet columns, as Dremel stripes them (Melnik et al. 2010): each leaf is a column of values with
+//! a definition level (how much of its path is there) and a repetition level (which list on its path goes on).
 
 use std::sync::Arc;
 

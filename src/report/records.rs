@@ -24,7 +24,8 @@ pub fn class_value(target: &Target, labels: &[String]) -> Value {
     }
 }
 
-/// A number with the digits that tell it from every other f32, as a field of that type is written; null where it is none.
+/// A number with the digits that tell it from every other f32, as a field of that type is written; null where it is
+/// none.
 pub(super) fn number(value: f32) -> Value {
     let shortest = value.to_string().parse::<f64>().ok();
     shortest.filter(|value| value.is_finite()).map_or(Value::Null, Value::from)
@@ -140,7 +141,8 @@ pub struct Neighbour {
     /// How many records with these texts and this label there are, where they were collapsed into the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copies: Option<u64>,
-    /// Of models that say something of tokens: the words, boundaries or masks of it that weigh most in its score, the weightiest first.
+    /// Of models that say something of tokens: the words, boundaries or masks of it that weigh most in its score, the
+    /// weightiest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub parts: Vec<NeighbourPart>,
     /// Of models that tag words: the entities of it that weigh most in its score, the weightiest first.
@@ -160,7 +162,8 @@ pub struct ScoreError {
     pub low: f32,
     /// The upper end.
     pub high: f32,
-    /// The last rank of this list whose score cannot be told from this one's, nor any between: its own where the next one's can.
+    /// The last rank of this list whose score cannot be told from this one's, nor any between: its own where the next
+    /// one's can.
     pub tied: u64,
 }
 
@@ -229,7 +232,8 @@ pub struct NeighbourGroup {
     pub opponents: Vec<Neighbour>,
 }
 
-/// What `search` says of a query. `N` is how the neighbours are held: a `Vec`, or a stream where there are too many for one.
+/// What `search` says of a query. `N` is how the neighbours are held: a `Vec`, or a stream where there are too many for
+/// one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SearchResult<N = Vec<Neighbour>> {
     /// The query's id.
@@ -265,7 +269,8 @@ pub struct SearchResult<N = Vec<Neighbour>> {
     /// How many records' scores a search by bounds computed; all others were sure to be in neither end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub candidates: Option<u64>,
-    /// Of a store whose features are rounded: how many of the neighbours are sure to be neighbours by the features as computed.
+    /// Of a store whose features are rounded: how many of the neighbours are sure to be neighbours by the features as
+    /// computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certain: Option<Certain>,
 }
@@ -280,8 +285,8 @@ pub struct Certain {
 }
 
 impl SearchResult {
-    /// The Parquet columns, of a store of a model of this `task` that keeps `kept` columns; `of_part` where one token or
-    /// entity is asked about.
+    /// The Parquet columns, of a store of a model of this `task` that keeps `kept` columns; `of_part` where one token
+    /// or entity is asked about.
     pub fn columns(
         task: Task,
         of_part: bool,

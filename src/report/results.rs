@@ -1,4 +1,5 @@
-//! Results read back: what `explain`, `search`, `predict`, `audit`, `evaluate` and `improve` wrote, told apart by their fields.
+//! Results read back: what `explain`, `search`, `predict`, `audit`, `evaluate` and `improve` wrote, told apart by their
+//! fields.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -90,11 +91,12 @@ fn parse<R: DeserializeOwned>(what: &str, object: Map<String, Value>) -> Result<
     serde_json::from_value(Value::Object(object)).map_err(|error| format!("not {what} record: {error}"))
 }
 
-/// Hands each record of the result files (`.jsonl`, also compressed, or `.parquet`; globs; `-` for standard input) to `each`, in order.
+/// Hands each record of the result files (`.jsonl`, also compressed, or `.parquet`; globs; `-` for standard input) to
+/// `each`, in order.
 ///
 /// # Errors
-/// [`crate::Error::Record`] at a line that is no result record; [`crate::Error::Io`] and [`crate::Error::Format`] where a file cannot be
-/// read; whatever `each` fails with.
+/// [`crate::Error::Record`] at a line that is no result record; [`crate::Error::Io`] and [`crate::Error::Format`] where
+/// a file cannot be read; whatever `each` fails with.
 pub fn read_results(files: &[String], each: &mut dyn FnMut(ResultRecord) -> Result<()>) -> Result<()> {
     each_object(files, &mut |place, object| {
         each(ResultRecord::from_object(object).map_err(|reason| place.error(reason))?)

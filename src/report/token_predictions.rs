@@ -153,7 +153,8 @@ pub struct ContextSelection {
     /// The right answers, where they are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answers: Option<Vec<String>>,
-    /// The answer from the kept sentences, where it stands in the whole context: none reaches across a sentence that was left out.
+    /// The answer from the kept sentences, where it stands in the whole context: none reaches across a sentence that
+    /// was left out.
     pub answer: AnswerSpan,
     /// Whether it is one of the right ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]

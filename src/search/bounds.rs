@@ -1,12 +1,14 @@
 //! What a score can be, from a product computed faster than the score's own, or on a copy of the record's features.
 //!
-//! With x̂ for x, the dot product of a score lies within `ε = ‖q‖ (r + γ(‖x‖ + r))` of [`panel_products`]' of q and x̂, for r ≥ ‖x − x̂‖ and γ the bounds
-//! of both products' own roundings together (Cauchy-Schwarz; Higham, *Accuracy and Stability*, §3.1). With q̂ for q as well ([`halved_products`]), within
-//! `ε + ‖q − q̂‖ (1 + γ)(‖x‖ + r)`, and so of [`integer_products`]. A distance lies within r of `√(‖q‖² + ‖x̂‖² − 2 q·x̂)`, which the same γ bounds. All that follows in a score (adding s, a weight, sums of terms, the divisor) is f32 operations that
-//! are monotone, rounding included: the same operations on both ends of the interval give an interval that holds the score itself, to the bit.
+//! With x̂ for x, the dot product of a score lies within `ε = ‖q‖ (r + γ(‖x‖ + r))` of [`panel_products`]' of q and x̂,
+//! for r ≥ ‖x − x̂‖ and γ the bounds of both products' own roundings together (Cauchy-Schwarz; Higham, *Accuracy and
+//! Stability*, §3.1). With q̂ for q as well ([`halved_products`]), within `ε + ‖q − q̂‖ (1 + γ)(‖x‖ + r)`, and so of
+//! [`integer_products`]. A distance lies within r of `√(‖q‖² + ‖x̂‖² − 2 q·x̂)`, which the same γ bounds. All that
+//! follows in a score (adding s, a weight, sums of terms, the divisor) is f32 operations that are monotone, rounding
+//! included: the same operations on both ends of the interval give an interval that holds the score itself, to the bit.
 //!
-//! Where the features themselves were rounded to be stored, x is what they were before: the score by them is bounded from the stored ones in the
-//! same way, and the norm that divides it is an interval too, of ±r around the stored one.
+//! Where the features themselves were rounded to be stored, x is what they were before: the score by them is bounded
+//! from the stored ones in the same way, and the norm that divides it is an interval too, of ±r around the stored one.
 //!
 //! [`panel_products`]: crate::backend::cpu::panel_products
 //! [`halved_products`]: crate::backend::cpu::halved_products
@@ -33,8 +35,8 @@ pub(super) fn applies(form: &Form<'_>) -> bool {
     form.scorer.is_none() && form.sets == [FactorSet::Final] && form.passes.iter().all(|pass| pass.rate == 1.0)
 }
 
-/// Whether rounding the features changes nothing else in the scores of `queries`: where queries or norms are made from the training
-/// features (a refit, a curvature), rounding changes those too.
+/// Whether rounding the features changes nothing else in the scores of `queries`: where queries or norms are made from
+/// the training features (a refit, a curvature), rounding changes those too.
 pub(super) fn tells_of_rounding(form: &Form<'_>, queries: &[Query]) -> bool {
     let own = |query: &Query| query.terms.iter().all(|term| !matches!(term.weight, Weight::Class(_)));
     applies(form) && !matches!(form.norm, RowNorm::Given(_)) && queries.iter().all(own)
@@ -69,7 +71,8 @@ pub(super) struct Rounding<'t> {
 }
 
 impl Radii {
-    /// For rows `features [rows, E]` of these `norms`, rounded in these ways. Where `features` are not given, `norms` are those of copies too.
+    /// For rows `features [rows, E]` of these `norms`, rounded in these ways. Where `features` are not given, `norms`
+    /// are those of copies too.
     pub(super) fn load(
         &mut self,
         measure: Measure,
@@ -78,7 +81,8 @@ impl Radii {
         norms: &[f32],
         Rounding { residuals, halved, queries }: Rounding<'_>,
     ) {
-        // A panel's chain (a product of integers has fewer roundings, but for a few more at the end), and the lane sums and tree of a score's own.
+        // A panel's chain (a product of integers has fewer roundings, but for a few more at the end), and the lane sums
+        // and tree of a score's own.
         let gamma = 1.01 * (width + width.div_ceil(LANES) + 48) as f64 * U;
         (self.gamma, self.tiny) = (gamma as f32, (width + 16) as f32 * 1e-37);
         for buffer in [&mut self.rows, &mut self.reaches, &mut self.squares, &mut self.residuals] {
@@ -108,8 +112,8 @@ impl Radii {
         }
     }
 
-    /// For rows whose stored `norms` are those of features each within its own of `residuals` of what it was: what a sum is divided by is then
-    /// no one number. Called after [`Radii::load`].
+    /// For rows whose stored `norms` are those of features each within its own of `residuals` of what it was: what a
+    /// sum is divided by is then no one number. Called after [`Radii::load`].
     pub(super) fn load_norms(&mut self, form: &Form<'_>, norms: &[f32], residuals: &[f32]) {
         if form.norm == RowNorm::One {
             return;
@@ -247,8 +251,9 @@ fn around<V: Vector>(value: V, epsilon: V) -> (V, V) {
     (value.sub(epsilon), value.add(epsilon))
 }
 
-/// The interval of one term, `weight · (product ∓ ε + bias)`, added to what there is: both ends go through the operations of the score itself. A weight
-/// below zero turns an interval around. Where an end is no number, neither is a sum.
+/// The interval of one term, `weight · (product ∓ ε + bias)`, added to what there is: both ends go through the
+/// operations of the score itself. A weight below zero turns an interval around. Where an end is no number, neither is
+/// a sum.
 struct AddTerms<'t> {
     query: Length,
     radii: &'t Radii,

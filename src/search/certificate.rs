@@ -9,7 +9,8 @@ pub struct Certificate {
     pub certain: Option<[Certainty; 2]>,
 }
 
-/// What can be said of one end by the features before they were rounded: the records that could score best by those, the best first.
+/// What can be said of one end by the features before they were rounded: the records that could score best by those,
+/// the best first.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Certainty(pub(super) Vec<Bounded>);
 
@@ -22,16 +23,17 @@ pub(super) struct Bounded {
 }
 
 impl Certainty {
-    /// Of the candidates of one end, those that decide about its first `k` records, and about one fewer where a record is left out.
+    /// Of the candidates of one end, those that decide about its first `k` records, and about one fewer where a record
+    /// is left out.
     pub(super) fn new(mut candidates: Vec<Bounded>, k: usize) -> Self {
         candidates.sort_unstable_by(|a, b| b.most.total_cmp(&a.most).then(a.row.cmp(&b.row)));
         candidates.truncate(k + 1);
         Self(candidates)
     }
 
-    /// How many records are sure to be among the `k` first by the features before they were rounded: at most k records, they
-    /// themselves included, can reach the least they can score. `except` counts neither way; k and that together are no more
-    /// than were searched for.
+    /// How many records are sure to be among the `k` first by the features before they were rounded: at most k records,
+    /// they themselves included, can reach the least they can score. `except` counts neither way; k and that together
+    /// are no more than were searched for.
     pub fn count(&self, k: usize, except: Option<u64>) -> usize {
         let likely: Vec<&Bounded> = self.0.iter().filter(|bounded| Some(bounded.row) != except).collect();
         match likely.get(k) {

@@ -1,9 +1,11 @@
-//! Exact answers from bounds: one pass keeps every record that might belong to either end, by bounds on its score from faster products, or from
-//! scan copies; the scores of those few are then computed as [`super::score`] defines them, from the features themselves.
+//! Exact answers from bounds: one pass keeps every record that might belong to either end, by bounds on its score from
+//! faster products, or from scan copies; the scores of those few are then computed as [`super::score`] defines them,
+//! from the features themselves.
 //!
-//! A record is left out only where k others are sure to come before it, so what is found is what a scan by every score finds, ties and
-//! bits included. Where the features themselves are rounded, the same pass has bounds on what scores were before, and tells how many of the hits are
-//! certain whatever the rounding did. Where bounds tell too little (candidates take more memory than is given, or more time than they save), that scan is made instead.
+//! A record is left out only where k others are sure to come before it, so what is found is what a scan by every score
+//! finds, ties and bits included. Where the features themselves are rounded, the same pass has bounds on what scores
+//! were before, and tells how many of the hits are certain whatever the rounding did. Where bounds tell too little
+//! (candidates take more memory than is given, or more time than they save), that scan is made instead.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -39,7 +41,8 @@ pub(super) enum Basis {
 }
 
 impl Basis {
-    /// What there is to gain for these queries, if anything: where k is small enough for bounds to leave anything out, or to say what is certain.
+    /// What there is to gain for these queries, if anything: where k is small enough for bounds to leave anything out,
+    /// or to say what is certain.
     pub(super) fn of<S: Source + ?Sized>(
         source: &S,
         form: &Form<'_>,
@@ -58,7 +61,8 @@ impl Basis {
         }
     }
 
-    /// What queries are packed for, one after another while candidates are too many: where bounds tell what is certain, wider ones would tell less.
+    /// What queries are packed for, one after another while candidates are too many: where bounds tell what is certain,
+    /// wider ones would tell less.
     pub(super) fn attempts<S: Source + ?Sized>(self, source: &S, bounds: Bounds) -> &'static [Purpose] {
         let integers = |shard| match source.scan(shard) {
             Some(copy) => matches!(copy.values, Floats::Int8(_)),

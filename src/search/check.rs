@@ -19,7 +19,8 @@ const CLASSES: usize = 3;
 /// Factors of a record, where records have several.
 const FACTORS: usize = 2;
 const K: usize = 10;
-/// Queries of a search: one; some; so many that scores are bound first; so many that this is by `wgmma` where there is such.
+/// Queries of a search: one; some; so many that scores are bound first; so many that this is by `wgmma` where there is
+/// such.
 const QUERIES: [usize; 4] = [1, 5, 40, 70];
 
 /// Factors of no model.
@@ -100,7 +101,8 @@ impl Source for Drawn {
     }
 }
 
-/// Runs searches of every kind on `gpu` and on the CPU: an error is the share of results that are not the same, to the bit.
+/// Runs searches of every kind on `gpu` and on the CPU: an error is the share of results that are not the same, to the
+/// bit.
 ///
 /// # Errors
 /// Where the device fails.

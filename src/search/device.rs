@@ -1,11 +1,13 @@
-//! The same search on GPUs: rows stream to each device, a chunk on its way while the one before it is scored, and both ends of each query's
-//! ranking in each group of rows are kept there. What there is room for stays on the device, for the queries and searches to come.
+//! The same search on GPUs: rows stream to each device, a chunk on its way while the one before it is scored, and both
+//! ends of each query's ranking in each group of rows are kept there. What there is room for stays on the device, for
+//! the queries and searches to come.
 //!
-//! A device computes [`super::score`] operation by operation, so results are the CPU's, bit for bit, however many devices share the rows. For many
-//! queries it computes bounds instead, from products of rounded numbers on tensor cores, and the scores of those records alone that the bounds and the
-//! ends so far do not rule out. Where records have several factors, each one's sum is computed, and added up to its record's. Ends
-//! longer than a device keeps are found in passes, each after the last of the one before it. Scores that are not made of factors, factor sets of
-//! several types, and ends of which passes would be many are left to the CPU.
+//! A device computes [`super::score`] operation by operation, so results are the CPU's, bit for bit, however many
+//! devices share the rows. For many queries it computes bounds instead, from products of rounded numbers on tensor
+//! cores, and the scores of those records alone that the bounds and the ends so far do not rule out. Where records have
+//! several factors, each one's sum is computed, and added up to its record's. Ends longer than a device keeps are found
+//! in passes, each after the last of the one before it. Scores that are not made of factors, factor sets of several
+//! types, and ends of which passes would be many are left to the CPU.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -78,7 +80,8 @@ impl<S: Source + ?Sized> Job<'_, S> {
             && self.options.devices.iter().all(|gpu| self.query_bytes() <= gpu.search_memory())
     }
 
-    /// What each query found in each group, `[Q][G]`; `None` where there are no devices that can do this, or they have no memory for it.
+    /// What each query found in each group, `[Q][G]`; `None` where there are no devices that can do this, or they have
+    /// no memory for it.
     pub(super) fn run(&self, queries: &[Query]) -> Result<Option<Vec<Vec<InGroup>>>> {
         if !self.is_possible() {
             return Ok(None);
@@ -128,7 +131,8 @@ impl<S: Source + ?Sized> Job<'_, S> {
         self.groups.map_or(1, Groups::len)
     }
 
-    /// The rows in pieces that are copied at a time, by their factors; those that nothing is selected from are left out.
+    /// The rows in pieces that are copied at a time, by their factors; those that nothing is selected from are left
+    /// out.
     fn pieces(&self, search: Number, chunk_bytes: usize) -> Vec<Piece> {
         let Self { source, form, shape, .. } = *self;
         let row_bytes = (shape.width + shape.classes).max(1) * form.sets.len().max(1) * size_of::<f32>();
@@ -406,7 +410,8 @@ impl Piece {
         Self { span, factors, key: key.into(), passing: contents.is_none() }
     }
 
-    /// What else goes with the features is, by their key and its own name; none where the next search would not know it.
+    /// What else goes with the features is, by their key and its own name; none where the next search would not know
+    /// it.
     fn key_of(&self, name: &str) -> Option<Key> {
         (!self.passing).then(|| blake3::Hasher::new().update(&self.key).update(name.as_bytes()).finalize().into())
     }

@@ -1,7 +1,9 @@
-//! How far a score of projected gradients may be off: by how much it would be another, had the projection been drawn again.
+//! How far a score of projected gradients may be off: by how much it would be another, had the projection been drawn
+//! again.
 //!
-//! A score is made of projected numbers, which are drawn a row and a column of a layer's table at a time; what it loses without a number, a row or a column is
-//! that one's share, and the spread of the shares tells the score's error ([`Draws`]), which is a jackknife where the score is no sum:
+//! A score is made of projected numbers, which are drawn a row and a column of a layer's table at a time; what it loses
+//! without a number, a row or a column is that one's share, and the spread of the shares tells the score's error
+//! ([`Draws`]), which is a jackknife where the score is no sum:
 //!
 //! | score | share of R |
 //! |---|---|
@@ -12,10 +14,11 @@
 //!
 //! The mean of an ensemble also varies with its members: their variance over their number is added.
 //!
-//! Of preconditioned scores that errs, if at all, on the side of caution (Efron and Stein 1981, "The jackknife estimate of variance"): the more, the less is damped.
+//! Of preconditioned scores that errs, if at all, on the side of caution (Efron and Stein 1981, "The jackknife estimate
+//! of variance"): the more, the less is damped.
 //!
-//! What these errors are not of: a preconditioner that would be another where more numbers are kept (a bias, which no spread shows), and the choice of
-//! the first among many, whose scores are more often too high than too low.
+//! What these errors are not of: a preconditioner that would be another where more numbers are kept (a bias, which no
+//! spread shows), and the choice of the first among many, whose scores are more often too high than too low.
 
 use rayon::prelude::*;
 
@@ -50,7 +53,8 @@ pub struct ErrorBar {
     pub low: f32,
     /// Its upper end.
     pub high: f32,
-    /// The last place of the list, from 0, whose score cannot be told from this one's, nor any between: its own where the next one's can.
+    /// The last place of the list, from 0, whose score cannot be told from this one's, nor any between: its own where
+    /// the next one's can.
     pub tied: usize,
 }
 
@@ -73,8 +77,8 @@ struct Parts {
 }
 
 impl<'a> ErrorBars<'a> {
-    /// Of scores by gradients of these `layers`, of queries preconditioned by `moments`, one a term (none where they were not, or before they were
-    /// projected); whether terms are members of an `ensemble`, whose mean is the score.
+    /// Of scores by gradients of these `layers`, of queries preconditioned by `moments`, one a term (none where they
+    /// were not, or before they were projected); whether terms are members of an `ensemble`, whose mean is the score.
     ///
     /// # Errors
     /// As [`Draws::new`].
@@ -85,7 +89,8 @@ impl<'a> ErrorBars<'a> {
         Ok(Self { draws, moments, ensemble, directions: false })
     }
 
-    /// The same where both sides of every term were brought to unit length before they were multiplied, as for [`super::Rule::Less`].
+    /// The same where both sides of every term were brought to unit length before they were multiplied, as for
+    /// [`super::Rule::Less`].
     #[must_use]
     pub fn of_directions(self) -> Self {
         Self { directions: true, ..self }

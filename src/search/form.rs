@@ -4,8 +4,8 @@
 //! score = finish( Σ_t rate_t · weight_t · (h_q,t · h_i,t + s_t),  norm_q · norm_i )
 //! ```
 //!
-//! A form says which factors each term t reads, what stands for a record's δ, and what the sum is divided by; a [`Query`] brings its own
-//! side of each term. [`super::score`] is the definition, operation by operation.
+//! A form says which factors each term t reads, what stands for a record's δ, and what the sum is divided by; a
+//! [`Query`] brings its own side of each term. [`super::score`] is the definition, operation by operation.
 
 use super::pair::{gradient_norm, unit_columns};
 use super::query::{Query, Term, Weight};
@@ -101,8 +101,9 @@ impl<'a> Form<'a> {
         Self::single(Measure::Product, Deltas::Unit, RowNorm::Gradient)
     }
 
-    /// The cosine of two gradients of several factors: `Σ (δ_q·δ_i)(h_q·h_i + s_q s_i)` over all pairs of them, over the gradients' lengths. The
-    /// query brings δ over its own length: [`Query::bundles`] of [`crate::factors::Bundle::to_unit`].
+    /// The cosine of two gradients of several factors: `Σ (δ_q·δ_i)(h_q·h_i + s_q s_i)` over all pairs of them, over
+    /// the gradients' lengths. The query brings δ over its own length: [`Query::bundles`] of
+    /// [`crate::factors::Bundle::to_unit`].
     pub fn bundle_cos() -> Self {
         Self::single(Measure::Product, Deltas::Scaled, RowNorm::One)
     }
@@ -134,8 +135,8 @@ impl<'a> Form<'a> {
         }
     }
 
-    /// `Σ_m weights[i]/M (h_q,m·h_i,m)` over the model and `checkpoints` of its training, of [`Query::members`], for `weights [N]` in the source's
-    /// order: an ensemble's mean score. The source's δ are one number each.
+    /// `Σ_m weights[i]/M (h_q,m·h_i,m)` over the model and `checkpoints` of its training, of [`Query::members`], for
+    /// `weights [N]` in the source's order: an ensemble's mean score. The source's δ are one number each.
     pub fn ensemble(checkpoints: usize, weights: &'a [f32]) -> Self {
         let sets: Vec<FactorSet> =
             std::iter::once(FactorSet::Final).chain((0..checkpoints).map(FactorSet::Checkpoint)).collect();
@@ -144,7 +145,8 @@ impl<'a> Form<'a> {
         Self { sets, passes, ..Self::representer(weights) }
     }
 
-    /// `Σ_k δ_i[k] (V_k·h_i + v_k)` over `classes` = K rows of [`Query::bilinear`]: the dot product of `[V v]` with the gradient of i.
+    /// `Σ_k δ_i[k] (V_k·h_i + v_k)` over `classes` = K rows of [`Query::bilinear`]: the dot product of `[V v]` with the
+    /// gradient of i.
     pub fn bilinear(classes: usize) -> Self {
         Self { passes: vec![Pass { set: 0, rate: 1.0 }; classes], ..Self::grad_dot() }
     }
@@ -161,8 +163,8 @@ impl<'a> Form<'a> {
         Self { norm: RowNorm::Given(norms), ..self }
     }
 
-    /// Whether the score of i for j is that of j for i, to the bit, where both are records under one model: each operation takes its operands in
-    /// either order.
+    /// Whether the score of i for j is that of j for i, to the bit, where both are records under one model: each
+    /// operation takes its operands in either order.
     pub(super) fn is_symmetric(&self) -> bool {
         let own = matches!(self.deltas, Deltas::Unread | Deltas::Stored | Deltas::Unit);
         own && !matches!(self.norm, RowNorm::Given(_)) && self.passes.len() == 1 && self.scorer.is_none()

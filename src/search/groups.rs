@@ -21,11 +21,12 @@ pub struct GroupHits {
     pub total: f64,
 }
 
-/// [`super::search`] within each of `groups`: for each query, what each group holds. Rows in no group take no part, nor do rows that the
-/// source does not select.
+/// [`super::search`] within each of `groups`: for each query, what each group holds. Rows in no group take no part, nor
+/// do rows that the source does not select.
 ///
 /// # Errors
-/// As [`super::search`]; groups of another number of rows than the source's; more groups than memory for one query's ends.
+/// As [`super::search`]; groups of another number of rows than the source's; more groups than memory for one query's
+/// ends.
 pub fn search_groups<S: Source + ?Sized>(
     source: &S,
     form: &Form<'_>,

@@ -1,19 +1,23 @@
 //! Scoring rules over training factors, and exact two-ended top-k search.
 //!
-//! Every score is computed, none estimated: a search is one pass over all records, in tiles of records × queries that stay in cache, with
-//! both ends of each query's ranking kept as scores stream past, so that the N × Q matrix never exists. There is no index structure to
-//! build and nothing approximate to tune. This module knows no model, text or label: a pipeline brings queries as vectors, and looks up
-//! what the hits' rows are.
+//! Every score is computed, none estimated: a search is one pass over all records, in tiles of records × queries that
+//! stay in cache, with both ends of each query's ranking kept as scores stream past, so that the N × Q matrix never
+//! exists. There is no index structure to build and nothing approximate to tune. This module knows no model, text or
+//! label: a pipeline brings queries as vectors, and looks up what the hits' rows are.
 //!
-//! **Same bits**: a pair's score is [`score`], f32 operations of a stated order. It doesn't depend on which records or queries are scored
-//! with it, on the shards' cuts, on threads, or on the machine's vector width; ties go to the lower index.
+//! **Same bits**: a pair's score is [`score`], f32 operations of a stated order. It doesn't depend on which records or
+//! queries are scored with it, on the shards' cuts, on threads, or on the machine's vector width; ties go to the lower
+//! index.
 //!
-//! **Certified scans**: many queries are multiplied with the records as one matrix product, in an order of sums that is faster than a score's own, and of
-//! numbers rounded to bf16 where the machine multiplies those; the scan keeps what may belong to either end by proven bounds, and computes those scores alone: the same results, to the bit. Where a source has a
-//! copy of its features in fewer bits ([`Source::scan`]), the scan reads that in their place. Where the features themselves were rounded to be
-//! stored ([`Source::residuals`]), [`Hits::certificate`] tells how many of the hits are certain by the features as they were.
+//! **Certified scans**: many queries are multiplied with the records as one matrix product, in an order of sums that is
+//! faster than a score's own, and of numbers rounded to bf16 where the machine multiplies those; the scan keeps what
+//! may belong to either end by proven bounds, and computes those scores alone: the same results, to the bit. Where a
+//! source has a copy of its features in fewer bits ([`Source::scan`]), the scan reads that in their place. Where the
+//! features themselves were rounded to be stored ([`Source::residuals`]), [`Hits::certificate`] tells how many of the
+//! hits are certain by the features as they were.
 //!
-//! **A source with itself**: [`search_mutual`] asks for each record by rules whose scores are the same both ways round, from half of the products.
+//! **A source with itself**: [`search_mutual`] asks for each record by rules whose scores are the same both ways round,
+//! from half of the products.
 //!
 //! # Rules
 //!
@@ -112,13 +116,13 @@ use tile::{PackedQueries, Purpose, Span};
 /// How to run a search; nothing here changes a result.
 #[derive(Clone, Copy)]
 pub struct Options<'a> {
-    /// Bytes for collectors, packed queries and runs. As many queries share a pass as fit, one at the least; a source that is
-    /// larger has its shards released as they are done with.
+    /// Bytes for collectors, packed queries and runs. As many queries share a pass as fit, one at the least; a source
+    /// that is larger has its shards released as they are done with.
     pub memory: usize,
     /// Records scored together; by default as many as fit the cache.
     pub tile_rows: Option<usize>,
-    /// Told from any thread how many records have been passed over, and how many will be over all passes; `false` stops the search
-    /// with [`crate::Error::Interrupted`].
+    /// Told from any thread how many records have been passed over, and how many will be over all passes; `false` stops
+    /// the search with [`crate::Error::Interrupted`].
     pub progress: Option<&'a (dyn Fn(u64, u64) -> bool + Sync)>,
     /// GPUs to search on together, where they can; by default the CPU.
     pub devices: &'a [&'a Gpu],
@@ -131,7 +135,8 @@ pub struct Options<'a> {
 /// What bounds on scores are computed from, for most records to be left out by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Bounds {
-    /// Products of numbers rounded to bf16, where the machine is faster with those; where they leave out too little, as [`Bounds::Single`].
+    /// Products of numbers rounded to bf16, where the machine is faster with those; where they leave out too little, as
+    /// [`Bounds::Single`].
     #[default]
     Half,
     /// Products in f32.
@@ -153,7 +158,8 @@ impl Default for Options<'_> {
     }
 }
 
-/// The `k` records that most support and the `k` that most oppose each query, min(k, N) of each, by scoring every record of `source`.
+/// The `k` records that most support and the `k` that most oppose each query, min(k, N) of each, by scoring every
+/// record of `source`.
 ///
 /// The work is shared by the current thread pool. For a full ranking, or ends too long for memory, see [`rank`].
 ///

@@ -1,6 +1,7 @@
 //! The definition of a score, one pair at a time, in f32 operations of a stated order.
 //!
-//! The scan computes many pairs together and must give these very bits: whatever is not a plain loop over [`score`] is an optimisation.
+//! The scan computes many pairs together and must give these very bits: whatever is not a plain loop over [`score`] is
+//! an optimisation.
 
 use std::borrow::Cow;
 
@@ -12,11 +13,11 @@ use crate::factors::{FactorRows, Floats};
 
 /// The score of row `row` of shard `shard` for `query`.
 ///
-/// 1. For each term t in order, with h_i decoded to f32 (exact from f16 and bf16; from integers as [`crate::factors::Int8Rows`] says):
-///    a = [`dot`]`(h_q, h_i)`; weight = 1, `δ_i[c]`, or a chain `b ← fma(δ_q[k], δ_i[k], b)` over ascending k from 0;
-///    `sum ← fma(rate, weight · (a + s), sum)` from 0. (For distances: `sum = −√`[`squared_distance`]`(h_q, h_i)`.)
-///    Where records have several factors, a is plus s times the factor's own coordinate (1 where it has none), and the sums of a record's
-///    factors are added up in their order, from 0.
+/// 1. For each term t in order, with h_i decoded to f32 (exact from f16 and bf16; from integers as
+///    [`crate::factors::Int8Rows`] says): a = [`dot`]`(h_q, h_i)`; weight = 1, `δ_i[c]`, or a chain `b ← fma(δ_q[k],
+///    δ_i[k], b)` over ascending k from 0; `sum ← fma(rate, weight · (a + s), sum)` from 0. (For distances: `sum =
+///    −√`[`squared_distance`]`(h_q, h_i)`.) Where records have several factors, a is plus s times the factor's own
+///    coordinate (1 where it has none), and the sums of a record's factors are added up in their order, from 0.
 /// 2. Unless the form divides by nothing, `sum ← sum / (norm_q · norm_i)`, and 0 where that divisor is 0.
 /// 3. A NaN (an overflow of both signs, or times 0) becomes 0, and −0 becomes 0: scores have a total order.
 ///
@@ -64,8 +65,8 @@ pub(super) fn score_prepared<S: Source + ?Sized>(
     }
 }
 
-/// What each factor of row `row` of shard `shard` adds to its score for `query`, where records have several; nothing where they have one, or the form
-/// is over something else. The parts of a score add up to it but for rounding.
+/// What each factor of row `row` of shard `shard` adds to its score for `query`, where records have several; nothing
+/// where they have one, or the form is over something else. The parts of a score add up to it but for rounding.
 ///
 /// # Panics
 /// As [`score`].
@@ -186,7 +187,8 @@ pub(super) fn gradient_norm(feature_norm: f32) -> f32 {
     (feature_norm * feature_norm + 1.0).sqrt()
 }
 
-/// `sum / divisor`: a record or query with no length is similar to nothing, so its score is 0. The one place where that is decided.
+/// `sum / divisor`: a record or query with no length is similar to nothing, so its score is 0. The one place where that
+/// is decided.
 #[inline]
 pub(super) fn quotient(sum: f32, divisor: f32) -> f32 {
     if divisor == 0.0 { 0.0 } else { sum / divisor }

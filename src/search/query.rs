@@ -23,8 +23,8 @@ pub(super) struct Term {
     pub(super) weight: Weight,
 }
 
-/// A query: what [`super::Form`] scores training records against. Each constructor says which forms it belongs to; another form
-/// refuses it.
+/// A query: what [`super::Form`] scores training records against. Each constructor says which forms it belongs to;
+/// another form refuses it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Query {
     pub(super) terms: Vec<Term>,
@@ -33,12 +33,14 @@ pub struct Query {
 }
 
 impl Query {
-    /// Features `h [E]`, for [`super::Form::feature_dot`], [`super::Form::feature_cos`] and [`super::Form::feature_euc`].
+    /// Features `h [E]`, for [`super::Form::feature_dot`], [`super::Form::feature_cos`] and
+    /// [`super::Form::feature_euc`].
     pub fn feature(h: Vec<f32>) -> Self {
         Self::one(h, 0.0, Weight::One)
     }
 
-    /// The gradient `δ [h; 1]ᵀ` of the query's loss, `h [E]`, `δ [K]`, for [`super::Form::grad_dot`] and [`super::Form::grad_cos`].
+    /// The gradient `δ [h; 1]ᵀ` of the query's loss, `h [E]`, `δ [K]`, for [`super::Form::grad_dot`] and
+    /// [`super::Form::grad_cos`].
     pub fn gradient(h: Vec<f32>, delta: Vec<f32>) -> Self {
         Self::transformed(h, 1.0, delta)
     }
@@ -48,7 +50,8 @@ impl Query {
         Self::one(h, bias, Weight::Delta(delta))
     }
 
-    /// The logit of class `class`, for [`super::Form::representer`]: `bias` is 1 where the refit's bias counts, 0 to leave it out.
+    /// The logit of class `class`, for [`super::Form::representer`]: `bias` is 1 where the refit's bias counts, 0 to
+    /// leave it out.
     pub fn class(h: Vec<f32>, bias: f32, class: usize) -> Self {
         Self::one(h, bias, Weight::Class(class))
     }
@@ -59,15 +62,15 @@ impl Query {
         Self { terms: factors.into_iter().map(term).collect(), number: 0 }
     }
 
-    /// The query's `(φ [E], δ [1])` for each member of [`super::Form::ensemble`], or each checkpoint of [`super::Form::tracin`] over gradients that have
-    /// their bias in them.
+    /// The query's `(φ [E], δ [1])` for each member of [`super::Form::ensemble`], or each checkpoint of
+    /// [`super::Form::tracin`] over gradients that have their bias in them.
     pub fn members(factors: Vec<(Vec<f32>, Vec<f32>)>) -> Self {
         let term = |(features, delta)| Term { features, bias: 0.0, weight: Weight::Delta(delta) };
         Self { terms: factors.into_iter().map(term).collect(), number: 0 }
     }
 
-    /// A whole matrix `V [K, E + 1]`, row-major, the bias's column last, such as `(H + λI)⁻¹ g_q`: for [`super::Form::bilinear`].
-    /// `width` is E.
+    /// A whole matrix `V [K, E + 1]`, row-major, the bias's column last, such as `(H + λI)⁻¹ g_q`: for
+    /// [`super::Form::bilinear`]. `width` is E.
     pub fn bilinear(v: &[f32], width: usize) -> Self {
         let term = |(class, row): (usize, &[f32])| Term {
             features: row[..width].to_vec(),
@@ -77,8 +80,9 @@ impl Query {
         Self { terms: v.chunks_exact(width + 1).enumerate().map(term).collect(), number: 0 }
     }
 
-    /// Gradients of several factors each: of every query its bundle in each set of the form ([`super::Form::grad_dot`] and
-    /// [`super::Form::bundle_cos`] have one, [`super::Form::tracin`] one a checkpoint). With how many terms there are a set, for
+    /// Gradients of several factors each: of every query its bundle in each set of the form ([`super::Form::grad_dot`]
+    /// and [`super::Form::bundle_cos`] have one, [`super::Form::tracin`] one a checkpoint). With how many terms there
+    /// are a set, for
     /// [`super::Form::of_terms`]: a bundle of more factors than classes asks by its whole gradient, a term a class.
     ///
     /// # Panics
@@ -100,8 +104,8 @@ impl Query {
         (terms.into_iter().map(query).collect(), counts)
     }
 
-    /// The logits of class `class` at several tokens, `rows [n, E]`, added up: for [`super::Form::representer`]. `count` is how many terms queries
-    /// that are asked together have ([`super::Form::of_terms`]).
+    /// The logits of class `class` at several tokens, `rows [n, E]`, added up: for [`super::Form::representer`].
+    /// `count` is how many terms queries that are asked together have ([`super::Form::of_terms`]).
     pub fn classes(rows: &[(Vec<f32>, usize)], bias: f32, count: usize) -> Self {
         let width = rows.first().map_or(0, |(h, _)| h.len());
         let term = |(features, class): &(Vec<f32>, usize)| Term {

@@ -1,8 +1,10 @@
-//! Every record's score for a query, in order, whatever their number: sorted runs in a temporary file, merged as they are read.
+//! Every record's score for a query, in order, whatever their number: sorted runs in a temporary file, merged as they
+//! are read.
 //!
-//! Each worker collects the hits of all queries of a batch up to its share of the memory budget, then sorts each query's for both ends and
-//! appends them as runs to a file of its own, which vanishes with the process. A [`Ranking`] merges the runs of one query, from either
-//! end, through a small buffer a run (external merge sort: Knuth, *The Art of Computer Programming* vol. 3, §5.4).
+//! Each worker collects the hits of all queries of a batch up to its share of the memory budget, then sorts each
+//! query's for both ends and appends them as runs to a file of its own, which vanishes with the process. A [`Ranking`]
+//! merges the runs of one query, from either end, through a small buffer a run (external merge sort: Knuth, *The Art of
+//! Computer Programming* vol. 3, §5.4).
 
 use std::path::Path;
 
@@ -23,8 +25,8 @@ const RUN_BYTES: usize = 1 << 20;
 
 /// Ranks all N records of `source` for each query: `each` is handed the queries' numbers, in order, and their rankings.
 ///
-/// Memory stays within [`Options::memory`], where that is at least a few MiB a worker; disk, where memory does not suffice, takes 40 bytes
-/// for each record and query of a batch, in [`Options::temporary`].
+/// Memory stays within [`Options::memory`], where that is at least a few MiB a worker; disk, where memory does not
+/// suffice, takes 40 bytes for each record and query of a batch, in [`Options::temporary`].
 ///
 /// # Errors
 /// As [`super::search`], those of the temporary files, and whatever `each` gives.

@@ -35,10 +35,11 @@ pub enum Rule {
     ProjectedDot,
     /// The cosine between them.
     ProjectedCos,
-    /// `φ_qᵀ (ΦᵀΦ + λI)⁻¹ φ_i (1 − p_i)`, φ the projected gradient of the margin, over the model and its checkpoints (Park et al. 2023).
+    /// `φ_qᵀ (ΦᵀΦ + λI)⁻¹ φ_i (1 − p_i)`, φ the projected gradient of the margin, over the model and its checkpoints
+    /// (Park et al. 2023).
     Trak,
-    /// `Σ` over checkpoints of the learning rate's share × the cosine between the query's gradient and the record's as AdamW would follow it, both projected
-    /// (Xia et al. 2024, LESS).
+    /// `Σ` over checkpoints of the learning rate's share × the cosine between the query's gradient and the record's as
+    /// AdamW would follow it, both projected (Xia et al. 2024, LESS).
     Less,
     /// BM25 between the texts ([`crate::lexical`]): no factors are read.
     Bm25,
@@ -122,7 +123,8 @@ impl Rule {
         matches!(self, Self::ProjectedDot | Self::ProjectedCos | Self::Trak | Self::Less)
     }
 
-    /// Refuses a rule that a store of `projected` gradients of the whole model has no meaning for, or one of the last layer's factors.
+    /// Refuses a rule that a store of `projected` gradients of the whole model has no meaning for, or one of the last
+    /// layer's factors.
     ///
     /// # Errors
     /// [`Error::Usage`], with what to do instead.
@@ -159,8 +161,8 @@ impl Rule {
 
     /// Refuses a rule that a store of this kind of model with these checkpoints cannot be searched by.
     ///
-    /// Headless encoders have the rules that need no δ alone; the rules of training's checkpoints need some, `less` of gradients as AdamW follows them,
-    /// tracin and trak of gradients as they are.
+    /// Headless encoders have the rules that need no δ alone; the rules of training's checkpoints need some, `less` of
+    /// gradients as AdamW follows them, tracin and trak of gradients as they are.
     ///
     /// # Errors
     /// [`Error::Usage`], with what to do instead.

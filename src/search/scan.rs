@@ -1,7 +1,9 @@
-//! One pass over a source: every pair of a batch of queries and a record scored once, by all workers of the thread pool.
+//! One pass over a source: every pair of a batch of queries and a record scored once, by all workers of the thread
+//! pool.
 //!
-//! A worker takes the next chunk of rows, scores it tile by tile against one block of queries after another, and hands the scores to its
-//! own [`Sink`]. Which worker gets which chunk is chance; sinks therefore keep what doesn't depend on it.
+//! A worker takes the next chunk of rows, scores it tile by tile against one block of queries after another, and hands
+//! the scores to its own [`Sink`]. Which worker gets which chunk is chance; sinks therefore keep what doesn't depend on
+//! it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -16,16 +18,17 @@ use super::tile::{PackedQueries, RowTile, Span};
 use crate::backend::cpu::{HalvedRows, Panels};
 use crate::error::{Error, Result};
 
-/// Rows that a worker takes at a time: a few milliseconds' work for a block of queries, and small enough that no worker waits long at the
-/// end.
+/// Rows that a worker takes at a time: a few milliseconds' work for a block of queries, and small enough that no worker
+/// waits long at the end.
 const CHUNK_ROWS: usize = 1024;
 
-/// Bytes of a tile's features, and of a block's queries: both stay in a core's second-level cache with the scores and the next tile.
+/// Bytes of a tile's features, and of a block's queries: both stay in a core's second-level cache with the scores and
+/// the next tile.
 const TILE_BYTES: usize = 96 * 1024;
 const BLOCK_BYTES: usize = 160 * 1024;
 
-/// Up to so many queries, reading records takes longer than scoring them: they are scored where they lie, in tiles bounded by what else
-/// there is to do for each.
+/// Up to so many queries, reading records takes longer than scoring them: they are scored where they lie, in tiles
+/// bounded by what else there is to do for each.
 const FEW_QUERIES: usize = 6;
 const STREAMED_ROWS: usize = 256;
 
@@ -132,7 +135,8 @@ fn fitting(bytes: usize, width: usize, least: usize, most: usize) -> usize {
     (bytes / (width.max(1) * size_of::<f32>()) / least * least).clamp(least, most)
 }
 
-/// Every row of the source, in order, a shard's own at a time; those parts that nothing is selected from are never read.
+/// Every row of the source, in order, a shard's own at a time; those parts that nothing is selected from are never
+/// read.
 fn chunks<S: Source + ?Sized>(source: &S) -> Vec<Span> {
     let selection = source.selection();
     let is_wanted = |span: Span| selection.is_none_or(|rows| rows.count_in(span.global..span.global + span.rows) > 0);

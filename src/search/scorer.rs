@@ -6,9 +6,11 @@ use std::ops::Range;
 use crate::error::Result;
 use crate::store::{Shard, Store};
 
-/// Gives scores of its own to a [`super::Form::scored`]; which bits they have must depend on the record and the query alone.
+/// Gives scores of its own to a [`super::Form::scored`]; which bits they have must depend on the record and the query
+/// alone.
 pub trait Scorer: Sync + fmt::Debug {
-    /// The scores of `rows` of shard `shard` for the scorer's queries `asked`, into `scores [asked, rows]`. None may be NaN.
+    /// The scores of `rows` of shard `shard` for the scorer's queries `asked`, into `scores [asked, rows]`. None may be
+    /// NaN.
     ///
     /// # Errors
     /// Where what they are made of cannot be read.
@@ -17,7 +19,8 @@ pub trait Scorer: Sync + fmt::Debug {
     /// How many bytes it reads in one pass.
     fn bytes(&self) -> usize;
 
-    /// What each factor of row `row` of shard `shard` adds to its score for the scorer's query `asked`, where records have several and it can be told.
+    /// What each factor of row `row` of shard `shard` adds to its score for the scorer's query `asked`, where records
+    /// have several and it can be told.
     fn parts(&self, _shard: usize, _row: usize, _asked: usize) -> Vec<f32> {
         Vec::new()
     }

@@ -9,8 +9,9 @@ use super::tile::{Purpose, Span};
 use super::{Options, batch_size, pack, query_bytes};
 use crate::error::Result;
 
-/// Hands `each` the number of every query, in order, and a score for each row of `source`; as many queries as fit [`Options::memory`] share a
-/// pass. On the CPU, whatever [`Options::devices`] says: what comes back is as large as what a device would have to send.
+/// Hands `each` the number of every query, in order, and a score for each row of `source`; as many queries as fit
+/// [`Options::memory`] share a pass. On the CPU, whatever [`Options::devices`] says: what comes back is as large as
+/// what a device would have to send.
 ///
 /// # Errors
 /// As [`super::search`]; whatever `each` fails with.

@@ -11,7 +11,8 @@ pub enum FactorSet {
     Final,
     /// Checkpoint number c, from 0.
     Checkpoint(usize),
-    /// One vector a record of the model explained, where records have several factors: h alone, for what compares features.
+    /// One vector a record of the model explained, where records have several factors: h alone, for what compares
+    /// features.
     Mean,
 }
 
@@ -23,8 +24,9 @@ pub trait Source: Sync {
     fn rows(&self, shard: usize) -> usize;
     /// The factors of shard `shard`, the same at every call; `None` where it does not hold this set.
     fn factors(&self, shard: usize, set: FactorSet) -> Option<FactorRows<'_>>;
-    /// Where records have several factors, which rows of [`Source::factors`] are whose: record i's are `offsets[i] .. offsets[i + 1]` of the shard's,
-    /// the same in every set; `None` where each row is a record, as in [`FactorSet::Mean`] always.
+    /// Where records have several factors, which rows of [`Source::factors`] are whose: record i's are `offsets[i] ..
+    /// offsets[i + 1]` of the shard's, the same in every set; `None` where each row is a record, as in
+    /// [`FactorSet::Mean`] always.
     fn factor_offsets(&self, _shard: usize, _set: FactorSet) -> Option<&[u64]> {
         None
     }
@@ -40,23 +42,26 @@ pub trait Source: Sync {
     fn scan(&self, _shard: usize) -> Option<ScanRows<'_>> {
         None
     }
-    /// At least how far the features of each row of shard `shard` are from what they were before they were rounded to be stored, where they
-    /// were: scores are of the stored ones, and a result tells which records would be in it by the others too.
+    /// At least how far the features of each row of shard `shard` are from what they were before they were rounded to
+    /// be stored, where they were: scores are of the stored ones, and a result tells which records would be in it by
+    /// the others too.
     fn residuals(&self, _shard: usize) -> Option<&[f32]> {
         None
     }
     /// The number in the whole input of the record in row `row` of shard `shard`: what ties are ordered by.
     fn index(&self, shard: usize, row: usize) -> u64;
-    /// A name for what shard `shard` holds that no other has: a device may keep it for searches to come. `None` where there is none.
+    /// A name for what shard `shard` holds that no other has: a device may keep it for searches to come. `None` where
+    /// there is none.
     fn contents(&self, _shard: usize) -> Option<&str> {
         None
     }
-    /// The rows that are searched, over all shards; `None` for all of them. The others are passed over as if they were not there, but for
-    /// the numbers a form is given for each row.
+    /// The rows that are searched, over all shards; `None` for all of them. The others are passed over as if they were
+    /// not there, but for the numbers a form is given for each row.
     fn selection(&self) -> Option<&RowSet> {
         None
     }
-    /// Told when a scan is through with a shard of a source larger than the memory budget: mapped pages may be given back.
+    /// Told when a scan is through with a shard of a source larger than the memory budget: mapped pages may be given
+    /// back.
     fn release(&self, _shard: usize) {}
 }
 

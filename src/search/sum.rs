@@ -1,7 +1,8 @@
 //! Sums of f32 scores with no rounding: the same whatever the order, so that workers may add as they come.
 //!
-//! A finite f32 is an integer times 2⁻¹⁴⁹, below 2²⁷⁷ such units: an integer of 320 bits takes billions of them (Kulisch, *Computer
-//! Arithmetic and Validity*, 2013, §8). It is held in ten limbs of 32 bits, each with 31 bits of room for carries that are passed on later.
+//! A finite f32 is an integer times 2⁻¹⁴⁹, below 2²⁷⁷ such units: an integer of 320 bits takes billions of them
+//! (Kulisch, *Computer Arithmetic and Validity*, 2013, §8). It is held in ten limbs of 32 bits, each with 31 bits of
+//! room for carries that are passed on later.
 
 const LIMBS: usize = 10;
 
@@ -78,9 +79,11 @@ impl ExactSum {
         let limb = |back: usize| top.checked_sub(back).map_or(0, |i| self.limbs[i] as u128);
         let first = limb(0) << 64 | limb(1) << 32 | limb(2);
         let sticky = self.limbs[..top.saturating_sub(2)].iter().any(|&limb| limb != 0);
-        // 128 bits have at least 65 significant ones above the sticky bit, so the conversion rounds as the whole sum would.
+        // 128 bits have at least 65 significant ones above the sticky bit, so the conversion rounds as the whole sum
+        // would.
         let rounded = (first << 1 | u128::from(sticky)) as f64;
-        // The exponent of the bit that stands for the sticky one; a power of two in steps that neither overflow nor underflow.
+        // The exponent of the bit that stands for the sticky one; a power of two in steps that neither overflow nor
+        // underflow.
         let exponent = 32 * top as i32 - 64 - 1 - 149;
         rounded * 2_f64.powi(exponent / 2) * 2_f64.powi(exponent - exponent / 2)
     }

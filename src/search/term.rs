@@ -51,7 +51,8 @@ impl Block<'_> {
         if self.rows == LANES { self.classes / LANES * LANES } else { 0 }
     }
 
-    /// Sixteen classes from `class` on, a vector each. Rows beside each other are no stream that the machine would see by itself: the next are asked for.
+    /// Sixteen classes from `class` on, a vector each. Rows beside each other are no stream that the machine would see
+    /// by itself: the next are asked for.
     #[inline(always)]
     fn columns<V: Vector>(&self, class: usize) -> [V; LANES] {
         let next = self.deltas[self.rows * self.classes..].iter();
@@ -67,7 +68,8 @@ impl Block<'_> {
     }
 }
 
-/// [`Weigh`] for one query, of `deltas [rows, K]` as they are stored: to turn them first would take as long as the features.
+/// [`Weigh`] for one query, of `deltas [rows, K]` as they are stored: to turn them first would take as long as the
+/// features.
 pub(super) struct WeighStored<'t> {
     pub(super) out: &'t mut [f32],
     pub(super) query: &'t Weight,
@@ -112,8 +114,9 @@ impl Kernel for WeighStored<'_> {
     }
 }
 
-/// What each of some rows weighs for each of some queries, `[queries, rows]`: 1, `δ_i[c]`, or the chain of [`super::score`] over ascending k. Queries
-/// and rows go by in tiles, so that a class of a row is read once for several queries, and chains wait for each other in no register.
+/// What each of some rows weighs for each of some queries, `[queries, rows]`: 1, `δ_i[c]`, or the chain of
+/// [`super::score`] over ascending k. Queries and rows go by in tiles, so that a class of a row is read once for
+/// several queries, and chains wait for each other in no register.
 pub(super) struct Weigh<'t> {
     pub(super) out: &'t mut [f32],
     pub(super) queries: &'t [Weight],

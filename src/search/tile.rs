@@ -1,4 +1,5 @@
-//! Many pairs together: some consecutive records of a shard against a block of queries, with the bits of [`super::score`].
+//! Many pairs together: some consecutive records of a shard against a block of queries, with the bits of
+//! [`super::score`].
 
 use super::bounds::{Length, Radii, Rounding, Side, Widen};
 use super::certified::Basis;
@@ -540,7 +541,8 @@ impl<'a> SetTile<'a> {
         self.load_deltas(form, factors, span);
     }
 
-    /// The features, those of a scan copy in place of the record's own: where they lie, if they may stay there or are f32.
+    /// The features, those of a scan copy in place of the record's own: where they lie, if they may stay there or are
+    /// f32.
     fn load_bounded(
         &mut self,
         form: &Form<'_>,

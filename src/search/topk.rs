@@ -21,7 +21,8 @@ pub struct Hit {
     pub score: f32,
 }
 
-/// Both ends of a query's ranking, each of min(k, N) records whatever the sign of their scores: for k > N/2 they overlap.
+/// Both ends of a query's ranking, each of min(k, N) records whatever the sign of their scores: for k > N/2 they
+/// overlap.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Hits {
     /// Scores falling from the highest, ties by ascending index.
@@ -72,7 +73,8 @@ pub enum End {
 }
 
 impl End {
-    /// The order of this end: total, as scores are never NaN (see [`super::score`]); the row decides between equal indices.
+    /// The order of this end: total, as scores are never NaN (see [`super::score`]); the row decides between equal
+    /// indices.
     pub fn order(self, a: &Hit, b: &Hit) -> Ordering {
         let by_score = a.score.partial_cmp(&b.score).unwrap_or(Ordering::Equal);
         let by_score = if self == Self::Proponents { by_score.reverse() } else { by_score };
@@ -80,7 +82,8 @@ impl End {
     }
 }
 
-/// The best k of one end: up to 2k are buffered, then cut back to k by selection, which costs O(1) a record however large k is.
+/// The best k of one end: up to 2k are buffered, then cut back to k by selection, which costs O(1) a record however
+/// large k is.
 #[derive(Clone, Debug)]
 struct Best {
     end: End,
@@ -171,7 +174,8 @@ impl TwoEnded {
         }
     }
 
-    /// The scores of consecutive records; `hit(i)` is asked about those alone that reach either end, and may say that one is none.
+    /// The scores of consecutive records; `hit(i)` is asked about those alone that reach either end, and may say that
+    /// one is none.
     pub fn offer_all(&mut self, scores: &[f32], hit: impl Fn(usize) -> Option<Hit>) {
         let mut seen = 0;
         while let Some(group) = self.next_reaching(&scores[seen..]) {
@@ -223,7 +227,8 @@ impl Kernel for Reaching<'_> {
     #[allow(clippy::inline_always, clippy::needless_bitwise_bool)]
     #[inline(always)]
     fn run<V: Vector>(self) -> Self::Output {
-        /// Scores looked at together: long enough to be compared as vectors, short enough that most are passed over whole.
+        /// Scores looked at together: long enough to be compared as vectors, short enough that most are passed over
+        /// whole.
         const GROUP: usize = 32;
         let Self { scores, high, low } = self;
         let reaches = |group: &[f32]| group.iter().fold(false, |any, &score| any | (score >= high) | (score <= low));

@@ -1,8 +1,10 @@
-//! New data onto a finished store: the same store, record for record and byte for byte, as one made of all the data in one go.
+//! New data onto a finished store: the same store, record for record and byte for byte, as one made of all the data in
+//! one go.
 //!
-//! The numbers go on where they ended. Full blocks are not touched; the last block, where it is not full, is written anew with the first of
-//! the new records in it, and takes its own place at one instant (see [`super::replace`]). While data are being added the manifest says
-//! what the store was before, so that a killed run can be gone on with, from the same new data.
+//! The numbers go on where they ended. Full blocks are not touched; the last block, where it is not full, is written
+//! anew with the first of the new records in it, and takes its own place at one instant (see [`super::replace`]). While
+//! data are being added the manifest says what the store was before, so that a killed run can be gone on with, from the
+//! same new data.
 
 use std::path::Path;
 
@@ -20,8 +22,8 @@ use crate::factors::{Floats, Int8};
 use crate::lock::Lock;
 
 impl StoreWriter {
-    /// Opens a finished store to add data to, or one that an earlier, interrupted call was adding data to. What is there is verified
-    /// first; nothing changes before the first block is written.
+    /// Opens a finished store to add data to, or one that an earlier, interrupted call was adding data to. What is
+    /// there is verified first; nothing changes before the first block is written.
     ///
     /// # Errors
     /// As [`StoreWriter::create`]; if there is no finished store.
@@ -39,7 +41,8 @@ impl StoreWriter {
         Ok(Self::new(directory, manifest, Some(base), lock))
     }
 
-    /// Where the data that are added begin: the number of their first record, and the fingerprint that their first block goes on from.
+    /// Where the data that are added begin: the number of their first record, and the fingerprint that their first
+    /// block goes on from.
     ///
     /// # Errors
     /// If the store's own fingerprint is none.
@@ -100,8 +103,8 @@ impl StoreWriter {
         Ok(())
     }
 
-    /// How a block's features will be stored, decoded, `[n, E]`; before them the numbers, and the stored features, of the records that are in it
-    /// already.
+    /// How a block's features will be stored, decoded, `[n, E]`; before them the numbers, and the stored features, of
+    /// the records that are in it already.
     ///
     /// # Errors
     /// If the store is damaged.

@@ -23,7 +23,8 @@ pub(super) struct FileEntry {
     pub(super) checksum: String,
 }
 
-/// A file under way. It appears under its name at [`AtomicFile::commit`]; dropped before that, it leaves nothing behind.
+/// A file under way. It appears under its name at [`AtomicFile::commit`]; dropped before that, it leaves nothing
+/// behind.
 pub(super) struct AtomicFile {
     path: PathBuf,
     temporary: PathBuf,

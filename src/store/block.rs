@@ -7,8 +7,8 @@ use crate::error::{Error, Result};
 use crate::factors::{Int8, LabelVec, Labels};
 use crate::model::Problem;
 
-/// The factors and texts of one block's n records, ascending by input record number. Records that were skipped are absent; a block
-/// may be empty.
+/// The factors and texts of one block's n records, ascending by input record number. Records that were skipped are
+/// absent; a block may be empty.
 #[derive(Clone, Debug)]
 pub struct Block {
     /// b: the block holds the records numbered `b·R .. (b+1)·R`.
@@ -21,8 +21,8 @@ pub struct Block {
     pub deltas: Vec<f32>,
     /// Which of those are each record's, where they have several ([`Settings::tokens`]).
     pub bundles: Option<Bundles>,
-    /// The records' own labels: `[n]` class ids (single-label; −1 for none), or `[n, K]` rows (NaN for none; headless, and where records have
-    /// several factors: empty rows).
+    /// The records' own labels: `[n]` class ids (single-label; −1 for none), or `[n, K]` rows (NaN for none; headless,
+    /// and where records have several factors: empty rows).
     pub labels: LabelVec,
     /// What the model says, in the same form: class ids, 0/1 rows (multi-label) or numbers (regression).
     pub predictions: LabelVec,
@@ -49,7 +49,8 @@ pub struct Stored {
     pub(super) integers: Vec<Int8>,
 }
 
-/// Whose a block's F factors are, and what else is kept of them. Their gradient is `Σ_f δ_f [h_f; s_f]ᵀ` over a record's own.
+/// Whose a block's F factors are, and what else is kept of them. Their gradient is `Σ_f δ_f [h_f; s_f]ᵀ` over a
+/// record's own.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Bundles {
     /// Record i's are `offsets[i] .. offsets[i + 1]`, `[n + 1]`.
@@ -97,7 +98,8 @@ impl Block {
         retain(&mut self.indices, n, &kept);
     }
 
-    /// Puts the records of `later` after this block's; the fingerprint is then that of `later`, which went on from this block's.
+    /// Puts the records of `later` after this block's; the fingerprint is then that of `later`, which went on from this
+    /// block's.
     pub(super) fn extend(&mut self, later: Self) {
         self.indices.extend(later.indices);
         self.features.extend(later.features);

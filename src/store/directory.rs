@@ -35,7 +35,8 @@ impl Found {
         if self.has_manifest() {
             return Ok(());
         }
-        // The manifest is written before the first shard: without it shards are no killed run's leftovers, but a damaged store.
+        // The manifest is written before the first shard: without it shards are no killed run's leftovers, but a
+        // damaged store.
         if self.0.iter().any(|name| is_shard(name)) {
             return Err(Error::format(directory, format!("there are shards, but no {MANIFEST}"))
                 .with_hint("restore the manifest from a copy, or index the data into another directory"));

@@ -64,8 +64,8 @@ pub(super) struct BlockEntry {
 pub(super) enum Naming {
     /// `shard-00000.safetensors` and `shard-00000.jsonl`.
     Plain,
-    /// `shard-00000.next.safetensors` and `shard-00000.next.jsonl`: in the place of another pair until that is gone (see
-    /// [`super::replace`]).
+    /// `shard-00000.next.safetensors` and `shard-00000.next.jsonl`: in the place of another pair until that is gone
+    /// (see [`super::replace`]).
     Next,
 }
 
@@ -254,8 +254,8 @@ fn missing(directory: &Path, error: std::io::Error) -> Error {
     Error::format(directory, reason).with_hint("make a store with `wherefore index`")
 }
 
-/// The format and its version first, so that a store of another version is refused for what it is; then the rest, strictly: bytes that
-/// are not exactly those this program writes for what they say are refused, whatever they say.
+/// The format and its version first, so that a store of another version is refused for what it is; then the rest,
+/// strictly: bytes that are not exactly those this program writes for what they say are refused, whatever they say.
 fn parse(bytes: &[u8]) -> Result<Manifest, String> {
     let mut fields: Value = serde_json::from_slice(bytes).map_err(|error| format!("not a whole manifest: {error}"))?;
     if fields["format"] != FORMAT {

@@ -19,9 +19,10 @@ impl FileMap {
         if file.metadata().map_err(Error::io(path))?.len() == 0 {
             return Ok(Self(None));
         }
-        // SAFETY: the map is read-only and the files of a store are never written again once they have their name: a writer only
-        // ever renames whole files into place, which leaves mapped ones untouched. Should someone else rewrite one meanwhile, the
-        // values read are any bit patterns, which every type read from here (integers, floats, checked UTF-8) allows.
+        // SAFETY: the map is read-only and the files of a store are never written again once they have their name: a
+        // writer only ever renames whole files into place, which leaves mapped ones untouched. Should someone else
+        // rewrite one meanwhile, the values read are any bit patterns, which every type read from here (integers,
+        // floats, checked UTF-8) allows.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
         Ok(Self(Some(map)))
     }
@@ -39,13 +40,13 @@ impl FileMap {
         }
     }
 
-    /// Tells the system that the pages won't be needed soon, so that a scan of a store larger than memory does not push out
-    /// everything else. Touched again, they are read again.
+    /// Tells the system that the pages won't be needed soon, so that a scan of a store larger than memory does not push
+    /// out everything else. Touched again, they are read again.
     pub(super) fn release(&self) {
         #[cfg(unix)]
         if let Some(map) = &self.0 {
-            // SAFETY: DONTNEED loses private changes; a read-only map of a file has none, its pages come back from the file.
-            // Failure is no error: the advice is only advice.
+            // SAFETY: DONTNEED loses private changes; a read-only map of a file has none, its pages come back from the
+            // file. Failure is no error: the advice is only advice.
             let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
         }
     }

@@ -16,13 +16,13 @@ use super::writer::StoreWriter;
 use crate::dataset::IdCheck;
 use crate::error::{Error, Result};
 
-/// Puts the stores of all `--shard` jobs of one data set together. Every file's checksum is verified on the way; files are hard-linked
-/// where the file system can (shards never change), and copied elsewhere. Killed, it can be called again; called again when done, it
-/// changes nothing.
+/// Puts the stores of all `--shard` jobs of one data set together. Every file's checksum is verified on the way; files
+/// are hard-linked where the file system can (shards never change), and copied elsewhere. Killed, it can be called
+/// again; called again when done, it changes nothing.
 ///
 /// # Errors
-/// [`Error::Mismatch`] if the parts are not of one data set, or are not all of it, or have one id twice; those of [`super::Store::open`] and
-/// [`StoreWriter::create`] (the directory must be new, empty, or what an earlier call left).
+/// [`Error::Mismatch`] if the parts are not of one data set, or are not all of it, or have one id twice; those of
+/// [`super::Store::open`] and [`StoreWriter::create`] (the directory must be new, empty, or what an earlier call left).
 pub fn merge<P: AsRef<Path>>(directory: impl AsRef<Path>, parts: &[P]) -> Result<()> {
     let directory = directory.as_ref();
     let parts = parts.iter().map(|part| open_part(part.as_ref())).collect::<Result<Vec<_>>>()?;

@@ -1,7 +1,8 @@
 //! The store: immutable shards of factors beside their texts, and the manifest that says what they are.
 //!
-//! The data is cut in *blocks* of a fixed number of input records ([`Settings::block_records`]): block b holds the records with
-//! numbers `b·R .. (b+1)·R`, less those that were skipped. A finished block is a *shard*, two files that never change again:
+//! The data is cut in *blocks* of a fixed number of input records ([`Settings::block_records`]): block b holds the
+//! records with numbers `b·R .. (b+1)·R`, less those that were skipped. A finished block is a *shard*, two files that
+//! never change again:
 //!
 //! | file | holds |
 //! |---|---|
@@ -14,12 +15,14 @@
 //!
 //! Afterwards data can be added ([`StoreWriter::append`]) and records taken out ([`remove`]); numbers never change.
 //!
-//! Job I of N takes the blocks with `b mod N == I` ([`Part`]), and [`merge`] puts the parts together. Nothing in a store depends on time,
-//! host, thread count or the order of the work: equal work gives equal bytes, after a kill and a resume too.
+//! Job I of N takes the blocks with `b mod N == I` ([`Part`]), and [`merge`] puts the parts together. Nothing in a
+//! store depends on time, host, thread count or the order of the work: equal work gives equal bytes, after a kill and a
+//! resume too.
 //!
-//! **What is checked when.** Opening checks the manifest's seal, every size and every header, and reads no payload: a search starts at once
-//! whatever the store's size. Checksums are read by [`verify`], [`merge`] and a resume. A file that shrinks while it is mapped kills the
-//! process (`SIGBUS`), as with every memory-mapped file: shards are immutable, don't edit them in place.
+//! **What is checked when.** Opening checks the manifest's seal, every size and every header, and reads no payload: a
+//! search starts at once whatever the store's size. Checksums are read by [`verify`], [`merge`] and a resume. A file
+//! that shrinks while it is mapped kills the process (`SIGBUS`), as with every memory-mapped file: shards are
+//! immutable, don't edit them in place.
 //!
 //! ```
 //! use wherefore::dataset::Record;
@@ -78,10 +81,12 @@
 //! # }
 //! ```
 //!
-//! **Limits.** Where a cluster's file system knows no locks, nothing keeps two writers apart: give each job its own directory. A store is
-//! little-endian, as safetensors are, and is used where it is mapped: big-endian machines are not served.
+//! **Limits.** Where a cluster's file system knows no locks, nothing keeps two writers apart: give each job its own
+//! directory. A store is little-endian, as safetensors are, and is used where it is mapped: big-endian machines are not
+//! served.
 //!
-//! **What this module refuses to do**: compute factors (that is [`crate::factors`]), or decide what is similar ([`crate::search`]).
+//! **What this module refuses to do**: compute factors (that is [`crate::factors`]), or decide what is similar
+//! ([`crate::search`]).
 
 mod append;
 mod atomic;

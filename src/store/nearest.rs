@@ -1,7 +1,9 @@
-//! What the first records of a store find among all of it, by its features as computed and by what is stored of them: what rounding cost.
+//! What the first records of a store find among all of it, by its features as computed and by what is stored of them:
+//! what rounding cost.
 //!
-//! Features as computed are at hand only while their block is written, so each block keeps which of its records the first ones find, both ways; what they
-//! find in the whole store is the best of all blocks. It is the same whatever the jobs, kills, merges and additions were that made the store.
+//! Features as computed are at hand only while their block is written, so each block keeps which of its records the
+//! first ones find, both ways; what they find in the whole store is the best of all blocks. It is the same whatever the
+//! jobs, kills, merges and additions were that made the store.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -29,12 +31,13 @@ pub(crate) struct Near {
 /// Which records of a block are nearest to each of the store's first.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Nearest {
-    /// Of the record of each number: by features as computed, then as stored; the best first, of equals the lowest number.
+    /// Of the record of each number: by features as computed, then as stored; the best first, of equals the lowest
+    /// number.
     lists: Vec<[Vec<Near>; 2]>,
 }
 
-/// How well rounded features find what the features they were rounded from find: of the ten nearest others of each of the store's first records, by
-/// the cosine, how many are among the ten nearest by both.
+/// How well rounded features find what the features they were rounded from find: of the ten nearest others of each of
+/// the store's first records, by the cosine, how many are among the ten nearest by both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recall {

@@ -94,7 +94,8 @@ impl Store {
         &self.data_fingerprint
     }
 
-    /// The same of the records that are there: those that were removed, or skipped, count neither in this nor in what is computed of it.
+    /// The same of the records that are there: those that were removed, or skipped, count neither in this nor in what
+    /// is computed of it.
     pub fn records_fingerprint(&self) -> String {
         let whole = self.data_fingerprint();
         if self.rows() as u64 == self.records_total() {
@@ -247,8 +248,9 @@ impl FactorSource for Store {
     }
 }
 
-/// Where a path leads that was noted when the store in `directory` was made: a relative one was seen from the working directory of then. It
-/// is seen from that of now, or else from the nearest folder above the store from which it leads anywhere; unchanged where there is none.
+/// Where a path leads that was noted when the store in `directory` was made: a relative one was seen from the working
+/// directory of then. It is seen from that of now, or else from the nearest folder above the store from which it leads
+/// anywhere; unchanged where there is none.
 pub fn find_path(directory: &Path, noted: &str) -> PathBuf {
     let path = PathBuf::from(noted);
     if path.exists() {

@@ -50,17 +50,21 @@ impl fmt::Display for Removed {
     }
 }
 
-/// Takes records out of a store: their texts, ids and factors are written nowhere any more. The others keep their numbers, and every
-/// search, refit and curvature is that of a store whose input had skipped the removed ones. The blocks concerned are written anew (and
-/// verified first), all others are untouched; it happens at one instant, before which the store is the old one, after which the new one,
-/// however the process ends. A curvature of the whole network that lies in the store knows them too, and is deleted just before.
+/// Takes records out of a store: their texts, ids and factors are written nowhere any more. The others keep their
+/// numbers, and every search, refit and curvature is that of a store whose input had skipped the removed ones. The
+/// blocks concerned are written anew (and verified first), all others are untouched; it happens at one instant, before
+/// which the store is the old one, after which the new one, however the process ends. A curvature of the whole network
+/// that lies in the store knows them too, and is deleted just before.
 ///
-/// Where features are eight-bit integers, those of a block are held from the mean of its first few, which stays what it was.
+/// Where features are eight-bit integers, those of a block are held from the mean of its first few, which stays what it
+/// was.
 ///
-/// Copies of the data outside the store, and what the file system keeps of deleted files, are not this function's business.
+/// Copies of the data outside the store, and what the file system keeps of deleted files, are not this function's
+/// business.
 ///
 /// # Errors
-/// Those of [`super::Store::open`]; where another process is writing to the store, or the disk is full: the store then stays as it was.
+/// Those of [`super::Store::open`]; where another process is writing to the store, or the disk is full: the store then
+/// stays as it was.
 pub fn remove(directory: impl AsRef<Path>, removal: &Removal) -> Result<Removed> {
     let directory = directory.as_ref();
     open_part(directory)?;

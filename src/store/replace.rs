@@ -1,8 +1,9 @@
 //! Another pair of files in the place of a finished block's, whole or not at all.
 //!
-//! A manifest names files by name and checksum, so a file cannot take another's name before the manifest knows it. New files are therefore
-//! written under names of their own (`shard-00003.next.safetensors`), then one manifest names them all: that is the instant of change. Only
-//! then do they get the plain names, by links, and a second manifest names those; a killed process leaves this step to the next writer.
+//! A manifest names files by name and checksum, so a file cannot take another's name before the manifest knows it. New
+//! files are therefore written under names of their own (`shard-00003.next.safetensors`), then one manifest names them
+//! all: that is the instant of change. Only then do they get the plain names, by links, and a second manifest names
+//! those; a killed process leaves this step to the next writer.
 
 use std::fs;
 use std::io::ErrorKind;

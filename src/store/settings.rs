@@ -16,7 +16,8 @@ pub const DEFAULT_BLOCK_RECORDS: u64 = 16_384;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Where the model was, as the user gave it. Only a convenience for the next command: the fingerprints say what it was.
+    /// Where the model was, as the user gave it. Only a convenience for the next command: the fingerprints say what it
+    /// was.
     pub model: String,
     /// Of the encoder: its weights and configuration.
     pub model_fingerprint: String,
@@ -45,14 +46,16 @@ pub struct Settings {
     /// In what form a copy of the features is kept for scans, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scan: Option<ScanType>,
-    /// How gradients of the whole model are projected, where a store holds those: a record's features are then φ, the projected gradient of its
-    /// output function, and its δ, one number, the slope of its loss in that (see [`crate::factors::output_gradient`]).
+    /// How gradients of the whole model are projected, where a store holds those: a record's features are then φ, the
+    /// projected gradient of its output function, and its δ, one number, the slope of its loss in that (see
+    /// [`crate::factors::output_gradient`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gradients: Option<Projection>,
     /// Which layer each of their numbers is of; some may be left over at the end.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gradient_layers: Vec<KeptLayer>,
-    /// What of each record is said of tokens, where the model says something of those: a record then has several factors.
+    /// What of each record is said of tokens, where the model says something of those: a record then has several
+    /// factors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<TokenSettings>,
     /// Names of the further columns of the data that are kept beside the texts.
@@ -108,13 +111,15 @@ pub struct Checkpoint {
     pub fingerprint: String,
     /// The learning rate at that point of the training.
     pub learning_rate: f64,
-    /// Of AdamW's moments there, where gradients are kept as it would follow them: a record's features are then of unit length, and its δ is 1.
+    /// Of AdamW's moments there, where gradients are kept as it would follow them: a record's features are then of unit
+    /// length, and its δ is 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moments: Option<String>,
 }
 
 impl Settings {
-    /// About how large a store of `records` records is, whose lines of text ([`super::line_bytes`]) take `text_bytes`, in `blocks` blocks.
+    /// About how large a store of `records` records is, whose lines of text ([`super::line_bytes`]) take `text_bytes`,
+    /// in `blocks` blocks.
     pub fn store_bytes(&self, records: u64, text_bytes: u64, blocks: u64) -> u64 {
         /// Of a block's header, and its entry in the manifest.
         const BLOCK: u64 = 2_500;

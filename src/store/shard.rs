@@ -136,7 +136,8 @@ impl Shard {
         self.columns.bundles.as_ref().map_or(self.rows, |columns| self.tensors.values(&columns.classes).len())
     }
 
-    /// Where each record's factors begin among [`Shard::factors`], and the last one's end, `[n + 1]`; `None` where each has one.
+    /// Where each record's factors begin among [`Shard::factors`], and the last one's end, `[n + 1]`; `None` where each
+    /// has one.
     pub fn factor_offsets(&self) -> Option<&[u64]> {
         self.columns.bundles.as_ref().map(|columns| self.tensors.values(&columns.offsets))
     }
@@ -157,7 +158,8 @@ impl Shard {
         self.columns.bundles.as_ref().map(|columns| self.tensors.values(&columns.gradient_norms))
     }
 
-    /// One vector a record for what compares features, where records have several factors: their h is the mean, and there is no δ.
+    /// One vector a record for what compares features, where records have several factors: their h is the mean, and
+    /// there is no δ.
     pub fn means(&self) -> Option<FactorRows<'_>> {
         let columns = self.columns.bundles.as_ref()?;
         Some(FactorRows {
@@ -191,12 +193,14 @@ impl Shard {
         Some(ScanRows { values, residuals: self.tensors.values(&columns.residuals) })
     }
 
-    /// At least `‖x − x̂‖`, of the features x that were computed and x̂ that are stored, `[n]`; `None` where they are the same.
+    /// At least `‖x − x̂‖`, of the features x that were computed and x̂ that are stored, `[n]`; `None` where they are
+    /// the same.
     pub fn residuals(&self) -> Option<&[f32]> {
         self.columns.residuals.as_ref().map(|column| self.tensors.values(column))
     }
 
-    /// Which of its records the store's first ones find, in blocks of so many; `None` where features are stored as they are.
+    /// Which of its records the store's first ones find, in blocks of so many; `None` where features are stored as they
+    /// are.
     pub(super) fn nearest(&self, block_records: u64) -> Option<Nearest> {
         let columns = self.columns.nearest.as_ref()?;
         let (places, scores) = (self.tensors.values(&columns.places), self.tensors.values(&columns.scores));
@@ -290,14 +294,15 @@ impl Shard {
         self.records.bytes().len()
     }
 
-    /// Tells the system that this shard's numbers will be needed soon (call it for the next shard while one is scanned).
+    /// Tells the system that this shard's numbers will be needed soon (call it for the next shard while one is
+    /// scanned).
     pub fn prefetch(&self) {
         self.tensors.prefetch();
     }
 
-    /// Tells the system that this shard's pages won't be needed soon (call it when a scan is through with the shard): a store larger
-    /// than memory then pushes nothing else out. What is touched again is mapped again, and read again where it has left memory; so don't
-    /// where the store is small.
+    /// Tells the system that this shard's pages won't be needed soon (call it when a scan is through with the shard): a
+    /// store larger than memory then pushes nothing else out. What is touched again is mapped again, and read again
+    /// where it has left memory; so don't where the store is small.
     pub fn release(&self) {
         self.tensors.release();
         self.records.release();

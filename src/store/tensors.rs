@@ -1,4 +1,5 @@
-//! Safetensors files of a store: written so that every tensor can be used where it is mapped, and read with every claim checked.
+//! Safetensors files of a store: written so that every tensor can be used where it is mapped, and read with every claim
+//! checked.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -61,7 +62,8 @@ fn header(tensors: &[TensorSource<'_>]) -> io::Result<Vec<u8>> {
     Ok(header)
 }
 
-/// A mapped safetensors file whose header has been checked: offsets lie inside the file, cover it, and fit shapes and types.
+/// A mapped safetensors file whose header has been checked: offsets lie inside the file, cover it, and fit shapes and
+/// types.
 #[derive(Debug)]
 pub(super) struct TensorFile {
     path: PathBuf,

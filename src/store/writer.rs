@@ -1,4 +1,5 @@
-//! Making a store: block after block, each durable before the next, so that a killed run loses at most the block under way.
+//! Making a store: block after block, each durable before the next, so that a killed run loses at most the block under
+//! way.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,13 +32,13 @@ pub struct StoreWriter {
 }
 
 impl StoreWriter {
-    /// Begins a store in a new or empty directory (or in one where a store was begun and nothing is finished), or, with `resume`, goes on
-    /// where an earlier run of the same job ended (a run that was killed before it wrote anything included, so that a batch script can
-    /// always resume). Finished blocks are verified first.
+    /// Begins a store in a new or empty directory (or in one where a store was begun and nothing is finished), or, with
+    /// `resume`, goes on where an earlier run of the same job ended (a run that was killed before it wrote anything
+    /// included, so that a batch script can always resume). Finished blocks are verified first.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the directory is in use or not empty, [`Error::Mismatch`] if the store in it was made with other settings,
-    /// [`Error::Format`] if it is damaged.
+    /// [`Error::Usage`] if the directory is in use or not empty, [`Error::Mismatch`] if the store in it was made with
+    /// other settings, [`Error::Format`] if it is damaged.
     pub fn create(
         directory: impl AsRef<Path>,
         settings: Settings,
@@ -87,11 +88,12 @@ impl StoreWriter {
         ))
     }
 
-    /// Adds a block, in any order; where data are added, records to the last block. When this returns the block is on the disk and in the manifest.
+    /// Adds a block, in any order; where data are added, records to the last block. When this returns the block is on
+    /// the disk and in the manifest.
     ///
     /// # Errors
-    /// [`Error::Usage`] if a record's numbers cannot be stored (it is named), [`Error::Io`] if the disk is full; the store stays as
-    /// it was.
+    /// [`Error::Usage`] if a record's numbers cannot be stored (it is named), [`Error::Io`] if the disk is full; the
+    /// store stays as it was.
     pub fn write(&mut self, block: &Block) -> Result<()> {
         if let Ok(at) = self.manifest.position(block.number)
             && self.is_to_be_extended(&self.manifest.blocks[at])
@@ -124,7 +126,8 @@ impl StoreWriter {
         self.manifest.write(&self.directory)
     }
 
-    /// Gives up: a directory that was made for this store goes again where no block was finished; what was there before stays.
+    /// Gives up: a directory that was made for this store goes again where no block was finished; what was there before
+    /// stays.
     pub fn abandon(&self) {
         if self.made && self.manifest.has_nothing_yet() && remove_leftovers(&self.directory, None).is_ok() {
             Lock::remove_with(&self.directory);

@@ -13,7 +13,8 @@ pub struct AnswerOptions {
     pub max_tokens: usize,
     /// How many are kept.
     pub n_best: usize,
-    /// There is no answer where that scores more than so much above the best one; there always is one where this is not given.
+    /// There is no answer where that scores more than so much above the best one; there always is one where this is not
+    /// given.
     pub no_answer_threshold: Option<f32>,
 }
 
@@ -43,7 +44,8 @@ pub struct Candidate {
 pub struct Found {
     /// Highest score first; no two are the same characters.
     pub best: Vec<Candidate>,
-    /// The score of there being no answer: start and end at the first token, the least of all windows (as `run_qa.py` has it).
+    /// The score of there being no answer: start and end at the first token, the least of all windows (as `run_qa.py`
+    /// has it).
     pub no_answer: f32,
 }
 
@@ -56,13 +58,14 @@ impl Found {
     }
 }
 
-/// The answers in the windows of one context, from each window and its logits `[L, 2]`. Every span of at most so many tokens is looked at; of
-/// spans with equal characters the best counts, of equal scores the earlier.
+/// The answers in the windows of one context, from each window and its logits `[L, 2]`. Every span of at most so many
+/// tokens is looked at; of spans with equal characters the best counts, of equal scores the earlier.
 pub fn answers<'a>(windows: impl IntoIterator<Item = (&'a Encoding, &'a [f32])>, options: &AnswerOptions) -> Found {
     answers_between(&[], windows, options)
 }
 
-/// The same of a context that is put together of several: no answer reaches across one of the `seams` (ascending): it would stand nowhere.
+/// The same of a context that is put together of several: no answer reaches across one of the `seams` (ascending): it
+/// would stand nowhere.
 pub fn answers_between<'a>(
     seams: &[usize],
     windows: impl IntoIterator<Item = (&'a Encoding, &'a [f32])>,
@@ -138,7 +141,8 @@ pub fn gold_span(record: &Record) -> Result<Option<(usize, usize)>, String> {
     }
 }
 
-/// The first and last token of the characters `start..end` of a context in one of its windows, where all of them are in it.
+/// The first and last token of the characters `start..end` of a context in one of its windows, where all of them are in
+/// it.
 pub fn place(encoding: &Encoding, start: usize, end: usize) -> Option<(usize, usize)> {
     let context = || {
         let offsets = encoding.offsets.iter().zip(&encoding.segments).enumerate();

@@ -6,7 +6,8 @@ use super::softmax;
 use crate::numeric::argmax;
 use crate::tokens::Encoding;
 
-/// A word and the tag it was given. Only its first token's logits count: those of the pieces that go on were not trained.
+/// A word and the tag it was given. Only its first token's logits count: those of the pieces that go on were not
+/// trained.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TaggedWord {
     /// Its first token.
@@ -36,7 +37,8 @@ pub struct Entity {
     pub score: f64,
 }
 
-/// The words of `encoding` with the tags that `logits [L, classes]` give them: `given` ones by their characters, else as the tokenizer cut them.
+/// The words of `encoding` with the tags that `logits [L, classes]` give them: `given` ones by their characters, else
+/// as the tokenizer cut them.
 pub fn words(
     encoding: &Encoding,
     given: Option<&[(usize, usize)]>,
@@ -59,7 +61,8 @@ pub fn words(
     firsts.map(|(token, &(start, end))| token.map(|token| tagged(token, start, end))).collect()
 }
 
-/// The first token of each word, words given by their characters: `None` where a word has none, cut off by the maximum length.
+/// The first token of each word, words given by their characters: `None` where a word has none, cut off by the maximum
+/// length.
 pub fn first_tokens(encoding: &Encoding, words: &[(usize, usize)]) -> Vec<Option<usize>> {
     let own: Vec<(usize, (usize, usize))> = placed_tokens(encoding).collect();
     let of = |&(start, end): &(usize, usize)| {
@@ -75,7 +78,8 @@ fn placed_tokens(encoding: &Encoding) -> impl Iterator<Item = (usize, (usize, us
     encoding.own_tokens().filter_map(place)
 }
 
-/// A tag's first letter and the rest: `B-PER`, `I-PER`, `O`; a tag without a letter before a hyphen is all of one entity, as long as it lasts.
+/// A tag's first letter and the rest: `B-PER`, `I-PER`, `O`; a tag without a letter before a hyphen is all of one
+/// entity, as long as it lasts.
 fn parts(tag: &str) -> (char, &str) {
     match tag.split_once('-') {
         Some((prefix, kind)) if prefix.len() == 1 => (prefix.chars().next().unwrap_or('O'), kind),

@@ -1,7 +1,8 @@
 //! How right an answer is: exact match and F1, as the data sets' own scripts count them.
 //!
-//! English (SQuAD's `evaluate-v1.1.py`): lower case, no punctuation, no articles, white space levelled; F1 over the bag of words. Chinese (CMRC's
-//! and DuReader-robust's): lower case, no punctuation; F1 over the longest common run of characters, words of other scripts whole.
+//! English (SQuAD's `evaluate-v1.1.py`): lower case, no punctuation, no articles, white space levelled; F1 over the bag
+//! of words. Chinese (CMRC's and DuReader-robust's): lower case, no punctuation; F1 over the longest common run of
+//! characters, words of other scripts whole.
 
 use std::collections::HashMap;
 

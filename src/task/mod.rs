@@ -1,4 +1,5 @@
-//! What the logits of heads over tokens say: answers in a context, entities among tagged words, pieces behind masks; and how right that is.
+//! What the logits of heads over tokens say: answers in a context, entities among tagged words, pieces behind masks;
+//! and how right that is.
 //!
 //! Functions of logits and offsets alone: no model, no file.
 
@@ -24,7 +25,8 @@ fn softmax(z: &[f32]) -> Vec<f64> {
     exponentials.iter().map(|e| e / sum).collect()
 }
 
-/// A text of which many parts are taken by their characters: those of [`characters`], without counting from its start each time.
+/// A text of which many parts are taken by their characters: those of [`characters`], without counting from its start
+/// each time.
 pub struct Parts<'a> {
     text: &'a str,
     /// Where each character begins, and where the last ends.

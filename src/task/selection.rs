@@ -1,8 +1,10 @@
-//! Which sentences of a context are chosen to answer a question from, by a model that was trained to (the Selector of Selector-Predictor).
+//! Which sentences of a context are chosen to answer a question from, by a model that was trained to (the Selector of
+//! Selector-Predictor).
 
 use serde::{Deserialize, Serialize};
 
-/// What a selector's directory has beside the model: which tokens stand around a sentence, and how likely it must be to be kept.
+/// What a selector's directory has beside the model: which tokens stand around a sentence, and how likely it must be to
+/// be kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SelectorSettings {
@@ -40,8 +42,8 @@ impl Default for SelectorSettings {
     }
 }
 
-/// Which sentences are kept: those that are evidence with a probability of at least `threshold`, no more than `most` of them, and the likeliest (the first
-/// of several) whatever it has.
+/// Which sentences are kept: those that are evidence with a probability of at least `threshold`, no more than `most` of
+/// them, and the likeliest (the first of several) whatever it has.
 pub fn kept(probabilities: &[f64], threshold: f64, most: Option<usize>) -> Vec<bool> {
     let mut ranked: Vec<usize> = (0..probabilities.len()).collect();
     ranked.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]).then(a.cmp(&b)));

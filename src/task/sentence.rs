@@ -5,9 +5,9 @@ const ENDS: [char; 8] = ['。', '\u{FF01}', '\u{FF1F}', '\u{FF1B}', '!', '?', ';
 /// What may stand between an end and white space.
 const CLOSING: [char; 8] = ['"', '\'', '”', '’', '」', '』', ')', '\u{FF09}'];
 
-/// The sentences of `text` as places in Unicode characters, each with what ends it and the white space behind: together they are all of the
-/// text. A full stop ends one before white space and after an ideograph, as two of them do; what has no letter or digit is no sentence of its
-/// own, and goes with what stands before it.
+/// The sentences of `text` as places in Unicode characters, each with what ends it and the white space behind: together
+/// they are all of the text. A full stop ends one before white space and after an ideograph, as two of them do; what
+/// has no letter or digit is no sentence of its own, and goes with what stands before it.
 pub fn sentences(text: &str) -> Vec<(usize, usize)> {
     let characters: Vec<char> = text.chars().collect();
     let at = |place: usize| characters.get(place).copied();

@@ -1,5 +1,5 @@
-//! Packed batches by token budget: sequences of similar length share a batch, none is padded, and each batch remembers which
-//! sequences it holds so that results go back in input order.
+//! Packed batches by token budget: sequences of similar length share a batch, none is padded, and each batch remembers
+//! which sequences it holds so that results go back in input order.
 
 use std::borrow::Borrow;
 use std::cmp::Reverse;
@@ -11,8 +11,9 @@ use super::{Encoding, PackedBatch};
 pub enum Positions {
     /// 0, 1, 2, … (BERT and most others).
     FromZero,
-    /// The RoBERTa families: the n-th token that is not padding (n from 1) is at `pad + n`, and a padding token, which a text can
-    /// only hold by naming it, is at `pad` and is not counted. This is `create_position_ids_from_input_ids` of `transformers`.
+    /// The RoBERTa families: the n-th token that is not padding (n from 1) is at `pad + n`, and a padding token, which
+    /// a text can only hold by naming it, is at `pad` and is not counted. This is `create_position_ids_from_input_ids`
+    /// of `transformers`.
     AfterPadding {
         /// The configuration's `pad_token_id`.
         pad: u32,
@@ -54,10 +55,12 @@ pub struct MicroBatch {
     pub batch: PackedBatch,
 }
 
-/// Cuts a window of sequences into batches of at most `budget` tokens each, longest sequences first; a sequence longer than the
-/// budget is a batch of its own. Every sequence is in exactly one batch, and the same window gives the same batches.
+/// Cuts a window of sequences into batches of at most `budget` tokens each, longest sequences first; a sequence longer
+/// than the budget is a batch of its own. Every sequence is in exactly one batch, and the same window gives the same
+/// batches.
 ///
-/// Longest first because the batches are shared out among workers in order: the last ones to finish are then the cheap ones.
+/// Longest first because the batches are shared out among workers in order: the last ones to finish are then the cheap
+/// ones.
 pub fn pack<E: Borrow<Encoding>>(window: &[E], positions: Positions, budget: usize) -> Vec<MicroBatch> {
     let mut order: Vec<usize> = (0..window.len()).collect();
     order.sort_by_key(|&row| (Reverse(window[row].borrow().ids.len()), row));

@@ -19,9 +19,9 @@ pub struct Joined {
 }
 
 impl Tokenizer {
-    /// Encodes a text of any length, as windows of at most `max_length` tokens of which neighbours share `stride`, half a window at most. These are
-    /// `transformers`' own (`truncation=True`, `return_overflowing_tokens`), in the order of the text. A pair of texts is one sequence, cut as
-    /// [`Tokenizer::encode`] cuts it.
+    /// Encodes a text of any length, as windows of at most `max_length` tokens of which neighbours share `stride`, half
+    /// a window at most. These are `transformers`' own (`truncation=True`, `return_overflowing_tokens`), in the order
+    /// of the text. A pair of texts is one sequence, cut as [`Tokenizer::encode`] cuts it.
     ///
     /// # Errors
     /// [`Error::Usage`] where there is no room for a token; as [`Tokenizer::encode`].
@@ -79,8 +79,8 @@ impl Joined {
         Self { encoding, ranges: vec![own.clone()], own }
     }
 
-    /// The window that shows most of what is around some of the tokens: the most of them, then the most on their nearer side that is cut, then the first.
-    /// Of one token that is what Google's BERT reads of SQuAD's windows.
+    /// The window that shows most of what is around some of the tokens: the most of them, then the most on their nearer
+    /// side that is cut, then the first. Of one token that is what Google's BERT reads of SQuAD's windows.
     pub fn window_of(&self, tokens: &[usize]) -> usize {
         let shown = |window: usize| {
             let seen = tokens.iter().filter_map(|&token| self.around(window, token.checked_sub(self.own.start)?));
@@ -125,7 +125,8 @@ impl Joined {
         (0..self.encoding.ids.len()).flat_map(row).copied().collect()
     }
 
-    /// How much of the text a window has on the nearer cut side of one of its own tokens; none where it has not the token.
+    /// How much of the text a window has on the nearer cut side of one of its own tokens; none where it has not the
+    /// token.
     fn around(&self, window: usize, token: usize) -> Option<usize> {
         let range = self.ranges.get(window).filter(|range| range.contains(&token))?;
         let before = if range.start == 0 { usize::MAX } else { token - range.start };

@@ -27,10 +27,12 @@ fn read_tokenizer_json(path: &Path, settings: &Settings) -> Result<Pipeline> {
     let not_one = |error: &dyn std::fmt::Display| Error::format(path, format!("not a tokenizer: {error}"));
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
     let text = std::str::from_utf8(&bytes).map_err(|error| not_one(&error))?;
-    // By `FromStr`, which was compiled with the tokenizers: reading by serde would compile all of their formats again, here.
+    // By `FromStr`, which was compiled with the tokenizers: reading by serde would compile all of their formats again,
+    // here.
     let parse = || {
         let pipeline: Pipeline = text.parse()?;
-        // What a template lacks is met where it is used first. Texts that cannot be encoded are refused in their own time.
+        // What a template lacks is met where it is used first. Texts that cannot be encoded are refused in their own
+        // time.
         let _ = pipeline.encode("a", true);
         let _ = pipeline.encode(("a", "b"), true);
         Ok::<_, tokenizers::Error>(pipeline)

@@ -19,11 +19,12 @@ pub struct MarkedWindow {
 }
 
 impl Tokenizer {
-    /// Whole sentences in as few sequences of at most `max_length` tokens as their order allows, the question in each. A question has at most half of the
-    /// room; a sentence that is longer than what is left is cut.
+    /// Whole sentences in as few sequences of at most `max_length` tokens as their order allows, the question in each.
+    /// A question has at most half of the room; a sentence that is longer than what is left is cut.
     ///
     /// # Errors
-    /// [`Error::Usage`] where there is no room, [`Error::Mismatch`] where a marker is no token of this tokenizer; as [`Tokenizer::encode`].
+    /// [`Error::Usage`] where there is no room, [`Error::Mismatch`] where a marker is no token of this tokenizer; as
+    /// [`Tokenizer::encode`].
     pub fn marked(
         &self,
         sentences: &[&str],

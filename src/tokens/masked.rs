@@ -2,15 +2,16 @@
 
 use super::PackedBatch;
 
-/// Many sequences of few texts. Each is a text in which one token stands in for some others, in their places: what differs between two
-/// sequences of a text is a bit a token.
+/// Many sequences of few texts. Each is a text in which one token stands in for some others, in their places: what
+/// differs between two sequences of a text is a bit a token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Masked {
     /// The texts.
     pub texts: PackedBatch,
     /// Which text each sequence is of, `[B]`.
     pub of: Vec<u32>,
-    /// Which tokens are replaced: [`Masked::words`] words for each sequence, its first token the lowest bit of the first.
+    /// Which tokens are replaced: [`Masked::words`] words for each sequence, its first token the lowest bit of the
+    /// first.
     pub bits: Vec<u32>,
     /// The token that stands in.
     pub stand_in: u32,

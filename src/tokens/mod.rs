@@ -1,9 +1,10 @@
 //! Texts to token ids with offsets, and token ids to packed batches.
 //!
-//! [`Tokenizer`] gives the ids the `transformers` library gives for the same directory, [`max_length`] how long a sequence may
-//! be, and [`pack`] lays sequences end to end in batches of about as many tokens as the device likes. Nothing here pads: padding
-//! and truncation lengths stored in a `tokenizer.json` are ignored. [`learn_vocabulary`] makes word pieces of texts, for models from
-//! scratch; slow Python-only tokenizers and SentencePiece `.model` files are out of scope: `transformers` converts the latter to `tokenizer.json` when it saves.
+//! [`Tokenizer`] gives the ids the `transformers` library gives for the same directory, [`max_length`] how long a
+//! sequence may be, and [`pack`] lays sequences end to end in batches of about as many tokens as the device likes.
+//! Nothing here pads: padding and truncation lengths stored in a `tokenizer.json` are ignored. [`learn_vocabulary`]
+//! makes word pieces of texts, for models from scratch; slow Python-only tokenizers and SentencePiece `.model` files
+//! are out of scope: `transformers` converts the latter to `tokenizer.json` when it saves.
 
 mod batch;
 mod joined;
@@ -37,7 +38,8 @@ pub struct Encoding {
     pub offsets: Vec<Option<(usize, usize)>>,
     /// 0 for the text, 1 for its pair; `None` for special tokens.
     pub segments: Vec<Option<u8>>,
-    /// Which word of its segment each token is of, as the tokenizer cuts words before pieces; `None` for special tokens.
+    /// Which word of its segment each token is of, as the tokenizer cuts words before pieces; `None` for special
+    /// tokens.
     pub words: Vec<Option<u32>>,
     /// Whether tokens were cut to fit the maximum length.
     pub truncated: bool,

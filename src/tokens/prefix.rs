@@ -1,9 +1,9 @@
 //! Reading only the start of a very long text.
 //!
-//! A tokenizer that will keep 512 tokens need not normalise a megabyte. BERT's pipeline splits at white space and around
-//! Chinese characters before it looks for pieces, so the words of a text up to such a place are the first words of the whole text,
-//! whatever follows; if they already give as many tokens as are wanted, the rest decides nothing. That argument is made for BERT's
-//! normaliser and pre-tokenizer only; any other pipeline reads the text whole.
+//! A tokenizer that will keep 512 tokens need not normalise a megabyte. BERT's pipeline splits at white space and
+//! around Chinese characters before it looks for pieces, so the words of a text up to such a place are the first words
+//! of the whole text, whatever follows; if they already give as many tokens as are wanted, the rest decides nothing.
+//! That argument is made for BERT's normaliser and pre-tokenizer only; any other pipeline reads the text whole.
 
 use tokenizers::{AddedToken, NormalizerWrapper, PreTokenizerWrapper, Tokenizer as Pipeline};
 
@@ -25,8 +25,8 @@ impl PrefixRule {
         (plain && normalizer.clean_text).then_some(Self { chinese: normalizer.handle_chinese_chars })
     }
 
-    /// The start of `text`, cut at a word's end, that should hold at least `tokens` tokens; `None` where the text is not much
-    /// longer than that or has no such place.
+    /// The start of `text`, cut at a word's end, that should hold at least `tokens` tokens; `None` where the text is
+    /// not much longer than that or has no such place.
     pub(super) fn prefix(self, text: &str, tokens: usize) -> Option<&str> {
         let characters = tokens.saturating_mul(CHARACTERS_PER_TOKEN);
         if text.len() / 4 <= characters {
@@ -37,8 +37,8 @@ impl PrefixRule {
         Some(&text[..cut])
     }
 
-    /// The byte to cut at, where there may be a cut at this character: before white space, after a Chinese character. Only ASCII
-    /// white space: the normaliser drops some of Unicode's as control characters.
+    /// The byte to cut at, where there may be a cut at this character: before white space, after a Chinese character.
+    /// Only ASCII white space: the normaliser drops some of Unicode's as control characters.
     fn cut_at(self, at: usize, c: char) -> Option<usize> {
         match c {
             ' ' | '\t' | '\n' | '\r' => Some(at),
@@ -49,8 +49,8 @@ impl PrefixRule {
     }
 }
 
-/// Added tokens are found in the raw text, before words are: one that could hold a cutting place, or swallows the white space
-/// beside it, would be cut in two.
+/// Added tokens are found in the raw text, before words are: one that could hold a cutting place, or swallows the white
+/// space beside it, would be cut in two.
 fn cannot_span_a_cut(token: &AddedToken) -> bool {
     !token.lstrip && !token.rstrip && token.content.bytes().all(|byte| byte.is_ascii_graphic())
 }

@@ -1,5 +1,5 @@
-//! What the small JSON files beside a vocabulary say: `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`,
-//! `sentence_bert_config.json`, and the `model_type` of `config.json`.
+//! What the small JSON files beside a vocabulary say: `tokenizer_config.json`, `special_tokens_map.json`,
+//! `added_tokens.json`, `sentence_bert_config.json`, and the `model_type` of `config.json`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -152,8 +152,8 @@ impl Settings {
         self.roles.iter().find(|(r, _)| *r == role).map(|(_, text)| text.as_str())
     }
 
-    /// Whether `transformers` would build its BERT tokenizer, which takes its normaliser from `tokenizer_config.json` (lower case
-    /// unless told otherwise) even where `tokenizer.json` has another.
+    /// Whether `transformers` would build its BERT tokenizer, which takes its normaliser from `tokenizer_config.json`
+    /// (lower case unless told otherwise) even where `tokenizer.json` has another.
     pub(super) fn is_bert_class(&self) -> bool {
         match &self.config.tokenizer_class {
             Some(class) => {
@@ -163,8 +163,8 @@ impl Settings {
         }
     }
 
-    /// Whether the tokenizer hands segment ids to the model at all. What the file says goes; otherwise only the generic class of
-    /// `transformers` 5 does not.
+    /// Whether the tokenizer hands segment ids to the model at all. What the file says goes; otherwise only the generic
+    /// class of `transformers` 5 does not.
     pub(super) fn gives_segments(&self) -> bool {
         match &self.config.model_input_names {
             Some(names) => names.iter().any(|name| name == "token_type_ids"),
@@ -209,8 +209,9 @@ pub(super) fn read_json<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<O
     parsed.map(Some).map_err(|error| Error::format(&path, format!("not the JSON expected: {error}")))
 }
 
-/// How many tokens a sequence of the model in `dir` may have: the smallest of `model_max_length` (`tokenizer_config.json`),
-/// `max_seq_length` (`sentence_bert_config.json`) and `positions`, the rows of the position table that sequences can use.
+/// How many tokens a sequence of the model in `dir` may have: the smallest of `model_max_length`
+/// (`tokenizer_config.json`), `max_seq_length` (`sentence_bert_config.json`) and `positions`, the rows of the position
+/// table that sequences can use.
 ///
 /// # Errors
 /// Where one of the two files is there and damaged, or names a length below 1.

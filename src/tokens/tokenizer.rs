@@ -17,7 +17,8 @@ use crate::error::{Error, Result};
 /// What the model expects of its tokenizer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenizerOptions {
-    /// Whether the model tells segments apart (two rows or more in its token-type table); without, every segment id is 0.
+    /// Whether the model tells segments apart (two rows or more in its token-type table); without, every segment id is
+    /// 0.
     pub segments: bool,
     /// Rows of the model's word embedding table V: ids are below it.
     pub vocabulary: usize,
@@ -50,8 +51,8 @@ impl Tokenizer {
     /// Loads `tokenizer.json` of a model directory, else its `vocab.txt`, with the settings beside them.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Format`] where neither file is there, or one is damaged; [`Error::Mismatch`] where the
-    /// vocabulary has ids that the model's embedding table has no rows for.
+    /// [`Error::Io`] and [`Error::Format`] where neither file is there, or one is damaged; [`Error::Mismatch`] where
+    /// the vocabulary has ids that the model's embedding table has no rows for.
     pub fn load(dir: &Path, options: &TokenizerOptions) -> Result<Self> {
         let settings = Settings::read(dir)?;
         let (mut pipeline, source) = load::read_pipeline(dir, &settings)?;
@@ -74,13 +75,13 @@ impl Tokenizer {
         Ok(Self { pipeline, template, direction, prefix, segments, vocabulary, special, fingerprint, source })
     }
 
-    /// Encodes a text, or a pair, in at most `max_length` tokens, special tokens included. What is too long is cut longest-first:
-    /// a pair loses tokens from its longer half until the two are level, then from both. An empty pair is no pair, as where
-    /// `transformers` is given one record.
+    /// Encodes a text, or a pair, in at most `max_length` tokens, special tokens included. What is too long is cut
+    /// longest-first: a pair loses tokens from its longer half until the two are level, then from both. An empty pair
+    /// is no pair, as where `transformers` is given one record.
     ///
     /// # Errors
-    /// [`Error::Usage`] where `max_length` leaves no room for the special tokens; [`Error::Mismatch`] where a token of the text
-    /// has no row in the model's embedding table.
+    /// [`Error::Usage`] where `max_length` leaves no room for the special tokens; [`Error::Mismatch`] where a token of
+    /// the text has no row in the model's embedding table.
     pub fn encode(&self, text: &str, pair: Option<&str>, max_length: usize) -> Result<Encoding> {
         let pair = pair.filter(|pair| !pair.is_empty());
         let room = self.room(pair.is_some(), max_length)?;
@@ -91,11 +92,13 @@ impl Tokenizer {
         self.finish(&pieces, truncated)
     }
 
-    /// Encodes a question with a context of any length, as windows of at most `max_length` tokens: the question is in each, and neighbours
-    /// share `stride` tokens of the context. These are `transformers`' own (`truncation="only_second"`, `return_overflowing_tokens`).
+    /// Encodes a question with a context of any length, as windows of at most `max_length` tokens: the question is in
+    /// each, and neighbours share `stride` tokens of the context. These are `transformers`' own
+    /// (`truncation="only_second"`, `return_overflowing_tokens`).
     ///
     /// # Errors
-    /// [`Error::Usage`] where the question leaves no room for more of the context than neighbours share; as [`Tokenizer::encode`].
+    /// [`Error::Usage`] where the question leaves no room for more of the context than neighbours share; as
+    /// [`Tokenizer::encode`].
     pub fn windows(&self, question: &str, context: &str, max_length: usize, stride: usize) -> Result<Vec<Encoding>> {
         let room = self.room(true, max_length)?;
         let (first, mut second) = (self.tokenize(question, None)?, self.tokenize(context, None)?);
@@ -191,8 +194,8 @@ impl Tokenizer {
         self.tokenize(text, Some(limit))
     }
 
-    /// Whether a prefix gave what the whole text would: tokenizing stops after the first word that reaches the limit, but goes on
-    /// past an added token that does.
+    /// Whether a prefix gave what the whole text would: tokenizing stops after the first word that reaches the limit,
+    /// but goes on past an added token that does.
     fn is_settled(&self, pieces: &Pieces, limit: usize) -> bool {
         let added = self.pipeline.get_added_vocabulary().get_added_tokens_decoder();
         pieces.len() >= limit && pieces.get_ids().last().is_some_and(|id| !added.contains_key(id))

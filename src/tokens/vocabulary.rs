@@ -1,5 +1,5 @@
-//! A vocabulary made from texts: word pieces, as BERT has them, learnt by merging the pairs that come most often (Sennrich et al. 2016; as Hugging Face's
-//! `WordPieceTrainer`).
+//! A vocabulary made from texts: word pieces, as BERT has them, learnt by merging the pairs that come most often
+//! (Sennrich et al. 2016; as Hugging Face's `WordPieceTrainer`).
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -32,7 +32,8 @@ pub fn learn_vocabulary<'a>(texts: impl IntoIterator<Item = &'a str>, size: usiz
     }
     let failed = |error: tokenizers::Error| Error::usage(format!("the vocabulary could not be learnt: {error}"));
     let texts: Vec<&str> = texts.into_iter().collect();
-    // The trainer numbers what goes on in a word in no fixed order, and merges depend on the numbers: here they are fixed beforehand.
+    // The trainer numbers what goes on in a word in no fixed order, and merges depend on the numbers: here they are
+    // fixed beforehand.
     let mut within = BTreeSet::new();
     for text in &texts {
         for word in words(text).map_err(failed)? {

@@ -1,6 +1,8 @@
-//! The BERT tokenizer from its parts: a `vocab.txt` (one piece a line, the line's number its id) and the settings beside it.
+//! The BERT tokenizer from its parts: a `vocab.txt` (one piece a line, the line's number its id) and the settings
+//! beside it.
 //!
-//! This is what `transformers` builds for BERT, ERNIE, ELECTRA and DistilBERT checkpoints that carry no `tokenizer.json`.
+//! This is what `transformers` builds for BERT, ERNIE, ELECTRA and DistilBERT checkpoints that carry no
+//! `tokenizer.json`.
 
 use std::path::Path;
 

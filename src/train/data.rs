@@ -172,10 +172,11 @@ pub(super) fn weight(record: &Record, column: Option<&str>) -> Option<f64> {
     }
 }
 
-/// What a head for these records is: as asked for, else the model's own where every label means something to it, else as the labels are.
+/// What a head for these records is: as asked for, else the model's own where every label means something to it, else
+/// as the labels are.
 ///
-/// Names in the data become the classes, in the order of their characters; whole numbers are class ids from 0; lists make it multi-label,
-/// fractions a regression.
+/// Names in the data become the classes, in the order of their characters; whole numbers are class ids from 0; lists
+/// make it multi-label, fractions a regression.
 ///
 /// # Errors
 /// [`Error::Usage`] where the labels are of no one kind.
@@ -201,7 +202,8 @@ pub fn plan_head(
     Ok(HeadPlan { names, problem })
 }
 
-/// What a head that tags words is: as asked for, else the model's own where every tag means something to it, else as the tags are.
+/// What a head that tags words is: as asked for, else the model's own where every tag means something to it, else as
+/// the tags are.
 ///
 /// # Errors
 /// As [`plan_head`].

@@ -6,8 +6,9 @@
 //! DIR/epoch-000.safetensors  probability [n], margin [n] (F32), correct [n] (U8)
 //! ```
 //!
-//! The numbers are those of the training passes themselves (each record once an epoch, with dropout, before that step's update), so they
-//! cost no pass of their own; this is how Swayamdipta et al. and Pleiss et al. take them. Of a record of gold class y with logits z:
+//! The numbers are those of the training passes themselves (each record once an epoch, with dropout, before that step's
+//! update), so they cost no pass of their own; this is how Swayamdipta et al. and Pleiss et al. take them. Of a record
+//! of gold class y with logits z:
 //!
 //! | | single-label | multi-label |
 //! |---|---|---|
@@ -15,8 +16,8 @@
 //! | probability | `softmax(z)_y` | `σ(margin)` |
 //! | correct | the predicted class is y | every class is predicted as it is: margin > 0 |
 //!
-//! A regression has no such numbers, and is refused. Rows are joined to a store by `index`, the record's number in the input;
-//! audits refuse them where ids or classes differ.
+//! A regression has no such numbers, and is refused. Rows are joined to a store by `index`, the record's number in the
+//! input; audits refuse them where ids or classes differ.
 //!
 //! ```
 //! use wherefore::train::{Dynamics, DynamicsHeader, DynamicsWriter, Moment};
@@ -121,8 +122,8 @@ pub struct DynamicsWriter {
 }
 
 impl DynamicsWriter {
-    /// Begins in `directory`, which is made where it is not there, for records of these numbers and ids. What another training left there is
-    /// written over.
+    /// Begins in `directory`, which is made where it is not there, for records of these numbers and ids. What another
+    /// training left there is written over.
     ///
     /// # Errors
     /// [`Error::Usage`] for a regression or a model without a head; what the file system says.
@@ -260,8 +261,8 @@ impl Dynamics {
     /// Reads what a training wrote to `directory`.
     ///
     /// # Errors
-    /// [`Error::Io`] where a file is not there, [`Error::Format`] where one is damaged or of another size than the manifest says, or there
-    /// is no whole epoch yet.
+    /// [`Error::Io`] where a file is not there, [`Error::Format`] where one is damaged or of another size than the
+    /// manifest says, or there is no whole epoch yet.
     pub fn open(directory: &Path) -> Result<Self> {
         let manifest = read_manifest(directory)?;
         if manifest.epochs.is_empty() {
@@ -342,14 +343,14 @@ impl Dynamics {
         self.mean(row, |moment| f64::from(u8::from(moment.correct)))
     }
 
-    /// The mean over epochs of the margin: the area under it (Pleiss et al. 2020, *Identifying Mislabeled Data using the Area Under the Margin
-    /// Ranking*, eq. 1).
+    /// The mean over epochs of the margin: the area under it (Pleiss et al. 2020, *Identifying Mislabeled Data using
+    /// the Area Under the Margin Ranking*, eq. 1).
     pub fn area_under_margin(&self, row: usize) -> f64 {
         self.mean(row, |moment| f64::from(moment.margin))
     }
 
-    /// How often it was predicted as labelled in one epoch and not in the next (Toneva et al. 2019, *An Empirical Study of Example
-    /// Forgetting*, definition 1); `None` where it never was: such records belong with the most forgotten.
+    /// How often it was predicted as labelled in one epoch and not in the next (Toneva et al. 2019, *An Empirical Study
+    /// of Example Forgetting*, definition 1); `None` where it never was: such records belong with the most forgotten.
     pub fn forgetting_events(&self, row: usize) -> Option<usize> {
         let learned = self.course(row).any(|moment| moment.correct);
         let forgotten = self.epochs.windows(2).filter(|pair| pair[0][row].correct && !pair[1][row].correct);

@@ -7,8 +7,8 @@ use crate::interrupt;
 use crate::model::{Problem, Trainee};
 use crate::tokens::{MicroBatch, pack};
 
-/// Refits the last layer to the features that the rest gives `examples`, and puts it in place. Each loss counts its record's weight over their mean:
-/// a record of weight 2 is one that is there twice.
+/// Refits the last layer to the features that the rest gives `examples`, and puts it in place. Each loss counts its
+/// record's weight over their mean: a record of weight 2 is one that is there twice.
 ///
 /// # Errors
 /// As [`refit`]; [`Error::Usage`] where no record has a weight above 0; what the device fails at.

@@ -37,7 +37,8 @@ pub trait Material: Clone + Send + Sync {
     }
     /// What decides its part in a training, beside its tokens and its weight.
     fn digest(&self) -> String;
-    /// One pass forth and back over a batch of such, each with its share of the step's loss and its place in the training data.
+    /// One pass forth and back over a batch of such, each with its share of the step's loss and its place in the
+    /// training data.
     ///
     /// # Errors
     /// As [`Learn::study`] and [`Learn::study_tokens`].
@@ -141,8 +142,8 @@ impl Material for Example {
     }
 }
 
-/// Hands over batches of `examples`, with each sequence's place among them. A window at a time: sorted by length as a whole, a set would be packed
-/// a little tighter and held twice.
+/// Hands over batches of `examples`, with each sequence's place among them. A window at a time: sorted by length as a
+/// whole, a set would be packed a little tighter and held twice.
 pub(super) fn each_batch<M: Material>(
     trainee: &mut Trainee,
     examples: &[M],

@@ -1,13 +1,16 @@
 //! Training: what becomes of the parameters, and what each record did on the way.
 //!
-//! [`train`] is the loop over a [`crate::model::Trainee`]; [`train_head`] fits the last layer alone. [`dynamics`] is the record of a training
-//! that audits read. What this refuses to do: know a device (the parameters and their gradients are [`crate::model`]'s), or judge the data.
+//! [`train`] is the loop over a [`crate::model::Trainee`]; [`train_head`] fits the last layer alone. [`dynamics`] is
+//! the record of a training that audits read. What this refuses to do: know a device (the parameters and their
+//! gradients are [`crate::model`]'s), or judge the data.
 //!
-//! **The same bits, whatever the run**: of threads, micro-batches, interruptions. The order of an epoch and what is dropped are functions of the
-//! seed, the epoch and the record; a step's gradient is one chain over its tokens; a state holds everything that decides what comes next.
+//! **The same bits, whatever the run**: of threads, micro-batches, interruptions. The order of an epoch and what is
+//! dropped are functions of the seed, the epoch and the record; a step's gradient is one chain over its tokens; a state
+//! holds everything that decides what comes next.
 //!
-//! Losses are those `transformers` trains with: cross-entropy, and for several labels or values their mean over outputs. A record's weight is
-//! taken over the mean weight of the training data, so that weights shift attention between records and not the learning rate.
+//! Losses are those `transformers` trains with: cross-entropy, and for several labels or values their mean over
+//! outputs. A record's weight is taken over the mean weight of the training data, so that weights shift attention
+//! between records and not the learning rate.
 
 mod bar;
 mod data;

@@ -33,7 +33,8 @@ pub struct TrainOptions {
     pub dropout: DropoutRates,
     /// Epochs without a better outcome on the dev data after which it ends; the best one's parameters are then kept.
     pub patience: Option<u32>,
-    /// What the attention that is drawn to the words people marked counts in the loss, where there are such words (TrustAI's rationale-guided training).
+    /// What the attention that is drawn to the words people marked counts in the loss, where there are such words
+    /// (TrustAI's rationale-guided training).
     pub rationale_weight: f64,
     /// What better means; by default accuracy, of a regression the loss.
     pub metric: Option<Metric>,

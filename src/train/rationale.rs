@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use crate::tokens::Encoding;
 
-/// Which tokens of a text are marked by a column's value: `[[start, end], …]`, characters of the text with the end left out, or a list of 0 and 1, one a
-/// word between white space, or one a character. Empty where none is.
+/// Which tokens of a text are marked by a column's value: `[[start, end], …]`, characters of the text with the end left
+/// out, or a list of 0 and 1, one a word between white space, or one a character. Empty where none is.
 ///
 /// # Errors
 /// What is wrong with the value.

@@ -30,8 +30,8 @@ pub struct TrainPlan {
     pub resume: bool,
     /// Where training dynamics go.
     pub dynamics: Option<PathBuf>,
-    /// Where the model is saved after each epoch, as `epoch-001` and on: what rule tracin takes for checkpoints. Those of another training are gone
-    /// when this one begins.
+    /// Where the model is saved after each epoch, as `epoch-001` and on: what rule tracin takes for checkpoints. Those
+    /// of another training are gone when this one begins.
     pub epochs: Option<PathBuf>,
     /// Save AdamW's moments beside each of those models, for rule less.
     pub keep_moments: bool,
@@ -73,8 +73,9 @@ pub struct TrainOutcome {
 /// Trains on `examples`, tells `told` of each epoch, and leaves the parameters in `trainee`.
 ///
 /// # Errors
-/// [`Error::Interrupted`] after a signal, the state written where there is a place for it; [`Error::Usage`] where options contradict each
-/// other or the loss is no longer a number; [`Error::Mismatch`] where the state is another training's.
+/// [`Error::Interrupted`] after a signal, the state written where there is a place for it; [`Error::Usage`] where
+/// options contradict each other or the loss is no longer a number; [`Error::Mismatch`] where the state is another
+/// training's.
 pub fn train<M: Material>(
     trainee: &mut Trainee,
     examples: &[M],

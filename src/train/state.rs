@@ -1,4 +1,5 @@
-//! Where a training stands, in one file that appears whole or not at all: what comes after it is, bit for bit, what would have come.
+//! Where a training stands, in one file that appears whole or not at all: what comes after it is, bit for bit, what
+//! would have come.
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
-//! Records as a model that says something of tokens learns from them: windows of a context, words with tags, texts to be masked.
+//! Records as a model that says something of tokens learns from them: windows of a context, words with tags, texts to
+//! be masked.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -78,8 +79,8 @@ impl fmt::Debug for TaggedText {
     }
 }
 
-/// How tokens are masked (Devlin et al. 2019, *BERT*, section 3.1): 15 % of a text's own tokens are to be told; of them 80 % become the mask, 10 % a piece
-/// drawn from the vocabulary, and 10 % stay.
+/// How tokens are masked (Devlin et al. 2019, *BERT*, section 3.1): 15 % of a text's own tokens are to be told; of them
+/// 80 % become the mask, 10 % a piece drawn from the vocabulary, and 10 % stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Masking {
     /// The mask's id.
@@ -115,7 +116,8 @@ const fn share(of: f64) -> u32 {
 }
 
 impl Masking {
-    /// What is read of a sequence in an epoch, and what is behind: functions of the seed, the epoch and the sequence's number alone.
+    /// What is read of a sequence in an epoch, and what is behind: functions of the seed, the epoch and the sequence's
+    /// number alone.
     pub fn draw(&self, encoding: &Encoding, seed: u64, epoch: u32, row: u32) -> (Vec<u32>, Vec<Term>) {
         let stream = Stream::new(seed, Purpose::MaskedPieces);
         let (mut ids, mut terms) = (encoding.ids.clone(), Vec::new());
@@ -285,8 +287,8 @@ impl Maker<'_> {
         Ok(Question { context, answers, scoring: self.options.scoring })
     }
 
-    /// The windows of a context with where the answer starts and ends in each: at the first token where it is not in it, as `transformers`'
-    /// `run_qa.py` has it.
+    /// The windows of a context with where the answer starts and ends in each: at the first token where it is not in
+    /// it, as `transformers`' `run_qa.py` has it.
     fn windows(&self, record: &Record) -> Result<Vec<Lesson>, String> {
         let gold = task::gold_span(record)?;
         let context = record.pair.as_deref().unwrap_or_default();
@@ -305,7 +307,8 @@ impl Maker<'_> {
         Ok(windows.into_iter().map(taught).collect())
     }
 
-    /// The windows of a text, each with the classes of the words whose first token it says most of; other tokens teach nothing.
+    /// The windows of a text, each with the classes of the words whose first token it says most of; other tokens teach
+    /// nothing.
     fn tags(&self, record: &Record) -> Result<(Vec<Lesson>, TaggedText), String> {
         let Some(words) = &record.words else {
             return Err("tags need the words they are of: a column `tokens` with a list of them".to_owned());

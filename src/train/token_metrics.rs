@@ -1,4 +1,5 @@
-//! How good a model's predictions of tokens are: exact match and F1 of answers, precision and recall of entities, perplexity of masked pieces.
+//! How good a model's predictions of tokens are: exact match and F1 of answers, precision and recall of entities,
+//! perplexity of masked pieces.
 
 use std::borrow::Cow;
 use std::sync::Arc;

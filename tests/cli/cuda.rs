@@ -1,4 +1,5 @@
-//! The binary on the (emulated) GPU: what it says of itself, and what is left when a device runs out of memory or is lost.
+//! The binary on the (emulated) GPU: what it says of itself, and what is left when a device runs out of memory or is
+//! lost.
 //!
 //! A binary that was built without nvcc has no kernels: there is then nothing here to run but its refusal.
 
@@ -225,7 +226,8 @@ fn doctor_checks_every_kernel_and_a_model_on_a_device() {
     assert!(checks.iter().any(|check| check["operation"] == "gradients against finite differences"), "{report}");
 }
 
-/// Of a device that multiplies wrongly by `wgmma` it is said, and nothing is made by it; one may also be told not to use it.
+/// Of a device that multiplies wrongly by `wgmma` it is said, and nothing is made by it; one may also be told not to
+/// use it.
 #[test]
 fn products_that_are_wrong_when_they_are_tried_are_made_otherwise() {
     if gpu::compiler().is_none() {
@@ -309,7 +311,8 @@ fn devices_that_are_not_there_or_differ_are_one_line() {
     Ran::from(lost.env("EMULATOR_FAULT", "cuLaunchKernelEx:5").output().unwrap()).failed("(emulated device, 9.0): ");
 }
 
-/// The next rows are on their way before those that are being scored are waited for, and what is kept on the device is sent once.
+/// The next rows are on their way before those that are being scored are waited for, and what is kept on the device is
+/// sent once.
 #[test]
 fn a_search_copies_beside_its_scans_and_keeps_what_it_copied() {
     if gpu::compiler().is_none() {

@@ -291,7 +291,8 @@ fn a_file_cut_short_anywhere_or_scribbled_over_is_refused_and_nothing_panics() {
     }
 }
 
-/// Runs a Python program where an interpreter with these modules is at hand (`WHEREFORE_PYTHON`, else `python3`); `None` elsewhere.
+/// Runs a Python program where an interpreter with these modules is at hand (`WHEREFORE_PYTHON`, else `python3`);
+/// `None` elsewhere.
 fn python(bench: &Bench, modules: &[&str], program: &[&str]) -> Option<String> {
     let told = python_if_there(bench, modules, program);
     if told.is_none() {

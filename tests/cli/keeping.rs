@@ -71,7 +71,8 @@ fn data_are_added_by_the_settings_of_their_store() {
     }
 }
 
-/// A folder that a command made goes with it where nothing in it was finished; what was there before, and finished shards, stay.
+/// A folder that a command made goes with it where nothing in it was finished; what was there before, and finished
+/// shards, stay.
 #[test]
 fn a_failed_index_leaves_no_folder_of_its_own() {
     let bench = Bench::new();

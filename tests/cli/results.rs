@@ -83,7 +83,8 @@ fn every_rule_answers_with_two_ends_in_order() {
     }
 }
 
-/// What each rule says of every training record, for a head of two classes, of five, of several labels and of one value.
+/// What each rule says of every training record, for a head of two classes, of five, of several labels and of one
+/// value.
 #[test]
 fn scores_of_every_golden_rule_are_pytorchs() {
     let bench = Bench::new();
@@ -116,7 +117,8 @@ fn scores_of_every_golden_rule_are_pytorchs() {
                 for (found, expected) in found.iter().zip(scores) {
                     let expected = numbers(expected);
                     let largest = expected.iter().fold(0.0_f64, |largest, x| largest.max(x.abs()));
-                    // Gradients of predictions that are all but certain are what rounding left of them; what is solved for is off by its condition.
+                    // Gradients of predictions that are all but certain are what rounding left of them; what is solved
+                    // for is off by its condition.
                     let solved = rule.starts_with("influence") || rule.starts_with("relatif");
                     let factor = if solved { condition } else { 100.0 };
                     let tolerance = f64::from(f32::EPSILON) * factor * largest.max(1e-6);
@@ -416,7 +418,8 @@ fn a_store_finds_its_model_from_wherever_it_is_asked() {
     assert_eq!(run(".", &format!("search --store now/stores/all {}", asked.replace("data.", "now/data."))), there);
 }
 
-/// A query without a label cannot be asked about its label: it is left out and listed, as wherever a record cannot be used.
+/// A query without a label cannot be asked about its label: it is left out and listed, as wherever a record cannot be
+/// used.
 #[test]
 fn queries_without_a_label_are_left_out_where_gold_is_asked_about() {
     let bench = Bench::new();
@@ -475,7 +478,8 @@ fn regression_and_multi_label_models_are_indexed_and_searched() {
     }
 }
 
-/// Its loss is 0, and so is every product with the gradient of that: another rule is the default, and who asks for such a product is told.
+/// Its loss is 0, and so is every product with the gradient of that: another rule is the default, and who asks for such
+/// a product is told.
 #[test]
 fn a_regressions_own_prediction_is_asked_about_by_a_rule_that_says_something() {
     let bench = Bench::new();

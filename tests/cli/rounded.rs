@@ -1,4 +1,5 @@
-//! Stores of rounded features: what rounding cost is told when they are made, and what of an answer is certain when they are asked.
+//! Stores of rounded features: what rounding cost is told when they are made, and what of an answer is certain when
+//! they are asked.
 
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};

@@ -157,7 +157,8 @@ fn turned_labels_are_found_better_than_by_chance() {
     let rows = lines(&bench.ok(command));
     let auc = |signal: &str| rows.iter().find(|row| row["signal"] == signal).unwrap()["auc"].as_f64().unwrap();
     assert!(rows.iter().all(|row| row["turned"] == 6 && row["records"] == 60), "{rows:?}");
-    // Of a ranking by chance, the area has this standard deviation (Mann and Whitney 1947): three of them are no chance.
+    // Of a ranking by chance, the area has this standard deviation (Mann and Whitney 1947): three of them are no
+    // chance.
     let deviation = (61.0_f64 / (12.0 * 6.0 * 54.0)).sqrt();
     for signal in ["combined", "text", "loss", "gradient-length"] {
         assert!(auc(signal) > 0.5 + 3.0 * deviation, "{signal}: {rows:?}");

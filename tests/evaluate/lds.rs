@@ -1,4 +1,5 @@
-//! The linear datamodelling score: what subsets teach is what `train` teaches, interruptions change nothing, and every rule has its row.
+//! The linear datamodelling score: what subsets teach is what `train` teaches, interruptions change nothing, and every
+//! rule has its row.
 
 use wherefore::backend::cpu::Cpu;
 use wherefore::dataset::{Dataset, DatasetOptions};

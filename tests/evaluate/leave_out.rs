@@ -1,10 +1,12 @@
-//! Leaving records out: what a last layer's optimum is without them is known to the last bit that matters, and influence is its first order.
+//! Leaving records out: what a last layer's optimum is without them is known to the last bit that matters, and
+//! influence is its first order.
 
 use serde_json::Value;
 
 use crate::cli::{Bench, lines};
 
-/// A model whose last layer is at its optimum, λ = 1, which is also the damping of influence: so large that a record is a small part of it.
+/// A model whose last layer is at its optimum, λ = 1, which is also the damping of influence: so large that a record is
+/// a small part of it.
 fn bench() -> Bench {
     let bench = Bench::new();
     bench.model("bert-cls2");
@@ -35,10 +37,12 @@ fn influence_says_what_leaving_one_out_does() {
         (&influence["sets"], &influence["records"], &influence["queries"]),
         (&40.into(), &1.0.into(), &6.into())
     );
-    // At the optimum the two differ by what is beyond first order, a record's leverage: here a few percent of the effect.
+    // At the optimum the two differ by what is beyond first order, a record's leverage: here a few percent of the
+    // effect.
     assert!(mean(influence, "pearson") > 0.97 && mean(influence, "spearman") > 0.97, "{influence}");
     assert!(mean(influence, "spearman") > mean(row(&rows, "feature-cos"), "spearman") + 0.1, "{rows:?}");
-    // Of forty independent pairs, a correlation has a standard deviation of 1/√39; of six queries' mean, three of them are no chance.
+    // Of forty independent pairs, a correlation has a standard deviation of 1/√39; of six queries' mean, three of them
+    // are no chance.
     assert!(mean(row(&rows, "random"), "spearman").abs() < 3.0 / (39.0_f64 * 6.0).sqrt(), "{rows:?}");
     assert_eq!(influence["behind_best"]["mean"], 0.0);
 }

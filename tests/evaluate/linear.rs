@@ -1,6 +1,7 @@
 //! A model that is linear in its words: what removing words does is a sum, so that the yardsticks' answers are known.
 //!
-//! Attention that looks at all tokens alike takes the mean of what they say; a small share of that is added to [CLS], and nothing else happens.
+//! Attention that looks at all tokens alike takes the mean of what they say; a small share of that is added to [CLS],
+//! and nothing else happens.
 
 use std::path::{Path, PathBuf};
 
@@ -72,7 +73,8 @@ fn judge(model: &Model, folder: &Path, methods: Vec<Judged>, randomised: Option<
     faithfulness(model, randomised, data, &options, &settings, &mut Rejections::new(false, None)).unwrap()
 }
 
-/// The probability of the prediction, and what each token of the text takes off it when it alone is masked, from the greatest down.
+/// The probability of the prediction, and what each token of the text takes off it when it alone is masked, from the
+/// greatest down.
 fn by_hand(model: &Model, text: &str) -> (f64, Vec<f64>) {
     let encoding = model.encode(&Record { text: text.to_owned(), ..Record::default() }).unwrap();
     let logits = |encoding: &Encoding| model.run(std::slice::from_ref(encoding), None, &|_| true).unwrap().logits;
@@ -111,7 +113,8 @@ fn sums_of_scores_are_what_sets_are_worth() {
             texts.iter().map(|(_, l)| l.iter().map(|x| x.abs()).sum::<f64>()).sum::<f64>() / TEXTS.len() as f64;
         assert!((at.deletion - expected).abs() < f64::from(SHARE) * size, "{at:?} {expected} of {size}");
     }
-    // No ranking takes off more, at any share, than the sum of the greatest; and every measure is a difference of probabilities.
+    // No ranking takes off more, at any share, than the sum of the greatest; and every measure is a difference of
+    // probabilities.
     for row in &rows {
         for at in &row.shares {
             assert!(at.comprehensiveness.abs() <= 1.0 && at.sufficiency.abs() <= 1.0);

@@ -114,7 +114,8 @@ fn greedy_effects_are_first_orders_of_what_fitting_again_gives() {
     let mut before = 0.0;
     for chosen in &set {
         let actual = chosen.joint - before;
-        // With so large a penalty a record's leverage, ‖h‖²/4 over 40 λ, which is what first order leaves out, is below a tenth.
+        // With so large a penalty a record's leverage, ‖h‖²/4 over 40 λ, which is what first order leaves out, is below
+        // a tenth.
         assert!((actual - chosen.marginal).abs() < 0.1 * actual.abs(), "{chosen:?} after {before}");
         before = chosen.joint;
     }

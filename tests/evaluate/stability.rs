@@ -21,7 +21,8 @@ fn a_model_agrees_with_itself_and_chance_with_nobody() {
         assert_eq!(mean(&rows, rule, "overlap"), 1.0, "{rule}");
         assert!((mean(&rows, rule, "rank_correlation") - 1.0).abs() < 1e-9, "{rule}");
     }
-    // Draws share k/N of their first k: a hypergeometric share of deviation √(k(N−k)²/(N²(N−1)))/k, a mean over eight queries.
+    // Draws share k/N of their first k: a hypergeometric share of deviation √(k(N−k)²/(N²(N−1)))/k, a mean over eight
+    // queries.
     let (k, n) = (6.0_f64, 60.0_f64);
     let deviation = (k * (n - k).powi(2) / (n * n * (n - 1.0))).sqrt() / k / 8.0_f64.sqrt();
     assert!((mean(&rows, "random", "overlap") - k / n).abs() < 3.0 * deviation, "{rows:?}");

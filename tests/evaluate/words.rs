@@ -1,4 +1,5 @@
-//! What needs no model: agreement with gold rationales, average precision of rationales, and the statistics of it all. Answers by hand.
+//! What needs no model: agreement with gold rationales, average precision of rationales, and the statistics of it all.
+//! Answers by hand.
 
 use wherefore::evaluate::{
     Gold, Measure, agreement, area_under_roc, average_precision, mean_average_precision, pearson, spearman,

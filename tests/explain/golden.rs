@@ -1,8 +1,8 @@
 //! Every method against PyTorch in float64, on a model of each family.
 //!
-//! The golden numbers have nine digits, and even the reference hands its gradients and logits over as f32: it is allowed a few units in the
-//! last place of f32, of the largest number at hand. The CPU's largest error over a model's cases may be twice that of plain f32 loops
-//! beside that.
+//! The golden numbers have nine digits, and even the reference hands its gradients and logits over as f32: it is
+//! allowed a few units in the last place of f32, of the largest number at hand. The CPU's largest error over a model's
+//! cases may be twice that of plain f32 loops beside that.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -10,14 +10,16 @@ use super::golden::{FLOOR, golden_models, open, read, scores_of, worst};
 use super::laws::{Texts, bert, bits};
 use crate::emulator;
 
-/// Families that go different ways: plain, without segments, with projected embeddings and shared layers, through a head of its own.
+/// Families that go different ways: plain, without segments, with projected embeddings and shared layers, through a
+/// head of its own.
 const MODELS: [&str; 4] = ["bert-cls2", "roberta-cls2", "albert-cls2", "electra-cls3"];
 
 /// A precision, and how much coarser than f32 its operands are.
 const COARSER: [(Precision, f64); 4] =
     [(Precision::F32, 1.0), (Precision::Bf16x3, 128.0), (Precision::F16, 8192.0), (Precision::Bf16, 65536.0)];
 
-/// Rounding errors grow with the unit they round to: at most twice what plain f32 loops lose, times how much coarser the unit is.
+/// Rounding errors grow with the unit they round to: at most twice what plain f32 loops lose, times how much coarser
+/// the unit is.
 #[test]
 fn every_method_gives_pytorchs_scores_in_every_precision() {
     for name in MODELS {

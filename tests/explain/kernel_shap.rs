@@ -13,7 +13,8 @@ use wherefore::tokens::Encoding;
 
 use super::perturbed::{GoldenCase, folder, golden_cases, open, scores, subject};
 
-/// `Σ_S |S|! (M − |S| − 1)! / M! · (v(S ∪ i) − v(S))`, of the values of every subset; bit j of a subset's number says whether it has j.
+/// `Σ_S |S|! (M − |S| − 1)! / M! · (v(S ∪ i) − v(S))`, of the values of every subset; bit j of a subset's number says
+/// whether it has j.
 fn shapley_values(values: &[f64]) -> Vec<f64> {
     let players = values.len().ilog2() as usize;
     let factorial = |n: usize| (1..=n).map(|k| k as f64).product::<f64>();
@@ -63,7 +64,8 @@ proptest! {
         assert_close(&found[1..2], &found[4..5], 1e-12);
     }
 
-    /// In a pair of complements what two players do together counts for and against every other alike: what is left is linear.
+    /// In a pair of complements what two players do together counts for and against every other alike: what is left is
+    /// linear.
     #[test]
     fn pairs_are_exact_where_no_more_than_two_play_together(
         slopes in prop::collection::vec(-2.0..2.0_f64, 9), together in prop::collection::vec(-2.0..2.0_f64, 81), seed: u64,
@@ -86,7 +88,8 @@ proptest! {
     }
 }
 
-/// Drawn masks as they are given; every subset where the golden file has every subset, which ours come to by themselves.
+/// Drawn masks as they are given; every subset where the golden file has every subset, which ours come to by
+/// themselves.
 fn options(case: &GoldenCase) -> Options {
     let rows = case.rows();
     let drawn = case.samples.map(|_| Arc::new(Masks::from_rows(rows[0].len(), rows)));

@@ -33,7 +33,8 @@ fn worst(scores: &Scores, case: &GoldenCase) -> f64 {
     tokens.max((scores.output - case.value).abs())
 }
 
-/// Even the reference hands its logits over as f32: a few units in the last place, as far as the regression can carry them.
+/// Even the reference hands its logits over as f32: a few units in the last place, as far as the regression can carry
+/// them.
 #[test]
 fn golden_masks_give_golden_scores_through_every_model() {
     for (what, case) in golden_cases().into_iter().filter(|(_, case)| case.method == "lime") {

@@ -59,7 +59,8 @@ fn letters(text: &str) -> Encoding {
 fn shares_are_averaged_over_occurrences_that_speak_for_the_class() {
     let (encoding, words) = (letters("abab"), Words::default());
     let mut norm_lime = NormLime::new(Features::Tokens);
-    // Σ|w| = 4: a has 1²/4 and, of the second, nothing; b has ½²/4 and 1.5²/4, 0.3125 on average. Special tokens count nowhere.
+    // Σ|w| = 4: a has 1²/4 and, of the second, nothing; b has ½²/4 and 1.5²/4, 0.3125 on average. Special tokens count
+    // nowhere.
     norm_lime.add(&subject(&encoding, &words), "yes", &scores(&[9.0, 1.0, 0.5, -1.0, 1.5, 9.0]));
     norm_lime.add(&subject(&encoding, &words), "no", &scores(&[0.0, 0.0, -1.0, 0.0, 0.0, 0.0]));
     norm_lime.add(&subject(&encoding, &words), "yes", &scores(&[0.0, 0.0, 0.0, 0.0, 0.0, 0.0]));

@@ -90,7 +90,8 @@ impl GoldenCase {
         (masks, outputs, weights)
     }
 
-    /// The model that the case's method fits to outputs, one for each of the different masks; features are chosen by the golden outputs.
+    /// The model that the case's method fits to outputs, one for each of the different masks; features are chosen by
+    /// the golden outputs.
     pub(super) fn fit(&self, outputs: &[f64]) -> Fit {
         let (masks, golden, weights) = self.merged();
         let regression = Regression::new(&masks, weights);
@@ -102,8 +103,8 @@ impl GoldenCase {
         regression.ridge(&chosen, ridge).fit(outputs)
     }
 
-    /// How far the coefficients can move where every output moves by 1 at most, and so do the ends that Kernel SHAP's are tied to. They
-    /// are linear in the outputs, so that moving each by itself tells.
+    /// How far the coefficients can move where every output moves by 1 at most, and so do the ends that Kernel SHAP's
+    /// are tied to. They are linear in the outputs, so that moving each by itself tells.
     pub(super) fn sensitivity(&self) -> f64 {
         let (_, outputs, _) = self.merged();
         let plain = self.fit(&outputs).coefficients;

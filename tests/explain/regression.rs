@@ -1,4 +1,5 @@
-//! Tests of the regressions on masks: what a linear function gives, what is taken where masks do not say, and the golden numbers.
+//! Tests of the regressions on masks: what a linear function gives, what is taken where masks do not say, and the
+//! golden numbers.
 
 use proptest::prelude::*;
 use wherefore::explain::{Fit, Masks, Regression, locality};

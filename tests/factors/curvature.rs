@@ -192,8 +192,8 @@ fn at_optimum(problem: Problem, rows: usize, width: usize, classes: usize, penal
     (source, head)
 }
 
-/// How fast the query's loss falls as record i's weight grows from 1, times N: by refits with that weight a little up and down.
-/// Two step sizes give the limit (Richardson) and how far off it may be.
+/// How fast the query's loss falls as record i's weight grows from 1, times N: by refits with that weight a little up
+/// and down. Two step sizes give the limit (Richardson) and how far off it may be.
 fn reweighting(records: &Records, penalty: f64, i: usize, query_loss: impl Fn(&[f64]) -> f64) -> (f64, f64) {
     let slope = |step: f64| {
         let at = |offset: f64| {

@@ -112,8 +112,8 @@ fn score(query: &Preconditioned, delta: &[f32], features: &[f32]) -> f64 {
     }
 }
 
-/// Features, logits and preconditioned queries are each rounded to f32, and a solution of `H + λI` may magnify a relative change of H by
-/// its condition number, ‖H + λI‖ / λ.
+/// Features, logits and preconditioned queries are each rounded to f32, and a solution of `H + λI` may magnify a
+/// relative change of H by its condition number, ‖H + λI‖ / λ.
 fn assert_scores(found: &[f64], expected: &[f64], condition: f64, what: &str) {
     let largest = expected.iter().fold(0.0_f64, |largest, x| largest.max(x.abs()));
     for (found, expected) in found.iter().zip(expected) {

@@ -34,7 +34,8 @@ proptest! {
         prop_assert!((found - expected).abs() <= expected.abs() * f64::from(f32::EPSILON) + 1e-13, "{found} {expected}");
     }
 
-    /// Central differences of step 10⁻⁵ are off by the loss's rounding (10⁻¹⁶ · 40 / 10⁻⁵) and by a term in the step's square.
+    /// Central differences of step 10⁻⁵ are off by the loss's rounding (10⁻¹⁶ · 40 / 10⁻⁵) and by a term in the step's
+    /// square.
     #[test]
     fn delta_is_the_derivative_of_the_loss((problem, z, target, wide) in case()) {
         let mut delta = vec![0.0; z.len()];
@@ -50,7 +51,8 @@ proptest! {
         }
     }
 
-    /// The dot product of two last-layer gradients, each by finite differences over every weight, is `(δ·δ') (h·h' + 1)`.
+    /// The dot product of two last-layer gradients, each by finite differences over every weight, is `(δ·δ') (h·h' +
+    /// 1)`.
     #[test]
     fn factors_multiply_like_explicit_gradients(
         (problem, z, target, wide) in case(),

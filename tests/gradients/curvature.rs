@@ -1,4 +1,5 @@
-//! The curvature of the whole network: against the formulas in float64 (`tests/golden/curvature.py`), and what a script meets.
+//! The curvature of the whole network: against the formulas in float64 (`tests/golden/curvature.py`), and what a script
+//! meets.
 
 use serde_json::{Value, json};
 use wherefore::store::Fisher;

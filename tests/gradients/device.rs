@@ -1,5 +1,5 @@
-//! Gradients of the whole model, and their curvature, on the (emulated) GPU: those of the CPU to the precision, the same bits in any batch, and what a
-//! script meets.
+//! Gradients of the whole model, and their curvature, on the (emulated) GPU: those of the CPU to the precision, the
+//! same bits in any batch, and what a script meets.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -41,7 +41,8 @@ pub(super) fn worst(errors: impl Iterator<Item = f64>) -> f64 {
     errors.map(|error| if error.is_nan() { f64::INFINITY } else { error }).fold(0.0, f64::max)
 }
 
-/// What may be off in a precision, where the CPU's f32 is off by `single`: in proportion to their units, and within twice of that.
+/// What may be off in a precision, where the CPU's f32 is off by `single`: in proportion to their units, and within
+/// twice of that.
 pub(super) fn allowed(precision: Precision, single: f64) -> f64 {
     let digits = match precision {
         Precision::F32 | Precision::Auto => 23,
@@ -210,7 +211,8 @@ fn features(bench: &Bench, store: &str) -> Vec<f32> {
     store.shards().iter().flat_map(|shard| of(shard.factors().features)).collect()
 }
 
-/// In f16, which is the default there; on two devices; and where there is no memory for a batch: one store, and nearly the CPU's.
+/// In f16, which is the default there; on two devices; and where there is no memory for a batch: one store, and nearly
+/// the CPU's.
 #[test]
 fn a_store_made_on_a_device_is_nearly_the_cpus_and_is_searched_there() {
     if gpu::compiler().is_none() {
@@ -247,7 +249,8 @@ fn a_store_made_on_a_device_is_nearly_the_cpus_and_is_searched_there() {
     }
 }
 
-/// Sparse projections, normalisations and tables, gradients as AdamW follows them: what a script asks of a device is done there.
+/// Sparse projections, normalisations and tables, gradients as AdamW follows them: what a script asks of a device is
+/// done there.
 #[test]
 fn whatever_is_indexed_on_a_device_is_nearly_the_cpus() {
     if gpu::compiler().is_none() {

@@ -94,7 +94,8 @@ fn intervals_cover_the_scores_of_whole_gradients() {
         }
         for (covered, what) in covered.into_iter().zip(["dot", "cos"]) {
             let share = covered as f64 / (20.0 * SEEDS as f64);
-            // Pairs of one draw go together, so that there are no more cases than draws: three standard errors of their binomial.
+            // Pairs of one draw go together, so that there are no more cases than draws: three standard errors of their
+            // binomial.
             let off = 3.0 * (0.95 * 0.05 / SEEDS as f64).sqrt();
             assert!((share - 0.95).abs() <= off, "{kind} {parameters} {what}: {share:.3} are covered");
         }

@@ -1,4 +1,5 @@
-//! `search --exact`: scores of whole gradients, token by token, against the gradients that a store without a projection holds.
+//! `search --exact`: scores of whole gradients, token by token, against the gradients that a store without a projection
+//! holds.
 
 use serde_json::Value;
 

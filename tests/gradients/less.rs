@@ -1,5 +1,5 @@
-//! Gradients as AdamW would follow them, and rule less over them: against PyTorch's (`tests/golden/less.py`), against whole gradients of every family,
-//! and what a script meets.
+//! Gradients as AdamW would follow them, and rule less over them: against PyTorch's (`tests/golden/less.py`), against
+//! whole gradients of every family, and what a script meets.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -127,7 +127,8 @@ fn what_cannot_be_asked_is_told() {
     bench.ok(&format!("search --store store {ask} --rule projected-cos --quiet"));
 }
 
-/// A family's model saved with moments of a few steps that led to it, its records' whole gradients and those moments by name.
+/// A family's model saved with moments of a few steps that led to it, its records' whole gradients and those moments by
+/// name.
 struct Whole {
     model: Model,
     gradients: Vec<HashMap<String, Vec<f32>>>,
@@ -231,7 +232,8 @@ fn every_familys_gradients_are_adapted_parameter_by_parameter() {
     }
 }
 
-/// What a device keeps of whole layers is what the CPU keeps of them sixteen rows at a time, to the precision; and nobody's company changes a bit of it.
+/// What a device keeps of whole layers is what the CPU keeps of them sixteen rows at a time, to the precision; and
+/// nobody's company changes a bit of it.
 #[test]
 fn devices_adapt_whole_layers_to_the_precision() {
     let folder = tempfile::tempdir().unwrap();

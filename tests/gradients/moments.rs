@@ -1,4 +1,5 @@
-//! What projected gradients are preconditioned by, against explicit matrices: whole, by Woodbury's identity, layer by layer, and in Shampoo's eigenvectors.
+//! What projected gradients are preconditioned by, against explicit matrices: whole, by Woodbury's identity, layer by
+//! layer, and in Shampoo's eigenvectors.
 
 use wherefore::store::Store;
 
@@ -79,7 +80,8 @@ fn layers_have_a_matrix_each() {
     );
 }
 
-/// How far the margins of records are from what all others say of them, with λ of the whole matrix, record by record and solved for again each time.
+/// How far the margins of records are from what all others say of them, with λ of the whole matrix, record by record
+/// and solved for again each time.
 fn left_out(phi: &[Vec<f64>], weight: &dyn Fn(usize) -> f64, share: f64) -> f64 {
     let trace: f64 = phi.iter().enumerate().map(|(i, row)| weight(i) * dot(row, row)).sum();
     let error = |out: usize| {

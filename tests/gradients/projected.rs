@@ -155,7 +155,8 @@ fn projected_products_are_unbiased_and_their_error_falls_with_the_dimension() {
             }
             errors.push((squares / size).sqrt());
         }
-        // Sixteen times the numbers are four times the dimensions of each side: √(1/k_in + 1/k_out) halves, and layers that then fit whole gain more.
+        // Sixteen times the numbers are four times the dimensions of each side: √(1/k_in + 1/k_out) halves, and layers
+        // that then fit whole gain more.
         let ratio = errors[0] / errors[1];
         assert!(ratio > 1.6, "{kind}: errors {errors:?}");
     }

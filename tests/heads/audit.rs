@@ -1,4 +1,5 @@
-//! `audit` of stores of tags, masked pieces and answers, as a script meets them, with faults planted in what they are of.
+//! `audit` of stores of tags, masked pieces and answers, as a script meets them, with faults planted in what they are
+//! of.
 
 use serde_json::{Value, json};
 
@@ -18,7 +19,8 @@ fn wrong(text: usize) -> Option<usize> {
     }
 }
 
-/// Sentences of a person and a place; wrong are a person tagged as a place, a place that has no tag, and a verb that is one.
+/// Sentences of a person and a place; wrong are a person tagged as a place, a place that has no tag, and a verb that is
+/// one.
 fn tagged() -> String {
     let record = |i: usize| {
         let tokens = [NAMES[i % 8], "Muster", "loved", "the", "hotel", "in", PLACES[i % 5], "."];

@@ -1,4 +1,5 @@
-//! The curvature of answers: the empirical Fisher information of their boundaries, written out, solved and stepped along.
+//! The curvature of answers: the empirical Fisher information of their boundaries, written out, solved and stepped
+//! along.
 
 use wherefore::dataset::{Dataset, DatasetOptions, Shape};
 use wherefore::factors::{Bundle, Curvature, CurvatureOptions, HessianForm, Preconditioned};
@@ -175,8 +176,9 @@ impl Windows {
     }
 }
 
-/// Taking a record's gradient back by a small step, preconditioned, changes every other record's loss as its influence says: central differences of the
-/// loss itself, whose error is that of f32's features in the gradients (10⁻⁵ of both lengths) and of the step, squared.
+/// Taking a record's gradient back by a small step, preconditioned, changes every other record's loss as its influence
+/// says: central differences of the loss itself, whose error is that of f32's features in the gradients (10⁻⁵ of both
+/// lengths) and of the step, squared.
 #[test]
 fn influence_is_how_a_loss_changes_with_the_step() {
     for case in ["bert-spans", "roberta-spans"] {

@@ -1,7 +1,8 @@
-//! Windows, logits, answers and explanations against transformers' and PyTorch's in float64, on models of several families.
+//! Windows, logits, answers and explanations against transformers' and PyTorch's in float64, on models of several
+//! families.
 //!
-//! What is allowed is said in `tests/explain/golden.rs`: a few units in the last place of f32, of the largest number at hand, for the reference;
-//! for the CPU twice what plain f32 loops are off, beside that.
+//! What is allowed is said in `tests/explain/golden.rs`: a few units in the last place of f32, of the largest number at
+//! hand, for the reference; for the CPU twice what plain f32 loops are off, beside that.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -18,8 +18,8 @@ struct Golden {
     values: Vec<Vec<f64>>,
 }
 
-/// What is allowed is f32's forward pass, as of the gradients of [`super::stores`]: the features of query and training record are off by some 10⁻⁶ of
-/// themselves, and the refit amplifies that by no more than `1/λ`.
+/// What is allowed is f32's forward pass, as of the gradients of [`super::stores`]: the features of query and training
+/// record are off by some 10⁻⁶ of themselves, and the refit amplifies that by no more than `1/λ`.
 #[test]
 fn answers_decompose_as_pytorch_s_refit() {
     for case in ["bert-spans", "roberta-spans"] {

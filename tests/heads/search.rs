@@ -112,7 +112,8 @@ fn training_questions_are_found_for_an_answer() {
     bench.ok("search --store store --data train.jsonl --rule relatif --hessian kronecker --quiet");
 }
 
-/// Every entity of the right tags, in order, is a question of its words alone, and neighbours tell which of theirs it met.
+/// Every entity of the right tags, in order, is a question of its words alone, and neighbours tell which of theirs it
+/// met.
 fn each_entity_asks_for_itself(bench: &Bench, search: impl Fn(&str) -> Vec<Value>) {
     let all = search("--entity all --target gold --rule grad-dot -k 3");
     let asked: Vec<(&Value, &Value, &Value)> =

@@ -1,8 +1,9 @@
-//! Stores of models that say something of tokens: their gradients against PyTorch's explicit ones, every rule against sums over pairs of factors,
-//! and the same bits however the work is cut.
+//! Stores of models that say something of tokens: their gradients against PyTorch's explicit ones, every rule against
+//! sums over pairs of factors, and the same bits however the work is cut.
 //!
-//! `gradients.json` holds dot products of whole gradients of the last layer in float64. What is allowed is f32's forward pass: a score may be off by
-//! 10⁻⁵ of the product of the two gradients' lengths (twenty times what these models' features are off, over two factors each), a loss by 10⁻⁵ of itself and one.
+//! `gradients.json` holds dot products of whole gradients of the last layer in float64. What is allowed is f32's
+//! forward pass: a score may be off by 10⁻⁵ of the product of the two gradients' lengths (twenty times what these
+//! models' features are off, over two factors each), a loss by 10⁻⁵ of itself and one.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -103,8 +103,9 @@ fn found(store: &Store, rule: Rule) -> Vec<SearchResult> {
     found
 }
 
-/// `v = (F̂ + λI)⁻¹ g_q` solves `(1/F) Σ_f g_f (g_f·v) + λ v = g_q`; the product of both sides with any `g_i` is an equation between scores alone.
-/// Two unknowns of it are left out of results: a query's own masks, which the query's own self-influence gives.
+/// `v = (F̂ + λI)⁻¹ g_q` solves `(1/F) Σ_f g_f (g_f·v) + λ v = g_q`; the product of both sides with any `g_i` is an
+/// equation between scores alone. Two unknowns of it are left out of results: a query's own masks, which the query's
+/// own self-influence gives.
 #[test]
 fn scores_solve_the_damped_system() {
     let at = tempfile::tempdir().unwrap();

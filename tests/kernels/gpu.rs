@@ -19,7 +19,8 @@ fn gpu() -> Gpu {
     emulator::gpu(Precision::F32)
 }
 
-/// A kernel may be begun before the last one has ended: what it did before it waits would race. (That each thread waits, the emulator sees.)
+/// A kernel may be begun before the last one has ended: what it did before it waits would race. (That each thread
+/// waits, the emulator sees.)
 #[test]
 fn waiting_for_the_kernels_before_it_is_the_first_thing_a_kernel_does() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
@@ -338,12 +339,14 @@ fn shapes(gpu: &Gpu) -> Vec<[usize; 3]> {
         return linear::SHAPES.to_vec();
     }
     let all = linear::SHAPES.into_iter().chain(linear::ALIGNED_SHAPES);
-    // Of a single number it is chance how far plain loops are off, who lose nothing of a product; bf16x3 leaves out what is left times what is left.
+    // Of a single number it is chance how far plain loops are off, who lose nothing of a product; bf16x3 leaves out
+    // what is left times what is left.
     let single = |rows: usize, outputs: usize| gpu.precision() == Precision::Bf16x3 && rows * outputs == 1;
     all.filter(|[rows, inputs, outputs]| inputs.is_multiple_of(8) && !single(*rows, *outputs)).collect()
 }
 
-/// Against f64 on the operands as they were before any rounding: at most twice the error of plain loops on rounded operands.
+/// Against f64 on the operands as they were before any rounding: at most twice the error of plain loops on rounded
+/// operands.
 fn over(roundings: &[Rounding], shapes: fn(&Gpu) -> Vec<[usize; 3]>) {
     use Activation::{Gelu, Identity};
     for (gpu, Rounding { operand, result, unit, .. }) in by_products(roundings) {
@@ -429,7 +432,8 @@ fn threads_that_share_a_new_device_launch_the_same_kernels_at_once() {
     }
 }
 
-/// The emulated `wgmma` sums in another order than the emulated `mma.sync`, as a device may: so the test above would see a layer computed by both.
+/// The emulated `wgmma` sums in another order than the emulated `mma.sync`, as a device may: so the test above would
+/// see a layer computed by both.
 #[test]
 fn the_two_ways_of_multiplying_differ_by_roundings() {
     if emulator::real() {

@@ -1,5 +1,5 @@
-//! The way back on the (emulated) device in every precision: at most twice the error of plain f32 loops over operands rounded as the device
-//! stores them, and the rounding of the result.
+//! The way back on the (emulated) device in every precision: at most twice the error of plain f32 loops over operands
+//! rounded as the device stores them, and the rounding of the result.
 
 use wherefore::backend::cpu::Cpu;
 use wherefore::backend::gpu::{Gpu, Products};
@@ -480,8 +480,8 @@ fn the_end_of_a_path_is_the_embedding_itself_bit_for_bit() {
     }
 }
 
-/// Paths without noise are in registers where rows are of these widths, those with noise in shared memory: noise too small to change a number tells
-/// them apart.
+/// Paths without noise are in registers where rows are of these widths, those with noise in shared memory: noise too
+/// small to change a number tells them apart.
 #[test]
 fn paths_in_registers_have_the_bits_of_those_in_shared_memory() {
     let batch = batch(&[7, 2], VOCABULARY as u32, &mut Numbers::new(9));
@@ -565,7 +565,8 @@ fn objectives_over_classes() {
     }
 }
 
-/// Where the model is all but certain, gradients are far below the smallest number f16 holds, and keep its eleven bits all the same.
+/// Where the model is all but certain, gradients are far below the smallest number f16 holds, and keep its eleven bits
+/// all the same.
 #[test]
 fn gradients_of_a_certain_model_do_not_vanish_in_f16() {
     let gpu = emulator::gpu(Precision::F16);

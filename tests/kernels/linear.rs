@@ -101,8 +101,8 @@ pub(super) const SHAPES: [[usize; 3]; 16] = [
     [31, 1000, 20],
 ];
 
-/// The same around the edges of the tiles of `wgmma`, whose inputs are multiples of eight: 64 and 128 rows, 128 and 256 columns, 64 inputs a step, four
-/// steps round the ring.
+/// The same around the edges of the tiles of `wgmma`, whose inputs are multiples of eight: 64 and 128 rows, 128 and 256
+/// columns, 64 inputs a step, four steps round the ring.
 pub(super) const ALIGNED_SHAPES: [[usize; 3]; 10] = [
     [1, 8, 1],
     [63, 64, 33],
@@ -116,8 +116,8 @@ pub(super) const ALIGNED_SHAPES: [[usize; 3]; 10] = [
     [131, 328, 264],
 ];
 
-/// On four multiprocessors some blocks make several tiles of these, large ones and small ones, each finished beside the next one's products. Inputs and
-/// outputs may change places.
+/// On four multiprocessors some blocks make several tiles of these, large ones and small ones, each finished beside the
+/// next one's products. Inputs and outputs may change places.
 pub(super) const SHAPES_OF_SEVERAL_TILES: [[usize; 3]; 2] = [[130, 520, 520], [300, 264, 256]];
 
 #[test]

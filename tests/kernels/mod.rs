@@ -1,7 +1,7 @@
 //! Every operation of the backends against the reference, over odd shapes and extreme values.
 //!
-//! Two kinds of test. *Error*: against f64, at most twice the error of plain f32 loops, and rounding's floor. *Bits*: the same for every
-//! instruction set of this machine, every batch, every tile.
+//! Two kinds of test. *Error*: against f64, at most twice the error of plain f32 loops, and rounding's floor. *Bits*:
+//! the same for every instruction set of this machine, every batch, every tile.
 
 mod activation;
 mod attention;

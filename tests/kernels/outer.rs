@@ -1,4 +1,5 @@
-//! Sums of each sequence's outer products, and of squares in f64, on every device: f32 by the bits of the CPU, other precisions by the rule.
+//! Sums of each sequence's outer products, and of squares in f64, on every device: f32 by the bits of the CPU, other
+//! precisions by the rule.
 
 use wherefore::backend::cpu::Cpu;
 use wherefore::backend::reference::{Plain, Reference};
@@ -83,7 +84,8 @@ impl Case {
 
 /// Sequences that end within a piece of sixteen, at its end, and after one row of it.
 const LENGTHS: [&[u32]; 4] = [&[1], &[15, 1, 33], &[16, 48, 2], &[17, 3, 70]];
-/// Inputs and outputs: of narrow sides, of one more than a tile, of a multiple of everything and of several large tiles.
+/// Inputs and outputs: of narrow sides, of one more than a tile, of a multiple of everything and of several large
+/// tiles.
 const SIDES: [[usize; 2]; 7] = [[1, 1], [12, 12], [7, 65], [64, 64], [65, 8], [136, 130], [264, 260]];
 
 fn cases(scale: f32) -> impl Iterator<Item = Case> {

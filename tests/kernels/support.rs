@@ -55,13 +55,14 @@ fn worst(values: &[f32], exact: &[f64]) -> f64 {
     values.iter().zip(exact).map(distance).fold(0.0, f64::max)
 }
 
-/// The rule of every operation: an error of at most twice that of plain f32 loops, and a floor of one unit in the last place of the
-/// largest value (a plain loop may be exact by luck).
+/// The rule of every operation: an error of at most twice that of plain f32 loops, and a floor of one unit in the last
+/// place of the largest value (a plain loop may be exact by luck).
 pub(super) fn assert_accurate(what: &str, values: &[f32], plain: &[f32], exact: &[f64]) {
     assert_accurate_to(f64::from(f32::EPSILON), what, values, plain, exact);
 }
 
-/// [`assert_accurate`] where numbers are stored with this unit in the last place (of 1), and `plain` is in that precision too.
+/// [`assert_accurate`] where numbers are stored with this unit in the last place (of 1), and `plain` is in that
+/// precision too.
 pub(crate) fn assert_accurate_to(unit: f64, what: &str, values: &[f32], plain: &[f32], exact: &[f64]) {
     assert_eq!((values.len(), plain.len()), (exact.len(), exact.len()), "{what}: sizes");
     let largest = exact.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()));

@@ -266,7 +266,8 @@ fn index_not_an_index() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever happens to the header or a length, the file is read or refused; nothing panics, nothing is allocated by a lie.
+    /// Whatever happens to the header or a length, the file is read or refused; nothing panics, nothing is allocated by
+    /// a lie.
     #[test]
     fn any_damage_to_the_header_is_survived(at in 0usize..4000, byte: u8, cut in prop::option::of(0usize..4000)) {
         let dir = with_bytes(|mut bytes| {

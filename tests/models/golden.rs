@@ -43,7 +43,8 @@ pub(super) fn error(found: &[f32], wanted: &[f64]) -> f64 {
     largest(found.iter().zip(wanted).map(|(found, wanted)| f64::from(*found) - wanted))
 }
 
-/// From text to ids as the model's own directory says. A tokenizer may tell segments apart for a model that does not: then all are 0.
+/// From text to ids as the model's own directory says. A tokenizer may tell segments apart for a model that does not:
+/// then all are 0.
 #[test]
 fn texts_become_the_ids_pytorch_had() {
     for name in cases::all() {
@@ -63,8 +64,9 @@ fn texts_become_the_ids_pytorch_had() {
     }
 }
 
-/// In f64 the only difference left is rounding to f32 on the way out, twice where vectors are normalised (2 × 2⁻²⁴ of each number), and
-/// that ε is kept in f32: it moves a hidden state by at most ε·2⁻²⁵/σ², below 10⁻⁹ for embeddings of any size.
+/// In f64 the only difference left is rounding to f32 on the way out, twice where vectors are normalised (2 × 2⁻²⁴ of
+/// each number), and that ε is kept in f32: it moves a hidden state by at most ε·2⁻²⁵/σ², below 10⁻⁹ for embeddings of
+/// any size.
 #[test]
 fn the_reference_equals_float64() {
     for name in cases::all() {
@@ -81,7 +83,8 @@ fn the_reference_equals_float64() {
     }
 }
 
-/// The project's rule: an error against f64 at most twice that of plain f32 loops, plus the rounding of the largest number itself.
+/// The project's rule: an error against f64 at most twice that of plain f32 loops, plus the rounding of the largest
+/// number itself.
 #[test]
 fn the_cpu_is_as_exact_as_plain_f32() {
     for name in cases::all() {

@@ -13,7 +13,8 @@ use super::golden::{error, largest, outputs, wanted};
 use super::invariance::{CASES, assert_same, case_on, run};
 use crate::emulator;
 
-/// The CPU's own rule: an error against f64 at most twice that of plain f32 loops, plus the rounding of the largest number itself.
+/// The CPU's own rule: an error against f64 at most twice that of plain f32 loops, plus the rounding of the largest
+/// number itself.
 #[test]
 fn in_f32_the_gpu_is_as_exact_as_plain_f32() {
     for name in cases::all() {
@@ -89,7 +90,8 @@ fn open_swollen<B: Backend>(backend: B, scale: f32) -> (Model, Vec<Encoding>) {
     (model, encodings)
 }
 
-/// Sums beyond 65504 are infinite in f16. The records that meet them, and no others, are run in bf16, whatever they are batched with.
+/// Sums beyond 65504 are infinite in f16. The records that meet them, and no others, are run in bf16, whatever they are
+/// batched with.
 #[test]
 fn records_that_overflow_f16_alone_are_run_again_in_bf16() {
     let some = |scale: &f32| {

@@ -7,7 +7,8 @@ mod page;
 use serde_json::json;
 use wherefore::report::{Explanation, Neighbour, Prediction, Probabilities, SearchResult, WordScore};
 
-/// An explanation of the words of `text` (parted by spaces) with these scores, one token a word between `[CLS]` and `[SEP]`.
+/// An explanation of the words of `text` (parted by spaces) with these scores, one token a word between `[CLS]` and
+/// `[SEP]`.
 fn explanation(id: &str, index: u64, text: &str, scores: &[f32]) -> Explanation {
     let mut made = Explanation {
         id: id.into(),

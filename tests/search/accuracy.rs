@@ -11,7 +11,8 @@ fn side(factors: &Factors, row: usize, width: usize, classes: usize) -> Side {
     Side::new(&factors.values[row * width..][..width], &factors.deltas[row * classes..][..classes])
 }
 
-/// The score that `asked` should give the record of global row `global`, with these factors under the model and each checkpoint.
+/// The score that `asked` should give the record of global row `global`, with these factors under the model and each
+/// checkpoint.
 fn exact(data: &Data, asked: &Asked, record: &[Side], global: usize) -> Exact {
     let own: Vec<Side> = asked.sets.iter().map(|(h, delta)| Side::new(h, delta)).collect();
     let classes = data.sizes.classes;

@@ -44,7 +44,8 @@ impl Source for Copied<'_> {
     }
 }
 
-/// Compares both ends of each query with those of a scan of the features; gives the number of candidates of products in f32.
+/// Compares both ends of each query with those of a scan of the features; gives the number of candidates of products in
+/// f32.
 fn check<S: Source + ?Sized>(source: &S, form: &Form<'_>, queries: &[Query], k: usize, what: &str) -> u64 {
     check_by(Bounds::Half, source, form, queries, k, what);
     check_by(Bounds::Single, source, form, queries, k, what)
@@ -103,7 +104,8 @@ fn few_scores_are_computed_where_bounds_tell_records_apart() {
     let indices: Vec<u64> = (0..rows as u64).collect();
     let (h, delta) = (random.numbers(width, false), random.numbers(2, false));
     let v = random.numbers(2 * (width + 1), false);
-    // At least both ends themselves; int8's residuals are about 0.4 % of a row's length, which a dense tail of scores pays for.
+    // At least both ends themselves; int8's residuals are about 0.4 % of a row's length, which a dense tail of scores
+    // pays for.
     for (kind, most) in [(ScanType::F16, 30), (ScanType::Bf16, 60), (ScanType::Int8, 200)] {
         let source = Copied::new(vec![View { factors, checkpoints: vec![], indices: &indices }], kind);
         let (feature, gradient) = (Query::feature(h.clone()), Query::gradient(h.clone(), delta.clone()));
@@ -121,7 +123,8 @@ fn few_scores_are_computed_where_bounds_tell_records_apart() {
     }
 }
 
-/// Rows that rounding treats worst: sums that cancel, numbers beyond f16 and of the smallest kind, products that run over, ties, zeros.
+/// Rows that rounding treats worst: sums that cancel, numbers beyond f16 and of the smallest kind, products that run
+/// over, ties, zeros.
 pub(super) fn hard_rows(random: &mut Random, rows: usize, width: usize) -> Vec<f32> {
     let row = |i: usize, random: &mut Random| -> Vec<f32> {
         let plain = random.numbers(width, false);
@@ -167,7 +170,8 @@ fn rows_that_rounding_treats_worst() {
 #[test]
 fn rows_whose_rounding_all_goes_one_way() {
     let (rows, width, queries, half_a_step) = (3000, 256, 30, 1.0 / 256.0);
-    // To bf16, the first few lose nine tenths of half a step in every number, and come out below the others, which lose nothing.
+    // To bf16, the first few lose nine tenths of half a step in every number, and come out below the others, which lose
+    // nothing.
     let row = |i: usize| -> Vec<f32> {
         let last = 1e-3 * (i % 50) as f32;
         match i {

@@ -1,4 +1,5 @@
-//! Random training factors and queries, with what is awkward in real ones: ties, duplicates, zero vectors, odd sizes, uneven shards.
+//! Random training factors and queries, with what is awkward in real ones: ties, duplicates, zero vectors, odd sizes,
+//! uneven shards.
 
 use half::{bf16, f16};
 use proptest::prelude::*;

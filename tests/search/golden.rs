@@ -48,8 +48,8 @@ fn rules() -> Vec<(&'static str, Form<'static>, Judge)> {
     ]
 }
 
-/// Compares the scores of one query with the golden ones; inputs are rounded to f32 first, which may be twice as far off as one
-/// rounding of each factor of a product.
+/// Compares the scores of one query with the golden ones; inputs are rounded to f32 first, which may be twice as far
+/// off as one rounding of each factor of a product.
 fn check<S: Source + ?Sized>(
     source: &S,
     form: &Form<'_>,

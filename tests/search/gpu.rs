@@ -97,7 +97,8 @@ fn scores_that_rise_to_the_end() {
     assert_eq!(search(&source, &form, &query, 300, &options).unwrap(), expected);
 }
 
-/// Overflows, products of nothing and infinity, and vectors of nothing: no NaN, no −0, as [`wherefore::search::score`] says.
+/// Overflows, products of nothing and infinity, and vectors of nothing: no NaN, no −0, as [`wherefore::search::score`]
+/// says.
 #[test]
 fn extreme_values() {
     let gpu = emulator::gpu(Precision::F32);
@@ -269,7 +270,8 @@ fn bounds_leave_most_records_out() {
     let asked: Vec<Query> = (0..queries).map(|_| Query::feature(random.numbers(width, false))).collect();
     for form in [Form::feature_dot(), Form::feature_cos(), Form::feature_euc()] {
         let candidates = check_bounds(&[&gpu], &plain.view(), &form, &asked, k, "random rows").expect("bounds");
-        // The first 1024 rows are scored, then what of 1024, 2048, … may be among the best so far: 2 k of each, and few whom rounding hides.
+        // The first 1024 rows are scored, then what of 1024, 2048, … may be among the best so far: 2 k of each, and few
+        // whom rounding hides.
         let least = 32 * (1024 + 8);
         assert!((least..least + 32 * 30).contains(&candidates), "{form:?}: {candidates}");
     }
@@ -330,14 +332,15 @@ fn rows_that_rounding_treats_worst() {
     check_bounds(&[&gpu], &source, &Form::bilinear(2), &vec![Query::bilinear(&v, width); 36], 3, "bilinear");
 }
 
-/// What rounding to f16, and sums of products in one chain, get wrong all the same way in the best records: bounds must know.
+/// What rounding to f16, and sums of products in one chain, get wrong all the same way in the best records: bounds must
+/// know.
 #[test]
 fn errors_that_all_go_one_way() {
     let (rows, width, half_a_step) = (2_600, 256, 1.0 / 2048.0);
     // By `mma.sync`, and so many queries that those of 16 bits are by `wgmma`.
     let gpus = [(emulator::gpu(Precision::F32), 32), (emulator::gpu(Precision::F16), 72)];
-    // Those that set the limits lose nothing: they are among the first, of which every score is computed. The best, which come later, are taken
-    // for less than those.
+    // Those that set the limits lose nothing: they are among the first, of which every score is computed. The best,
+    // which come later, are taken for less than those.
     let (good, best) = (900..940, 2_100..2_106);
     // To f16, the best lose nine tenths of half a step in every number.
     let rounded = |i: usize| -> Vec<f32> {

@@ -1,4 +1,5 @@
-//! What must not change a bit: how queries are batched, how records are cut, how many threads, tiles and bytes there are.
+//! What must not change a bit: how queries are batched, how records are cut, how many threads, tiles and bytes there
+//! are.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

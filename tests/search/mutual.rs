@@ -70,7 +70,8 @@ proptest! {
             let queries = own_queries(source, name);
             for bounds in [Bounds::Half, Bounds::Single] {
                 let options = Options { bounds, tile_rows: Some(tile_rows), ..Options::default() };
-                // A tenth of these rows score 0 with all others: for so many alike bounds may be given up. Below are data of which they are not.
+                // A tenth of these rows score 0 with all others: for so many alike bounds may be given up. Below are
+                // data of which they are not.
                 if let Some(found) = mutual(source, &form, k, &options) {
                     assert_same(&found, &plain(source, &form, &queries, k), name);
                 }
@@ -95,7 +96,8 @@ fn neither_threads_nor_tiles_nor_bands_matter() {
         }
         for threads in [1, 3] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
-            // The ends take 252 kB, which half of 530 holds; the factors' 618 are then read in five bands, two at a time.
+            // The ends take 252 kB, which half of 530 holds; the factors' 618 are then read in five bands, two at a
+            // time.
             for (memory, tile_rows) in [(1 << 30, None), (1 << 30, Some(13)), (530_000, None), (530_000, Some(7))] {
                 let options = Options { memory, tile_rows, ..Options::default() };
                 let found = pool.install(|| mutual(source, &form, k, &options));

@@ -1,8 +1,8 @@
 //! The rules in f64, each as it is written on paper, with a bound of what f32 may be off by.
 //!
-//! An expression of f32 operations on exact inputs is off by at most `γ_m` times the same expression over magnitudes, where m counts the
-//! roundings on the way from an input to the result and `γ_m = m u / (1 − m u)`, u = 2⁻²⁴ (Higham, *Accuracy and Stability of Numerical
-//! Algorithms*, lemma 3.1).
+//! An expression of f32 operations on exact inputs is off by at most `γ_m` times the same expression over magnitudes,
+//! where m counts the roundings on the way from an input to the result and `γ_m = m u / (1 − m u)`, u = 2⁻²⁴ (Higham,
+//! *Accuracy and Stability of Numerical Algorithms*, lemma 3.1).
 
 /// A score, the same over magnitudes, and how many roundings f32 takes to it.
 #[derive(Clone, Copy, Debug)]

@@ -1,4 +1,5 @@
-//! Features rounded to be stored: what is found is what the stored ones say, and what is called certain is so by the ones before.
+//! Features rounded to be stored: what is found is what the stored ones say, and what is called certain is so by the
+//! ones before.
 
 use std::collections::HashSet;
 
@@ -59,7 +60,8 @@ impl Source for Rounded<'_> {
     }
 }
 
-/// Compares the hits with those of a plain scan, and what is certain of them with those by the features before; gives how many are.
+/// Compares the hits with those of a plain scan, and what is certain of them with those by the features before; gives
+/// how many are.
 fn check(source: &Rounded<'_>, form: &Form<'_>, queries: &[Query], k: usize, what: &str) -> usize {
     let plain = Options { bounds: Bounds::Unused, ..Options::default() };
     let found = search(source, form, queries, k, &Options::default()).expect("a search");

@@ -1,4 +1,5 @@
-//! Records of several factors: a search's bits are those of the definition, one pair after another, however many queries, shards and threads.
+//! Records of several factors: a search's bits are those of the definition, one pair after another, however many
+//! queries, shards and threads.
 
 use proptest::prelude::*;
 use wherefore::backend::Precision;
@@ -241,7 +242,8 @@ fn parts_of_a_score_are_the_factors_own() {
     assert!(score_parts(&source, &means, &Query::feature(vec![1.0; 3]), 0, 0).is_empty());
 }
 
-/// Devices add up what the CPU adds up, in the same order; groups, selections and numbers given for factors and records are the records'.
+/// Devices add up what the CPU adds up, in the same order; groups, selections and numbers given for factors and records
+/// are the records'.
 #[test]
 fn devices_find_what_the_definition_says() {
     let gpus = emulator::gpus(2, Precision::F32);

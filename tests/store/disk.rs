@@ -29,7 +29,8 @@ fn each_file_that_does_not_fit_leaves_nothing_behind() {
         assert!(error.to_string().contains("No space left"), "{error}");
         let mut after = contents(&full);
         if name == "manifest.json" {
-            // The shard's files are whole; they stay for the resume to remove or write again, and no manifest names them.
+            // The shard's files are whole; they stay for the resume to remove or write again, and no manifest names
+            // them.
             after.retain(|name, _| !name.starts_with("shard-00002"));
         }
         assert_eq!(after, before, "{name}");

@@ -101,8 +101,8 @@ fn check_factors(found: &FactorRows<'_>, features: &[f32], deltas: &[f32], dtype
     check_norms(found.delta_norms, deltas, found.classes);
 }
 
-/// Norms are of what is stored, have the bits of the program's one dot product, and are as close to the truth as its bound says:
-/// half the relative error γ of the sum of squares (all terms positive), and the root's own rounding.
+/// Norms are of what is stored, have the bits of the program's one dot product, and are as close to the truth as its
+/// bound says: half the relative error γ of the sum of squares (all terms positive), and the root's own rounding.
 fn check_norms(norms: &[f32], rows: &[f32], width: usize) {
     let unit = f64::from(f32::EPSILON) / 2.0;
     let bound = (width.div_ceil(16) + 4) as f64 * unit / 2.0 + unit;

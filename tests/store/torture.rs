@@ -1,5 +1,5 @@
-//! A store's whole life (made, added to twice, taken from) killed at many instants, torn, and run by two processes at once: always the
-//! bytes of a life without accidents.
+//! A store's whole life (made, added to twice, taken from) killed at many instants, torn, and run by two processes at
+//! once: always the bytes of a life without accidents.
 
 use std::env;
 use std::fs;

@@ -1,4 +1,5 @@
-//! Training in bf16 with parameters in f32: each operation against f64 over operands as they are rounded, and whole courses against PyTorch's own.
+//! Training in bf16 with parameters in f32: each operation against f64 over operands as they are rounded, and whole
+//! courses against PyTorch's own.
 
 use half::bf16;
 use serde_json::Value;
@@ -21,7 +22,8 @@ fn rounded(values: &[f32]) -> Vec<f32> {
     values.iter().map(|&x| bf16::from_f32(x).to_f32()).collect()
 }
 
-/// What batches add, one after the other, to a linear layer's gradients that already hold something; an output before and one behind are left alone.
+/// What batches add, one after the other, to a linear layer's gradients that already hold something; an output before
+/// and one behind are left alone.
 fn weight_gradients<B: Training>(
     backend: &B,
     batches: &[PackedBatch],
@@ -45,8 +47,8 @@ fn weight_gradients<B: Training>(
     [read(backend, &weight, len[0]), read(backend, &bias, len[1])].concat()
 }
 
-/// Widths that are no multiple of anything and some of eight, sequences that end within a piece, more of them than a ring has room for, tiles of all sizes:
-/// f32's own error, since every operand is exact.
+/// Widths that are no multiple of anything and some of eight, sequences that end within a piece, more of them than a
+/// ring has room for, tiles of all sizes: f32's own error, since every operand is exact.
 #[test]
 fn weight_gradients_on_tensor_cores_err_no_more_than_plain_f32() {
     let gpus = emulator::gpus_by_products(Precision::Bf16);
@@ -70,7 +72,8 @@ fn weight_gradients_on_tensor_cores_err_no_more_than_plain_f32() {
     }
 }
 
-/// The emulated `wgmma` sums in another order than the emulated `mma.sync`, as a device may, so that it shows who made a gradient.
+/// The emulated `wgmma` sums in another order than the emulated `mma.sync`, as a device may, so that it shows who made
+/// a gradient.
 #[test]
 fn weight_gradients_are_by_wgmma_where_rows_are_whole_vectors() {
     let [gpu, by_mma] = &emulator::gpus_by_products(Precision::Bf16)[..] else { return };
@@ -165,8 +168,8 @@ fn attention_drops_what_the_reference_does() {
 /// The three numbers that hold a tensor, by its name.
 type Digests<'a> = &'a dyn Fn(&str) -> [f64; 3];
 
-/// How far a course is from PyTorch's in f64: losses, the first gradients and the last parameters, each the root of the mean square; of tensors the three
-/// numbers that hold them, over their norm.
+/// How far a course is from PyTorch's in f64: losses, the first gradients and the last parameters, each the root of the
+/// mean square; of tensors the three numbers that hold them, over their norm.
 fn distances(exact: &Value, losses: &[Vec<f64>], tensors: [Digests<'_>; 2]) -> [f64; 3] {
     let root = |squares: Vec<f64>| (squares.iter().sum::<f64>() / squares.len() as f64).sqrt();
     let steps = exact["steps"].as_array().unwrap().iter();

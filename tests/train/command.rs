@@ -134,7 +134,8 @@ fn class_ids_are_read_as_such_and_gaps_are_told() {
     assert_eq!(json(&bench.path("gaps.run.json"))["model"]["fingerprint"].as_str().map(str::len), Some(64));
 }
 
-/// What bf16 rounds is a pass: a training has the bytes of its seed, learns what f32 learns, and is not gone on with in f32.
+/// What bf16 rounds is a pass: a training has the bytes of its seed, learns what f32 learns, and is not gone on with in
+/// f32.
 #[test]
 fn a_training_in_bf16_is_its_own() {
     let bench = bench();

@@ -66,7 +66,8 @@ impl Course {
         course
     }
 
-    /// That of f64 is the golden's, but for f64's own error, which AdamW magnifies where gradients nearly vanish, and its numbers' rounding to f32.
+    /// That of f64 is the golden's, but for f64's own error, which AdamW magnifies where gradients nearly vanish, and
+    /// its numbers' rounding to f32.
     pub(super) fn is_pytorchs(&self, name: &str, golden: &Value) {
         let steps = golden["steps"].as_array().unwrap();
         for (step, (losses, norm)) in self.losses.iter().zip(&self.norms).enumerate() {
@@ -93,7 +94,8 @@ impl Course {
     }
 }
 
-/// A tensor's norm and products with two waves; and what rounding each of its numbers to f32 may change of any of these.
+/// A tensor's norm and products with two waves; and what rounding each of its numbers to f32 may change of any of
+/// these.
 pub(super) fn digest(values: &[f32]) -> ([f64; 3], f64) {
     let x = || values.iter().enumerate().map(|(i, x)| ((i + 1) as f64, f64::from(*x)));
     let norm = x().map(|(_, x)| x * x).sum::<f64>().sqrt();

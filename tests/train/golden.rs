@@ -1,4 +1,5 @@
-//! Training is PyTorch's: gradients of every parameter of every family, and AdamW step by step, in f64; and f32's own error, no more, on the CPU.
+//! Training is PyTorch's: gradients of every parameter of every family, and AdamW step by step, in f64; and f32's own
+//! error, no more, on the CPU.
 
 use serde_json::Value;
 use wherefore::backend::Precision;

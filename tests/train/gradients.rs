@@ -53,7 +53,8 @@ pub(super) fn gradients_are_finite_differences(
             *end = loss(model);
         }
         let found = ends[0] - ends[1];
-        // What is left is of the square of the distance, unless an activation's kink lies within it (DistilBERT's head has one).
+        // What is left is of the square of the distance, unless an activation's kink lies within it (DistilBERT's head
+        // has one).
         let size: f64 = gradient.values.iter().map(|g| f64::from(g.abs())).sum::<f64>() * 2.0_f64.powi(-17);
         assert!((found - expected).abs() <= 1e-5 * size + 1e-12, "{name} {}: {found:e} {expected:e}", gradient.name);
     }

@@ -1,4 +1,5 @@
-//! Attention drawn to marked tokens: the loss and its gradients are PyTorch's, finite differences agree, and training does what it says.
+//! Attention drawn to marked tokens: the loss and its gradients are PyTorch's, finite differences agree, and training
+//! does what it says.
 
 use wherefore::backend::cpu::Cpu;
 use wherefore::backend::reference::{Plain, Reference};

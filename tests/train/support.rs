@@ -49,7 +49,8 @@ fn label(value: &Value) -> Label {
     }
 }
 
-/// Gradients of some records, in micro-batches of at most `budget` tokens; losses in the records' order. Shares are weights over their sum.
+/// Gradients of some records, in micro-batches of at most `budget` tokens; losses in the records' order. Shares are
+/// weights over their sum.
 pub(super) fn study(
     trainee: &mut Trainee,
     lessons: &[(Encoding, Target)],

@@ -1,4 +1,5 @@
-//! Training of heads on tokens is PyTorch's too: gradients of every parameter, and AdamW step by step; and the same bits in any company.
+//! Training of heads on tokens is PyTorch's too: gradients of every parameter, and AdamW step by step; and the same
+//! bits in any company.
 
 use serde_json::Value;
 use wherefore::backend::Precision;
@@ -116,7 +117,8 @@ fn the_cpu_errs_no_more_than_plain_f32_on_tokens() {
     }
 }
 
-/// The same rule on a device, whose slopes are other roundings of f64's: a unit of f32 more, of numbers that are at most 1, where they add up to nothing.
+/// The same rule on a device, whose slopes are other roundings of f64's: a unit of f32 more, of numbers that are at
+/// most 1, where they add up to nothing.
 #[test]
 fn the_gpu_errs_no_more_than_plain_f32_on_tokens() {
     let eps = f64::from(f32::EPSILON);
@@ -133,7 +135,8 @@ fn the_gpu_errs_no_more_than_plain_f32_on_tokens() {
     }
 }
 
-/// Rows of so many classes, of which some tokens' are read, by themselves, in means of several and by several terms; or columns of sequences.
+/// Rows of so many classes, of which some tokens' are read, by themselves, in means of several and by several terms; or
+/// columns of sequences.
 fn entropies(classes: usize, columns: bool) -> (usize, Vec<CrossEntropy>) {
     let share = |number: usize| 0.25 + number as f64 / 8.0;
     if columns {
@@ -161,7 +164,8 @@ fn entropies(classes: usize, columns: bool) -> (usize, Vec<CrossEntropy>) {
     (11 * classes, read.iter().enumerate().map(term).collect())
 }
 
-/// Probabilities are good to some units of f32, and slopes are rounded once to what is stored; where nobody reads they are zeros.
+/// Probabilities are good to some units of f32, and slopes are rounded once to what is stored; where nobody reads they
+/// are zeros.
 #[test]
 fn cross_entropies_on_a_gpu_are_those_of_f64() {
     let eps = f64::from(f32::EPSILON);

@@ -1,4 +1,5 @@
-//! Every operation of a device against [`Reference`](type@Reference), on drawn inputs: what `doctor` runs on the user's own machine.
+//! Every operation of a device against [`Reference`](type@Reference), on drawn inputs: what `doctor` runs on the user's
+//! own machine.
 
 mod gradients;
 mod training;
@@ -63,8 +64,8 @@ pub fn check<B: Backend>(backend: &B) -> Result<Vec<Check>> {
     Ok(compared.chain([in_sequence(backend)?]).collect())
 }
 
-/// Operations that read and write over what the ones before have just written, nothing waited for in between, against the same with each waited for:
-/// a device may begin one while another is at work, and the bits are to be the same.
+/// Operations that read and write over what the ones before have just written, nothing waited for in between, against
+/// the same with each waited for: a device may begin one while another is at work, and the bits are to be the same.
 fn in_sequence<B: Backend>(backend: &B) -> Result<Check> {
     const ROUNDS: usize = 4;
     let layer = backend.pack_linear(&numbers(OUTPUTS * INPUTS, 40), &numbers(OUTPUTS, 41), INPUTS, OUTPUTS)?;
@@ -219,7 +220,8 @@ fn rows<B: Backend>(outcomes: &mut Outcomes<'_, B>) -> Result<()> {
     Ok(())
 }
 
-/// Layers of whole vectors, and heads of 64 and of 128: what nearly all models have, and what some devices have kernels of their own for.
+/// Layers of whole vectors, and heads of 64 and of 128: what nearly all models have, and what some devices have kernels
+/// of their own for.
 fn as_models_have_them<B: Backend>(outcomes: &mut Outcomes<'_, B>, staged: &B::Batch) -> Result<()> {
     let backend = outcomes.backend;
     let layer = backend.pack_linear(&numbers(OUTPUTS * INPUTS, 30), &numbers(OUTPUTS, 31), INPUTS, OUTPUTS)?;

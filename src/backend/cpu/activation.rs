@@ -1,8 +1,8 @@
 //! Exponential, hyperbolic tangent and GELU on vectors, and the other activations made of them.
 //!
-//! Only additions, multiplications, divisions and fused multiply-adds, all correctly rounded, so that the bits are the same on every
-//! instruction set. The polynomials are minimax fits, their coefficients rounded to f32; the errors stated are those of the whole
-//! function in f32 (the tests below try arguments all over the range).
+//! Only additions, multiplications, divisions and fused multiply-adds, all correctly rounded, so that the bits are the
+//! same on every instruction set. The polynomials are minimax fits, their coefficients rounded to f32; the errors
+//! stated are those of the whole function in f32 (the tests below try arguments all over the range).
 
 use super::simd::{Isa, Kernel, LANES, Vector};
 use crate::backend::Activation;
@@ -29,7 +29,8 @@ fn split_polynomial<V: Vector, const N: usize>(x: V, coefficients: [f32; N]) -> 
 
 /// `exp(x)` to 1.2 ulp: 0 below −104, infinite above 88.8, NaN for NaN.
 ///
-/// `x = n ln 2 + r`, `|r| ≤ ln 2 / 2`; ln 2 in two parts so that r loses nothing; `exp(r) = 1 + r + r² q(r)`; times `2^n`.
+/// `x = n ln 2 + r`, `|r| ≤ ln 2 / 2`; ln 2 in two parts so that r loses nothing; `exp(r) = 1 + r + r² q(r)`; times
+/// `2^n`.
 #[inline(always)]
 pub(super) fn exp<V: Vector>(x: V) -> V {
     const LN_2_TAIL: f32 = -1.904_654_3e-9; // ln 2 − LN_2 in f32
@@ -65,7 +66,8 @@ fn with_sign_of<V: Vector>(x: V, size: V) -> V {
     V::select_lt(x, V::zero(), V::zero().sub(size), size)
 }
 
-/// `x Φ(x)` to `1e-7 |x|` (of normal numbers), as `max(x, 0) − |x|/2 erfc(|x|/√2)`: nothing cancels, so negative x keep their digits too.
+/// `x Φ(x)` to `1e-7 |x|` (of normal numbers), as `max(x, 0) − |x|/2 erfc(|x|/√2)`: nothing cancels, so negative x keep
+/// their digits too.
 #[inline(always)]
 pub(super) fn gelu<V: Vector>(x: V) -> V {
     gelu_of(x, magnitude(x), complement(magnitude(x)))

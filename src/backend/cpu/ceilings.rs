@@ -36,7 +36,8 @@ fn arithmetic(isa: Isa) -> f64 {
     })
 }
 
-/// Independent chains of multiply-adds, more than latency × units of any core: eight registers at the least, and all in registers.
+/// Independent chains of multiply-adds, more than latency × units of any core: eight registers at the least, and all in
+/// registers.
 struct Chains;
 
 impl Kernel for Chains {

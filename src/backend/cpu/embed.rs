@@ -1,4 +1,5 @@
-//! The embedding stage: rows of the tables added up, then normalised, a token at a time; and the same at a point of a path.
+//! The embedding stage: rows of the tables added up, then normalised, a token at a time; and the same at a point of a
+//! path.
 
 use super::Cpu;
 use super::layer_norm::{self, layer_norm};
@@ -99,7 +100,8 @@ impl OnPath<'_> {
         Ok(())
     }
 
-    /// Each token's point to `out [T, E]`: with [`Stage::Word`] the sum that is to be normalised, with [`Stage::Output`] the output.
+    /// Each token's point to `out [T, E]`: with [`Stage::Word`] the sum that is to be normalised, with
+    /// [`Stage::Output`] the output.
     fn points(&self, out: &mut [f32]) -> Result<()> {
         let width = self.width();
         self.each_token(|sequence, token, ends| {

@@ -1,11 +1,11 @@
 //! The one matrix product: some rows times a packed panel of columns, in a register tile.
 //!
 //! Every element of a product is one chain of fused multiply-adds over the inner dimension, upwards from zero. Blocking
-//! the inner dimension only parks the chain in memory, which is exact; tiling rows and columns never touches it. So an element's
-//! bits depend on its own row and column alone: not on how many rows there are, nor on the instruction set.
+//! the inner dimension only parks the chain in memory, which is exact; tiling rows and columns never touches it. So an
+//! element's bits depend on its own row and column alone: not on how many rows there are, nor on the instruction set.
 //!
-//! Panels are [`panel_lines`] vectors wide and lie k-major, so the micro-kernel reads them straight through; the left matrix is read where
-//! it is, a broadcast number at a time.
+//! Panels are [`panel_lines`] vectors wide and lie k-major, so the micro-kernel reads them straight through; the left
+//! matrix is read where it is, a broadcast number at a time.
 
 pub(super) use super::lined::Line;
 use super::simd::{ByRegisters, Isa, Kernel, LANES, Vector};
@@ -89,8 +89,8 @@ pub(super) fn shares(len: usize, largest: usize) -> impl Iterator<Item = Range<u
     (0..count).map(move |i| i * len / count..(i + 1) * len / count)
 }
 
-/// `target = left · panel` for rows of `inner` numbers and the panel that `packed` begins with, whatever the size of either; what comes after
-/// the panel is brought nearer meanwhile.
+/// `target = left · panel` for rows of `inner` numbers and the panel that `packed` begins with, whatever the size of
+/// either; what comes after the panel is brought nearer meanwhile.
 #[inline(always)]
 pub(super) fn product<V: Vector>(target: &mut Target<'_>, left: Left<'_>, packed: &[Line], inner: usize) {
     let lines = lines::<V>();
@@ -202,8 +202,8 @@ fn accumulate<V: Vector, const R: usize, const C: usize>(
             b[c] = V::load(&lines[c].0);
         }
         for r in 0..R {
-            // SAFETY: k is below `steps.len()`, and so is every row's length: asserted above. Six checks a step would cost a third of
-            // the speed.
+            // SAFETY: k is below `steps.len()`, and so is every row's length: asserted above. Six checks a step would
+            // cost a third of the speed.
             let x = V::splat(unsafe { *rows[r].get_unchecked(k) });
             for c in 0..C {
                 sums[r][c] = x.fma(b[c], sums[r][c]);

@@ -3,7 +3,8 @@
 use super::simd::{Isa, Kernel, Vector};
 use std::ops::Range;
 
-/// x̂ is `fma(value, scale of its row, share of its row · number of the center)`, in f32: what features have in common costs none of the 8 bits.
+/// x̂ is `fma(value, scale of its row, share of its row · number of the center)`, in f32: what features have in common
+/// costs none of the 8 bits.
 #[derive(Clone, Copy, Debug)]
 pub struct Int8Rows<'a> {
     /// From −127 to 127, `[n, E]`

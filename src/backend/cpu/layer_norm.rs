@@ -1,7 +1,9 @@
-//! Layer normalisation of rows in place, and its backward: the mean, then the variance of what is left, then scale and shift.
+//! Layer normalisation of rows in place, and its backward: the mean, then the variance of what is left, then scale and
+//! shift.
 //!
-//! Two passes, because the one-pass form `E[x²] − E[x]²` cancels. Sums go by sixteen lanes and the fixed tree of [`Vector::sum`]. Loops rather
-//! than closures over iterators: what is not inlined is compiled without the instruction set.
+//! Two passes, because the one-pass form `E[x²] − E[x]²` cancels. Sums go by sixteen lanes and the fixed tree of
+//! [`Vector::sum`]. Loops rather than closures over iterators: what is not inlined is compiled without the instruction
+//! set.
 
 use super::simd::{Isa, Kernel, LANES, Vector};
 

@@ -1,4 +1,5 @@
-//! Linear layers: weights packed once, products in register tiles, bias, activation and residual on the tile while it is hot.
+//! Linear layers: weights packed once, products in register tiles, bias, activation and residual on the tile while it
+//! is hot.
 
 use super::activation::{Pointwise, for_activation};
 use super::gemm::{Line, Target, lines, panel_lines, shares};
@@ -141,7 +142,8 @@ impl Linear {
 
 /// Bytes of inputs that stay in the second-level cache while all panels pass over them.
 const RESIDENT_BYTES: usize = 384 * 1024;
-/// Rows of them: enough that a panel's way from memory is little to its use, and that their sums stay in the first-level cache.
+/// Rows of them: enough that a panel's way from memory is little to its use, and that their sums stay in the
+/// first-level cache.
 const ROW_BLOCK: RangeInclusive<usize> = 24..=120;
 /// Numbers in a row of the widest panel.
 const WIDEST: usize = 2 * LANES;
@@ -194,7 +196,8 @@ impl Kernel for Forward<'_> {
 }
 
 impl Forward<'_> {
-    /// Brings near, while the panel is multiplied, what its epilogue writes and adds: a cache line a row, each on a page of its own.
+    /// Brings near, while the panel is multiplied, what its epilogue writes and adds: a cache line a row, each on a
+    /// page of its own.
     #[inline(always)]
     fn fetch<V: Vector>(&self, rows: Range<usize>, panel: usize) {
         for row in rows {

@@ -15,12 +15,13 @@ impl Line {
 /// Vectors that go through the registers together.
 pub(super) const TOGETHER: usize = 8;
 
-/// Most lines of a vector in one [`Part`]: [`TOGETHER`] of them, and a few more, leave some of a first-level cache of 32 KiB.
+/// Most lines of a vector in one [`Part`]: [`TOGETHER`] of them, and a few more, leave some of a first-level cache of
+/// 32 KiB.
 const DEPTH: usize = 32;
 
-/// Vectors of one width, laid out for products: each starts a cache line and is completed with zeros to whole lines, so that no load
-/// straddles two; and long ones are cut in parts, each part a matrix of its own, so that those of some vectors never compete for the
-/// same few lines of a cache.
+/// Vectors of one width, laid out for products: each starts a cache line and is completed with zeros to whole lines, so
+/// that no load straddles two; and long ones are cut in parts, each part a matrix of its own, so that those of some
+/// vectors never compete for the same few lines of a cache.
 #[derive(Clone, Debug)]
 pub struct Lined {
     parts: Vec<Part>,
@@ -126,7 +127,8 @@ impl Part {
         }
     }
 
-    /// Those of `count` vectors from number `first` on, which may be some more than there are, up to a multiple of [`TOGETHER`].
+    /// Those of `count` vectors from number `first` on, which may be some more than there are, up to a multiple of
+    /// [`TOGETHER`].
     #[inline(always)]
     pub(super) fn vectors(&self, first: usize, count: usize) -> &[Line] {
         &self.lines[first * self.depth..][..count * self.depth]

@@ -1,10 +1,11 @@
 //! The CPU: single-threaded arithmetic on vectors of sixteen f32, one micro-batch a worker.
 //!
-//! Every operation gives the same bits on every instruction set ([`simd`]) and for every batch: a sum's order is set by its own
-//! length. Several workers may call at the same time; what an operation needs beside its arguments is kept for each thread.
+//! Every operation gives the same bits on every instruction set ([`simd`]) and for every batch: a sum's order is set by
+//! its own length. Several workers may call at the same time; what an operation needs beside its arguments is kept for
+//! each thread.
 
-// A kernel generic over vectors must be inlined into the function that has its instruction set switched on, and reads best with
-// its indices spelled as in its formula.
+// A kernel generic over vectors must be inlined into the function that has its instruction set switched on, and reads
+// best with its indices spelled as in its formula.
 #![allow(clippy::inline_always, clippy::needless_range_loop)]
 
 mod activation;
@@ -57,7 +58,8 @@ use crate::tokens::PackedBatch;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cpu {
     isa: Isa,
-    /// Whether each operation is shared out among the pool's threads, rather than each thread running a batch of its own.
+    /// Whether each operation is shared out among the pool's threads, rather than each thread running a batch of its
+    /// own.
     shared: bool,
     /// What the operands of linear layers are rounded to: nothing, or bf16.
     precision: Precision,
@@ -74,7 +76,8 @@ impl Cpu {
         Self { isa, ..Self::default() }
     }
 
-    /// With each operation shared out among the threads of the current pool: for one large batch at a time, as in training.
+    /// With each operation shared out among the threads of the current pool: for one large batch at a time, as in
+    /// training.
     #[must_use]
     pub fn shared_out(self) -> Self {
         Self { shared: true, ..self }

@@ -1,4 +1,5 @@
-//! An operation shared out among the threads of the pool: rows, or whole sequences, each with its own part of what is written.
+//! An operation shared out among the threads of the pool: rows, or whole sequences, each with its own part of what is
+//! written.
 //!
 //! Rows do not depend on each other, so neither does any bit on how they are shared out.
 

@@ -1,4 +1,5 @@
-//! How the weights of a linear layer lie: in panels of columns, k-major, in f32 or rounded to bf16; columns beyond the last are zero.
+//! How the weights of a linear layer lie: in panels of columns, k-major, in f32 or rounded to bf16; columns beyond the
+//! last are zero.
 
 use super::bf16::{self, Instructions, LeftPairs, PairLine};
 use super::gemm::{Left, Line, Target, panel_lines, product};

@@ -1,5 +1,5 @@
-//! Launches `kernels/attention_backward_f32.cu` and the tensor-core kernels of `attention_backward_short.cuh` (sequences of up to 128 tokens, of heads of
-//! up to 64 numbers) and `attention_backward_mma.cuh` (others).
+//! Launches `kernels/attention_backward_f32.cu` and the tensor-core kernels of `attention_backward_short.cuh`
+//! (sequences of up to 128 tokens, of heads of up to 64 numbers) and `attention_backward_mma.cuh` (others).
 
 use super::Gpu;
 use super::attention::{MMA_ROWS, MMA_WARPS, Operands, TILE, WIDTHS, f32_threads, warps};

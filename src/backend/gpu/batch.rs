@@ -22,7 +22,8 @@ pub struct Batch {
     /// The tiles of sequences of more than [`SHORT`] tokens, which come first, and how many sequences those are.
     long: [usize; 2],
     pieces: usize,
-    /// The records that dropout draws for, once it was asked to, and what they are on the device: all of a pass are for the same.
+    /// The records that dropout draws for, once it was asked to, and what they are on the device: all of a pass are for
+    /// the same.
     records: Mutex<(Vec<u32>, Option<Arc<Tensor>>)>,
 }
 
@@ -45,7 +46,8 @@ pub(super) enum Part {
     ByLength,
     /// `[T]`: the sequence each token is in, where tokens may stand on paths.
     SequenceOf,
-    /// f32 `[B]`: the power of two each sequence's gradient is multiplied by. Ones, until the kernel that starts a backward pass writes them.
+    /// f32 `[B]`: the power of two each sequence's gradient is multiplied by. Ones, until the kernel that starts a
+    /// backward pass writes them.
     Scales,
     /// `[B]`: where each sequence's text begins among the texts' tokens, for masked ones.
     Texts,

@@ -17,7 +17,8 @@ pub struct Ceilings {
     pub copy_gbs: f64,
     /// Multiply-adds in f32, two operations each, in GFLOP/s.
     pub fma_gflops: f64,
-    /// Products of f16 on the tensor cores through `mma.sync`, in GFLOP/s: what newer instructions reach beyond it is not measured.
+    /// Products of f16 on the tensor cores through `mma.sync`, in GFLOP/s: what newer instructions reach beyond it is
+    /// not measured.
     pub mma_gflops: f64,
 }
 

@@ -136,7 +136,8 @@ pub(super) fn rows(
     Ok(())
 }
 
-/// Puts tokens behind `order` by the row they name, in their own order where they name one; the rows that are named, and where `order` ends after each.
+/// Puts tokens behind `order` by the row they name, in their own order where they name one; the rows that are named,
+/// and where `order` ends after each.
 fn order_by_row(order: &mut Vec<u32>, named: &[u32]) -> Vec<(usize, u32)> {
     let rows = named.iter().max().map_or(0, |&row| row as usize + 1);
     let mut ends = vec![0_u32; rows]; // until tokens are placed: how many name the row

@@ -1,4 +1,5 @@
-//! Launches `kernels/convert.cu`: operands that were uploaded in f32, for kernels that read what activations are stored as.
+//! Launches `kernels/convert.cu`: operands that were uploaded in f32, for kernels that read what activations are stored
+//! as.
 
 use std::ops::Deref;
 

@@ -1,11 +1,12 @@
 //! A CUDA device: whether there is one, its context and stream, the kernels it was given, and launching them.
 //!
-//! Everything is asked for in an order in which nothing panics: the driver's library first, then the driver, then devices. Kernels go down
-//! one stream, so that buffers are safe to use again as soon as they are let go of; a second worker's batch keeps the device busy while the
-//! first one waits for its results. Copies go down two more, one a direction, beside the kernels: what is copied to the device lives in its
-//! stream's order, and is waited for by the kernels launched after [`Device::await_sent`]. On compute capability 9.0 and later a kernel is
-//! begun while the last blocks of the one before it are at work, and itself waits for their end (`await_kernels` of `kernels/port.cuh`), so that
-//! no time passes between them; `WHEREFORE_LAUNCHES=serial` goes without.
+//! Everything is asked for in an order in which nothing panics: the driver's library first, then the driver, then
+//! devices. Kernels go down one stream, so that buffers are safe to use again as soon as they are let go of; a second
+//! worker's batch keeps the device busy while the first one waits for its results. Copies go down two more, one a
+//! direction, beside the kernels: what is copied to the device lives in its stream's order, and is waited for by the
+//! kernels launched after [`Device::await_sent`]. On compute capability 9.0 and later a kernel is begun while the last
+//! blocks of the one before it are at work, and itself waits for their end (`await_kernels` of `kernels/port.cuh`), so
+//! that no time passes between them; `WHEREFORE_LAUNCHES=serial` goes without.
 
 use std::collections::HashMap;
 use std::env;
@@ -292,7 +293,8 @@ impl Device {
         self.multiprocessors
     }
 
-    /// Bytes nobody has asked for, those freed and kept for the next that asks included; 0 where the driver does not say.
+    /// Bytes nobody has asked for, those freed and kept for the next that asks included; 0 where the driver does not
+    /// say.
     pub(super) fn free_memory(&self) -> usize {
         self.context.mem_get_info().map_or(0, |(free, _)| free) + kept_memory(&self.context).unwrap_or(0)
     }
@@ -354,7 +356,8 @@ impl Device {
         Ok(tensor)
     }
 
-    /// A buffer with these bytes, one part behind the other, on their way beside the kernels: [`Device::await_sent`] comes before its first use.
+    /// A buffer with these bytes, one part behind the other, on their way beside the kernels: [`Device::await_sent`]
+    /// comes before its first use.
     pub(super) fn send(&self, number: Number, parts: &[&[u8]]) -> Result<Tensor> {
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
         let (len, stream) = (bytes / number.bytes(), &self.streams.sending);
@@ -455,8 +458,9 @@ impl Device {
             numAttrs: kernel.early.into(),
         };
         let function = kernel.function.cu_function();
-        // SAFETY: the launcher passes what the kernel's file says of its parameters, which the driver copies, over buffers it has checked to be large
-        // enough. They are freed, if at all, when this stream has come past what was launched on them.
+        // SAFETY: the launcher passes what the kernel's file says of its parameters, which the driver copies, over
+        // buffers it has checked to be large enough. They are freed, if at all, when this stream has come past what was
+        // launched on them.
         unsafe { sys::cuLaunchKernelEx(&raw const config, function, arguments.as_mut_ptr(), ptr::null_mut()) }.result()
     }
 
@@ -502,7 +506,8 @@ impl Kernel {
 /// [`Device`] orders its streams itself: cudarc need keep no events for each buffer.
 #[allow(unsafe_code)]
 fn ignore_events(context: &CudaContext) {
-    // SAFETY: nothing has been allocated yet. Buffers are freed on the stream of the kernels that use them, or as their [`Order`] has it.
+    // SAFETY: nothing has been allocated yet. Buffers are freed on the stream of the kernels that use them, or as their
+    // [`Order`] has it.
     unsafe { context.disable_event_tracking() };
 }
 
@@ -515,7 +520,8 @@ fn pool(context: &CudaContext) -> Result<sys::CUmemoryPool, DriverError> {
     Ok(pool)
 }
 
-/// Keeps what is freed for the next that asks: else every wait for a stream would give it back to the driver, which takes long to give again.
+/// Keeps what is freed for the next that asks: else every wait for a stream would give it back to the driver, which
+/// takes long to give again.
 #[allow(unsafe_code)]
 fn keep_freed_memory(context: &CudaContext) -> Result<(), DriverError> {
     if !context.has_async_alloc() {

@@ -1,4 +1,5 @@
-//! Launches `kernels/embed_path.cu`: the embedding stage at points of paths, its backward, and what is made of the gradients.
+//! Launches `kernels/embed_path.cu`: the embedding stage at points of paths, its backward, and what is made of the
+//! gradients.
 
 use super::batch::{Batch, Part};
 use super::device::{Argument, Device};
@@ -61,7 +62,8 @@ impl OnPath<'_> {
         }
     }
 
-    /// What `fold` makes of each token's gradient, over the scale it was seeded with: in f32, whatever gradients are stored as.
+    /// What `fold` makes of each token's gradient, over the scale it was seeded with: in f32, whatever gradients are
+    /// stored as.
     pub(super) fn fold(&self, out: &mut Tensor, gradient: &Tensor, fold: Fold) -> Result<()> {
         let (tokens, width) = (self.batch.tokens(), self.width());
         let (kind, len, held) = match fold {

@@ -1,4 +1,5 @@
-//! Launches `kernels/gradients.cu`, and on tensor cores `kernels/gradients_bf16.cu` and `kernels/gradients_f16.cu`, or as `gradients_wgmma.rs` says.
+//! Launches `kernels/gradients.cu`, and on tensor cores `kernels/gradients_bf16.cu` and `kernels/gradients_f16.cu`, or
+//! as `gradients_wgmma.rs` says.
 
 use super::Gpu;
 use super::batch::Part;
@@ -88,8 +89,9 @@ impl Tile {
     }
 }
 
-/// `dw += dyᵀ x` and `db += Σ dy`, from output `first` of the gradients on; operands in f32, or in bf16 `by` one of the tensor cores' instructions. Which is
-/// settled by widths, never by rows: an element's bits are to be the same in any batch.
+/// `dw += dyᵀ x` and `db += Σ dy`, from output `first` of the gradients on; operands in f32, or in bf16 `by` one of the
+/// tensor cores' instructions. Which is settled by widths, never by rows: an element's bits are to be the same in any
+/// batch.
 pub(super) fn linear(
     device: &Device,
     (number, by): (Number, By),
@@ -163,7 +165,8 @@ pub(super) fn outer_products(
         Number::Bf16 => &OUTER_BF16,
     };
     let blocks = |tile: &Tile| sequences * tile.grid([inputs, outputs]).iter().product::<usize>();
-    // A small tile for narrow layers, where most of a large one would be beyond them, and where large ones would leave multiprocessors idle.
+    // A small tile for narrow layers, where most of a large one would be beyond them, and where large ones would leave
+    // multiprocessors idle.
     let narrow = inputs.min(outputs) <= small.outputs || blocks(large) < device.multiprocessors();
     let tile = if narrow { small } else { large };
     assert!(blocks(tile) < 1 << 31, "more blocks than a launch has");

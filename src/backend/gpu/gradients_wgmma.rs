@@ -1,5 +1,6 @@
-//! Weight gradients by `kernels/gradients_bf16_wgmma.cu`, on devices of compute capability 9.0, and whether they are made by it: as for layers
-//! (`linear_wgmma.rs`) the kernels have to be there, and to add up drawn matrices as they should when a device is opened.
+//! Weight gradients by `kernels/gradients_bf16_wgmma.cu`, on devices of compute capability 9.0, and whether they are
+//! made by it: as for layers (`linear_wgmma.rs`) the kernels have to be there, and to add up drawn matrices as they
+//! should when a device is opened.
 
 use half::bf16;
 
@@ -34,7 +35,8 @@ pub(super) fn choose(device: &Device) -> Result<Products> {
     trust(device, BF16[0], || passes(device))
 }
 
-/// Rows of a batch: the last of a piece, pieces of a step and steps of a ring are in parts. Inputs and outputs: beyond a tile of each.
+/// Rows of a batch: the last of a piece, pieces of a step and steps of a ring are in parts. Inputs and outputs: beyond
+/// a tile of each.
 const TRIAL: ([u32; 4], [usize; 2]) = ([70, 9, 513, 130], [264, 136]);
 
 /// Sums that are exact in any order are to be what they are; others are to have the same bits by each tile.

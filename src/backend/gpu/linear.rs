@@ -129,7 +129,8 @@ impl Linear {
         })
     }
 
-    /// Packs outputs `outputs` of other parameters in the place of these, on the device. In f32 or bf16, which training is in.
+    /// Packs outputs `outputs` of other parameters in the place of these, on the device. In f32 or bf16, which training
+    /// is in.
     pub(super) fn repack(
         &mut self,
         device: &Device,

@@ -1,8 +1,10 @@
-//! Whether products of 16-bit operands are made by `kernels/linear_wgmma.cuh`, on devices of compute capability 9.0, or by `mma.sync` as everywhere else.
+//! Whether products of 16-bit operands are made by `kernels/linear_wgmma.cuh`, on devices of compute capability 9.0, or
+//! by `mma.sync` as everywhere else.
 //!
-//! A layer's rows are all computed by one of the two, whatever their number, because the order of sums inside a product is the device's and need not
-//! be the same for both. Which one is settled when a device is opened: the kernels have to be there, the environment variable
-//! `WHEREFORE_TENSOR_CORES=mma` must not ask for the other, and they have to multiply drawn matrices as they should.
+//! A layer's rows are all computed by one of the two, whatever their number, because the order of sums inside a product
+//! is the device's and need not be the same for both. Which one is settled when a device is opened: the kernels have to
+//! be there, the environment variable `WHEREFORE_TENSOR_CORES=mma` must not ask for the other, and they have to
+//! multiply drawn matrices as they should.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -39,8 +41,8 @@ pub(super) const BF16X3: [&str; 4] = [
     "linear_backward_bf16x3_wgmma_64x128",
 ];
 
-/// Two warpgroups that multiply and one that brings, or one and one; four steps of 64 inputs, nine barriers (and room for a tenth), and a row of
-/// biases for every sixteen rows.
+/// Two warpgroups that multiply and one that brings, or one and one; four steps of 64 inputs, nine barriers (and room
+/// for a tenth), and a row of biases for every sixteen rows.
 pub(super) const TILES_F16: [Tile; 2] = tiles(F16, 1);
 pub(super) const TILES_BF16: [Tile; 2] = tiles(BF16, 1);
 pub(super) const TILES_BF16X3: [Tile; 2] = tiles(BF16X3, 2);
@@ -113,7 +115,8 @@ pub(super) fn choose(device: &Device) -> Result<Products> {
     })
 }
 
-/// What is used after a trial of a device's kernels, one of which is named. It is made once in a process, however often the device is opened.
+/// What is used after a trial of a device's kernels, one of which is named. It is made once in a process, however often
+/// the device is opened.
 pub(super) fn trust(device: &Device, kernel: &'static str, passes: impl FnOnce() -> Result<bool>) -> Result<Products> {
     static PASSED: Mutex<BTreeMap<(usize, &str), bool>> = Mutex::new(BTreeMap::new());
     let mut passed = PASSED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -142,7 +145,8 @@ fn without(error: Error) -> Error {
 
 /// Rows, inputs, outputs: beyond a tile in each, steps beyond a turn of the ring, and the last of each in parts.
 const SHAPE: [usize; 3] = [150, 328, 290];
-/// Rows, inner width, columns of whole vectors, in several tiles: what one block makes one after another, finishing each beside the next one's steps.
+/// Rows, inner width, columns of whole vectors, in several tiles: what one block makes one after another, finishing
+/// each beside the next one's steps.
 const SEVERAL_TILES: [usize; 3] = [130, 520, 264];
 
 /// The streams that x and weights of sums that are exact are drawn from.
@@ -170,7 +174,8 @@ impl Trial<'_> {
         Ok(large == small && self.keeps_what_is_small()? && self.finishes_beside_the_next_tile()?)
     }
 
-    /// The same of several tiles a block, on the way there with biases and a residual and on the way back with slopes, each rounded as it is stored.
+    /// The same of several tiles a block, on the way there with biases and a residual and on the way back with slopes,
+    /// each rounded as it is stored.
     fn finishes_beside_the_next_tile(&self) -> Result<bool> {
         let ([rows, inner, columns], device) = (SEVERAL_TILES, self.device);
         let [x, weight] = short_operands(SEVERAL_TILES, DRAWS_OF_SEVERAL);
@@ -201,7 +206,8 @@ impl Trial<'_> {
         Ok(found.iter().zip(&expected).all(|(found, expected)| found.iter().all(|found| found == expected)))
     }
 
-    /// Whether what is added to 1 is there when the 1 is taken off again, but for 2⁻²³ each: what bounds on scores rely on.
+    /// Whether what is added to 1 is there when the 1 is taken off again, but for 2⁻²³ each: what bounds on scores rely
+    /// on.
     fn keeps_what_is_small(&self) -> Result<bool> {
         let ([rows, inputs, outputs], small) = (SHAPE, 2.0_f32.powi(-10));
         let row = |last: f32| {

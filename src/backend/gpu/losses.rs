@@ -16,7 +16,8 @@ const THREADS: usize = 256;
 /// Places of a line that a block goes through.
 const SPAN: usize = 4 * THREADS;
 
-/// Words of what is found of a term: two numbers in f32, the largest logit and the gold one, and three in f64, of which the first is the sum.
+/// Words of what is found of a term: two numbers in f32, the largest logit and the gold one, and three in f64, of which
+/// the first is the sum.
 const FOUND: usize = 8;
 
 /// Terms as the kernels read them, all in words of 32 bits.
@@ -32,7 +33,8 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    /// Of these; none where their lines are not the same or apart, so that who adds to a place of the gradient would be chance.
+    /// Of these; none where their lines are not the same or apart, so that who adds to a place of the gradient would be
+    /// chance.
     pub(super) fn of(terms: &[CrossEntropy]) -> Option<Self> {
         let stride = terms.first()?.stride;
         // By where lines run side by side, and where they begin there.

@@ -1,8 +1,9 @@
-//! NVIDIA GPUs, over the driver alone: kernels compiled from `kernels/` into this binary, launched through cudarc's dynamically loaded bindings.
+//! NVIDIA GPUs, over the driver alone: kernels compiled from `kernels/` into this binary, launched through cudarc's
+//! dynamically loaded bindings.
 //!
-//! The binary builds and starts where there is no CUDA. One launcher file a kernel stem; `device` is what they share. Activations are
-//! stored in the precision's type, parameters that are not matrices in f32; sums are f32 always. A row's bits depend neither on how
-//! many rows there are nor on the tiles they fall in.
+//! The binary builds and starts where there is no CUDA. One launcher file a kernel stem; `device` is what they share.
+//! Activations are stored in the precision's type, parameters that are not matrices in f32; sums are f32 always. A
+//! row's bits depend neither on how many rows there are nor on the tiles they fall in.
 
 mod attention;
 mod attention_backward;
@@ -105,7 +106,8 @@ const KERNELS: [(&str, &[&str]); 37] = [
     ("sums", &sums::NAMES),
 ];
 
-/// What a GPU computes in where nothing else is asked for: three bits more than bf16 at the same rate. What overflows is run again in bf16.
+/// What a GPU computes in where nothing else is asked for: three bits more than bf16 at the same rate. What overflows
+/// is run again in bf16.
 const DEFAULT: Precision = Precision::F16;
 
 /// A GPU, computing in one precision.
@@ -234,7 +236,8 @@ impl Backend for Gpu {
         2
     }
 
-    /// Tiles of 128 tokens on the multiprocessors a third at a time: a layer of width 768 then is a whole wave, 5632 on an H100.
+    /// Tiles of 128 tokens on the multiprocessors a third at a time: a layer of width 768 then is a whole wave, 5632 on
+    /// an H100.
     fn batch_tokens(&self) -> usize {
         self.device.multiprocessors().div_ceil(3).max(8) * 128
     }

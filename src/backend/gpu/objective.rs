@@ -11,7 +11,8 @@ pub(super) const NAMES: [&str; 3] = ["objective_f32", "objective_f16", "objectiv
 
 /// Sequences of a block, one a warp.
 const SEQUENCES: usize = 4;
-/// What f16 gradients begin at, the largest of each record's: 2¹⁰ below overflow, and 2³⁰ above what f16 cannot tell from 0.
+/// What f16 gradients begin at, the largest of each record's: 2¹⁰ below overflow, and 2³⁰ above what f16 cannot tell
+/// from 0.
 const SEED: f32 = 64.0;
 
 /// `dz [B, classes]` of each sequence's objective at `z [B, classes]`, and the scale it was multiplied by to the batch.

@@ -28,8 +28,8 @@ struct List {
 }
 
 impl List {
-    /// Of each tensor the places of its parts (value, both moments, gradient: 0 where a kernel does not look), how many numbers it has, and what factor is
-    /// its own. As `Listed` of the kernels has it.
+    /// Of each tensor the places of its parts (value, both moments, gradient: 0 where a kernel does not look), how many
+    /// numbers it has, and what factor is its own. As `Listed` of the kernels has it.
     fn send(device: &Device, tensors: impl Iterator<Item = ([u64; 4], usize, f32)>) -> Result<Self> {
         let (mut words, mut count, mut blocks) = (Vec::new(), 0, 0);
         for (places, len, factor) in tensors.filter(|(_, len, _)| *len > 0) {

@@ -1,5 +1,5 @@
-//! Weight matrices in the layouts that kernels multiply by: packed on the host where they are loaded, on the device (`kernels/pack.cu`) where they are
-//! trained, or turned for the way back.
+//! Weight matrices in the layouts that kernels multiply by: packed on the host where they are loaded, on the device
+//! (`kernels/pack.cu`) where they are trained, or turned for the way back.
 
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -88,8 +88,8 @@ pub(super) struct Packing<'a> {
 }
 
 impl Packing<'_> {
-    /// As [`Matrix::pack`] has it for what `out` stores, f32 or bf16; in the first, a layer's matrix is `turned`, in the other
-    /// that for its way back. What is zero there stays so.
+    /// As [`Matrix::pack`] has it for what `out` stores, f32 or bf16; in the first, a layer's matrix is `turned`, in
+    /// the other that for its way back. What is zero there stays so.
     pub(super) fn to(&self, device: &Device, out: &Tensor, turned: bool) -> Result<()> {
         let &Self { weight, first, inputs, outputs } = self;
         let stride =
@@ -145,8 +145,8 @@ fn tiles(grid: [usize; 2], bytes: usize) -> Shape {
     Shape { grid, threads: 256, shared_bytes: bytes * TILE * (TILE + 1) }
 }
 
-/// Which column is packed at a row. Column `8 t + 2 j + e` of a group of 32 goes to `8 j + 2 t + e`: a product leaves lane t of a quad with columns 2t and
-/// 2t + 1 of each eight; so they become its eight neighbours.
+/// Which column is packed at a row. Column `8 t + 2 j + e` of a group of 32 goes to `8 j + 2 t + e`: a product leaves
+/// lane t of a quad with columns 2t and 2t + 1 of each eight; so they become its eight neighbours.
 fn packed_output(row: usize) -> usize {
     let (group, place) = (row / GROUP, row % GROUP);
     let (j, t, e) = (place / 8, place % 8 / 2, place % 2);

@@ -1,5 +1,5 @@
-//! Page-locked memory between host and device: copies from and to it need not wait for one another. Buffers are used again, because
-//! locking pages is slow.
+//! Page-locked memory between host and device: copies from and to it need not wait for one another. Buffers are used
+//! again, because locking pages is slow.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +28,8 @@ pub(super) struct Staging {
     idle: Mutex<VecDeque<Buffer>>,
 }
 
-/// Page-locked memory, and the end of the copy it last took part in. cudarc's own event of it is not kept up where its tracking is off.
+/// Page-locked memory, and the end of the copy it last took part in. cudarc's own event of it is not kept up where its
+/// tracking is off.
 struct Buffer {
     memory: PinnedHostSlice<u8>,
     copied: CudaEvent,
@@ -59,7 +60,8 @@ impl Staging {
         Ok(())
     }
 
-    /// Lets `read` see what some buffers hold, each with its place in the list, when the stream's work until now is done.
+    /// Lets `read` see what some buffers hold, each with its place in the list, when the stream's work until now is
+    /// done.
     pub(super) fn download(
         &self,
         stream: &Arc<CudaStream>,
@@ -67,7 +69,8 @@ impl Staging {
         mut read: impl FnMut(usize, &[u8]),
     ) -> Result<(), DriverError> {
         let begin = |from: &CudaView<'_, u8>| {
-            // What waits for results should not wait for what is sent beside them: there are never many more of these than threads.
+            // What waits for results should not wait for what is sent beside them: there are never many more of these
+            // than threads.
             let mut buffer = self.take(from.len(), usize::MAX)?;
             stream.memcpy_dtoh(from, &mut buffer.head(from.len()))?;
             buffer.copied.record(stream)?;
@@ -82,8 +85,8 @@ impl Staging {
         Ok(())
     }
 
-    /// A buffer of at least `bytes` that no copy reads or writes any more: one whose copy is done; else a new one, until there are `most` of that
-    /// size to wait for the first.
+    /// A buffer of at least `bytes` that no copy reads or writes any more: one whose copy is done; else a new one,
+    /// until there are `most` of that size to wait for the first.
     fn take(&self, bytes: usize, most: usize) -> Result<Buffer, DriverError> {
         let size = bytes.next_power_of_two().max(SMALLEST_BYTES);
         let found = self.idle_of(bytes, size, most);
@@ -147,7 +150,8 @@ impl Buffer {
         Ok(Self { memory, copied: context.new_event(Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC))? })
     }
 
-    /// Until its copy is done. To be woken takes longer than most results: they are asked after first, for some hundred microseconds.
+    /// Until its copy is done. To be woken takes longer than most results: they are asked after first, for some hundred
+    /// microseconds.
     fn wait(&self) -> Result<(), DriverError> {
         if (0..QUERIES).any(|_| self.copied.is_complete()) { Ok(()) } else { self.copied.synchronize() }
     }

@@ -59,8 +59,8 @@ impl TensorMap {
     ) -> Result<Self, DriverError> {
         let mut map = Self(CUtensorMap { opaque: [0; 16] });
         let (dimensions, strides, boxes, steps) = ([columns, rows], [columns * 2], [BOX_COLUMNS, box_rows], [1, 1]);
-        // SAFETY: the driver reads two numbers of each of these (one stride), and writes the map, which is aligned for it. It reads nothing at
-        // the address, which is only kept.
+        // SAFETY: the driver reads two numbers of each of these (one stride), and writes the map, which is aligned for
+        // it. It reads nothing at the address, which is only kept.
         unsafe {
             sys::cuTensorMapEncodeTiled(
                 &raw mut map.0,

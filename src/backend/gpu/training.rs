@@ -1,5 +1,5 @@
-//! What training asks of a GPU, in exact f32, where every gradient is one chain over the tokens, as on the CPU; or in bf16 on tensor cores, where
-//! it is one over pieces of sequences.
+//! What training asks of a GPU, in exact f32, where every gradient is one chain over the tokens, as on the CPU; or in
+//! bf16 on tensor cores, where it is one over pieces of sequences.
 
 use std::ops::Range;
 

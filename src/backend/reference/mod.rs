@@ -1,7 +1,7 @@
 //! The judge: every operation as plain loops, to be read beside the formula, never to be fast.
 //!
-//! In f64 it is what every other backend is compared with. The same loops in f32 say how much of a difference is f32's own: a backend is
-//! allowed twice their error.
+//! In f64 it is what every other backend is compared with. The same loops in f32 say how much of a difference is f32's
+//! own: a backend is allowed twice their error.
 
 mod backward;
 mod embed;

@@ -39,7 +39,8 @@ fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
-/// `erf(x) = 2/√π ∫₀ˣ exp(−t²) dt`, to a few ulps (Abramowitz & Stegun 7.1.6: a series of one sign, so nothing cancels).
+/// `erf(x) = 2/√π ∫₀ˣ exp(−t²) dt`, to a few ulps (Abramowitz & Stegun 7.1.6: a series of one sign, so nothing
+/// cancels).
 pub fn erf(x: f64) -> f64 {
     if x.abs() >= FRACTION_FROM {
         return x.signum() * (1.0 - erfc(x.abs()));

@@ -36,7 +36,8 @@ pub(super) struct Bias {
     /// What a word is: segmenter (Unicode words, Chinese by a dictionary) or characters
     #[arg(long, default_value_t)]
     words: Segmentation,
-    /// What `explain` wrote of the training data (repeatable): words are then those that its rationales come back to, the most frequent first
+    /// What `explain` wrote of the training data (repeatable): words are then those that its rationales come back to,
+    /// the most frequent first
     #[arg(long, value_name = "FILE", num_args = 1..)]
     explanations: Vec<String>,
     /// Words at the head of each rationale that count

@@ -18,19 +18,21 @@ use crate::cli::Outcome;
 use crate::cli::arguments::{Common, note_side_out};
 use crate::cli::run_record::RunRecord;
 
-/// Findings told of words, each with its text and its neighbours', where the user has not said: most words are no entity, and in order.
+/// Findings told of words, each with its text and its neighbours', where the user has not said: most words are no
+/// entity, and in order.
 const MOST_WORDS: usize = 1000;
 
 #[derive(Args)]
 pub(super) struct Dirty {
     #[command(flatten)]
     audited: Audited,
-    /// What labels are ranked by: combined (text, confident, self-influence and, with --dynamics, margin; of masks neighbours, loss and self-influence), text,
-    /// representer, representer-soft, self-influence, neighbours, confident, loss, margin or forgetting; of answers combined (of all others), text,
-    /// self-influence or loss
+    /// What labels are ranked by: combined (text, confident, self-influence and, with --dynamics, margin; of masks
+    /// neighbours, loss and self-influence), text, representer, representer-soft, self-influence, neighbours,
+    /// confident, loss, margin or forgetting; of answers combined (of all others), text, self-influence or loss
     #[arg(long, default_value_t = Signal::Combined)]
     signal: Signal,
-    /// How many of its nearest records (words), copies with the same label left out, vote on a label; 0: they are not looked for, which takes hours for a million
+    /// How many of its nearest records (words), copies with the same label left out, vote on a label; 0: they are not
+    /// looked for, which takes hours for a million
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(..=1000))]
     neighbours: u32,
     /// Of models that tag words: each word is a finding of its own, not what is or would be an entity

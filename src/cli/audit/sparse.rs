@@ -52,7 +52,8 @@ pub(super) struct Sparse {
     /// How many to select
     #[arg(long, value_name = "N", default_value_t = 1000)]
     select: usize,
-    /// How they are chosen: coverage (greedy, what covers the targets most), round-robin, unsure (of the model) or random
+    /// How they are chosen: coverage (greedy, what covers the targets most), round-robin, unsure (of the model) or
+    /// random
     #[arg(long, value_name = "NAME", default_value_t = Choice::Coverage)]
     choose: Choice,
     /// Of two records of the pool nearer to each other than this, one is taken, as long as there are others
@@ -61,7 +62,8 @@ pub(super) struct Sparse {
     /// Groups that the least covered records are told in [default: the root of half their number, 12 at most]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     clusters: Option<u32>,
-    /// Also propose changed copies of the training records nearest to the least covered: duplicate, substitute, insert, delete or swap
+    /// Also propose changed copies of the training records nearest to the least covered: duplicate, substitute, insert,
+    /// delete or swap
     #[arg(long, value_name = "CHANGE", requires = "proposed")]
     augment: Option<Change>,
     /// Where the changed copies go

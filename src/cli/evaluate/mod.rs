@@ -34,16 +34,18 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Evaluate {
-    /// Are the words that matter to the method those that the model needs? Comprehensiveness, sufficiency, New-P, deletion and insertion,
-    /// sensitivity-n, completeness, randomisation
+    /// Are the words that matter to the method those that the model needs? Comprehensiveness, sufficiency, New-P,
+    /// deletion and insertion, sensitivity-n, completeness, randomisation
     Faithfulness(Box<faithfulness::Faithfulness>),
     /// Are they those that people marked? Token F1, union F1, IoU, AUPRC
     Plausibility(Box<plausibility::Plausibility>),
     /// Are they the same after a change that should not matter? MAP over perturbed pairs
     Consistency(Box<consistency::Consistency>),
-    /// Do the scores of training records say what a model trained on other records would have said? LDS of every rule, over retrainings
+    /// Do the scores of training records say what a model trained on other records would have said? LDS of every rule,
+    /// over retrainings
     Lds(Box<lds::Lds>),
-    /// Do they say what the loss does without a record, without k, or without a group? Correlations of every rule, over retrainings
+    /// Do they say what the loss does without a record, without k, or without a group? Correlations of every rule, over
+    /// retrainings
     LeaveOut(Box<leave_out::LeaveOut>),
     /// Does a query suffer once the records ranked first for it are gone? The rise of its loss, over retrainings
     Removal(Box<removal::Removal>),
@@ -51,7 +53,8 @@ enum Evaluate {
     TailPatch(Box<tail_patch::TailPatch>),
     /// Do models of other seeds rank the same records first? Overlap and rank correlation of every rule
     Stability(Box<stability::Stability>),
-    /// Are labels that were turned before training found again? AUC and average precision of every signal of `audit dirty`, loss and gradient length
+    /// Are labels that were turned before training found again? AUC and average precision of every signal of `audit
+    /// dirty`, loss and gradient length
     LabelNoise(Box<label_noise::LabelNoise>),
 }
 

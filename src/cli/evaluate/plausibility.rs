@@ -19,8 +19,8 @@ pub(super) struct Plausibility {
     data: Data,
     #[command(flatten)]
     tokens: TokenArguments,
-    /// Gold rationales, a JSON object a line: {"id", "rationales": [[[START, END], …], …]}, alternatives of spans in characters of the text;
-    /// or {"sent_id", "sent_token", "rationale_ids"}, alternatives of word numbers
+    /// Gold rationales, a JSON object a line: {"id", "rationales": [[[START, END], …], …]}, alternatives of spans in
+    /// characters of the text; or {"sent_id", "sent_token", "rationale_ids"}, alternatives of word numbers
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     gold: Vec<String>,
     /// Take as many words of each record as its longest gold rationale has, in place of --rationale

@@ -16,7 +16,8 @@ pub(super) struct RetrainArguments {
     /// With --retrain head: λ of (1/N) Σ loss + (λ/2)‖[W;b]‖²
     #[arg(long, value_name = "LAMBDA", default_value_t = 1e-3)]
     penalty: f64,
-    /// With --retrain full: the model directory that training starts from [default: the model's own sizes, from drawn parameters]
+    /// With --retrain full: the model directory that training starts from [default: the model's own sizes, from drawn
+    /// parameters]
     #[arg(long, value_name = "DIR")]
     start: Option<String>,
     /// With --retrain full: times through the data

@@ -1,4 +1,5 @@
-//! What the yardsticks of rules have in common: which rules over which stores, and the data that models are trained on again.
+//! What the yardsticks of rules have in common: which rules over which stores, and the data that models are trained on
+//! again.
 
 use std::path::{Path, PathBuf};
 
@@ -19,8 +20,8 @@ use crate::cli::search::{Hessian, load_checkpoints, load_model};
 /// Rules, the stores they score over, and the data.
 #[derive(Args)]
 pub(super) struct RuleArguments {
-    /// Stores of the training data, such as one of the last layer and one of projected gradients (repeatable); each rule is judged over every
-    /// one it is of
+    /// Stores of the training data, such as one of the last layer and one of projected gradients (repeatable); each
+    /// rule is judged over every one it is of
     #[arg(long, value_name = "DIR", required = true)]
     store: Vec<PathBuf>,
     /// Where the model is now [default: where it was at indexing]
@@ -41,13 +42,14 @@ pub(super) struct RuleArguments {
     /// The curvatures of influence, relatif and trak, as for `search`; each is judged [default: each rule's own]
     #[arg(long, value_enum, value_name = "FORMS", value_delimiter = ',')]
     hessian: Vec<Hessian>,
-    /// Scores that another program gave, to be judged beside the rules (repeatable): a file with a row a labelled query and a number for each
-    /// training record (.npy, .safetensors, or `scores` in .parquet or .jsonl)
+    /// Scores that another program gave, to be judged beside the rules (repeatable): a file with a row a labelled query
+    /// and a number for each training record (.npy, .safetensors, or `scores` in .parquet or .jsonl)
     #[arg(long, value_name = "NAME=FILE", value_parser = given_scores)]
     scores: Vec<GivenScores>,
     #[command(flatten)]
     retrain: RetrainArguments,
-    /// Keep what each training taught here, and go on from what is there; yardsticks that train on the same may share it
+    /// Keep what each training taught here, and go on from what is there; yardsticks that train on the same may share
+    /// it
     #[arg(long, value_name = "FILE")]
     keep: Option<PathBuf>,
 }
@@ -112,7 +114,8 @@ impl RuleArguments {
         Ok(Rules { arguments: self, stores, model, plan, found })
     }
 
-    /// The rules asked for, or all, each with every store that has what it takes, and every curvature; what reads no factors is judged once.
+    /// The rules asked for, or all, each with every store that has what it takes, and every curvature; what reads no
+    /// factors is judged once.
     fn rules(&self, stores: &[Store]) -> Result<Vec<(Rule, usize, Option<Hessian>)>> {
         let of_projected = |form: &Hessian| matches!(form, Hessian::Exact | Hessian::Layers | Hessian::Shampoo);
         let forms = |rule: Rule| -> Vec<Option<Hessian>> {

@@ -34,7 +34,8 @@ pub(super) struct Stability {
     seeds: u64,
     #[command(flatten)]
     retrain: RetrainArguments,
-    /// Numbers kept of each record's gradient of the whole model, for the rules over those [default: those rules are left out]
+    /// Numbers kept of each record's gradient of the whole model, for the rules over those [default: those rules are
+    /// left out]
     #[arg(long, value_name = "K")]
     projection_dim: Option<usize>,
     /// Records from the first on

@@ -64,7 +64,8 @@ pub(crate) struct Arguments {
     /// Column of the records' weights [default: every record counts the same]
     #[arg(long, value_name = "NAME")]
     weight_column: Option<String>,
-    /// Column of the words that people marked, which first tokens' attention in the last layer is drawn to: [[start, end], …] in characters, or 0 and 1 a word
+    /// Column of the words that people marked, which first tokens' attention in the last layer is drawn to: [[start,
+    /// end], …] in characters, or 0 and 1 a word
     #[arg(long, value_name = "NAME")]
     rationale_column: Option<String>,
     /// What that counts in the loss
@@ -73,7 +74,8 @@ pub(crate) struct Arguments {
     /// The classes, in order [default: the model's own where it knows every label, else the data's]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     labels: Option<Vec<String>>,
-    /// What is learnt: classification (or regression), answers, tags, masks, or a selector of sentences for `select` [default: what the columns of --data are]
+    /// What is learnt: classification (or regression), answers, tags, masks, or a selector of sentences for `select`
+    /// [default: what the columns of --data are]
     #[arg(long, value_name = "TASK")]
     task: Option<Job>,
     #[command(flatten)]
@@ -84,7 +86,8 @@ pub(crate) struct Arguments {
     /// Start from drawn parameters: only config.json and the tokenizer of --model are read
     #[arg(long)]
     scratch: bool,
-    /// Start from nothing: a vocabulary of at most so many word pieces is made of the training texts, and a BERT of --shape is drawn
+    /// Start from nothing: a vocabulary of at most so many word pieces is made of the training texts, and a BERT of
+    /// --shape is drawn
     #[arg(long, value_name = "PIECES", conflicts_with_all = ["model", "scratch"])]
     vocabulary: Option<usize>,
     /// How large that is: LAYERSxHIDDEN, the hidden size a multiple of 32

@@ -1,7 +1,8 @@
 //! Rows of a Parquet file, column by column and a batch at a time.
 //!
-//! Columns are read through the crate's typed column readers rather than its row iterator, whose handling of repeated fields is
-//! incomplete and which stops for good at a string that is not UTF-8. Nested structures other than a list of values are refused, but for answers.
+//! Columns are read through the crate's typed column readers rather than its row iterator, whose handling of repeated
+//! fields is incomplete and which stops for good at a string that is not UTF-8. Nested structures other than a list of
+//! values are refused, but for answers.
 
 mod column;
 mod objects;
@@ -55,8 +56,8 @@ struct Group {
 
 impl ParquetRows {
     /// # Errors
-    /// [`Error::Io`] where the file cannot be opened; [`Error::Format`] where it is not Parquet, or has no text column, or one of
-    /// the wanted columns is a structure.
+    /// [`Error::Io`] where the file cannot be opened; [`Error::Format`] where it is not Parquet, or has no text column,
+    /// or one of the wanted columns is a structure.
     pub(super) fn open(input: &Input, wanted: &Wanted, counter: &Counter) -> Result<Self> {
         let (path, file) = (input.path.as_path(), open(input)?);
         let bytes = input.len.unwrap_or(0);
@@ -176,7 +177,8 @@ fn leaf(schema: &SchemaDescriptor, name: &str, path: &Path) -> Result<usize> {
     }
 }
 
-/// The leaves of the label's column: answers may be a structure of lists, or a list of structures, whose members' lists are the same.
+/// The leaves of the label's column: answers may be a structure of lists, or a list of structures, whose members' lists
+/// are the same.
 fn label(schema: &SchemaDescriptor, name: &str, path: &Path, shape: Shape) -> Result<Leaves> {
     let leaves = under(schema, name);
     match leaves[..] {
@@ -213,7 +215,8 @@ fn structure(name: &str, path: &Path) -> Error {
     Error::format(path, format!("column `{name}`: expected values or lists of values, found a structure"))
 }
 
-/// Whether every column chunk lies within the file; the crate takes that for granted, and panics where a size is negative.
+/// Whether every column chunk lies within the file; the crate takes that for granted, and panics where a size is
+/// negative.
 fn check_chunks(metadata: &ParquetMetaData, bytes: u64) -> Result<(), String> {
     for chunk in metadata.row_groups().iter().flat_map(RowGroupMetaData::columns) {
         let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());

@@ -1,6 +1,7 @@
 //! Whole rows as JSON objects, nested as they are: for result files, which this crate wrote itself.
 //!
-//! The crate's row iterator is good enough for those: optional values, and three-level lists of values and of structures.
+//! The crate's row iterator is good enough for those: optional values, and three-level lists of values and of
+//! structures.
 
 use parquet::errors::ParquetError;
 use parquet::file::reader::FileReader;
@@ -16,8 +17,8 @@ use crate::error::Result;
 /// Hands each row of `input` to `each`, with its place.
 ///
 /// # Errors
-/// [`crate::Error::Io`] where the file cannot be opened; [`crate::Error::Format`] where it is not Parquet, or has values that are
-/// neither text nor numbers nor booleans; whatever `each` fails with.
+/// [`crate::Error::Io`] where the file cannot be opened; [`crate::Error::Format`] where it is not Parquet, or has
+/// values that are neither text nor numbers nor booleans; whatever `each` fails with.
 pub(in crate::dataset) fn each_row(input: &Input, each: &mut Taker<'_>) -> Result<()> {
     let (path, file) = (input.path.as_path(), open(input)?);
     let refuse = |error: ParquetError| damaged(path, &error);

@@ -1,10 +1,11 @@
 //! Words: what a person reads, made of what the model reads.
 //!
-//! A word's score is the sum of its tokens' scores; a token that overlaps m words gives 1/m of its score to each, so that nothing is
-//! counted twice (the rule of `TrustAI`'s alignment). A token that overlaps no word (a special token, a piece of white space) gives
-//! nothing. A word with no token at all (cut off by the maximum length, or dropped by the tokenizer) is left out, for nothing is known of
-//! it; a word cut in the middle keeps the tokens it has. What a word is, [`Segmentation`] says. Overlap is by the characters that the
-//! tokenizer says its pieces came from, never by matching strings.
+//! A word's score is the sum of its tokens' scores; a token that overlaps m words gives 1/m of its score to each, so
+//! that nothing is counted twice (the rule of `TrustAI`'s alignment). A token that overlaps no word (a special token, a
+//! piece of white space) gives nothing. A word with no token at all (cut off by the maximum length, or dropped by the
+//! tokenizer) is left out, for nothing is known of it; a word cut in the middle keeps the tokens it has. What a word
+//! is, [`Segmentation`] says. Overlap is by the characters that the tokenizer says its pieces came from, never by
+//! matching strings.
 
 mod rationale;
 mod segmentation;
@@ -95,7 +96,8 @@ impl Words {
         self.list.is_empty()
     }
 
-    /// The tokens that `word` overlaps, ascending, each with the share of it that is this word's: 1/m for a token of m words.
+    /// The tokens that `word` overlaps, ascending, each with the share of it that is this word's: 1/m for a token of m
+    /// words.
     ///
     /// # Panics
     /// Where there is no such word.
@@ -103,7 +105,8 @@ impl Words {
         &self.tokens[self.starts[word]..self.starts[word + 1]]
     }
 
-    /// Each word's score: the sum of its shares of `token_scores` (one a token of the encoding), added in token order in f64.
+    /// Each word's score: the sum of its shares of `token_scores` (one a token of the encoding), added in token order
+    /// in f64.
     ///
     /// # Panics
     /// Where there are fewer scores than tokens.

@@ -20,8 +20,8 @@ impl Default for Rationale {
 }
 
 impl Rationale {
-    /// The indexes of the words with the highest scores, the highest first; ties by position. Scores are signed: a word that speaks
-    /// against the target is in the rationale only where there are not enough others.
+    /// The indexes of the words with the highest scores, the highest first; ties by position. Scores are signed: a word
+    /// that speaks against the target is in the rationale only where there are not enough others.
     pub fn choose(self, scores: &[f32]) -> Vec<usize> {
         // Adding zero makes minus zero plus zero, so that they tie.
         let score = |word: usize| scores[word] + 0.0;

@@ -1,8 +1,10 @@
-//! What a word is: Unicode's default word boundaries (UAX #29), and Chinese words by a dictionary and a hidden Markov model (jieba).
+//! What a word is: Unicode's default word boundaries (UAX #29), and Chinese words by a dictionary and a hidden Markov
+//! model (jieba).
 //!
-//! UAX #29 keeps runs of letters and digits together (`can't`, `3.14`, an emoji with its modifiers) and holds punctuation marks,
-//! ideographs and hiragana apart, one by one. The Chinese segmenter then decides about each border beside an ideograph, and about no
-//! other: 电|影 becomes one word, as does T|恤, while the English words of a Chinese text stay what they are anywhere else.
+//! UAX #29 keeps runs of letters and digits together (`can't`, `3.14`, an emoji with its modifiers) and holds
+//! punctuation marks, ideographs and hiragana apart, one by one. The Chinese segmenter then decides about each border
+//! beside an ideograph, and about no other: 电|影 becomes one word, as does T|恤, while the English words of a Chinese
+//! text stay what they are anywhere else.
 
 use std::fmt;
 use std::ops::Range;
@@ -44,7 +46,8 @@ impl Segmentation {
         self.words(text, usize::MAX).into_iter().map(|word| &text[word.bytes]).collect()
     }
 
-    /// The words of `text`, up to its `end`th character at least; what lies beyond the white space that follows need not be looked at.
+    /// The words of `text`, up to its `end`th character at least; what lies beyond the white space that follows need
+    /// not be looked at.
     pub(super) fn words(self, text: &str, end: usize) -> Vec<Span> {
         let text = up_to_space(text, end);
         let pieces = text.split_word_bound_indices();

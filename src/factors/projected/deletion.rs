@@ -1,11 +1,12 @@
-//! What a preconditioned product `φᵀ M⁻¹ φ'` is without some of its numbers: a single one, or a whole row or column of a layer's table, as draws come.
+//! What a preconditioned product `φᵀ M⁻¹ φ'` is without some of its numbers: a single one, or a whole row or column of
+//! a layer's table, as draws come.
 //!
 //! ```text
 //! φᵀ M⁻¹ φ' − (the same without R) = u_Rᵀ ((M⁻¹)_RR)⁻¹ v_R        u = M⁻¹ φ, v = M⁻¹ φ'
 //! ```
 //!
-//! exactly (the inverse of a part of a matrix by its Schur complement), so that others may stand in for what is left out as far as they can. In Shampoo's
-//! eigenvectors a row's `(M⁻¹)_RR` is diagonal in the other side's.
+//! exactly (the inverse of a part of a matrix by its Schur complement), so that others may stand in for what is left
+//! out as far as they can. In Shampoo's eigenvectors a row's `(M⁻¹)_RR` is diagonal in the other side's.
 
 use std::ops::Range;
 
@@ -131,7 +132,8 @@ fn inverses(part: &Part<'_>, groups: &[Vec<usize>]) -> Vec<Mat<f64>> {
     groups.par_chunks(TOGETHER.div_ceil(width.max(1))).flat_map_iter(of_some).collect()
 }
 
-/// A part of an inverse as products of columns: `(M⁻¹)_rs = (c_r·c_s)` or, of what records leave over, `([r = s] − c_r·c_s)/λ`.
+/// A part of an inverse as products of columns: `(M⁻¹)_rs = (c_r·c_s)` or, of what records leave over, `([r = s] −
+/// c_r·c_s)/λ`.
 pub(super) struct Roots {
     pub(super) columns: Mat<f64>,
     /// λ, where records are taken from it.

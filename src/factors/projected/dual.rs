@@ -66,7 +66,8 @@ impl<'a> Dual<'a> {
         Ok(Self { rows, roots, cholesky, damping: share * mean, share })
     }
 
-    /// What records tell of the numbers at these places, and what that leaves is of: `M⁻¹ = (I − Xᵀ (XXᵀ + λI)⁻¹ X) / λ`.
+    /// What records tell of the numbers at these places, and what that leaves is of: `M⁻¹ = (I − Xᵀ (XXᵀ + λI)⁻¹ X) /
+    /// λ`.
     pub(super) fn inverse_roots(&self, places: &[usize]) -> Roots {
         let mut columns = Mat::zeros(self.roots.len(), places.len());
         let (Some(&first), Some(&last)) = (places.iter().min(), places.iter().max()) else {

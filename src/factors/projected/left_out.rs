@@ -1,9 +1,10 @@
 //! How much to damp by, where nobody has said: so that what is said of a record left out is right.
 //!
-//! To first order the margin of record i is `1 = φ_iᵀ w` for what the others have taught, a ridge regression of the number 1 on the margins' gradients,
-//! whose w is `(ΦᵀWΦ + λI)⁻¹ ΦᵀW 1`: the very inverse that queries are preconditioned by. How far it is off for each record when that one is left out
-//! comes of one fit (Allen 1974, PRESS): its residual over what it has to itself. λ is where the sum of squares of those is least; no model is trained
-//! for it, and no query is read.
+//! To first order the margin of record i is `1 = φ_iᵀ w` for what the others have taught, a ridge regression of the
+//! number 1 on the margins' gradients, whose w is `(ΦᵀWΦ + λI)⁻¹ ΦᵀW 1`: the very inverse that queries are
+//! preconditioned by. How far it is off for each record when that one is left out comes of one fit (Allen 1974, PRESS):
+//! its residual over what it has to itself. λ is where the sum of squares of those is least; no model is trained for
+//! it, and no query is read.
 
 use crate::error::Result;
 

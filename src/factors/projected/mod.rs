@@ -1,4 +1,5 @@
-//! The second moments of projected gradients, damped: what TRAK and the projected Gauss-Newton matrix precondition a query by.
+//! The second moments of projected gradients, damped: what TRAK and the projected Gauss-Newton matrix precondition a
+//! query by.
 //!
 //! ```text
 //! TRAK            ΦᵀΦ + λI                       Park et al. 2023, *TRAK: Attributing Model Behavior at Scale*
@@ -11,7 +12,8 @@
 //! | [`MomentForm::Layers`] | one matrix a layer, Σ d_l² | Choe et al. 2024, LoGra |
 //! | [`MomentForm::Shampoo`] | each layer's in the eigenvectors of `E[G Gᵀ]` and `E[Gᵀ G]`, with the second moments found there for eigenvalues: about d | Gupta et al. 2018; the correction, George et al. 2018 |
 //!
-//! λ is a share of a matrix's mean diagonal, each layer's its own where they have one each, so that one number suits gradients of any size.
+//! λ is a share of a matrix's mean diagonal, each layer's its own where they have one each, so that one number suits
+//! gradients of any size.
 
 mod deletion;
 mod dual;
@@ -75,7 +77,8 @@ pub struct MomentOptions<'a> {
     pub layers: &'a [KeptLayer],
     /// What each record counts.
     pub weighting: Weighting,
-    /// λ over the mean of the diagonal; where it is not given, that at which records left out are predicted best, and a tenth of Shampoo's.
+    /// λ over the mean of the diagonal; where it is not given, that at which records left out are predicted best, and a
+    /// tenth of Shampoo's.
     pub damping: Option<f64>,
 }
 
@@ -128,8 +131,8 @@ impl<'a> DampedMoment<'a> {
     /// Over all rows of `pieces`, in f64 and in one order whatever the pieces and threads.
     ///
     /// # Errors
-    /// [`Error::Usage`] where a matrix is not positive definite, or too wide to be factored, or the damping is no share, or layers are not known;
-    /// [`Error::Interrupted`].
+    /// [`Error::Usage`] where a matrix is not positive definite, or too wide to be factored, or the damping is no
+    /// share, or layers are not known; [`Error::Interrupted`].
     pub fn fit(pieces: Vec<FactorRows<'a>>, options: MomentOptions<'_>, keep_going: KeepGoing<'_>) -> Result<Self> {
         let MomentOptions { form, layers, damping, .. } = options;
         if let Some(damping) = damping.filter(|damping| !(damping.is_finite() && *damping >= 0.0)) {

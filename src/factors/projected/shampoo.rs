@@ -1,5 +1,6 @@
-//! One layer's second moment in its Kronecker form, taken from the gradients themselves: the eigenvectors of `E[G Gᵀ]` and of `E[Gᵀ G]` (Gupta et al.
-//! 2018, "Shampoo: Preconditioned stochastic tensor optimization"), and for eigenvalues the second moments found in them (George et al. 2018).
+//! One layer's second moment in its Kronecker form, taken from the gradients themselves: the eigenvectors of `E[G Gᵀ]`
+//! and of `E[Gᵀ G]` (Gupta et al. 2018, "Shampoo: Preconditioned stochastic tensor optimization"), and for eigenvalues
+//! the second moments found in them (George et al. 2018).
 
 use std::ops::Range;
 
@@ -11,7 +12,8 @@ use crate::factors::dense::{add_product, product, slice};
 use crate::factors::kronecker::Eigen;
 use crate::model::KeptLayer;
 
-/// λ over a layer's mean eigenvalue, where the user has not said (as for EK-FAC: there is no fit to leave records out of).
+/// λ over a layer's mean eigenvalue, where the user has not said (as for EK-FAC: there is no fit to leave records out
+/// of).
 const DAMPING: f64 = 0.1;
 
 pub(super) struct Shampoo {

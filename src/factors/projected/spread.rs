@@ -1,15 +1,17 @@
-//! How far a sum over projected numbers may be off: by how much it would be another, had the projection been drawn again.
+//! How far a sum over projected numbers may be off: by how much it would be another, had the projection been drawn
+//! again.
 //!
-//! What two gradients have in common in one layer is `Σ_ab z_ab` over its numbers, `z_ab = (p_aᵀ X q_b)(p_aᵀ Y q_b)`, where the rows p_a of P_out and q_b of P_in are
-//! draws of one distribution, each by itself. So z is a table of two crossed random effects, and by the analysis of its variance (Searle, Casella
-//! and McCulloch 1992, *Variance Components*, ch. 4) the variance of the whole sum is estimated, without bias, by
+//! What two gradients have in common in one layer is `Σ_ab z_ab` over its numbers, `z_ab = (p_aᵀ X q_b)(p_aᵀ Y q_b)`,
+//! where the rows p_a of P_out and q_b of P_in are draws of one distribution, each by itself. So z is a table of two
+//! crossed random effects, and by the analysis of its variance (Searle, Casella and McCulloch 1992, *Variance
+//! Components*, ch. 4) the variance of the whole sum is estimated, without bias, by
 //!
 //! ```text
 //! Var Σ z ≈ o i (MS_rows + MS_columns − MS_rest)        z [o, i]
 //! ```
 //!
-//! A side that was kept as it is has no draws: z is added up over it, and the variance is that of the other side's sums. Layers are drawn apart from
-//! each other, so that their variances add up.
+//! A side that was kept as it is has no draws: z is added up over it, and the variance is that of the other side's
+//! sums. Layers are drawn apart from each other, so that their variances add up.
 
 use std::ops::Range;
 
@@ -253,8 +255,8 @@ impl Spread {
 
 /// Student's t that 95 of 100 draws are within, for any number of degrees of freedom from 1 on.
 ///
-/// With `t = √ν tan θ` the density is cos θ to the power ν − 1, whose integral is a sum here; from ten on, an expansion in 1/ν is right to the sixth
-/// digit (Fisher and Cornish 1960).
+/// With `t = √ν tan θ` the density is cos θ to the power ν − 1, whose integral is a sum here; from ten on, an expansion
+/// in 1/ν is right to the sixth digit (Fisher and Cornish 1960).
 fn student(freedom: f64) -> f64 {
     /// The normal distribution's.
     const Z: f64 = 1.959_963_984_540_054;

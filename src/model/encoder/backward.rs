@@ -12,8 +12,9 @@ use crate::backend::{AttentionGradients, Backend, Fold};
 use crate::error::{Error, Result};
 
 impl<B: Backend> Encoder<B> {
-    /// Takes the gradient of the last layer's hidden states in `pass.space.hidden` to that of what the pass's path moves, also in
-    /// `hidden` (`embedded` where embeddings are projected). The forward pass before it must have been one that keeps.
+    /// Takes the gradient of the last layer's hidden states in `pass.space.hidden` to that of what the pass's path
+    /// moves, also in `hidden` (`embedded` where embeddings are projected). The forward pass before it must have been
+    /// one that keeps.
     pub(in crate::model) fn backward(&self, pass: &mut Pass<'_, B>, maps: &mut Maps<B>) -> Result<()> {
         let (number, layer) = (self.steps.len(), &self.layers[self.last]);
         match &self.last_split {
@@ -29,7 +30,8 @@ impl<B: Backend> Encoder<B> {
         self.embed_back(pass)
     }
 
-    /// What `fold` makes of each token's gradient, after [`Self::backward`]: one number a token, or as many as embeddings are wide.
+    /// What `fold` makes of each token's gradient, after [`Self::backward`]: one number a token, or as many as
+    /// embeddings are wide.
     pub(in crate::model) fn fold(&self, pass: &mut Pass<'_, B>, fold: Fold) -> Result<Vec<f32>> {
         let path = pass.path.ok_or_else(|| Error::usage("a gradient needs a path to be folded over"))?;
         let len = pass.tokens * if fold == Fold::Whole { self.embedding_width() } else { 1 };
@@ -86,7 +88,8 @@ impl<B: Backend> Encoder<B> {
         backend.linear_backward(hidden, &back.projected, &layer.projection, None, Some(sum), tokens)
     }
 
-    /// Past the last layer's attention, where first tokens alone asked: `hidden` goes from one row a sequence to one a token.
+    /// Past the last layer's attention, where first tokens alone asked: `hidden` goes from one row a sequence to one a
+    /// token.
     fn attend_first_back(
         &self,
         pass: &mut Pass<'_, B>,

@@ -1,4 +1,5 @@
-//! Attention maps picked up on a pass's way. They stay on the device, where rows are followed down through them; only whole maps come to the host.
+//! Attention maps picked up on a pass's way. They stay on the device, where rows are followed down through them; only
+//! whole maps come to the host.
 
 use super::Pass;
 use crate::backend::{Attended, AttentionMap, Backend, Rows, Step};

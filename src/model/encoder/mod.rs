@@ -1,4 +1,5 @@
-//! The forward pass, written once for every family and device as a sequence of [`Backend`] operations on packed batches.
+//! The forward pass, written once for every family and device as a sequence of [`Backend`] operations on packed
+//! batches.
 //!
 //! ```text
 //! x = LN(word + position + type [+ task])             [projected to E where the embeddings are narrower]
@@ -6,8 +7,8 @@
 //! x = LN(x + W₂ · activation(W₁ x))                   ┘
 //! ```
 //!
-//! Where a head reads first tokens alone ([`Rows::First`]), the last layer computes keys and values of every token, but queries, output
-//! projection and feed-forward of first tokens only.
+//! Where a head reads first tokens alone ([`Rows::First`]), the last layer computes keys and values of every token, but
+//! queries, output projection and feed-forward of first tokens only.
 
 mod backward;
 mod load;
@@ -92,8 +93,8 @@ impl<B: Backend> Encoder<B> {
         self.steps.len() + 1
     }
 
-    /// Leaves the last layer's hidden states in `pass.space.hidden`, one row a token, or one a sequence where the encoder was loaded for
-    /// [`Rows::First`].
+    /// Leaves the last layer's hidden states in `pass.space.hidden`, one row a token, or one a sequence where the
+    /// encoder was loaded for [`Rows::First`].
     pub(super) fn forward(&self, pass: &mut Pass<'_, B>, maps: &mut Maps<B>) -> Result<()> {
         pass.space.reserve(pass.backend, self, pass.tokens, pass.keep)?;
         self.embed(pass)?;
@@ -159,7 +160,8 @@ impl<B: Backend> Encoder<B> {
         let Step { projected, attention_sum, .. } = &mut steps[if keep { number } else { 0 }];
         backend.linear(projected, hidden, &projection.key_value, Activation::Identity, None, tokens)?;
         backend.pool(context, hidden, batch, Pooling::First, self.width)?;
-        // From here on the first tokens' rows, which are the residual as well, are the hidden states; the other buffer is free.
+        // From here on the first tokens' rows, which are the residual as well, are the hidden states; the other buffer
+        // is free.
         std::mem::swap(hidden, context);
         backend.linear(queries, hidden, &projection.query, Activation::Identity, None, sequences)?;
         let attended = self.attended_first(queries, projected, batch);

@@ -20,7 +20,8 @@ pub(in crate::model) struct Workspace<B: Backend> {
     pub(super) queries: B::Tensor,
     /// `[T, E]`: attention's output; on the way back, its gradient.
     pub(super) context: B::Tensor,
-    /// `[T, F]`: the feed-forward layer's inner values; on the way back, the gradient of the sums before their activation.
+    /// `[T, F]`: the feed-forward layer's inner values; on the way back, the gradient of the sums before their
+    /// activation.
     pub(super) inner: B::Tensor,
     /// `[T, K]`
     pub(in crate::model) logits: B::Tensor,
@@ -38,8 +39,8 @@ pub(super) struct Step<B: Backend> {
     pub(super) attention_sum: B::Tensor,
     /// `[T, F]`: the slope of the feed-forward layer's activation at its sums. Only where it will be read.
     pub(super) slope: Option<B::Tensor>,
-    /// `[T, E]`: the residual sum of the feed-forward layer, before its normalisation. Where it will not be read, that of attention is
-    /// written over.
+    /// `[T, E]`: the residual sum of the feed-forward layer, before its normalisation. Where it will not be read, that
+    /// of attention is written over.
     pub(super) outer_sum: Option<B::Tensor>,
 }
 
@@ -108,8 +109,8 @@ impl<B: Backend> Workspace<B> {
         self.back.is_some()
     }
 
-    /// Makes room for `tokens` tokens, and for a way back where there will be one: by half as much again as there was, so that slowly growing
-    /// batches do not allocate each time.
+    /// Makes room for `tokens` tokens, and for a way back where there will be one: by half as much again as there was,
+    /// so that slowly growing batches do not allocate each time.
     pub(in crate::model) fn reserve(
         &mut self,
         backend: &B,

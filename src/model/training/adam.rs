@@ -1,5 +1,6 @@
-//! The moments that AdamW has of each parameter's gradient, beside a checkpoint's weights: `moments.safetensors`, in which `first_moment.NAME` and
-//! `second_moment.NAME` have the shapes of the parameters `NAME`, and the header's metadata say `betas`, as `[0.9, 0.999]`.
+//! The moments that AdamW has of each parameter's gradient, beside a checkpoint's weights: `moments.safetensors`, in
+//! which `first_moment.NAME` and `second_moment.NAME` have the shapes of the parameters `NAME`, and the header's
+//! metadata say `betas`, as `[0.9, 0.999]`.
 
 use std::path::Path;
 
@@ -28,7 +29,8 @@ pub struct AdamMoments {
     fingerprint: String,
 }
 
-/// Of one linear layer, `[outputs, inputs]` with the bias's in the last column; of a normalisation, likewise `[E, 2]`; of a table `[rows, E]`.
+/// Of one linear layer, `[outputs, inputs]` with the bias's in the last column; of a normalisation, likewise `[E, 2]`;
+/// of a table `[rows, E]`.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct LayerMoments {
     pub(super) first: Vec<f32>,
@@ -39,7 +41,8 @@ impl AdamMoments {
     /// Those that lie beside a model's weights, of these of its parameters.
     ///
     /// # Errors
-    /// [`Error::Usage`] where there are none; [`Error::Format`] where the file is damaged; [`Error::Mismatch`] where it is another model's.
+    /// [`Error::Usage`] where there are none; [`Error::Format`] where the file is damaged; [`Error::Mismatch`] where it
+    /// is another model's.
     pub fn read(model: &Model, of: GradientsOf) -> Result<Self> {
         check_head(model)?;
         let path = model.directory().join(FILE);

@@ -4,10 +4,11 @@
 //! u = (β₁ m + (1 − β₁) g) / √(β₂ v + (1 − β₂) g² + ε)
 //! ```
 //!
-//! for every parameter of the linear layers (of the others, `adapted_others.rs`), with g the gradient of one record's loss, m and v the moments that the training had at a checkpoint (not
-//! corrected for their first steps) and ε inside the root, as LESS's own code has it. That is nonlinear in g, so it cannot be done to a projected gradient:
-//! a layer's is made, sixteen rows at a time, adapted, and projected while they are at hand (on a device `adapted_whole.rs` makes all rows of several records).
-//! What is left of a record is brought to unit length.
+//! for every parameter of the linear layers (of the others, `adapted_others.rs`), with g the gradient of one record's
+//! loss, m and v the moments that the training had at a checkpoint (not corrected for their first steps) and ε inside
+//! the root, as LESS's own code has it. That is nonlinear in g, so it cannot be done to a projected gradient: a layer's
+//! is made, sixteen rows at a time, adapted, and projected while they are at hand (on a device `adapted_whole.rs` makes
+//! all rows of several records). What is left of a record is brought to unit length.
 
 #![allow(clippy::inline_always)] // what runs on vectors must be inlined where the instruction set is switched on
 #![allow(clippy::needless_range_loop)] // register tiles read best with their indices
@@ -318,7 +319,8 @@ impl Terms<'_> {
     }
 }
 
-/// Adds a tile of all terms' outer products to rows that are `stride` apart: one chain a number, over tokens in their order.
+/// Adds a tile of all terms' outer products to rows that are `stride` apart: one chain a number, over tokens in their
+/// order.
 #[inline(always)]
 fn add<V: Vector>(gradient: &mut [f32], x: &[f32], slopes: &[[f32; HEIGHT]], stride: usize) {
     let mut sums = [[V::zero(); LINES]; HEIGHT];

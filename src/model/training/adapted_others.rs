@@ -1,7 +1,8 @@
-//! What is no linear layer, as AdamW would follow it (`adapted.rs` has the formula): normalisations' and embedding tables' parameters.
+//! What is no linear layer, as AdamW would follow it (`adapted.rs` has the formula): normalisations' and embedding
+//! tables' parameters.
 //!
-//! A record has no gradient of most rows of a table, whose numbers are then `β₁ m / √(β₂ v + ε)` whatever the record: all of a table is projected like that once,
-//! and of a record only what its own rows differ by.
+//! A record has no gradient of most rows of a table, whose numbers are then `β₁ m / √(β₂ v + ε)` whatever the record:
+//! all of a table is projected like that once, and of a record only what its own rows differ by.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -55,7 +56,8 @@ impl Steps {
 }
 
 impl AdaptedOthers {
-    /// Of the slots that come after the linear layers', of which there are as many as the moments have; none where there are no others.
+    /// Of the slots that come after the linear layers', of which there are as many as the moments have; none where
+    /// there are no others.
     pub(super) fn of<B: Training>(
         network: &Network<B>,
         projection: &Projection,
@@ -102,7 +104,8 @@ pub(super) struct Adapting<'a> {
     batch: &'a PackedBatch,
     /// What each record's gradients are larger by.
     scales: Vec<f32>,
-    /// Of each normalisation that the way back has come to, `[B, E, 2]`: a sum over all of its places is what is adapted.
+    /// Of each normalisation that the way back has come to, `[B, E, 2]`: a sum over all of its places is what is
+    /// adapted.
     norms: Vec<Vec<f64>>,
     /// `[B, width]`, zero where linear layers' numbers go.
     out: Vec<f32>,
@@ -201,7 +204,8 @@ impl Other {
     }
 }
 
-/// `gradient [E, 2] += Σ_t [δ_t ⊙ x̂_t, δ_t]` over a record's `rows` of slopes, larger by `scale`, and of what was read.
+/// `gradient [E, 2] += Σ_t [δ_t ⊙ x̂_t, δ_t]` over a record's `rows` of slopes, larger by `scale`, and of what was
+/// read.
 fn add_norm(gradient: &mut [f64], rows: Range<usize>, [slopes, read]: [&[f32]; 2], epsilon: f32, scale: f32) {
     let width = gradient.len() / 2;
     for row in rows {

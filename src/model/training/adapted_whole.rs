@@ -1,6 +1,6 @@
-//! Gradients as AdamW would follow them (`adapted.rs` has the formula) on a device with room for them: a layer's of several records is made whole, adapted where
-//! it lies, and goes through the projections as rows of a linear layer and a sum of outer products, over its outputs. Normalisations and tables are the host's
-//! there, too.
+//! Gradients as AdamW would follow them (`adapted.rs` has the formula) on a device with room for them: a layer's of
+//! several records is made whole, adapted where it lies, and goes through the projections as rows of a linear layer and
+//! a sum of outer products, over its outputs. Normalisations and tables are the host's there, too.
 
 use std::collections::HashMap;
 use std::sync::Mutex;

@@ -1,7 +1,7 @@
 //! The head of a network in training: from hidden states to logits, and back.
 //!
-//! Heads on records read the first token of each sequence of a batch, heads on tokens every one. Heads on masks read the first tokens of the same
-//! batch cut anew, at the tokens that are read.
+//! Heads on records read the first token of each sequence of a batch, heads on tokens every one. Heads on masks read
+//! the first tokens of the same batch cut anew, at the tokens that are read.
 
 use super::net::{Before, Net};
 use super::pass::{Pass, Site};
@@ -23,8 +23,9 @@ impl<B: Training> Net<B> {
         pass.backend.linear(logits, features, &self.last, Activation::Identity, None, pass.rows(rows))
     }
 
-    /// Hands `to` the gradients of the head, from that of the logits in `tape.back.logits`; leaves that of the hidden states in
-    /// `tape.back.hidden`: one row a sequence where the encoder's last step has but first tokens, else one a token.
+    /// Hands `to` the gradients of the head, from that of the logits in `tape.back.logits`; leaves that of the hidden
+    /// states in `tape.back.hidden`: one row a sequence where the encoder's last step has but first tokens, else one a
+    /// token.
     pub(super) fn answer_back(&self, pass: &Pass<'_, B>, tape: &mut Tape<B>, to: &mut impl Sink<B>) -> Result<()> {
         let rows = if matches!(self.before, Before::Nothing) { Rows::All } else { Rows::First };
         let (inputs, outputs) = (self.sizes.feature_width, self.sizes.classes);

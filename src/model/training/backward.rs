@@ -1,4 +1,5 @@
-//! The way back of a training pass: the chain rule, last layer to first, and what every parameter's gradient is made of on the way.
+//! The way back of a training pass: the chain rule, last layer to first, and what every parameter's gradient is made of
+//! on the way.
 
 use super::net::{Layer, Net};
 use super::pass::{Guidance, Pass, Site};

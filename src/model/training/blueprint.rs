@@ -1,4 +1,5 @@
-//! From a model directory to a model in training: what is there, what head it shall have, and where its first values come from.
+//! From a model directory to a model in training: what is there, what head it shall have, and where its first values
+//! come from.
 
 use std::path::{Path, PathBuf};
 
@@ -43,7 +44,8 @@ pub struct HeadPlan {
 }
 
 impl Blueprint {
-    /// Reads a directory, or `org/name` of the local Hugging Face cache. From `scratch` only `config.json` and the tokenizer are read.
+    /// Reads a directory, or `org/name` of the local Hugging Face cache. From `scratch` only `config.json` and the
+    /// tokenizer are read.
     ///
     /// # Errors
     /// As [`crate::model::Model::load`].
@@ -100,7 +102,8 @@ impl Blueprint {
     /// [`Blueprint::build`] on a device as it is asked for, in f32 or, with parameters and moments in f32, in bf16.
     ///
     /// # Errors
-    /// [`Error::Usage`] for several devices, or another precision; as [`Gpu::open`](crate::backend::gpu::Gpu::open) and [`Blueprint::build`].
+    /// [`Error::Usage`] for several devices, or another precision; as [`Gpu::open`](crate::backend::gpu::Gpu::open) and
+    /// [`Blueprint::build`].
     #[allow(clippy::needless_pass_by_value)] // a device is named where it is passed
     pub fn build_on(
         self,
@@ -127,11 +130,12 @@ impl Blueprint {
         }
     }
 
-    /// Makes the model on a device. A head other than [`Blueprint::head`] is new: drawn from the seed, like everything from scratch.
+    /// Makes the model on a device. A head other than [`Blueprint::head`] is new: drawn from the seed, like everything
+    /// from scratch.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a head that learns nothing; [`Error::Format`] where a tensor is not as the configuration says; what the
-    /// device fails at.
+    /// [`Error::Usage`] for a head that learns nothing; [`Error::Format`] where a tensor is not as the configuration
+    /// says; what the device fails at.
     pub fn build<B: Training>(
         self,
         backend: B,
@@ -324,8 +328,8 @@ impl Trainee {
         self.beside.push((name.to_owned(), text.into_bytes()));
     }
 
-    /// Writes a directory that `transformers` and [`crate::model::Model::load`] load: configuration, weights, tokenizer. It appears whole or
-    /// not at all, in the place of another that was there.
+    /// Writes a directory that `transformers` and [`crate::model::Model::load`] load: configuration, weights,
+    /// tokenizer. It appears whole or not at all, in the place of another that was there.
     ///
     /// # Errors
     /// What the device or the file system says.

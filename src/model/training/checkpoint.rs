@@ -30,7 +30,8 @@ impl Spec {
         self.parts.iter().all(|(name, _)| weights.contains(weights.bare(name)))
     }
 
-    /// A parameter's numbers as the tensors they are saved as: from the last on, so that what is one tensor is not copied.
+    /// A parameter's numbers as the tensors they are saved as: from the last on, so that what is one tensor is not
+    /// copied.
     fn named(&self, mut values: Vec<f32>, prefix: &str) -> Vec<NamedTensor> {
         let part = |(name, shape): &(String, Vec<usize>)| {
             let values = values.split_off(values.len() - shape.iter().product::<usize>());

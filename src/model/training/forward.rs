@@ -1,4 +1,5 @@
-//! The way forward of a training pass: [`crate::model`]'s own, keeping what parameters' gradients are made of, and dropping numbers.
+//! The way forward of a training pass: [`crate::model`]'s own, keeping what parameters' gradients are made of, and
+//! dropping numbers.
 
 use super::net::{Layer, Net};
 use super::pass::{Pass, Site};

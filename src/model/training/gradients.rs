@@ -1,4 +1,5 @@
-//! The gradients of a model's parameters: one chain over the tokens for each use of a layer, and the uses of a shared layer added up last.
+//! The gradients of a model's parameters: one chain over the tokens for each use of a layer, and the uses of a shared
+//! layer added up last.
 
 use super::parameters::Spec;
 use super::tree::{Layer, Tree};
@@ -9,7 +10,8 @@ use crate::error::Result;
 pub(super) struct Gradients<B: Training> {
     /// Each layer's by its first use, until [`Gradients::gather`].
     pub(super) tree: Tree<B::Tensor>,
-    /// Those of a shared layer's further uses (ALBERT): kept apart, or what tokens are cut into would decide the order of the sum.
+    /// Those of a shared layer's further uses (ALBERT): kept apart, or what tokens are cut into would decide the order
+    /// of the sum.
     further: Vec<Layer<B::Tensor>>,
     /// That of the word embeddings where they are the last layer too, kept apart for the same reason.
     pub(super) tied: Option<B::Tensor>,

@@ -41,14 +41,16 @@ pub trait Learn: Send + Sync {
     fn classes(&self) -> usize;
     /// E: the width of the features.
     fn width(&self) -> usize;
-    /// Runs a batch forth and back, and adds the gradients of the sum of its losses, each times its share, to those there are.
+    /// Runs a batch forth and back, and adds the gradients of the sum of its losses, each times its share, to those
+    /// there are.
     ///
     /// # Errors
     /// [`crate::Error::Usage`] where lessons are not of the batch or of the problem; what the device fails at.
     fn study(&mut self, batch: PackedBatch, lessons: &[Lesson<'_>], dropout: Option<DropoutPass>) -> Result<Studied> {
         self.study_guided(batch, lessons, &[], dropout)
     }
-    /// The same where the attention of first tokens in the last layer is drawn to some tokens; a guide a record, or none at all.
+    /// The same where the attention of first tokens in the last layer is drawn to some tokens; a guide a record, or
+    /// none at all.
     ///
     /// # Errors
     /// As [`Learn::study`]; [`crate::Error::Usage`] where guides are not of the batch.
@@ -59,7 +61,8 @@ pub trait Learn: Send + Sync {
         guides: &[Guide<'_>],
         dropout: Option<DropoutPass>,
     ) -> Result<Studied>;
-    /// The same where a model says something of tokens: the loss is the sum of all terms, each times its lesson's share.
+    /// The same where a model says something of tokens: the loss is the sum of all terms, each times its lesson's
+    /// share.
     ///
     /// # Errors
     /// As [`Learn::study`].
@@ -69,7 +72,8 @@ pub trait Learn: Send + Sync {
         lessons: &[TokenLesson<'_>],
         dropout: Option<DropoutPass>,
     ) -> Result<Studied>;
-    /// Features and logits of the tokens that are read of each sequence, one row each, nothing dropped, where a model says something of tokens.
+    /// Features and logits of the tokens that are read of each sequence, one row each, nothing dropped, where a model
+    /// says something of tokens.
     ///
     /// # Errors
     /// [`crate::Error::Usage`] for other models; what the device fails at.

@@ -33,15 +33,16 @@ pub struct TokenLesson<'a> {
 /// One cross-entropy that tokens teach. Tokens are counted from their sequence's first.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Term {
-    /// Which class the logits of a token, or the mean of several tokens' logits, should be largest for: tags, masked pieces, sentences between
-    /// their markers.
+    /// Which class the logits of a token, or the mean of several tokens' logits, should be largest for: tags, masked
+    /// pieces, sentences between their markers.
     Class {
         /// The tokens, ascending.
         tokens: Vec<u32>,
         /// The class.
         class: u32,
     },
-    /// At which token of its sequence a column of the logits should be largest: where an answer starts, and where it ends.
+    /// At which token of its sequence a column of the logits should be largest: where an answer starts, and where it
+    /// ends.
     Token {
         /// Which of the logits.
         column: u32,
@@ -63,8 +64,8 @@ pub(super) fn losses<'a>(problem: Problem, classes: usize, lessons: &[Lesson<'a>
     lessons.iter().map(|lesson| Ok((loss(lesson)?, lesson.share))).collect()
 }
 
-/// Which tokens of a batch a head reads: all of them, or the first of each sequence of the batch cut anew, so that what is read of a few tokens is
-/// computed for those alone.
+/// Which tokens of a batch a head reads: all of them, or the first of each sequence of the batch cut anew, so that what
+/// is read of a few tokens is computed for those alone.
 pub(super) enum Reading {
     /// Every token.
     All,
@@ -107,8 +108,9 @@ impl Reading {
 }
 
 impl Term {
-    /// Its loss for a sequence's `logits [rows, classes]`, a row for each token that is read, and whether what it asks for is the largest (the first of
-    /// several that are equal). `row` gives a token's row; a [`Term::Token`] has one for every token.
+    /// Its loss for a sequence's `logits [rows, classes]`, a row for each token that is read, and whether what it asks
+    /// for is the largest (the first of several that are equal). `row` gives a token's row; a [`Term::Token`] has one
+    /// for every token.
     pub fn judge(&self, logits: &[f32], rows: usize, classes: usize, row: impl Fn(u32) -> usize) -> (f64, bool) {
         let entropy = match self {
             Self::Class { tokens, class } => CrossEntropy {

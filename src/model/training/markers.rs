@@ -9,8 +9,8 @@ use tempfile::TempDir;
 use super::save;
 use crate::error::{Error, Result};
 
-/// Files of the tokenizer in `directory`, in a folder of their own, with `markers` among the special tokens: where `transformers` looks for them, and
-/// where `tokenizer.json` has them.
+/// Files of the tokenizer in `directory`, in a folder of their own, with `markers` among the special tokens: where
+/// `transformers` looks for them, and where `tokenizer.json` has them.
 pub(super) fn added(directory: &Path, markers: &[String]) -> Result<TempDir> {
     let folder = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
     for name in save::TOKENIZER.iter().chain(&["config.json"]) {

@@ -1,8 +1,10 @@
-//! A model that learns: its parameters on a device, the pass that takes their gradients, and the step that follows them.
+//! A model that learns: its parameters on a device, the pass that takes their gradients, and the step that follows
+//! them.
 //!
-//! Forward and backward are [`crate::model`]'s own chain of operations over [`Training`], which adds to [`crate::backend::Backend`] what
-//! parameters need. Weights of queries, keys and values are one parameter, one below the other; the gradients of a shared layer's uses
-//! (ALBERT) are added up. What this refuses to do: choose batches, rates or epochs, which is [`crate::train`]'s business.
+//! Forward and backward are [`crate::model`]'s own chain of operations over [`Training`], which adds to
+//! [`crate::backend::Backend`] what parameters need. Weights of queries, keys and values are one parameter, one below
+//! the other; the gradients of a shared layer's uses (ALBERT) are added up. What this refuses to do: choose batches,
+//! rates or epochs, which is [`crate::train`]'s business.
 
 mod adam;
 mod adapted;
@@ -92,13 +94,15 @@ struct Limits {
 
 /// Where first values come from.
 pub(super) enum First<'a> {
-    /// A checkpoint; a head it has not, or has for other classes, is drawn, and so are the `grown` last rows of the word embeddings.
+    /// A checkpoint; a head it has not, or has for other classes, is drawn, and so are the `grown` last rows of the
+    /// word embeddings.
     Checkpoint { weights: &'a Weights, keep_head: bool, grown: usize },
     /// Drawn, all of them.
     Drawn,
 }
 
-/// Refuses a model whose parameters and moments, which a state of its training holds, are more than the system would ever give.
+/// Refuses a model whose parameters and moments, which a state of its training holds, are more than the system would
+/// ever give.
 fn check_room(specs: &Tree<Spec>) -> Result<()> {
     let numbers: u128 = specs.leaves().into_iter().map(|spec| spec.len() as u128).sum();
     let bytes = 3 * size_of::<f32>() as u128 * numbers;

@@ -48,7 +48,8 @@ pub(super) enum Before<B: Training> {
     Dense(B::Linear),
     /// Nothing: a head on every token.
     Nothing,
-    /// A layer, its activation and a normalisation: a head on masks. The identity, `[E', E']`, is what multiplies by a slope on the way back.
+    /// A layer, its activation and a normalisation: a head on masks. The identity, `[E', E']`, is what multiplies by a
+    /// slope on the way back.
     Transform { dense: B::Linear, norm: Norm<B>, identity: B::Linear },
 }
 

@@ -1,4 +1,5 @@
-//! A network that is gone through forth and back, record by record, and never learns: what takes gradients is a [`Sink`] of the caller's.
+//! A network that is gone through forth and back, record by record, and never learns: what takes gradients is a
+//! [`Sink`] of the caller's.
 
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -108,8 +109,9 @@ impl<B: Training> Network<B> {
         })
     }
 
-    /// Inputs, the bias's 1 included, and outputs of every linear layer, by its number: four of each of the encoder's distinct layers (queries,
-    /// keys and values; attention's output; inner; outer), then the head's two, then what projects embeddings.
+    /// Inputs, the bias's 1 included, and outputs of every linear layer, by its number: four of each of the encoder's
+    /// distinct layers (queries, keys and values; attention's output; inner; outer), then the head's two, then what
+    /// projects embeddings.
     pub(super) fn linears(&self) -> &[(usize, usize)] {
         &self.linears
     }
@@ -177,7 +179,8 @@ impl<B: Training> Network<B> {
         self.backend.batch_tokens().max(BATCH_TOKENS).min(room).max(1)
     }
 
-    /// Runs a batch forth, and back from `seed` to `sink`. In f16 every record's seed is scaled, and so is all that comes to the sink.
+    /// Runs a batch forth, and back from `seed` to `sink`. In f16 every record's seed is scaled, and so is all that
+    /// comes to the sink.
     pub(super) fn run(&self, batch: PackedBatch, seed: Seed<'_>, sink: &mut impl Sink<B>) -> Result<Ran> {
         let (tokens, sequences) = self.limits.check(&batch)?;
         let (backend, classes) = (&self.backend, self.net.sizes.classes);
@@ -222,7 +225,8 @@ pub(super) fn check_head(model: &Model) -> Result<()> {
     Ok(())
 }
 
-/// Inputs, outputs and name of every layer whose gradients are taken of a model: the linear ones by their numbers, then the others.
+/// Inputs, outputs and name of every layer whose gradients are taken of a model: the linear ones by their numbers, then
+/// the others.
 pub(super) fn layers_of(model: &Model, parameters: GradientsOf) -> Vec<((usize, usize), String)> {
     let (ids, _) = distinct(&model.config().schedule());
     let specs = specs(model.config(), &ids, Task::Record, model.classes());

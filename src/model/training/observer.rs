@@ -1,9 +1,10 @@
-//! The passes that the curvature of a whole network is fitted by: sums of both sides' second moments, and every record's gradient in a basis of
-//! its own for each layer.
+//! The passes that the curvature of a whole network is fitted by: sums of both sides' second moments, and every
+//! record's gradient in a basis of its own for each layer.
 //!
-//! The gradient of a linear layer's `[W b]` is `G = Σ_t δ_t ã_tᵀ`, ã = [a; 1], over a record's tokens. Its Kronecker factors are sums of `ã ãᵀ` and
-//! of `δ δᵀ` over tokens; a layer of queries, keys and values is three outputs of one input, each with a factor of its own. What is seen of the
-//! last step's queries are first tokens' δ, as the others' are zero.
+//! The gradient of a linear layer's `[W b]` is `G = Σ_t δ_t ã_tᵀ`, ã = [a; 1], over a record's tokens. Its Kronecker
+//! factors are sums of `ã ãᵀ` and of `δ δᵀ` over tokens; a layer of queries, keys and values is three outputs of one
+//! input, each with a factor of its own. What is seen of the last step's queries are first tokens' δ, as the others'
+//! are zero.
 
 use std::sync::Mutex;
 
@@ -74,11 +75,13 @@ pub struct LayerFactors {
     pub inputs: Vec<f32>,
     /// δ `[R, outputs]`
     pub outputs: Vec<f32>,
-    /// Whose token's they are, by its place in the record, `[R]`. A layer that is used several times has several rows a token.
+    /// Whose token's they are, by its place in the record, `[R]`. A layer that is used several times has several rows a
+    /// token.
     pub tokens: Vec<u32>,
 }
 
-/// Told a layer's number, the records' places in the window, and their gradients `[records, outputs, inputs]` in the layer's basis.
+/// Told a layer's number, the records' places in the window, and their gradients `[records, outputs, inputs]` in the
+/// layer's basis.
 pub type Turned<'a> = &'a mut dyn FnMut(usize, &[usize], &[f32]) -> Result<()>;
 
 /// A model whose gradients are looked at, layer by layer.
@@ -121,8 +124,9 @@ impl Observer {
         &self.layers
     }
 
-    /// Adds the sums of a window's records, each gradient taken from `seed`, to what [`Observer::moments`] tells: one f32 chain over its tokens, the same
-    /// whatever `batch_tokens`; chains are added up in f64. Where it fails, what had been added is gone.
+    /// Adds the sums of a window's records, each gradient taken from `seed`, to what [`Observer::moments`] tells: one
+    /// f32 chain over its tokens, the same whatever `batch_tokens`; chains are added up in f64. Where it fails, what
+    /// had been added is gone.
     ///
     /// # Errors
     /// [`Error::Interrupted`] where `going` said so; what the device fails at.
@@ -174,7 +178,8 @@ impl Observer {
         })
     }
 
-    /// Adds the squares of a window's gradients in the bases, from `seed`, to what [`Observer::squares`] tells; nothing is handed over.
+    /// Adds the squares of a window's gradients in the bases, from `seed`, to what [`Observer::squares`] tells; nothing
+    /// is handed over.
     ///
     /// # Errors
     /// [`Error::Interrupted`] where `going` said so; what the device fails at.
@@ -213,7 +218,8 @@ impl Observer {
         self.observe.set_weights(weights)
     }
 
-    /// The weighted sum of the squares of each of a window's gradients in the bases, from `seed`, over all layers; and logits `[window, K]`.
+    /// The weighted sum of the squares of each of a window's gradients in the bases, from `seed`, over all layers; and
+    /// logits `[window, K]`.
     ///
     /// # Errors
     /// [`Error::Interrupted`] where `going` said so; what the device fails at.
@@ -234,7 +240,8 @@ impl Observer {
         Ok((sums, logits))
     }
 
-    /// Runs a window, so many records at a time as their gradients have room, told each batch's rows in the window. Logits `[window, K]`.
+    /// Runs a window, so many records at a time as their gradients have room, told each batch's rows in the window.
+    /// Logits `[window, K]`.
     fn turning(
         &self,
         window: &[&Encoding],
@@ -263,13 +270,15 @@ impl Observer {
         Ok(all)
     }
 
-    /// As many as have their gradients of the largest layer in a quarter of a GiB: told by the model alone, as the order of records is.
+    /// As many as have their gradients of the largest layer in a quarter of a GiB: told by the model alone, as the
+    /// order of records is.
     fn records_together(&self) -> usize {
         let largest = self.layers.iter().map(|layer| layer.inputs * layer.outputs).max().unwrap_or(1);
         ((1 << 26) / largest).clamp(1, 256)
     }
 
-    /// Both sides of every layer's gradient of a window's records, `[window][layers]`, from `seed`; and logits `[window, K]`.
+    /// Both sides of every layer's gradient of a window's records, `[window][layers]`, from `seed`; and logits
+    /// `[window, K]`.
     ///
     /// # Errors
     /// [`Error::Interrupted`] where `going` said so; what the device fails at.
@@ -375,7 +384,8 @@ impl<B: Training> Observed<B> {
         }
     }
 
-    /// Turns a batch's gradients, and hands `to` each layer's, `[records, outputs, inputs]`, and how many numbers those are. Gives back logits.
+    /// Turns a batch's gradients, and hands `to` each layer's, `[records, outputs, inputs]`, and how many numbers those
+    /// are. Gives back logits.
     fn turn(&self, batch: PackedBatch, seed: Seed<'_>, to: &mut TakeLayer<'_, B>) -> Result<Vec<f32>> {
         let mut space = lock(&self.space);
         let widest = self.bases.iter().map(|both| both.inputs.max(both.outputs)).max().unwrap_or_default();
@@ -493,8 +503,8 @@ impl<B: Training> Observe for Observed<B> {
     }
 }
 
-/// A layer's sums on the device, in one of its places in the network: layers that are used again have a chain for each, so that batches do not
-/// come between its terms.
+/// A layer's sums on the device, in one of its places in the network: layers that are used again have a chain for each,
+/// so that batches do not come between its terms.
 struct Sums<B: Training> {
     /// `Σ a aᵀ` and `Σ a`.
     inputs: Square<B>,

@@ -1,8 +1,9 @@
 //! Gradients of what is no linear layer, record by record and projected: normalisations' and embedding tables'.
 //!
-//! A normalisation's is `Σ_t [δ_t ⊙ x̂_t, δ_t] [E, 2]`, x̂ what it made of its input before its own scale and shift; a table's is `Σ_t δ_t e_tᵀ [E, rows]`, e_t the
-//! unit vector of the row that token t read. Either is a sum of outer products, projected on both sides as a linear layer's is: the first of two, a record's sums
-//! and a unit vector each; of e_t, what is left is a column of the projection.
+//! A normalisation's is `Σ_t [δ_t ⊙ x̂_t, δ_t] [E, 2]`, x̂ what it made of its input before its own scale and shift; a
+//! table's is `Σ_t δ_t e_tᵀ [E, rows]`, e_t the unit vector of the row that token t read. Either is a sum of outer
+//! products, projected on both sides as a linear layer's is: the first of two, a record's sums and a unit vector each;
+//! of e_t, what is left is a column of the projection.
 
 use super::network::Network;
 use super::pass::Pass;
@@ -91,7 +92,8 @@ pub(super) struct Sum<'a, B: Training> {
 }
 
 impl<B: Training> Other<B> {
-    /// `out += Σ (P_out d)(P_in e)ᵀ` over each sequence's rows of `d [rows, outputs]`, e the unit vector of the row that each names.
+    /// `out += Σ (P_out d)(P_in e)ᵀ` over each sequence's rows of `d [rows, outputs]`, e the unit vector of the row
+    /// that each names.
     fn add(
         &self,
         backend: &B,

@@ -1,4 +1,5 @@
-//! Which parameters a model has: their names in a checkpoint, their shapes, whether they decay, and where their first values come from.
+//! Which parameters a model has: their names in a checkpoint, their shapes, whether they decay, and where their first
+//! values come from.
 
 use super::tree::{Head, Layer, Tree};
 use crate::backend::training::{Pair, Tables};

@@ -1,4 +1,5 @@
-//! Gradients as they are, record by record and projected: both sides of each linear layer become short, and their products are added up.
+//! Gradients as they are, record by record and projected: both sides of each linear layer become short, and their
+//! products are added up.
 
 use std::sync::Mutex;
 

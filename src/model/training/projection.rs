@@ -1,4 +1,5 @@
-//! How the gradients of linear layers become short: both sides projected, by matrices that are functions of the seed alone.
+//! How the gradients of linear layers become short: both sides projected, by matrices that are functions of the seed
+//! alone.
 //!
 //! The gradient of a linear layer's `[W b]` is `Σ_t δ_t [a_t; 1]ᵀ` over a record's tokens; what is kept of it is
 //!
@@ -6,10 +7,12 @@
 //! G = Σ_t (P_out δ_t)(P_in [a_t; 1])ᵀ        [k_out, k_in]
 //! ```
 //!
-//! with P_out `[k_out, outputs]` and P_in `[k_in, inputs + 1]` of independent entries of mean 0 and variance 1/k, so that E⟨G, G'⟩ is the product of the
-//! whole gradients (Choe et al. 2024, LoGra); or sparse ones, one entry a column ([`Sketch`]), whose products vary no more and cost a k-th. A side that has no more dimensions than it is given is kept as it is.
-//! What is no linear layer has such a form too, and is projected where that is asked for ([`GradientsOf::All`]).
-//! Nothing is stored: an entry is a draw whose counter is its place (Philox), made when a model is got ready.
+//! with P_out `[k_out, outputs]` and P_in `[k_in, inputs + 1]` of independent entries of mean 0 and variance 1/k, so
+//! that E⟨G, G'⟩ is the product of the whole gradients (Choe et al. 2024, LoGra); or sparse ones, one entry a column
+//! ([`Sketch`]), whose products vary no more and cost a k-th. A side that has no more dimensions than it is given is
+//! kept as it is. What is no linear layer has such a form too, and is projected where that is asked for
+//! ([`GradientsOf::All`]). Nothing is stored: an entry is a draw whose counter is its place (Philox), made when a model
+//! is got ready.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -99,7 +102,8 @@ pub struct ProjectedLayer {
     pub offset: usize,
 }
 
-/// What a projected gradient keeps of one layer: a matrix of so many rows and columns, row-major, one layer's after the other's.
+/// What a projected gradient keeps of one layer: a matrix of so many rows and columns, row-major, one layer's after the
+/// other's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeptLayer {
@@ -232,8 +236,9 @@ impl Slot {
 }
 
 impl Projection {
-    /// A slot for each of the layers of so many inputs (the bias's 1 included) and outputs, and how many numbers a record has in all: the
-    /// dimension asked for, or all there are where that is less; where it is each layer's, what those come to.
+    /// A slot for each of the layers of so many inputs (the bias's 1 included) and outputs, and how many numbers a
+    /// record has in all: the dimension asked for, or all there are where that is less; where it is each layer's, what
+    /// those come to.
     pub(super) fn slots(&self, layers: &[(usize, usize)]) -> Result<(Vec<Slot>, usize)> {
         let whole: usize = layers.iter().map(|(inputs, outputs)| inputs * outputs).sum();
         let is_whole = self.kind == ProjectionKind::Identity;

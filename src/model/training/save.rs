@@ -111,7 +111,8 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::File::create(path).and_then(sync).map_err(Error::io(path))
 }
 
-/// Tensors as a file's bytes, with one entry of metadata in its header: several would be in the order of a hash map, another in each process.
+/// Tensors as a file's bytes, with one entry of metadata in its header: several would be in the order of a hash map,
+/// another in each process.
 pub(super) fn encode(to: &Path, tensors: &[&NamedTensor], (name, value): (&str, String)) -> Result<Vec<u8>> {
     let refuse = |error: safetensors::SafeTensorError| Error::format(to, error.to_string());
     let views = tensors.iter().map(|tensor| {

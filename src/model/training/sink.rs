@@ -1,4 +1,5 @@
-//! Where a way back leaves what parameters' gradients are made of: whole, as training adds them up, or projected, record by record.
+//! Where a way back leaves what parameters' gradients are made of: whole, as training adds them up, or projected,
+//! record by record.
 
 use super::gradients::Gradients;
 use super::pass::Pass;
@@ -39,7 +40,8 @@ pub(super) trait Sink<B: Training> {
     /// What each record's gradients are larger by, before any of them comes. Passed over, unless a sink says otherwise.
     fn scaled(&mut self, _scales: &[f32]) {}
 
-    /// Of a linear layer: `dy [rows, outputs]` of its sums and `x [rows, inputs]` it read, one row a token or a sequence.
+    /// Of a linear layer: `dy [rows, outputs]` of its sums and `x [rows, inputs]` it read, one row a token or a
+    /// sequence.
     fn linear(&mut self, pass: &Pass<'_, B>, of: Linear, rows: Rows, operands: Operands<'_, B>) -> Result<()>;
 
     /// Of a normalisation. Passed over, unless a sink says otherwise.

@@ -1,4 +1,5 @@
-//! What a training pass keeps on its way forward, and the buffers of its way back. T tokens, E width, F inner width, K classes.
+//! What a training pass keeps on its way forward, and the buffers of its way back. T tokens, E width, F inner width, K
+//! classes.
 
 use super::net::Sizes;
 use crate::backend::Backend;
@@ -15,11 +16,12 @@ pub(super) struct Tape<B: Backend> {
     /// `[T, embedding width]`: what the projection reads, where there is one.
     pub(super) embedded: B::Tensor,
     pub(super) steps: Vec<Step<B>>,
-    /// `[T, E]`, the last step's first tokens: their hidden states, queries. In a head on masks: the hidden states read, and what its first layer
-    /// made of them.
+    /// `[T, E]`, the last step's first tokens: their hidden states, queries. In a head on masks: the hidden states
+    /// read, and what its first layer made of them.
     pub(super) first: B::Tensor,
     pub(super) queries: B::Tensor,
-    /// `[T, E or embedding width]`: what the head's layers read (they trade places with `back.sum`), and the slope between them.
+    /// `[T, E or embedding width]`: what the head's layers read (they trade places with `back.sum`), and the slope
+    /// between them.
     pub(super) head_input: B::Tensor,
     pub(super) features: B::Tensor,
     pub(super) head_slope: B::Tensor,

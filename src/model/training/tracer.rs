@@ -1,4 +1,5 @@
-//! Gradients of a whole model, record by record, and short enough to keep: one pass forth and back, in which no whole gradient is ever held.
+//! Gradients of a whole model, record by record, and short enough to keep: one pass forth and back, in which no whole
+//! gradient is ever held.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -30,10 +31,12 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// The parameters of `model` that the projection is of, where the model runs: on its GPUs in its precision, or on the CPU in f32.
+    /// The parameters of `model` that the projection is of, where the model runs: on its GPUs in its precision, or on
+    /// the CPU in f32.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a model without a head, or a projection that leaves a layer nothing; what its files say, and the device fails at.
+    /// [`Error::Usage`] for a model without a head, or a projection that leaves a layer nothing; what its files say,
+    /// and the device fails at.
     pub fn new(model: &Model, projection: &Projection) -> Result<Self> {
         match model.gpus().as_slice() {
             [] => Self::on(Cpu::new().shared_out(), model, projection),
@@ -49,8 +52,8 @@ impl Tracer {
         Self::on_all(vec![backend], model, projection, &Way::Plain)
     }
 
-    /// Gradients as AdamW would follow them at a checkpoint of the training with these `moments`, each of unit length, where the model runs: what
-    /// [`Tracer::run`] is given as seeds must be gradients of losses.
+    /// Gradients as AdamW would follow them at a checkpoint of the training with these `moments`, each of unit length,
+    /// where the model runs: what [`Tracer::run`] is given as seeds must be gradients of losses.
     ///
     /// # Errors
     /// As [`Tracer::new`]; [`Error::Mismatch`] for moments of fewer layers than the projection is of.
@@ -118,8 +121,8 @@ impl Tracer {
         self.width
     }
 
-    /// Projected gradients (in the place of features) and logits of a window of records, in its order. `batch_tokens` bounds a pass; it never
-    /// changes the numbers. `going` is asked between passes.
+    /// Projected gradients (in the place of features) and logits of a window of records, in its order. `batch_tokens`
+    /// bounds a pass; it never changes the numbers. `going` is asked between passes.
     ///
     /// # Errors
     /// [`Error::Interrupted`] where `going` said so; what the device fails at.
@@ -273,7 +276,8 @@ impl<B: Training> OnDevice<B> {
         Ok(outputs)
     }
 
-    /// Takes again what overflowed, each record by itself: its numbers do not depend on its neighbours, nor theirs on it.
+    /// Takes again what overflowed, each record by itself: its numbers do not depend on its neighbours, nor theirs on
+    /// it.
     fn rescue(&self, batch: &PackedBatch, seed: Seed<'_>, outputs: &mut Outputs) -> Result<()> {
         let Some(wide) = &self.wide else { return Ok(()) };
         let classes = outputs.logits.len() / batch.sequences();

@@ -1,4 +1,5 @@
-//! A linear layer's gradient seen through a matrix on either side: `P_out (Σ_t δ_t [a_t; 1]ᵀ) P_inᵀ`, both applied before the product.
+//! A linear layer's gradient seen through a matrix on either side: `P_out (Σ_t δ_t [a_t; 1]ᵀ) P_inᵀ`, both applied
+//! before the product.
 
 use std::ops::Range;
 
@@ -62,8 +63,8 @@ impl<B: Training> Ready<B> {
 }
 
 impl<B: Training> TwoSided<B> {
-    /// Of both sides' matrices, of so many inputs and outputs; the bias's 1 is the last of the inputs. `split` where a way back comes to parts
-    /// of the outputs.
+    /// Of both sides' matrices, of so many inputs and outputs; the bias's 1 is the last of the inputs. `split` where a
+    /// way back comes to parts of the outputs.
     pub(super) fn new(
         backend: &B,
         input: &Matrix<'_>,

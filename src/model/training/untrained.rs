@@ -53,8 +53,9 @@ impl fmt::Display for Shape {
     }
 }
 
-/// Writes `config.json`, `vocab.txt` and `tokenizer_config.json` of a BERT of this shape, its vocabulary of at most `vocabulary` pieces learnt from
-/// `texts`; gives the number of pieces. The directory is then what [`super::Blueprint::read`] reads from scratch.
+/// Writes `config.json`, `vocab.txt` and `tokenizer_config.json` of a BERT of this shape, its vocabulary of at most
+/// `vocabulary` pieces learnt from `texts`; gives the number of pieces. The directory is then what
+/// [`super::Blueprint::read`] reads from scratch.
 ///
 /// # Errors
 /// As [`learn_vocabulary`]; what the file system says.

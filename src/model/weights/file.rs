@@ -1,7 +1,7 @@
 //! One `.safetensors` file: a length, a JSON header, and the tensors' bytes, mapped.
 //!
-//! The header is believed only after it has been checked against the file: its length, and that the tensors' offsets cover the data
-//! exactly, in order, with no gap, no overlap and sizes that agree with shape and type.
+//! The header is believed only after it has been checked against the file: its length, and that the tensors' offsets
+//! cover the data exactly, in order, with no gap, no overlap and sizes that agree with shape and type.
 
 use std::path::{Path, PathBuf};
 

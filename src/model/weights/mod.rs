@@ -1,7 +1,8 @@
 //! A checkpoint's tensors by name, in f32: `model.safetensors`, or the shards of `model.safetensors.index.json`.
 //!
-//! Reads f32, f16 and bf16. Tensors nobody asks for (buffers, unused heads) are never touched; those asked for must have the very
-//! shape the configuration gives them, and be finite. Pickled checkpoints are refused: unpickling runs whatever code they hold.
+//! Reads f32, f16 and bf16. Tensors nobody asks for (buffers, unused heads) are never touched; those asked for must
+//! have the very shape the configuration gives them, and be finite. Pickled checkpoints are refused: unpickling runs
+//! whatever code they hold.
 
 mod file;
 mod mapped;
@@ -120,7 +121,8 @@ impl Weights {
         Ok((&self.files[*file], found))
     }
 
-    /// The names a tensor may have: with and without the prefix, and with a normalisation's parameters as TensorFlow called them.
+    /// The names a tensor may have: with and without the prefix, and with a normalisation's parameters as TensorFlow
+    /// called them.
     fn spellings(&self, name: &str) -> Vec<String> {
         let old = name
             .strip_suffix("LayerNorm.weight")

@@ -1,7 +1,8 @@
-//! Records of models that say something of tokens, as bundles of factors: boundaries of answers, tags of words, pieces behind masks.
+//! Records of models that say something of tokens, as bundles of factors: boundaries of answers, tags of words, pieces
+//! behind masks.
 //!
-//! An answer counts in every window of its context that holds it whole; windows without it say nothing. Where there is no answer, start and end
-//! are at the first token of every window, as models are trained that can say so.
+//! An answer counts in every window of its context that holds it whole; windows without it say nothing. Where there is
+//! no answer, start and end are at the first token of every window, as models are trained that can say so.
 
 mod answer;
 mod masks;

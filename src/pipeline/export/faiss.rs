@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 use crate::report::Destination;
 use crate::store::Store;
 
-/// Writes the features as f32; the id that FAISS answers with is a record's row in the store, removed and skipped records not counted.
+/// Writes the features as f32; the id that FAISS answers with is a record's row in the store, removed and skipped
+/// records not counted.
 pub(super) fn write(store: &Store, out: &Path, progress: &Progress) -> Result<()> {
     let (n, width) = (store.rows() as u64, store.settings().width);
     let d = i32::try_from(width).map_err(|_| Error::usage("the features are too wide for FAISS"))?;

@@ -88,7 +88,8 @@ impl Render for Exported {
     }
 }
 
-/// Writes all records of `store` to `out`, in the order of the input; the file (or directory) appears whole or not at all.
+/// Writes all records of `store` to `out`, in the order of the input; the file (or directory) appears whole or not at
+/// all.
 ///
 /// # Errors
 /// Where it cannot be written, or the store is damaged.

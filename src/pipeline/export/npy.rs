@@ -15,8 +15,9 @@ use crate::factors::{FactorRows, Floats, Labels};
 use crate::model::Problem;
 use crate::store::{Dtype, Shard, Store};
 
-/// Writes `features`, `logits`, `deltas`, `labels`, `predictions`, `losses` and `indices` as `.npy`, `records.jsonl` and [`LABEL_NAMES`],
-/// beside `out`, then gives them their place. There is no bf16 in NumPy: such features, and integers, are written as f32.
+/// Writes `features`, `logits`, `deltas`, `labels`, `predictions`, `losses` and `indices` as `.npy`, `records.jsonl`
+/// and [`LABEL_NAMES`], beside `out`, then gives them their place. There is no bf16 in NumPy: such features, and
+/// integers, are written as f32.
 pub(super) fn write(store: &Store, out: &Path, progress: &Progress) -> Result<()> {
     if out.exists() {
         return Err(occupied(out));
@@ -75,7 +76,8 @@ struct Arrays {
     deltas: Npy,
     losses: Npy,
     indices: Npy,
-    /// Of single-label models class ids (−1 where a record has no label), of others rows of numbers (NaN); headless ones have neither.
+    /// Of single-label models class ids (−1 where a record has no label), of others rows of numbers (NaN); headless
+    /// ones have neither.
     labels: Option<[Npy; 2]>,
     records: BufWriter<File>,
 }

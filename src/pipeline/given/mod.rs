@@ -35,9 +35,9 @@ pub struct GivenFactors<'a> {
     pub label_names: Option<Vec<String>>,
 }
 
-/// Stores given factors at `dir`, as [`super::index`] does those it computes; a store that was begun is gone on with where
-/// [`IndexOptions::resume`] says so. What the head was trained to do is told by the shapes: no logits, an encoder without a head; one, a
-/// regression; several with a list for a label, a multi-label classifier; else a classifier.
+/// Stores given factors at `dir`, as [`super::index`] does those it computes; a store that was begun is gone on with
+/// where [`IndexOptions::resume`] says so. What the head was trained to do is told by the shapes: no logits, an encoder
+/// without a head; one, a regression; several with a list for a label, a multi-label classifier; else a classifier.
 ///
 /// # Errors
 /// Where a file cannot be read, or holds what cannot be stored (the record is named).

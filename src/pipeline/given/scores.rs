@@ -7,8 +7,8 @@ use super::source::{finite, numbers};
 use crate::dataset::{Place, each_object};
 use crate::error::{Error, Result};
 
-/// Scores of every training record for every query, made by another program: a row a query, in the order of the labelled queries, a column a
-/// training record, in the order of the store.
+/// Scores of every training record for every query, made by another program: a row a query, in the order of the
+/// labelled queries, a column a training record, in the order of the store.
 ///
 /// | file | what it holds |
 /// |---|---|
@@ -26,8 +26,8 @@ impl GivenScores {
     /// Hands `take` every query's number and scores, if there are as many as `[queries, records]`.
     ///
     /// # Errors
-    /// [`Error::Format`] for a file of anything else, or a score that is no number; [`Error::Mismatch`] for other numbers of queries or records;
-    /// whatever `take` fails with.
+    /// [`Error::Format`] for a file of anything else, or a score that is no number; [`Error::Mismatch`] for other
+    /// numbers of queries or records; whatever `take` fails with.
     pub fn each(
         &self,
         [queries, records]: [usize; 2],

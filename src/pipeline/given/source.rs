@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 /// | a directory | `features.npy`, `logits.npy` and `labels.npy`, of the same shapes, and `label_names.json` |
 /// | `.parquet`, `.jsonl` | a record a row: `features` and `logits` as lists, and `label`, `id`, `text`, `text_pair` |
 ///
-/// `logits` may be missing (an encoder without a head, of whose labels nothing is kept), and so may `labels`; of a record that has none it is −1, or NaN.
-/// Numbers are f32, f16, bf16, f64 (rounded) or integers.
+/// `logits` may be missing (an encoder without a head, of whose labels nothing is kept), and so may `labels`; of a
+/// record that has none it is −1, or NaN. Numbers are f32, f16, bf16, f64 (rounded) or integers.
 #[derive(Clone, Debug)]
 pub struct GivenFile(pub PathBuf);
 
@@ -37,8 +37,8 @@ pub(super) struct Given {
 pub(super) type Taker<'a> = dyn FnMut(Given) -> Result<()> + 'a;
 
 impl GivenFile {
-    /// Hands every record to `take`, numbered from `first`. `texts` gives the ids, texts and (where the file has none) labels of the
-    /// records of arrays, in the same order.
+    /// Hands every record to `take`, numbered from `first`. `texts` gives the ids, texts and (where the file has none)
+    /// labels of the records of arrays, in the same order.
     pub(super) fn each(&self, first: u64, texts: Option<Dataset>, take: &mut Taker<'_>) -> Result<()> {
         let path = self.0.as_path();
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
@@ -135,7 +135,8 @@ impl Arrays {
     }
 }
 
-/// A row of one number is a class (or a value), a longer one a number for each class; −1 is no class, and NaN no number.
+/// A row of one number is a class (or a value), a longer one a number for each class; −1 is no class, and NaN no
+/// number.
 fn label(row: &[f64], classes: bool) -> Option<Label> {
     let one = |&value: &f64| if value.fract() == 0.0 { Label::Integer(value as i64) } else { Label::Number(value) };
     match row {

@@ -1,6 +1,7 @@
 //! What audits found and plans did, as ranked tables with their evidence, and as charts.
 //!
-//! Findings come ranked: the first of each kind are shown, and the page says how many there were. Charts are made of all of them.
+//! Findings come ranked: the first of each kind are shown, and the page says how many there were. Charts are made of
+//! all of them.
 
 use serde::Serialize;
 use serde_json::{Map as Fields, Value, json};

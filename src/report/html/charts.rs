@@ -1,4 +1,5 @@
-//! Charts of what plans were worth, as numbers that the template draws: bars with their seeds, the course of rounds, and reliability.
+//! Charts of what plans were worth, as numbers that the template draws: bars with their seeds, the course of rounds,
+//! and reliability.
 
 use serde::Serialize;
 

@@ -1,4 +1,5 @@
-//! A text with parts of it marked: an answer in its context, entities with their kinds, masks with what fills them, sentences left out.
+//! A text with parts of it marked: an answer in its context, entities with their kinds, masks with what fills them,
+//! sentences left out.
 
 use serde::Serialize;
 

@@ -1,4 +1,5 @@
-//! An explanation at a terminal: the text with each word coloured by its score, or followed by it where there are no colours.
+//! An explanation at a terminal: the text with each word coloured by its score, or followed by it where there are no
+//! colours.
 
 use std::fmt::Write;
 
@@ -138,8 +139,9 @@ const OPPOSES: Ramp = [217, 210, 124];
 const MATTERS: Ramp = [153, 111, 25];
 
 impl Explanation {
-    /// Green for what supports the target, red and underlined for what opposes it, blue where the method knows no sides; deeper for what
-    /// weighs more. Each background brings its own text colour, so that both are readable whatever the terminal's.
+    /// Green for what supports the target, red and underlined for what opposes it, blue where the method knows no
+    /// sides; deeper for what weighs more. Each background brings its own text colour, so that both are readable
+    /// whatever the terminal's.
     fn shade(&self, score: f32) -> Style {
         let plain = Style::new().force_styling(true);
         let (ramp, faint, plain) = match (self.is_signed(), score > 0.0) {

@@ -21,7 +21,8 @@ pub trait Render {
     fn render(&self, colour: bool) -> String;
 }
 
-/// A text as a terminal may have it: control characters would steer it, and are written as Rust escapes them, but for line ends and tabs.
+/// A text as a terminal may have it: control characters would steer it, and are written as Rust escapes them, but for
+/// line ends and tabs.
 pub fn printable(text: &str) -> Cow<'_, str> {
     let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
     if !text.contains(steers) {

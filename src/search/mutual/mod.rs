@@ -1,9 +1,11 @@
-//! A source's own records as the queries, where the score of i for j is that of j for i: every pair is bounded once, and looked at for both.
+//! A source's own records as the queries, where the score of i for j is that of j for i: every pair is bounded once,
+//! and looked at for both.
 //!
-//! Rows go in blocks, which meet in rounds ([`rounds`]): two blocks' bounds come of one product, as in a certified scan, and what may belong to an
-//! end of either side's rows gets its score at once, by the definition, so that limits are always scores. A block's ends are with one worker
-//! at a time, so there is nothing to lock and nothing to merge; what is found depends on what was offered, never on when. All rows' ends are held from the
-//! beginning to the end, which is what this takes in memory.
+//! Rows go in blocks, which meet in rounds ([`rounds`]): two blocks' bounds come of one product, as in a certified
+//! scan, and what may belong to an end of either side's rows gets its score at once, by the definition, so that limits
+//! are always scores. A block's ends are with one worker at a time, so there is nothing to lock and nothing to merge;
+//! what is found depends on what was offered, never on when. All rows' ends are held from the beginning to the end,
+//! which is what this takes in memory.
 
 mod ends;
 mod rounds;
@@ -58,11 +60,13 @@ impl MutualHits {
     }
 }
 
-/// What [`super::search`] finds for each row of `source` as a query of its own, [`Query::feature`], or where the form reads δ [`Query::transformed`]
-/// with this `bias`: the row itself is among the records, and where only some are searched, all ask.
+/// What [`super::search`] finds for each row of `source` as a query of its own, [`Query::feature`], or where the form
+/// reads δ [`Query::transformed`] with this `bias`: the row itself is among the records, and where only some are
+/// searched, all ask.
 ///
-/// `None` where that is not possible: a score is not the same both ways round, all rows' ends, `2k` entries of 8 bytes each and 24 bytes more, do not fit half of
-/// [`Options::memory`], bounds would tell more than the ends (features that were rounded) or leave too little out, or there are [`Options::devices`].
+/// `None` where that is not possible: a score is not the same both ways round, all rows' ends, `2k` entries of 8 bytes
+/// each and 24 bytes more, do not fit half of [`Options::memory`], bounds would tell more than the ends (features that
+/// were rounded) or leave too little out, or there are [`Options::devices`].
 ///
 /// # Errors
 /// As [`super::search`].
@@ -229,7 +233,8 @@ impl<S: Source + ?Sized> Search<'_, S> {
         spans
     }
 
-    /// Bounds every score of two blocks' rows, and gives what may belong to an end its score; `false` where there are no such bounds.
+    /// Bounds every score of two blocks' rows, and gives what may belong to an end its score; `false` where there are
+    /// no such bounds.
     fn meet(&self, pair: &mut Pair, purpose: Purpose, tally: &Tally) -> Result<bool> {
         let Self { source, form, shape, options, .. } = *self;
         let Pair { one, other } = pair;
@@ -275,8 +280,8 @@ impl<S: Source + ?Sized> Search<'_, S> {
         }
     }
 
-    /// Whether so many scores were computed that bounds cost more than they save. Of m rows in any order, `k (1 + ln(m/k))` are among the best k so far when
-    /// they come.
+    /// Whether so many scores were computed that bounds cost more than they save. Of m rows in any order, `k (1 +
+    /// ln(m/k))` are among the best k so far when they come.
     fn leaves_too_little_out(&self, tally: &Tally) -> bool {
         let (pairs, computed) = (tally.pairs.load(Ordering::Relaxed), tally.computed.load(Ordering::Relaxed));
         let (rows, k) = (self.shape.rows as f64, self.k as f64);
@@ -367,7 +372,8 @@ impl<S: Source + ?Sized> Sides<'_, '_, S> {
     }
 }
 
-/// Looks for the first few bounds of which one reaches a limit: the query's own (proponents', opponents'), or the row's.
+/// Looks for the first few bounds of which one reaches a limit: the query's own (proponents', opponents'), or the
+/// row's.
 struct Reaching<'t> {
     low: &'t [f32],
     high: &'t [f32],

@@ -9,7 +9,8 @@ pub(super) enum Meeting {
     Of(usize, usize),
 }
 
-/// All rounds of these bands of blocks: a band with itself, then with each band after it, so that no more than two are read at a time.
+/// All rounds of these bands of blocks: a band with itself, then with each band after it, so that no more than two are
+/// read at a time.
 pub(super) fn rounds(bands: &[Range<usize>]) -> impl Iterator<Item = Rounds> + '_ {
     bands.iter().enumerate().flat_map(move |(number, one)| {
         let within = Rounds { bands: [one.clone(), one.clone()], round: 0 };
@@ -47,7 +48,8 @@ impl Iterator for Rounds {
     }
 }
 
-/// Round `round` of a round-robin tournament (the circle method: one stays, the others go around it), where there is one.
+/// Round `round` of a round-robin tournament (the circle method: one stays, the others go around it), where there is
+/// one.
 fn tournament(of: &Range<usize>, round: usize) -> Option<Vec<Meeting>> {
     // Where there is an odd one out, it meets nobody.
     let around = of.len().next_multiple_of(2).max(2) - 1;

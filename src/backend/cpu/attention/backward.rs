@@ -1,4 +1,5 @@
-//! The backward of attention: weights computed again strip by strip, so that no sequence's whole matrix of them is ever held.
+//! The backward of attention: weights computed again strip by strip, so that no sequence's whole matrix of them is ever
+//! held.
 //!
 //! With `P = softmax(q kᵀ / √D)` and dO the gradient of `P v`:
 //!
@@ -6,7 +7,8 @@
 //! dP = dO vᵀ      dS = P ∘ (dP − rowsum(P ∘ dP)) / √D      dq = dS k      dk = dSᵀ q      dv = Pᵀ dO
 //! ```
 //!
-//! Every element of dk and dv is one chain over the sequence's queries, parked between strips; of dq one over its tokens.
+//! Every element of dk and dv is one chain over the sequence's queries, parked between strips; of dq one over its
+//! tokens.
 
 use super::super::gemm::{Left, Line, Panel, Target, lines, strip};
 use super::super::share::split;
@@ -303,7 +305,8 @@ fn turn(turned: &mut [f32], strip: &[f32], stride: usize, length: usize, rows: u
     }
 }
 
-/// `sums [panels][length][panel] += turned · rows`, over the queries `part` of `asking`; the first of them start from zero.
+/// `sums [panels][length][panel] += turned · rows`, over the queries `part` of `asking`; the first of them start from
+/// zero.
 #[inline(always)]
 fn add_products<V: Vector>(
     sums: &mut [f32],

@@ -1,8 +1,9 @@
-//! Attention, a sequence and head at a time, never padded: scores, softmax and mixing of a strip of rows while they are in cache.
+//! Attention, a sequence and head at a time, never padded: scores, softmax and mixing of a strip of rows while they are
+//! in cache.
 //!
-//! Kᵀ and V of the head are packed into panels, so both products are those of [`super::gemm`]: a score is one chain over D, a
-//! mixed value one chain over the sequence's own tokens. The softmax is taken off its largest score; its weights are divided by their sum after
-//! the mixing, on D numbers rather than L.
+//! Kᵀ and V of the head are packed into panels, so both products are those of [`super::gemm`]: a score is one chain
+//! over D, a mixed value one chain over the sequence's own tokens. The softmax is taken off its largest score; its
+//! weights are divided by their sum after the mixing, on D numbers rather than L.
 
 mod backward;
 mod map;
@@ -22,8 +23,8 @@ use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// `out [T or B, H·D] = softmax(q kᵀ / √D) v`, as [`crate::backend::Backend::attention`] says; each weight multiplied by its factor where
-/// some are dropped.
+/// `out [T or B, H·D] = softmax(q kᵀ / √D) v`, as [`crate::backend::Backend::attention`] says; each weight multiplied
+/// by its factor where some are dropped.
 pub(super) fn attention(cpu: Cpu, out: &mut [f32], attended: &Attended<'_, Cpu>, dropout: Option<&Dropout<'_>>) {
     let (shares, sequences) = (cpu.sequence_shares(attended.batch), Sequences::of(attended));
     let width = attended.shape.heads * attended.shape.head_width;
@@ -40,7 +41,8 @@ pub(super) fn attention(cpu: Cpu, out: &mut [f32], attended: &Attended<'_, Cpu>,
     }
 }
 
-/// Queries taken at a time: their scores stay in the second-level cache at 512 tokens, and a panel of keys serves all of them.
+/// Queries taken at a time: their scores stay in the second-level cache at 512 tokens, and a panel of keys serves all
+/// of them.
 const STRIP: usize = 24;
 
 thread_local! {

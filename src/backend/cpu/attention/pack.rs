@@ -1,4 +1,5 @@
-//! One sequence's queries, keys, values or their gradients, a head at a time, packed for the products of [`gemm`](super::super::gemm).
+//! One sequence's queries, keys, values or their gradients, a head at a time, packed for the products of
+//! [`gemm`](super::super::gemm).
 
 use super::super::gemm::{Line, lines};
 use super::super::simd::{LANES, Vector};
@@ -41,8 +42,8 @@ impl Packed {
         &self.lines[head * self.head..][..self.head]
     }
 
-    /// Rows as the columns of panels, each panel `[D][lines]`: for products along D. All heads of a row at once, which is read straight
-    /// through.
+    /// Rows as the columns of panels, each panel `[D][lines]`: for products along D. All heads of a row at once, which
+    /// is read straight through.
     #[inline(always)]
     pub(super) fn columns<V: Vector>(&mut self, part: Part<'_>, rows: Range<usize>) {
         let lines = lines::<V>();
@@ -82,7 +83,8 @@ fn put_column(panels: &mut [Line], values: &[f32], column: usize, lines: usize) 
     }
 }
 
-/// Puts a row into its row of the panels. What is beyond its width in the last line is left as it was, and never stored.
+/// Puts a row into its row of the panels. What is beyond its width in the last line is left as it was, and never
+/// stored.
 #[inline(always)]
 fn put_row(panels: &mut [Line], values: &[f32], place: usize, length: usize, lines: usize) {
     let at = |line: usize| (line / lines * length + place) * lines + line % lines;

@@ -72,7 +72,8 @@ impl Instructions {
         unsafe { pair_up::<true>(out, x) }
     }
 
-    /// `rows [.., width]` as the columns of panels, and the squares of how far rounding took each, in f32; columns beyond the last stay as they are.
+    /// `rows [.., width]` as the columns of panels, and the squares of how far rounding took each, in f32; columns
+    /// beyond the last stay as they are.
     pub(in crate::backend::cpu) fn pack(
         self,
         panels: &mut [PairLine],
@@ -163,8 +164,8 @@ fn pairs_of([low, high]: [__m512; 2]) -> __m512i {
     unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
 }
 
-/// Up to sixteen rows as the lanes of every [`LINES`]-th line of a panel; those that come next are brought nearer meanwhile, which sixteen streams at
-/// once are too many for the machine to do by itself.
+/// Up to sixteen rows as the lanes of every [`LINES`]-th line of a panel; those that come next are brought nearer
+/// meanwhile, which sixteen streams at once are too many for the machine to do by itself.
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 #[target_feature(enable = "avx512f,avx512bf16")]

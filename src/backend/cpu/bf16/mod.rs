@@ -1,8 +1,8 @@
 //! Matrix products of bf16 operands: weights and inputs rounded to eight bits, sums in f32.
 //!
-//! An element is one chain of fused multiply-adds over pairs of inputs, the second of a pair first, as `VDPBF16PS` sums. A machine without that
-//! instruction multiplies the rounded numbers as f32 in that order, and has the same bits, but for sums below the smallest normal f32, which the
-//! instruction takes for zero.
+//! An element is one chain of fused multiply-adds over pairs of inputs, the second of a pair first, as `VDPBF16PS`
+//! sums. A machine without that instruction multiplies the rounded numbers as f32 in that order, and has the same bits,
+//! but for sums below the smallest normal f32, which the instruction takes for zero.
 
 mod instructions;
 
@@ -48,7 +48,8 @@ pub(super) fn round(x: f32) -> f32 {
     from_bits(to_bits(x))
 }
 
-/// `x [rows, inputs]`, rounded, the second of each pair first: `[rows, inputs]` of an even number of inputs, the last zero where there is none.
+/// `x [rows, inputs]`, rounded, the second of each pair first: `[rows, inputs]` of an even number of inputs, the last
+/// zero where there is none.
 pub(super) fn turn_pairs(out: &mut Vec<f32>, x: &[f32], inputs: usize) {
     out.clear();
     for row in x.chunks_exact(inputs.max(1)) {

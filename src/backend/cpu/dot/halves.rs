@@ -1,5 +1,5 @@
-//! [`panel_products`](super::panel_products) of numbers rounded to bf16, where the machine multiplies those itself: twice as fast, and as far off as
-//! rounding took either vector, which is measured.
+//! [`panel_products`](super::panel_products) of numbers rounded to bf16, where the machine multiplies those itself:
+//! twice as fast, and as far off as rounding took either vector, which is measured.
 //!
 //! Here rows are the columns of the panels, so that a query's products with a tile of them lie side by side.
 
@@ -85,10 +85,11 @@ fn residual(square: f32, width: usize) -> f32 {
     ((f64::from(square).sqrt() * spare + 1e-18) as f32).next_up()
 }
 
-/// Products of every asked query with every row: `out [asked, stride]`, of which the first as many as there are rows mean something.
+/// Products of every asked query with every row: `out [asked, stride]`, of which the first as many as there are rows
+/// mean something.
 ///
-/// A product is one chain of fused multiply-adds of the rounded numbers, within `γ_n Σ|â b̂|` of theirs, n the width, but that sums below the smallest
-/// normal f32 are taken for zero.
+/// A product is one chain of fused multiply-adds of the rounded numbers, within `γ_n Σ|â b̂|` of theirs, n the width,
+/// but that sums below the smallest normal f32 are taken for zero.
 ///
 /// # Panics
 /// If the queries asked are not there, or `out` is not of that size.

@@ -1,8 +1,8 @@
 //! Products with rows of eight-bit integers where they lie: no number of theirs is ever made a float.
 //!
-//! A query is held in sixteen bits, `t = 256 high + low`, times a scale, so that both halves are multiplied as the machine multiplies bytes
-//! (`VPDPBUSD`, four to a lane). Sums of a lane are whole numbers and exact, so they are the same on every machine; those of the lanes are added
-//! up in f32 by the tree of [`dot`](super::dot).
+//! A query is held in sixteen bits, `t = 256 high + low`, times a scale, so that both halves are multiplied as the
+//! machine multiplies bytes (`VPDPBUSD`, four to a lane). Sums of a lane are whole numbers and exact, so they are the
+//! same on every machine; those of the lanes are added up in f32 by the tree of [`dot`](super::dot).
 
 use super::{Sums, Totals};
 use crate::backend::cpu::Int8Rows;
@@ -80,8 +80,8 @@ impl IntegerQueries {
 
 /// Products of every asked query with every row: `out [asked, rows]`.
 ///
-/// They are within `γ_n (‖q‖ + ‖q − q̂‖)(‖x̂‖ + ‖s c‖)` of `q̂·x̂`, for the q̂ that is held of q, x̂ as [`Int8Rows`] define it and s c what of the center is in
-/// it, n a ninth of the width and 24.
+/// They are within `γ_n (‖q‖ + ‖q − q̂‖)(‖x̂‖ + ‖s c‖)` of `q̂·x̂`, for the q̂ that is held of q, x̂ as [`Int8Rows`]
+/// define it and s c what of the center is in it, n a ninth of the width and 24.
 ///
 /// # Panics
 /// If the queries asked are not there, or `out` is not of that size.
@@ -236,8 +236,8 @@ mod x86 {
                     let at = (start + r).min(last) * width;
                     *row = &rows[at..at + width];
                 }
-                // SAFETY: the instructions were detected: there is no other way to `self`. All rows are of one length, which the queries' stride
-                // is in whole steps.
+                // SAFETY: the instructions were detected: there is no other way to `self`. All rows are of one length,
+                // which the queries' stride is in whole steps.
                 unsafe { add_half(sums, start, halves, &queries.corrections[first..first + Q], half) }
             }
         }

@@ -5,9 +5,11 @@
 //! are added by halving ([`Vector::sum`]). The error is at most `γ_n Σ|a b|` with `n = ⌈width/16⌉ + 4`
 //! (Higham, *Accuracy and Stability of Numerical Algorithms*, §3.1).
 //!
-//! Many pairs together have those same bits; they only go through memory in a better order. [`dot_tile`] is for many queries, bound by
-//! arithmetic; [`dot_stream`] for few, bound by memory. [`panel_products`] is faster than either, and has other bits, [`halved_products`] of rounded
-//! numbers faster still, and [`integer_products`] are for rows of integers, where they lie: for scans that only ask what might matter. All are single-threaded: callers split rows over threads.
+//! Many pairs together have those same bits; they only go through memory in a better order. [`dot_tile`] is for many
+//! queries, bound by arithmetic; [`dot_stream`] for few, bound by memory. [`panel_products`] is faster than either, and
+//! has other bits, [`halved_products`] of rounded numbers faster still, and [`integer_products`] are for rows of
+//! integers, where they lie: for scans that only ask what might matter. All are single-threaded: callers split rows
+//! over threads.
 
 mod halves;
 mod integers;
@@ -53,8 +55,8 @@ pub fn squared_distance_on(isa: Isa, a: &[f32], b: &[f32]) -> f32 {
 
 /// What is summed over the elements of a pair. It must be zero for a pair of zeros, and the same for (a, b) and (b, a).
 trait Term {
-    /// Queries that a register tile takes together: all of a tile's sums, its queries, a row and what the term needs beside them must fit
-    /// sixteen registers of a tile of four rows, or thirty-two of one of eight.
+    /// Queries that a register tile takes together: all of a tile's sums, its queries, a row and what the term needs
+    /// beside them must fit sixteen registers of a tile of four rows, or thirty-two of one of eight.
     const QUERIES: usize;
 
     /// `sum + term(a, b)`

@@ -1,8 +1,9 @@
-//! Many queries with many rows as one matrix product: as fast as this machine multiplies, in another order of sums than [`dot`](super::dot)'s.
+//! Many queries with many rows as one matrix product: as fast as this machine multiplies, in another order of sums than
+//! [`dot`](super::dot)'s.
 //!
-//! A product is one chain of fused multiply-adds over the width, so that it lies within `γ_n Σ|a b|`, n the width (Higham, §3.1), of the true one:
-//! enough to tell which pairs deserve their own [`dot`](super::dot). The queries are packed once, a panel of columns each; rows are read where
-//! they lie.
+//! A product is one chain of fused multiply-adds over the width, so that it lies within `γ_n Σ|a b|`, n the width
+//! (Higham, §3.1), of the true one: enough to tell which pairs deserve their own [`dot`](super::dot). The queries are
+//! packed once, a panel of columns each; rows are read where they lie.
 
 use crate::backend::cpu::gemm::{Left, Line, Target, lines, panel_lines, product};
 use crate::backend::cpu::simd::{Isa, Kernel, LANES, Vector};
@@ -63,7 +64,8 @@ pub fn panel_products(out: &mut [f32], queries: &Panels, asked: Range<usize>, ro
     queries.isa.run(Products { out, queries, asked, rows, n_rows });
 }
 
-/// Rows whose products with a panel stay in the first-level cache until they are in their places: whole register tiles, on either register file.
+/// Rows whose products with a panel stay in the first-level cache until they are in their places: whole register tiles,
+/// on either register file.
 const ROW_BLOCK: usize = 84;
 
 struct Products<'a> {

@@ -1,10 +1,10 @@
 //! Many queries with many rows: bound by arithmetic, so everything is arranged for the registers.
 //!
-//! Eight rows stay in the first-level cache while all queries pass them, two or three at a time. The innermost loop sums one *register's* lanes
-//! of four rows (eight, where there are registers for it) with those queries, so that every register is a sum or an operand of a sum;
-//! the lanes of a vector that other registers hold take another turn. Meanwhile the queries that come next are fetched from wherever they are, a
-//! line a step, which such a loop has room for. Vectors too long for the cache are summed in parts, the chains parked between them,
-//! which is exact.
+//! Eight rows stay in the first-level cache while all queries pass them, two or three at a time. The innermost loop
+//! sums one *register's* lanes of four rows (eight, where there are registers for it) with those queries, so that every
+//! register is a sum or an operand of a sum; the lanes of a vector that other registers hold take another turn.
+//! Meanwhile the queries that come next are fetched from wherever they are, a line a step, which such a loop has room
+//! for. Vectors too long for the cache are summed in parts, the chains parked between them, which is exact.
 
 use super::{Product, SquaredDifference, Sums, Term, Totals};
 use crate::backend::cpu::lined::{Line, Lined, TOGETHER};
@@ -22,7 +22,8 @@ pub struct Tile<'a> {
     pub asked: Range<usize>,
     /// `[rows, E]`
     pub rows: &'a Lined,
-    /// What the next tile's rows will be made from, to be brought nearer meanwhile: on a machine that is kept busy, that costs nothing.
+    /// What the next tile's rows will be made from, to be brought nearer meanwhile: on a machine that is kept busy,
+    /// that costs nothing.
     pub next: &'a [f32],
 }
 
@@ -227,8 +228,8 @@ fn vectors<const N: usize>(lines: &[Line], depth: usize) -> [&[Line]; N] {
     vectors
 }
 
-/// The innermost loop: one register's lanes of every row with those of every query. What lies `ahead` is fetched: the queries after these, or
-/// whatever is there.
+/// The innermost loop: one register's lanes of every row with those of every query. What lies `ahead` is fetched: the
+/// queries after these, or whatever is there.
 #[inline(always)]
 fn add_lines<T: Term, V: Vector, const R: usize, const Q: usize, const A: usize>(
     sums: &mut [[V::Register; R]; Q],

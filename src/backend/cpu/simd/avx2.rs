@@ -1,7 +1,8 @@
 //! Sixteen lanes as two AVX registers.
 //!
-//! Safety: every method needs AVX2, FMA and F16C. The type is private to [`super`], whose only use of it is [`run`], reached only
-//! through an [`super::Isa`] that detection made. Loads and stores go through arrays and slices, so lengths are checked.
+//! Safety: every method needs AVX2, FMA and F16C. The type is private to [`super`], whose only use of it is [`run`],
+//! reached only through an [`super::Isa`] that detection made. Loads and stores go through arrays and slices, so
+//! lengths are checked.
 
 use super::{ByRegisters, Kernel, LANES, Lanes, Register, Vector};
 use half::{bf16, f16};
@@ -198,7 +199,8 @@ impl Vector for Avx2 {
     #[inline(always)]
     fn load_partial(from: &[f32]) -> Self {
         let (low, high) = first(from.len());
-        // SAFETY: lanes beyond the slice are masked, and masked lanes are not read; the pointer is only moved, never past use.
+        // SAFETY: lanes beyond the slice are masked, and masked lanes are not read; the pointer is only moved, never
+        // past use.
         unsafe { Self(_mm256_maskload_ps(from.as_ptr(), low), _mm256_maskload_ps(from.as_ptr().wrapping_add(8), high)) }
     }
 

@@ -1,7 +1,7 @@
 //! Sixteen lanes as one AVX-512 register.
 //!
-//! Safety: every method needs AVX-512F (and so AVX2 and FMA). The type is private to [`super`], whose only use of it is [`run`],
-//! reached only through an [`super::Isa`] that detection made.
+//! Safety: every method needs AVX-512F (and so AVX2 and FMA). The type is private to [`super`], whose only use of it is
+//! [`run`], reached only through an [`super::Isa`] that detection made.
 
 use super::{ByRegisters, Kernel, LANES, Lanes, Register, Vector, avx2};
 use half::{bf16, f16};

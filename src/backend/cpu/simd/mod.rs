@@ -1,11 +1,13 @@
 //! Sixteen f32 lanes, whatever the machine has: AVX-512, AVX2 with FMA, or plain arrays.
 //!
-//! A kernel is written once, as a [`Kernel`] generic over [`Vector`], and [`Isa::run`] compiles it for each instruction set and picks one
-//! at run time. All three do the same operations on the same lanes in the same order, and a sum over lanes is one fixed tree, so
-//! **the bits are the same on every instruction set**. What this module refuses: approximate instructions (reciprocals), whose
-//! results differ between makers, and horizontal operations in an order of the compiler's choosing.
+//! A kernel is written once, as a [`Kernel`] generic over [`Vector`], and [`Isa::run`] compiles it for each instruction
+//! set and picks one at run time. All three do the same operations on the same lanes in the same order, and a sum over
+//! lanes is one fixed tree, so **the bits are the same on every instruction set**. What this module refuses:
+//! approximate instructions (reciprocals), whose results differ between makers, and horizontal operations in an order
+//! of the compiler's choosing.
 //!
-//! Soundness: the vector types are private, so the only way to a `V` is [`Isa::run`], and the only way to an [`Isa`] is detection.
+//! Soundness: the vector types are private, so the only way to a `V` is [`Isa::run`], and the only way to an [`Isa`] is
+//! detection.
 
 mod portable;
 
@@ -36,7 +38,8 @@ pub trait Lanes: Copy {
     fn fma(self, factor: Self, term: Self) -> Self;
 }
 
-/// The lanes of a [`Vector`] that one register holds: loops over these have every register for sums, however many make a vector.
+/// The lanes of a [`Vector`] that one register holds: loops over these have every register for sums, however many make
+/// a vector.
 pub trait Register: Lanes {
     /// Registers a vector.
     const PER_VECTOR: usize;
@@ -48,8 +51,8 @@ pub trait Register: Lanes {
 
 /// Sixteen f32 and what can be done with them.
 ///
-/// Comparisons follow x86: `a.max(b)` is `a > b ? a : b`, so a NaN in `a` gives `b` and a NaN in `b` gives `b`. Kernels that
-/// must let NaN through put the possibly-NaN operand second.
+/// Comparisons follow x86: `a.max(b)` is `a > b ? a : b`, so a NaN in `a` gives `b` and a NaN in `b` gives `b`. Kernels
+/// that must let NaN through put the possibly-NaN operand second.
 #[allow(clippy::return_self_not_must_use)] // arithmetic, all of it
 pub trait Vector: Lanes {
     /// How many vectors the register file holds: chooses register tiles, never the order of a sum.
@@ -57,8 +60,8 @@ pub trait Vector: Lanes {
     /// One register's part.
     type Register: Register;
 
-    /// Runs a kernel as a function of its own, with a register file of its own: for innermost loops, whose accumulators must
-    /// not compete with what surrounds them.
+    /// Runs a kernel as a function of its own, with a register file of its own: for innermost loops, whose accumulators
+    /// must not compete with what surrounds them.
     fn call<K: Kernel>(kernel: K) -> K::Output;
 
     /// The way that suits this register file.
@@ -136,8 +139,9 @@ pub trait Vector: Lanes {
     }
 }
 
-/// A computation over vectors, in loops rather than `array::map` or `from_fn`, which may not be inlined. `run` must be `#[inline(always)]`, and so must what it calls with a `V`: it is compiled
-/// inside a function that has the instruction set switched on.
+/// A computation over vectors, in loops rather than `array::map` or `from_fn`, which may not be inlined. `run` must be
+/// `#[inline(always)]`, and so must what it calls with a `V`: it is compiled inside a function that has the instruction
+/// set switched on.
 pub trait Kernel {
     /// What it gives back.
     type Output;
@@ -145,8 +149,8 @@ pub trait Kernel {
     fn run<V: Vector>(self) -> Self::Output;
 }
 
-/// A computation that has a way for each size of register file: another register tile, never another order of a sum. Only the way
-/// that is taken is compiled.
+/// A computation that has a way for each size of register file: another register tile, never another order of a sum.
+/// Only the way that is taken is compiled.
 pub trait ByRegisters {
     /// What it gives back.
     type Output;

@@ -1,7 +1,8 @@
 //! Sixteen lanes as an array: what the others must equal, and what compilers turn into NEON.
 //!
-//! On x86-64 without AVX2 a fused multiply-add or a rounding is a call of the C library for each lane. Sixteen such calls, inlined wherever
-//! a kernel has one, are more than a tenth of the machine code and of the time to compile it: there they are functions.
+//! On x86-64 without AVX2 a fused multiply-add or a rounding is a call of the C library for each lane. Sixteen such
+//! calls, inlined wherever a kernel has one, are more than a tenth of the machine code and of the time to compile it:
+//! there they are functions.
 
 use super::{ByRegisters, Kernel, LANES, Lanes, Register, Vector};
 use half::{bf16, f16};

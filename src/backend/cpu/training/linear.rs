@@ -1,7 +1,9 @@
-//! The gradient of a linear layer's weights, `dw += dyᵀ x`: the product of [`gemm`](super::super::gemm) down the tokens.
+//! The gradient of a linear layer's weights, `dw += dyᵀ x`: the product of [`gemm`](super::super::gemm) down the
+//! tokens.
 //!
-//! x is packed into panels once; each thread takes some outputs, turns their columns of dy into rows, and runs them over every panel. An
-//! element's chain goes on from what is in the gradient, so that cutting the tokens into micro-batches changes nothing.
+//! x is packed into panels once; each thread takes some outputs, turns their columns of dy into rows, and runs them
+//! over every panel. An element's chain goes on from what is in the gradient, so that cutting the tokens into
+//! micro-batches changes nothing.
 
 use std::cell::RefCell;
 use std::mem;
@@ -23,7 +25,8 @@ const TOKENS: usize = 256;
 const WIDEST: usize = 2 * LANES;
 
 thread_local! {
-    /// The panels of the last call, for the next: taken out while in use, as a thread that waits may take up another call.
+    /// The panels of the last call, for the next: taken out while in use, as a thread that waits may take up another
+    /// call.
     static PANELS: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
     static TURNED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }

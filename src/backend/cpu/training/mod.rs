@@ -1,4 +1,5 @@
-//! What training asks of the CPU: every operation shared out among the pool's threads, every gradient one chain over the tokens.
+//! What training asks of the CPU: every operation shared out among the pool's threads, every gradient one chain over
+//! the tokens.
 
 mod adam;
 mod dropout;

@@ -1,4 +1,5 @@
-//! Launches `kernels/search_bounds.cu`: of many queries' scores, bounds from products of rounded numbers on tensor cores.
+//! Launches `kernels/search_bounds.cu`: of many queries' scores, bounds from products of rounded numbers on tensor
+//! cores.
 
 use super::{Asked, OnDevice};
 use crate::backend::gpu::device::{Argument, Device, Shape};
@@ -37,8 +38,8 @@ const SIDE_LEN: usize = 4;
 /// Rounded rows begin at multiples of 16 bytes.
 const ALIGNMENT: usize = 8;
 
-/// Pairs that must be looked at for each record that is scored, beyond those that every search begins with: reading one, far away in memory, takes
-/// about as long as the scores of so many.
+/// Pairs that must be looked at for each record that is scored, beyond those that every search begins with: reading
+/// one, far away in memory, takes about as long as the scores of so many.
 const PAIRS_A_CANDIDATE: usize = 64;
 
 /// Queries as bounds are found from them, and what that has been worth.
@@ -96,8 +97,8 @@ impl Bounding {
         })
     }
 
-    /// Whether scoring so many candidates more, of so many pairs, takes no longer than all those pairs' scores. Where they do not `fit`, they will be
-    /// looked at again.
+    /// Whether scoring so many candidates more, of so many pairs, takes no longer than all those pairs' scores. Where
+    /// they do not `fit`, they will be looked at again.
     pub(super) fn is_worth(&mut self, candidates: usize, pairs: usize, fit: bool) -> bool {
         let (scored, pairs) = (self.scored + candidates, self.pairs + pairs);
         let worth = scored.saturating_sub(self.begun_with) * PAIRS_A_CANDIDATE <= pairs;
@@ -107,7 +108,8 @@ impl Bounding {
         worth
     }
 
-    /// Bounds the scores of as many rows as `of_pairs` has, the first of them row `start` of its chunk; `kept` and `sizes` are the kernel's.
+    /// Bounds the scores of as many rows as `of_pairs` has, the first of them row `start` of its chunk; `kept` and
+    /// `sizes` are the kernel's.
     pub(super) fn launch(
         &self,
         device: &Device,
@@ -149,7 +151,8 @@ impl Bounding {
         device.launch(WGMMA[0], shape, &[of_pairs, kept, &screens, &own, sizes].concat())
     }
 
-    /// What pairs of these rows and all queries pass or fail by the limits there are: of the rows, and of all columns of whole tiles.
+    /// What pairs of these rows and all queries pass or fail by the limits there are: of the rows, and of all columns
+    /// of whole tiles.
     fn screens(
         &self,
         device: &Device,

@@ -197,8 +197,8 @@ impl Search<'_> {
         [width.into(), classes.into(), Argument::Integer(i32::from(distance))]
     }
 
-    /// Both ends of all queries, `[Q, G, 2]` of `1 + k` entries, without the room beyond; the first holds how many there are, and
-    /// which round was the first with too many.
+    /// Both ends of all queries, `[Q, G, 2]` of `1 + k` entries, without the room beyond; the first holds how many
+    /// there are, and which round was the first with too many.
     pub(super) fn gather(&self) -> Result<Tensor> {
         let (device, ends) = (self.device, self.ends());
         let gathered = device.allocate(Number::F32, ends * (1 + self.k) * ENTRY_BYTES / 4)?;

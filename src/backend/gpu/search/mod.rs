@@ -1,5 +1,6 @@
-//! Rows that stream past queries, and both ends of each query's ranking in each group of rows: `rows` is how rows come to the device, `rounds` how many
-//! are scanned before the best are kept, and when the host looks, `launch` (of `kernels/search.cu`) and `bounds` (of `kernels/search_bounds.cu`) what is launched.
+//! Rows that stream past queries, and both ends of each query's ranking in each group of rows: `rows` is how rows come
+//! to the device, `rounds` how many are scanned before the best are kept, and when the host looks, `launch` (of
+//! `kernels/search.cu`) and `bounds` (of `kernels/search_bounds.cu`) what is launched.
 
 mod bounds;
 mod launch;
@@ -58,7 +59,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) totals: bool,
     /// What each end, `[Q, G, 2]`, comes after; empty for ends that begin with the best.
     pub(crate) after: Vec<Entry>,
-    /// Whether bounds may leave records out: where rates are 1, there is one set, one group, no total and nothing to come after.
+    /// Whether bounds may leave records out: where rates are 1, there is one set, one group, no total and nothing to
+    /// come after.
     pub(crate) bounds: bool,
 }
 
@@ -160,7 +162,8 @@ impl Words {
 }
 
 impl Gpu {
-    /// Bytes of features that are best copied and scanned at a time: few launches, and a small part of the device's memory.
+    /// Bytes of features that are best copied and scanned at a time: few launches, and a small part of the device's
+    /// memory.
     pub(crate) fn chunk_bytes(&self) -> usize {
         (self.info().memory / 256).clamp(CHUNK_BYTES.start, CHUNK_BYTES.end)
     }
@@ -175,8 +178,8 @@ impl Gpu {
         self.device.resident().forget_those(keys);
     }
 
-    /// Bytes a search may have for what it keeps of its queries. Where they are not free, it takes fewer queries at a time; to ask the driver takes longer
-    /// than many a search.
+    /// Bytes a search may have for what it keeps of its queries. Where they are not free, it takes fewer queries at a
+    /// time; to ask the driver takes longer than many a search.
     pub(crate) fn search_memory(&self) -> usize {
         self.info().memory / 16
     }
@@ -257,7 +260,8 @@ impl Search<'_> {
         self.asked.ends()
     }
 
-    /// How many records have reached each end, what is beyond the capacity only counted; and the first round that is over and had too many.
+    /// How many records have reached each end, what is beyond the capacity only counted; and the first round that is
+    /// over and had too many.
     fn counts(&self) -> Result<(Vec<i32>, Option<usize>)> {
         let mut counts = self.download(&self.on_device.counts, 2 * self.ends())?;
         let overflowed = counts.split_off(self.ends());

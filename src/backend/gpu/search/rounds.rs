@@ -1,6 +1,7 @@
-//! Rounds: what is scanned before the best are kept. There is room for all records that are expected to reach an end, in any order that does not favour
-//! them. The host looks whether there was: where not, nothing has been kept yet, and half as many rows are scanned again. To look takes as long as many
-//! rows: where nothing but their numbers would be learnt, the first rounds follow one another without, and where one did not fit, those are scanned again.
+//! Rounds: what is scanned before the best are kept. There is room for all records that are expected to reach an end,
+//! in any order that does not favour them. The host looks whether there was: where not, nothing has been kept yet, and
+//! half as many rows are scanned again. To look takes as long as many rows: where nothing but their numbers would be
+//! learnt, the first rounds follow one another without, and where one did not fit, those are scanned again.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -30,8 +31,8 @@ impl Scanned {
 }
 
 impl Search<'_> {
-    /// Scores a chunk's rows. When this returns they may still be being scanned, with those before them where holding on to these takes less room
-    /// than the chunk's features.
+    /// Scores a chunk's rows. When this returns they may still be being scanned, with those before them where holding
+    /// on to these takes less room than the chunk's features.
     pub(crate) fn scan(&mut self, rows: Sent) -> Result<()> {
         let held = self.unseen.iter().flatten().flatten().chain(&self.round).map(|scanned| scanned.rows.bytes()[1]);
         if held.sum::<usize>() >= rows.bytes()[0] {
@@ -52,9 +53,10 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Rows of a round: at first as many as there is room to keep, then some times as many as there were. Of m times as many, those that reach the limit
-    /// of before are m times a Γ(k) variable, in any order that does not favour them: there is room for all but one such round of a million. What bounds
-    /// let through is scored one by one, so that limits are kept closer.
+    /// Rows of a round: at first as many as there is room to keep, then some times as many as there were. Of m times as
+    /// many, those that reach the limit of before are m times a Γ(k) variable, in any order that does not favour them:
+    /// there is room for all but one such round of a million. What bounds let through is scored one by one, so that
+    /// limits are kept closer.
     fn most_rows(&self) -> usize {
         let k = self.k as f64;
         let growth = ((self.capacity - self.k) as f64 / (k + 5.3 * k.sqrt() + 9.0)) as usize;

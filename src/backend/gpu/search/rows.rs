@@ -52,7 +52,8 @@ pub(crate) struct FactorsOf {
 }
 
 impl Gpu {
-    /// Begins to copy a chunk to the device, beside what is computed there; of features that are there already there is nothing to copy.
+    /// Begins to copy a chunk to the device, beside what is computed there; of features that are there already there is
+    /// nothing to copy.
     pub(crate) fn send(&self, chunk: Chunk<'_>) -> Result<Sent> {
         let device = &self.device;
         let words = |values: &[f32]| device.send(Number::F32, &[bytemuck::cast_slice(values)]);
@@ -84,7 +85,8 @@ impl Gpu {
         self.device.resident_or(key, len * size_of::<T>(), send)
     }
 
-    /// The sets one behind the other, as they are stored: those on the device, or sent, and kept there where there is room.
+    /// The sets one behind the other, as they are stored: those on the device, or sent, and kept there where there is
+    /// room.
     fn features(&self, chunk: &Chunk<'_>) -> Result<Arc<Tensor>> {
         let (device, sets) = (&self.device, &chunk.features);
         let number = sets.first().map_or(Number::F32, number_of);
