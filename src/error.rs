@@ -2,6 +2,7 @@
 //! carries a hint. The binary prints it as one line (and a `hint:` line) and leaves with exit code 2, or 130 when
 //! interrupted.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// The library's result.
@@ -69,6 +70,18 @@ impl Error {
     /// An [`Error::Usage`] with no hint.
     pub fn usage(message: impl Into<String>) -> Self {
         Self::Usage(message.into(), None)
+    }
+
+    /// An [`Error::Usage`] for outputs of which nothing can be said; `of` is whose they are.
+    pub(crate) fn not_numbers(of: impl fmt::Display) -> Self {
+        Self::usage(format!("{of}: the model's outputs are not numbers"))
+            .with_hint("check the model's weights and this record")
+    }
+
+    /// An [`Error::Usage`] for a training whose last steps were too long; `of` is which.
+    pub(crate) fn diverged(of: impl fmt::Display) -> Self {
+        Self::usage(format!("{of}: the model's outputs are no longer numbers"))
+            .with_hint("lower --learning-rate, or lengthen --warmup")
     }
 
     /// This error with a line on what to do about it (kept where the variant has room for one).

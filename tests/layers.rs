@@ -1,4 +1,5 @@
-//! Modules use those below them alone, in the one order that ARCHITECTURE.md and the crate's documentation state.
+//! What no compiler sees of the sources: modules use those below them alone, in the one order that ARCHITECTURE.md and
+//! the crate's documentation state, and comments are as wide as code.
 
 use std::collections::HashMap;
 use std::fs;
@@ -72,4 +73,28 @@ fn modules_use_those_below_them_alone() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn comments_are_as_wide_as_code() {
+    const WIDTH: usize = 120; // of rustfmt.toml, which leaves comments as they are
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut wider = Vec::new();
+    for path in ["src", "tests", "benches"].iter().flat_map(|folder| sources(&root.join(folder))) {
+        if path.extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).expect("it can be read");
+        let mut is_code = false;
+        for (number, line) in text.lines().enumerate() {
+            let Some(comment) = line.trim_start().strip_prefix("//") else { continue };
+            let comment = comment.trim_start_matches(['/', '!', ' ']);
+            is_code ^= comment.starts_with("```");
+            // A table's row is a line.
+            if !is_code && !comment.starts_with('|') && line.chars().count() > WIDTH {
+                wider.push(format!("{}:{}", path.display(), number + 1));
+            }
+        }
+    }
+    assert!(wider.is_empty(), "{}", wider.join("\n"));
 }

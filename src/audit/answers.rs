@@ -39,8 +39,8 @@ pub struct DirtyAnswers {
 /// Ranks the questions of a store by how suspect their answers are.
 ///
 /// # Errors
-/// [`Error::Usage`]: a store of other records than questions, of predicted answers, or without any; a signal that has no meaning for answers;
-/// [`Error::Interrupted`]; what the store cannot be read for.
+/// [`Error::Usage`]: a store of other records than questions, of predicted answers, or without any; a signal that has
+/// no meaning for answers; [`Error::Interrupted`]; what the store cannot be read for.
 pub fn dirty_answers(store: &Store, options: &DirtyOptions<'_>) -> Result<DirtyAnswers> {
     if store.settings().task() != Task::Spans {
         return Err(Error::usage("the store's records are no questions"));

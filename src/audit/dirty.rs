@@ -157,8 +157,8 @@ pub struct Dirty {
 /// Ranks the labels of a store's records, words or masks by how suspect they are.
 ///
 /// # Errors
-/// [`Error::Usage`]: a store of another problem than single-label classification, of answers, of predicted labels, or without a label; a signal that has no meaning
-/// for it; [`Error::Interrupted`]; what the store cannot be read for.
+/// [`Error::Usage`]: a store of another problem than single-label classification, of answers, of predicted labels, or
+/// without a label; a signal that has no meaning for it; [`Error::Interrupted`]; what the store cannot be read for.
 pub fn dirty(store: &Store, options: &DirtyOptions<'_>) -> Result<Dirty> {
     if store.settings().gradients.is_some() {
         return Err(Error::usage("the store holds gradients of the whole model, not factors of its last layer")

@@ -59,7 +59,8 @@ pub fn without_dynamics(store: &Store, dynamics: &Dynamics) -> usize {
 /// Refuses dynamics of other data than a store's: they are joined by the records' numbers, which any data have.
 ///
 /// # Errors
-/// [`Error::Mismatch`]: other classes, a record of another id, or none that both have; what the store cannot be read for.
+/// [`Error::Mismatch`]: other classes, a record of another id, or none that both have; what the store cannot be read
+/// for.
 pub fn expect_same_records(store: &Store, dynamics: &Dynamics) -> Result<()> {
     let mismatch = |what: &str, expected: &str, found: &str| {
         let place = dynamics.directory().display();

@@ -15,10 +15,9 @@ use wherefore::dataset::Record;
 use wherefore::explain::{self, Method, Subject, Words};
 use wherefore::factors::{FactorRows, Floats, ScanCopy, ScanType};
 use wherefore::interrupt;
-use wherefore::model::Model;
-use wherefore::pipeline::Summary;
+use wherefore::model::{Model, Reads, Task};
+use wherefore::pipeline::{Sequence, Summary, run_sequences, sequence};
 use wherefore::search::{self, FactorSet, Form, Options, Query, Rule, Source};
-use wherefore::tokens::Encoding;
 use wherefore::{Error, Result};
 
 use super::Outcome;
@@ -134,7 +133,12 @@ struct Row {
 }
 
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
+    const MOST_SAMPLES: usize = 10_000;
     let run = RunRecord::begin("bench");
+    if arguments.samples.get() > MOST_SAMPLES {
+        let found = arguments.samples;
+        return Err(Error::usage(format!("--samples: expected at most {MOST_SAMPLES}, found {found}")).into());
+    }
     if arguments.accuracy {
         let bundled = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
         let (name, data) = model_and_data(arguments, bundled.path())?;
@@ -212,6 +216,10 @@ fn records(model: &Model, data: &Data) -> Result<Vec<Record>> {
     if records.is_empty() { Err(Error::usage("no records to measure on")) } else { Ok(records) }
 }
 
+fn as_read(model: &Model, record: &Record) -> Result<Sequence> {
+    sequence(model, record).map_err(|reason| Error::usage(format!("record {}: {reason}", record.id)))
+}
+
 /// Records explained, spread over the data: a few, each takes a hundred forwards' work.
 const EXPLAINED: usize = 32;
 /// Gradients taken of each.
@@ -224,30 +232,34 @@ fn explain_row(
     model: &Model,
     records: &[Record],
 ) -> Result<Row> {
-    let chosen = records.iter().step_by(records.len().div_ceil(EXPLAINED).max(1));
-    let encodings = chosen.map(|record| model.encode(record)).collect::<Result<Vec<Encoding>>>()?;
+    let chosen = records.iter().step_by(records.len().div_ceil(EXPLAINED));
+    let sequences = chosen.map(|record| as_read(model, record)).collect::<Result<Vec<_>>>()?;
     let batch_tokens = common.settings()?.batch_tokens;
-    let logits = model.run(&encodings, batch_tokens, &|_| true)?.logits;
+    let outputs = run_sequences(model, &sequences, batch_tokens, &|_| !interrupt::asked())?;
     let words = Words::default();
-    let subject = |(index, (encoding, logits)): (usize, (_, &[f32]))| Subject {
-        index: index as u64,
-        encoding,
-        words: &words,
-        objectives: vec![Objective::Logit(0)],
-        logits: logits.to_vec(),
-        reads: None,
-    };
-    let pairs = encodings.iter().zip(logits.chunks_exact(model.classes().max(1)));
-    let subjects: Vec<Subject<'_>> = pairs.enumerate().map(subject).collect();
+    let mut subjects = Vec::new();
+    for (index, ((encoding, reads), outputs)) in sequences.iter().zip(outputs).enumerate() {
+        subjects.push(Subject {
+            index: index as u64,
+            encoding,
+            words: &words,
+            objectives: vec![Objective::Logit(0)],
+            logits: outputs.logits,
+            reads: (model.task() != Task::Record).then(|| Reads::clone(reads)),
+        });
+    }
     let options = explain::Options { steps: STEPS, ..explain::Options::default() };
     let method = Method::IntegratedGradients;
     method.check(model, &options)?;
     let seconds = median(arguments.samples, || {
         explain::explain(model, &subjects, method, &options, batch_tokens, &|_| !interrupt::asked()).map(drop)
     })?;
-    let tokens: usize = encodings.iter().map(|e| e.ids.len()).sum();
+    let tokens: usize = sequences.iter().map(|(encoding, _)| encoding.ids.len()).sum();
     // As many operations back to the embeddings as forward, weights being left alone.
-    let flops: f64 = encodings.iter().map(|e| 2.0 * STEPS as f64 * model.config().forward_flops(e.ids.len())).sum();
+    let flops: f64 = sequences
+        .iter()
+        .map(|(encoding, _)| 2.0 * STEPS as f64 * model.config().forward_flops(encoding.ids.len()))
+        .sum();
     let gflops = flops / seconds / 1e9;
     Ok(Row {
         job: "explain",
@@ -272,10 +284,11 @@ fn forward(
     model: &Model,
     records: &[Record],
 ) -> Result<Vec<Row>> {
-    let tokenize = || records.par_iter().map(|record| model.encode(record)).collect::<Result<Vec<Encoding>>>();
-    let encodings = tokenize()?;
-    let tokens: usize = encodings.iter().map(|e| e.ids.len()).sum();
-    let flops: f64 = encodings.iter().map(|e| model.config().forward_flops(e.ids.len())).sum();
+    let tokenize = || records.par_iter().map(|record| as_read(model, record)).collect::<Result<Vec<_>>>();
+    let sequences = tokenize()?;
+    let lengths = || sequences.iter().map(|(encoding, _)| encoding.ids.len());
+    let tokens: usize = lengths().sum();
+    let flops: f64 = lengths().map(|length| model.config().forward_flops(length)).sum();
     let batch_tokens = common.settings()?.batch_tokens;
     let per_second = |seconds: f64, n: usize| Some(n as f64 / seconds);
     let row = |job, case: String, seconds| Row {
@@ -287,8 +300,9 @@ fn forward(
         ..Row::default()
     };
     let tokenizing = median(arguments.samples, || tokenize().map(drop))?;
-    let running =
-        median(arguments.samples, || model.run(&encodings, batch_tokens, &|_| !interrupt::asked()).map(drop))?;
+    let running = median(arguments.samples, || {
+        run_sequences(model, &sequences, batch_tokens, &|_| !interrupt::asked()).map(drop)
+    })?;
     let case = format!("{} records, {:.0} tokens each", records.len(), tokens as f64 / records.len() as f64);
     let gflops = flops / running / 1e9;
     Ok(vec![
@@ -370,6 +384,11 @@ impl Synthetic {
     fn new(arguments: &Arguments) -> Result<Self> {
         /// Bytes of all numbers, at most.
         const MOST: usize = 1 << 40;
+        /// Of queries.
+        const MOST_ASKED: usize = 1 << 20;
+        if let Some(queries) = arguments.queries.filter(|queries| queries.get() > MOST_ASKED) {
+            return Err(Error::usage(format!("--queries: expected at most {MOST_ASKED}, found {queries}")));
+        }
         let [records, width, classes] = [arguments.records, arguments.width, arguments.classes].map(NonZeroUsize::get);
         let numbers = width.checked_add(classes).and_then(|row| row.checked_mul(records));
         if numbers.and_then(|n| n.checked_mul(size_of::<f32>())).is_none_or(|bytes| bytes > MOST) {

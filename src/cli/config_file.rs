@@ -1,6 +1,7 @@
 //! `--config FILE.toml`: arguments kept in a file. A key is an argument's long name; at the top it is for every command
 //! that has the argument, in a table named as a command for that one, and for a command's own commands there are tables
-//! within (`[audit.dirty]`). Of two the inner one wins, and arguments on the command line win over both.
+//! within (`[audit.dirty]`). Of two the inner one wins, and arguments on the command line win over both: over those
+//! that they go not together with, too.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -43,7 +44,9 @@ pub(crate) fn expand(arguments: Vec<OsString>) -> anyhow::Result<Vec<OsString>> 
     }
 
     let mut expanded = arguments[..=at].to_vec();
-    for (key, (_, value)) in kept.iter().filter(|(_, (argument, _))| !is_given(argument, &arguments)) {
+    let given: Vec<&Arg> = command.get_arguments().filter(|argument| is_given(argument, &arguments)).collect();
+    let yields = |argument: &Arg| given.iter().any(|given| *given == argument || exclude(command, given, argument));
+    for (key, (_, value)) in kept.iter().filter(|(_, (argument, _))| !yields(argument)) {
         push(&mut expanded, key, value);
     }
     expanded.extend_from_slice(&arguments[at + 1..]);
@@ -70,6 +73,12 @@ fn argument<'a>(command: &'a Command, key: &str) -> Option<&'a Arg> {
 /// Whether a command, or one within it, has the argument.
 fn anywhere(command: &Command, key: &str) -> bool {
     argument(command, key).is_some() || command.get_subcommands().any(|within| anywhere(within, key))
+}
+
+/// Whether a command takes one of two arguments, not both.
+fn exclude(command: &Command, one: &Arg, other: &Arg) -> bool {
+    let excludes = |one, other| command.get_arg_conflicts_with(one).contains(&other);
+    excludes(one, other) || excludes(other, one)
 }
 
 /// Whether the command line has the argument, by whichever of its names.

@@ -58,6 +58,10 @@ impl SpanArguments {
                 return Err(wherefore::Error::usage(format!("{flag}: expected at least 1, found 0")));
             }
         }
+        if let Some(threshold) = no_answer_threshold.filter(|threshold| !threshold.is_finite()) {
+            let told = format!("--no-answer-threshold: expected a number, found {threshold}");
+            return Err(wherefore::Error::usage(told));
+        }
         Ok(SpanOptions { answers: AnswerOptions { max_tokens, n_best, no_answer_threshold }, stride, scoring })
     }
 }

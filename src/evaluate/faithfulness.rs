@@ -50,11 +50,16 @@ impl FaithfulnessOptions {
     }
 
     fn check(&self) -> Result<()> {
+        /// Of steps and of sets: beyond it there is nothing more to see.
+        const MOST: usize = 10_000;
         if self.shares.is_empty() || !self.shares.iter().all(|share| *share > 0.0 && *share <= 1.0) {
             return Err(Error::usage(format!("shares: expected numbers above 0, at most 1, found {:?}", self.shares)));
         }
-        if self.curve_steps == 0 {
-            return Err(Error::usage("curve steps: expected at least 1, found 0"));
+        if !(1..=MOST).contains(&self.curve_steps) {
+            return Err(Error::usage(format!("curve steps: expected 1 to {MOST}, found {}", self.curve_steps)));
+        }
+        if self.subsets > MOST {
+            return Err(Error::usage(format!("subsets: expected at most {MOST}, found {}", self.subsets)));
         }
         Ok(())
     }

@@ -167,9 +167,13 @@ impl Share {
     }
 }
 
+/// Subsets, or sets left out: each is a training, or a refit, and is held in memory.
+pub(super) const MOST_TRAININGS: usize = 100_000;
+const MOST_SEEDS: usize = 1_000;
+
 fn check(options: &LdsOptions, plan: &RetrainingPlan, records: usize) -> Result<()> {
-    if options.subsets < 3 {
-        return Err(Error::usage(format!("--subsets: expected at least 3, found {}", options.subsets)));
+    if !(3..=MOST_TRAININGS).contains(&options.subsets) {
+        return Err(Error::usage(format!("--subsets: expected 3 to {MOST_TRAININGS}, found {}", options.subsets)));
     }
     if let Some(fraction) = options.fractions.iter().find(|fraction| !(**fraction > 0.0 && **fraction < 1.0)) {
         return Err(Error::usage(format!("--fraction: expected between 0 and 1, found {fraction}")));
@@ -188,6 +192,7 @@ pub(super) fn check_seeds(seeds: usize, plan: &RetrainingPlan) -> Result<()> {
     match seeds {
         0 => Err(Error::usage("--seeds: expected at least 1, found 0")),
         1 => Ok(()),
+        MOST_SEEDS.. => Err(Error::usage(format!("--seeds: expected less than {MOST_SEEDS}, found {seeds}"))),
         _ if plan.retraining.has_seeds() => Ok(()),
         _ => Err(Error::usage("--seeds: a last layer's optimum is the same whatever the seed")
             .with_hint("train whole models: --retrain full")),

@@ -8,7 +8,7 @@
 use serde::Serialize;
 
 use super::contender::{behind, verdict};
-use super::lds::check_seeds;
+use super::lds::{MOST_TRAININGS, check_seeds};
 use super::retraining::{RetrainingPlan, Subset, loss};
 use super::table::{Table, cell};
 use super::units::order;
@@ -171,6 +171,9 @@ impl Trainings<'_> {
                 let message =
                     format!("--leave: expected from 1 to less than the {rows} training records, found {records}");
                 return Err(Error::usage(message));
+            }
+            if sets > MOST_TRAININGS {
+                return Err(Error::usage(format!("--sets: expected at most {MOST_TRAININGS}, found {sets}")));
             }
             // Sets that one shuffling is cut into.
             let disjoint = rows / records;

@@ -176,16 +176,19 @@ impl<'a> Trainings<'a> {
             0,
             Some(model.max_length()),
         )?;
+        let before = rejections.count();
         let training = Labelled::read(training, None, rejections)?;
         check_indexed(model, store, &training)?;
         let training = training.examples(&trainee, rejections)?;
+        let left_out = rejections.count() - before;
         let queries = Labelled::read(queries, None, rejections)?.examples(&trainee, rejections)?;
         let by_index: HashMap<u64, usize> =
             (0..).zip(&training).map(|(place, example)| (example.index, place)).collect();
         let find = |index: &u64| {
             by_index.get(index).map(|&place| training[place].clone()).ok_or_else(|| {
-                Error::Mismatch(format!("training record {index} of the store is not among the training data"), None)
-                    .with_hint(INDEXED)
+                let reason = if left_out > 0 { "cannot be learnt" } else { "is not among the training data" };
+                let hint = if left_out > 0 { "index the labelled records alone for this yardstick" } else { INDEXED };
+                Error::Mismatch(format!("training record {index} of the store {reason}"), None).with_hint(hint)
             })
         };
         let rows = store.shards().iter().flat_map(Shard::indices).map(find).collect::<Result<_>>()?;
@@ -213,6 +216,9 @@ impl<'a> Trainings<'a> {
             let Some(ready) = &ready else { break };
             for ((training, _), margins) in wave.iter().zip(ready.train(wave)) {
                 let margins = margins?;
+                if !margins.iter().all(|margin| margin.is_finite()) {
+                    return Err(Error::diverged(format_args!("retraining {} of {}", done + 1, missing.len())));
+                }
                 kept.push(&Learnt { training: training.clone(), margins: margins.clone() })?;
                 known.insert(training.clone(), margins);
                 done += 1;

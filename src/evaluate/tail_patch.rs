@@ -112,6 +112,10 @@ impl Trainings<'_> {
             Retraining::Head(_) => self.patch_heads(&steps, options, settings)?,
             Retraining::Full(_) => self.patch_models(&steps, options, retraining, settings)?,
         };
+        if !falls.iter().all(|fall| fall.is_finite()) {
+            return Err(Error::usage(format!("--rate {}: the loss after a step is no longer a number", options.rate))
+                .with_hint("lower it"));
+        }
         let falls: Vec<&[f64]> = falls.chunks(self.queries.len()).collect();
         let measure = |values: &[f64]| Measure::of(values, options.seed);
         let row = |(judged, falls_of): (Judgement, &&[f64])| {

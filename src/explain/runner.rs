@@ -10,7 +10,7 @@ use super::method::{Method, Options};
 use super::probe::{Answer, Course, Mix, Point, Probe, Want};
 use super::subject::{Scores, Sequence, Subject};
 use crate::backend::{Fold, Path, Rows, Stage};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{Answers, Ask, Descent, Forward, Model, Probes, Reads};
 use crate::tokens::{Masked, PackedBatch};
 
@@ -40,7 +40,11 @@ pub fn explain(
         done,
     };
     runner.run(&mut courses)?;
-    Ok(courses.par_iter_mut().map(|course| course.finish()).collect())
+    let scores: Vec<Vec<Scores>> = courses.par_iter_mut().map(|course| course.finish()).collect();
+    match subjects.iter().zip(&scores).find(|(_, scores)| !scores.iter().all(Scores::are_numbers)) {
+        Some((subject, _)) => Err(Error::not_numbers(format_args!("record {}, in part or whole", subject.index))),
+        None => Ok(scores),
+    }
 }
 
 /// `z` of each probe, in their order: nothing else is asked. `done` is as for [`explain`].
@@ -59,7 +63,12 @@ pub(super) fn logits(
         budget: batch_tokens.unwrap_or_else(|| model.network().batch_tokens()).max(1),
         done,
     };
-    Ok(runner.answers(&round)?.into_iter().map(|answer| answer.logits).collect())
+    let logits: Vec<Vec<f32>> = runner.answers(&round)?.into_iter().map(|answer| answer.logits).collect();
+    if logits.iter().flatten().all(|z| z.is_finite()) {
+        Ok(logits)
+    } else {
+        Err(Error::not_numbers("a record that parts are taken from"))
+    }
 }
 
 /// Batches handed to the network at a time, for each of its workers: so many that none waits long at the end, so few

@@ -43,6 +43,14 @@ pub struct Scores {
     pub r_squared: Option<f64>,
 }
 
+impl Scores {
+    /// Whether the model's outputs were, wherever it was asked.
+    pub(super) fn are_numbers(&self) -> bool {
+        let outputs = [Some(self.output), self.baseline_output];
+        self.tokens.iter().all(|score| score.is_finite()) && outputs.iter().flatten().all(|output| output.is_finite())
+    }
+}
+
 impl Subject<'_> {
     /// Its tokens as the model reads them.
     pub(super) fn sequence(&self, model: &Model) -> Arc<Sequence> {

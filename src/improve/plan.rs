@@ -412,6 +412,16 @@ impl Default for Words {
     }
 }
 
+impl Words {
+    fn check(&self) -> Result<(), String> {
+        let shares = [("least_share", self.least_share), ("false_discovery", self.false_discovery)];
+        match shares.iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
+            Some((name, share)) => Err(format!("words: {name}: expected 0 to 1, found {share}")),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Data that arrive in batches, and what labels may cost.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -643,6 +653,7 @@ impl Step {
             Self::Augment { share, .. } if !(0.0..=1.0).contains(share) => {
                 Err(format!("augment: share: expected 0 to 1, found {share}"))
             }
+            Self::Reweight { words, .. } | Self::Rebalance { words, .. } => words.check(),
             Self::Add { count, target_count, .. } | Self::Augment { count, target_count, .. } => {
                 self.amounts([("count", *count), ("target_count", *target_count)])
             }

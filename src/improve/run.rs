@@ -21,8 +21,8 @@ type Tell<'a> = &'a mut dyn FnMut(&str);
 /// Carries a plan out in a folder, or goes on with it; `tell` hears of each training.
 ///
 /// # Errors
-/// [`Error::Interrupted`]: what was finished stays; [`Error::Mismatch`] where the folder is another plan's; whatever reading, training and auditing
-/// fail with.
+/// [`Error::Interrupted`]: what was finished stays; [`Error::Mismatch`] where the folder is another plan's; whatever
+/// reading, training and auditing fail with.
 pub fn improve(
     plan: &Plan,
     out: &Path,

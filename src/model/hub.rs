@@ -31,8 +31,20 @@ pub fn find_with(path_or_name: &str, variable: impl Fn(&str) -> Option<OsString>
         return Err(Error::usage(format!("model {path_or_name}: no such directory")));
     }
     let cache = cache_folder(variable);
-    snapshot(cache.as_deref(), path_or_name).ok_or_else(|| not_found(path_or_name, cache.as_deref()))
+    let folder = snapshot(cache.as_deref(), path_or_name).ok_or_else(|| not_found(path_or_name, cache.as_deref()))?;
+    let lacks = |names: &[&str]| !names.iter().any(|name| folder.join(name).is_file());
+    match NEEDED.iter().find(|names| lacks(names)) {
+        Some(names) => Err(Error::usage(format!("model {path_or_name}: no {} in {}", names[0], folder.display()))
+            .with_hint(format!("download the rest of it: hf download {path_or_name}"))),
+        None => Ok(folder),
+    }
 }
+
+/// What a whole download has, each under one of some names; pickled weights are told of where they are read.
+const NEEDED: [&[&str]; 2] = [
+    &["config.json", "modules.json"],
+    &["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "modules.json"],
+];
 
 fn not_found(name: &str, cache: Option<&Path>) -> Error {
     let cache = cache.map_or_else(|| "which has no folder here".to_owned(), |folder| folder.display().to_string());

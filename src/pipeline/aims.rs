@@ -101,6 +101,9 @@ impl<'a> Aims<'a> {
             ExplainTarget::All => Ok((0..model.classes()).collect()),
             ExplainTarget::Predicted | ExplainTarget::Gold => Ok(Vec::new()),
         };
+        if options.against.is_some() && model.task() == Task::Record && model.classes() < 2 {
+            return Err(Error::usage("--against: expected a model of several outputs, found one of one"));
+        }
         let against = options.against.as_ref().map(|label| class(model, "--against", label)).transpose()?;
         let mut targets = targets?;
         targets.retain(|target| Some(*target) != against);

@@ -232,7 +232,7 @@ impl<'a> Answers<'a> {
     fn same_id(&self, hits: &Hits, id: &str) -> Result<Option<u64>> {
         for hit in hits.proponents.iter().chain(&hits.opponents) {
             if self.store.record(hit.row as usize)?.id == id {
-                return Ok(Some(hit.row));
+                return Ok(Some(hit.row).filter(|&row| self.scope.next_copy(row as usize).is_none()));
             }
         }
         Ok(None)
@@ -293,7 +293,7 @@ impl<'a> Answers<'a> {
 
     /// The query's own record can take one place at each end.
     fn fetched(&self, k: usize) -> usize {
-        k + usize::from(self.options.exclude_same_id || self.options.of_itself)
+        k.saturating_add(usize::from(self.options.exclude_same_id || self.options.of_itself))
     }
 
     fn search_options<'o>(&'o self, progress: &'o (dyn Fn(u64, u64) -> bool + Sync)) -> Options<'o> {
@@ -330,12 +330,23 @@ impl<'a> Answers<'a> {
     fn lookup<'s>(&'s self, hits: Box<dyn Iterator<Item = Result<Hit>> + 's>, asker: Asker<'s>) -> Neighbours<'s> {
         let own = asker.own_row.map(|row| self.scope.stands_for(row));
         let others = hits.filter(move |hit| !matches!(hit, Ok(hit) if Some(hit.row as usize) == own));
-        let found = others.map(|hit| hit.and_then(|hit| Ok((self.store.record(hit.row as usize)?, hit))));
-        let exclude = self.options.exclude_same_id;
-        let kept = found.filter(move |found| !matches!(found, Ok((record, _)) if exclude && record.id == asker.id));
+        let kept = others.filter_map(move |hit| hit.and_then(|hit| self.of_another_id(hit, asker.id)).transpose());
         Box::new(
             kept.zip(1..).map(move |(found, rank)| found.map(|(record, hit)| self.neighbour(rank, hit, record, asker))),
         )
+    }
+
+    /// A hit and its record; where that has the query's id, and is left out for it, the next of those it stands for.
+    fn of_another_id(&self, hit: Hit, id: &str) -> Result<Option<(StoredRecord, Hit)>> {
+        let row = hit.row as usize;
+        let record = self.store.record(row)?;
+        if !(self.options.exclude_same_id && record.id == id) {
+            return Ok(Some((record, hit)));
+        }
+        let Some(next) = self.scope.next_copy(row) else { return Ok(None) };
+        let (shard, place) = self.store.locate(next);
+        let index = self.store.shards()[shard].indices()[place];
+        Ok(Some((self.store.record(next)?, Hit { row: next as u64, index, score: hit.score })))
     }
 
     fn neighbour(&self, rank: u64, hit: Hit, record: StoredRecord, asker: Asker<'_>) -> Neighbour {

@@ -2,19 +2,18 @@
 
 use std::path::Path;
 
-use super::predict_tokens::{encoded_text, question_windows};
-use super::windows::read_whole;
+use super::sequences::{Sequence, run_sequences, sequence};
 use super::{Rejections, Settings};
 use crate::backend::check::Check;
 use crate::backend::cpu::dot;
 use crate::backend::reference::Reference;
 use crate::backend::{self, Fold, Objective};
-use crate::dataset::{Dataset, Record};
+use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::factors::{self, FactorRows, Floats, Target};
 use crate::model::{Answers, Ask, LoadOptions, Model, Outputs, Probes, Problem, Reads, Task};
 use crate::search::{self, Form, Options, Query};
-use crate::tokens::{Encoding, PackedBatch};
+use crate::tokens::PackedBatch;
 
 /// Records looked at: enough to meet every length, few enough for the f64 reference.
 const RECORDS: usize = 48;
@@ -22,14 +21,8 @@ const RECORDS: usize = 48;
 const REFERENCE_RECORDS: usize = 8;
 /// Of those, the shortest, whose gradients are looked at: ten passes each.
 const DIFFERENCED_RECORDS: usize = 2;
-/// Tokens that windows of a long text share, as everywhere else by default.
-const STRIDE: usize = 128;
 /// Logits that a loss's slope is looked at in, spread over all of them.
 const SLOPES: usize = 64;
-
-/// A record as the model reads it, the first window of what is longer than one, and the tokens whose outputs are looked
-/// at.
-type Sequence = (Encoding, Reads);
 
 /// Runs the proof.
 ///
@@ -37,7 +30,7 @@ type Sequence = (Encoding, Reads);
 /// Where the records cannot be read or run; a check that fails is a result, not an error.
 pub fn prove(model: &Model, dataset: Dataset, settings: &Settings, rejections: &mut Rejections) -> Result<Vec<Check>> {
     let sequences = sample(model, dataset, rejections)?;
-    let outputs = run(model, &sequences, settings.batch_tokens)?;
+    let outputs = run_sequences(model, &sequences, settings.batch_tokens, &|_| true)?;
     let exact = reference(model)?;
     let mut checks = vec![alone(model, &sequences, &outputs)?, itself(model, &outputs)?];
     checks.extend(drift(model, &exact, &sequences, &outputs)?);
@@ -60,7 +53,7 @@ fn sample(model: &Model, mut dataset: Dataset, rejections: &mut Rejections) -> R
     while sequences.len() < RECORDS {
         let Some(record) = dataset.next() else { break };
         let place = dataset.place();
-        match record.and_then(|record| sequence(model, record).map_err(|reason| place.error(reason))) {
+        match record.and_then(|record| sequence(model, &record).map_err(|reason| place.error(reason))) {
             Ok(sequence) => sequences.push(sequence),
             Err(error) => rejections.take(error)?,
         }
@@ -68,40 +61,11 @@ fn sample(model: &Model, mut dataset: Dataset, rejections: &mut Rejections) -> R
     if sequences.is_empty() { Err(Error::usage("no records to prove the model on")) } else { Ok(sequences) }
 }
 
-fn sequence(model: &Model, record: Record) -> Result<Sequence, String> {
-    let whole = |record: &Record| model.encode(record).map_err(|error| error.to_string());
-    let windows: Vec<Sequence> = match model.task() {
-        Task::Record => vec![(whole(&record)?, Reads::default())],
-        Task::Spans => question_windows(model, &record, STRIDE)?.into_iter().map(read_whole).collect(),
-        Task::Tags => encoded_text(model, record, STRIDE)?.sequences,
-        Task::Masks => {
-            // A logit for each piece of the vocabulary: of one token.
-            let encoding = whole(&record)?;
-            let token = encoding.own_tokens().next().unwrap_or(0) as u32;
-            vec![(encoding, Reads::from([token]))]
-        }
-    };
-    windows.into_iter().next().ok_or_else(|| "no token".to_owned())
-}
-
-/// Outputs of each sequence.
-fn run(model: &Model, sequences: &[Sequence], batch_tokens: Option<usize>) -> Result<Vec<Outputs>> {
-    if model.task() != Task::Record {
-        let window: Vec<_> = sequences.iter().map(|(encoding, reads)| (encoding, Reads::clone(reads))).collect();
-        return model.read(&window, batch_tokens, &|_| true);
-    }
-    let encodings: Vec<&Encoding> = sequences.iter().map(|(encoding, _)| encoding).collect();
-    let Outputs { features, logits } = model.run(&encodings, batch_tokens, &|_| true)?;
-    let (e, k) = (model.width(), model.classes());
-    let row = |i| Outputs { features: features[i * e..][..e].to_vec(), logits: logits[i * k..][..k].to_vec() };
-    Ok((0..sequences.len()).map(row).collect())
-}
-
 /// Each record alone gives the bits it gave in company.
 fn alone(model: &Model, sequences: &[Sequence], together: &[Outputs]) -> Result<Check> {
     let mut different = 0.0;
     for (sequence, together) in sequences.iter().zip(together) {
-        let one = run(model, std::slice::from_ref(sequence), None)?;
+        let one = run_sequences(model, std::slice::from_ref(sequence), None, &|_| true)?;
         if bits(&one[0].features) != bits(&together.features) || bits(&one[0].logits) != bits(&together.logits) {
             different += 1.0;
         }
@@ -132,7 +96,7 @@ fn itself(model: &Model, outputs: &[Outputs]) -> Result<Check> {
 /// How far the model's precision is from f64 through all of it.
 fn drift(model: &Model, exact: &Model, sequences: &[Sequence], outputs: &[Outputs]) -> Result<Vec<Check>> {
     let some = &sequences[..sequences.len().min(REFERENCE_RECORDS)];
-    let exact = run(exact, some, None)?;
+    let exact = run_sequences(exact, some, None, &|_| true)?;
     let depth = some.iter().map(|(encoding, _)| encoding.ids.len()).max().unwrap_or(1) + model.width();
     let bound = model.device().1.unit() * depth as f64;
     let check = |name: &str, of: fn(&Outputs) -> &Vec<f32>| {

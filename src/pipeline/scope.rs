@@ -43,8 +43,8 @@ pub(super) struct Grouping {
 struct Duplicates {
     /// The first of its kind, for each row that is another's copy.
     first_of: HashMap<usize, usize>,
-    /// How many records there are of a kind, by the first of them.
-    copies: HashMap<usize, u64>,
+    /// By the first of a kind of several: the second, and how many there are.
+    copies: HashMap<usize, (usize, u64)>,
 }
 
 impl Scope {
@@ -68,9 +68,17 @@ impl Scope {
         Ok(scope)
     }
 
-    /// How many records the hit's row stands for, where duplicates were collapsed.
+    /// How many records the hit's row stands for, where duplicates were collapsed: where it is not the first of its
+    /// kind, all but that.
     pub(super) fn copies(&self, row: usize) -> Option<u64> {
-        self.duplicates.as_ref().map(|duplicates| duplicates.copies.get(&row).copied().unwrap_or(1))
+        let first = self.stands_for(row);
+        let all = self.duplicates.as_ref()?.copies.get(&first).map_or(1, |&(_, count)| count);
+        Some(all - u64::from(row != first))
+    }
+
+    /// The row that stands for others where the first of them is left out.
+    pub(super) fn next_copy(&self, first: usize) -> Option<usize> {
+        self.duplicates.as_ref()?.copies.get(&first).map(|&(second, _)| second)
     }
 
     /// The row that stands for `row`: itself, or the first of its kind.
@@ -89,7 +97,7 @@ impl Scope {
             let one = *first.entry(kind).or_insert(row);
             if one != row {
                 duplicates.first_of.insert(row, one);
-                *duplicates.copies.entry(one).or_insert(1) += 1;
+                duplicates.copies.entry(one).or_insert((row, 1)).1 += 1;
             }
         }
         let selected = |row: usize| self.rows.as_ref().is_none_or(|rows| rows.contains(row));

@@ -156,8 +156,7 @@ fn check_finite(chunk: &Chunk) -> Result<()> {
     let is_finite = |i: &usize| chunk.passes.iter().all(|pass| pass.logits(*i).iter().all(|z| z.is_finite()));
     let Some(i) = (0..chunk.records.len()).find(|i| !is_finite(i)) else { return Ok(()) };
     let Record { index, id, .. } = &chunk.records[i];
-    Err(Error::usage(format!("record {index} (id `{id}`): the model's outputs are not numbers"))
-        .with_hint("check the model's weights and this record"))
+    Err(Error::not_numbers(format_args!("record {index} (id `{id}`)")))
 }
 
 /// The features of records that were read before, under the first model, `[n, E]`.

@@ -3,7 +3,7 @@
 
 use super::{Progress, Rejections, Settings, Summary};
 use crate::dataset::{Dataset, Place, Record};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::{Model, Outputs, Reads};
 use crate::tokens::{Encoding, Joined};
@@ -99,7 +99,11 @@ impl Windows<'_> {
             let outputs = self.model.read(&sequences, self.settings.batch_tokens, &|_| !interrupt::asked())?;
             let mut outputs = outputs.into_iter();
             for (record, place) in window {
-                let own = outputs.by_ref().take(record.sequences.len()).collect();
+                let own: Vec<Outputs> = outputs.by_ref().take(record.sequences.len()).collect();
+                if !own.iter().flat_map(|outputs| &outputs.logits).all(|z| z.is_finite()) {
+                    let Record { index, id, .. } = &record.record;
+                    return Err(Error::not_numbers(format_args!("record {index} (id `{id}`)")));
+                }
                 match take(record, own, &place) {
                     Ok(()) => summary.records += 1,
                     Err(error) => rejections.take(error)?,

@@ -17,6 +17,8 @@ use crate::error::{Error, Result};
 
 /// BERT's special tokens, in the order of their ids.
 const SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+/// Pieces, at most: room for as many is made beforehand.
+const MOST: usize = 1_000_000;
 /// Pieces that come less often are not made.
 const LEAST: u64 = 2;
 /// The share of a vocabulary's room that single characters may take: the rarest of them are `[UNK]`.
@@ -27,8 +29,9 @@ const CHARACTERS: f64 = 0.8;
 /// # Errors
 /// [`Error::Usage`] where there is no room for any piece, or there are no texts.
 pub fn learn_vocabulary<'a>(texts: impl IntoIterator<Item = &'a str>, size: usize) -> Result<Vec<String>> {
-    if size <= SPECIAL.len() {
-        return Err(Error::usage(format!("--vocabulary: expected more than {}, found {size}", SPECIAL.len())));
+    if size <= SPECIAL.len() || size > MOST {
+        let least = SPECIAL.len() + 1;
+        return Err(Error::usage(format!("--vocabulary: expected {least} to {MOST}, found {size}")));
     }
     let failed = |error: tokenizers::Error| Error::usage(format!("the vocabulary could not be learnt: {error}"));
     let texts: Vec<&str> = texts.into_iter().collect();

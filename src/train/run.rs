@@ -19,6 +19,9 @@ use crate::lock::Lock;
 use crate::model::{DropoutPass, DropoutRates, Learn, NamedTensor, Task, Trainee};
 use crate::tokens::{Encoding, MicroBatch, pack};
 
+/// Examples looked at after the last step where there are no dev data.
+const LOOKED_AT: usize = 32;
+
 /// How a training runs: none of it changes a bit of the outcome.
 #[derive(Clone, Debug, Default)]
 pub struct TrainPlan {
@@ -342,10 +345,13 @@ impl<'a, M: Material> Run<'a, M> {
     }
 
     fn end_epoch(&mut self, told: &mut dyn FnMut(&EpochReport) -> Result<()>) -> Result<()> {
-        let evaluated = match self.dev {
-            [] => None,
-            dev => Some(evaluate(self.trainee, dev, self.plan.batch_tokens)),
+        // What the last step did is seen by no step after it.
+        let is_last = self.progress.epoch + 1 >= self.options.epochs;
+        let looked_at = match self.dev {
+            [] if is_last => &self.examples[..self.examples.len().min(LOOKED_AT)],
+            dev => dev,
         };
+        let evaluated = (!looked_at.is_empty()).then(|| evaluate(self.trainee, looked_at, self.plan.batch_tokens));
         if let Some(Err(Error::Interrupted)) = evaluated {
             // The last step is done: going on evaluates again.
             self.checkpoint()?;
@@ -358,6 +364,10 @@ impl<'a, M: Material> Run<'a, M> {
             learning_rate: self.rates.at(self.progress.steps.saturating_sub(1)),
             dev: evaluated.transpose()?,
         };
+        if report.dev.as_ref().is_some_and(|found| !found.loss.is_finite()) {
+            return Err(Error::diverged(format_args!("epoch {}", report.epoch)));
+        }
+        let report = EpochReport { dev: report.dev.filter(|_| !self.dev.is_empty()), ..report };
         if let Some(dynamics) = &mut self.dynamics {
             dynamics.write_epoch(&self.moments)?;
         }

@@ -307,19 +307,97 @@ fn contexts_without_tokens_are_records_that_cannot_be_used() {
 #[test]
 fn outputs_that_are_no_numbers_are_refused() {
     let bench = Bench::new();
-    let model = bench.model("bert-cls2");
     bench.records("data.jsonl", 3);
-    let file = bench.path("bert-cls2/model.safetensors");
-    let mut parts = Parts::read(&file);
-    let range = parts.range("classifier.weight");
-    parts.data[range].chunks_exact_mut(4).for_each(|x| x.copy_from_slice(&3e38_f32.to_le_bytes()));
-    parts.write(&file);
-    for job in [format!("predict --model {model}"), format!("index --model {model} --store store")] {
-        bench.fails(
-            &format!("{job} --data data.jsonl --quiet"),
-            "record 0 (id `r0`): the model's outputs are not numbers",
-        );
+    bench.write("masks.jsonl", "{\"text\":\"it is [MASK] to us\"}\n");
+    bench.write("words.jsonl", "{\"tokens\":[\"it\",\"is\",\"good\"]}\n");
+    bench.write("questions.jsonl", "{\"question\":\"who\",\"context\":\"it is good to us\"}\n");
+    let blown_up = |model: &str, tensor: &str| {
+        bench.model(model);
+        let file = bench.path(&format!("{model}/model.safetensors"));
+        let mut parts = Parts::read(&file);
+        let range = parts.range(tensor);
+        parts.data[range].chunks_exact_mut(4).for_each(|x| x.copy_from_slice(&3e38_f32.to_le_bytes()));
+        parts.write(&file);
+    };
+    blown_up("bert-cls2", "classifier.weight");
+    blown_up("bert-spans", "qa_outputs.weight");
+    blown_up("bert-tags", "classifier.weight");
+    blown_up("bert-masks", "cls.predictions.transform.LayerNorm.weight");
+    for job in [
+        "predict --model bert-cls2 --data data.jsonl",
+        "index --model bert-cls2 --data data.jsonl --store store",
+        "predict --model bert-spans --data questions.jsonl --stride 8",
+        "predict --model bert-tags --data words.jsonl --stride 8",
+        "predict --model bert-masks --data masks.jsonl",
+        "select --model bert-spans --data questions.jsonl --stride 8",
+    ] {
+        bench.fails(&format!("{job} --quiet"), "the model's outputs are not numbers");
+        assert!(bench.run(&format!("{job} --quiet")).err.contains("record 0 (id `"), "{job}");
     }
+    for method in
+        ["saliency", "lime --samples 8", "attention", "occlusion", "generic-attention", "integrated-gradients"]
+    {
+        let ran = bench.run(&format!("explain --model bert-cls2 --data data.jsonl --quiet --method {method}"));
+        ran.failed("record 0, in part or whole: the model's outputs are not numbers");
+        assert!(ran.out.is_empty(), "{method}");
+    }
+    let evaluate = "evaluate faithfulness --model bert-cls2 --data data.jsonl --quiet --method saliency,random";
+    bench.fails(evaluate, "the model's outputs are not numbers");
+}
+
+/// A training whose last step goes too far leaves no model, and no figures.
+#[test]
+fn trainings_that_diverge_are_told() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("data.jsonl", 8);
+    let told = "the model's outputs are no longer numbers";
+    let train = "train --model bert-cls2 --data data.jsonl --epochs 1 --quiet --out trained --learning-rate";
+    for more in ["1e12", "1e308", "1e12 --dev data.jsonl"] {
+        bench.fails(&format!("{train} {more}"), told);
+        assert!(!bench.path("trained").exists(), "{more}");
+    }
+    bench.ok("index --model bert-cls2 --data data.jsonl --store store --quiet");
+    let evaluate = "--training data.jsonl --store store --data data.jsonl --rule grad-dot --quiet";
+    let full = "--retrain full --epochs 1 --learning-rate 1e12";
+    bench.fails(&format!("evaluate lds {evaluate} {full} --subsets 3"), told);
+    bench.fails(&format!("evaluate leave-out {evaluate} {full} --sets 3"), told);
+    bench.fails(&format!("evaluate tail-patch {evaluate} --rate 1e308"), "no longer a number");
+}
+
+/// Numbers that no machine has room for are refused before anything is made.
+#[test]
+fn amounts_beyond_all_reason_are_refused() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.records("data.jsonl", 6);
+    bench.ok("index --model bert-cls2 --data data.jsonl --store store --quiet");
+    let huge = "1000000000000000000";
+    let faithfulness = "evaluate faithfulness --model bert-cls2 --data data.jsonl --quiet --method random";
+    let rules = "--training data.jsonl --store store --data data.jsonl --rule grad-dot --quiet";
+    for job in [
+        format!("{faithfulness} --curve-steps {huge}"),
+        format!("{faithfulness} --subsets {huge}"),
+        format!("evaluate lds {rules} --subsets {huge}"),
+        format!("evaluate lds {rules} --retrain full --subsets 3 --seeds {huge}"),
+        format!("evaluate leave-out {rules} --sets {huge}"),
+        format!("train --task masks --data data.jsonl --vocabulary {huge} --shape 1x32 --out own"),
+        format!("bench --job search --records 500 --width 8 --queries {huge}"),
+        format!("bench --job search --samples {huge}"),
+    ] {
+        bench.fails(&job, "expected");
+    }
+    for share in ["nan", "-1", "2"] {
+        bench.fails(&format!("audit bias --store store --least-share={share}"), "--least-share: expected 0 to 1");
+        bench.fails(&format!("audit bias --store store --false-discovery={share}"), "--false-discovery: expected 0");
+    }
+    let most = u64::MAX;
+    assert_eq!(lines(&bench.ok(&format!("search --store store --self --top-k {most} --quiet"))).len(), 6);
+    bench.model("bert-spans");
+    bench.write("questions.jsonl", "{\"question\":\"who\",\"context\":\"it is good to us\"}\n");
+    let spans = "predict --model bert-spans --data questions.jsonl --stride 8 --no-answer-threshold";
+    bench.fails(&format!("{spans} nan"), "--no-answer-threshold: expected a number, found NaN");
+    bench.fails(&format!("{spans}=-inf"), "--no-answer-threshold: expected a number, found -inf");
 }
 
 /// A text may begin with anything, and a number that is too small is told as such.

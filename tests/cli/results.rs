@@ -369,6 +369,9 @@ fn a_config_file_gives_arguments_and_the_command_line_wins() {
     // What may be given several times is given by one of the two as well.
     bench.records("other.jsonl", 2);
     assert_eq!(lines(&bench.ok("search --config run.toml --data other.jsonl")).len(), 2);
+    // And what does not go together with it is left out.
+    bench.write("data.toml", "quiet = true\nmodel = \"bert-cls2\"\ndata = \"data.jsonl\"\n");
+    assert_eq!(lines(&bench.ok("predict --config data.toml --text good")).len(), 1);
     for (text, wrong) in [
         ("no-such-thing = 1\n", "no-such-thing"),
         ("[saerch]\ntop-k = 2\n", "saerch"),
@@ -537,6 +540,12 @@ fn bench_tells_its_rates_beside_the_machines_ceilings() {
     let jobs: Vec<&Value> = rows.iter().map(|row| &row["job"]).collect();
     assert_eq!(jobs, ["multiply-add", "read", "search", "search"]);
     assert!(rows[2]["queries_per_second"].as_f64().is_some_and(|rate| rate > 0.0));
+    bench.write("words.jsonl", r#"{"tokens": ["she", "wrote", "a", "book"]}"#);
+    for job in ["forward", "explain"] {
+        let model = bench.model("bert-tags");
+        let rows = lines(&bench.ok(&format!("bench --job {job} --model {model} --data words.jsonl --samples 1")));
+        assert!(rows.last().is_some_and(|row| row["job"] == job && row["tokens_per_second"].as_f64() > Some(0.0)));
+    }
     for amount in ["records", "width", "classes", "queries", "samples"] {
         bench.fails(&format!("bench --job search --{amount} 0"), &format!("invalid value '0' for '--{amount}"));
     }

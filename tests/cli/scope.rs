@@ -155,6 +155,14 @@ fn duplicates_are_collapsed_into_the_first_of_them() {
     }
     let kinds: u64 = hits(collapsed, "proponents").iter().filter_map(|hit| hit["copies"].as_u64()).sum();
     assert_eq!(kinds, 40);
+    // Where the first has the query's id, and is left out for it, the next stands for the others.
+    bench.write("own.jsonl", "{\"id\":\"r0\",\"text\":\"the food was good 0\"}\n");
+    let own = "search --store store --data own.jsonl -k 40 --collapse-duplicates --exclude-same-id --rule";
+    let own = &lines(&bench.ok(&format!("{own} feature-euc --quiet")))[0];
+    let first = &hits(own, "proponents")[0];
+    assert_eq!((&first["id"], &first["index"], &first["copies"]), (&json!("r30"), &json!(30), &json!(1)));
+    let copies: u64 = hits(own, "proponents").iter().filter_map(|hit| hit["copies"].as_u64()).sum();
+    assert_eq!(copies, 39);
     // Only what is searched counts.
     let half = &search(&bench, "--rule grad-dot -k 40 --collapse-duplicates --where source=web")[0];
     let copies: u64 = hits(half, "proponents").iter().filter_map(|hit| hit["copies"].as_u64()).sum();

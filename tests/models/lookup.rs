@@ -23,6 +23,9 @@ fn cache(hub: &Path) -> std::path::PathBuf {
     std::fs::create_dir_all(&snapshot).unwrap();
     std::fs::create_dir_all(repository.join("refs")).unwrap();
     std::fs::write(repository.join("refs/main"), "c0ffee\n").unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::write(snapshot.join(name), "").unwrap();
+    }
     snapshot
 }
 
@@ -54,6 +57,16 @@ fn a_name_that_is_not_there_gets_the_download_command() {
     let error = find_with("org/other", only("HF_HUB_CACHE", folder.path())).unwrap_err();
     assert!(error.to_string().starts_with("model org/other: no such directory, and not in the Hugging Face cache ("));
     assert_eq!(error.hint(), Some("download it first: hf download org/other"));
+}
+
+#[test]
+fn a_download_that_is_not_whole_gets_the_command_too() {
+    let folder = TempDir::new().unwrap();
+    let snapshot = cache(folder.path());
+    std::fs::remove_file(snapshot.join("model.safetensors")).unwrap();
+    let error = find_with("org/name", only("HF_HUB_CACHE", folder.path())).unwrap_err();
+    assert_eq!(error.to_string(), format!("model org/name: no model.safetensors in {}", snapshot.display()));
+    assert_eq!(error.hint(), Some("download the rest of it: hf download org/name"));
 }
 
 #[test]

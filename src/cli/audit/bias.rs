@@ -182,6 +182,11 @@ pub(super) fn run(arguments: &Bias, common: &Common) -> anyhow::Result<Outcome> 
     }
     let (rows, classes, segmentation) = (store.rows(), store.settings().classes, arguments.words);
     let texts = Texts(store);
+    for (flag, share) in [("--least-share", arguments.least_share), ("--false-discovery", arguments.false_discovery)] {
+        if !(0.0..=1.0).contains(&share) {
+            return Err(Error::usage(format!("{flag}: expected 0 to 1, found {share}")).into());
+        }
+    }
     let options = BiasOptions {
         least_count: arguments.least_count,
         least_share: arguments.least_share,

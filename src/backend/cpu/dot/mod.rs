@@ -1,9 +1,9 @@
 //! The f32 dot product of the whole project, and the squared distance beside it.
 //!
-//! One definition of the bits, so that norms, scans and rescoring agree to the last one: lane i of sixteen sums the elements
-//! `i, i + 16, i + 32, …` in one chain of fused multiply-adds, a last incomplete sixteen is completed with zeros, and the lanes
-//! are added by halving ([`Vector::sum`]). The error is at most `γ_n Σ|a b|` with `n = ⌈width/16⌉ + 4`
-//! (Higham, *Accuracy and Stability of Numerical Algorithms*, §3.1).
+//! One definition of the bits, so that norms, scans and rescoring agree to the last one: lane i of sixteen sums the
+//! elements `i, i + 16, i + 32, …` in one chain of fused multiply-adds, a last incomplete sixteen is completed with
+//! zeros, and the lanes are added by halving ([`Vector::sum`]). The error is at most `γ_n Σ|a b|` with
+//! `n = ⌈width/16⌉ + 4` (Higham, *Accuracy and Stability of Numerical Algorithms*, §3.1).
 //!
 //! Many pairs together have those same bits; they only go through memory in a better order. [`dot_tile`] is for many
 //! queries, bound by arithmetic; [`dot_stream`] for few, bound by memory. [`panel_products`] is faster than either, and

@@ -6,7 +6,8 @@ use super::linear;
 use crate::backend::cpu::Cpu;
 use crate::backend::training::{Products, Shape};
 
-/// [`crate::backend::training::Training::outer_products`]: the gradient of a layer's weights, of each sequence's rows by themselves.
+/// [`crate::backend::training::Training::outer_products`]: the gradient of a layer's weights, of each sequence's rows
+/// by themselves.
 pub(super) fn products(cpu: Cpu, out: &mut [f32], dy: &[f32], x: &[f32], products: &Products<'_, Cpu>) {
     let &Products { batch, rows, inputs, outputs, stride, offset } = products;
     out[..batch.sequences() * stride].par_chunks_mut(stride).enumerate().for_each(|(sequence, out)| {
