@@ -45,6 +45,7 @@ fn settings(problem: Problem, dtype: Dtype, checkpoints: usize) -> Settings {
         gradient_layers: Vec::new(),
         tokens: None,
         columns: vec![],
+        precision: None,
     }
 }
 

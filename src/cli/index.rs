@@ -274,12 +274,19 @@ fn leave<T: Clone + Serialize>(run: &mut RunRecord, name: &str, value: &mut T, k
     }
 }
 
+/// Data are added in the precision that their store was computed in, unless another is named.
+fn by_precision_of(kept: Option<&Info>, common: &Common) -> Common {
+    let precision = kept.and_then(|kept| kept.settings.precision).filter(|_| !is_given("precision"));
+    Common { precision: precision.unwrap_or(common.precision), ..common.clone() }
+}
+
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
     let mut run = RunRecord::begin("index");
     if let Some(file) = &arguments.from_factors {
         return index_given(arguments, file, common, run);
     }
     let kept = arguments.append.then(|| store::info(&arguments.store)).transpose()?;
+    let common = &by_precision_of(kept.as_ref(), common);
     let model = arguments.load(kept.as_ref(), common)?;
     run.model(&model);
     if arguments.masks && model.task() != Task::Masks {

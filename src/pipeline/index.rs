@@ -261,6 +261,7 @@ pub(super) fn store_settings(model: &Model, options: &IndexOptions) -> Result<st
         gradient_layers,
         tokens: index_tokens::settings(model, options)?,
         columns: options.columns.clone(),
+        precision: Some(model.device().1),
     })
 }
 

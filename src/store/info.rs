@@ -94,6 +94,9 @@ impl fmt::Display for Info {
         }
         let (dtype, target) = (name(settings.dtype), name(settings.target));
         write!(f, "features     {} numbers each, {dtype}; target {target}", settings.width)?;
+        if let Some(precision) = settings.precision {
+            write!(f, "\nprecision    {precision}")?;
+        }
         if let Some(recall) = &self.recall {
             let (share, queries) = (100.0 * recall.share(), recall.queries);
             write!(f, "\nrecall       {share:.2} % of the 10 nearest, by the first {queries} records")?;

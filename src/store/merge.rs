@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::atomic::{AtomicFile, FileEntry, sync_directory};
 use super::head::read_head;
 use super::manifest::Manifest;
-use super::reader::{Located, blocks_of, check_together, open_part};
+use super::reader::{Located, blocks_of, check_all_together, open_part};
 use super::settings::{Part, Settings};
 use super::shard::Shard;
 use super::writer::StoreWriter;
@@ -26,10 +26,10 @@ use crate::error::{Error, Result};
 pub fn merge<P: AsRef<Path>>(directory: impl AsRef<Path>, parts: &[P]) -> Result<()> {
     let directory = directory.as_ref();
     let parts = parts.iter().map(|part| open_part(part.as_ref())).collect::<Result<Vec<_>>>()?;
-    let Some((first, rest)) = parts.split_first() else {
+    let Some(first) = parts.first() else {
         return Err(Error::usage("no part was given to merge"));
     };
-    rest.iter().try_for_each(|other| check_together(first, other))?;
+    check_all_together(&parts)?;
     let blocks = blocks_of(&parts)?;
     let records = check_whole(&first.1, &blocks)?;
     check_ids(&first.1.settings, &blocks)?;
@@ -38,8 +38,10 @@ pub fn merge<P: AsRef<Path>>(directory: impl AsRef<Path>, parts: &[P]) -> Result
         file.check_contents(first.0)?;
         read_head(first.0, &first.1.settings)
     });
-    let mut writer =
-        StoreWriter::create(directory, first.1.settings.clone(), Part::WHOLE, head.transpose()?.as_ref(), true)?;
+    let mut settings = first.1.settings.clone();
+    // What is known of some is not known of all.
+    settings.precision = settings.precision.filter(|_| parts.iter().all(|part| part.1.settings.precision.is_some()));
+    let mut writer = StoreWriter::create(directory, settings, Part::WHOLE, head.transpose()?.as_ref(), true)?;
     let missing = missing(&writer, blocks)?;
     let settled: Vec<_> = missing.iter().map(|(_, block)| block.settled()).collect();
     let files = missing.iter().zip(&settled).flat_map(|((source, block), settled)| {

@@ -52,6 +52,7 @@
 //!     gradient_layers: Vec::new(),
 //!     tokens: None,
 //!     columns: vec![],
+//!     precision: None,
 //! };
 //! let head = Head { weight: vec![1.0, 0.0, 0.0, 1.0], bias: vec![0.0, 0.0] };
 //! let record = Record { index: 0, id: "a".into(), text: "not bad at all".into(), ..Record::default() };

@@ -7,7 +7,7 @@ use super::fingerprint;
 use super::head::read_head;
 use super::manifest::{BlockEntry, Manifest};
 use super::record::StoredRecord;
-use super::settings::Settings;
+use super::settings::{Difference, Settings};
 use super::shard::Shard;
 use crate::error::{Error, Result};
 use crate::factors::{FactorSource, Head, LabelUsed, LabelledRows, Labels};
@@ -42,10 +42,10 @@ impl Store {
     /// Those of [`Store::open`], and [`Error::Mismatch`] if they are not parts of one data set.
     pub fn open_many<P: AsRef<Path>>(directories: &[P]) -> Result<Self> {
         let parts = directories.iter().map(|directory| open_part(directory.as_ref())).collect::<Result<Vec<_>>>()?;
-        let Some((first, rest)) = parts.split_first() else {
+        let Some(first) = parts.first() else {
             return Err(Error::usage("no store was given"));
         };
-        rest.iter().try_for_each(|other| check_together(first, other))?;
+        check_all_together(&parts)?;
         let blocks = blocks_of(&parts)?;
         let settings = first.1.settings.clone();
         let shards =
@@ -282,11 +282,24 @@ pub(super) fn open_part(directory: &Path) -> Result<Opened<'_>> {
     Err(Error::format(directory, format!("{reason}: {} blocks so far", manifest.blocks.len())).with_hint(hint))
 }
 
+/// Whether parts are of one data set; they all have what is common to them from the first.
+pub(super) fn check_all_together(parts: &[Opened<'_>]) -> Result<()> {
+    let with_first = |parts: &[&Opened<'_>]| {
+        let rest =
+            parts.split_first().map(|(first, rest)| rest.iter().try_for_each(|other| check_together(first, other)));
+        rest.unwrap_or(Ok(()))
+    };
+    with_first(&parts.iter().collect::<Vec<_>>())?;
+    // The first may not know what it was computed in.
+    with_first(&parts.iter().filter(|part| part.1.settings.precision.is_some()).collect::<Vec<_>>())
+}
+
 /// Whether two parts are of one data set.
-pub(super) fn check_together(one: &Opened<'_>, other: &Opened<'_>) -> Result<()> {
+fn check_together(one: &Opened<'_>, other: &Opened<'_>) -> Result<()> {
     let names = || format!("{} and {}", one.0.display(), other.0.display());
-    if let Some(difference) = one.1.settings.difference(&other.1.settings) {
-        return Err(Error::Mismatch(format!("{} do not belong together: {difference}", names()), None));
+    if let Some(Difference { told, precision }) = one.1.settings.difference(&other.1.settings) {
+        let hint = precision.map(|precision| format!("index the other again with `--precision {precision}`"));
+        return Err(Error::Mismatch(format!("{} do not belong together: {told}", names()), hint));
     }
     let checksum = |manifest: &Manifest| manifest.head.as_ref().map(|head| head.checksum.clone());
     if checksum(&one.1) != checksum(&other.1) {

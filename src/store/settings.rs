@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::Precision;
 use crate::error::{Error, Result};
 use crate::factors::{LabelUsed, ScanType};
 use crate::model::{KeptLayer, Problem, Projection, Task};
@@ -61,6 +62,9 @@ pub struct Settings {
     /// Names of the further columns of the data that are kept beside the texts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
+    /// The arithmetic that the numbers were computed in, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<Precision>,
 }
 
 /// How the records of a model that says something of tokens became factors: see [`crate::factors::Bundle`].
@@ -116,6 +120,17 @@ pub struct Checkpoint {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moments: Option<String>,
 }
+
+/// What two stores' settings differ in.
+pub(super) struct Difference {
+    /// The setting's name, and both values.
+    pub(super) told: String,
+    /// The first one's, where it is the precision.
+    pub(super) precision: Option<Precision>,
+}
+
+/// The field's name.
+const PRECISION: &str = "precision";
 
 impl Settings {
     /// About how large a store of `records` records is, whose lines of text ([`super::line_bytes`]) take `text_bytes`,
@@ -201,12 +216,17 @@ impl Settings {
     }
 
     /// The first setting two stores disagree in, with both values. Paths may differ: fingerprints say what was there.
-    pub(super) fn difference(&self, other: &Self) -> Option<String> {
+    /// Precisions are compared where both are known.
+    pub(super) fn difference(&self, other: &Self) -> Option<Difference> {
         let (ours, theirs) = (self.without_paths(), other.without_paths());
-        ours.iter()
-            .zip(&theirs)
-            .find(|(ours, theirs)| ours != theirs)
-            .map(|((name, ours), (_, theirs))| format!("{name}: {ours} in one, {theirs} in the other"))
+        let unknown = self.precision.is_none() || other.precision.is_none();
+        let differ = |name: &&String| ours.get(*name) != theirs.get(*name) && !(unknown && *name == PRECISION);
+        let name = ours.keys().chain(theirs.keys()).find(differ)?;
+        let value = |of: &serde_json::Map<_, _>| of.get(name).map_or_else(|| "none".to_owned(), ToString::to_string);
+        Some(Difference {
+            told: format!("{name}: {} in one, {} in the other", value(&ours), value(&theirs)),
+            precision: self.precision.filter(|_| name == PRECISION),
+        })
     }
 
     fn without_paths(&self) -> serde_json::Map<String, serde_json::Value> {

@@ -13,7 +13,7 @@ use super::encode::write_block;
 use super::head::{check_head, write_head};
 use super::manifest::{Base, BlockEntry, Manifest, Naming};
 use super::replace::settle;
-use super::settings::{Part, Settings};
+use super::settings::{Difference, Part, Settings};
 use crate::error::{Error, Result};
 use crate::factors::Head;
 use crate::lock::Lock;
@@ -216,17 +216,15 @@ fn check_request(settings: &Settings, part: Part, head: Option<&Head>) -> Result
 }
 
 pub(super) fn check_same_job(directory: &Path, manifest: &Manifest, settings: &Settings, part: Part) -> Result<()> {
-    let difference = manifest
-        .settings
-        .difference(settings)
-        .or_else(|| (manifest.part != part).then(|| format!("part: {} in one, {part} in the other", manifest.part)));
-    match difference {
-        None => Ok(()),
-        Some(difference) => Err(Error::Mismatch(
-            format!("{}: the store was begun with other settings than this run's: {difference}", directory.display()),
-            Some("go on with the same settings, or give another directory".into()),
-        )),
-    }
+    let of_part =
+        || Difference { told: format!("part: {} in one, {part} in the other", manifest.part), precision: None };
+    let difference = manifest.settings.difference(settings).or_else(|| (manifest.part != part).then(of_part));
+    let Some(Difference { told, precision }) = difference else { return Ok(()) };
+    let same = precision.map_or("the same settings".to_owned(), |precision| format!("`--precision {precision}`"));
+    Err(Error::Mismatch(
+        format!("{}: the store was begun with other settings than this run's: {told}", directory.display()),
+        Some(format!("go on with {same}, or give another directory")),
+    ))
 }
 
 /// A store with nothing in it but the head.

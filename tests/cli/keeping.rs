@@ -49,6 +49,7 @@ fn data_are_added_by_the_settings_of_their_store() {
         ("rounded", "--target predicted --dtype f16 --block-records 8 --max-length 12 --keep-column label"),
         ("projected", projected),
         ("layers", "--gradients projected --layer-dim 16 --scan int8"),
+        ("halved", "--precision bf16"),
     ] {
         let index = format!("index --model {model} --quiet {settings}");
         bench.ok(&format!("{index} --data all.jsonl --store {name}-whole"));
@@ -64,11 +65,52 @@ fn data_are_added_by_the_settings_of_their_store() {
     for (store, given, expected) in [
         ("rounded", "--dtype f32", "dtype: \"f16\" in one, \"f32\" in the other"),
         ("rounded", "--max-length 9", "max_length: 12 in one, 9 in the other"),
+        ("rounded", "--precision bf16", "precision: \"f32\" in one, \"bf16\" in the other"),
         ("projected", "--seed 4", "\"seed\":4"),
         ("projected", "--gradients last-layer", "width"),
     ] {
         bench.fails(&format!("{append} {store} {given}"), expected);
     }
+}
+
+/// Neither a job that goes on nor a merge mixes what was computed, or is kept, in different ways.
+#[test]
+fn precisions_and_scan_copies_are_not_mixed() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    write(&bench, "data.jsonl", 0, 20);
+    let index = format!("index --model {model} --data data.jsonl --block-records 8 --quiet --store");
+    bench.ok(&format!("{index} plain"));
+    bench.ok(&format!("{index} halved --precision bf16"));
+    let refused = |command: &str, difference: &str, hint: &str| {
+        let ran = bench.run(command);
+        ran.failed(difference);
+        assert!(ran.err.contains(hint), "{}", ran.err);
+    };
+    refused(
+        &format!("{index} plain --resume --precision bf16"),
+        "begun with other settings than this run's: precision: \"f32\" in one, \"bf16\" in the other",
+        "hint: go on with `--precision f32`",
+    );
+    refused(&format!("{index} halved --resume"), "\"bf16\" in one, \"f32\" in the other", "`--precision bf16`");
+    bench.ok(&format!("{index} halved --resume --precision bf16"));
+    assert!(bench.ok("store info halved --format text").contains("precision    bf16"));
+    refused(
+        &format!("{index} plain --resume --scan int8"),
+        "scan: none in one, \"int8\" in the other",
+        "same settings",
+    );
+
+    bench.ok(&format!("{index} first --shard 0/2"));
+    for (part, settings, difference, hint) in [
+        ("bf16", "--precision bf16", ["precision: \"f32\" in one, \"bf16\"", "\"f32\" in the other"], "`--precision "),
+        ("scanned", "--scan int8", ["scan: none in one, \"int8\"", "scan: \"int8\" in one, none"], ""),
+    ] {
+        bench.ok(&format!("{index} {part} --shard 1/2 {settings}"));
+        refused(&format!("merge --store merged first {part}"), difference[0], hint);
+        refused(&format!("merge --store merged {part} first"), difference[1], hint);
+    }
+    assert!(!bench.path("merged").exists());
 }
 
 /// A folder that a command made goes with it where nothing in it was finished; what was there before, and finished

@@ -43,6 +43,7 @@ fn drawn(at: &std::path::Path, records: usize) -> Store {
         gradient_layers: vec![],
         tokens: Some(TokenSettings { task: Task::Masks, stride: 0, max_answer_tokens: 0 }),
         columns: vec![],
+        precision: None,
     };
     let piece = |factor: usize| (factor * 37) % 90;
     let deltas = (0..factors).flat_map(|factor| {

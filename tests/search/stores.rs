@@ -38,6 +38,7 @@ fn settings(sizes: &Sizes) -> Settings {
         gradient_layers: Vec::new(),
         tokens: None,
         columns: vec![],
+        precision: None,
     }
 }
 

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use wherefore::backend::Precision;
 use wherefore::model::Problem;
-use wherefore::store::{Dtype, Part, Store};
+use wherefore::store::{Dtype, Part, Store, merge};
 
 use super::{build, contents, create, plain, settings, told, write_blocks};
 
@@ -130,6 +131,40 @@ fn a_finished_store_takes_no_more() {
     assert!(message.contains("finished with 30 records, and the data now have 31"), "{message}");
     assert_eq!(contents(root.path()), before);
     Store::open(root.path()).unwrap();
+}
+
+/// Stores made before precisions were noted have none, and so have factors that were given.
+#[test]
+fn precisions_are_compared_where_both_are_known() {
+    let root = tempfile::tempdir().unwrap();
+    let of = |precision| wherefore::store::Settings { precision, ..plain() };
+    let [none, f32, bf16] = [None, Some(Precision::F32), Some(Precision::Bf16)].map(of);
+    let parts: Vec<_> = [&f32, &none, &bf16].into_iter().enumerate().collect();
+    let part = |(index, settings): &(usize, &wherefore::store::Settings)| {
+        let directory = root.path().join(format!("part-{index}"));
+        build(&directory, settings, Part { index: *index as u64, count: 3 }, TOTAL);
+        directory
+    };
+    let made: Vec<_> = parts.iter().map(part).collect();
+    for (directory, own) in made.iter().zip([&f32, &none, &bf16]) {
+        let part = Part { index: made.iter().position(|one| one == directory).unwrap() as u64, count: 3 };
+        for other in [&none, &f32, &bf16] {
+            let gone_on = create(directory, other, part, true);
+            let mixed = own.precision.is_some() && other.precision.is_some() && own.precision != other.precision;
+            assert_eq!(gone_on.is_err(), mixed, "{:?} {:?}", own.precision, other.precision);
+        }
+    }
+    // Whichever of them comes first.
+    for order in [[0, 1, 2], [1, 0, 2], [2, 1, 0]] {
+        let message = told(merge(root.path().join("merged"), &order.map(|i| &made[i])));
+        assert!(message.contains("precision: ") && message.contains("--precision "), "{message}");
+    }
+    std::fs::remove_dir_all(&made[2]).unwrap();
+    build(&made[2], &f32, Part { index: 2, count: 3 }, TOTAL);
+    let merged = root.path().join("merged");
+    merge(&merged, &made).unwrap();
+    let settings = Store::open(&merged).unwrap().settings().clone();
+    assert_eq!(settings.precision, None, "what is known of two is not known of the third");
 }
 
 #[test]

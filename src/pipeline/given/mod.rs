@@ -268,5 +268,6 @@ fn store_settings(model: &GivenModel, options: &IndexOptions) -> store::Settings
         gradient_layers: Vec::new(),
         tokens: None,
         columns: Vec::new(),
+        precision: None,
     }
 }
