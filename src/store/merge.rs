@@ -18,11 +18,11 @@ use crate::error::{Error, Result};
 
 /// Puts the stores of all `--shard` jobs of one data set together. Every file's checksum is verified on the way; files
 /// are hard-linked where the file system can (shards never change), and copied elsewhere. Killed, it can be called
-/// again; called again when done, it changes nothing.
+/// again; called again when done, it changes nothing, where the parts are still what they were.
 ///
 /// # Errors
 /// [`Error::Mismatch`] if the parts are not of one data set, or are not all of it, or have one id twice; those of
-/// [`super::Store::open`] and [`StoreWriter::create`] (the directory must be new, empty, or what an earlier call left).
+/// [`super::Store::open`] and [`StoreWriter::create`] (the directory must be new, empty, or what an earlier call left with the same parts).
 pub fn merge<P: AsRef<Path>>(directory: impl AsRef<Path>, parts: &[P]) -> Result<()> {
     let directory = directory.as_ref();
     let parts = parts.iter().map(|part| open_part(part.as_ref())).collect::<Result<Vec<_>>>()?;
@@ -42,7 +42,7 @@ pub fn merge<P: AsRef<Path>>(directory: impl AsRef<Path>, parts: &[P]) -> Result
     // What is known of some is not known of all.
     settings.precision = settings.precision.filter(|_| parts.iter().all(|part| part.1.settings.precision.is_some()));
     let mut writer = StoreWriter::create(directory, settings, Part::WHOLE, head.transpose()?.as_ref(), true)?;
-    let missing = missing(&writer, blocks)?;
+    let missing = missing(&writer, blocks, records)?;
     let settled: Vec<_> = missing.iter().map(|(_, block)| block.settled()).collect();
     let files = missing.iter().zip(&settled).flat_map(|((source, block), settled)| {
         block.files().into_iter().zip(settled.files()).map(|(file, to)| (*source, file, to.name.as_str()))
@@ -90,12 +90,30 @@ fn check_ids(settings: &Settings, blocks: &[Located<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// The blocks that an earlier call has not put there yet.
-fn missing<'a>(writer: &StoreWriter, blocks: Vec<Located<'a>>) -> Result<Vec<Located<'a>>> {
+/// The blocks that an earlier call has not put there yet; what else is there is to be what the parts have.
+fn missing<'a>(writer: &StoreWriter, blocks: Vec<Located<'a>>, records: u64) -> Result<Vec<Located<'a>>> {
+    let there = &writer.manifest;
+    let refuse = |what: String| {
+        let name = writer.directory().display();
+        let message = format!("{name}: the store that is there is not what the parts make: {what}");
+        Err(Error::Mismatch(message, Some("merge into a new directory".into())))
+    };
+    if let (true, Some(found)) = (there.complete, there.records.filter(|found| *found != records)) {
+        return refuse(format!("expected {records} input records, found {found}"));
+    }
+    if let Some(more) = writer.finished().find(|number| !blocks.iter().any(|(_, block)| block.number == *number)) {
+        return refuse(format!("it has a block {more}"));
+    }
     let mut missing = Vec::new();
     for (source, block) in blocks {
-        if !writer.has(block.number, &block.data_fingerprint)? {
-            missing.push((source, block));
+        match there.position(block.number).map(|at| &there.blocks[at]) {
+            Ok(found) if found.settled() == block.settled() => {}
+            Ok(found) => {
+                let [expected, found] = [block, found].map(|block| format!("{} records", block.rows));
+                let found = if expected == found { "others".to_owned() } else { found };
+                return refuse(format!("block {}: expected {expected}, found {found}", block.number));
+            }
+            Err(_) => missing.push((source, block)),
         }
     }
     Ok(missing)

@@ -1,10 +1,10 @@
 //! `--shard I/N`, `merge`, and several parts open as one.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use wherefore::model::Problem;
-use wherefore::store::{Dtype, Part, Settings, Store, merge, verify};
+use wherefore::store::{Dtype, Part, Removal, Settings, Store, merge, remove, verify};
 
 use super::{build, contents, plain, settings, told};
 
@@ -111,6 +111,42 @@ fn parts_that_are_not_all_or_not_of_one_kind_are_refused() {
     assert!(!merged.exists(), "nothing is begun that cannot be done");
     assert!(told(merge(&merged, &[] as &[&str])).contains("no part"));
     assert!(told(Store::open_many(&[] as &[&str])).contains("no store"));
+}
+
+/// Parts of which records were removed since, or a merged store that has changed, are not passed over in silence.
+#[test]
+fn a_merge_into_what_the_parts_do_not_make_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let parts = parts(&root, &plain(), 2, TOTAL);
+    let merged = root.path().join("merged");
+    merge(&merged, &parts).unwrap();
+    let before = contents(&merged);
+    let without = |directory: &Path, index: u64| {
+        remove(directory, &Removal { indices: [index].into(), ..Removal::default() }).unwrap();
+    };
+    without(&parts[1], 5);
+    let message = told(merge(&merged, &parts));
+    assert!(message.contains("block 1: expected 3 records, found 4 records"), "{message}");
+    assert!(message.ends_with("merge into a new directory"), "{message}");
+    assert_eq!(contents(&merged), before);
+    without(&merged, 6);
+    let message = told(merge(&merged, &parts));
+    assert!(message.contains("block 1: expected 3 records, found others"), "{message}");
+    let again = root.path().join("again");
+    merge(&again, &parts).unwrap();
+    let before = contents(&again);
+    merge(&again, &parts).expect("what is there and equal stays");
+    assert_eq!(contents(&again), before);
+
+    // A store of more, or of less, than the parts.
+    for total in [TOTAL + 2, TOTAL - 4] {
+        let other = root.path().join(format!("of-{total}"));
+        build(&other, &plain(), Part::WHOLE, total);
+        let before = contents(&other);
+        let message = told(merge(&other, &parts));
+        assert!(message.contains(&format!("expected 23 input records, found {total}")), "{message}");
+        assert_eq!(contents(&other), before);
+    }
 }
 
 #[test]
