@@ -22,7 +22,8 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Mismatch`] if the parts are not of one data set, or are not all of it, or have one id twice; those of
-/// [`super::Store::open`] and [`StoreWriter::create`] (the directory must be new, empty, or what an earlier call left with the same parts).
+/// [`super::Store::open`] and [`StoreWriter::create`] (the directory must be new, empty, or what an earlier call left
+/// with the same parts).
 pub fn merge<P: AsRef<Path>>(directory: impl AsRef<Path>, parts: &[P]) -> Result<()> {
     let directory = directory.as_ref();
     let parts = parts.iter().map(|part| open_part(part.as_ref())).collect::<Result<Vec<_>>>()?;
