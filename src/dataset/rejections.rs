@@ -61,6 +61,17 @@ impl Rejections {
         Ok(())
     }
 
+    /// Takes an error met in what another job of several takes: where records are skipped, that job counts and lists it.
+    ///
+    /// # Errors
+    /// As [`Rejections::take`].
+    pub fn leave(&mut self, error: Error) -> Result<()> {
+        match error {
+            Error::Record { .. } if self.skip => Ok(()),
+            error => self.take(error),
+        }
+    }
+
     /// Records skipped so far.
     pub fn count(&self) -> u64 {
         self.count

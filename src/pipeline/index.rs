@@ -5,12 +5,12 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::bundles::{self, Bundler};
+use super::bundles::{self, BundleChunk, Bundler};
 use super::index_tokens;
 use super::recall::First;
 use super::runner::{Plain, Runner, Tracing};
 use super::score;
-use super::stream::{as_read, stream_by, stream_of};
+use super::stream::{Done, as_read, stream_by, stream_of};
 use super::{Chunk, Chunking, Pass, Progress, Rejections, Settings, Summary};
 use crate::dataset::{Dataset, Digest};
 use crate::error::{Error, Result};
@@ -138,12 +138,14 @@ impl<'a> Indexing<'a> {
         Ok(self.options.part.owns(number) && !lock(&self.writer).has(number, &digest.to_string())?)
     }
 
-    fn chunking<'c>(
-        &self,
-        keep: &'c (dyn Fn(u64, &Digest) -> Result<bool> + Sync),
-        wanted_in_any_case: u64,
-    ) -> Chunking<'c> {
-        Chunking { records: self.options.block_records, before: self.before, keep, first: wanted_in_any_case }
+    /// The records of a block that is there already.
+    fn done(&self, number: u64, digest: &Digest) -> Result<Option<Vec<u64>>> {
+        lock(&self.writer).kept(number, &digest.to_string())
+    }
+
+    fn chunking<'c>(&self, done: &'c Done<'c>, wanted_in_any_case: u64) -> Chunking<'c> {
+        let (records, part) = (self.options.block_records, self.options.part);
+        Chunking { records, before: self.before, part, done, first: wanted_in_any_case }
     }
 
     /// Records with several factors each, of a model that says something of tokens.
@@ -151,10 +153,13 @@ impl<'a> Indexing<'a> {
         let (models, against, kept) = (self.models(), self.options.target.into(), bundles::Kept::Nothing);
         let bundler = Bundler { models: &models, tokens, against, part: bundles::Part::Whole, kept };
         let progress = Progress::new("indexing", dataset.bytes_total(), self.settings.quiet);
-        let wants = |number, digest: &Digest| self.wants(number, digest);
-        let mut sink = |chunk| lock(&self.writer).write(&index_tokens::block(chunk));
+        let done = |number, digest: &Digest| self.done(number, digest);
+        let mut sink = |chunk: BundleChunk| {
+            let wanted = self.wants(chunk.number, &chunk.digest)?;
+            if wanted { lock(&self.writer).write(&index_tokens::block(chunk)) } else { Ok(()) }
+        };
         let mut score = |read, rejections: &mut _, steps: &mut _| bundler.chunk(read, self.settings, rejections, steps);
-        stream_of(&as_read, &mut score, dataset, &self.chunking(&wants, 0), rejections, &progress, &mut sink)
+        stream_of(&as_read, &mut score, dataset, &self.chunking(&done, 0), rejections, &progress, &mut sink)
     }
 
     /// Records with one factor each.
@@ -187,9 +192,9 @@ impl<'a> Indexing<'a> {
             if wanted { lock(&self.writer).write(&block) } else { Ok(()) }
         };
         let progress = Progress::new("indexing", dataset.bytes_total(), settings.quiet);
-        let wants = |number, digest: &Digest| self.wants(number, digest);
+        let done = |number, digest: &Digest| self.done(number, digest);
         let rounds = options.dtype != Dtype::F32 && !options.append;
-        let chunking = self.chunking(&wants, if rounds { Nearest::queries(options.block_records) } else { 0 });
+        let chunking = self.chunking(&done, if rounds { Nearest::queries(options.block_records) } else { 0 });
         let summary = stream_by(runner, dataset, &chunking, settings, rejections, &progress, &mut sink)?;
         Ok(Summary { unread_labels, ..summary })
     }

@@ -96,7 +96,7 @@ pub use selector::{Selector, SelectorOptions, select_with};
 pub use sequences::{Sequence, run_sequences, sequence};
 pub use sets::{SetFile, grouped_rows};
 pub use stages::Stages;
-pub use stream::{Chunking, stream};
+pub use stream::{Chunking, Done, stream};
 pub use unreliable::TrustOptions;
 
 /// How a job runs: none of it changes a number in the results.

@@ -169,12 +169,17 @@ impl Counted {
         let block_records = options.block_records;
         let mut counted = Self { records: 0, blocks: 0, block_records, text_bytes: 0, stride: 1, sample: Vec::new() };
         let first = dataset.next_index();
-        while let Some(item) = dataset.next() {
+        loop {
+            let is_ours = options.part.owns(dataset.next_index() / block_records);
+            let Some(item) = dataset.next() else { break };
             interrupt::check()?;
-            match item.and_then(|record| check_label(model, dataset, record)) {
-                Ok(record) if options.part.owns(record.index / block_records) => counted.take(record),
-                Ok(_) => {}
-                Err(error) => rejections.take(error)?,
+            match item {
+                Ok(_) if !is_ours => {}
+                Err(error) if !is_ours => rejections.leave(error)?,
+                item => match item.and_then(|record| check_label(model, dataset, record)) {
+                    Ok(record) => counted.take(record),
+                    Err(error) => rejections.take(error)?,
+                },
             }
             if counted.records.is_multiple_of(1024) {
                 progress.set(dataset.bytes_read(), counted.records);

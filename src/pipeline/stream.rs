@@ -12,6 +12,11 @@ use crate::dataset::{Dataset, Digest, Place, Record};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::Model;
+use crate::store::Part;
+
+/// The records that were kept of a chunk that is done, by ascending number, told the chunk's number and a digest of its
+/// records; `None` where it is wanted.
+pub type Done<'a> = dyn Fn(u64, &Digest) -> Result<Option<Vec<u64>>> + Sync + 'a;
 
 /// How records are cut into chunks.
 pub struct Chunking<'a> {
@@ -20,10 +25,13 @@ pub struct Chunking<'a> {
     /// The digest of the records of the first chunk that were there before the data: not empty where the data's numbers
     /// begin inside it.
     pub before: Digest,
-    /// Whether a chunk is wanted, told its number and a digest of its records; others are read (to be counted) and
-    /// dropped.
-    pub keep: &'a (dyn Fn(u64, &Digest) -> Result<bool> + Sync),
-    /// Of the first chunk so many record numbers are wanted in any case: alone, and not counted, where it is dropped
+    /// Whose chunks are run: those of other jobs are read (to be counted) and dropped, and what cannot be used of them
+    /// is for those jobs to list.
+    pub part: Part,
+    /// What is done already. Of those chunks the records that were not kept are tried again, so that they are rejected
+    /// as they were before.
+    pub done: &'a Done<'a>,
+    /// Of the first chunk so many record numbers are wanted in any case: alone, and not counted, where it is not wanted
     /// otherwise.
     pub first: u64,
 }
@@ -31,7 +39,7 @@ pub struct Chunking<'a> {
 impl Chunking<'_> {
     /// Chunks for jobs that care for no particular cut.
     pub fn any() -> Self {
-        Self { records: 4096, before: Digest::default(), keep: &|_, _| Ok(true), first: 0 }
+        Self { records: 4096, before: Digest::default(), part: Part::WHOLE, done: &|_, _| Ok(None), first: 0 }
     }
 }
 
@@ -43,12 +51,28 @@ pub(super) struct Read {
     pub(super) places: Vec<Place>,
     pub(super) digest: Digest,
     bytes: u64,
-    /// Whether it is only wanted to be looked at.
-    aside: bool,
+    whose: Whose,
+}
+
+/// What a chunk is read for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// It is this job's, and wanted.
+    Wanted,
+    /// It is this job's, and done: what cannot be used of it is told again.
+    Done,
+    /// It is another job's: some of it is looked at.
+    Others,
 }
 
 /// What the reader hands over: a chunk, or an error met on the way (a bad record, or the end).
-type Message = Result<Read>;
+type Message = Result<Read, Refused>;
+
+/// An error, and in whose chunk it was met.
+struct Refused {
+    error: Error,
+    is_ours: bool,
+}
 
 /// Runs `models` over `dataset` and hands each scored chunk to `sink`, in the order of the input. All models must share
 /// the first one's tokenizer. Results do not depend on `settings`, nor on the number of threads.
@@ -122,7 +146,7 @@ pub(super) fn stream_of<R: Send, T: Send>(
     let mut summary = Summary::default();
     thread::scope(|scope| {
         let (read_to, read) = sync_channel::<Message>(1);
-        let (ready_to, ready) = sync_channel::<Result<Ready<R>>>(1);
+        let (ready_to, ready) = sync_channel::<Result<Ready<R>, Refused>>(1);
         let (write_to, written) = sync_channel::<T>(2);
         let reader = scope.spawn(move || read_chunks(dataset, chunking, read_to));
         let preparer = scope.spawn(move || prepare_chunks(prepare, read, &ready_to));
@@ -178,7 +202,8 @@ fn read_chunks(mut dataset: Dataset, chunking: &Chunking<'_>, to: SyncSender<Mes
             None => break,
             Some(Ok(record)) => chunk.push(record, dataset.place()),
             Some(Err(error)) => {
-                if !to.send(Err(error)) {
+                let is_ours = chunking.part.owns(number);
+                if !to.send(Err(Refused { error, is_ours })) {
                     break;
                 }
             }
@@ -206,38 +231,42 @@ impl Building {
         self.places.push(place);
     }
 
-    /// Hands the chunk over if it is wanted. Whether anybody still listens.
+    /// Hands over what is wanted of the chunk. Whether anybody still listens.
     fn send(self, chunking: &Chunking<'_>, bytes: u64, to: &mut Outlet) -> bool {
-        let Self { number, mut records, mut places, digest } = self;
-        match (chunking.keep)(number, &digest) {
-            Ok(true) => to.send(Ok(Read { number, records, places, digest, bytes, aside: false })),
-            Ok(false) if number == 0 && chunking.first > 0 => {
-                records.retain(|record| record.index < chunking.first);
-                places.truncate(records.len());
-                to.send(Ok(Read { number, records, places, digest, bytes, aside: true }))
+        let Self { number, records, places, digest } = self;
+        let done = chunking.part.owns(number).then(|| (chunking.done)(number, &digest)).transpose();
+        let (whose, kept) = match done {
+            Ok(Some(None)) => {
+                return to.send(Ok(Read { number, records, places, digest, bytes, whose: Whose::Wanted }));
             }
-            Ok(false) => true,
-            Err(error) => to.send(Err(error)),
-        }
+            Ok(Some(Some(kept))) => (Whose::Done, Some(kept)),
+            Ok(None) => (Whose::Others, None),
+            Err(error) => return to.send(Err(Refused { error, is_ours: true })),
+        };
+        let first = if number == 0 { chunking.first } else { 0 };
+        let was_rejected = |index| kept.as_ref().is_some_and(|kept| kept.binary_search(&index).is_err());
+        let asked = |(record, _): &(Record, Place)| record.index < first || was_rejected(record.index);
+        let (records, places): (Vec<_>, Vec<_>) = records.into_iter().zip(places).filter(asked).unzip();
+        records.is_empty() || to.send(Ok(Read { number, records, places, digest, bytes, whose }))
     }
 }
 
 /// A chunk that the model can go on with.
 struct Ready<R> {
     bytes: u64,
-    aside: bool,
+    whose: Whose,
     chunk: R,
 }
 
 /// Makes chunks ready until there are no more, or nobody listens.
-fn prepare_chunks<R>(prepare: &Preparing<'_, R>, read: Receiver<Message>, to: &SyncSender<Result<Ready<R>>>) {
+fn prepare_chunks<R>(prepare: &Preparing<'_, R>, read: Receiver<Message>, to: &SyncSender<Result<Ready<R>, Refused>>) {
     for message in read {
         let mut listened = true;
         match message {
-            Err(error) => listened = to.send(Err(error)).is_ok(),
+            Err(refused) => listened = to.send(Err(refused)).is_ok(),
             Ok(read) => {
-                let Read { bytes, aside, .. } = read;
-                prepare(read, &mut |chunk| listened = to.send(Ok(Ready { bytes, aside, chunk })).is_ok());
+                let Read { bytes, whose, .. } = read;
+                prepare(read, &mut |chunk| listened = to.send(Ok(Ready { bytes, whose, chunk })).is_ok());
             }
         }
         if !listened {
@@ -248,7 +277,7 @@ fn prepare_chunks<R>(prepare: &Preparing<'_, R>, read: Receiver<Message>, to: &S
 
 fn run_chunks<R, T>(
     score: &mut Scoring<'_, R, T>,
-    ready: Receiver<Result<Ready<R>>>,
+    ready: Receiver<Result<Ready<R>, Refused>>,
     rejections: &mut Rejections,
     progress: &Progress,
     write_to: &SyncSender<T>,
@@ -258,12 +287,13 @@ fn run_chunks<R, T>(
     for message in ready {
         interrupt::check()?;
         match message {
-            Err(error) => rejections.take(error)?,
-            Ok(Ready { bytes, aside, chunk }) => {
-                // Whoever keeps the chunk tells what of it cannot be used.
-                let mut untold = Rejections::new(true, None);
-                let (chunk, counts) = score(chunk, if aside { &mut untold } else { rejections }, &mut steps)?;
-                let counts = if aside { Counts::default() } else { counts };
+            Err(Refused { error, is_ours: true }) => rejections.take(error)?,
+            Err(Refused { error, is_ours: false }) => rejections.leave(error)?,
+            Ok(Ready { bytes, whose, chunk }) => {
+                let mut of_others = Rejections::new(true, None);
+                let told = if whose == Whose::Others { &mut of_others } else { &mut *rejections };
+                let (chunk, counts) = score(chunk, told, &mut steps)?;
+                let counts = if whose == Whose::Wanted { counts } else { Counts::default() };
                 summary.records += counts.records;
                 summary.tokens += counts.tokens;
                 summary.truncated += counts.truncated;

@@ -14,6 +14,7 @@ use super::head::{check_head, write_head};
 use super::manifest::{Base, BlockEntry, Manifest, Naming};
 use super::replace::settle;
 use super::settings::{Difference, Part, Settings};
+use super::shard::Shard;
 use crate::error::{Error, Result};
 use crate::factors::Head;
 use crate::lock::Lock;
@@ -86,6 +87,23 @@ impl StoreWriter {
             ),
             Some("index the changed data into a new directory".into()),
         ))
+    }
+
+    /// The numbers of the records that block `number` has, and of those that were removed from it, ascending; `None`
+    /// where it is not finished.
+    ///
+    /// # Errors
+    /// As [`StoreWriter::has`]; if the store is damaged.
+    pub fn kept(&self, number: u64, data_fingerprint: &str) -> Result<Option<Vec<u64>>> {
+        let Ok(at) = self.manifest.position(number) else { return Ok(None) };
+        if !self.has(number, data_fingerprint)? {
+            return Ok(None);
+        }
+        let entry = &self.manifest.blocks[at];
+        let shard = Shard::open(&self.directory, entry, &self.manifest.settings)?;
+        let mut kept = [shard.indices(), &entry.removed].concat();
+        kept.sort_unstable();
+        Ok(Some(kept))
     }
 
     /// Adds a block, in any order; where data are added, records to the last block. When this returns the block is on

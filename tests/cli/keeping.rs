@@ -1,6 +1,9 @@
 //! A store that lives: data added, records taken out.
 
 use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -275,4 +278,118 @@ fn a_scan_copy_changes_no_bit_of_any_answer() {
         &format!("{index} --store halves --dtype f16 --scan int8"),
         "a copy for scans is of features kept in f32",
     );
+}
+
+/// Forty records of two classes, some of which cannot be used, each for a reason of its own; four in the third block.
+fn flawed() -> Vec<String> {
+    let line = |i: usize| match i {
+        3 | 17 => "nonsense\n".to_owned(),
+        5 | 21 => json!({ "id": format!("r{i}"), "text": "bad", "label": "what" }).to_string() + "\n",
+        18 => json!({ "id": "r1", "text": "again" }).to_string() + "\n",
+        19 | 39 => json!({ "id": format!("r{i}") }).to_string() + "\n",
+        _ => json!({ "id": format!("r{i}"), "text": format!("good {}", i % 7), "label": i % 2 }).to_string() + "\n",
+    };
+    (0..40).map(line).collect()
+}
+
+fn rejected(bench: &Bench, store: &str) -> Vec<String> {
+    let list = fs::read_to_string(bench.path(&format!("{store}.rejected.jsonl"))).unwrap_or_default();
+    list.lines().map(str::to_owned).collect()
+}
+
+fn skipped(bench: &Bench, store: &str) -> usize {
+    let run = fs::read(bench.path(&format!("{store}.run.json"))).expect("it is there");
+    let run: serde_json::Value = serde_json::from_slice(&run).expect("it is JSON");
+    run["summary"]["skipped"].as_u64().expect("a number") as usize
+}
+
+/// However often a job was interrupted, and wherever.
+#[test]
+fn a_resumed_job_lists_what_an_uninterrupted_one_does() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    let data = flawed();
+    for (name, settings) in [("f32", ""), ("int8", "--dtype int8")] {
+        let index = |store: &str, lines: &[String], until: Option<&str>| {
+            let arguments = format!(
+                "index --model {model} --data - --block-records 8 --skip-invalid --resume --quiet {settings} --store {store}"
+            );
+            let mut child = bench.command(&arguments).stdin(Stdio::piped()).spawn().expect("it starts");
+            let mut input = child.stdin.take().expect("it is piped");
+            input.write_all(lines.concat().as_bytes()).expect("it reads");
+            if let Some(file) = until {
+                while !bench.path(store).join(file).exists() {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                child.kill().expect("it can be killed");
+            }
+            drop(input);
+            child.wait().expect("it ends").code()
+        };
+        let (whole, broken) = (format!("{name}-whole"), format!("{name}-broken"));
+        assert_eq!(index(&whole, &data, None), Some(1));
+        assert_eq!((rejected(&bench, &whole).len(), skipped(&bench, &whole)), (7, 7));
+        index(&broken, &data[..17], Some("shard-00000.jsonl"));
+        index(&broken, &data[..33], Some("shard-00002.jsonl"));
+        for again in ["the rest", "nothing more"] {
+            assert_eq!(index(&broken, &data, None), Some(1), "{again}");
+            assert!(bench.contents(&broken) == bench.contents(&whole), "{again}");
+            assert_eq!(rejected(&bench, &broken), rejected(&bench, &whole), "{again}");
+            assert_eq!(skipped(&bench, &broken), 7, "{again}");
+        }
+        // What was removed was not rejected.
+        bench.ok(&format!("store remove {broken} --indexes 0,6 --quiet"));
+        assert_eq!(index(&broken, &data, None), Some(1));
+        assert_eq!(rejected(&bench, &broken), rejected(&bench, &whole));
+    }
+    let data = "{\"id\":\"a\",\"tokens\":[\"good\"],\"ner_tags\":[0]}\n{\"id\":\"b\",\"tokens\":[\"bad\"],\"ner_tags\":[77]}\n";
+    bench.write("tags.jsonl", data);
+    let tags = bench.model("bert-tags");
+    let index = format!("index --model {tags} --data tags.jsonl --store tags --skip-invalid --quiet");
+    assert_eq!(bench.run(&index).code, Some(1));
+    let (list, store) = (rejected(&bench, "tags"), bench.contents("tags"));
+    assert_eq!(bench.run(&format!("{index} --resume")).code, Some(1));
+    assert_eq!((list.len(), rejected(&bench, "tags")), (1, list));
+    assert!(bench.contents("tags") == store);
+}
+
+/// What a record lacks is told by the job whose block it is in, and by no other.
+#[test]
+fn the_lists_of_parts_add_up_to_that_of_the_whole() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    bench.write("data.jsonl", flawed().concat());
+    let given = |i: usize| {
+        let label = if i % 6 == 4 { json!("what") } else { json!(i % 2) };
+        let id = if i == 19 { "g2".to_owned() } else { format!("g{i}") };
+        json!({ "id": id, "features": [i, 1], "logits": [0.5, -0.5], "label": label }).to_string() + "\n"
+    };
+    bench.write("given.jsonl", (0..24).map(given).collect::<String>());
+    for (name, data, most) in [
+        ("own", format!("--model {model} --data data.jsonl"), 7),
+        ("given", "--from-factors given.jsonl".to_owned(), 5),
+    ] {
+        let index = format!("index {data} --block-records 8 --skip-invalid --quiet");
+        assert_eq!(bench.run(&format!("{index} --store {name}")).code, Some(1));
+        let mut whole = rejected(&bench, name);
+        assert_eq!(whole.len(), most);
+        let mut together = Vec::new();
+        for part in 0..4 {
+            let store = format!("{name}-{part}");
+            let ran = bench.run(&format!("{index} --store {store} --shard {part}/4"));
+            let list = rejected(&bench, &store);
+            assert_eq!(ran.code, Some(i32::from(!list.is_empty())), "{store}: {}", ran.err);
+            assert_eq!(skipped(&bench, &store), list.len(), "{store}");
+            if name == "own" {
+                let plan = bench.run(&format!("{index} --store none --shard {part}/4 --dry-run --format jsonl"));
+                assert_eq!(lines(&plan.out)[0]["skipped"], json!(list.len()), "{store}");
+            }
+            together.extend(list);
+        }
+        whole.sort();
+        together.sort();
+        assert_eq!(together, whole);
+        bench.ok(&format!("merge --store {name}-merged {name}-0 {name}-1 {name}-2 {name}-3"));
+        assert!(bench.contents(&format!("{name}-merged")) == bench.contents(name));
+    }
 }

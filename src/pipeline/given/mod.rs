@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::factors::Target;
 use crate::interrupt;
 use crate::model::{ClassNames, Outputs, Problem};
-use crate::store::{self, Dtype, Store, StoreWriter};
+use crate::store::{self, Dtype, Part, Store, StoreWriter};
 
 /// Factors to be stored or asked about, with what is not in their file.
 pub struct GivenFactors<'a> {
@@ -60,7 +60,7 @@ pub fn index_given(
     let progress = Progress::new("indexing", None, quiet);
     let mut writer: Option<StoreWriter> = None;
     let mut first = None;
-    let ran = each_chunk(given, options.block_records, rejections, &mut |chunk, model| {
+    let ran = each_chunk(given, (options.part, options.block_records), rejections, &mut |chunk, model| {
         let writer = match &mut writer {
             Some(writer) => writer,
             none => {
@@ -127,7 +127,7 @@ impl GivenSearch<'_> {
         let asker = Asker::new(&classes, options, false)?;
         let progress = Progress::new("searching", None, quiet);
         let mut waiting = Waiting::new(&answers);
-        let mut summary = each_chunk(given, 4096, rejections, &mut |chunk, model| {
+        let mut summary = each_chunk(given, (Part::WHOLE, 4096), rejections, &mut |chunk, model| {
             if (model.width, model.classes) != (settings.width, settings.classes) {
                 let (found, expected) = ((model.width, model.classes), (settings.width, settings.classes));
                 let message =
@@ -185,10 +185,10 @@ impl GivenModel {
     }
 }
 
-/// Cuts the records into chunks of `records` numbers and hands each to `take`.
+/// Cuts the records into chunks of `records` numbers and hands each to `take`. Those of `part`'s chunks count.
 fn each_chunk(
     given: GivenFactors<'_>,
-    records: u64,
+    (part, records): (Part, u64),
     rejections: &mut Rejections,
     take: &mut dyn FnMut(Chunk, &GivenModel) -> Result<()>,
 ) -> Result<Summary> {
@@ -210,12 +210,13 @@ fn each_chunk(
         let chunk = chunk.get_or_insert_with(|| empty(number, model));
         match model.check(&one).and_then(|()| check_id(&mut ids, &one)).and_then(|()| model.gold(&one)) {
             Ok(gold) => {
-                summary.records += 1;
+                summary.records += u64::from(part.owns(number));
                 summary.unread_labels += u64::from(model.problem == Problem::Headless && one.record.label.is_some());
                 push(chunk, one, gold);
                 Ok(())
             }
-            Err(error) => rejections.take(error),
+            Err(error) if part.owns(number) => rejections.take(error),
+            Err(error) => rejections.leave(error),
         }
     })?;
     if let (Some(chunk), Some(model)) = (chunk, &model) {
