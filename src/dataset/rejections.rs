@@ -61,7 +61,8 @@ impl Rejections {
         Ok(())
     }
 
-    /// Takes an error met in what another job of several takes: where records are skipped, that job counts and lists it.
+    /// Takes an error met in what another job of several takes: where records are skipped, that job counts and lists
+    /// it.
     ///
     /// # Errors
     /// As [`Rejections::take`].
