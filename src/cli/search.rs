@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use wherefore::factors::{CurvatureOptions, HessianForm, LabelUsed, RefitOptions, RepresenterCompat};
-use wherefore::model::{Device, Model, Problem, Task};
+use wherefore::model::{Model, Problem, Task};
 use wherefore::pipeline::{
     self, Condition, Entities, ExactOptions, GivenFactors, GivenFile, GivenSearch, QueryTarget, Rejections, ResultSink,
     RuleOptions, ScopeOptions, SearchOptions, SelfSearch, SetFile, Summary, TopK,
@@ -264,9 +264,6 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     if kept.gradients.is_none() {
         note_defaults(&mut run, arguments, &options);
     }
-    if kept.tokens.is_some() && matches!(common.device, Device::Cuda(_) | Device::EveryCuda) && !common.quiet {
-        tell_cpu();
-    }
     if lossless && options.rule.is_of_loss() && !common.quiet {
         let rule = options.rule;
         note(&format!(
@@ -304,10 +301,6 @@ fn note_defaults(run: &mut RunRecord, arguments: &Arguments, options: &SearchOpt
     if options.rule != Rule::Representer && arguments.hessian.is_none() {
         run.resolve("hessian", "exact");
     }
-}
-
-fn tell_cpu() {
-    say_line!("records of several factors are searched on the CPU");
 }
 
 /// One search, whoever asks.

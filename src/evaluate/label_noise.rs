@@ -103,7 +103,7 @@ pub fn label_noise(
         folder,
         &json!({
             "model": model.fingerprint(), "data": data_fingerprint(records.iter().map(|(record, _)| record)), "share": options.share,
-            "seed": options.seed, "retraining": options.retraining, "projection": options.projection,
+            "seed": options.seed, "retraining": options.retraining.described(model), "projection": options.projection,
         }),
     )?;
     let data = folder.join("turned.jsonl");

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use super::kept::Kept;
 use super::retraining::{Retraining, plan};
-use crate::backend::cpu::Cpu;
+use crate::backend::Precision;
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::factors::RefitOptions;
-use crate::model::{Blueprint, Device, LoadOptions, Model};
+use crate::model::{Blueprint, LoadOptions, Model};
 use crate::pipeline::{Rejections, Settings};
 use crate::train::{self, Labelled, TrainOptions, TrainPlan, train_head};
 
@@ -21,8 +21,8 @@ pub(super) fn settle(folder: &Path, made_of: &serde_json::Value) -> Result<()> {
     Kept::open::<()>(Some(&folder.join("made-of.json")), made_of).map(|_| ())
 }
 
-/// Trains on `training` from `seed`, saves the model to the folder `to`, which appears whole, and loads it; loads it
-/// alone where it is there. A training that was interrupted goes on.
+/// Trains on `training` from `seed`, where `model` was loaded to, saves the model to the folder `to`, which appears
+/// whole, and loads it; loads it alone where it is there. A training that was interrupted goes on.
 ///
 /// # Errors
 /// As training; what the file system says.
@@ -36,8 +36,9 @@ pub(super) fn learn(
 ) -> Result<Model> {
     if !to.join("config.json").exists() {
         let mut trainee = match retraining {
-            Retraining::Head(_) => Blueprint::read(&model.directory().to_string_lossy(), false)?.build(
-                Cpu::new().shared_out(),
+            Retraining::Head(_) => Blueprint::read(&model.directory().to_string_lossy(), false)?.build_on(
+                model.asked().0.first(),
+                Precision::F32,
                 plan(model),
                 seed,
                 Some(model.max_length()),
@@ -67,6 +68,7 @@ pub(super) fn learn(
         trainee.save(to)?;
         train::remove_state(&state)?;
     }
-    let load = LoadOptions { max_length: Some(model.max_length()), ..LoadOptions::default() };
-    Model::load(&to.to_string_lossy(), Device::Cpu, &load)
+    let (device, precision) = model.asked();
+    let load = LoadOptions { max_length: Some(model.max_length()), precision, ..LoadOptions::default() };
+    Model::load(&to.to_string_lossy(), device.clone(), &load)
 }

@@ -21,7 +21,7 @@ use crate::dataset::{Dataset, Record};
 use crate::error::{Error, Result};
 use crate::factors::{InMemory, LabelVec, Refit, RefitOptions, Target, refit, refit_from};
 use crate::interrupt;
-use crate::model::{Blueprint, Device, HeadPlan, Model, Problem, Trainee};
+use crate::model::{Blueprint, HeadPlan, Model, Problem, Trainee};
 use crate::pipeline::{Progress, Rejections, Settings};
 use crate::report::class_value;
 use crate::store::{Shard, Store, StoredRecord};
@@ -42,6 +42,15 @@ impl Retraining {
     /// Whether a seed changes anything.
     pub fn has_seeds(&self) -> bool {
         matches!(self, Self::Full(_))
+    }
+
+    /// What decides the outcome for this model, as it is kept beside it: whole models trained on a GPU have its bits.
+    pub(super) fn described(&self, model: &Model) -> serde_json::Value {
+        let mut described = serde_json::to_value(self).unwrap_or_default();
+        if let (false, Some(full)) = (model.gpus().is_empty(), described["full"].as_object_mut()) {
+            full.insert("gpu".to_owned(), true.into());
+        }
+        described
     }
 }
 
@@ -186,9 +195,12 @@ impl<'a> Trainings<'a> {
             (0..).zip(&training).map(|(place, example)| (example.index, place)).collect();
         let find = |index: &u64| {
             by_index.get(index).map(|&place| training[place].clone()).ok_or_else(|| {
-                let reason = if left_out > 0 { "cannot be learnt" } else { "is not among the training data" };
-                let hint = if left_out > 0 { "index the labelled records alone for this yardstick" } else { INDEXED };
-                Error::Mismatch(format!("training record {index} of the store {reason}"), None).with_hint(hint)
+                let (which, hint) = match left_out {
+                    0 => ("", INDEXED),
+                    _ => (" that can be learnt", "index those alone that have a label, for this yardstick"),
+                };
+                let told = format!("training record {index} of the store is not among the training data{which}");
+                Error::Mismatch(told, None).with_hint(hint)
             })
         };
         let rows = store.shards().iter().flat_map(Shard::indices).map(find).collect::<Result<_>>()?;
@@ -238,7 +250,7 @@ impl<'a> Trainings<'a> {
             model: self.model.fingerprint(),
             data: self.store.records_fingerprint(),
             queries: blake3::hash(asked.as_bytes()).to_hex().to_string(),
-            retraining: serde_json::to_value(retraining).unwrap_or_default(),
+            retraining: retraining.described(self.model),
         }
     }
 
@@ -472,13 +484,13 @@ fn under_way(keep: &Path) -> PathBuf {
 }
 
 impl FullRetraining {
-    /// A model before its training, of the classes of `model`.
+    /// A model before its training, of the classes of `model` and on its device, the first of several.
     ///
     /// # Errors
     /// As [`Blueprint::read`] and [`Blueprint::build_on`].
     pub fn begin(&self, model: &Model, seed: u64) -> Result<Trainee> {
         let blueprint = Blueprint::read(&self.start, self.scratch)?;
-        blueprint.build_on(Device::Cpu, self.precision, plan(model), seed, Some(model.max_length()))
+        blueprint.build_on(model.asked().0.first(), self.precision, plan(model), seed, Some(model.max_length()))
     }
 }
 

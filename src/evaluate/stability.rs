@@ -107,8 +107,7 @@ pub fn train_members(
     }
     let labelled = Labelled::read(training()?, None, &mut Rejections::new(false, None))?;
     let data = data_fingerprint(labelled.records());
-    let made_of =
-        json!({ "model": model.fingerprint(), "data": data, "retraining": retraining, "projection": projection });
+    let made_of = json!({ "model": model.fingerprint(), "data": data, "retraining": retraining.described(model), "projection": projection });
     settle(folder, &made_of)?;
     let member = |seed: u64| {
         let own = folder.join(format!("seed-{seed}"));

@@ -12,7 +12,7 @@ use super::retraining::{Retraining, loss, margin, margins_of, plan};
 use super::table::{Table, cell};
 use super::units::top;
 use super::{Contender, Judgement, Measure, OpenQueries, RetrainingPlan, Trainings};
-use crate::backend::cpu::Cpu;
+use crate::backend::Precision;
 use crate::backend::training::AdamStep;
 use crate::error::{Error, Result};
 use crate::factors::loss_and_delta;
@@ -185,10 +185,13 @@ impl Trainings<'_> {
     ) -> Result<Vec<f64>> {
         let queries: Vec<_> =
             self.queries.iter().map(|query| (&query.id, &query.target, &query.encoding.ids)).collect();
-        let header = serde_json::json!({
+        let mut header = serde_json::json!({
             "model": self.model.fingerprint(), "data": self.store.records_fingerprint(), "patch": [options.rate, options.each],
             "queries": blake3::hash(format!("{queries:?}").as_bytes()).to_hex().to_string(),
         });
+        if !self.model.gpus().is_empty() {
+            header["gpu"] = true.into();
+        }
         let (mut kept, lines) = Kept::open::<Patched>(retraining.keep.as_deref(), &header)?;
         let mut known: std::collections::HashMap<String, f64> =
             lines.into_iter().map(|Patched { step, fall }| (step, fall)).collect();
@@ -196,7 +199,8 @@ impl Trainings<'_> {
             blake3::hash(format!("{query} {rows:?}").as_bytes()).to_hex()[..24].to_owned()
         };
         let blueprint = Blueprint::read(&self.model.directory().to_string_lossy(), false)?;
-        let trainee = blueprint.build(Cpu::new().shared_out(), plan(self.model), 0, Some(self.model.max_length()))?;
+        let (device, length) = (self.model.asked().0.first(), Some(self.model.max_length()));
+        let trainee = blueprint.build_on(device, Precision::F32, plan(self.model), 0, length)?;
         let mut patient = Patient::new(self, trainee, settings)?;
         let progress = Progress::new("taking steps", Some(steps.len() as u64), settings.quiet);
         let mut falls = Vec::with_capacity(steps.len());

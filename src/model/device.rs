@@ -21,6 +21,16 @@ pub enum Device {
 }
 
 impl Device {
+    /// The first of several, for work that they do not share.
+    #[must_use]
+    pub fn first(&self) -> Self {
+        match self {
+            Self::Cuda(ordinals) => Self::Cuda(ordinals.iter().take(1).copied().collect()),
+            Self::EveryCuda => Self::Cuda(vec![0]),
+            Self::Auto | Self::Cpu => self.clone(),
+        }
+    }
+
     /// Opens its GPUs; none for the CPU.
     ///
     /// # Errors

@@ -23,6 +23,7 @@ mod token_head;
 mod training;
 mod weights;
 mod widening;
+mod workspaces;
 
 pub use class_names::ClassNames;
 pub(crate) use class_names::written_id;

@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::panic::resume_unwind;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -13,11 +12,11 @@ use super::encoder::{Encoder, Maps, Pass, Wanted, Workspace};
 use super::head::Head;
 use super::queue::Queue;
 use super::token_head::{Said, Seeds};
+use super::workspaces::{Turn, Workspaces};
 use super::{Answers, Ask, Forward, Outputs, Probes};
 use crate::backend::gpu::Gpu;
 use crate::backend::{Backend, Fold, Objective, Path, Precision, Rows};
 use crate::error::{Error, Result};
-use crate::sync::lock;
 use crate::tokens::{Masked, PackedBatch};
 
 /// A whole model on a device.
@@ -29,8 +28,7 @@ pub(super) struct Network<B: Backend> {
     /// Tokens the device has room for, from what is free when the model is loaded; fewer than any batch it had none
     /// for.
     room: AtomicUsize,
-    /// Workspaces nobody is using; there come to be as many as there were ever passes at the same time.
-    idle: Mutex<Vec<Workspace<B>>>,
+    workspaces: Workspaces<B>,
 }
 
 /// How large the embedding tables are: what a batch may ask them for.
@@ -47,7 +45,7 @@ impl<B: Backend> Network<B> {
         let Config { vocabulary, positions, token_types, .. } = *config;
         let limits = Limits { vocabulary, positions, token_types };
         let room = backend.room(Workspace::numbers_a_token(&encoder, head.classes()));
-        Self { backend, encoder, head, limits, room: AtomicUsize::new(room), idle: Mutex::default() }
+        Self { backend, encoder, head, limits, room: AtomicUsize::new(room), workspaces: Workspaces::new() }
     }
 
     /// One batch; in halves where the device has no room for it whole.
@@ -56,20 +54,28 @@ impl<B: Backend> Network<B> {
         let tokens = probes.batch.tokens();
         if tokens <= self.room.load(Ordering::Relaxed) {
             match self.run_whole(probes.clone()) {
-                Err(Error::OutOfMemory(..)) if probes.batch.sequences() > 1 => self.make_room(tokens),
+                Err(Error::OutOfMemory(..)) => self.make_room(tokens),
                 answer => return answer,
             }
         }
         match probes.halves() {
             Some([first, second]) => Ok(probes.joined([self.run(&first)?, self.run(&second)?])),
-            None => self.run_whole(probes.clone()),
+            None => self.run_alone(probes),
+        }
+    }
+
+    /// One sequence; where the device has no room for it beside other passes, once they have ended.
+    fn run_alone(&self, probes: &Probes) -> Result<Answers> {
+        match self.run_whole(probes.clone()) {
+            Err(Error::OutOfMemory(..)) => self.run_in_turn(self.workspaces.begin_alone(), probes.clone()),
+            answer => answer,
         }
     }
 
     /// Lets go of workspaces, and notes that there was no room for so many tokens.
     fn make_room(&self, tokens: usize) {
         self.room.fetch_min(tokens - 1, Ordering::Relaxed);
-        lock(&self.idle).clear();
+        self.workspaces.clear();
     }
 
     /// One batch, in a workspace of its own while it runs.
@@ -77,17 +83,29 @@ impl<B: Backend> Network<B> {
         if probes.batch.sequences() == 0 {
             return Ok(Answers::default());
         }
+        self.run_in_turn(self.workspaces.begin(), probes)
+    }
+
+    fn run_in_turn(&self, mut turn: Turn<'_, B>, probes: Probes) -> Result<Answers> {
         let keep = matches!(probes.ask, Ask::Gradient(..) | Ask::GradientRows(..));
-        let idle = lock(&self.idle).pop();
-        let mut space = match idle {
-            Some(space) => space,
-            None => {
-                Workspace::new(&self.backend, &self.encoder, self.head.kept_classes(), probes.batch.tokens(), keep)?
-            }
-        };
+        let mut space = self.space(turn.space.take(), probes.batch.tokens(), keep)?;
         let answers = self.run_in(&mut space, probes, keep)?;
-        lock(&self.idle).push(space);
+        turn.space = Some(space);
         Ok(answers)
+    }
+
+    /// A workspace for so many tokens, and for a way back where there will be one: the one that was kept, where it is
+    /// large enough. Else that is let go of, and the new one is half as large again, so that slowly growing batches do
+    /// not allocate each time.
+    fn space(&self, kept: Option<Workspace<B>>, tokens: usize, back: bool) -> Result<Workspace<B>> {
+        let (mut enough, mut back) = (tokens, back);
+        if let Some(kept) = kept {
+            if kept.takes(tokens, back) {
+                return Ok(kept);
+            }
+            (enough, back) = (kept.grown(tokens), back || kept.goes_back());
+        }
+        Workspace::new(&self.backend, &self.encoder, self.head.kept_classes(), enough, back)
     }
 
     fn run_in(&self, space: &mut Workspace<B>, probes: Probes, keep: bool) -> Result<Answers> {

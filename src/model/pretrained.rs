@@ -38,6 +38,7 @@ pub struct LoadOptions {
 /// A model ready to run.
 pub struct Model {
     name: String,
+    asked: (Device, Precision),
     directory: PathBuf,
     config: Config,
     task: Task,
@@ -81,7 +82,7 @@ impl Model {
                 Self::open_with(Cpu::new().in_precision(options.precision)?, &directory, options)?
             }
         };
-        Ok(Self { name: path_or_name.to_owned(), ..model })
+        Ok(Self { name: path_or_name.to_owned(), asked: (device, options.precision), ..model })
     }
 
     /// Opens a model with another backend than the library would choose.
@@ -106,6 +107,7 @@ impl Model {
             tokenizer: Tokenizer::load(dir, &segments)?,
             max_length: max_length(dir, &config, options.max_length)?,
             name: dir.to_string_lossy().into_owned(),
+            asked: (Device::Cpu, options.precision),
             directory: dir.to_owned(),
             embedding_deviation: embedding_deviation(&weights, &config)?,
             config,
@@ -142,6 +144,11 @@ impl Model {
     /// What it was asked for by: a directory, or `org/name`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where it was loaded to, and in what precision, as asked for: what is made of it is to run there too.
+    pub fn asked(&self) -> (&Device, Precision) {
+        (&self.asked.0, self.asked.1)
     }
 
     /// The device it runs on, and what its matrix products are computed in.

@@ -37,7 +37,7 @@ pub(super) fn search(
     } else {
         (Prepared::new(options.rule, store, &options.rule_options, settings.quiet)?, Kept::Nothing)
     };
-    let answers = Answers::new(store, options, &prepared)?;
+    let answers = Answers::new(store, options, &prepared)?.on(model.gpus());
     let searched = answers.searched();
     let models: Vec<&Model> = std::iter::once(model).chain(job.checkpoints).collect();
     let part = match (options.token, options.entity) {

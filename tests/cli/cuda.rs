@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use wherefore::backend::gpu;
 
 use super::{Bench, Ran, lines};
@@ -100,6 +100,10 @@ fn without_memory_for_a_batch_it_is_halved_and_results_are_the_same() {
             let fault = format!("cuMemAllocAsync:{}", allocations - before_the_last);
             assert!(ok(&bench, &job, Some(&fault)) == expected, "{job}, {fault}");
         }
+        // A batch of one record has no halves: what others keep is let go of.
+        let one = job.replace("--batch-tokens 4096", "--batch-tokens 1");
+        let fault = format!("cuMemAllocAsync:{}", calls(&bench, &one, "cuMemAllocAsync"));
+        assert!(ok(&bench, &one, Some(&fault)) == expected, "{one}, {fault}");
         let locked = calls(&bench, &job, "cuMemHostAlloc");
         assert!(ok(&bench, &job, Some(&format!("cuMemHostAlloc:{locked}"))) == expected, "{job}, of the host's memory");
         run(&bench, &job, Some("cuMemAllocAsync:3")).failed("out of memory");
@@ -195,6 +199,72 @@ fn a_model_trains_on_a_device_as_on_the_cpu() {
     }
     let refused = format!("train --model {model} --data train.jsonl --out several --device cuda:0,1");
     run(&bench, &refused, None).failed("2 devices: training runs on one");
+}
+
+/// So do those that yardsticks are held against, on the first of several, and what they learnt is run there.
+#[test]
+fn yardsticks_train_on_the_device() {
+    if gpu::compiler().is_none() {
+        return;
+    }
+    let (bench, model) = bench();
+    bench.ok(&format!("index --model {model} --data train.jsonl --store store --quiet"));
+    let full = "--retrain full --epochs 1 --batch-size 8 --precision f32 --device";
+    let of_store = "--store store --training train.jsonl --data few.jsonl --rule grad-dot";
+    for job in [
+        format!("lds {of_store} --subsets 3 {full}"),
+        format!("tail-patch {of_store} --rate 0.01 {full}"),
+        format!("label-noise --model {model} --data train.jsonl --projection-dim 16 {full}"),
+        format!("stability --model {model} --training train.jsonl --data few.jsonl --rule grad-cos --seeds 2 {full}"),
+    ] {
+        let log = log(&bench, &format!("evaluate {job} cuda:0,1"));
+        let launched = |kernel: &str| log.iter().filter(|line| line.starts_with(&format!("launched {kernel}"))).count();
+        assert!(launched("embed") > 0, "{job}");
+        // A step on a few records is a sum of their gradients: no moments are kept.
+        assert!(launched("adam_step") > 0 || job.starts_with("tail-patch"), "{job}");
+        assert!(launched("weight_gradient") > 0 || launched("gradients") > 0, "{job}: {log:#?}");
+    }
+    let kept = format!("evaluate lds {of_store} --subsets 3 {full} cpu --keep kept.jsonl --quiet");
+    bench.ok(&kept);
+    let elsewhere = kept.replace(" cpu ", " cuda ");
+    run(&bench, &elsewhere, None).failed("kept.jsonl: ");
+}
+
+/// Records of several factors are scored on the device, with the bits of the CPU.
+#[test]
+fn tags_are_searched_for_on_the_device() {
+    if gpu::compiler().is_none() {
+        return;
+    }
+    let (bench, _) = bench();
+    let model = bench.model("bert-tags");
+    let words = ["she", "wrote", "a", "long", "book", "of", "good", "food"];
+    let record = |i: usize| {
+        let tokens: Vec<&str> = (0..3 + i % 4).map(|t| words[(i + 3 * t) % words.len()]).collect();
+        let tags: Vec<usize> = (0..tokens.len()).map(|t| (i + t) % 3).collect();
+        json!({ "id": format!("t{i}"), "tokens": tokens, "ner_tags": tags }).to_string() + "\n"
+    };
+    bench.write("tags.jsonl", (0..RECORDS).map(record).collect::<String>());
+    bench.write("asked.jsonl", (0..3).map(record).collect::<String>());
+    bench.ok(&format!("index --model {model} --data tags.jsonl --store tags --quiet"));
+    for more in ["--rule feature-cos", "--rule grad-cos", "--rule grad-dot -k 3", "--rule grad-dot --token 1"] {
+        let search = format!("search --store tags --data asked.jsonl --precision f32 {more} --device");
+        let launched = log(&bench, &format!("{search} cuda"));
+        assert!(launched.iter().any(|line| line.starts_with("launched search_scan")), "{more}");
+        let scores = |device: &str| -> Vec<(Value, f64)> {
+            let found = lines(&ok(&bench, &format!("{search} {device}"), None));
+            let ends = found.iter().flat_map(|one| one["proponents"].as_array().unwrap());
+            ends.map(|hit| (hit["index"].clone(), hit["score"].as_f64().unwrap())).collect()
+        };
+        // Queries come of the model, whose bits are the device's.
+        let alike =
+            |(one, other): (&(Value, f64), &(Value, f64))| (one.1 - other.1).abs() <= 1e-4 * one.1.abs().max(1.0);
+        let (cpu, gpu) = (scores("cpu"), scores("cuda"));
+        assert!(
+            !cpu.is_empty() && cpu.len() == gpu.len() && cpu.iter().zip(&gpu).all(alike),
+            "{more}: {cpu:?} {gpu:?}"
+        );
+    }
 }
 
 /// `doctor` finds nothing wrong with any device or precision, nor with a model on one.

@@ -96,7 +96,6 @@ impl<B: Backend> Encoder<B> {
     /// Leaves the last layer's hidden states in `pass.space.hidden`, one row a token, or one a sequence where the
     /// encoder was loaded for [`Rows::First`].
     pub(super) fn forward(&self, pass: &mut Pass<'_, B>, maps: &mut Maps<B>) -> Result<()> {
-        pass.space.reserve(pass.backend, self, pass.tokens, pass.keep)?;
         self.embed(pass)?;
         for (number, step) in self.steps.iter().enumerate() {
             self.step(pass, number, &self.layers[*step], maps)?;

@@ -8,8 +8,6 @@ use crate::error::Result;
 pub(in crate::model) struct Workspace<B: Backend> {
     /// T there is room for, and so as many sequences: none is empty.
     tokens: usize,
-    /// K.
-    classes: usize,
     /// `[T, embedding width]`, where embeddings are projected.
     pub(super) embedded: Option<B::Tensor>,
     /// `[T, E]`: the hidden states a layer reads and leaves; on the way back, their gradient.
@@ -82,7 +80,6 @@ impl<B: Backend> Workspace<B> {
         };
         Ok(Self {
             tokens,
-            classes,
             embedded: encoder.projection.as_ref().map(|_| rows(encoder.embedding_width())).transpose()?,
             hidden: rows(width)?,
             sum: rows(width)?,
@@ -105,23 +102,17 @@ impl<B: Backend> Workspace<B> {
     }
 
     /// Whether there is room for a way back.
-    pub(super) fn goes_back(&self) -> bool {
+    pub(in crate::model) fn goes_back(&self) -> bool {
         self.back.is_some()
     }
 
-    /// Makes room for `tokens` tokens, and for a way back where there will be one: by half as much again as there was,
-    /// so that slowly growing batches do not allocate each time.
-    pub(in crate::model) fn reserve(
-        &mut self,
-        backend: &B,
-        encoder: &Encoder<B>,
-        tokens: usize,
-        back: bool,
-    ) -> Result<()> {
-        if tokens > self.tokens || (back && !self.goes_back()) {
-            let enough = if tokens > self.tokens { tokens.max(self.tokens + self.tokens / 2) } else { self.tokens };
-            *self = Self::new(backend, encoder, self.classes, enough, back || self.goes_back())?;
-        }
-        Ok(())
+    /// Whether there is room for so many tokens, and for a way back where there will be one.
+    pub(in crate::model) fn takes(&self, tokens: usize, back: bool) -> bool {
+        tokens <= self.tokens && (self.goes_back() || !back)
+    }
+
+    /// Tokens that its successor has room for.
+    pub(in crate::model) fn grown(&self, tokens: usize) -> usize {
+        if tokens > self.tokens { tokens.max(self.tokens + self.tokens / 2) } else { self.tokens }
     }
 }
