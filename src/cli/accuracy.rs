@@ -42,7 +42,7 @@ pub(super) fn run(
     name: &str,
     records: impl FnOnce(&Model) -> Result<Vec<Record>>,
 ) -> anyhow::Result<Outcome> {
-    let options = AccuracyOptions { batch_tokens: common.settings()?.batch_tokens, ..AccuracyOptions::default() };
+    let options = AccuracyOptions { batch_tokens: common.settings().batch_tokens, ..AccuracyOptions::default() };
     let load_options = LoadOptions { max_length: common.max_length, ..LoadOptions::default() };
     let cpu = Model::load(name, Device::Cpu, &load_options)?;
     let records = records(&cpu)?;

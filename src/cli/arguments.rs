@@ -28,13 +28,13 @@ pub(crate) struct Common {
     #[arg(long, global = true, default_value = "auto", value_name = "PRECISION")]
     pub(crate) precision: Precision,
     /// Tokens in one packed batch [default: what suits the device]
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", value_parser = from_one)]
     pub(crate) batch_tokens: Option<usize>,
     /// CPU threads [default: all]
     #[arg(long, global = true, value_name = "N")]
     pub(crate) threads: Option<usize>,
     /// Longest input in tokens [default: the model's]
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", value_parser = from_one)]
     pub(crate) max_length: Option<usize>,
     /// Where results go [default: standard output; export, train and improve need a place]
     #[arg(long, short, global = true, value_name = "FILE")]
@@ -84,11 +84,8 @@ impl Common {
     }
 
     /// How the pipeline runs.
-    pub(crate) fn settings(&self) -> Result<Settings> {
-        if self.batch_tokens == Some(0) {
-            return Err(Error::usage("--batch-tokens: expected at least 1, found 0"));
-        }
-        Ok(Settings { batch_tokens: self.batch_tokens, quiet: self.quiet })
+    pub(crate) fn settings(&self) -> Settings {
+        Settings { batch_tokens: self.batch_tokens, quiet: self.quiet }
     }
 
     /// The format of results.
@@ -113,6 +110,17 @@ impl Common {
             _ => Ok(()),
         }
     }
+}
+
+/// An amount of which 0 would be none.
+pub(crate) fn from_one(text: &str) -> std::result::Result<usize, String> {
+    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("expected a number from 1 on, found {text:?}"))
+}
+
+/// A penalty or a damping; whether it may be 0 is the rule's to say.
+pub(crate) fn lambda(text: &str) -> std::result::Result<f64, String> {
+    let legal = |number: &f64| number.is_finite() && *number >= 0.0;
+    text.parse().ok().filter(legal).ok_or_else(|| format!("expected a number from 0 on, found {text:?}"))
 }
 
 /// Notes a place that more results go to than those of --out, before any work: its name is to say a format they are

@@ -234,7 +234,7 @@ fn explain_row(
 ) -> Result<Row> {
     let chosen = records.iter().step_by(records.len().div_ceil(EXPLAINED));
     let sequences = chosen.map(|record| as_read(model, record)).collect::<Result<Vec<_>>>()?;
-    let batch_tokens = common.settings()?.batch_tokens;
+    let batch_tokens = common.settings().batch_tokens;
     let outputs = run_sequences(model, &sequences, batch_tokens, &|_| !interrupt::asked())?;
     let words = Words::default();
     let mut subjects = Vec::new();
@@ -289,7 +289,7 @@ fn forward(
     let lengths = || sequences.iter().map(|(encoding, _)| encoding.ids.len());
     let tokens: usize = lengths().sum();
     let flops: f64 = lengths().map(|length| model.config().forward_flops(length)).sum();
-    let batch_tokens = common.settings()?.batch_tokens;
+    let batch_tokens = common.settings().batch_tokens;
     let per_second = |seconds: f64, n: usize| Some(n as f64 / seconds);
     let row = |job, case: String, seconds| Row {
         job,

@@ -11,7 +11,7 @@ use wherefore::pipeline::{self, FisherOptions};
 use wherefore::store::Store;
 
 use super::Outcome;
-use super::arguments::Common;
+use super::arguments::{Common, lambda};
 use super::output::Output;
 use super::run_record::RunRecord;
 use super::search::load_model;
@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     self_influence: bool,
     /// λ over a layer's mean eigenvalue, for the self-influence [default: 0.1]
-    #[arg(long, value_name = "λ", requires = "self_influence")]
+    #[arg(long, value_name = "λ", value_parser = lambda, requires = "self_influence")]
     lambda: Option<f64>,
 }
 
@@ -101,9 +101,8 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         self_influence: arguments.self_influence.then(|| arguments.lambda.unwrap_or(pipeline::FISHER_DAMPING)),
     };
     let directory = arguments.curvature.as_ref().unwrap_or(&arguments.store[0]);
-    std::fs::create_dir_all(directory).map_err(Error::io(directory))?;
     let output = Output::new(common, None);
     let rejections = output.rejections();
-    let summary = pipeline::fit_fisher(&model, &store, directory, &options, &common.settings()?)?;
+    let summary = pipeline::fit_fisher(&model, &store, directory, &options, &common.settings())?;
     output.finish("fitted", &summary, rejections, run)
 }

@@ -48,7 +48,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let folder = arguments.keep.as_deref().unwrap_or(temporary.path());
     unpack(folder)?;
     let model = common.load(&folder.join("model").to_string_lossy())?;
-    let settings = common.settings()?;
+    let settings = common.settings();
     let store = folder.join("store");
     let options = IndexOptions { resume: arguments.keep.is_some(), ..IndexOptions::default() };
     let none = || Rejections::new(false, None);

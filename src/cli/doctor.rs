@@ -126,7 +126,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         Some(name) => {
             let model = common.load_as(name, true)?;
             let dataset = arguments.data.open_as(shape_of(&model), &[])?;
-            pipeline::prove(&model, dataset, &common.settings()?, &mut rejections)?
+            pipeline::prove(&model, dataset, &common.settings(), &mut rejections)?
         }
         None => Vec::new(),
     };

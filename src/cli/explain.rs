@@ -15,7 +15,7 @@ use wherefore::tokens::Encoding;
 use wherefore::{Error, Result};
 
 use super::Outcome;
-use super::arguments::{Common, Data, ModelName, Typed, shape_of};
+use super::arguments::{Common, Data, ModelName, Typed, from_one, shape_of};
 use super::output::Output;
 use super::run_record::RunRecord;
 
@@ -43,7 +43,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 128)]
     stride: usize,
     /// Question answering: tokens of an answer, at most
-    #[arg(long, value_name = "N", default_value_t = 30)]
+    #[arg(long, value_name = "N", value_parser = from_one, default_value_t = 30)]
     max_answer_tokens: usize,
     /// Explain what speaks for the target against this label: the difference of their logits
     #[arg(long, value_name = "LABEL")]
@@ -258,7 +258,7 @@ impl Arguments {
             rationale: self.rationale,
             token: self.token,
             stride: self.stride,
-            max_answer_tokens: self.max_answer_tokens.max(1),
+            max_answer_tokens: self.max_answer_tokens,
         })
     }
 
@@ -314,7 +314,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     }
     let output = Output::new(common, common.out.as_deref());
     let mut rejections = output.rejections();
-    let settings = common.settings()?;
+    let settings = common.settings();
     let create = |columns| RecordWriter::create(common.out.as_deref(), common.format(), columns);
     let summary = if arguments.method == MethodName::NormLime {
         let mut writer = create(GlobalImportance::columns())?;

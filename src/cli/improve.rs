@@ -84,7 +84,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let machine = Machine {
         device: common.device.clone(),
         precision: common.precision,
-        settings: common.settings()?,
+        settings: common.settings(),
         note: run_record::note_data,
         taken: Arc::default(),
         skip_invalid: common.skip_invalid,

@@ -12,7 +12,7 @@ use wherefore::store::{self, DEFAULT_BLOCK_RECORDS, Dtype, Info, Part};
 use wherefore::{Error, Result};
 
 use super::Outcome;
-use super::arguments::{Common, Data, shape_of};
+use super::arguments::{Common, Data, from_one, shape_of};
 use super::output::{Output, print};
 use super::run_record::{RunRecord, is_given};
 use super::search::load_recorded;
@@ -99,7 +99,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 128)]
     stride: usize,
     /// Models that answer questions: tokens of a predicted answer, at most
-    #[arg(long, value_name = "N", default_value_t = 30)]
+    #[arg(long, value_name = "N", value_parser = from_one, default_value_t = 30)]
     max_answer_tokens: usize,
     /// Records in a block: what a job can lose, and what --shard deals out
     #[arg(long, value_name = "N", default_value_t = DEFAULT_BLOCK_RECORDS)]
@@ -304,7 +304,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     }
     let output = Output::new(common, Some(&arguments.store));
     let mut rejections = output.rejections();
-    let settings = common.settings()?;
+    let settings = common.settings();
     let summary = pipeline::index(&model, dataset, &arguments.store, &options, &settings, &mut rejections)?;
     run.overflows(&model);
     let outcome = output.finish("indexed", &summary, rejections, run)?;
@@ -341,7 +341,7 @@ fn dry_run(
     common: &Common,
 ) -> anyhow::Result<Outcome> {
     let mut rejections = Rejections::new(common.skip_invalid, None);
-    let plan = pipeline::plan(model, dataset, &arguments.store, options, &common.settings()?, &mut rejections)?;
+    let plan = pipeline::plan(model, dataset, &arguments.store, options, &common.settings(), &mut rejections)?;
     print(common, [&plan], &plan)?;
     plan.check()?;
     Ok(if rejections.finish()? == 0 { Outcome::Done } else { Outcome::Skipped })

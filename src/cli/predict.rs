@@ -9,7 +9,7 @@ use wherefore::report::{MaskPrediction, Prediction, RecordWriter, SpanPrediction
 use wherefore::task::{AnswerOptions, EntityCounts, Scoring};
 
 use super::Outcome;
-use super::arguments::{Common, Data, ModelName, Typed, shape_of};
+use super::arguments::{Common, Data, ModelName, Typed, from_one, shape_of};
 use super::output::Output;
 use super::run_record::RunRecord;
 
@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     spans: SpanArguments,
     /// Masked-language models: pieces told of each mask
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", value_parser = from_one, default_value_t = 5)]
     top_k: usize,
 }
 
@@ -37,10 +37,10 @@ pub(crate) struct SpanArguments {
     #[arg(long, value_name = "N", default_value_t = 128)]
     stride: usize,
     /// Question answering: tokens of an answer, at most
-    #[arg(long, value_name = "N", default_value_t = 30)]
+    #[arg(long, value_name = "N", value_parser = from_one, default_value_t = 30)]
     max_answer_tokens: usize,
     /// Question answering: how many answers are told
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", value_parser = from_one, default_value_t = 20)]
     n_best: usize,
     /// Question answering: no answer is given where that scores more than so much above the best one
     #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
@@ -53,11 +53,6 @@ pub(crate) struct SpanArguments {
 impl SpanArguments {
     pub(crate) fn options(&self) -> Result<SpanOptions> {
         let &Self { stride, max_answer_tokens: max_tokens, n_best, no_answer_threshold, scoring } = self;
-        for (flag, value) in [("--max-answer-tokens", max_tokens), ("--n-best", n_best)] {
-            if value == 0 {
-                return Err(wherefore::Error::usage(format!("{flag}: expected at least 1, found 0")));
-            }
-        }
         if let Some(threshold) = no_answer_threshold.filter(|threshold| !threshold.is_finite()) {
             let told = format!("--no-answer-threshold: expected a number, found {threshold}");
             return Err(wherefore::Error::usage(told));
@@ -72,7 +67,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let dataset = arguments.text.or_as(shape_of(&model), &arguments.data)?;
     let output = Output::new(common, common.out.as_deref());
     let mut rejections = output.rejections();
-    let settings = common.settings()?;
+    let settings = common.settings();
     let create = |columns| RecordWriter::create(common.out.as_deref(), common.format(), columns);
     let (writer, summary) = match model.task() {
         Task::Record => {

@@ -10,7 +10,7 @@ use wherefore::pipeline::Summary;
 use wherefore::report::{DEFAULT_LIMIT, Destination, Nothing, Page, PageOptions, is_special, read_results};
 
 use super::Outcome;
-use super::arguments::Common;
+use super::arguments::{Common, from_one};
 use super::output::sibling;
 use super::run_record::{RunRecord, check_is_not_out};
 
@@ -28,16 +28,12 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TEXT")]
     title: Option<String>,
     /// Records on the page at most; the page says how many it leaves out
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_LIMIT, value_parser = parse_limit)]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_LIMIT, value_parser = from_one)]
     limit: usize,
 }
 
 /// What results are written as, or may be expected to.
 const RESULTS: [&str; 7] = ["csv", "gz", "jsonl", "parquet", "tsv", "txt", "zst"];
-
-fn parse_limit(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("expected a number from 1 on, found {text:?}"))
-}
 
 /// What a run's record tells of an audit that left an empty file.
 fn of_audit(file: &Path) -> Option<Nothing> {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use wherefore::factors::{CurvatureOptions, HessianForm, LabelUsed, RefitOptions, RepresenterCompat};
-use wherefore::model::{Model, Problem, Task};
+use wherefore::model::{Model, Problem, Task, find};
 use wherefore::pipeline::{
     self, Condition, Entities, ExactOptions, GivenFactors, GivenFile, GivenSearch, QueryTarget, Rejections, ResultSink,
     RuleOptions, ScopeOptions, SearchOptions, SelfSearch, SetFile, Summary, TopK,
@@ -15,7 +15,7 @@ use wherefore::search::Rule;
 use wherefore::store::{Checkpoint, Settings, Store};
 use wherefore::{Error, Result};
 
-use super::arguments::{Common, Data, Typed, shape_of};
+use super::arguments::{Common, Data, Typed, lambda, shape_of};
 use super::output::Output;
 use super::run_record::RunRecord;
 use super::{Outcome, note};
@@ -64,7 +64,7 @@ pub(crate) struct Arguments {
     /// λ: the penalty of the representer's refit [default: 0.06], the damping of influence and relatif [default: 0.01];
     /// over projected gradients, the damping over the matrix's mean diagonal [default: that at which records left out
     /// are predicted best; with shampoo and the whole network's curvature 0.1]
-    #[arg(long, value_name = "λ")]
+    #[arg(long, value_name = "λ", value_parser = lambda)]
     lambda: Option<f64>,
     /// Representer values as another tool defines them
     #[arg(long, value_enum)]
@@ -229,13 +229,14 @@ pub(super) fn load_recorded(kept: &Settings, recorded: &Path, model: Option<&str
         Some(model) => common.load_as(model, masks),
         None if kept.is_given() => Err(Error::usage("the store's factors were made elsewhere: it knows no model")
             .with_hint("use a store that was indexed by the model, without --from-factors")),
-        None => common.load_as(&recorded.to_string_lossy(), masks).map_err(|error| match error {
-            Error::Io { .. } | Error::Usage(..) => Error::Usage(
-                format!("the store's model is not where it was: {error}"),
-                Some("say where it is now with --model DIR".into()),
-            ),
-            other => other,
-        }),
+        None => {
+            let recorded = recorded.to_string_lossy();
+            find(&recorded).map_err(|error| {
+                Error::usage(format!("the store's model is not where it was: {error}"))
+                    .with_hint("say where it is now with --model DIR")
+            })?;
+            common.load_as(&recorded, masks)
+        }
     }
 }
 
@@ -347,7 +348,7 @@ impl Search<'_> {
         run.model(&model);
         let mut writer = write()?;
         let job = pipeline::SearchJob { model: &model, checkpoints: &checkpoints, store, options };
-        let summary = job.run(dataset, &common.settings()?, rejections, &mut writer)?;
+        let summary = job.run(dataset, &common.settings(), rejections, &mut writer)?;
         writer.0.finish()?;
         run.overflows(&model);
         Ok(summary)

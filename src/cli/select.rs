@@ -9,7 +9,7 @@ use wherefore::pipeline::{self, SelectOptions, SelectScores, Selector, SelectorO
 use wherefore::report::{ContextSelection, RecordWriter};
 
 use super::Outcome;
-use super::arguments::{Common, Data, ModelName, Typed, shape_of};
+use super::arguments::{Common, Data, ModelName, Typed, from_one, shape_of};
 use super::output::Output;
 use super::predict::SpanArguments;
 use super::run_record::RunRecord;
@@ -48,10 +48,6 @@ pub(crate) struct Arguments {
     occlude: Replacement,
 }
 
-fn from_one(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("expected a number from 1 on, found {text:?}"))
-}
-
 impl Arguments {
     fn options(&self, common: &Common) -> wherefore::Result<SelectOptions> {
         Ok(SelectOptions {
@@ -78,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let dataset = arguments.text.or_as(shape_of(&model), &arguments.data)?;
     let output = Output::new(common, common.out.as_deref());
     let mut rejections = output.rejections();
-    let settings = common.settings()?;
+    let settings = common.settings();
     let mut writer = RecordWriter::create(common.out.as_deref(), common.format(), ContextSelection::columns())?;
     let mut write = |selection: &ContextSelection| writer.write(selection);
     let (summary, scores) = if let Some(selector) = &arguments.selector {

@@ -13,13 +13,33 @@ use crate::report::{ChangeRecord, Destination, Format, RecordWriter};
 
 const PLAN: &str = "plan.json";
 
+/// A folder that is a plan's, and this process's as long as this is held.
+#[derive(Debug)]
+pub(super) struct Claim {
+    out: PathBuf,
+    made: bool,
+    _lock: Lock,
+}
+
+impl Drop for Claim {
+    /// A plan that came to nothing, as where its data are refused, leaves nothing behind that keeps the next one out.
+    fn drop(&mut self) {
+        if rest(&self.out).is_ok_and(|paths| holds_a_plan_alone(&paths)) {
+            let _ = std::fs::remove_file(self.out.join(PLAN));
+            if self.made {
+                Lock::remove_with(&self.out);
+            }
+        }
+    }
+}
+
 /// Takes a folder for a plan, or finds it taken for the same one; with `overwrite` in the place of what an earlier plan
-/// left. It is one process's as long as the lock is held.
+/// left.
 ///
 /// # Errors
 /// [`Error::Mismatch`] where it holds the results of another plan, or of other data; [`Error::Usage`] where something
 /// else is there, or another process at work.
-pub(super) fn claim(out: &Path, plan: &Plan, overwrite: bool) -> Result<Lock> {
+pub(super) fn claim(out: &Path, plan: &Plan, overwrite: bool) -> Result<Claim> {
     let path = out.join(PLAN);
     let inputs = plan.files().into_iter().map(|file| Ok((file.to_owned(), Value::from(fingerprint(Path::new(file))?))));
     // The same plan wherever it is called from.
@@ -32,16 +52,17 @@ pub(super) fn claim(out: &Path, plan: &Plan, overwrite: bool) -> Result<Lock> {
         return Err(Error::usage(format!("{}: is there already, and holds no plan", out.display()))
             .with_hint("name another folder with --out"));
     }
+    let made = !out.exists();
     std::fs::create_dir_all(out).map_err(Error::io(out))?;
-    let lock = Lock::acquire(out, "folder")?;
-    if overwrite && path.exists() {
+    let claimed = Claim { out: out.to_owned(), made, _lock: Lock::acquire(out, "folder")? };
+    if overwrite && path.exists() || holds_a_plan_alone(&rest(out)?) {
         clear(out)?;
     }
     if path.exists() {
         let found = from(&plan.folder, read(&path)?);
         let differs = ["plan", "inputs"].into_iter().find(|part| found[part] != claim[part]);
         return match differs {
-            None => Ok(lock),
+            None => Ok(claimed),
             Some(part) => {
                 let what = if part == "plan" { "another plan" } else { "other data" };
                 let hint = "name another folder with --out, or begin anew with --overwrite";
@@ -50,7 +71,7 @@ pub(super) fn claim(out: &Path, plan: &Plan, overwrite: bool) -> Result<Lock> {
         };
     }
     write(&path, &claim)?;
-    Ok(lock)
+    Ok(claimed)
 }
 
 /// What is named by paths of a folder, as seen from there.
@@ -77,6 +98,11 @@ fn rest(out: &Path) -> Result<Vec<PathBuf>> {
         entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>().map_err(Error::io(out))?;
     paths.retain(|path| !path.ends_with(LOCK));
     Ok(paths)
+}
+
+/// Whether nothing was done yet about a plan.
+fn holds_a_plan_alone(paths: &[PathBuf]) -> bool {
+    matches!(paths, [path] if path.ends_with(PLAN))
 }
 
 /// Of a file's bytes; a pattern is its own.

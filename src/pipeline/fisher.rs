@@ -1,5 +1,6 @@
 //! `curvature`: what influence over a whole network is preconditioned by, fitted to the records of a store.
 
+use std::fs;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -41,7 +42,8 @@ impl Default for FisherOptions {
 /// Records whose products are one chain of f32 sums; chains are added up in f64, in their order.
 const WINDOW: usize = 256;
 
-/// Fits the curvature of `model` to the records of `store`, and writes it to `directory`.
+/// Fits the curvature of `model` to the records of `store`, and writes it to `directory`, which is made where there is
+/// none.
 ///
 /// # Errors
 /// Where model and store do not belong together, a text no longer fits the model, or a number is not finite.
@@ -77,6 +79,8 @@ pub fn fit_fisher(
         done: 0,
         tokens: 0,
     };
+    // Now: hours from here is no time to hear that there is no place for the result.
+    fs::create_dir_all(directory).map_err(Error::io(directory))?;
     let mut layers = fit.factors(&some)?;
     if options.form == FisherForm::Ekfac || options.self_influence.is_some() {
         let bases: Vec<_> = layers.iter().map(basis).collect();

@@ -227,6 +227,7 @@ struct Kinds {
     /// Where the first of each is.
     first_name: Option<Place>,
     first_id: Option<Place>,
+    first_blank: Option<Place>,
 }
 
 /// The most classes that ids make: a label column of other numbers is told before it becomes a head of millions.
@@ -244,6 +245,10 @@ impl Kinds {
             }
             if numbered.is_none() && kinds.largest.is_some() {
                 kinds.first_id = Some(place.clone());
+            }
+            // Spaces sort before whatever can be seen.
+            if kinds.first_blank.is_none() && kinds.names.first().is_some_and(|name| name.trim().is_empty()) {
+                kinds.first_blank = Some(place.clone());
             }
         }
         kinds
@@ -296,6 +301,10 @@ impl Kinds {
     }
 
     fn names(&self) -> Result<Vec<String>> {
+        if let Some(place) = &self.first_blank {
+            return Err(Error::usage(format!("labels: expected a name, found an empty one in {place}"))
+                .with_hint("leave the label out, or null, where a record has none"));
+        }
         match (self.largest, self.names.is_empty()) {
             (None, false) => Ok(self.names.iter().cloned().collect()),
             (Some(largest), true) if !self.negative && largest < MOST_CLASSES => {

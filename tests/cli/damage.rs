@@ -436,3 +436,19 @@ fn slips_of_numbers_and_names_are_told() {
     assert!(told.contains("1 results are of the class of --against itself"), "{told}");
     assert!(found.iter().all(|record| record["against"] == "bad" && record["target"] != "bad"), "{found:?}");
 }
+
+#[test]
+fn numbers_that_say_nothing_are_refused_where_they_are_typed() {
+    let bench = with_store();
+    let search = "search --store store --text a --rule feature-dot";
+    for lambda in ["nan", "-1", "1e400"] {
+        bench.fails(&format!("{search} --lambda={lambda}"), "expected a number from 0 on");
+    }
+    bench.fails(&format!("{search} --max-length 0"), "expected a number from 1 on");
+    bench.fails("predict --model bert-cls2 --data train.jsonl --batch-tokens 0", "expected a number from 1 on");
+    bench.fails("predict --model bert-cls2 --data train.jsonl --top-k 0", "expected a number from 1 on");
+    // What else is wrong with loading the store's model is not told as its place.
+    bench.fails(&format!("{search} --precision f16"), "wherefore: --precision f16: the CPU computes in");
+    fs::rename(bench.path("bert-cls2"), bench.path("moved")).unwrap();
+    bench.fails(search, "the store's model is not where it was");
+}

@@ -191,6 +191,7 @@ fn what_cannot_be_used_of_a_plans_files_is_left_out_and_told_where_it_may() {
     let ran = bench.run("improve plan.toml --out out --quiet");
     ran.failed("train.jsonl:1");
     assert!(ran.err.contains("--skip-invalid"), "{}", ran.err);
+    assert!(!bench.path("out").exists(), "a plan that came to nothing leaves nothing");
     // The second time all is done, and what was left out is still so.
     for _ in 0..2 {
         let ran = bench.run("improve plan.toml --out out --skip-invalid");

@@ -176,7 +176,8 @@ fn what_does_not_belong_together_is_refused() {
         "are of gradients of the whole model",
     );
     bench.model("bert-cls2-checkpoint");
-    bench.fails("curvature --store store --model bert-cls2-checkpoint", "another model");
+    bench.fails("curvature --store store --model bert-cls2-checkpoint --curvature place", "another model");
+    assert!(!bench.path("place").exists());
     bench.ok(&format!("{INDEX} --model bert-cls2-checkpoint --store other --projection-dim 64"));
     bench.fails(
         "search --store other --data queries.jsonl --rule influence --hessian ekfac --curvature store",

@@ -59,6 +59,7 @@ fn the_same_run_gives_the_same_bytes_whatever_the_threads() {
 fn what_cannot_be_trained_is_told_in_one_line() {
     let bench = bench();
     bench.write("mixed.jsonl", "{\"text\":\"a\",\"label\":\"x\"}\n{\"text\":\"b\",\"label\":3}\n");
+    bench.write("blank.jsonl", "{\"text\":\"a\",\"label\":\"x\"}\n{\"text\":\"b\",\"label\":\"\"}\n");
     bench.write("bare.jsonl", "{\"text\":\"a\"}\n");
     bench.write("one.jsonl", "{\"text\":\"a\",\"label\":\"x\"}\n");
     let refused = |arguments: &str, reason: &str| {
@@ -68,6 +69,7 @@ fn what_cannot_be_trained_is_told_in_one_line() {
     };
     refused("--data train.jsonl", "needs a place");
     refused("--data mixed.jsonl --out m", "found both: a name in mixed.jsonl:1, an id in mixed.jsonl:2");
+    refused("--data blank.jsonl --out m", "expected a name, found an empty one in blank.jsonl:2");
     refused("--data bare.jsonl --out m", "found none");
     refused("--data one.jsonl --out m", "at least two classes");
     refused("--data train.jsonl --out bert-cls2", "is there already");

@@ -15,7 +15,7 @@ use wherefore::{Error, Result, interrupt, search};
 
 use super::{Audited, finish, tell_left_out};
 use crate::cli::Outcome;
-use crate::cli::arguments::{Common, note_side_out};
+use crate::cli::arguments::{Common, lambda, note_side_out};
 use crate::cli::run_record::RunRecord;
 
 /// Findings told of words, each with its text and its neighbours', where the user has not said: most words are no
@@ -54,7 +54,7 @@ pub(super) struct Dirty {
     #[arg(long, value_name = "DIR")]
     dynamics: Option<PathBuf>,
     /// λ of the representer's refits
-    #[arg(long, value_name = "λ", default_value_t = 0.06)]
+    #[arg(long, value_name = "λ", value_parser = lambda, default_value_t = 0.06)]
     lambda: f64,
 }
 

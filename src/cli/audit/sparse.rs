@@ -121,7 +121,7 @@ impl Sparse {
             self.data.open_as(Audited::shape(&store), &[])?,
             k,
             options.memory,
-            &common.settings()?,
+            &common.settings(),
             // They were told of when they were first read.
             &mut Rejections::new(common.skip_invalid, None),
         )?;
@@ -287,7 +287,7 @@ pub(super) fn run(arguments: &Sparse, common: &Common) -> anyhow::Result<Outcome
         arguments.data.open_as(Audited::shape(&store), &[])?,
         k,
         memory,
-        &common.settings()?,
+        &common.settings(),
         &mut rejections,
     )?;
     let options = search::Options { memory, ..search::Options::default() };

@@ -71,7 +71,7 @@ pub(super) fn run(arguments: &Unreliable, common: &Common) -> anyhow::Result<Out
         seed: common.seed,
         memory: arguments.memory << 20,
     };
-    let settings = common.settings()?;
+    let settings = common.settings();
     let open = |files: &[String]| Data { files: files.to_vec(), ..arguments.data.clone() }.open();
     let mut rejections = Output::new(common, common.out.as_deref()).rejections();
     let mut judge = |files: &[String], fits| {

@@ -36,7 +36,7 @@ pub(super) fn run(arguments: &Consistency, common: &Common) -> anyhow::Result<Ou
         original_column: arguments.original_column.clone(),
     };
     job.run.set("methods", arguments.tokens.names());
-    let settings = common.settings()?;
+    let settings = common.settings();
     let rows = evaluate::consistency(&model, originals, perturbed, &options, &settings, &mut job.rejections)?;
     let pairs = rows.first().map_or(0, |row| row.pairs);
     let table = evaluate::Consistency::table(&rows);

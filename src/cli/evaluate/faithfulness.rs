@@ -50,7 +50,7 @@ pub(super) fn run(arguments: &Faithfulness, common: &Common) -> anyhow::Result<O
         randomised.as_ref(),
         dataset,
         &options,
-        &common.settings()?,
+        &common.settings(),
         &mut job.rejections,
     )?;
     let records = rows.first().map_or(0, |row| row.records);

@@ -45,7 +45,7 @@ pub(super) fn run(arguments: &LabelNoise, common: &Common) -> anyhow::Result<Out
     let folder = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
     let to = arguments.keep.as_deref().unwrap_or(folder.path());
     std::fs::create_dir_all(to).map_err(Error::io(to))?;
-    let rows = label_noise(&model, dataset, to, &options, &common.settings()?, &mut job.rejections)?;
+    let rows = label_noise(&model, dataset, to, &options, &common.settings(), &mut job.rejections)?;
     let records = rows.first().map_or(0, |row| row.records);
     job.finish(&rows, records, &Recovery::table(&rows))
 }

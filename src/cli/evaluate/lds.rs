@@ -34,7 +34,7 @@ pub(super) fn run(arguments: &Lds, common: &Common) -> anyhow::Result<Outcome> {
     };
     let trainings = rules.trainings(&mut job.rejections)?;
     let open = || rules.queries();
-    let rows = trainings.lds(&rules.contenders()?, &open, &options, &rules.plan, &common.settings()?)?;
+    let rows = trainings.lds(&rules.contenders()?, &open, &options, &rules.plan, &common.settings())?;
     let queries = rows.first().map_or(0, |row| row.queries);
     job.finish(&rows, queries, &Row::table(&rows))
 }

@@ -52,7 +52,7 @@ pub(super) fn run(arguments: &LeaveOut, common: &Common) -> anyhow::Result<Outco
     let options = LeaveOutOptions { sets, seeds: arguments.seeds, seed: common.seed };
     let trainings = rules.trainings(&mut job.rejections)?;
     let open = || rules.queries();
-    let rows = trainings.leave_out(&rules.contenders()?, &open, &options, &rules.plan, &common.settings()?)?;
+    let rows = trainings.leave_out(&rules.contenders()?, &open, &options, &rules.plan, &common.settings())?;
     let queries = rows.first().map_or(0, |row| row.queries);
     job.finish(&rows, queries, &Row::table(&rows))
 }

@@ -40,7 +40,7 @@ pub(super) fn run(arguments: &Plausibility, common: &Common) -> anyhow::Result<O
         as_many_as_gold: arguments.as_many_as_gold,
     };
     job.run.set("methods", arguments.tokens.names());
-    let rows = evaluate::plausibility(&model, dataset, &gold, &options, &common.settings()?, &mut job.rejections)?;
+    let rows = evaluate::plausibility(&model, dataset, &gold, &options, &common.settings(), &mut job.rejections)?;
     let records = rows.first().map_or(0, |row| row.records);
     let table = evaluate::Plausibility::table(&rows);
     job.finish(&rows, records, &table)

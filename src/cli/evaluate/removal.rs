@@ -34,7 +34,7 @@ pub(super) fn run(arguments: &Removal, common: &Common) -> anyhow::Result<Outcom
     };
     let trainings = rules.trainings(&mut job.rejections)?;
     let open = || rules.queries();
-    let rows = trainings.removal(&rules.contenders()?, &open, &options, &rules.plan, &common.settings()?)?;
+    let rows = trainings.removal(&rules.contenders()?, &open, &options, &rules.plan, &common.settings())?;
     let queries = rows.first().map_or(0, |row| row.queries);
     job.finish(&rows, queries, &Row::table(&rows))
 }

@@ -13,7 +13,7 @@ use wherefore::store::{self, Store};
 use wherefore::{Error, Result};
 
 use super::retrain::RetrainArguments;
-use crate::cli::arguments::{Common, Data};
+use crate::cli::arguments::{Common, Data, lambda};
 use crate::cli::run_record::{RunRecord, check_is_not_out, note_out};
 use crate::cli::search::{Hessian, load_checkpoints, load_model};
 
@@ -37,7 +37,7 @@ pub(super) struct RuleArguments {
     #[arg(long, value_name = "RULES", value_delimiter = ',')]
     rule: Vec<Rule>,
     /// λ of the rules that have one, as for `search`: damping of influence, relatif and trak, penalty of representer
-    #[arg(long, value_name = "λ")]
+    #[arg(long, value_name = "λ", value_parser = lambda)]
     lambda: Option<f64>,
     /// The curvatures of influence, relatif and trak, as for `search`; each is judged [default: each rule's own]
     #[arg(long, value_enum, value_name = "FORMS", value_delimiter = ',')]

@@ -73,7 +73,7 @@ impl Stability {
         let seeds = common.seed..common.seed + self.seeds;
         let folder = self.keep.as_deref().unwrap_or(temporary);
         let retraining = self.retrain.retraining(&model, common);
-        train_members(&model, &|| data.open(), folder, &retraining, seeds, projection, &common.settings()?)
+        train_members(&model, &|| data.open(), folder, &retraining, seeds, projection, &common.settings())
     }
 }
 
@@ -96,7 +96,7 @@ pub(super) fn run(arguments: &Stability, common: &Common) -> anyhow::Result<Outc
     let rules =
         if arguments.rule.is_empty() { Rule::ALL.into_iter().filter(suited).collect() } else { arguments.rule.clone() };
     let options = StabilityOptions { top_k: arguments.top_k, seed: common.seed };
-    let (open, settings) = (|| arguments.data.open(), common.settings()?);
+    let (open, settings) = (|| arguments.data.open(), common.settings());
     let rows = stability(&members, &rules, &open, &options, &settings, &mut job.rejections)?;
     let queries = rows.first().map_or(0, |row| row.queries);
     job.finish(&rows, queries, &Row::table(&rows))

@@ -30,7 +30,7 @@ pub(super) fn run(arguments: &TailPatch, common: &Common) -> anyhow::Result<Outc
         TailPatchOptions { top_k: arguments.top_k, rate: arguments.rate, each: arguments.each, seed: common.seed };
     let trainings = rules.trainings(&mut job.rejections)?;
     let open = || rules.queries();
-    let rows = trainings.tail_patch(&rules.contenders()?, &open, &options, &rules.plan, &common.settings()?)?;
+    let rows = trainings.tail_patch(&rules.contenders()?, &open, &options, &rules.plan, &common.settings())?;
     let queries = rows.first().map_or(0, |row| row.queries);
     job.finish(&rows, queries, &Row::table(&rows))
 }

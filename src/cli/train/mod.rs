@@ -311,7 +311,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     );
     run.set("task", job.to_string());
     run.set("labels", trainee.class_names().names().to_vec());
-    let settings = common.settings()?;
+    let settings = common.settings();
     let mut fit = Fit { arguments, common, settings, checkpoints: &checkpoints, run: &mut run };
     let summary = match job {
         Job::Classification => {
