@@ -145,6 +145,8 @@ pub struct Dirty {
     pub predictions: Vec<Option<usize>>,
     /// The class that each would rather have.
     pub suggestions: Vec<usize>,
+    /// The same by each signal that names classes.
+    pub verdicts: Vec<(Signal, Vec<usize>)>,
     /// The nearest others of each; empty where they were not looked for.
     pub neighbours: Vec<Vec<Hit>>,
     /// The numbers of each row's.
@@ -359,9 +361,10 @@ impl Evidence<'_> {
         let mut ranking: Vec<usize> = (0..scores.len()).filter(|&row| !scores[row].is_nan()).collect();
         ranking.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
         let (labels, suggestions) = (self.classes.labels.clone(), self.suggestions(by));
+        let verdicts = self.judgements.into_iter().map(|(signal, judgement)| (signal, judgement.suggestions)).collect();
         let (signals, predictions) = (self.signals, self.classes.predictions.clone());
         let (records, spans) = (Vec::new(), Vec::new());
-        Dirty { ranking, scores, signals, labels, predictions, suggestions, neighbours, records, spans }
+        Dirty { ranking, scores, signals, labels, predictions, suggestions, verdicts, neighbours, records, spans }
     }
 
     /// The text's verdict, the model's as far as it is [`heard`], and the training's, by their ranks. The model's is

@@ -11,10 +11,10 @@ use crate::explain::Segmentation;
 
 /// Tokens in a shingle; a shorter text is one shingle.
 const TOKENS: usize = 3;
-/// Bands of a signature, and rows of a band: pairs of Jaccard similarity 0.8 share a band with probability 0.9999, of
-/// 0.5 with 0.4.
-const BANDS: usize = 24;
-const ROWS: usize = 5;
+/// The share of pairs just at the threshold that share no band, at the most.
+const MISSED: f64 = 1e-4;
+/// Least shingles of a set that are looked for, at the most: bands times rows.
+const LEAST: usize = 210;
 /// Earlier texts of a bucket that a text is compared with.
 const COMPARED: usize = 16;
 
@@ -72,14 +72,41 @@ pub(super) fn jaccard(a: &[u64], b: &[u64]) -> f64 {
     if union == 0 { 1.0 } else { shared as f64 / union as f64 }
 }
 
+/// Sets that share a band's key are compared; they do with probability (their similarity)^rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Bands {
+    count: usize,
+    rows: usize,
+}
+
+impl Bands {
+    /// As many rows, up to five, as leave pairs at the threshold to be found: at 0.8, 24 bands of 5, which pairs of
+    /// similarity 0.5 share with probability 0.5.
+    fn of(threshold: f64) -> Self {
+        let needed = |rows: usize| {
+            let count = (MISSED.ln() / (-threshold.powi(rows as i32)).ln_1p()).ceil();
+            Self { count: (count as usize).clamp(1, LEAST), rows }
+        };
+        (2..=5).rev().map(needed).find(|bands| bands.count * bands.rows <= LEAST).unwrap_or_else(|| needed(1))
+    }
+
+    fn key(self, set: &[u64], band: usize) -> u64 {
+        (0..self.rows).fold(0, |key: u64, row| {
+            let permutation = mix((band * self.rows + row) as u64 + 1);
+            let least = set.iter().map(|&shingle| mix(shingle ^ permutation)).min().unwrap_or_default();
+            mix(key.rotate_left(17) ^ least)
+        })
+    }
+}
+
 /// Of each set, the most similar earlier one among the first `originals` (the earliest of the most similar), where its
 /// similarity is at least `threshold`.
 pub(super) fn most_similar_earlier(sets: &[Vec<u64>], originals: usize, threshold: f64) -> Vec<Option<(usize, f64)>> {
-    let signatures: Vec<[u64; BANDS]> = sets.par_iter().map(|set| signature(set)).collect();
     let mut best: Vec<Option<(usize, f64)>> = vec![None; sets.len()];
-    for band in 0..BANDS {
+    let bands = Bands::of(threshold);
+    for band in 0..bands.count {
         let mut keyed: Vec<(u64, usize)> =
-            signatures.iter().enumerate().map(|(set, signature)| (signature[band], set)).collect();
+            sets.par_iter().enumerate().map(|(place, set)| (bands.key(set, band), place)).collect();
         keyed.par_sort_unstable();
         let buckets = keyed.par_chunk_by(|a, b| a.0 == b.0);
         let found: Vec<(usize, usize, f64)> =
@@ -110,17 +137,6 @@ fn compare<'a>(
             let (set, earlier) = (bucket[at].1, bucket[other].1);
             let similarity = jaccard(&sets[set], &sets[earlier]);
             (similarity >= threshold).then_some((set, earlier, similarity))
-        })
-    })
-}
-
-/// For each band, a key that two sets share with probability (their similarity)^rows.
-fn signature(set: &[u64]) -> [u64; BANDS] {
-    std::array::from_fn(|band| {
-        (0..ROWS).fold(0, |key: u64, row| {
-            let permutation = mix((band * ROWS + row) as u64 + 1);
-            let least = set.iter().map(|&shingle| mix(shingle ^ permutation)).min().unwrap_or_default();
-            mix(key.rotate_left(17) ^ least)
         })
     })
 }
@@ -163,6 +179,29 @@ mod tests {
         assert_eq!(jaccard(&[1, 2, 3, 4], &[2, 3, 4, 5]), 0.6);
         assert_eq!(jaccard(&[], &[]), 1.0);
         assert_eq!(jaccard(&[1], &[]), 0.0);
+    }
+
+    #[test]
+    fn bands_are_of_the_threshold() {
+        let bands = |threshold| (Bands::of(threshold).count, Bands::of(threshold).rows);
+        assert_eq!([bands(1.0), bands(0.8), bands(0.7), bands(0.5)], [(1, 5), (24, 5), (34, 4), (69, 3)]);
+        assert_eq!([bands(0.3), bands(0.1), bands(1e-9)], [(98, 2), (88, 1), (LEAST, 1)]);
+        // Pairs of sets just at it, all of whose shingles but those are their own.
+        for (shared, own) in [(100, 100), (150, 50), (300, 50)] {
+            let threshold = f64::from(shared) / f64::from(shared + 2 * own);
+            let set = |seed: u64| {
+                let pair = (0..shared as u64).map(|i| (seed / 2 * 2, i));
+                let mut set: Vec<u64> = pair
+                    .chain((0..own as u64).map(|i| (seed + 1_000_000, i)))
+                    .map(|(seed, i)| mix(mix(seed) ^ i))
+                    .collect();
+                set.sort_unstable();
+                set
+            };
+            let sets: Vec<Vec<u64>> = (0..600).map(set).collect();
+            let found = most_similar_earlier(&sets, sets.len(), threshold);
+            assert!(found.iter().enumerate().all(|(i, found)| found.is_some() == (i % 2 == 1)), "{threshold}");
+        }
     }
 
     #[test]

@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::subjects::{Asked, Judged, Keep, TokenOptions, Window, each_window};
+use super::subjects::{Asked, Judged, TokenOptions, Window, Windows, Yardstick, each_window};
 use super::table::{Table, cell};
 use super::{Measure, units};
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, Record};
 use crate::error::{Error, Result};
 use crate::explain::Segmentation;
 use crate::model::Model;
@@ -101,7 +101,8 @@ struct Rationales {
 /// Judges every method by the records of `perturbed` against those of `originals` that they were made from.
 ///
 /// # Errors
-/// [`Error::Usage`] where a perturbed record names no original, or settings have no meaning; as
+/// [`Error::Usage`] where a perturbed record names no original (it is left out where such records are), or settings have
+/// no meaning; as
 /// [`crate::explain::explain`].
 pub fn consistency(
     model: &Model,
@@ -117,16 +118,28 @@ pub fn consistency(
         );
     }
     let mut seconds = vec![0.0; options.tokens.methods.len()];
-    let mut read = |what: &str, dataset| {
-        let keep = options.tokens.keep(&format!("consistency, {what}"), &options.original_column);
-        let path = keep.path.map(|path| sibling(path, what));
-        let keep = Keep { path: path.as_deref(), ..keep };
-        rationales(model, dataset, options, &keep, settings, rejections, &mut seconds)
+    let column = &options.original_column;
+    let mut read = |what: &str, dataset, tokens: &TokenOptions, admit: Admit<'_>| {
+        let yardstick = tokens.yardstick(&format!("consistency, {what}"), column);
+        // Each of the two sets has a file of its own.
+        let keep = yardstick.keep.map(|path| sibling(&path, what));
+        let yardstick = Yardstick { keep, admit, ..yardstick };
+        let windows = rationales(model, dataset, tokens, column, &yardstick, settings, rejections)?.some()?;
+        seconds.iter_mut().zip(&windows.seconds).for_each(|(all, new)| *all += new);
+        Ok::<_, Error>((windows.found.into_iter().flatten().collect::<Vec<_>>(), windows.wordless))
     };
-    let (originals, perturbed) = (read("originals", originals)?, read("perturbed", perturbed)?);
+    let (originals, wordless) = read("originals", originals, &options.tokens, &|_| Ok(true))?;
     let by_id: HashMap<&str, &Rationales> = originals.iter().map(|one| (one.id.as_str(), one)).collect();
-    let pair = |one| Ok((original(one, &by_id, &options.original_column)?, one));
-    let pairs: Vec<(&Rationales, &Rationales)> = perturbed.iter().map(pair).collect::<Result<_>>()?;
+    let of_which = |record: &Record| match record.columns.get(column) {
+        None => Err(format!("{column}: expected the id of the record it was made from, found none")),
+        Some(id) if by_id.contains_key(id.as_str()) => Ok(true),
+        // The original was passed over; so is what was made of it.
+        Some(id) if wordless.contains(id) => Ok(false),
+        Some(id) => Err(format!("{column}: no record {id:?} in the data")),
+    };
+    let (perturbed, _) = read("perturbed", perturbed, &options.tokens.with_other_draws(), &of_which)?;
+    let original = |one: &Rationales| by_id.get(one.of.as_deref()?).copied();
+    let pairs: Vec<_> = perturbed.iter().filter_map(|one| Some((original(one)?, one))).collect();
     let same = |(original, perturbed): &(&Rationales, &Rationales)| original.predicted == perturbed.predicted;
     let seed = options.tokens.explain.seed;
     let row = |(number, (&method, &seconds)): (usize, (&Judged, &f64))| {
@@ -147,16 +160,9 @@ pub fn consistency(
     Ok(options.tokens.methods.iter().zip(&seconds).enumerate().map(row).collect())
 }
 
-fn original<'a>(one: &Rationales, by_id: &HashMap<&str, &'a Rationales>, column: &str) -> Result<&'a Rationales> {
-    let of = one.of.as_deref().ok_or_else(|| {
-        Error::usage(format!("perturbed record {}: nothing in column {column:?}", one.id))
-            .with_hint("say which column has the original's id: --original-column NAME")
-    })?;
-    let found = by_id.get(of).copied();
-    found.ok_or_else(|| Error::usage(format!("perturbed record {}: no record {of:?} in the data", one.id)))
-}
+/// Which records a yardstick is about.
+type Admit<'a> = &'a dyn Fn(&Record) -> Result<bool, String>;
 
-/// Each of the two sets has a file of its own.
 fn sibling(path: &Path, what: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{what}"));
@@ -166,30 +172,28 @@ fn sibling(path: &Path, what: &str) -> PathBuf {
 fn rationales(
     model: &Model,
     dataset: Dataset,
-    options: &ConsistencyOptions,
-    keep: &Keep<'_>,
+    tokens: &TokenOptions,
+    original_column: &str,
+    yardstick: &Yardstick<'_>,
     settings: &Settings,
     rejections: &mut Rejections,
-    seconds: &mut [f64],
-) -> Result<Vec<Rationales>> {
+) -> Result<Windows<Vec<Rationales>>> {
     let take = &mut |window: Window| -> Result<Vec<Rationales>> {
         let one = |(i, record): (usize, &Asked)| {
             let words = |scores: &[f64]| {
                 let rounded: Vec<f32> = scores.iter().map(|&score| score as f32).collect();
-                let count = options.tokens.rationale.choose(&rounded).len();
+                let count = tokens.rationale.choose(&rounded).len();
                 let chosen = units::order(scores).into_iter().take(count);
                 chosen.map(|word| record.words.list()[word].text.clone()).collect()
             };
             Rationales {
                 id: record.record.id.clone(),
-                of: record.record.columns.get(&options.original_column).cloned(),
+                of: record.record.columns.get(original_column).cloned(),
                 predicted: record.target,
                 by_method: window.said.iter().map(|said| words(&said[i].units)).collect(),
             }
         };
         Ok(window.records.iter().enumerate().map(one).collect())
     };
-    let windows = each_window(model, dataset, &options.tokens, keep, settings, rejections, take)?;
-    seconds.iter_mut().zip(windows.seconds).for_each(|(all, new)| *all += new);
-    Ok(windows.found.into_iter().flatten().collect())
+    each_window(model, dataset, tokens, yardstick, settings, rejections, take)
 }

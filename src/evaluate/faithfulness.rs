@@ -182,9 +182,9 @@ pub fn faithfulness(
     let judge = Judge { model, randomised, options, settings };
     let FaithfulnessOptions { tokens, shares, curve_steps, subsets } = options;
     let other = randomised.map(Model::fingerprint);
-    let keep = tokens.keep("faithfulness", &(shares, curve_steps, subsets, other));
+    let yardstick = tokens.yardstick("faithfulness", &(shares, curve_steps, subsets, other));
     let take = &mut |window: Window| judge.window(&window);
-    let windows = each_window(model, dataset, tokens, &keep, settings, rejections, take)?;
+    let windows = each_window(model, dataset, tokens, &yardstick, settings, rejections, take)?.some()?;
     let mut found: Vec<Vec<Found>> = tokens.methods.iter().map(|_| Vec::new()).collect();
     for window in windows.found {
         found.iter_mut().zip(window).for_each(|(all, new): (_, Vec<Found>)| all.extend(new));
@@ -279,7 +279,8 @@ impl Judge<'_> {
     fn anew(&self, window: &Window, judged: Judged) -> Result<Option<Vec<Said>>> {
         let Some(randomised) = self.randomised else { return Ok(None) };
         let logits = answers(randomised, &window.records, self.settings)?;
-        say(randomised, &window.records, logits, judged, &self.options.tokens, self.settings).map(Some)
+        let options = self.options.tokens.with_other_draws();
+        say(randomised, &window.records, logits, judged, &options, self.settings).map(Some)
     }
 
     /// `z` of every way of every record.

@@ -4,16 +4,19 @@
 //! itself, the gold is the single one with the best F1, or what it grows to by adding, greedily, those that overlap the
 //! prediction and raise F1 ("union F1", Wang et al. 2022). A rationale without a word (white space, or what the maximum
 //! length cuts off) is none: no method could agree with it.
+//!
+//! Of a pair each text is judged by itself, its words against its own gold and with a rationale of its own, as TrustAI
+//! does; what says nothing of one text judges the other alone.
 
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::subjects::{Asked, Judged, TokenOptions, Window, each_window};
+use super::subjects::{Asked, Judged, TokenOptions, Window, Yardstick, each_window};
 use super::table::{Table, cell};
 use super::units::{first, order};
 use super::{Gold, Measure, average_precision};
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, Record};
 use crate::error::{Error, Result};
 use crate::explain::Segmentation;
 use crate::model::Model;
@@ -28,23 +31,23 @@ pub struct PlausibilityOptions {
     pub as_many_as_gold: bool,
 }
 
-/// How plausible one method is: means over records with a gold rationale.
+/// How plausible one method is: means over texts with a gold rationale.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plausibility {
     /// `plausibility`
     pub yardstick: &'static str,
     /// The method.
     pub method: Judged,
-    /// Records it is judged by.
+    /// Texts it is judged by: of a pair one or two.
     pub records: u64,
-    /// The mean of each record's F1 between its rationale's words and the gold's.
+    /// The mean of each text's F1 between its rationale's words and the gold's.
     pub token_f1: Option<Measure>,
-    /// The same against the best union of the record's gold rationales.
+    /// The same against the best union of the text's gold rationales.
     pub union_f1: Option<Measure>,
-    /// The share of records whose words in both are at least half of the words in either.
+    /// The share of texts whose words in both are at least half of the words in either.
     pub iou_hits: Option<Measure>,
-    /// The area under precision over recall of all words by their scores (average precision), against the first-best
-    /// gold.
+    /// The area under precision over recall of all words by their scores (average precision), against the single gold
+    /// rationale with the best F1, the first of several.
     pub auprc: Option<Measure>,
     /// What explaining took.
     pub seconds: f64,
@@ -127,24 +130,31 @@ pub fn plausibility(
         );
     }
     let TokenOptions { methods, .. } = &options.tokens;
-    let keep = options.tokens.keep("plausibility", &(gold.digest(), options.as_many_as_gold));
+    let yardstick = options.tokens.yardstick("plausibility", &(gold.digest(), options.as_many_as_gold));
+    let yardstick = Yardstick { admit: &|record| Ok(gold.has(&record.id)), ..yardstick };
     let take = &mut |window: Window| -> Result<Vec<Vec<Found>>> {
         let mut found: Vec<Vec<Found>> = methods.iter().map(|_| Vec::new()).collect();
         for (i, record) in window.records.iter().enumerate() {
-            let Some(spans) = gold.spans(&record.record.id, &record.record.text) else { continue };
-            let spans = spans.map_err(|reason| Error::usage(format!("record {}: {reason}", record.record.id)))?;
-            let mut alternatives: Vec<Vec<bool>> = spans.iter().map(|spans| marks(record, spans)).collect();
-            alternatives.retain(|marks| marks.contains(&true));
-            if alternatives.is_empty() {
-                continue;
-            }
-            for (found, said) in found.iter_mut().zip(&window.said) {
-                found.push(judge(&said[i].units, &alternatives, options));
+            let Record { id, text, pair, .. } = &record.record;
+            for (segment, text) in [(0, Some(text)), (1, pair.as_ref())] {
+                let Some(spans) = gold.spans(id, segment, text.map(String::as_str)) else { continue };
+                let spans = spans.map_err(|reason| Error::usage(format!("record {id}: {reason}")))?;
+                let words = (0..record.words.len()).filter(|&word| record.words.list()[word].segment == segment);
+                let words: Vec<usize> = words.collect();
+                let mut alternatives: Vec<Vec<bool>> = spans.iter().map(|spans| marks(record, &words, spans)).collect();
+                alternatives.retain(|marks| marks.contains(&true));
+                if alternatives.is_empty() {
+                    continue;
+                }
+                for (found, said) in found.iter_mut().zip(&window.said) {
+                    let scores: Vec<f64> = words.iter().map(|&word| said[i].units[word]).collect();
+                    found.push(judge(&scores, &alternatives, options));
+                }
             }
         }
         Ok(found)
     };
-    let windows = each_window(model, dataset, &options.tokens, &keep, settings, rejections, take)?;
+    let windows = each_window(model, dataset, &options.tokens, &yardstick, settings, rejections, take)?;
     let mut found: Vec<Vec<Found>> = methods.iter().map(|_| Vec::new()).collect();
     for window in windows.found {
         found.iter_mut().zip(window).for_each(|(all, new)| all.extend(new));
@@ -173,13 +183,14 @@ pub fn plausibility(
     Ok(methods.iter().zip(found).zip(windows.seconds).map(row).collect())
 }
 
-/// How one record agrees with its gold, and its average precision.
+/// How one text agrees with its gold, and its average precision.
 type Found = (Agreement, Option<f64>);
 
-/// Which words of the text (not of its pair) share a character with a span.
-fn marks(record: &Asked, spans: &[Range<usize>]) -> Vec<bool> {
+/// Which of some words share a character with a span.
+fn marks(record: &Asked, words: &[usize], spans: &[Range<usize>]) -> Vec<bool> {
     let in_span = |start: usize, end: usize| spans.iter().any(|span| span.start < end && start < span.end);
-    record.words.list().iter().map(|word| word.segment == 0 && in_span(word.start, word.end)).collect()
+    let word = |&word: &usize| in_span(record.words.list()[word].start, record.words.list()[word].end);
+    words.iter().map(word).collect()
 }
 
 fn judge(scores: &[f64], alternatives: &[Vec<bool>], options: &PlausibilityOptions) -> Found {
@@ -191,6 +202,7 @@ fn judge(scores: &[f64], alternatives: &[Vec<bool>], options: &PlausibilityOptio
         options.tokens.rationale.choose(&rounded).len()
     };
     let marked = first(&order(scores), size);
-    let best = alternatives.iter().max_by(|a, b| f1(&marked, a).total_cmp(&f1(&marked, b)));
+    // The last of several in the other direction is the first.
+    let best = alternatives.iter().rev().max_by(|a, b| f1(&marked, a).total_cmp(&f1(&marked, b)));
     (agreement(&marked, alternatives), best.and_then(|gold| average_precision(scores, gold)))
 }

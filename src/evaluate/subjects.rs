@@ -1,5 +1,6 @@
 //! Records, window by window, with what each method says of them.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -68,13 +69,21 @@ pub struct TokenOptions {
 }
 
 impl TokenOptions {
-    /// Where a yardstick that all of these options decide keeps what it finds.
-    pub(super) fn keep(&self, yardstick: &str, others: &dyn std::fmt::Debug) -> Keep<'_> {
+    /// A yardstick that all of these options decide, over every record.
+    pub(super) fn yardstick(&self, name: &str, others: &dyn std::fmt::Debug) -> Yardstick<'_> {
         let Self { methods, explain, words, rationale, keep } = self;
-        Keep {
-            path: keep.as_deref(),
-            of: format!("{yardstick} {methods:?} {explain:?} {words:?} {rationale:?} {others:?}"),
+        Yardstick {
+            keep: keep.clone(),
+            of: format!("{name} {methods:?} {explain:?} {words:?} {rationale:?} {others:?}"),
+            admit: &|_| Ok(true),
         }
+    }
+
+    /// The same with other draws, for scores that are held against these methods' own: where both were drawn alike,
+    /// chance would agree with itself.
+    pub(super) fn with_other_draws(&self) -> Self {
+        let explain = Options { seed: self.explain.seed ^ (1 << 63), ..self.explain.clone() };
+        Self { explain, ..self.clone() }
     }
 
     /// Refuses what cannot be judged.
@@ -125,17 +134,31 @@ pub(super) struct Window {
 pub(super) struct Windows<T> {
     pub(super) found: Vec<T>,
     pub(super) seconds: Vec<f64>,
+    /// The ids of records without a single word, which are passed over.
+    pub(super) wordless: HashSet<String>,
 }
 
 /// Records taken together: so many that batches are even.
 const WINDOW: usize = 64;
 
-/// What a yardstick's windows are kept by.
-pub(super) struct Keep<'a> {
-    /// Where, if anywhere.
-    pub(super) path: Option<&'a Path>,
-    /// The yardstick and everything that decides its numbers, besides model and records.
+impl<T> Windows<T> {
+    /// Refuses to judge by nothing.
+    pub(super) fn some(self) -> Result<Self> {
+        if self.found.is_empty() {
+            return Err(Error::usage("there is no record with a word to judge methods by"));
+        }
+        Ok(self)
+    }
+}
+
+/// Whose windows they are.
+pub(super) struct Yardstick<'a> {
+    /// Where they are kept, if anywhere.
+    pub(super) keep: Option<PathBuf>,
+    /// Its name and everything that decides its numbers, besides model and records.
     pub(super) of: String,
+    /// Whether it is about a record; `Err` holds what keeps that from being used.
+    pub(super) admit: &'a dyn Fn(&Record) -> Result<bool, String>,
 }
 
 /// A line of what is kept.
@@ -147,30 +170,29 @@ struct Line<T> {
     found: T,
 }
 
-/// Explains every record of `dataset` by every method, and hands them to `take`, a window at a time; windows that an
-/// earlier run has kept are taken from there. Records without a single word are passed over; one at least must have
-/// some.
+/// Explains every record of `dataset` that a yardstick is about by every method, and hands them to `take`, a window at a
+/// time; windows that an earlier run has kept are taken from there. Records without a single word are passed over.
 pub(super) fn each_window<T: Serialize + DeserializeOwned>(
     model: &Model,
     mut dataset: Dataset,
     options: &TokenOptions,
-    keep: &Keep<'_>,
+    yardstick: &Yardstick<'_>,
     settings: &Settings,
     rejections: &mut Rejections,
     take: &mut dyn FnMut(Window) -> Result<T>,
 ) -> Result<Windows<T>> {
     options.check(model)?;
-    let header = serde_json::json!({ "model": model.fingerprint(), "of": keep.of });
-    let (mut kept, lines) = Kept::open::<Line<T>>(keep.path, &header)?;
+    let path = yardstick.keep.as_deref();
+    let header =
+        serde_json::json!({ "model": model.fingerprint(), "precision": model.device().1.name(), "of": yardstick.of });
+    let (mut kept, lines) = Kept::open::<Line<T>>(path, &header)?;
     let mut lines = lines.into_iter();
     let progress = Progress::new("evaluating", dataset.bytes_total(), settings.quiet);
-    let mut windows = Windows { found: Vec::new(), seconds: vec![0.0; options.methods.len()] };
+    let seconds = vec![0.0; options.methods.len()];
+    let mut windows = Windows { found: Vec::new(), seconds, wordless: HashSet::new() };
     let mut count = 0;
     loop {
-        let mut records = read(model, &mut dataset, options, rejections)?;
-        if records.is_empty() && count == 0 {
-            return Err(Error::usage("there is no record with a word to judge methods by"));
-        }
+        let mut records = read(model, &mut dataset, options, yardstick, rejections, &mut windows.wordless)?;
         if records.is_empty() {
             return Ok(windows);
         }
@@ -178,7 +200,7 @@ pub(super) fn each_window<T: Serialize + DeserializeOwned>(
         let digest = digest(&records);
         let line = match lines.next() {
             Some(line) if line.records == digest => line,
-            Some(_) => return Err(of_other_records(keep.path)),
+            Some(_) => return Err(of_other_records(path)),
             None => {
                 ask(model, &mut records, settings)?;
                 let (said, seconds) = explain_all(model, &records, options, settings)?;
@@ -202,8 +224,8 @@ fn of_other_records(path: Option<&Path>) -> Error {
 fn digest(records: &[Asked]) -> String {
     let mut hasher = blake3::Hasher::new();
     for asked in records {
-        let Record { id, text, pair, .. } = &asked.record;
-        hasher.update(format!("{id:?} {text:?} {pair:?} {:?}", asked.encoding.ids).as_bytes());
+        let Record { id, text, pair, columns, .. } = &asked.record;
+        hasher.update(format!("{id:?} {text:?} {pair:?} {columns:?} {:?}", asked.encoding.ids).as_bytes());
     }
     hasher.finalize().to_hex()[..24].to_owned()
 }
@@ -229,20 +251,29 @@ fn read(
     model: &Model,
     dataset: &mut Dataset,
     options: &TokenOptions,
+    yardstick: &Yardstick<'_>,
     rejections: &mut Rejections,
+    wordless: &mut HashSet<String>,
 ) -> Result<Vec<Asked>> {
     let mut window = Vec::new();
     while window.len() < WINDOW {
         interrupt::check()?;
         let Some(record) = dataset.next() else { break };
-        match record {
+        let admitted = record.and_then(|record| match (yardstick.admit)(&record) {
+            Ok(admitted) => Ok(admitted.then_some(record)),
+            Err(reason) => Err(dataset.place().error(reason)),
+        });
+        match admitted {
             Err(error) => rejections.take(error)?,
-            Ok(record) => {
+            Ok(None) => {}
+            Ok(Some(record)) => {
                 let encoding = model.encode(&record)?;
                 let words = Words::new(&record, &encoding, options.words);
                 let units = Units::new(&encoding, &words, options.words);
                 if units.len() > 0 {
                     window.push(Asked { record, encoding, words, units, logits: Vec::new(), target: 0 });
+                } else {
+                    wordless.insert(record.id);
                 }
             }
         }

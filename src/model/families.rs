@@ -204,6 +204,15 @@ const MASKS_ALBERT: MaskHeadNames = MaskHeadNames {
     bias: "predictions.bias",
 };
 
+impl MaskHeadNames {
+    /// What the last layer's bias is called, and what else it may be called. A decoder that is not the word embeddings
+    /// has one of its own, which checkpoints written before `transformers` 5 have under the tied one's name alone.
+    pub(super) fn biases(&self, tied: bool) -> [String; 2] {
+        let bias = self.bias.to_owned();
+        if tied { [bias.clone(), bias] } else { [format!("{}.bias", self.decoder), bias] }
+    }
+}
+
 impl Family {
     /// All of them.
     pub const ALL: [Self; 8] = [

@@ -160,11 +160,14 @@ impl<B: Backend> TokenHead<B> {
     }
 
     fn of_masks(backend: &B, weights: &Weights, config: &Config) -> Result<Self> {
-        let MaskHeadNames { dense, activation, norm, decoder, bias } = *config.family.mask_head_names();
+        let names = config.family.mask_head_names();
+        let MaskHeadNames { dense, activation, norm, decoder, .. } = *names;
         let Config { width: inputs, embedding_width: width, vocabulary: classes, .. } = *config;
         let tied = config.tied.then(|| config.family.tensor_names().word.to_owned());
         let words = tied.unwrap_or_else(|| format!("{decoder}.weight"));
-        let (words, bias) = (weights.tensor(&words, &[classes, width])?, weights.tensor(bias, &[classes])?);
+        let [own, other] = names.biases(config.tied);
+        let bias = if weights.contains(&own) { own } else { other };
+        let (words, bias) = (weights.tensor(&words, &[classes, width])?, weights.tensor(&bias, &[classes])?);
         let norm = |part: &str| backend.upload(&weights.tensor(&format!("{norm}.{part}"), &[width])?);
         let mut identity = vec![0.0; width * width];
         identity.iter_mut().step_by(width + 1).for_each(|one| *one = 1.0);

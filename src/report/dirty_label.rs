@@ -130,22 +130,37 @@ pub(super) fn signals_of(signals: &[(Signal, Vec<f32>)], of: usize) -> Map<Strin
     signals.iter().map(|(signal, values)| (signal.name().to_owned(), number(values[of]))).collect()
 }
 
+/// What those of two judges say who would have another class than the label: each its own class, or both the same.
+pub(super) fn doubts(
+    dirty: &Dirty,
+    unit: usize,
+    judges: [(Signal, &str); 2],
+    name: &dyn Fn(usize) -> String,
+) -> Option<String> {
+    let [first, second] = judges.map(|(signal, who)| {
+        let (_, margins) = dirty.signals.iter().find(|(other, _)| *other == signal)?;
+        let (_, classes) = dirty.verdicts.iter().find(|(other, _)| *other == signal)?;
+        (margins[unit] > 0.0).then_some((who, classes[unit]))
+    });
+    match (first, second) {
+        (Some((who, class)), Some((other, same))) if class == same => {
+            Some(format!("{who} and {other} say {}", name(class)))
+        }
+        (first, second) => {
+            let said = [first, second].into_iter().flatten().map(|(who, class)| format!("{who} say {}", name(class)));
+            let said: Vec<String> = said.collect();
+            (!said.is_empty()).then(|| said.join("; "))
+        }
+    }
+}
+
 /// Who would give the record another label, and how many of its neighbours have which.
 fn reason(store: &Store, dirty: &Dirty, row: usize) -> String {
-    let against = |(signal, values): &(Signal, Vec<f32>)| {
-        let judge = match signal {
-            Signal::Text => "its words",
-            Signal::Confident => "its features",
-            _ => return None,
-        };
-        (values[row] > 0.0).then_some(judge)
-    };
-    let judges: Vec<&str> = dirty.signals.iter().filter_map(against).collect();
+    let name = |class| label_name(store, Some(class)).unwrap_or_default();
+    let said = doubts(dirty, row, [(Signal::Text, "its words"), (Signal::Confident, "its features")], &name);
     let hits = &dirty.neighbours[row];
     let same = hits.iter().filter(|hit| dirty.labels[hit.row as usize] == dirty.labels[row]).count();
-    let suggestion = label_name(store, Some(dirty.suggestions[row])).unwrap_or_default();
     let near =
         (!hits.is_empty()).then(|| format!("{} of the {} nearest have another label", hits.len() - same, hits.len()));
-    let said = (!judges.is_empty()).then(|| format!("{} say {suggestion}", judges.join(" and ")));
     [said, near].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::NearRecord;
-use super::dirty_label::{SHOWN, signals_of};
+use super::dirty_label::{SHOWN, doubts, signals_of};
 use super::schema::{Kind, columns};
 use crate::audit::{Dirty, DirtyAnswers, Signal};
 use crate::error::Result;
@@ -195,7 +195,7 @@ impl DirtyPart {
         let hits = dirty.neighbours[*worst].iter().take(SHOWN);
         let neighbours: Vec<NearPart> = hits.map(|hit| NearPart::of(store, dirty, *hit)).collect::<Result<_>>()?;
         let (shard, at) = store.locate(row);
-        let said = judges(dirty, *worst, &names.name(dirty.suggestions[*worst]));
+        let said = judges(dirty, *worst, names);
         let change = if store.settings().label_names.is_empty() { None } else { change(&tags, &suggested_tags) };
         Ok(Self {
             rank: rank as u64 + 1,
@@ -290,20 +290,12 @@ fn change(tags: &[String], suggested: &[String]) -> Option<String> {
 }
 
 /// Who would give the word another tag, and how many of its neighbours have one.
-fn judges(dirty: &Dirty, unit: usize, suggestion: &str) -> Option<String> {
-    let against = |(signal, values): &(Signal, Vec<f32>)| {
-        let judge = match signal {
-            Signal::Text => "its words and those beside it",
-            Signal::Confident => "its features",
-            _ => return None,
-        };
-        (values[unit] > 0.0).then_some(judge)
-    };
-    let judges: Vec<&str> = dirty.signals.iter().filter_map(against).collect();
+fn judges(dirty: &Dirty, unit: usize, names: &PieceNames) -> Option<String> {
+    let who = [(Signal::Text, "its words and those beside it"), (Signal::Confident, "its features")];
+    let said = doubts(dirty, unit, who, &|class| names.name(class));
     let hits = &dirty.neighbours[unit];
     let other = hits.iter().filter(|hit| dirty.labels[hit.row as usize] != dirty.labels[unit]).count();
     let near = (!hits.is_empty()).then(|| format!("{other} of the {} nearest have another tag", hits.len()));
-    let said = (!judges.is_empty()).then(|| format!("{} say {suggestion}", judges.join(" and ")));
     let all: Vec<String> = [said, near].into_iter().flatten().collect();
     (!all.is_empty()).then(|| all.join("; "))
 }

@@ -59,6 +59,50 @@ fn plausibility_and_consistency_need_what_they_compare_with() {
     let rows = lines(&bench.ok(&format!("evaluate consistency {start} --perturbed perturbed.jsonl")));
     assert_eq!((&rows[0]["pairs"], &rows[0]["map"]["mean"]), (&6.into(), &1.0.into()));
     bench.fails(&format!("evaluate consistency {start} --perturbed data.jsonl"), "original");
+    // Chance does not agree with itself, even where each text stands in its own place.
+    assert!(rows[1]["map"]["mean"].as_f64().unwrap() < 0.9, "{rows:?}");
+}
+
+#[test]
+fn what_has_no_original_is_left_out_and_what_was_kept_of_others_is_refused() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.write(
+        "a.jsonl",
+        "{\"id\":1,\"text\":\"good food\"}\n{\"id\":2,\"text\":\"  \"}\n{\"id\":3,\"text\":\"bad\"}\n",
+    );
+    let line = |id: u32, of: &str| format!("{{\"id\":{id},\"text\":\"good bad\",\"original\":{of}}}\n");
+    let start = "evaluate consistency --model bert-cls2 --data a.jsonl --method saliency --perturbed b.jsonl";
+    // The second original has no word: there is nothing to compare, and nothing wrong.
+    bench.write("b.jsonl", line(10, "1") + &line(11, "2"));
+    assert_eq!(lines(&bench.ok(&format!("{start} --quiet")))[0]["pairs"], 1);
+    bench.write("b.jsonl", line(10, "1") + &line(11, "9") + &line(12, "null"));
+    bench.fails(start, "b.jsonl:2: original: no record \"9\" in the data");
+    let ran = bench.run(&format!("{start} --skip-invalid --out rows.jsonl"));
+    assert!(ran.code == Some(1) && ran.err.contains("2 skipped"), "{}", ran.err);
+    // Which original a text is of decides its numbers, as the precision does.
+    bench.write("b.jsonl", line(10, "1"));
+    bench.ok(&format!("{start} --quiet --keep kept"));
+    bench.fails(&format!("{start} --precision bf16 --keep kept"), "another model, data or options");
+    bench.write("b.jsonl", line(10, "3"));
+    bench.fails(&format!("{start} --keep kept"), "of other records");
+}
+
+#[test]
+fn each_text_of_a_pair_is_judged_by_its_own_gold() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    bench.write("data.jsonl", "{\"id\":\"a\",\"text\":\"good food here\",\"text_pair\":\"bad bad bad bad bad\"}\n");
+    let judge = |gold: &str| {
+        bench.write("gold.jsonl", format!("{{\"id\":\"a\",{gold}}}\n"));
+        let start = "evaluate plausibility --model bert-cls2 --data data.jsonl --method occlusion --quiet";
+        lines(&bench.ok(&format!("{start} --gold gold.jsonl --as-many-as-gold"))).remove(0)
+    };
+    // As many words as the text has: whatever is said of the pair, they are the first of its own.
+    let whole = judge("\"rationales\":[[[0,14]]]");
+    assert_eq!((&whole["records"], &whole["token_f1"]["mean"]), (&1.into(), &1.0.into()));
+    let both = judge("\"rationales\":[[[0,14]]],\"pair_rationales\":[[[0,19]]]");
+    assert_eq!((&both["records"], &both["token_f1"]["mean"]), (&2.into(), &1.0.into()));
 }
 
 /// A record's number says where it was, not what it is.

@@ -119,7 +119,7 @@ fn everything_is_sufficient_and_its_loss_is_that_of_nothing() {
 }
 
 #[test]
-fn results_do_not_depend_on_batches_and_random_scores_not_on_the_model() {
+fn results_do_not_depend_on_batches_and_no_scores_outlast_their_model() {
     let methods = vec![Judged::Of(Method::IntegratedGradients), Judged::Random];
     let options = FaithfulnessOptions::new(tokens(methods, Rationale::Share(0.3)));
     let rows = judge(&options, None, None);
@@ -136,7 +136,7 @@ fn results_do_not_depend_on_batches_and_random_scores_not_on_the_model() {
     draw_anew(&model(), &to, 9).unwrap();
     let other = Model::load(to.to_str().unwrap(), Device::Cpu, &LoadOptions::default()).unwrap();
     let rows = judge(&options, None, Some(&other));
-    assert!(rows[1].randomisation.unwrap().mean > 1.0 - 1e-9, "draws are the same whatever the model");
+    assert!(rows[1].randomisation.unwrap().mean < 0.95, "chance agrees with itself no more than chance does");
     assert!(rows[0].randomisation.unwrap().mean < 0.95, "{:?}", rows[0].randomisation);
 }
 

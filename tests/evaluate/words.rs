@@ -47,12 +47,27 @@ fn rationales_are_read_in_both_forms_and_never_shifted() {
     std::fs::write(&file, lines).unwrap();
     let gold = Gold::read(&[file.to_str().unwrap().to_owned()]).unwrap();
     assert_eq!(gold.len(), 2);
-    assert_eq!(gold.spans("a", "not the bad").unwrap().unwrap(), [[0..3, 8..11]]);
+    assert_eq!(gold.spans("a", 0, Some("not the bad")).unwrap().unwrap(), [[0..3, 8..11]]);
     // The second 不 is the third character: words are found in their order, and no special token is counted.
-    assert_eq!(gold.spans("7", "不 是不好").unwrap().unwrap(), [vec![3..4, 4..5], std::iter::once(0..1).collect()]);
-    assert!(gold.spans("b", "text").is_none());
-    assert!(gold.spans("a", "short").unwrap().unwrap_err().contains("a text of 5 characters"));
-    assert!(gold.spans("7", "something else").unwrap().unwrap_err().contains("not in the text"));
+    let sentence = Some("不 是不好");
+    assert_eq!(gold.spans("7", 0, sentence).unwrap().unwrap(), [vec![3..4, 4..5], std::iter::once(0..1).collect()]);
+    assert!(gold.spans("b", 0, Some("text")).is_none() && gold.spans("7", 1, Some("text")).is_none());
+    assert!(gold.spans("a", 0, Some("short")).unwrap().unwrap_err().contains("a text of 5 characters"));
+    assert!(gold.spans("7", 0, Some("something else")).unwrap().unwrap_err().contains("not in the text"));
+    // Of pairs, and TrustAI's own list of sentences.
+    let lines = "{\"id\":\"a\",\"rationales\":[[[0,3]]],\"pair_rationales\":[[[1,2]],[]]}\n\
+                 {\"id\":\"b\",\"sent_token\":[[\"a\",\"b\"],[\"c\"]],\"rationale_ids\":[[[1]],[[0],[\"0\"]]]}\n\
+                 {\"id\":\"c\",\"sent_token\":[\"a\",\"b\"],\"rationale_ids\":[[[1,0]]]}\n";
+    std::fs::write(&file, lines).unwrap();
+    let gold = Gold::read(&[file.to_str().unwrap().to_owned()]).unwrap();
+    let spans = |id: &str, segment| gold.spans(id, segment, Some("abc")).unwrap().unwrap();
+    assert_eq!((spans("a", 0).len(), spans("a", 1)), (1, vec![std::iter::once(1..2).collect(), vec![]]));
+    assert_eq!((spans("b", 0)[0][0].clone(), spans("b", 1).len(), spans("b", 1)[1][0].clone()), (1..2, 2, 2..3));
+    assert_eq!((spans("c", 0), gold.has("c"), gold.has("d")), (vec![vec![1..2, 0..1]], true, false));
+    assert!(gold.spans("a", 1, None).unwrap().unwrap_err().contains("a second text"));
+    std::fs::write(&file, "{\"id\":\"b\",\"sent_token\":[\"a\"],\"rationale_ids\":[[[0]],[[0]]]}\n").unwrap();
+    let refused = Gold::read(&[file.to_str().unwrap().to_owned()]).unwrap_err().to_string();
+    assert!(refused.contains("of 2 texts: expected as many lists of words, found 1"), "{refused}");
     std::fs::write(&file, "{\"id\":\"a\"}\n").unwrap();
     let refused = Gold::read(&[file.to_str().unwrap().to_owned()]).unwrap_err().to_string();
     assert!(refused.contains("gold.jsonl:1: no rationale"), "{refused}");

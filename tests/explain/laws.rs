@@ -11,6 +11,7 @@ use wherefore::model::{LoadOptions, Model};
 use wherefore::tokens::Encoding;
 
 use super::golden::golden_models;
+use crate::models::Parts;
 
 const TEXTS: [(&str, Option<&str>); 4] = [
     ("The service was not good.", None),
@@ -101,6 +102,42 @@ fn scores_do_not_depend_on_what_else_is_in_the_batch() {
                 assert_eq!(bits(found.last().unwrap()), bits(expected), "{method}, record {i}, {budget} tokens");
             }
         }
+    }
+}
+
+/// Where the last layer has first tokens alone, their queries' gradients may be wider than a short text's inner values.
+#[test]
+fn a_model_that_is_narrow_inside_goes_back_as_any_other() {
+    let from = golden_models().into_iter().find(|folder| folder.ends_with("bert-cls2")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(from.join(file), folder.path().join(file)).unwrap();
+    }
+    let config = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["intermediate_size"] = 4.into();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let mut weights = Parts::read(&from.join("model.safetensors"));
+    let layer = |layer: usize| {
+        [
+            ("intermediate.dense.weight", vec![4, 24]),
+            ("intermediate.dense.bias", vec![4]),
+            ("output.dense.weight", vec![24, 4]),
+        ]
+        .map(|(name, shape)| (format!("bert.encoder.layer.{layer}.{name}"), shape))
+    };
+    weights.cut(&[layer(0), layer(1)].concat());
+    weights.write(&folder.path().join("model.safetensors"));
+    let open = |model: Model| {
+        let texts = Texts::new(&model);
+        let methods = [Method::Saliency, Method::GenericAttention];
+        methods.map(|method| texts.explain(&model, &[1], method, &Options::default(), 64)).concat()
+    };
+    let exact = open(Model::open_with(Reference, folder.path(), &LoadOptions::default()).unwrap());
+    let found = open(Model::open_with(Cpu::new(), folder.path(), &LoadOptions::default()).unwrap());
+    for (exact, found) in exact.iter().flatten().zip(found.iter().flatten()) {
+        let most = exact.tokens.iter().fold(0.0, |most: f32, x| most.max(x.abs()));
+        assert!(most > 0.0 && exact.tokens.iter().zip(&found.tokens).all(|(e, f)| (e - f).abs() <= 1e-4 * most));
     }
 }
 

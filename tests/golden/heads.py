@@ -52,6 +52,7 @@ CASES = [
     case("distilbert-masks", "DistilBert", DISTILBERT, 53, "masks"),
     case("electra-masks", "Electra", BERT | {"embedding_size": 20}, 54, "masks"),
     case("albert-masks", "Albert", ALBERT, 55, "masks", tokenizer="albert"),
+    case("bert-untied-masks", "Bert", BERT | {"tie_word_embeddings": False}, 56, "masks"),
 ]
 
 QUESTIONS = [

@@ -15,7 +15,7 @@ from generate import dumps, refuse_other_versions
 from heads import CASES, CLASSES, HERE, MASKED, QUESTIONS, TAGGED
 from train import BATCH, SCHEDULES, SETTINGS, STEPS, WEIGHTS, digest
 
-# Of answers, those whose head drops something and those that share layers; of masks, tied to narrow embeddings and to wide ones.
+# Of answers, those whose head drops something and those that share layers; of masks, tied to narrow embeddings and to wide ones, or not tied.
 NAMES = [
     "bert-spans",
     "distilbert-spans",
@@ -27,6 +27,7 @@ NAMES = [
     "roberta-masks",
     "electra-masks",
     "albert-masks",
+    "bert-untied-masks",
 ]
 LENGTH = 40
 

@@ -35,6 +35,22 @@ impl Parts {
         self.header = std::mem::take(&mut self.header).into_iter().map(|(name, info)| (change(&name), info)).collect();
     }
 
+    /// The first numbers of some tensors, in smaller shapes.
+    pub(crate) fn cut(&mut self, smaller: &[(String, Vec<usize>)]) {
+        let mut data = Vec::new();
+        let names: Vec<String> = self.header.keys().filter(|name| *name != "__metadata__").cloned().collect();
+        for name in names {
+            let (mut range, start) = (self.range(&name), data.len());
+            if let Some((_, shape)) = smaller.iter().find(|(cut, _)| *cut == name) {
+                range.end = range.start + 4 * shape.iter().product::<usize>();
+                self.header[&name]["shape"] = json!(shape);
+            }
+            data.extend_from_slice(&self.data[range]);
+            self.header[&name]["data_offsets"] = json!([start, data.len()]);
+        }
+        self.data = data;
+    }
+
     /// Every f16 or bf16 tensor as f32, by `widen`.
     pub(crate) fn widen(&mut self, widen: impl Fn([u8; 2]) -> f32) {
         let mut data = Vec::new();

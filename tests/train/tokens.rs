@@ -28,7 +28,7 @@ struct Lessons {
 }
 
 fn cases() -> Vec<String> {
-    super::course::cases("train_tokens.json", 10)
+    super::course::cases("train_tokens.json", 11)
 }
 
 fn ids(value: &Value) -> Vec<u32> {

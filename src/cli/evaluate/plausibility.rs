@@ -20,7 +20,8 @@ pub(super) struct Plausibility {
     #[command(flatten)]
     tokens: TokenArguments,
     /// Gold rationales, a JSON object a line: {"id", "rationales": [[[START, END], …], …]}, alternatives of spans in
-    /// characters of the text; or {"sent_id", "sent_token", "rationale_ids"}, alternatives of word numbers
+    /// characters of the text (of its pair: "pair_rationales"); or {"sent_id", "sent_token", "rationale_ids"}, of word
+    /// numbers, as TrustAI has them
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     gold: Vec<String>,
     /// Take as many words of each record as its longest gold rationale has, in place of --rationale
@@ -40,6 +41,7 @@ pub(super) fn run(arguments: &Plausibility, common: &Common) -> anyhow::Result<O
         as_many_as_gold: arguments.as_many_as_gold,
     };
     job.run.set("methods", arguments.tokens.names());
+    job.run.set("gold", gold.len());
     let rows = evaluate::plausibility(&model, dataset, &gold, &options, &common.settings(), &mut job.rejections)?;
     let records = rows.first().map_or(0, |row| row.records);
     let table = evaluate::Plausibility::table(&rows);

@@ -18,8 +18,8 @@ pub(in crate::model) struct Workspace<B: Backend> {
     pub(super) queries: B::Tensor,
     /// `[T, E]`: attention's output; on the way back, its gradient.
     pub(super) context: B::Tensor,
-    /// `[T, F]`: the feed-forward layer's inner values; on the way back, the gradient of the sums before their
-    /// activation.
+    /// `[T, max(E, F)]`: the feed-forward layer's inner values; on the way back, the gradient of the sums before their
+    /// activation, and of the queries of first tokens alone.
     pub(super) inner: B::Tensor,
     /// `[T, K]`
     pub(in crate::model) logits: B::Tensor,
@@ -85,7 +85,7 @@ impl<B: Backend> Workspace<B> {
             sum: rows(width)?,
             queries: rows(width)?,
             context: rows(width)?,
-            inner: rows(inner_width)?,
+            inner: rows(inner_width.max(width))?,
             logits: rows(classes)?,
             steps: (0..steps).map(|_| step()).collect::<Result<_>>()?,
             back: back.then(room_back).transpose()?,
@@ -96,7 +96,8 @@ impl<B: Backend> Workspace<B> {
     pub(in crate::model) fn numbers_a_token(encoder: &Encoder<B>, classes: usize) -> usize {
         let (width, inner) = (encoder.width, encoder.inner_width);
         let steps = (encoder.steps.len() + 1) * (5 * width + inner);
-        let there = encoder.projection.as_ref().map_or(0, |_| encoder.embedding_width()) + 4 * width + inner + classes;
+        let embedded = encoder.projection.as_ref().map_or(0, |_| encoder.embedding_width());
+        let there = embedded + 4 * width + inner.max(width) + classes;
         let back = 5 * width + classes;
         steps + there + back
     }

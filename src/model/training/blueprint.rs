@@ -348,7 +348,13 @@ impl Trainee {
     }
 
     fn save_with(&self, to: &Path, beside: &[(String, Vec<u8>)]) -> Result<()> {
-        let parameters: Vec<NamedTensor> = self.learner.parameters()?;
+        let mut parameters: Vec<NamedTensor> = self.learner.parameters()?;
+        if self.task() == Task::Masks {
+            // Under the tied one's name as well: some versions of `transformers` read that.
+            let [own, other] = self.config.family.mask_head_names().biases(self.config.tied);
+            let same = parameters.iter().find(|tensor| tensor.name == own && own != other).cloned();
+            parameters.extend(same.map(|tensor| NamedTensor { name: other, ..tensor }));
+        }
         let fields = save::head_fields(&self.fields, &self.config, self.task(), &self.class_names);
         let source = self.tokenizer_files.as_ref().map_or(self.directory.as_path(), TempDir::path);
         save::directory(source, to, &fields, &parameters, beside)

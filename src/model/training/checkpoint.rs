@@ -27,10 +27,10 @@ pub struct NamedTensor {
 impl Spec {
     /// Whether a checkpoint has it, in its shape.
     pub(super) fn is_in(&self, weights: &super::Weights) -> bool {
-        self.parts.iter().all(|(name, _)| weights.contains(weights.bare(name)))
+        self.parts.iter().all(|(name, _)| weights.contains(self.name_in(weights, name)))
     }
 
-    /// A parameter's numbers as the tensors they are saved as: from the last on, so that what is one tensor is not
+    /// A parameter's numbers as the tensors they are in a state: from the last on, so that what is one tensor is not
     /// copied.
     fn named(&self, mut values: Vec<f32>, prefix: &str) -> Vec<NamedTensor> {
         let part = |(name, shape): &(String, Vec<usize>)| {

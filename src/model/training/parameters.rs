@@ -19,6 +19,8 @@ const DEVIATION: f32 = 0.02;
 pub(super) struct Spec {
     /// Name in the checkpoint and shape of each.
     pub(super) parts: Vec<(String, Vec<usize>)>,
+    /// Another name of the only one, which a checkpoint may have in its place.
+    pub(super) alias: Option<String>,
     pub(super) role: Role,
     /// Whether it is the head's, which a checkpoint need not have.
     pub(super) head: bool,
@@ -48,8 +50,16 @@ impl Spec {
 
     /// Its values in a checkpoint.
     pub(super) fn read(&self, weights: &Weights) -> Result<Vec<f32>> {
-        let parts = self.parts.iter().map(|(name, shape)| weights.tensor(weights.bare(name), shape));
+        let parts = self.parts.iter().map(|(name, shape)| weights.tensor(self.name_in(weights, name), shape));
         Ok(parts.collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// What a checkpoint calls one of them.
+    pub(super) fn name_in<'a>(&'a self, weights: &Weights, name: &'a str) -> &'a str {
+        match &self.alias {
+            Some(alias) if !weights.contains(weights.bare(name)) => weights.bare(alias),
+            _ => weights.bare(name),
+        }
     }
 
     /// A table's values in a checkpoint that has fewer rows, the last ones drawn.
@@ -78,7 +88,7 @@ impl Spec {
 
     /// One tensor.
     fn new(name: String, shape: Vec<usize>, role: Role) -> Self {
-        Self { parts: vec![(name, shape)], role, head: false }
+        Self { parts: vec![(name, shape)], alias: None, role, head: false }
     }
 }
 
@@ -125,7 +135,9 @@ fn head(source: &Namer<'_>, task: Task, classes: usize) -> Head<Spec> {
         Task::Masks => {
             let names = family.mask_head_names();
             let weight = Spec::new(format!("{}.weight", names.decoder), vec![classes, embedding_width], Role::Matrix);
-            let bias = Spec::new(names.bias.to_owned(), vec![classes], Role::Bias);
+            let [bias, alias] = names.biases(tied);
+            let alias = (alias != bias).then_some(alias);
+            let bias = Spec { alias, ..Spec::new(bias, vec![classes], Role::Bias) };
             let last = of_head(Pair { weight, bias });
             let (last, bias) = if tied { (None, Some(last.bias)) } else { (Some(last), None) };
             Head {
@@ -199,7 +211,7 @@ fn linear_named(names: &[String], inputs: usize, outputs: usize) -> Pair<Spec> {
         names.iter().map(|name| (format!("{name}.{end}"), shape.to_vec())).collect::<Vec<_>>()
     };
     Pair {
-        weight: Spec { parts: parts("weight", &[outputs, inputs]), role: Role::Matrix, head: false },
-        bias: Spec { parts: parts("bias", &[outputs]), role: Role::Bias, head: false },
+        weight: Spec { parts: parts("weight", &[outputs, inputs]), alias: None, role: Role::Matrix, head: false },
+        bias: Spec { parts: parts("bias", &[outputs]), alias: None, role: Role::Bias, head: false },
     }
 }
