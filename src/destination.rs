@@ -1,5 +1,6 @@
 //! Files and folders that appear whole or not at all, or standard output.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -54,8 +55,8 @@ impl Destination {
                 }
                 // Opened as any file is, so that its permissions are what the umask says; tempfile's own are private.
                 let file = tempfile::Builder::new()
-                    .prefix(".wherefore-")
-                    .suffix(".partial")
+                    .prefix(PREFIX)
+                    .suffix(SUFFIX)
                     .make_in(folder, |path| File::create_new(path))
                     .map_err(Error::io(path))?;
                 Writer::File(BufWriter::with_capacity(1 << 20, file))
@@ -109,6 +110,15 @@ impl Write for Destination {
     }
 }
 
+/// What is not whole yet is called so, with something drawn between them.
+const PREFIX: &str = ".wherefore-";
+const SUFFIX: &str = ".partial";
+
+/// Whether a name is that of something that was never whole: what a killed process left.
+pub(crate) fn is_partial(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX))
+}
+
 /// A folder that takes its place only when finished. Dropped unfinished, it leaves nothing.
 pub(crate) struct PartialFolder {
     to: PathBuf,
@@ -121,7 +131,7 @@ impl PartialFolder {
     /// Beside `to`, whose parent must be there.
     pub(crate) fn create(to: &Path) -> Result<Self> {
         let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let around = tempfile::Builder::new().prefix(".wherefore-").suffix(".partial").tempdir_in(parent);
+        let around = tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).tempdir_in(parent);
         let around = around.map_err(Error::io(to))?;
         let folder = around.path().join("folder");
         fs::create_dir(&folder).map_err(Error::io(&folder))?;

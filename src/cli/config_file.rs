@@ -33,9 +33,12 @@ pub(crate) fn expand(arguments: Vec<OsString>) -> anyhow::Result<Vec<OsString>> 
                     if let Some(argument) = argument(command, key) {
                         kept.insert(key.as_str(), (argument, value));
                     } else if !anywhere(level, key) {
-                        return Err(
-                            unknown(path, key, "keys are the long names of arguments, without the dashes").into()
-                        );
+                        return Err(unknown(
+                            path,
+                            key,
+                            "keys are the long names of arguments without the first two dashes, as in top-k",
+                        )
+                        .into());
                     }
                 }
             }

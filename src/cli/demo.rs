@@ -53,11 +53,15 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let options = IndexOptions { resume: arguments.keep.is_some(), ..IndexOptions::default() };
     let none = || Rejections::new(false, None);
     let indexed = pipeline::index(&model, open(folder, "train.jsonl")?, &store, &options, &settings, &mut none())?;
-    told.say(&format!(
-        "A spam filter was trained on {} mails. Indexed them in {:.1} s; asking the store about the {SHOWN} surest of its mistakes on new mails.\n\n",
-        indexed.records, indexed.seconds
-    ))?;
     let store = Store::open(store)?;
+    let indexed = match indexed.records {
+        0 => "They had been indexed".to_owned(),
+        _ => format!("Indexed them in {:.1} s", indexed.seconds),
+    };
+    told.say(&format!(
+        "A spam filter was trained on {} mails. {indexed}; asking the store about the {SHOWN} surest of its mistakes on new mails.\n\n",
+        store.rows()
+    ))?;
     let options = SearchOptions { rule: Rule::GradCos, top_k: TopK::Count(3), ..SearchOptions::default() };
     let mut mistakes = Mistakes::default();
     let job = SearchJob { model: &model, checkpoints: &[], store: &store, options: &options };

@@ -9,9 +9,9 @@ use wherefore::Result;
 use wherefore::pipeline::{Rejections, Summary, per_second};
 use wherefore::report::{Destination, Format, is_special, printable};
 
-use super::Outcome;
 use super::arguments::Common;
 use super::run_record::RunRecord;
+use super::{Outcome, note};
 
 /// A command's result file and what belongs beside it.
 pub(crate) struct Output {
@@ -44,7 +44,10 @@ impl Output {
     ) -> anyhow::Result<Outcome> {
         let skipped = rejections.finish()?;
         if let Some(path) = &self.path {
-            run.write(&sibling(path, "run.json"), summary)?;
+            // The work is done: to say that it failed would have it done twice.
+            if let Err(error) = run.write(&sibling(path, "run.json"), summary) {
+                note(&format!("{error}: the results are whole, the record of how they came to be is missing"));
+            }
         }
         self.tell(verb, summary);
         Ok(if skipped == 0 { Outcome::Done } else { Outcome::Skipped })
@@ -56,11 +59,16 @@ impl Output {
         }
         let seconds = summary.seconds.max(1e-3);
         let rate = |n: u64| per_second(n, seconds);
-        let Summary { records, skipped, tokens, truncated, repeated, unread_labels, searched, .. } = *summary;
+        let Summary { records, passes, skipped, tokens, truncated, repeated, unread_labels, searched, .. } = *summary;
         let mut line = format!("{verb} {} records in {seconds:.1} s", HumanCount(records));
         let _ = match tokens {
             0 => write!(line, " ({}/s)", rate(records)),
-            _ => write!(line, " ({}/s, {} tokens/s)", rate(records), rate(tokens)),
+            _ => write!(
+                line,
+                " ({}/s, {} tokens/s)",
+                rate((records as f64 * passes.unwrap_or(1.0)) as u64),
+                rate(tokens)
+            ),
         };
         if truncated > 0 {
             let _ = write!(line, ", {} cut to the maximum length", HumanCount(truncated));

@@ -72,7 +72,7 @@ pub(super) fn expand(patterns: &[String]) -> Result<Vec<Input>> {
 }
 
 /// The files of a pattern in alphabetical order; a file whose own name looks like a pattern is that file.
-fn matches(pattern: &str) -> Result<Vec<PathBuf>> {
+pub(crate) fn matches(pattern: &str) -> Result<Vec<PathBuf>> {
     if Path::new(pattern).exists() || !pattern.contains(['*', '?', '[']) {
         return Ok(vec![PathBuf::from(pattern)]);
     }

@@ -31,6 +31,7 @@ use std::collections::BTreeMap;
 pub use columns::{DatasetOptions, Shape};
 pub use delimited::quoted_tsv;
 pub use digest::Digest;
+pub(crate) use files::matches;
 pub use ids::IdCheck;
 pub(crate) use objects::{each_object, each_row_object};
 pub use reader::{Dataset, Place};

@@ -22,7 +22,7 @@ use crate::random::{Purpose, Stream, uniform};
 pub enum Sets {
     /// Draws.
     Drawn {
-        /// How many sets: as many as are disjoint, where 0.
+        /// How many sets: as many as are disjoint, where 0 (a remainder is in none).
         sets: usize,
         /// Records in each.
         records: usize,

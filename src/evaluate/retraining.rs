@@ -21,7 +21,7 @@ use crate::dataset::{Dataset, Record};
 use crate::error::{Error, Result};
 use crate::factors::{InMemory, LabelVec, Refit, RefitOptions, Target, refit, refit_from};
 use crate::interrupt;
-use crate::model::{Blueprint, HeadPlan, Model, Problem, Trainee};
+use crate::model::{Blueprint, HeadPlan, Model, Problem, Trainee, folder_fingerprint};
 use crate::pipeline::{Progress, Rejections, Settings};
 use crate::report::class_value;
 use crate::store::{Shard, Store, StoredRecord};
@@ -47,8 +47,12 @@ impl Retraining {
     /// What decides the outcome for this model, as it is kept beside it: whole models trained on a GPU have its bits.
     pub(super) fn described(&self, model: &Model) -> serde_json::Value {
         let mut described = serde_json::to_value(self).unwrap_or_default();
-        if let (false, Some(full)) = (model.gpus().is_empty(), described["full"].as_object_mut()) {
-            full.insert("gpu".to_owned(), true.into());
+        if let (Self::Full(from), Some(full)) = (self, described["full"].as_object_mut()) {
+            // A path may hold other weights tomorrow.
+            full.insert("start_fingerprint".to_owned(), folder_fingerprint(&from.start).unwrap_or_default().into());
+            if !model.gpus().is_empty() {
+                full.insert("gpu".to_owned(), true.into());
+            }
         }
         described
     }

@@ -7,8 +7,13 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::plan::Plan;
+use super::trial::Machine;
+use crate::backend::Precision;
+use crate::dataset::matches;
+use crate::destination::is_partial;
 use crate::error::{Error, Result};
 use crate::lock::{LOCK, Lock};
+use crate::model::folder_fingerprint;
 use crate::report::{ChangeRecord, Destination, Format, RecordWriter};
 
 const PLAN: &str = "plan.json";
@@ -39,11 +44,15 @@ impl Drop for Claim {
 /// # Errors
 /// [`Error::Mismatch`] where it holds the results of another plan, or of other data; [`Error::Usage`] where something
 /// else is there, or another process at work.
-pub(super) fn claim(out: &Path, plan: &Plan, overwrite: bool) -> Result<Claim> {
+pub(super) fn claim(out: &Path, plan: &Plan, overwrite: bool, machine: &Machine) -> Result<Claim> {
     let path = out.join(PLAN);
-    let inputs = plan.files().into_iter().map(|file| Ok((file.to_owned(), Value::from(fingerprint(Path::new(file))?))));
+    let inputs = plan.files().into_iter().map(|file| Ok((file.to_owned(), Value::from(fingerprint(file)?))));
+    let mut inputs = inputs.collect::<Result<Map<_, _>>>()?;
+    inputs.insert("model".to_owned(), Value::from(folder_fingerprint(&plan.model)?));
+    let precision = if machine.precision == Precision::Auto { Precision::F32 } else { machine.precision };
+    inputs.insert("precision".to_owned(), Value::from(precision.name()));
     // The same plan wherever it is called from.
-    let mut claim = from(&plan.folder, json!({ "plan": plan, "inputs": inputs.collect::<Result<Map<_, _>>>()? }));
+    let mut claim = from(&plan.folder, json!({ "plan": plan, "inputs": inputs }));
     // Batches arrive, and with them answers.
     if let Some(continual) = claim["plan"]["continual"].as_object_mut() {
         continual.retain(|name, _| name != "batches" && name != "answers");
@@ -64,7 +73,13 @@ pub(super) fn claim(out: &Path, plan: &Plan, overwrite: bool) -> Result<Claim> {
         return match differs {
             None => Ok(claimed),
             Some(part) => {
-                let what = if part == "plan" { "another plan" } else { "other data" };
+                let differs = |input: &str| found[part][input] != claim[part][input];
+                let what = match part {
+                    "plan" => "another plan",
+                    _ if differs("model") => "another model",
+                    _ if differs("precision") => "another precision",
+                    _ => "other data",
+                };
                 let hint = "name another folder with --out, or begin anew with --overwrite";
                 Err(Error::Mismatch(format!("{}: holds the results of {what}", out.display()), Some(hint.to_owned())))
             }
@@ -96,7 +111,7 @@ fn rest(out: &Path) -> Result<Vec<PathBuf>> {
     let entries = out.read_dir().map_err(Error::io(out))?;
     let mut paths =
         entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>().map_err(Error::io(out))?;
-    paths.retain(|path| !path.ends_with(LOCK));
+    paths.retain(|path| !path.ends_with(LOCK) && !path.file_name().is_some_and(is_partial));
     Ok(paths)
 }
 
@@ -105,19 +120,22 @@ fn holds_a_plan_alone(paths: &[PathBuf]) -> bool {
     matches!(paths, [path] if path.ends_with(PLAN))
 }
 
-/// Of a file's bytes; a pattern is its own.
-fn fingerprint(path: &Path) -> Result<String> {
-    if !path.is_file() {
-        return Ok(String::new());
-    }
+/// Of the bytes of a file, or of every file that a pattern stands for; nothing where there is none yet.
+fn fingerprint(file: &str) -> Result<String> {
+    let paths = matches(file).unwrap_or_default();
+    let files: Vec<&PathBuf> = paths.iter().filter(|path| path.is_file()).collect();
     let mut hasher = blake3::Hasher::new();
-    hasher.update_mmap_rayon(path).map_err(Error::io(path))?;
-    Ok(hasher.finalize().to_hex().to_string())
+    for path in &files {
+        hasher.update_mmap_rayon(path).map_err(Error::io(path))?;
+    }
+    Ok(if files.is_empty() { String::new() } else { hasher.finalize().to_hex().to_string() })
 }
 
-/// Removes what a plan left in a folder.
+/// Removes what a plan left in a folder, the plan last: cut short, it is still known for what it is.
 fn clear(out: &Path) -> Result<()> {
-    rest(out)?.iter().try_for_each(|path| {
+    let mut paths = rest(out)?;
+    paths.sort_by_key(|path| path.ends_with(PLAN));
+    paths.iter().try_for_each(|path| {
         let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
         removed.map_err(Error::io(path))
     })

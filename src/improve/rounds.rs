@@ -72,7 +72,7 @@ pub fn continual(
             Error::usage("the plan has no batches of data").with_hint("add [continual] with batches and budget")
         );
     };
-    let _claim = folder::claim(out, plan, overwrite)?;
+    let _claim = folder::claim(out, plan, overwrite, machine)?;
     let mut trials = Trials::new(plan, machine)?;
     let head = trials.head().clone();
     let classes = trials.classes().clone();

@@ -30,7 +30,7 @@ pub fn improve(
     machine: &Machine,
     tell: &mut dyn FnMut(&str),
 ) -> Result<Comparison> {
-    let _claim = folder::claim(out, plan, overwrite)?;
+    let _claim = folder::claim(out, plan, overwrite, machine)?;
     let mut trials = Trials::new(plan, machine)?;
     let head = trials.head().clone();
     let classes = trials.classes().clone();

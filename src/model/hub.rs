@@ -40,6 +40,23 @@ pub fn find_with(path_or_name: &str, variable: impl Fn(&str) -> Option<OsString>
     }
 }
 
+/// Of the bytes of every file in a model's folder: what a training that starts there is of.
+///
+/// # Errors
+/// As [`find`]; what the file system says.
+pub(crate) fn folder_fingerprint(path_or_name: &str) -> Result<String> {
+    let folder = find(path_or_name)?;
+    let entries = folder.read_dir().map_err(Error::io(&folder))?;
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.retain(|path| path.is_file());
+    paths.sort();
+    let mut hasher = blake3::Hasher::new();
+    for path in &paths {
+        hasher.update_mmap_rayon(path).map_err(Error::io(path))?;
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
 /// What a whole download has, each under one of some names; pickled weights are told of where they are read.
 const NEEDED: [&[&str]; 2] = [
     &["config.json", "modules.json"],

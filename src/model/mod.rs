@@ -30,6 +30,7 @@ pub(crate) use class_names::written_id;
 pub use config::{Architecture, Config, LayerId};
 pub use device::Device;
 pub use families::Family;
+pub(crate) use hub::folder_fingerprint;
 pub use hub::{find, find_with};
 pub use pretrained::{LoadOptions, Model};
 pub use sentence::SentenceModel;

@@ -124,6 +124,9 @@ pub struct Summary {
     pub numbered: u64,
     /// Records used.
     pub records: u64,
+    /// How often each was gone through in this run, where that is not once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passes: Option<f64>,
     /// Records skipped as invalid.
     pub skipped: u64,
     /// Tokens of the records, special tokens included.

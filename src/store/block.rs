@@ -306,7 +306,12 @@ pub(super) fn check_column(
         (Problem::MultiLabel | Problem::Regression | Problem::Headless, Labels::Rows(values))
             if values.len() == n.saturating_mul(k) =>
         {
-            let allowed = if problem == Problem::MultiLabel { is_bit } else { f32::is_finite };
+            // Labels may be shares of a class, predictions are made.
+            let allowed = match problem {
+                Problem::MultiLabel if may_lack => |value: f32| (0.0..=1.0).contains(&value),
+                Problem::MultiLabel => |value: f32| value == 0.0 || value == 1.0,
+                _ => f32::is_finite,
+            };
             let is_label = |row: &[f32]| row.iter().all(|value| allowed(*value));
             let is_absent = |row: &[f32]| may_lack && row.iter().all(|value| value.is_nan());
             values.chunks_exact(k.max(1)).position(|row| !is_label(row) && !is_absent(row))
@@ -314,10 +319,6 @@ pub(super) fn check_column(
         _ => return Err(LabelFault::Shape),
     };
     wrong.map_or(Ok(()), |row| Err(LabelFault::Row(row)))
-}
-
-fn is_bit(value: f32) -> bool {
-    value == 0.0 || value == 1.0
 }
 
 fn view(labels: &LabelVec) -> Labels<'_> {

@@ -176,7 +176,7 @@ pub(super) fn weight(record: &Record, column: Option<&str>) -> Option<f64> {
 /// as the labels are.
 ///
 /// Names in the data become the classes, in the order of their characters; whole numbers are class ids from 0; lists
-/// make it multi-label, fractions a regression.
+/// make it multi-label (lists of as many numbers from 0 to 1 are one number a class), fractions a regression.
 ///
 /// # Errors
 /// [`Error::Usage`] where the labels are of no one kind.
@@ -224,10 +224,23 @@ struct Kinds {
     negative: bool,
     fractions: bool,
     many: bool,
+    /// How many numbers each list has, where every label is a list of as many from 0 to 1.
+    row: Option<usize>,
     /// Where the first of each is.
     first_name: Option<Place>,
     first_id: Option<Place>,
     first_blank: Option<Place>,
+}
+
+/// How many classes a list has a number from 0 to 1 for, if it is such a list.
+fn row_of(label: &Label) -> Option<usize> {
+    let Label::Many(items) = label else { return None };
+    let is_share = |item: &Label| match item {
+        Label::Integer(number) => (0..=1).contains(number),
+        Label::Number(number) => (0.0..=1.0).contains(number),
+        _ => false,
+    };
+    (items.len() > 1 && items.iter().all(is_share)).then_some(items.len())
 }
 
 /// The most classes that ids make: a label column of other numbers is told before it becomes a head of millions.
@@ -236,9 +249,11 @@ const MOST_CLASSES: i64 = 100_000;
 impl Kinds {
     fn of(labelled: &Labelled) -> Self {
         let labels = labelled.records.iter().filter_map(|(record, place)| Some((record.label.as_ref()?, place)));
-        let mut kinds = Self::default();
+        let (mut kinds, mut first) = (Self::default(), true);
         for (label, place) in labels {
             let (named, numbered) = (kinds.names.len(), kinds.largest);
+            let row = row_of(label).filter(|length| first || kinds.row == Some(*length));
+            (kinds.row, first) = (row, false);
             kinds.add(label);
             if named == 0 && !kinds.names.is_empty() {
                 kinds.first_name = Some(place.clone());
@@ -285,6 +300,7 @@ impl Kinds {
         match head.problem {
             Problem::Regression => self.names.is_empty(),
             Problem::Headless => false,
+            Problem::MultiLabel if self.row.is_some() => self.row == Some(head.names.len()),
             Problem::SingleLabel | Problem::MultiLabel => {
                 let ids = !self.negative && self.largest.is_none_or(|largest| largest < classes);
                 ids && !self.fractions && self.names.iter().all(|name| head.names.contains(name))
@@ -304,6 +320,9 @@ impl Kinds {
         if let Some(place) = &self.first_blank {
             return Err(Error::usage(format!("labels: expected a name, found an empty one in {place}"))
                 .with_hint("leave the label out, or null, where a record has none"));
+        }
+        if let Some(classes) = self.row {
+            return Ok((0..classes).map(|id| format!("LABEL_{id}")).collect());
         }
         match (self.largest, self.names.is_empty()) {
             (None, false) => Ok(self.names.iter().cloned().collect()),

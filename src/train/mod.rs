@@ -34,7 +34,7 @@ pub use head::train_head;
 pub use material::{Material, Taught};
 pub use metrics::{Metrics, Tally};
 pub use options::{Metric, TrainOptions};
-pub use run::{EpochReport, StateFolder, TrainOutcome, TrainPlan, evaluate, remove_state, train};
+pub use run::{EpochReport, StateFolder, TrainOutcome, TrainPlan, evaluate, is_taken, remove_state, train};
 pub use schedule::{Rates, Schedule, Warmup};
 pub use selector_data::Evidence;
 pub use token_data::{Gold, Masking, Question, TaggedText, TokenExample, TokenOptions};

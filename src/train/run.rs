@@ -13,11 +13,15 @@ use super::state::{Progress, STATE, State};
 use super::{DynamicsHeader, DynamicsWriter, Metrics, Moment, Rates, TrainOptions};
 use crate::backend::Precision;
 use crate::backend::training::AdamStep;
+use crate::destination::{Destination, is_partial};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::lock::Lock;
 use crate::model::{DropoutPass, DropoutRates, Learn, NamedTensor, Task, Trainee};
 use crate::tokens::{Encoding, MicroBatch, pack};
+
+/// Where else a training writes, beside its state.
+const PLACES: &str = "places.json";
 
 /// Examples looked at after the last step where there are no dev data.
 const LOOKED_AT: usize = 32;
@@ -432,12 +436,51 @@ impl StateFolder {
     pub fn has_state(&self) -> bool {
         self.path.join(STATE).exists()
     }
+
+    /// Notes where else the training writes: what is found there before it has a state is its own.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn note_places(&self, places: &[&Path]) -> Result<()> {
+        if places.is_empty() {
+            return Ok(());
+        }
+        let places: Vec<PathBuf> = places.iter().map(|place| absolute(place)).collect();
+        let mut file = Destination::create(Some(&self.path.join(PLACES)))?;
+        file.write(serde_json::to_string(&places).unwrap_or_default().as_bytes())?;
+        file.finish()
+    }
+
+    /// Whether an earlier run of the training has noted a place.
+    pub fn has_place(&self, place: &Path) -> bool {
+        self.places().contains(&absolute(place))
+    }
+
+    fn places(&self) -> Vec<PathBuf> {
+        let noted = std::fs::read(self.path.join(PLACES)).ok();
+        noted.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    }
 }
 
 impl Drop for StateFolder {
     fn drop(&mut self) {
+        if !self.has_state() && !self.places().iter().any(|place| is_taken(place)) {
+            let _ = std::fs::remove_file(self.path.join(PLACES));
+        }
         Lock::remove_with(&self.path);
     }
+}
+
+/// Where a path leads from here.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Whether something is there that a training would write over.
+pub fn is_taken(place: &Path) -> bool {
+    let is_whole = |entry: std::io::Result<std::fs::DirEntry>| entry.is_ok_and(|entry| !is_partial(&entry.file_name()));
+    let has_files = || place.read_dir().is_ok_and(|mut entries| entries.any(is_whole));
+    place.exists() && (!place.is_dir() || has_files())
 }
 
 /// Removes a training's state, once its outcome is safe.
@@ -449,6 +492,7 @@ pub fn remove_state(checkpoints: &Path) -> Result<()> {
     if state.exists() {
         std::fs::remove_file(&state).map_err(Error::io(&state))?;
     }
+    let _ = std::fs::remove_file(checkpoints.join(PLACES));
     // Whatever else somebody put there stays, and with it the folder.
     let _ = std::fs::remove_dir(checkpoints);
     Ok(())

@@ -173,9 +173,20 @@ fn a_plan_changes_data_trains_on_both_and_compares() {
     bench.write("plan.toml", PLAN);
     bench.write("dev.jsonl", jsonl(&truth(&data(100, 120))));
     bench.fails("improve plan.toml --out out", "other data");
+    // Nor is a model of other weights at the same place, or another precision.
+    bench.write("dev.jsonl", jsonl(&truth(&data(100, 124))));
+    bench.fails("improve plan.toml --out out --precision bf16", "another precision");
+    let config = std::fs::read(bench.path("bert-cls2/config.json")).unwrap();
+    bench.write("bert-cls2/config.json", [&config[..], b"\n"].concat());
+    bench.fails("improve plan.toml --out out", "another model");
+    bench.write("bert-cls2/config.json", config);
+    // What a killed process left before it had a plan is nothing.
+    std::fs::create_dir(bench.path("begun")).unwrap();
+    bench.write("begun/.wherefore-x1.partial", "{");
     std::fs::create_dir(bench.path("stray")).unwrap();
     bench.write("stray/file", "");
     bench.fails("improve plan.toml --out stray", "holds no plan");
+    bench.ok("improve plan.toml --out begun");
     bench.ok("improve plan.toml --out out --overwrite");
 }
 

@@ -84,6 +84,58 @@ fn what_cannot_be_trained_is_told_in_one_line() {
     assert!(!bench.path("m").exists());
 }
 
+/// What was saved before there was a state to go on from is no other training's.
+#[test]
+fn a_training_goes_on_where_its_first_epoch_was_cut_short() {
+    let bench = bench();
+    let train = "train --model bert-cls2 --data train.jsonl --epochs 2 --quiet --save-epochs ep --dynamics dy --out m";
+    bench.ok(&format!("{train}x").replace("ep ", "epx ").replace("dy ", "dyx "));
+    std::fs::create_dir_all(bench.path("m.training")).unwrap();
+    let places = [bench.path("ep"), bench.path("dy")].map(|path| path.display().to_string());
+    bench.write("m.training/places.json", serde_json::to_string(&places).unwrap());
+    for (from, to) in [("epx", "ep"), ("dyx", "dy")] {
+        std::fs::create_dir(bench.path(to)).unwrap();
+        for (name, bytes) in bench.contents(from).into_iter().filter(|(_, bytes)| !bytes.is_empty()) {
+            bench.write(&format!("{to}/{name}"), bytes);
+        }
+    }
+    std::fs::create_dir_all(bench.path("ep/epoch-001")).unwrap();
+    bench.fails(train, "ep: is there already");
+    bench.write("m.training/places.json", serde_json::to_string(&places).unwrap());
+    bench.ok(&format!("{train} --resume"));
+    let model = |name: &str| std::fs::read(bench.path(name).join("model.safetensors")).unwrap();
+    assert!(model("m") == model("mx") && model("ep/epoch-001") == model("epx/epoch-001"));
+    assert_eq!(bench.contents("dy"), bench.contents("dyx"));
+    assert!(!bench.path("m.training").exists());
+    // What is left of a file that was never whole is in nobody's way.
+    std::fs::create_dir(bench.path("half")).unwrap();
+    bench.write("half/.wherefore-abc.partial", "");
+    bench.ok("train --model bert-cls2 --data train.jsonl --epochs 1 --quiet --save-epochs half --out n");
+}
+
+/// Shares of classes, rows of 0 and 1, and a head with one class.
+#[test]
+fn labels_of_several_classes_are_read_as_what_they_are() {
+    let bench = bench();
+    bench.model("bert-multilabel");
+    let config = |name: &str| json(&bench.path(name).join("config.json"));
+    let classes = config("bert-multilabel")["id2label"].as_object().unwrap().len();
+    let data = |name: &str, row: &dyn Fn(usize) -> String| {
+        let line = |i: usize| format!("{{\"text\":\"good {i}\",\"label\":{}}}\n", row(i));
+        bench.write(name, (0..8).map(line).collect::<String>());
+    };
+    let list = |of: &dyn Fn(usize) -> String| format!("[{}]", (0..classes).map(of).collect::<Vec<_>>().join(","));
+    data("shares.jsonl", &|i| list(&|class| format!("0.{}", (i + class) % 10)));
+    data("bits.jsonl", &|i| list(&|class| ((i + class) % 2).to_string()));
+    bench.ok("train --model bert-multilabel --data shares.jsonl --epochs 1 --out a --quiet");
+    assert_eq!(config("a")["id2label"], config("bert-multilabel")["id2label"]);
+    bench.ok("index --model bert-multilabel --data shares.jsonl --store s --quiet");
+    bench.ok("store verify s");
+    bench.ok("train --vocabulary 60 --shape 1x32 --data bits.jsonl --epochs 1 --out b --quiet");
+    assert_eq!(config("b")["id2label"].as_object().unwrap().len(), classes);
+    assert_eq!(config("b")["problem_type"], "multi_label_classification");
+}
+
 /// The lock is the system's, so that a killed training keeps nobody out.
 #[test]
 fn two_trainings_cannot_have_one_place() {

@@ -18,7 +18,7 @@ pub(super) struct LeaveOut {
     /// Records left out together
     #[arg(long, value_name = "K", default_value_t = 1, conflicts_with_all = ["set", "group_by"])]
     leave: usize,
-    /// Sets left out, one after the other; 0: every record once
+    /// Sets left out, one after the other; 0: as many as share no record
     #[arg(long, value_name = "J", default_value_t = 50, conflicts_with_all = ["set", "group_by"])]
     sets: usize,
     /// Leave out the records whose ids are in this file, one a line (repeatable)

@@ -4,7 +4,7 @@ mod job;
 mod options;
 mod teller;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
@@ -127,11 +127,16 @@ fn problem(text: &str) -> Result<Problem> {
 }
 
 impl Arguments {
+    /// What has been learnt is kept by small steps; what knows nothing would get nowhere by them.
+    fn default_rate(&self) -> f64 {
+        if self.scratch || self.vocabulary.is_some() { 5e-4 } else { TrainOptions::default().learning_rate }
+    }
+
     fn options(&self, trainee: &Trainee, seed: u64) -> Result<TrainOptions> {
         let optimiser = &self.optimiser;
         Ok(TrainOptions {
             epochs: optimiser.epochs,
-            learning_rate: optimiser.learning_rate,
+            learning_rate: optimiser.learning_rate.unwrap_or(self.default_rate()),
             schedule: optimiser.schedule,
             warmup: optimiser.warmup,
             batch_size: optimiser.batch_size,
@@ -237,34 +242,32 @@ impl Arguments {
             Err(Error::usage(format!("{}: is there already", place.display()))
                 .with_hint(format!("name another place with {flag}, or write over it with --overwrite")))
         };
-        if is_taken(out) {
+        if train::is_taken(out) {
             return refuse(out, "--out");
         }
         if state.has_state() && !resume {
             return Err(Error::usage(format!("{}: an interrupted training is there", checkpoints.display()))
                 .with_hint("go on with it: --resume; or begin anew: --overwrite"));
         }
+        // What it left before it had a state is its own.
+        let is_own = |place: &Path| *resume && state.has_place(place);
         if let Some(place) = save_epochs
-            && is_taken(place)
+            && train::is_taken(place)
+            && !is_own(place)
             && !(goes_on && place.join("epoch-001").exists())
         {
             return refuse(place, "--save-epochs");
         }
         // A training that ended before its first epoch did leaves the names of its records.
         if let Some(place) = dynamics
-            && is_taken(place)
+            && train::is_taken(place)
+            && !is_own(place)
             && !train::DynamicsWriter::finished(place).is_some_and(|epochs| goes_on || epochs == 0)
         {
             return refuse(place, "--dynamics");
         }
         Ok(())
     }
-}
-
-/// Whether something is there that a training would write over.
-fn is_taken(place: &Path) -> bool {
-    let has_files = || place.read_dir().is_ok_and(|mut entries| entries.next().is_some());
-    place.exists() && (!place.is_dir() || has_files())
 }
 
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
@@ -276,6 +279,8 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let checkpoints = sibling(&out, "training");
     let state = StateFolder::claim(&checkpoints)?;
     arguments.check_places(&out, &checkpoints, &state)?;
+    let Keeping { save_epochs, dynamics, .. } = &arguments.keeping;
+    state.note_places(&[save_epochs, dynamics].into_iter().flatten().map(PathBuf::as_path).collect::<Vec<_>>())?;
     let output = Output::new(common, Some(&out));
     let mut rejections = output.rejections();
 
@@ -397,9 +402,11 @@ impl Fit<'_> {
             counts["windows"] = json!(examples.len());
         }
         self.run.set("records", counts);
+        let once: usize = examples.iter().map(|example| example.encoding().ids.len()).sum();
         Summary {
             numbered: training + judged,
             records: training,
+            passes: Some(tokens as f64 / once.max(1) as f64),
             tokens,
             truncated: examples.iter().filter(|example| example.encoding().truncated).count() as u64,
             ..Summary::default()

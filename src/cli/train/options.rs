@@ -11,9 +11,9 @@ pub(super) struct Optimiser {
     /// Times through the data
     #[arg(long, visible_alias = "num-train-epochs", value_name = "N", default_value_t = 3)]
     pub(super) epochs: u32,
-    /// The learning rate after the warm-up
-    #[arg(long, value_name = "RATE", default_value_t = 5e-5)]
-    pub(super) learning_rate: f64,
+    /// The learning rate after the warm-up [default: 5e-5; with --vocabulary or --scratch 5e-4]
+    #[arg(long, value_name = "RATE")]
+    pub(super) learning_rate: Option<f64>,
     /// What the rate does after the warm-up: linear, cosine or constant
     #[arg(long, visible_alias = "lr-scheduler-type", value_name = "NAME", default_value = "linear")]
     pub(super) schedule: Schedule,
