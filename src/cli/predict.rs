@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 use wherefore::Result;
-use wherefore::model::{Model, Task};
+use wherefore::model::{Model, Problem, Task};
 use wherefore::pipeline::{self, SpanOptions, SpanScores, Summary};
 use wherefore::report::{MaskPrediction, Prediction, RecordWriter, SpanPrediction, TagPrediction};
 use wherefore::task::{AnswerOptions, EntityCounts, Scoring};
@@ -72,7 +72,15 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let (writer, summary) = match model.task() {
         Task::Record => {
             let mut writer = create(Prediction::columns(model.problem(), model.class_names().names()))?;
-            let summary = pipeline::predict(&model, dataset, &settings, &mut rejections, &mut |p| writer.write(p))?;
+            let mut right = Right::default();
+            let mut write = |prediction: &Prediction| {
+                right.add(prediction);
+                writer.write(prediction)
+            };
+            let summary = pipeline::predict(&model, dataset, &settings, &mut rejections, &mut write)?;
+            if matches!(model.problem(), Problem::SingleLabel | Problem::MultiLabel) {
+                right.tell(common, &mut run);
+            }
             (writer, summary)
         }
         Task::Spans => {
@@ -114,6 +122,34 @@ fn finish(
     writer.finish()?;
     run.overflows(model);
     output.finish("predicted", summary, rejections, run)
+}
+
+/// How many labels are predicted: of several a record, all of them.
+#[derive(Default)]
+struct Right {
+    labelled: u64,
+    right: u64,
+}
+
+impl Right {
+    fn add(&mut self, prediction: &Prediction) {
+        if let Some(label) = &prediction.label {
+            self.labelled += 1;
+            self.right += u64::from(*label == prediction.predicted);
+        }
+    }
+
+    fn tell(&self, common: &Common, run: &mut RunRecord) {
+        let &Self { labelled, right } = self;
+        if labelled == 0 {
+            return;
+        }
+        let accuracy = right as f64 / labelled as f64;
+        run.set("scores", json!({ "accuracy": accuracy, "records": labelled }));
+        if !common.quiet {
+            say_line!("accuracy {:.2} over {labelled} labelled records", 100.0 * accuracy);
+        }
+    }
 }
 
 fn tell_spans(scores: &SpanScores, common: &Common, run: &mut RunRecord) {

@@ -43,6 +43,13 @@ fn predictions_are_those_of_the_golden_model() {
         let p: f64 = found["probabilities"].as_object().expect("by name").values().filter_map(Value::as_f64).sum();
         assert!((p - 1.0).abs() < 1e-5, "record {i}: probabilities add up to {p}");
     }
+    let ran = bench.run(&format!("predict --model {model} --data golden.jsonl --out p.jsonl"));
+    let right = found.iter().filter(|record| record["label"] == record["predicted"]).count();
+    let accuracy = right as f64 / found.len() as f64;
+    let told = format!("accuracy {:.2} over {} labelled records", 100.0 * accuracy, found.len());
+    assert!(ran.err.contains(&told), "{told}: {}", ran.err);
+    let record: Value = serde_json::from_slice(&fs::read(bench.path("p.jsonl.run.json")).unwrap()).unwrap();
+    assert_eq!(record["scores"], json!({ "accuracy": accuracy, "records": found.len() }));
 }
 
 #[test]
