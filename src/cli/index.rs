@@ -171,7 +171,6 @@ impl Arguments {
             gradients: self.projection(common.seed)?,
             stride: self.stride,
             max_answer_tokens: self.max_answer_tokens,
-            columns: self.keep_column.clone(),
         })
     }
 }
@@ -226,14 +225,20 @@ impl Arguments {
     }
 
     /// What is left open of data that are added is as the store has it.
-    fn take_over(&self, options: &mut IndexOptions, kept: &Info, common: &Common, run: &mut RunRecord) -> Result<()> {
+    fn take_over(
+        &self,
+        (options, columns): (&mut IndexOptions, &mut Vec<String>),
+        kept: &Info,
+        common: &Common,
+        run: &mut RunRecord,
+    ) -> Result<()> {
         let settings = &kept.settings;
         leave(run, "shard", &mut options.part, &kept.part);
         leave(run, "target", &mut options.target, &settings.target);
         leave(run, "dtype", &mut options.dtype, &settings.dtype);
         leave(run, "scan", &mut options.scan, &settings.scan);
         leave(run, "block-records", &mut options.block_records, &settings.block_records);
-        leave(run, "keep-column", &mut options.columns, &settings.columns);
+        leave(run, "keep-column", columns, &settings.columns);
         if let Some(tokens) = &settings.tokens {
             leave(run, "stride", &mut options.stride, &tokens.stride);
             leave(run, "max-answer-tokens", &mut options.max_answer_tokens, &tokens.max_answer_tokens);
@@ -292,11 +297,11 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     if arguments.masks && model.task() != Task::Masks {
         return Err(Error::usage(format!("--masks: {} is no masked-language model", model.name())).into());
     }
-    let mut options = arguments.options(common)?;
+    let (mut options, mut columns) = (arguments.options(common)?, arguments.keep_column.clone());
     if let Some(kept) = &kept {
-        arguments.take_over(&mut options, kept, common, &mut run)?;
+        arguments.take_over((&mut options, &mut columns), kept, common, &mut run)?;
     }
-    let dataset = arguments.data.open_as(shape_of(&model), &options.columns)?;
+    let dataset = arguments.data.open_as(shape_of(&model), &columns)?;
     run.set("part", options.part.to_string());
     if arguments.dry_run {
         model.expect_record_task("--dry-run")?;

@@ -23,11 +23,18 @@ pub(super) struct Input {
 
 /// What stands for the file of a record that was typed.
 pub(super) const TYPED: &str = "the typed text";
+/// What stands for the file of records from memory.
+const MADE: &str = "the given records";
 
 impl Input {
     /// What was typed on the command line.
     pub(super) fn typed() -> Self {
         Self { path: TYPED.into(), format: Format::Jsonl, compression: Compression::None, len: None }
+    }
+
+    /// What was given by the caller.
+    pub(super) fn made() -> Self {
+        Self { path: MADE.into(), ..Self::typed() }
     }
 }
 
