@@ -7,7 +7,9 @@ use serde::Serialize;
 use wherefore::dataset::Dataset;
 use wherefore::factors::{LabelUsed, ScanType};
 use wherefore::model::{AdamMoments, DEFAULT_DIMENSION, GradientsOf, Model, Projection, ProjectionKind, Task};
-use wherefore::pipeline::{self, Checkpoint, GivenFactors, GivenFile, IndexOptions, Rejections, Summary};
+use wherefore::pipeline::{
+    self, Checkpoint, GivenFactors, GivenFile, IndexOptions, Rejections, Summary, load_recorded,
+};
 use wherefore::store::{self, DEFAULT_BLOCK_RECORDS, Dtype, Info, Part};
 use wherefore::{Error, Result};
 
@@ -15,7 +17,6 @@ use super::Outcome;
 use super::arguments::{Common, Data, from_one, shape_of};
 use super::output::{Output, print};
 use super::run_record::{RunRecord, is_given};
-use super::search::load_recorded;
 
 /// One pass over the training data into a store of factors.
 #[derive(Args, Clone)]
@@ -184,7 +185,7 @@ impl Arguments {
         match (kept, self.model.as_deref()) {
             (Some(kept), named) if !kept.settings.is_given() => {
                 let recorded = store::find_path(&kept.directory, &kept.settings.model);
-                load_recorded(&kept.settings, &recorded, named, common)
+                load_recorded(&kept.settings, &recorded, named, &common.device, &common.load_options())
             }
             (_, Some(named)) => common.load_as(named, self.masks),
             (_, None) => Err(Error::usage(format!(
@@ -261,7 +262,7 @@ impl Arguments {
             let of = options.gradients.map(|projection| projection.parameters).unwrap_or_default();
             let checkpoint = |noted: &store::Checkpoint| {
                 let path = store::find_path(&kept.directory, &noted.path);
-                let model = load_recorded(settings, &path, None, common)?;
+                let model = load_recorded(settings, &path, None, &common.device, &common.load_options())?;
                 let moments = noted.moments.as_ref().map(|_| AdamMoments::read(&model, of)).transpose()?;
                 Ok(Checkpoint { model, learning_rate: noted.learning_rate, moments })
             };
