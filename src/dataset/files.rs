@@ -85,7 +85,7 @@ fn matches(pattern: &str) -> Result<Vec<PathBuf>> {
     }
     let paths = glob::glob(pattern).map_err(|error| Error::usage(format!("{pattern}: not a pattern: {error}")))?;
     let paths: Vec<PathBuf> = paths
-        .map(|path| path.map_err(|error| Error::Io { path: error.path().to_owned(), source: error.into() }))
+        .map(|path| path.map_err(|error| Error::Io { path: error.path().to_owned(), error: error.into() }))
         .collect::<Result<_>>()?;
     if paths.is_empty() {
         return Err(Error::usage(format!("{pattern}: no file matches")));
