@@ -66,8 +66,8 @@ impl Destination {
     }
 
     /// The error for a failed write here.
-    pub fn error(&self, source: io::Error) -> Error {
-        Error::Io { path: self.path.clone().unwrap_or_else(|| PathBuf::from("standard output")), source }
+    pub fn error(&self, error: io::Error) -> Error {
+        Error::Io { path: self.path.clone().unwrap_or_else(|| PathBuf::from("standard output")), error }
     }
 
     /// Writes all of `bytes`.

@@ -12,12 +12,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or folder could not be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Io {
         /// The file concerned.
         path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
+        /// What the operating system said: told with the path, so that it is no source to be told again.
+        error: std::io::Error,
     },
     /// A file is there, but what it holds is not what it must hold.
     #[error("{}: {reason}", path.display())]
@@ -59,7 +59,7 @@ pub enum Error {
 impl Error {
     /// An [`Error::Io`] at `path`, for `map_err`; what a reader of this crate's own said is taken as it was said.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| source.downcast().unwrap_or_else(|source| Self::Io { path: path.as_ref().to_owned(), source })
+        move |error| error.downcast().unwrap_or_else(|error| Self::Io { path: path.as_ref().to_owned(), error })
     }
 
     /// An [`Error::Format`] with no hint.
@@ -108,5 +108,16 @@ impl Error {
             | Self::OutOfMemory(_, hint) => hint.as_deref(),
             Self::Io { .. } | Self::Record { .. } | Self::Interrupted => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_said_is_told_once() {
+        let error = Error::io("a.csv")(std::io::Error::other("no room"));
+        assert_eq!(format!("{:#}", anyhow::Error::new(error)), "a.csv: no room");
     }
 }

@@ -21,6 +21,9 @@
 //! cli → {evaluate, improve} → pipeline → report → audit → {lexical, train} → {explain, search} → store → {factors, model} →
 //! backend → task → tokens → dataset → destination → {interrupt, lock, numeric, panics, random, sync} → error
 //! ```
+//!
+//! Two programs to begin with: `examples/index_search.rs`, on [`pipeline::index`] and [`pipeline::SearchJob`], and
+//! `examples/explain.rs`, on [`pipeline::explain()`].
 
 pub mod audit;
 pub mod backend;

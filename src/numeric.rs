@@ -19,6 +19,13 @@ pub(crate) fn softmax_in_place(z: &mut [f64]) -> f64 {
     largest + total.ln()
 }
 
+/// `softmax(z)`.
+pub(crate) fn softmax(z: impl IntoIterator<Item = f64>) -> Vec<f64> {
+    let mut p: Vec<f64> = z.into_iter().collect();
+    softmax_in_place(&mut p);
+    p
+}
+
 /// `1 / (1 + e^−z)`, with no overflow on either side.
 pub(crate) fn sigmoid(z: f64) -> f64 {
     if z >= 0.0 {

@@ -4,6 +4,7 @@ mod columns;
 mod delimited;
 mod files;
 mod jsonl;
+mod memory;
 #[cfg(feature = "parquet")]
 pub(crate) mod parquet;
 mod round_trip;

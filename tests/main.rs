@@ -4,6 +4,7 @@ mod cli;
 mod dataset;
 mod emulator;
 mod evaluate;
+mod examples;
 mod explain;
 mod factors;
 mod gradients;

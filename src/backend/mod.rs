@@ -24,7 +24,7 @@ pub mod training;
 use std::sync::{Arc, MutexGuard};
 
 use crate::error::{Error, Result};
-use crate::numeric::softmax_in_place;
+use crate::numeric::softmax;
 use crate::tokens::{Masked, PackedBatch};
 pub use floats::Floats;
 pub use path::{Path, Stage};
@@ -225,10 +225,26 @@ impl Term {
 }
 
 impl Objective {
+    /// Whether there is all it names among `len` logits.
+    pub(crate) fn is_of(&self, len: usize) -> bool {
+        match *self {
+            Self::Softmax(c) | Self::Sigmoid(c) | Self::Logit(c) => c < len,
+            Self::Difference(c, a) => c < len && a < len,
+            Self::Sum(ref terms) => terms.iter().all(|term| {
+                let logits = match term.part {
+                    Part::Row(row, width) if (row + 1).checked_mul(width).is_some_and(|end| end <= len) => width,
+                    Part::Column(column, width) if column < width.min(len) => (len - column).div_ceil(width),
+                    _ => return false,
+                };
+                term.objective.is_of(logits)
+            }),
+        }
+    }
+
     /// Its value at logits `z`.
     pub fn value(&self, z: &[f64]) -> f64 {
         match *self {
-            Self::Softmax(c) => softmax(z)[c],
+            Self::Softmax(c) => softmax(z.iter().copied())[c],
             Self::Sigmoid(c) => sigmoid(z[c]),
             Self::Logit(c) => z[c],
             Self::Difference(c, a) => z[c] - z[a],
@@ -241,7 +257,7 @@ impl Objective {
         let mut gradient = vec![0.0; z.len()];
         match *self {
             Self::Softmax(c) => {
-                let p = softmax(z);
+                let p = softmax(z.iter().copied());
                 gradient.iter_mut().zip(&p).for_each(|(slope, other)| *slope = -p[c] * other);
                 // 1 − p_c as the sum of the others keeps its digits where p_c is nearly 1.
                 gradient[c] = p[c] * p.iter().enumerate().filter(|(k, _)| *k != c).map(|(_, p)| p).sum::<f64>();
@@ -261,12 +277,6 @@ impl Objective {
         }
         gradient
     }
-}
-
-fn softmax(z: &[f64]) -> Vec<f64> {
-    let mut p = z.to_vec();
-    softmax_in_place(&mut p);
-    p
 }
 
 fn sigmoid(z: f64) -> f64 {

@@ -79,8 +79,12 @@ impl Common {
 
     /// Loads a model, with a masked-language model's head where it has one.
     pub(crate) fn load_as(&self, model: &str, masks: bool) -> Result<Model> {
-        let options = LoadOptions { max_length: self.max_length, precision: self.precision, masks };
-        Model::load(model, self.device.clone(), &options)
+        Model::load(model, self.device.clone(), &LoadOptions { masks, ..self.load_options() })
+    }
+
+    /// How models are loaded.
+    pub(crate) fn load_options(&self) -> LoadOptions {
+        LoadOptions { max_length: self.max_length, precision: self.precision, masks: false }
     }
 
     /// How the pipeline runs.

@@ -205,14 +205,10 @@ enum AttentionForm {
     Scores,
 }
 
-/// Where `smoothgrad` looks for stability, its noise is a good part of a word's own size.
-const SMOOTHGRAD_NOISE: f32 = 0.3;
-
 impl Arguments {
     fn job(&self, model: &Model, common: &Common) -> Result<ExplainOptions> {
         let method = self.method.of_each();
-        let noise = self.noise.unwrap_or(if method == Method::SmoothGrad { SMOOTHGRAD_NOISE } else { 0.0 });
-        if !noise.is_finite() || noise < 0.0 {
+        if let Some(noise) = self.noise.filter(|noise| !noise.is_finite() || *noise < 0.0) {
             return Err(Error::usage(format!("--noise: expected a number from 0 on, found {noise}")));
         }
         let [steps, max_steps] = self.path.steps();
@@ -227,7 +223,7 @@ impl Arguments {
                 Layer::Embeddings => Stage::Output,
             },
             samples: self.samples,
-            sigma: noise * model.embedding_deviation(),
+            noise: self.noise,
             replacement: self.occlude,
             features: self.surrogate.features.map(|features| match features {
                 FeatureKind::Tokens => Features::Tokens,
@@ -310,7 +306,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         run.resolve("samples", job.options.samples_of(job.method, 0));
     }
     if job.method == Method::SmoothGrad {
-        run.resolve("noise", arguments.noise.unwrap_or(SMOOTHGRAD_NOISE));
+        run.resolve("noise", job.options.noise_of(job.method));
     }
     let output = Output::new(common, common.out.as_deref());
     let mut rejections = output.rejections();

@@ -7,7 +7,9 @@ use serde::Serialize;
 use wherefore::dataset::Dataset;
 use wherefore::factors::{LabelUsed, ScanType};
 use wherefore::model::{AdamMoments, DEFAULT_DIMENSION, GradientsOf, Model, Projection, ProjectionKind, Task};
-use wherefore::pipeline::{self, Checkpoint, GivenFactors, GivenFile, IndexOptions, Rejections, Summary};
+use wherefore::pipeline::{
+    self, Checkpoint, GivenFactors, GivenFile, IndexOptions, Rejections, Summary, load_recorded,
+};
 use wherefore::store::{self, DEFAULT_BLOCK_RECORDS, Dtype, Info, Part};
 use wherefore::{Error, Result};
 
@@ -15,7 +17,6 @@ use super::Outcome;
 use super::arguments::{Common, Data, from_one, shape_of};
 use super::output::{Output, print};
 use super::run_record::{RunRecord, is_given};
-use super::search::load_recorded;
 
 /// One pass over the training data into a store of factors.
 #[derive(Args, Clone)]
@@ -171,7 +172,6 @@ impl Arguments {
             gradients: self.projection(common.seed)?,
             stride: self.stride,
             max_answer_tokens: self.max_answer_tokens,
-            columns: self.keep_column.clone(),
         })
     }
 }
@@ -185,7 +185,7 @@ impl Arguments {
         match (kept, self.model.as_deref()) {
             (Some(kept), named) if !kept.settings.is_given() => {
                 let recorded = store::find_path(&kept.directory, &kept.settings.model);
-                load_recorded(&kept.settings, &recorded, named, common)
+                load_recorded(&kept.settings, &recorded, named, &common.device, &common.load_options())
             }
             (_, Some(named)) => common.load_as(named, self.masks),
             (_, None) => Err(Error::usage(format!(
@@ -226,14 +226,20 @@ impl Arguments {
     }
 
     /// What is left open of data that are added is as the store has it.
-    fn take_over(&self, options: &mut IndexOptions, kept: &Info, common: &Common, run: &mut RunRecord) -> Result<()> {
+    fn take_over(
+        &self,
+        (options, columns): (&mut IndexOptions, &mut Vec<String>),
+        kept: &Info,
+        common: &Common,
+        run: &mut RunRecord,
+    ) -> Result<()> {
         let settings = &kept.settings;
         leave(run, "shard", &mut options.part, &kept.part);
         leave(run, "target", &mut options.target, &settings.target);
         leave(run, "dtype", &mut options.dtype, &settings.dtype);
         leave(run, "scan", &mut options.scan, &settings.scan);
         leave(run, "block-records", &mut options.block_records, &settings.block_records);
-        leave(run, "keep-column", &mut options.columns, &settings.columns);
+        leave(run, "keep-column", columns, &settings.columns);
         if let Some(tokens) = &settings.tokens {
             leave(run, "stride", &mut options.stride, &tokens.stride);
             leave(run, "max-answer-tokens", &mut options.max_answer_tokens, &tokens.max_answer_tokens);
@@ -256,7 +262,7 @@ impl Arguments {
             let of = options.gradients.map(|projection| projection.parameters).unwrap_or_default();
             let checkpoint = |noted: &store::Checkpoint| {
                 let path = store::find_path(&kept.directory, &noted.path);
-                let model = load_recorded(settings, &path, None, common)?;
+                let model = load_recorded(settings, &path, None, &common.device, &common.load_options())?;
                 let moments = noted.moments.as_ref().map(|_| AdamMoments::read(&model, of)).transpose()?;
                 Ok(Checkpoint { model, learning_rate: noted.learning_rate, moments })
             };
@@ -292,11 +298,11 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     if arguments.masks && model.task() != Task::Masks {
         return Err(Error::usage(format!("--masks: {} is no masked-language model", model.name())).into());
     }
-    let mut options = arguments.options(common)?;
+    let (mut options, mut columns) = (arguments.options(common)?, arguments.keep_column.clone());
     if let Some(kept) = &kept {
-        arguments.take_over(&mut options, kept, common, &mut run)?;
+        arguments.take_over((&mut options, &mut columns), kept, common, &mut run)?;
     }
-    let dataset = arguments.data.open_as(shape_of(&model), &options.columns)?;
+    let dataset = arguments.data.open_as(shape_of(&model), &columns)?;
     run.set("part", options.part.to_string());
     if arguments.dry_run {
         model.expect_record_task("--dry-run")?;

@@ -206,7 +206,7 @@ fn tell(error: &anyhow::Error) -> ExitCode {
             return ExitCode::from(130);
         }
         // The reader of our pipe has seen enough: that is no failure of ours.
-        Some(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+        Some(Error::Io { error, .. }) if error.kind() == std::io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
         _ => {}
     }
     // The library's errors tell their cause themselves.

@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use wherefore::factors::{CurvatureOptions, HessianForm, LabelUsed, RefitOptions, RepresenterCompat};
-use wherefore::model::{Model, Problem, Task, find};
+use wherefore::factors::{CurvatureOptions, HessianForm, RefitOptions, RepresenterCompat};
+use wherefore::model::Model;
 use wherefore::pipeline::{
     self, Condition, Entities, ExactOptions, GivenFactors, GivenFile, GivenSearch, QueryTarget, Rejections, ResultSink,
     RuleOptions, ScopeOptions, SearchOptions, SelfSearch, SetFile, Summary, TopK,
 };
 use wherefore::report::{Format, NeighbourList, RecordWriter, SearchResult};
 use wherefore::search::Rule;
-use wherefore::store::{Checkpoint, Settings, Store};
+use wherefore::store::{Settings, Store};
 use wherefore::{Error, Result};
 
 use super::arguments::{Common, Data, Typed, lambda, shape_of};
@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     rule: Option<Rule>,
     /// Records at each end, or `all` for full rankings
-    #[arg(long, short = 'k', value_name = "K|all", default_value = "10", value_parser = parse_top_k)]
+    #[arg(long, short = 'k', value_name = "K|all", default_value = "10")]
     top_k: TopK,
     /// The label explained: predicted, gold, or a class's name
     #[arg(long, default_value = "predicted", value_name = "predicted|gold|LABEL")]
@@ -156,28 +156,11 @@ fn parse_entities(text: &str) -> Result<Entities, String> {
     }
 }
 
-fn parse_top_k(text: &str) -> Result<TopK, String> {
-    match text {
-        "all" => Ok(TopK::All),
-        _ => match usize::from_str(text) {
-            Ok(0) | Err(_) => Err(format!("expected a number from 1 on, or all, found {text:?}")),
-            Ok(k) => Ok(TopK::Count(k)),
-        },
-    }
-}
-
 impl Arguments {
-    /// Whether queries, or the store's records, are explained against what a regression predicts: a loss of 0 has no
-    /// gradient.
-    fn is_lossless(&self, kept: &Settings) -> bool {
-        let predicted = kept.target == LabelUsed::Predicted || (self.target == "predicted" && !self.of_itself);
-        kept.problem == Problem::Regression && predicted
-    }
-
-    fn options(&self, default: Rule) -> SearchOptions {
+    fn options(&self, kept: &Settings) -> SearchOptions {
         let rule_options = RuleOptions {
             hessian: self.hessian.map(Hessian::form),
-            curvature: self.curvature.clone().unwrap_or_else(|| self.store[0].clone()),
+            curvature: self.curvature.clone(),
             lambda: self.lambda,
             compat: match self.representer_compat {
                 None => RepresenterCompat::Exact,
@@ -189,8 +172,8 @@ impl Arguments {
             "gold" => QueryTarget::Gold,
             label => QueryTarget::Label(label.to_owned()),
         };
-        SearchOptions {
-            rule: self.rule.unwrap_or(default),
+        let options = SearchOptions {
+            rule: Rule::GradCos,
             rule_options,
             top_k: self.top_k,
             target,
@@ -211,45 +194,26 @@ impl Arguments {
                 token_pairs: self.token_pairs,
             }),
             error_bars: self.error_bars,
-        }
+        };
+        SearchOptions { rule: self.rule.unwrap_or_else(|| options.default_rule(kept)), ..options }
     }
 }
 
-/// The model a store was made with, from where it was or is said to be.
+/// [`pipeline::load_model`], onto the chosen device.
 pub(super) fn load_model(store: &Store, model: Option<&str>, common: &Common) -> Result<Model> {
-    load_recorded(store.settings(), &store.find_path(&store.settings().model), model, common)
+    pipeline::load_model(store, model, &common.device, &common.load_options())
 }
 
-/// The same of a store that need not be finished, whose model was last at `recorded`.
-pub(super) fn load_recorded(kept: &Settings, recorded: &Path, model: Option<&str>, common: &Common) -> Result<Model> {
-    let mut common = common.clone();
-    common.max_length = common.max_length.or(Some(kept.max_length));
-    let masks = kept.task() == Task::Masks;
-    match model {
-        Some(model) => common.load_as(model, masks),
-        None if kept.is_given() => Err(Error::usage("the store's factors were made elsewhere: it knows no model")
-            .with_hint("use a store that was indexed by the model, without --from-factors")),
-        None => {
-            let recorded = recorded.to_string_lossy();
-            find(&recorded).map_err(|error| {
-                Error::usage(format!("the store's model is not where it was: {error}"))
-                    .with_hint("say where it is now with --model DIR")
-            })?;
-            common.load_as(&recorded, masks)
-        }
-    }
+/// [`pipeline::load_checkpoints`], likewise.
+pub(super) fn load_checkpoints(store: &Store, rule: Rule, common: &Common) -> Result<Vec<Model>> {
+    pipeline::load_checkpoints(store, rule, &common.device, &common.load_options())
 }
 
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
     let mut run = RunRecord::begin("search");
     let store = Store::open_many(&arguments.store)?;
     let kept = store.settings();
-    let lossless = arguments.is_lossless(kept);
-    let options = arguments.options(match kept {
-        _ if kept.gradients.is_some() => Rule::ProjectedCos,
-        _ if kept.classes == 0 || lossless => Rule::FeatureCos,
-        _ => Rule::GradCos,
-    });
+    let options = arguments.options(kept);
     options.rule.check(kept.problem, &kept.checkpoints)?;
     options.rule.check_gradients(kept.gradients.is_some())?;
     options.rule.check_task(kept.task(), kept.classes)?;
@@ -265,7 +229,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     if kept.gradients.is_none() {
         note_defaults(&mut run, arguments, &options);
     }
-    if lossless && options.rule.is_of_loss() && !common.quiet {
+    if options.is_lossless(kept) && options.rule.is_of_loss() && !common.quiet {
         let rule = options.rule;
         note(&format!(
             "a regression's loss against its own prediction is 0, and so is every score by {rule}: ask with --target gold of a store made with it, or by feature-cos or representer"
@@ -362,14 +326,6 @@ fn check_format(common: &Common, top_k: TopK) -> Result<Format> {
         (Format::Text, TopK::All, None) => Ok(Format::Jsonl),
         _ => Err(Error::usage("--top-k all: full rankings are written as JSONL").with_hint("use --format jsonl")),
     }
-}
-
-pub(super) fn load_checkpoints(store: &Store, rule: Rule, common: &Common) -> Result<Vec<Model>> {
-    let mut common = common.clone();
-    common.max_length = Some(store.settings().max_length);
-    let (needed, masks) = (rule.reads_checkpoints(), store.settings().task() == Task::Masks);
-    let load = |checkpoint: &Checkpoint| common.load_as(&store.find_path(&checkpoint.path).to_string_lossy(), masks);
-    store.settings().checkpoints.iter().filter(|_| needed).map(load).collect()
 }
 
 struct Writer(RecordWriter);

@@ -36,11 +36,16 @@ pub(super) struct Row {
     pub(super) label: Cell,
     /// The columns kept, with their names.
     pub(super) kept: Vec<(String, Cell)>,
+    /// A record from memory, in the place of cells.
+    pub(super) made: Option<Box<Record>>,
 }
 
 impl Row {
     /// The record, or why there is none. The flag tells whether the id is the file's own.
     pub(super) fn into_record(self, index: u64, shape: Shape) -> Result<(Record, bool), String> {
+        if let Some(made) = self.made {
+            return numbered(*made, index);
+        }
         let own = self.id.into_id()?;
         let has_own = own.is_some();
         let (text, words) = match (shape, self.text) {
@@ -60,6 +65,35 @@ impl Row {
             return Err("context: expected a text to find the answer in, found none".to_owned());
         }
         Ok((record, has_own))
+    }
+}
+
+/// A record from memory as the one of this number.
+fn numbered(record: Record, index: u64) -> Result<(Record, bool), String> {
+    check_label(record.label.as_ref())?;
+    let characters = record.text.chars().count();
+    let mut end = 0;
+    for &(start, next) in record.words.iter().flatten() {
+        if start < end || next < start || next > characters {
+            return Err(format!(
+                "words: expected places one after the other in {characters} characters, found {start} to {next}"
+            ));
+        }
+        end = next;
+    }
+    let has_own = !record.id.is_empty();
+    let id = if has_own { record.id } else { index.to_string() };
+    Ok((Record { index, id, ..record }, has_own))
+}
+
+/// What no file's label could be is no record's either.
+fn check_label(label: Option<&Label>) -> Result<(), String> {
+    match label {
+        Some(Label::Number(value)) if !value.is_finite() => {
+            Err(format!("label: expected a finite number, found {value}"))
+        }
+        Some(Label::Many(labels)) => labels.iter().try_for_each(|label| check_label(Some(label))),
+        _ => Ok(()),
     }
 }
 

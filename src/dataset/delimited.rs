@@ -220,7 +220,8 @@ impl Delimited {
         let optional = |at: Option<usize>| at.filter(|&at| !self.fields.get(at).is_empty()).map_or(Cell::Null, cell);
         let Layout { text, pair, label, id, ref kept } = self.layout;
         let kept = self.kept.iter().zip(kept).map(|(name, &at)| (name.clone(), optional(Some(at)))).collect();
-        Ok(Row { line, text: cell(text), pair: optional(pair), label: optional(label), id: optional(id), kept })
+        let (pair, label, id) = (optional(pair), optional(label), optional(id));
+        Ok(Row { line, text: cell(text), pair, label, id, kept, ..Row::default() })
     }
 
     fn refuse(&self, line: u64, reason: String) -> Error {

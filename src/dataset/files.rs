@@ -23,11 +23,18 @@ pub(super) struct Input {
 
 /// What stands for the file of a record that was typed.
 pub(super) const TYPED: &str = "the typed text";
+/// What stands for the file of records from memory.
+const MADE: &str = "the given records";
 
 impl Input {
     /// What was typed on the command line.
     pub(super) fn typed() -> Self {
         Self { path: TYPED.into(), format: Format::Jsonl, compression: Compression::None, len: None }
+    }
+
+    /// What was given by the caller.
+    pub(super) fn made() -> Self {
+        Self { path: MADE.into(), ..Self::typed() }
     }
 }
 
@@ -78,7 +85,7 @@ pub(crate) fn matches(pattern: &str) -> Result<Vec<PathBuf>> {
     }
     let paths = glob::glob(pattern).map_err(|error| Error::usage(format!("{pattern}: not a pattern: {error}")))?;
     let paths: Vec<PathBuf> = paths
-        .map(|path| path.map_err(|error| Error::Io { path: error.path().to_owned(), source: error.into() }))
+        .map(|path| path.map_err(|error| Error::Io { path: error.path().to_owned(), error: error.into() }))
         .collect::<Result<_>>()?;
     if paths.is_empty() {
         return Err(Error::usage(format!("{pattern}: no file matches")));

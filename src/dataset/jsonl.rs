@@ -50,6 +50,7 @@ impl Jsonl {
             label: optional(&self.wanted.label)?,
             id: optional(&self.wanted.id)?,
             kept,
+            ..Row::default()
         })
     }
 

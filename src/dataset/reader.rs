@@ -1,5 +1,6 @@
 //! The whole input as one stream of records.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -144,8 +145,35 @@ impl Dataset {
         Self::rows(shape, vec![row])
     }
 
-    /// Records that are at hand: their ids and texts, numbered anew.
-    pub fn of(records: Vec<Record>) -> Self {
+    /// Records from memory, as a file would give them: numbered in their order, those without an id by their number,
+    /// each id once. They keep their labels, words and columns; the dataset's columns are all that any of them has.
+    ///
+    /// ```
+    /// use wherefore::dataset::{Dataset, Label, Record};
+    ///
+    /// let mail = |text: &str, label: &str| Record {
+    ///     text: text.into(),
+    ///     label: Some(Label::Name(label.into())),
+    ///     ..Record::default()
+    /// };
+    /// let mut mails = Dataset::from_records([mail("You have won", "spam"), mail("See you at nine", "ham")]);
+    /// let second = mails.nth(1).unwrap()?;
+    /// assert_eq!((second.index, second.id.as_str(), second.label), (1, "1", Some(Label::Name("ham".into()))));
+    /// # Ok::<(), wherefore::Error>(())
+    /// ```
+    pub fn from_records(records: impl IntoIterator<Item = Record>) -> Self {
+        let made = |(line, record)| Row { line, made: Some(Box::new(record)), ..Row::default() };
+        let rows: Vec<Row> = (1..).zip(records).map(made).collect();
+        let columns = rows.iter().filter_map(|row| row.made.as_ref()).flat_map(|record| record.columns.keys());
+        let columns: BTreeSet<String> = columns.cloned().collect();
+        let mut dataset = Self::rows(Shape::Texts, rows);
+        dataset.options.keep_columns = columns.into_iter().collect();
+        Self { ids: Some(IdCheck::new()), inputs: vec![Input::made()], ..dataset }
+    }
+
+    /// The texts of records that have been read before: their ids, which may be repeated, and texts alone, numbered
+    /// anew.
+    pub(crate) fn texts_of(records: Vec<Record>) -> Self {
         let row = |(line, record): (u64, Record)| Row {
             line,
             id: Cell::Text(record.id),
@@ -197,6 +225,11 @@ impl Dataset {
         } else {
             ids.insert(id)
         };
+    }
+
+    /// The columns that are kept beside each record: [`DatasetOptions::keep_columns`].
+    pub fn kept_columns(&self) -> &[String] {
+        &self.options.keep_columns
     }
 
     /// Where the latest record was.

@@ -78,7 +78,7 @@ impl Entry {
             text: Cell::Text(self.question),
             pair: Cell::Text(context.to_owned()),
             label: if self.is_impossible { Cell::List(Vec::new()) } else { self.answers },
-            kept: Vec::new(),
+            ..Row::default()
         }
     }
 }

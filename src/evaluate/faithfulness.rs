@@ -23,7 +23,7 @@ use super::units::{count, first, order};
 use super::{Measure, pearson, spearman};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
-use crate::explain::{Removal, logits_without};
+use crate::explain::{LEAST_CHANGE, Removal, logits_without};
 use crate::interrupt;
 use crate::model::Model;
 use crate::numeric::argmax;
@@ -446,9 +446,6 @@ fn area(curve: &[f64]) -> f64 {
     let steps = curve.len().saturating_sub(1).max(1) as f64;
     curve.windows(2).map(|ends| f64::midpoint(ends[0], ends[1])).sum::<f64>() / steps
 }
-
-/// Below this, a change of outputs is as good as none: the error is not taken relative to less.
-const LEAST_CHANGE: f64 = 1e-3;
 
 fn completeness_error(said: &Said) -> Option<f64> {
     let change = said.scores.output - said.scores.baseline_output?;

@@ -66,7 +66,7 @@ impl SmoothGrad {
         Self {
             sequence: subject.sequence(model),
             outputs: subject.outputs(),
-            sigma: options.sigma,
+            sigma: options.sigma(Method::SmoothGrad, model),
             samples: options.samples_of(Method::SmoothGrad, subject.len()),
             sums: vec![Vec::new(); subject.objectives.len()],
             asked: 0,
@@ -134,10 +134,11 @@ impl GradientShap {
         let samples = 0..options.samples_of(Method::GradientShap, subject.len()) as u32;
         let choose = |sample: u32| choices.below(baselines.len() as u32, sample, subject.draw()) as usize;
         let drawn: Vec<usize> = samples.clone().map(choose).collect();
+        let sigma = options.sigma(Method::GradientShap, model);
         let point = |(sample, &baseline): (u32, &usize)| Point {
             baseline: baselines[baseline].clone(),
             alpha: positions.position(sample, subject.draw()),
-            sigma: options.sigma,
+            sigma,
             sample,
         };
         let length = subject.len();

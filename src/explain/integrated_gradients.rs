@@ -14,8 +14,8 @@ use crate::backend::{Fold, Objective};
 use crate::error::Result;
 use crate::model::Model;
 
-/// Below this, a difference of outputs is as good as none: the tolerance is not taken relative to less.
-const LEAST_CHANGE: f64 = 1e-3;
+/// Below this, a difference of outputs is as good as none: an error is not taken relative to less.
+pub(crate) const LEAST_CHANGE: f64 = 1e-3;
 
 pub(super) struct IntegratedGradients {
     sequence: Arc<Sequence>,

@@ -64,8 +64,10 @@ pub struct Options {
     pub stage: Stage,
     /// Draws of `SmoothGrad`, gradient SHAP, LIME and Kernel SHAP: [`Options::samples_of`] where there is no number.
     pub samples: Option<usize>,
-    /// The standard deviation of noise on embeddings.
-    pub sigma: f32,
+    /// The standard deviation of noise on embeddings, as a share of that of the model's word embeddings
+    /// ([`Model::embedding_deviation`]), for `SmoothGrad` and gradient SHAP: [`Options::noise_of`] where there is no
+    /// number.
+    pub noise: Option<f32>,
     /// What tokens that are left out are replaced by.
     pub replacement: Replacement,
     /// LIME and Kernel SHAP: what is left out as one; LIME's variant's where there is none, and Kernel SHAP's tokens.
@@ -99,7 +101,7 @@ impl Default for Options {
             baseline: Baseline::default(),
             stage: Stage::default(),
             samples: None,
-            sigma: 0.0,
+            noise: None,
             replacement: Replacement::default(),
             features: None,
             masks: None,
@@ -124,6 +126,17 @@ impl Options {
             Method::KernelShap => 2 * features + 2048,
             _ => 50,
         })
+    }
+
+    /// How much noise a method adds, as a share of the deviation of the word embeddings: where `SmoothGrad` looks for
+    /// stability, it is a good part of a word's own size; gradient SHAP goes without.
+    pub fn noise_of(&self, method: Method) -> f32 {
+        self.noise.unwrap_or(if method == Method::SmoothGrad { 0.3 } else { 0.0 })
+    }
+
+    /// The same as the standard deviation of what is added.
+    pub(super) fn sigma(&self, method: Method, model: &Model) -> f32 {
+        self.noise_of(method) * model.embedding_deviation()
     }
 
     /// The samples to take in place of drawn ones, where they are of so many features.
@@ -227,6 +240,9 @@ impl Method {
             if let Some(found) = number.filter(|&number| number > MOST) {
                 return Err(Error::usage(format!("{self}: {what}: expected at most {MOST}, found {found}")));
             }
+        }
+        if let Some(noise) = options.noise.filter(|noise| !(*noise >= 0.0 && noise.is_finite())) {
+            return Err(Error::usage(format!("{self}: noise: expected a number from 0 on, found {noise}")));
         }
         if let Some(tolerance) = options.tolerance.filter(|tolerance| !(*tolerance >= 0.0 && tolerance.is_finite())) {
             return Err(Error::usage(format!("{self}: tolerance: expected a number from 0 on, found {tolerance}")));

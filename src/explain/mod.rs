@@ -44,6 +44,7 @@ mod words;
 
 pub use baseline::{Baseline, Replacement};
 pub use features::Features;
+pub(crate) use integrated_gradients::LEAST_CHANGE;
 pub use lime::{LimeVariant, locality};
 pub use masks::Masks;
 pub use method::{Method, Options};

@@ -19,7 +19,8 @@ use crate::tokens::{Masked, PackedBatch};
 /// finished, from any thread; where it answers `false`, no further batch is begun.
 ///
 /// # Errors
-/// [`crate::Error::Usage`] where the method cannot be used on this model; [`crate::Error::Interrupted`] where `done`
+/// [`crate::Error::Usage`] where the method cannot be used on this model, as [`Method::check`] has it, or an objective
+/// is of logits that a subject does not have; [`crate::Error::Interrupted`] where `done`
 /// said so; what the device fails at.
 pub fn explain(
     model: &Model,
@@ -29,6 +30,8 @@ pub fn explain(
     batch_tokens: Option<usize>,
     done: &(dyn Fn(usize) -> bool + Sync),
 ) -> Result<Vec<Vec<Scores>>> {
+    method.check(model, options)?;
+    subjects.iter().try_for_each(|subject| subject.check(model))?;
     let mut courses =
         subjects.iter().map(|subject| method.course(model, subject, options)).collect::<Result<Vec<_>>>()?;
     let runner = Runner {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Words;
 use crate::backend::{Objective, Part, Term};
+use crate::error::{Error, Result};
 use crate::model::{Model, Reads};
 use crate::tokens::Encoding;
 
@@ -52,6 +53,20 @@ impl Scores {
 }
 
 impl Subject<'_> {
+    /// Refuses logits of another shape than the model's, and objectives of logits that there are not.
+    pub(super) fn check(&self, model: &Model) -> Result<()> {
+        let (expected, found) = (self.rows() * model.classes(), self.logits.len());
+        if expected != found {
+            return Err(Error::usage(format!("record {}: expected {expected} logits, found {found}", self.index)));
+        }
+        match self.objectives.iter().find(|objective| !objective.is_of(found)) {
+            Some(objective) => {
+                Err(Error::usage(format!("record {}: {objective:?} is not of {found} logits", self.index)))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Its tokens as the model reads them.
     pub(super) fn sequence(&self, model: &Model) -> Arc<Sequence> {
         let Encoding { ids, type_ids, .. } = self.encoding;

@@ -77,6 +77,7 @@ impl<'a> Blocks<'a> {
                 Error::usage("a single-label head of one class has no loss").with_hint("one logit is a regression")
             );
         }
+        source.check()?;
         let mut starts = vec![0];
         starts.extend(source.piece_rows().iter().scan(0, |total, rows| {
             *total += rows;

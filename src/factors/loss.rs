@@ -13,7 +13,7 @@
 
 use super::Target;
 use crate::model::Problem;
-use crate::numeric::{argmax, sigmoid, softmax_in_place, softplus};
+use crate::numeric::{argmax, sigmoid, softmax, softplus};
 
 /// The loss of one record, and its gradient with respect to the logits into `delta [K]`. Both are zero for a headless
 /// model.
@@ -37,7 +37,7 @@ pub fn loss_and_delta(problem: Problem, logits: &[f32], target: &Target, delta: 
 /// model's none.
 pub fn probabilities(problem: Problem, logits: &[f32]) -> Vec<f32> {
     match problem {
-        Problem::SingleLabel => softmax(logits).into_iter().map(|p| p as f32).collect(),
+        Problem::SingleLabel => softmax(logits.iter().map(|&z| f64::from(z))).into_iter().map(|p| p as f32).collect(),
         Problem::MultiLabel => logits.iter().map(|&z| sigmoid(f64::from(z)) as f32).collect(),
         Problem::Regression | Problem::Headless => logits.to_vec(),
     }
@@ -92,10 +92,4 @@ fn squared_loss(logits: &[f32], values: &[f32], delta: &mut [f32]) -> f32 {
         loss += residual * residual;
     }
     loss as f32
-}
-
-fn softmax(logits: &[f32]) -> Vec<f64> {
-    let mut p: Vec<f64> = logits.iter().map(|&z| f64::from(z)).collect();
-    softmax_in_place(&mut p);
-    p
 }

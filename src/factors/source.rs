@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{Floats, Target};
+use crate::error::{Error, Result};
 use crate::model::Problem;
 
 /// Labels or predictions of consecutive records.
@@ -102,6 +103,13 @@ pub trait FactorSource: Sync {
     fn weights(&self, _i: usize) -> Option<&[f64]> {
         None
     }
+    /// Refuses parts that do not belong together, before any is asked for.
+    ///
+    /// # Errors
+    /// [`Error::Usage`]
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
     /// Told when a pass over the data is through with piece `i`: mapped memory may be given back.
     fn release(&self, _i: usize) {}
 }
@@ -116,6 +124,14 @@ pub enum LabelVec {
 }
 
 impl LabelVec {
+    /// Of how many records they are, of `classes` each.
+    fn rows(&self, classes: usize) -> usize {
+        match self {
+            Self::Classes(ids) => ids.len(),
+            Self::Rows(values) => values.len() / classes.max(1),
+        }
+    }
+
     /// Those of records `start .. start + rows`, of `classes` each.
     pub fn slice(&self, start: usize, rows: usize, classes: usize) -> Labels<'_> {
         match self {
@@ -181,6 +197,22 @@ impl FactorSource for InMemory {
             labels,
             predictions: labels,
             used: LabelUsed::Gold,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let (rows, labels) = (self.rows(), self.labels.rows(self.classes));
+        let lengths = [
+            ("features", self.features.len(), rows * self.width),
+            ("δ", self.deltas.len(), rows * self.classes),
+            ("labels", labels, rows),
+            ("weights", self.weights.len(), if self.weights.is_empty() { 0 } else { rows }),
+        ];
+        match lengths.into_iter().find(|(_, found, expected)| found != expected) {
+            Some((what, found, expected)) => {
+                Err(Error::usage(format!("{what} of {rows} training records: expected {expected}, found {found}")))
+            }
+            None => Ok(()),
         }
     }
 

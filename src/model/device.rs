@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// A device, as asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Device {
-    /// The CPU: a GPU is used where it is asked for.
+    /// Never a GPU by itself: the CPU, as [`Device::Cpu`]. A GPU is used where it is asked for by name.
     #[default]
     Auto,
     /// The CPU.

@@ -36,7 +36,7 @@ pub use pretrained::{LoadOptions, Model};
 pub use sentence::SentenceModel;
 pub use training::{
     AdamMoments, Basis, Blueprint, DEFAULT_DIMENSION, DropoutPass, DropoutRates, GradientsOf, HeadPlan, KeptLayer,
-    LayerFactors, Learn, Learner, Lesson, LinearLayer, Moments, NamedTensor, Observer, ProjectedLayer, Projection,
+    LayerFactors, Learn, Lesson, LinearLayer, Moments, NamedTensor, Observer, ProjectedLayer, Projection,
     ProjectionKind, Seed, Shape, Studied, Term, TokenLesson, Tracer, Trainee, Turned, write_untrained,
 };
 

@@ -110,11 +110,11 @@ pub fn explain(
     Ok((summary, convergence))
 }
 
-/// `NormLIME`: explains every record of `dataset` by `options`, whose method should be LIME, and sums up what speaks
+/// `NormLIME`: explains every record of `dataset` by `options`, whose method is LIME, and sums up what speaks
 /// for each class anywhere.
 ///
 /// # Errors
-/// As [`explain()`].
+/// As [`explain()`]; and for another method than LIME.
 pub fn norm_lime(
     model: &Model,
     dataset: Dataset,
@@ -123,6 +123,9 @@ pub fn norm_lime(
     rejections: &mut Rejections,
 ) -> Result<(Summary, Vec<GlobalImportance>)> {
     model.expect_record_task("norm-lime")?;
+    if options.method != Method::Lime {
+        return Err(Error::usage(format!("norm-lime: sums up what lime says of records, found {}", options.method)));
+    }
     let job = Job::new(model, options, settings)?;
     let mut sums = NormLime::new(options.method.features(&options.options).unwrap_or_default());
     let summary = job.run(dataset, rejections, &mut |asked, scores| {

@@ -53,8 +53,6 @@ pub struct IndexOptions {
     pub stride: usize,
     /// Of models that answer questions: tokens of a predicted answer, at most.
     pub max_answer_tokens: usize,
-    /// The columns that the dataset keeps: its [`crate::dataset::DatasetOptions::keep_columns`].
-    pub columns: Vec<String>,
 }
 
 impl Default for IndexOptions {
@@ -71,7 +69,6 @@ impl Default for IndexOptions {
             gradients: None,
             stride: 128,
             max_answer_tokens: 30,
-            columns: Vec::new(),
         }
     }
 }
@@ -96,7 +93,7 @@ pub fn index(
             Error::usage("--adam: is of the whole model's gradients").with_hint("index with --gradients projected")
         );
     }
-    let settings_of_store = store_settings(model, options)?;
+    let settings_of_store = store_settings(model, dataset.kept_columns(), options)?;
     let tokens = settings_of_store.tokens;
     let tracers = tracers(model, options)?;
     let writer = if options.append {
@@ -238,7 +235,7 @@ fn explained(problem: Problem, used: LabelUsed, gold: Option<&Target>, logits: &
 }
 
 /// What such a run writes into its store's manifest.
-pub(super) fn store_settings(model: &Model, options: &IndexOptions) -> Result<store::Settings> {
+pub(super) fn store_settings(model: &Model, columns: &[String], options: &IndexOptions) -> Result<store::Settings> {
     let checkpoint = |c: &Checkpoint| store::Checkpoint {
         path: c.model.name().to_owned(),
         fingerprint: c.model.fingerprint().to_owned(),
@@ -265,7 +262,7 @@ pub(super) fn store_settings(model: &Model, options: &IndexOptions) -> Result<st
         gradients: options.gradients,
         gradient_layers,
         tokens: index_tokens::settings(model, options)?,
-        columns: options.columns.clone(),
+        columns: columns.to_vec(),
         precision: Some(model.device().1),
     })
 }

@@ -104,7 +104,7 @@ pub fn plan(
     let work = if options.gradients.is_some() { 3 } else { 1 };
     let scale = counted.records as f64 / (encodings.len().max(1) as f64);
     let tokens = (tokens(&encodings) as f64 * scale).round() as u64;
-    let of_store = store_settings(model, options)?;
+    let of_store = store_settings(model, dataset.kept_columns(), options)?;
     let mut plan = Plan {
         records: counted.records,
         skipped: rejections.count(),

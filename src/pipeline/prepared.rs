@@ -27,8 +27,8 @@ pub struct RuleOptions {
     pub lambda: Option<f64>,
     /// Whose definition of representer values.
     pub compat: RepresenterCompat,
-    /// Where the whole network's curvature is, for the influence rules over its gradients.
-    pub curvature: PathBuf,
+    /// Where the whole network's curvature is, for the influence rules over its gradients; the store where `None`.
+    pub curvature: Option<PathBuf>,
 }
 
 impl RuleOptions {

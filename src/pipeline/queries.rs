@@ -1,5 +1,6 @@
 //! `search`: queries through the model, and for each the training records at both ends of the rule's ranking.
 
+use std::str::FromStr;
 use std::time::Instant;
 
 use super::answers::{Answers, Asked, Waiting};
@@ -14,11 +15,11 @@ use super::token_queries;
 use super::{Chunk, Chunking, Progress, Rejections, RuleOptions, Settings, Summary};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
-use crate::factors::{FisherForm, Target};
-use crate::model::{Model, Tracer};
+use crate::factors::{FisherForm, LabelUsed, Target};
+use crate::model::{Model, Problem, Tracer};
 use crate::report::{NeighbourList, SearchResult};
 use crate::search::Rule;
-use crate::store::{Fisher, Store};
+use crate::store::{self, Fisher, Store};
 
 /// Which label a query is explained for.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,6 +40,18 @@ pub enum TopK {
     Count(usize),
     /// Every record, ranked.
     All,
+}
+
+impl FromStr for TopK {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse()) {
+            ("all", _) => Ok(Self::All),
+            (_, Ok(count)) if count > 0 => Ok(Self::Count(count)),
+            _ => Err(format!("expected a number from 1 on, or all, found {text:?}")),
+        }
+    }
 }
 
 /// Which of a text's entities are asked about, each by itself.
@@ -81,6 +94,23 @@ pub struct SearchOptions {
 }
 
 impl SearchOptions {
+    /// The rule for a store where none is asked for: the cosine of gradients, or of features where there are none.
+    pub fn default_rule(&self, kept: &store::Settings) -> Rule {
+        match kept {
+            _ if kept.gradients.is_some() => Rule::ProjectedCos,
+            _ if kept.classes == 0 || self.is_lossless(kept) => Rule::FeatureCos,
+            _ => Rule::GradCos,
+        }
+    }
+
+    /// Whether queries, or the store's records, are explained against what a regression predicts: a loss of 0 has no
+    /// gradient.
+    pub fn is_lossless(&self, kept: &store::Settings) -> bool {
+        let predicted =
+            kept.target == LabelUsed::Predicted || (self.target == QueryTarget::Predicted && !self.of_itself);
+        kept.problem == Problem::Regression && predicted
+    }
+
     /// As many records of each end as there are to be scored again, where that is more.
     fn widened(&self) -> Result<Self> {
         let top_k = match (self.exact, self.top_k) {
@@ -212,7 +242,8 @@ impl SearchJob<'_> {
     /// The whole network's curvature, where the rule is preconditioned by it.
     pub(super) fn whole(&self) -> Result<Option<Whole>> {
         let SearchOptions { rule, rule_options, .. } = self.options;
-        let whole = |at| Ok(Whole { fisher: Fisher::read(&rule_options.curvature)?, at });
+        let place = rule_options.curvature.as_deref().unwrap_or(self.store.directory());
+        let whole = |at| Ok(Whole { fisher: Fisher::read(place)?, at });
         rule_options.fisher(*rule, self.store)?.map(whole).transpose()
     }
 

@@ -103,11 +103,11 @@ pub fn judge(
         audit::check_known(&near.iter().map(is_right).collect::<Vec<_>>())?;
     }
     let texts = near.iter().map(|result| record(result, result.text.clone(), result.text_pair.clone())).collect();
-    let own = explanations(model, Dataset::of(texts), options, settings)?;
+    let own = explanations(model, Dataset::texts_of(texts), options, settings)?;
     let mut copies: Vec<Vec<Explanation>> = Vec::new();
     for copy in 0..options.copies {
         let changed = near.iter().zip(&own).map(|(result, own)| changed(result, own, options, copy)).collect();
-        copies.push(explanations(model, Dataset::of(changed), options, settings)?);
+        copies.push(explanations(model, Dataset::texts_of(changed), options, settings)?);
     }
     let judged = near.iter().zip(&own).enumerate().map(|(i, (result, own))| {
         let copies: Vec<&Explanation> = copies.iter().filter_map(|copies| copies.get(i)).collect();

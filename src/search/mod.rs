@@ -102,7 +102,7 @@ pub use rule::Rule;
 pub use scorer::{Losses, Scorer};
 pub use scores::scores;
 pub use source::{FactorSet, Selected, Source, View, stored_bundle};
-pub use topk::{End, Hit, Hits, TopK, TwoEnded};
+pub use topk::{End, Hit, Hits, TwoEnded};
 
 use std::path::Path;
 

@@ -1,14 +1,10 @@
 //! The k best at both ends of a ranking, kept while scores stream past.
 
 use std::cmp::Ordering;
-use std::fmt;
-use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::str::FromStr;
 
 use super::certificate::Certificate;
 use crate::backend::cpu::simd::{Isa, Kernel, Vector};
-use crate::error::{Error, Result};
 
 /// A training record and its score.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,36 +27,6 @@ pub struct Hits {
     pub opponents: Vec<Hit>,
     /// How they were found, where that was by bounds on scores.
     pub certificate: Option<Certificate>,
-}
-
-/// How many records to give of each end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TopK {
-    /// This many, by [`super::search`].
-    Count(NonZeroUsize),
-    /// All of them, by [`super::rank`].
-    All,
-}
-
-impl FromStr for TopK {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match (text, text.parse()) {
-            ("all", _) => Ok(Self::All),
-            (_, Ok(count)) => Ok(Self::Count(count)),
-            _ => Err(Error::usage(format!("top-k {text:?}: expected a number from 1, or `all`"))),
-        }
-    }
-}
-
-impl fmt::Display for TopK {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Count(count) => count.fmt(f),
-            Self::All => f.pad("all"),
-        }
-    }
 }
 
 /// One end of a ranking.

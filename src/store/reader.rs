@@ -64,6 +64,11 @@ impl Store {
         })
     }
 
+    /// Where it is; of several that were opened as one, the first.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Where a path leads that was noted when the store was made: see [`find_path`].
     pub fn find_path(&self, noted: &str) -> PathBuf {
         find_path(&self.directory, noted)

@@ -90,7 +90,7 @@ impl Case {
         self.method.parse().ok().filter(|_| !given_draws && !matches!(&*self.method, "lime" | "kernel-shap"))
     }
 
-    fn options(&self, text: &Text) -> Options {
+    fn options(&self, model: &Model, text: &Text) -> Options {
         let defaults = Options::default();
         let baseline = match self.baseline.as_deref() {
             Some("zero") => Baseline::Zero,
@@ -104,7 +104,7 @@ impl Case {
             baseline,
             stage: if self.layer.as_deref() == Some("embeddings") { Stage::Output } else { Stage::Word },
             samples: Some(self.samples.unwrap_or(1)),
-            sigma: self.sigma.unwrap_or(0.0),
+            noise: Some(self.sigma.unwrap_or(0.0) / model.embedding_deviation()),
             replacement: self.occlude.as_deref().map_or(Replacement::Mask, |word| word.parse().unwrap()),
             raw_attention: self.form.as_deref() == Some("scores"),
             start_layer: self.start_layer.unwrap_or(0),
@@ -146,7 +146,7 @@ pub(super) fn scores_of(model: &Model, golden: &Golden, case: &Case, method: Met
         reads: None,
     };
     let done = |_| true;
-    let mut scores = explain(model, &[subject], method, &case.options(text), None, &done).unwrap();
+    let mut scores = explain(model, &[subject], method, &case.options(model, text), None, &done).unwrap();
     scores.remove(0).remove(0)
 }
 

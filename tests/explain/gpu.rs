@@ -59,7 +59,7 @@ fn scores_do_not_depend_on_what_else_is_in_the_batch() {
         {
             let shap = method == Method::GradientShap;
             let baseline = if shap { baseline.clone() } else { Baseline::Mask };
-            let options = Options { steps: 3, samples: Some(2), sigma: 0.02, baseline, ..Options::default() };
+            let options = Options { steps: 3, samples: Some(2), noise: Some(0.5), baseline, ..Options::default() };
             let together = texts.explain(&model, &[0, 1, 2, 3], method, &options, 64);
             for (i, expected) in together.iter().enumerate() {
                 let found = texts.explain(&model, &[3, i, i], method, &options, 37);

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use wherefore::Error;
 use wherefore::backend::cpu::Cpu;
 use wherefore::backend::reference::Reference;
-use wherefore::backend::{Backend, Objective};
+use wherefore::backend::{Backend, Objective, Part, Term};
 use wherefore::dataset::Record;
 use wherefore::explain::{Baseline, Method, Options, Quadrature, Scores, Segmentation, Subject, Words, explain};
 use wherefore::model::{LoadOptions, Model};
@@ -91,7 +92,7 @@ fn scores_do_not_depend_on_what_else_is_in_the_batch() {
         let options = Options {
             steps: 5,
             samples: Some(6),
-            sigma: 0.02,
+            noise: Some(0.5),
             baseline: if shap { baseline.clone() } else { Baseline::Mask },
             ..Options::default()
         };
@@ -241,7 +242,7 @@ fn draws_change_with_the_seed_and_the_record_alone() {
     let model = bert(Cpu::new());
     let texts = Texts::new(&model);
     let drawn = |seed, index| {
-        let options = Options { samples: Some(3), sigma: 0.05, seed, ..Options::default() };
+        let options = Options { samples: Some(3), noise: Some(1.0), seed, ..Options::default() };
         let subject = Subject { index, ..texts.subject(0) };
         let scores = explain(&model, &[subject], Method::GradientShap, &options, None, &|_| true).unwrap();
         bits(&scores[0])
@@ -267,4 +268,63 @@ fn settings_without_a_meaning_are_refused() {
     let two = Baseline::texts(&Texts::new(&model).encodings);
     let message = refused(Method::IntegratedGradients, Options { baseline: two, ..Options::default() });
     assert!(message.contains("one baseline"), "{message}");
+    let message = refused(Method::SmoothGrad, Options { noise: Some(-0.1), ..Options::default() });
+    assert!(message.contains("noise: expected a number from 0 on, found -0.1"), "{message}");
+}
+
+#[test]
+fn what_has_no_meaning_is_refused_before_anything_is_run() {
+    let model = bert(Cpu::new());
+    let texts = Texts::new(&model);
+    let refused = |subject: Subject<'_>, method, options: Options| {
+        let error = explain(&model, &[subject], method, &options, None, &|_| panic!("nothing is run")).unwrap_err();
+        assert!(matches!(error, Error::Usage(..)), "{error:?}");
+        error.to_string()
+    };
+    let settings = [
+        (Method::AttentionFlow, Options { start_layer: 99, ..Options::default() }, "start layer: expected below"),
+        (Method::IntegratedGradients, Options { steps: 0, ..Options::default() }, "steps: expected at least 1"),
+        (Method::GradientShap, Options { samples: Some(0), ..Options::default() }, "samples: expected at least 1"),
+        (Method::Lime, Options { samples: Some(0), ..Options::default() }, "samples: expected at least 1"),
+        (Method::GradientShap, Options { baseline: Baseline::texts([]), ..Options::default() }, "no baseline"),
+    ];
+    for (method, options, expected) in settings {
+        let message = refused(texts.subject(0), method, options);
+        assert!(message.contains(expected), "{message}");
+    }
+    let row = |row, width| Term { weight: 1.0, part: Part::Row(row, width), objective: Objective::Logit(1) };
+    let column =
+        |column, width| Term { weight: 1.0, part: Part::Column(column, width), objective: Objective::Logit(0) };
+    let beyond = [
+        Objective::Logit(7),
+        Objective::Softmax(2),
+        Objective::Sigmoid(2),
+        Objective::Difference(0, 2),
+        Objective::Sum([row(1, 2)].into()),
+        Objective::Sum([row(0, 1)].into()),
+        Objective::Sum([column(2, 2)].into()),
+        Objective::Sum([column(0, 0)].into()),
+    ];
+    for objective in beyond {
+        let subject = Subject { objectives: vec![objective], ..texts.subject(0) };
+        let message = refused(subject, Method::Saliency, Options::default());
+        assert!(message.contains("record 0: ") && message.ends_with("is not of 2 logits"), "{message}");
+    }
+    let subject = Subject { logits: vec![0.5], ..texts.subject(0) };
+    assert_eq!(refused(subject, Method::Saliency, Options::default()), "record 0: expected 2 logits, found 1");
+}
+
+#[test]
+fn noise_is_a_share_of_the_embeddings_deviation_and_smoothgrad_has_some_by_default() {
+    let model = bert(Cpu::new());
+    let texts = Texts::new(&model);
+    let found = |method, noise| bits(&texts.explain(&model, &[0], method, &Options { noise, ..few() }, 64)[0]);
+    assert_eq!(found(Method::SmoothGrad, None), found(Method::SmoothGrad, Some(0.3)));
+    assert_ne!(found(Method::SmoothGrad, None), found(Method::SmoothGrad, Some(0.0)));
+    assert_eq!(found(Method::GradientShap, None), found(Method::GradientShap, Some(0.0)));
+    assert_ne!(found(Method::GradientShap, None), found(Method::GradientShap, Some(0.3)));
+}
+
+fn few() -> Options {
+    Options { samples: Some(4), ..Options::default() }
 }

@@ -1,7 +1,9 @@
 //! Tests of NormLIME: the golden weights, words, order, and how results are ranked.
 
-use wherefore::dataset::Record;
-use wherefore::explain::{Features, GlobalWeight, NormLime, Scores, Segmentation, Subject, Words};
+use wherefore::dataset::{Dataset, Record};
+use wherefore::explain::{Features, GlobalWeight, Method, NormLime, Scores, Segmentation, Subject, Words};
+use wherefore::model::{Device, LoadOptions, Model};
+use wherefore::pipeline::{ExplainOptions, Rejections, Settings, norm_lime};
 use wherefore::report::GlobalImportance;
 use wherefore::tokens::Encoding;
 
@@ -96,4 +98,13 @@ fn results_are_ranked_within_their_classes_and_have_their_columns() {
     let columns = GlobalImportance::columns();
     assert_eq!(names, columns.iter().map(|(name, _)| name).collect::<Vec<_>>());
     assert_eq!(written.to_string(), r#"{"class":"yes","rank":1,"feature":"good","weight":0.5,"count":3}"#);
+}
+
+#[test]
+fn norm_lime_is_of_lime() {
+    let model = Model::load(&folder("bert-cls2").to_string_lossy(), Device::Cpu, &LoadOptions::default()).unwrap();
+    let options = ExplainOptions { method: Method::KernelShap, ..ExplainOptions::default() };
+    let (text, mut rejections) = (Dataset::typed("good".into(), None), Rejections::new(false, None));
+    let error = norm_lime(&model, text, &options, &Settings::default(), &mut rejections).unwrap_err();
+    assert_eq!(error.to_string(), "norm-lime: sums up what lime says of records, found kernel-shap");
 }

@@ -30,6 +30,25 @@ fn sources_with_nothing_to_learn_from() {
 }
 
 #[test]
+fn parts_of_different_lengths() {
+    let whole = || training(Problem::SingleLabel, 10, 2, 3);
+    let short = [
+        (InMemory { features: vec![0.5; 21], ..whole() }, "features of 10 training records: expected 20, found 21"),
+        (InMemory { deltas: vec![0.5; 29], ..whole() }, "δ of 10 training records: expected 30, found 29"),
+        (
+            InMemory { labels: LabelVec::Classes(vec![0; 9]), ..whole() },
+            "labels of 10 training records: expected 10, found 9",
+        ),
+        (InMemory { weights: vec![1.0; 11], ..whole() }, "weights of 10 training records: expected 10, found 11"),
+    ];
+    for (source, expected) in short {
+        assert_eq!(refused(&source, &RefitOptions::default()), expected);
+        let error = Curvature::fit(&source, CurvatureOptions::default(), &go_on).err().expect("a refusal");
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[test]
 fn labels_that_do_not_exist() {
     let mut source = training(Problem::SingleLabel, 2000, 2, 2);
     let LabelVec::Classes(ids) = &mut source.labels else { panic!("class labels") };

@@ -5,7 +5,8 @@ use std::slice::from_ref;
 use wherefore::Error;
 use wherefore::factors::{FactorRows, Floats};
 use wherefore::model::Problem;
-use wherefore::search::{Form, Options, Query, Rule, TopK, View, rank, search};
+use wherefore::pipeline::TopK;
+use wherefore::search::{Form, Options, Query, Rule, View, rank, search};
 use wherefore::store::Checkpoint;
 
 /// Two records, E = 3, K = 2.
@@ -66,9 +67,9 @@ fn a_top_k_of_nothing() {
     let error = search(&TWO, &Form::feature_dot(), &[], 0, &Options::default()).expect_err("a refusal");
     assert!(matches!(&error, Error::Usage(..)) && error.hint().is_some());
     assert_eq!("all".parse::<TopK>().expect("a top-k"), TopK::All);
-    assert_eq!("25".parse::<TopK>().expect("a top-k").to_string(), "25");
+    assert_eq!("25".parse::<TopK>().expect("a top-k"), TopK::Count(25));
     for text in ["0", "-1", "", "ten", "ALL"] {
-        assert!(matches!(text.parse::<TopK>(), Err(Error::Usage(..))), "{text}");
+        assert!(text.parse::<TopK>().expect_err("a refusal").starts_with("expected a number from 1 on"), "{text}");
     }
 }
 

@@ -123,7 +123,6 @@ impl Backend for Cpu {
     type Batch = PackedBatch;
     type Path = Path;
 
-    /// The threads of the current rayon pool.
     fn name(&self) -> String {
         "cpu".to_owned()
     }
@@ -132,6 +131,7 @@ impl Backend for Cpu {
         if self.precision == Precision::Bf16 { Precision::Bf16 } else { Precision::F32 }
     }
 
+    /// The threads of the current rayon pool.
     fn workers(&self) -> usize {
         rayon::current_num_threads()
     }

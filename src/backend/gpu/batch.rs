@@ -1,11 +1,12 @@
 //! A packed batch on the device: one copy with everything the kernels look up, and the tiles attention goes by.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::device::{Argument, Device};
 use super::tensor::{Number, Tensor};
 use crate::backend::Rows;
 use crate::error::Result;
+use crate::sync::lock;
 use crate::tokens::{Masked, PackedBatch};
 
 /// A packed batch on the device.
@@ -160,7 +161,7 @@ impl Batch {
 
     /// The records of its sequences, on the device.
     pub(super) fn records(&self, device: &Device, records: &[u32]) -> Result<Arc<Tensor>> {
-        let mut kept = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.records);
         let (named, there) = &mut *kept;
         if let Some(there) = there.as_ref().filter(|_| named == records) {
             return Ok(Arc::clone(there));

@@ -14,7 +14,7 @@ use std::ffi::c_void;
 use std::fmt;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUfunction_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaSlice, CudaStream, CudaView, DriverError, result};
@@ -26,6 +26,7 @@ use super::staging::Staging;
 use super::tensor::{Number, Order, Tensor};
 use super::tensor_map::TensorMap;
 use crate::error::{Error, Result};
+use crate::sync::lock;
 
 /// The oldest driver that runs what CUDA 12 compiles.
 const OLDEST_DRIVER: i32 = 12_000;
@@ -394,7 +395,7 @@ impl Device {
 
     /// Held by who launches kernels that others' should not come in between of.
     pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.turn)
     }
 
     /// Makes every byte of a buffer zero, when the kernels launched until now have run.
@@ -479,7 +480,7 @@ impl Kernel {
         if self.granted.load(Ordering::Acquire) >= bytes {
             return Ok(());
         }
-        let _asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let _asking = lock(&self.asking);
         if self.granted.load(Ordering::Acquire) < bytes {
             let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             self.function.set_attribute(most, bytes as i32)?;

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::env;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
 use half::{bf16, f16};
 
@@ -19,6 +19,7 @@ use super::tensor::{Number, Tensor};
 use crate::backend::check::{numbers, short_numbers};
 use crate::backend::{Activation, Precision};
 use crate::error::{Error, Result};
+use crate::sync::lock;
 
 /// The large and the small tile's kernel, forward and backward.
 pub(super) const F16: [&str; 4] = [
@@ -119,7 +120,7 @@ pub(super) fn choose(device: &Device) -> Result<Products> {
 /// the device is opened.
 pub(super) fn trust(device: &Device, kernel: &'static str, passes: impl FnOnce() -> Result<bool>) -> Result<Products> {
     static PASSED: Mutex<BTreeMap<(usize, &str), bool>> = Mutex::new(BTreeMap::new());
-    let mut passed = PASSED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut passed = lock(&PASSED);
     let passed = match passed.entry((device.info().ordinal, kernel)) {
         Entry::Occupied(known) => *known.get(),
         Entry::Vacant(unknown) => *unknown.insert(passes().map_err(without)?),

@@ -1,9 +1,10 @@
 //! What of training factors stays on the device between searches: as much as there is room for beside a model at work.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::tensor::Tensor;
+use crate::sync::lock;
 
 /// A buffer's contents, named: equal only where they are.
 pub(crate) type Key = [u8; 32];
@@ -75,6 +76,6 @@ impl Resident {
 
     /// What the lock guards is whole at every instant.
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }

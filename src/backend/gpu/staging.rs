@@ -2,13 +2,15 @@
 //! again, because locking pages is slow.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use cudarc::driver::sys::{CU_MEMHOSTALLOC_PORTABLE, CUevent_flags};
 use cudarc::driver::{
     CudaContext, CudaEvent, CudaSlice, CudaStream, CudaView, DriverError, HostSlice, PinnedHostSlice, SyncOnDrop,
 };
 use rayon::prelude::*;
+
+use crate::sync::lock;
 
 /// The smallest buffer: a batch's ids and a result fit most of the time.
 const SMALLEST_BYTES: usize = 1 << 16;
@@ -96,7 +98,7 @@ impl Staging {
     }
 
     fn idle_of(&self, bytes: usize, size: usize, most: usize) -> Option<Buffer> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = lock(&self.idle);
         let fits = |buffer: &Buffer| buffer.memory.len() >= bytes;
         let ready = idle.iter().position(|buffer| fits(buffer) && buffer.copied.is_complete());
         let on_their_way = idle.iter().filter(|buffer| buffer.memory.len() == size).count();
@@ -105,7 +107,7 @@ impl Staging {
     }
 
     fn give(&self, buffer: Buffer) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push_back(buffer);
+        lock(&self.idle).push_back(buffer);
     }
 }
 

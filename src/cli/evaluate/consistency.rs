@@ -32,7 +32,7 @@ pub(super) fn run(arguments: &Consistency, common: &Common) -> anyhow::Result<Ou
     let perturbed = data.open_keeping(std::slice::from_ref(&arguments.original_column))?;
     let model = arguments.model.load(common, &mut job.run)?;
     let options = ConsistencyOptions {
-        tokens: arguments.tokens.options(&model, common.seed),
+        tokens: arguments.tokens.options(common.seed),
         original_column: arguments.original_column.clone(),
     };
     job.run.set("methods", arguments.tokens.names());

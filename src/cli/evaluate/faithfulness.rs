@@ -38,7 +38,7 @@ pub(super) fn run(arguments: &Faithfulness, common: &Common) -> anyhow::Result<O
     let dataset = arguments.data.open()?;
     let model = arguments.model.load(common, &mut job.run)?;
     let options = FaithfulnessOptions {
-        tokens: arguments.tokens.options(&model, common.seed),
+        tokens: arguments.tokens.options(common.seed),
         shares: arguments.shares.clone(),
         curve_steps: arguments.curve_steps,
         subsets: arguments.subsets,

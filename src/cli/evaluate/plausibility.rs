@@ -37,7 +37,7 @@ pub(super) fn run(arguments: &Plausibility, common: &Common) -> anyhow::Result<O
     let gold = Gold::read(&arguments.gold)?;
     let model = arguments.model.load(common, &mut job.run)?;
     let options = PlausibilityOptions {
-        tokens: arguments.tokens.options(&model, common.seed),
+        tokens: arguments.tokens.options(common.seed),
         as_many_as_gold: arguments.as_many_as_gold,
     };
     job.run.set("methods", arguments.tokens.names());

@@ -96,7 +96,6 @@ impl RuleArguments {
         run.set("retraining", serde_json::to_value(&plan.retraining).unwrap_or_default());
         let several = |rule: Rule| chosen.iter().filter(|(other, ..)| *other == rule).count() > 1;
         let find = |&(rule, place, hessian): &(Rule, usize, Option<Hessian>)| -> Result<Found> {
-            let curvature = self.store[place].clone();
             Ok(Found {
                 rule,
                 place,
@@ -104,7 +103,6 @@ impl RuleArguments {
                 options: RuleOptions {
                     lambda: self.lambda,
                     hessian: hessian.map(Hessian::form),
-                    curvature,
                     ..RuleOptions::default()
                 },
                 name: several(rule).then(|| self.name(rule, place, hessian)),

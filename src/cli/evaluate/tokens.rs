@@ -6,7 +6,6 @@ use clap::{Args, ValueEnum};
 use wherefore::Result;
 use wherefore::evaluate::{Judged, TokenOptions};
 use wherefore::explain::{Baseline, Method, Options, Rationale, Replacement, Segmentation};
-use wherefore::model::Model;
 
 use crate::cli::run_record::note_out;
 
@@ -51,16 +50,14 @@ enum BaselineKind {
     Mask,
 }
 
-/// Noise of smoothgrad, as a share of the standard deviation of word embeddings: `explain`'s default.
-const NOISE: f32 = 0.3;
-
 impl TokenArguments {
     /// Notes where what is found is kept, before anything is read.
     pub(super) fn note_keep(&self) -> Result<()> {
         self.keep.as_deref().map_or(Ok(()), |keep| note_out("--keep", keep))
     }
 
-    pub(super) fn options(&self, model: &Model, seed: u64) -> TokenOptions {
+    pub(super) fn options(&self, seed: u64) -> TokenOptions {
+        // Beside smoothgrad, gradient-shap has its noise.
         let smooth = self.methods.contains(&Judged::Of(Method::SmoothGrad));
         let explain = Options {
             steps: self.steps,
@@ -70,7 +67,7 @@ impl TokenArguments {
                 BaselineKind::Pad => Baseline::Pad,
                 BaselineKind::Mask => Baseline::Mask,
             },
-            sigma: if smooth { NOISE * model.embedding_deviation() } else { 0.0 },
+            noise: smooth.then(|| Options::default().noise_of(Method::SmoothGrad)),
             replacement: self.occlude,
             seed,
             ..Options::default()

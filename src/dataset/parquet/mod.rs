@@ -144,6 +144,7 @@ impl Group {
             label: self.label.as_mut().map_or(Ok(Cell::Null), Value::next)?,
             id: optional(&mut self.id)?,
             kept: kept.collect::<Result<_, ParquetError>>()?,
+            ..Row::default()
         })
     }
 }

@@ -64,7 +64,7 @@ use crate::error::{Error, Result};
 use crate::tokens::PackedBatch;
 
 /// A model in training on a device.
-pub struct Learner<B: Training> {
+pub(super) struct Learner<B: Training> {
     backend: B,
     task: Task,
     problem: Problem,
