@@ -64,6 +64,29 @@ impl Stream {
         philox(counter, self.key)
     }
 
+    /// Sixteen blocks, the first of `counter` and each next of one more in its word 0: word w of block i is `[w][i]`. Of
+    /// loops over lanes alone, for callers compiled for an instruction set.
+    #[inline(always)]
+    pub(crate) fn sixteen_blocks(self, counter: [u32; 4]) -> [[u32; 16]; 4] {
+        let [first, second, third, fourth] = counter;
+        let mut x = [[first; 16], [second; 16], [third; 16], [fourth; 16]];
+        for (lane, first) in x[0].iter_mut().enumerate() {
+            *first = first.wrapping_add(lane as u32);
+        }
+        let mut k = self.key;
+        for _ in 0..10 {
+            let from = x;
+            for lane in 0..16 {
+                let one = round([from[0][lane], from[1][lane], from[2][lane], from[3][lane]], k);
+                for word in 0..4 {
+                    x[word][lane] = one[word];
+                }
+            }
+            k = next_key(k);
+        }
+        x
+    }
+
     /// Uniform below `n`, of word 0 of block `[0, 0, sample, record]`, without a bias worth the name (n 2⁻³²).
     pub fn below(self, n: u32, sample: u32, record: u32) -> u32 {
         below(self.block([0, 0, sample, record])[0], n)
@@ -91,17 +114,27 @@ pub fn below(word: u32, n: u32) -> u32 {
 
 /// Ten rounds of Philox4x32.
 fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
-    const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
-    const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
     let mut x = counter;
     let mut k = key;
     for _ in 0..10 {
-        let products = [u64::from(x[0]) * u64::from(MULTIPLIERS[0]), u64::from(x[2]) * u64::from(MULTIPLIERS[1])];
-        let [(h0, l0), (h1, l1)] = products.map(|p| ((p >> 32) as u32, p as u32));
-        x = [h1 ^ x[1] ^ k[0], l1, h0 ^ x[3] ^ k[1], l0];
-        k = [k[0].wrapping_add(WEYL[0]), k[1].wrapping_add(WEYL[1])];
+        x = round(x, k);
+        k = next_key(k);
     }
     x
+}
+
+#[inline(always)]
+fn round(x: [u32; 4], k: [u32; 2]) -> [u32; 4] {
+    const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+    let first = u64::from(x[0]) * u64::from(MULTIPLIERS[0]);
+    let second = u64::from(x[2]) * u64::from(MULTIPLIERS[1]);
+    [(second >> 32) as u32 ^ x[1] ^ k[0], second as u32, (first >> 32) as u32 ^ x[3] ^ k[1], first as u32]
+}
+
+#[inline(always)]
+fn next_key(k: [u32; 2]) -> [u32; 2] {
+    const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+    [k[0].wrapping_add(WEYL[0]), k[1].wrapping_add(WEYL[1])]
 }
 
 /// Uniform in (0, 1), never either: the middle of one of 2²³ equal intervals, which f32 holds exactly.

@@ -186,15 +186,20 @@ pub fn examples(
     words: &[BiasedWord],
     most: usize,
     segmentation: Segmentation,
-    read: &dyn Fn(usize) -> Result<Option<LabelledText>>,
+    read: &(dyn Fn(usize) -> Result<Option<LabelledText>> + Sync),
 ) -> Result<Vec<[Vec<usize>; 2]>> {
     let numbers: HashMap<&str, usize> = words.iter().enumerate().map(|(i, word)| (word.word.as_str(), i)).collect();
     let mut found = vec![[Vec::new(), Vec::new()]; words.len()];
-    for record in 0..records {
-        let Some((class, text, pair)) = read(record)? else { continue };
-        for word in distinct_words(&text, pair.as_deref(), segmentation) {
-            if let Some(&number) = numbers.get(word.as_str()) {
-                let list = &mut found[number][usize::from(words[number].class != class)];
+    let numbered = |(class, text, pair): LabelledText| -> (usize, Vec<usize>) {
+        let there = distinct_words(&text, pair.as_deref(), segmentation);
+        (class, there.iter().filter_map(|word| numbers.get(word.as_str()).copied()).collect())
+    };
+    for start in (0..records).step_by(CHUNK) {
+        let chunk = (start..(start + CHUNK).min(records)).into_par_iter().map(|record| Ok(read(record)?.map(numbered)));
+        for (record, numbered) in (start..).zip(chunk.collect::<Result<Vec<_>>>()?) {
+            let Some((class, numbers)) = numbered else { continue };
+            for number in numbers {
+                let list: &mut Vec<usize> = &mut found[number][usize::from(words[number].class != class)];
                 if list.len() < most {
                     list.push(record);
                 }
@@ -422,6 +427,19 @@ mod tests {
         let words: Vec<&str> = found.iter().map(|word| word.word.as_str()).collect();
         assert_eq!(words, ["dull", "fine", "by", "spielberg"]);
         assert_eq!((found[0].class, found[0].count, found[0].with_class, found[0].lift()), (1, 40, 40, 2.0));
+    }
+
+    #[test]
+    fn examples_are_the_first_of_each_kind_whatever_chunk_they_are_in() {
+        let reviews = reviews();
+        let at = |i: usize| (i != 8).then(|| reviews[i % 80].clone());
+        let found = biased_words(80, 2, &BiasOptions::default(), &|i| Ok(Some(reviews[i].clone()))).unwrap();
+        let words: Vec<BiasedWord> = found.into_iter().map(|word| BiasedWord { class: 0, ..word }).collect();
+        let most = CHUNK / 4 + 10;
+        let examples = examples(CHUNK + 1000, &words, most, Segmentation::Segmenter, &|i| Ok(at(i))).unwrap();
+        let fine: Vec<usize> = (0..).step_by(2).filter(|&i| i != 8).take(most).collect();
+        let dull: Vec<usize> = (1..).step_by(2).take(most).collect();
+        assert_eq!(examples[..2], [[vec![], dull], [fine, vec![]]]);
     }
 
     #[test]

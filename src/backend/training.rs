@@ -10,6 +10,7 @@
 
 use rayon::prelude::*;
 
+use super::cpu::simd::{Isa, Kernel, LANES, Vector};
 pub use super::losses::{CrossEntropy, Guide, Loss};
 pub use super::sketch::Sketch;
 use super::{Attended, AttentionGradients, AttentionShape, Backend, Rows};
@@ -67,14 +68,11 @@ impl<'a> Dropout<'a> {
 
     /// What row `row` of sequence `sequence` is multiplied by: zero or the scale, each.
     pub fn factors(&self, out: &mut [f32], sequence: usize, row: u32) {
-        let record = self.records[sequence];
-        for (block, eight) in out.chunks_mut(8).enumerate() {
-            let words = self.stream.block([block as u32, row, record, self.site]);
-            for (i, factor) in eight.iter_mut().enumerate() {
-                let draw = (words[i / 2] >> (16 * (i % 2))) & 0xFFFF;
-                *factor = if draw < self.threshold { 0.0 } else { self.scale };
-            }
-        }
+        self.factors_by(Isa::best(), out, sequence, row);
+    }
+
+    fn factors_by(&self, isa: Isa, out: &mut [f32], sequence: usize, row: u32) {
+        isa.run(Drawing { dropout: self, out, row, record: self.records[sequence] });
     }
 
     /// What every draw is keyed by.
@@ -105,6 +103,35 @@ impl<'a> Dropout<'a> {
     /// The row number of a query's attention weights in a head.
     pub fn attention_row(head: usize, query: usize) -> u32 {
         (head << 16 | query) as u32
+    }
+}
+
+/// The factors of a row: eight are of a block of draws, two of each word, the lower half first.
+struct Drawing<'a> {
+    dropout: &'a Dropout<'a>,
+    out: &'a mut [f32],
+    row: u32,
+    record: u32,
+}
+
+impl Kernel for Drawing<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        const TOGETHER: usize = 8 * LANES;
+        let Self { dropout, out, row, record } = self;
+        let mut drawn = [0.0; TOGETHER];
+        for (number, out) in out.chunks_mut(TOGETHER).enumerate() {
+            let words = dropout.stream.sixteen_blocks([(number * LANES) as u32, row, record, dropout.site]);
+            for block in 0..LANES {
+                for i in 0..8 {
+                    let draw = (words[i / 2][block] >> (16 * (i % 2))) & 0xFFFF;
+                    drawn[8 * block + i] = if draw < dropout.threshold { 0.0 } else { dropout.scale };
+                }
+            }
+            out.copy_from_slice(&drawn[..out.len()]);
+        }
     }
 }
 
@@ -511,4 +538,27 @@ pub struct Place<'a, B: Backend> {
     pub rows: Rows,
     /// Numbers in a row.
     pub width: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn factors_are_of_one_block_of_draws_after_another_on_every_instruction_set() {
+        let dropout = Dropout::new(7, 0.25, 3, &[5, u32::MAX]).unwrap();
+        for (length, sequence, row) in [(0, 0, 0), (1, 1, 9), (8, 0, 1), (127, 1, 2), (128, 0, 3), (300, 1, u32::MAX)] {
+            let block = |number: usize| dropout.stream.block([number as u32, row, dropout.records[sequence], 3]);
+            let expected = |i: usize| {
+                let draw = block(i / 8)[i % 8 / 2] >> (16 * (i % 2)) & 0xFFFF;
+                if draw < dropout.threshold { 0.0 } else { dropout.scale }
+            };
+            let expected: Vec<f32> = (0..length).map(expected).collect();
+            for isa in Isa::all() {
+                let mut found = vec![f32::NAN; length];
+                dropout.factors_by(isa, &mut found, sequence, row);
+                assert_eq!(found, expected, "{length} on {}", isa.name());
+            }
+        }
+    }
 }

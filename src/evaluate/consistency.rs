@@ -101,9 +101,8 @@ struct Rationales {
 /// Judges every method by the records of `perturbed` against those of `originals` that they were made from.
 ///
 /// # Errors
-/// [`Error::Usage`] where a perturbed record names no original (it is left out where such records are), or settings have
-/// no meaning; as
-/// [`crate::explain::explain`].
+/// [`Error::Usage`] where a perturbed record names no original (it is left out where such records are), or settings
+/// have no meaning; as [`crate::explain::explain`].
 pub fn consistency(
     model: &Model,
     originals: Dataset,

@@ -9,8 +9,8 @@
 //!
 //! A record may have several rationales, each good by itself. Spans are of the text's own characters, so special
 //! tokens, and how anybody counts words, cannot shift them. Those of a pair's second text are `pair_rationales`; the
-//! second form, TrustAI's, has a list for each of the two texts, of words as of numbers, and may leave it out where there
-//! is one text.
+//! second form, TrustAI's, has a list for each of the two texts, of words as of numbers, and may leave it out where
+//! there is one text.
 
 use std::collections::HashMap;
 use std::ops::Range;

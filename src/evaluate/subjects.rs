@@ -170,8 +170,8 @@ struct Line<T> {
     found: T,
 }
 
-/// Explains every record of `dataset` that a yardstick is about by every method, and hands them to `take`, a window at a
-/// time; windows that an earlier run has kept are taken from there. Records without a single word are passed over.
+/// Explains every record of `dataset` that a yardstick is about by every method, and hands them to `take`, a window at
+/// a time; windows that an earlier run has kept are taken from there. Records without a single word are passed over.
 pub(super) fn each_window<T: Serialize + DeserializeOwned>(
     model: &Model,
     mut dataset: Dataset,

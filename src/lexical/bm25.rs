@@ -25,8 +25,14 @@ pub const K1: f64 = 1.2;
 /// b: how much a long text's words count for less (Lucene's default).
 pub const B: f64 = 0.75;
 
-/// What a store's texts are like: everything about them but which words are in which record. It is taken over all
-/// records, searched or not, so that a record's score does not depend on what else is.
+/// Records whose words are counted together, by one thread.
+const CHUNK: usize = 512;
+
+/// No term, or no query.
+const NONE: u32 = u32::MAX;
+
+/// What a store's texts are like. It is taken over all records, searched or not, so that a record's score does not
+/// depend on what else is.
 #[derive(Debug)]
 pub struct Bm25<'a> {
     store: &'a Store,
@@ -34,34 +40,61 @@ pub struct Bm25<'a> {
     records: f64,
     /// L̄.
     mean_length: f64,
-    /// n(t).
-    frequencies: HashMap<Box<str>, u32>,
+    vocabulary: Vocabulary,
+    /// By shard, which words its records have; those of a shard that memory had no room for are read again.
+    kept: Vec<Option<Postings>>,
 }
 
-/// Counts of some records' words.
-#[derive(Default)]
-struct Counts {
-    words: u64,
-    frequencies: HashMap<Box<str>, u32>,
+/// Words, numbered as they are met.
+#[derive(Debug, Default)]
+struct Vocabulary {
+    numbers: HashMap<Box<str>, u32>,
+    /// n(t).
+    frequencies: Vec<u32>,
+}
+
+/// The words of some consecutive records.
+#[derive(Debug, Default)]
+struct Postings {
+    /// Numbers of words, each with how often it is there; those of a record together.
+    words: Vec<(u32, u32)>,
+    /// Where each record's end among them.
+    ends: Vec<usize>,
+    /// L_i: how many words each record has in all.
+    lengths: Vec<u32>,
 }
 
 impl<'a> Bm25<'a> {
-    /// Reads all texts of `store` once.
+    /// Reads all texts of `store` once, and keeps which words are in which record, in up to `memory` bytes.
     ///
     /// # Errors
     /// If the store is damaged; [`crate::Error::Interrupted`].
-    pub fn new(store: &'a Store) -> Result<Self> {
-        let mut all = Counts::default();
+    pub fn new(store: &'a Store, memory: usize) -> Result<Self> {
+        let mut vocabulary = Vocabulary::default();
+        let (mut kept, mut left, mut words) = (Vec::new(), memory, 0);
         for shard in store.shards() {
             interrupt::check()?;
-            let counts =
-                (0..shard.rows()).into_par_iter().try_fold(Counts::default, |counts, row| counts.with(shard, row));
-            all = all.merge(counts.try_reduce(Counts::default, |one, other| Ok(one.merge(other)))?);
+            let count = |&first: &usize| counted(shard, first..shard.rows().min(first + CHUNK));
+            let chunks: Vec<usize> = (0..shard.rows()).step_by(CHUNK).collect();
+            let mut postings = Some(Postings::default());
+            for some in chunks.chunks(2 * rayon::current_num_threads()) {
+                for (own, chunk) in some.par_iter().map(count).collect::<Result<Vec<_>>>()? {
+                    words += chunk.lengths.iter().map(|&length| u64::from(length)).sum::<u64>();
+                    let numbers = vocabulary.merge(own);
+                    postings = postings.filter(|postings| postings.bytes() + chunk.bytes() <= left);
+                    if let Some(postings) = &mut postings {
+                        postings.extend(&chunk, &numbers);
+                    }
+                }
+            }
+            // Once one is too many, there is hardly room for others.
+            left = postings.as_ref().map_or(0, |postings| left - postings.bytes());
+            kept.push(postings);
             shard.release();
         }
         let records = store.rows() as f64;
-        let mean_length = (all.words as f64 / records.max(1.0)).max(1.0);
-        Ok(Self { store, records, mean_length, frequencies: all.frequencies })
+        let mean_length = (words as f64 / records.max(1.0)).max(1.0);
+        Ok(Self { store, records, mean_length, vocabulary, kept })
     }
 
     /// Queries made of these texts, numbered in their order.
@@ -77,38 +110,91 @@ impl<'a> Bm25<'a> {
                 }
             }
         }
-        let numbers = terms.keys().cloned().zip(0..).collect();
-        Bm25Queries { texts: self, numbers, asking: terms.into_values().collect() }
+        let mut by_word = vec![NONE; self.vocabulary.frequencies.len()];
+        for (word, term) in terms.keys().zip(0..) {
+            if let Some(&number) = self.vocabulary.numbers.get(word.as_str()) {
+                by_word[number as usize] = term;
+            }
+        }
+        Bm25Queries { texts: self, terms: by_word, asking: terms.into_values().collect() }
     }
 
     /// `None` for a word that no record has.
     fn idf(&self, word: &str) -> Option<f64> {
-        let n = f64::from(*self.frequencies.get(word)?);
+        let n = f64::from(self.vocabulary.frequencies[*self.vocabulary.numbers.get(word)? as usize]);
         Some(((self.records - n + 0.5) / (n + 0.5)).ln_1p())
     }
 }
 
-impl Counts {
-    fn with(mut self, shard: &Shard, row: usize) -> Result<Self> {
-        let mut words = record_words(&shard.record(row)?);
-        self.words += words.len() as u64;
-        words.sort_unstable();
-        words.dedup();
-        for word in words {
-            *self.frequencies.entry(word.into()).or_insert(0) += 1;
+/// The words of these records of a shard, numbered among themselves.
+fn counted(shard: &Shard, rows: Range<usize>) -> Result<(Vocabulary, Postings)> {
+    let (mut vocabulary, mut postings) = (Vocabulary::default(), Postings::default());
+    let mut numbers = Vec::new();
+    for row in rows {
+        numbers.clear();
+        each_word_of(&shard.record(row)?, |word| numbers.push(vocabulary.number(word)));
+        numbers.sort_unstable();
+        for same in numbers.chunk_by(|a, b| a == b) {
+            vocabulary.frequencies[same[0] as usize] += 1;
+            postings.words.push((same[0], same.len() as u32));
         }
-        Ok(self)
+        postings.ends.push(postings.words.len());
+        postings.lengths.push(numbers.len() as u32);
+    }
+    Ok((vocabulary, postings))
+}
+
+impl Vocabulary {
+    /// The word's number, its next where it is new.
+    fn number(&mut self, word: &str) -> u32 {
+        if let Some(&number) = self.numbers.get(word) {
+            return number;
+        }
+        self.add(word.into(), 0)
     }
 
-    fn merge(mut self, mut other: Self) -> Self {
-        if self.frequencies.len() < other.frequencies.len() {
-            std::mem::swap(&mut self, &mut other);
+    /// A word that is new, in so many records.
+    fn add(&mut self, word: Box<str>, frequency: u32) -> u32 {
+        let number = self.frequencies.len() as u32;
+        self.numbers.insert(word, number);
+        self.frequencies.push(frequency);
+        number
+    }
+
+    /// Takes in the words of other records: what number each has here.
+    fn merge(&mut self, other: Self) -> Vec<u32> {
+        let mut numbers = vec![0; other.frequencies.len()];
+        for (word, own) in other.numbers {
+            let frequency = other.frequencies[own as usize];
+            numbers[own as usize] = match self.numbers.get(&word) {
+                Some(&number) => {
+                    self.frequencies[number as usize] += frequency;
+                    number
+                }
+                None => self.add(word, frequency),
+            };
         }
-        self.words += other.words;
-        for (word, count) in other.frequencies {
-            *self.frequencies.entry(word).or_insert(0) += count;
-        }
-        self
+        numbers
+    }
+}
+
+impl Postings {
+    /// The words of the next records, whose numbers are these here.
+    fn extend(&mut self, next: &Self, numbers: &[u32]) {
+        let start = self.words.len();
+        self.words.extend(next.words.iter().map(|&(word, times)| (numbers[word as usize], times)));
+        self.ends.extend(next.ends.iter().map(|end| start + end));
+        self.lengths.extend_from_slice(&next.lengths);
+    }
+
+    /// The words of record `row`, and L_i.
+    fn of(&self, row: usize) -> (&[(u32, u32)], u32) {
+        let start = if row == 0 { 0 } else { self.ends[row - 1] };
+        (&self.words[start..self.ends[row]], self.lengths[row])
+    }
+
+    fn bytes(&self) -> usize {
+        size_of_val(self.words.as_slice()) + size_of_val(self.ends.as_slice()) + size_of_val(self.lengths.as_slice())
     }
 }
 
@@ -116,43 +202,57 @@ impl Counts {
 #[derive(Debug)]
 pub struct Bm25Queries<'a> {
     texts: &'a Bm25<'a>,
-    /// The queries' words, numbered in alphabetical order.
-    numbers: HashMap<String, usize>,
-    /// By word: the queries that have it, and its weight there.
+    /// By the number of a word: which of the queries' words it is, in alphabetical order.
+    terms: Vec<u32>,
+    /// By a word of the queries: those that have it, ascending, and its weight there.
     asking: Vec<Vec<(usize, f64)>>,
 }
 
 impl Bm25Queries<'_> {
-    /// The queries' words in a record, each with how often, in alphabetical order; and how many words it has in all.
-    fn matches(&self, record: &StoredRecord) -> (Vec<(usize, u32)>, usize) {
-        let words = record_words(record);
-        let mut found: Vec<usize> = words.iter().filter_map(|word| self.numbers.get(word).copied()).collect();
-        found.sort_unstable();
-        let mut matches: Vec<(usize, u32)> = Vec::new();
-        for number in found {
-            match matches.last_mut() {
-                Some((last, count)) if *last == number => *count += 1,
-                _ => matches.push((number, 1)),
-            }
+    /// The queries' words in a record, each with how often, in alphabetical order, into `matches`; and how many words
+    /// it has in all.
+    fn matches(&self, shard: usize, row: usize, matches: &mut Vec<(u32, u32)>) -> Result<u32> {
+        matches.clear();
+        if let Some(postings) = &self.texts.kept[shard] {
+            let (words, length) = postings.of(row);
+            let terms = words.iter().map(|&(word, times)| (self.terms[word as usize], times));
+            matches.extend(terms.filter(|&(term, _)| term != NONE));
+            matches.sort_unstable();
+            return Ok(length);
         }
-        (matches, words.len())
+        let mut length = 0;
+        each_word_of(&self.texts.store.shards()[shard].record(row)?, |word| {
+            length += 1;
+            let term = self.texts.vocabulary.numbers.get(word).map_or(NONE, |&number| self.terms[number as usize]);
+            if term != NONE {
+                matches.push((term, 1));
+            }
+        });
+        matches.sort_unstable();
+        matches.dedup_by(|next, before| {
+            let same = next.0 == before.0;
+            before.1 += u32::from(same);
+            same
+        });
+        Ok(length)
     }
 }
 
 impl Scorer for Bm25Queries<'_> {
     /// Sums are in f64, in alphabetical order of the words.
     fn score(&self, shard: usize, rows: Range<usize>, asked: &[usize], scores: &mut [f32]) -> Result<()> {
-        let (shard, count) = (&self.texts.store.shards()[shard], rows.len());
-        let place: HashMap<usize, usize> = asked.iter().copied().zip(0..).collect();
+        let count = rows.len();
+        let places = Places::new(asked);
         let mut sums = vec![0.0_f64; asked.len()];
+        let mut matches = Vec::new();
         for (at, row) in rows.enumerate() {
             sums.fill(0.0);
-            let (matches, length) = self.matches(&shard.record(row)?);
-            let norm = K1 * (1.0 - B + B * length as f64 / self.texts.mean_length);
-            for (word, times) in matches {
+            let length = self.matches(shard, row, &mut matches)?;
+            let norm = K1 * (1.0 - B + B * f64::from(length) / self.texts.mean_length);
+            for &(term, times) in &matches {
                 let share = f64::from(times) * (K1 + 1.0) / (f64::from(times) + norm);
-                for (query, weight) in &self.asking[word] {
-                    if let Some(&query) = place.get(query) {
+                for (query, weight) in places.within(&self.asking[term as usize]) {
+                    if let Some(query) = places.of(*query) {
                         sums[query] += weight * share;
                     }
                 }
@@ -165,19 +265,63 @@ impl Scorer for Bm25Queries<'_> {
     }
 
     fn bytes(&self) -> usize {
-        self.texts.store.shards().iter().map(Shard::text_bytes).sum()
+        let bytes =
+            |(kept, shard): (&Option<Postings>, &Shard)| kept.as_ref().map_or(shard.text_bytes(), Postings::bytes);
+        self.texts.kept.iter().zip(self.texts.store.shards()).map(bytes).sum()
     }
 }
 
-/// The words of both segments.
-fn record_words(record: &StoredRecord) -> Vec<String> {
-    let mut all = words(&record.text);
-    all.extend(record.pair.as_deref().map(words).unwrap_or_default());
-    all
+/// Where the queries that are asked stand among themselves.
+struct Places {
+    first: usize,
+    /// From the first on.
+    places: Vec<u32>,
+}
+
+impl Places {
+    fn new(asked: &[usize]) -> Self {
+        let (first, end) = (asked.iter().min().map_or(0, |&q| q), asked.iter().max().map_or(0, |q| q + 1));
+        let mut places = vec![NONE; end - first];
+        asked.iter().zip(0..).for_each(|(query, place)| places[query - first] = place);
+        Self { first, places }
+    }
+
+    /// Those of some queries, ascending, that are not outside.
+    fn within<'a>(&self, asking: &'a [(usize, f64)]) -> &'a [(usize, f64)] {
+        let start = asking.partition_point(|(query, _)| *query < self.first);
+        let end = asking.partition_point(|(query, _)| *query < self.first + self.places.len());
+        &asking[start..end]
+    }
+
+    /// The place of a query within.
+    fn of(&self, query: usize) -> Option<usize> {
+        let place = self.places[query - self.first];
+        (place != NONE).then_some(place as usize)
+    }
+}
+
+/// Hands over the words of both segments.
+fn each_word_of(record: &StoredRecord, mut take: impl FnMut(&str)) {
+    each_word(&record.text, &mut take);
+    if let Some(pair) = &record.pair {
+        each_word(pair, &mut take);
+    }
 }
 
 /// The words that count, in lower case.
 pub(crate) fn words(text: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    each_word(text, &mut |word| all.push(word.to_owned()));
+    all
+}
+
+/// Hands over the words that count, in lower case. Those of ASCII are put so together: their borders stay.
+fn each_word(text: &str, take: &mut impl FnMut(&str)) {
     let is_word = |word: &&str| word.chars().any(char::is_alphanumeric);
-    Segmentation::Segmenter.split(text).into_iter().filter(is_word).map(str::to_lowercase).collect()
+    if text.is_ascii() {
+        let lower = text.to_ascii_lowercase();
+        Segmentation::Segmenter.split(&lower).into_iter().filter(is_word).for_each(take);
+    } else {
+        Segmentation::Segmenter.split(text).into_iter().filter(is_word).for_each(|word| take(&word.to_lowercase()));
+    }
 }

@@ -44,7 +44,7 @@ impl SelfSearch<'_> {
             )
             .with_hint("ask with the records themselves, by --data, and --exclude-same-id"));
         }
-        let prepared = Prepared::new(options.rule, store, &options.rule_options, quiet)?;
+        let prepared = Prepared::new(options.rule, store, &options.rule_options, options.memory, quiet)?;
         let answers = Answers::new(store, options, &prepared)?.on(devices.iter().collect());
         let progress = Progress::new("searching", Some(store.rows() as u64), quiet);
         let found = answers.mutual(&progress)?;

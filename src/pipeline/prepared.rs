@@ -130,8 +130,9 @@ pub(super) struct Batch<'a> {
 }
 
 impl<'a> Prepared<'a> {
-    /// Does whatever the rule needs to be done once a store: a refit, a curvature.
-    pub(super) fn new(rule: Rule, store: &'a Store, options: &RuleOptions, quiet: bool) -> Result<Self> {
+    /// Does whatever the rule needs to be done once a store: a refit, a curvature, words counted (kept in up to
+    /// `memory` bytes).
+    pub(super) fn new(rule: Rule, store: &'a Store, options: &RuleOptions, memory: usize, quiet: bool) -> Result<Self> {
         let settings = store.settings();
         rule.check(settings.problem, &settings.checkpoints)?;
         rule.check_gradients(settings.gradients.is_some())?;
@@ -139,7 +140,7 @@ impl<'a> Prepared<'a> {
         let means = match rule {
             // Nothing is scored, by whatever form.
             _ if store.rows() == 0 => Means::Factors,
-            Rule::Bm25 => Means::Words(Bm25::new(store)?),
+            Rule::Bm25 => Means::Words(Bm25::new(store, memory)?),
             Rule::Loss => Means::Losses(Losses(store)),
             Rule::TracIn => Means::Rates(settings.checkpoints.iter().map(|c| c.learning_rate as f32).collect()),
             Rule::Less => {

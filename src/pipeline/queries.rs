@@ -249,10 +249,10 @@ impl SearchJob<'_> {
 
     /// The rule made ready.
     pub(super) fn prepared(&self, whole: Option<&Whole>, quiet: bool) -> Result<Prepared<'_>> {
-        let SearchOptions { rule, rule_options, .. } = self.options;
+        let SearchOptions { rule, rule_options, memory, .. } = self.options;
         match whole {
             Some(whole) => Prepared::whole(*rule, self.store, &whole.fisher, whole.at),
-            None => Prepared::new(*rule, self.store, rule_options, quiet),
+            None => Prepared::new(*rule, self.store, rule_options, *memory, quiet),
         }
     }
 

@@ -35,7 +35,8 @@ pub(super) fn search(
         let points = answer_points(model, store, tokens, options, settings)?;
         (Prepared::answers(store, points), Kept::Boundaries)
     } else {
-        (Prepared::new(options.rule, store, &options.rule_options, settings.quiet)?, Kept::Nothing)
+        let SearchOptions { rule, rule_options, memory, .. } = options;
+        (Prepared::new(*rule, store, rule_options, *memory, settings.quiet)?, Kept::Nothing)
     };
     let answers = Answers::new(store, options, &prepared)?.on(model.gpus());
     let searched = answers.searched();

@@ -7,7 +7,7 @@ use parquet::basic::{Compression, LogicalType, Repetition, Type as Physical};
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DoubleType, FloatType, Int64Type};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
-use parquet::schema::types::{Type, TypePtr};
+use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
 use serde_json::Value;
 
 use super::{Destination, Kind};
@@ -65,8 +65,9 @@ impl RowGroups {
 
     fn write_group(&mut self) -> Result<()> {
         if self.writer.is_none() {
-            let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
-            self.writer = Some(SerializedFileWriter::new(Vec::new(), message(&self.fields)?, Arc::new(properties))?);
+            let message = message(&self.fields)?;
+            let properties = Arc::new(properties(&message));
+            self.writer = Some(SerializedFileWriter::new(Vec::new(), message, properties)?);
         }
         let (Some(writer), 1..) = (&mut self.writer, self.rows) else { return Ok(()) };
         let mut group = writer.next_row_group()?;
@@ -224,6 +225,15 @@ fn absent(leaves: &mut [Leaf], level: Level) {
     }
 }
 
+/// Numbers that are hardly ever equal are written as they are: a dictionary of them would be as large, and made in vain.
+fn properties(message: &TypePtr) -> WriterProperties {
+    let schema = SchemaDescriptor::new(message.clone());
+    let floats =
+        schema.columns().iter().filter(|leaf| matches!(leaf.physical_type(), Physical::FLOAT | Physical::DOUBLE));
+    let builder = WriterProperties::builder().set_compression(Compression::SNAPPY);
+    floats.fold(builder, |builder, leaf| builder.set_column_dictionary_enabled(leaf.path().clone(), false)).build()
+}
+
 fn message(fields: &[(String, Kind)]) -> Result<TypePtr> {
     let fields = fields.iter().map(|(name, kind)| node(name, kind)).collect::<Result<_>>()?;
     Ok(Arc::new(Type::group_type_builder("record").with_fields(fields).build()?))
@@ -250,4 +260,24 @@ fn node(name: &str, kind: &Kind) -> Result<TypePtr> {
         }
     };
     Ok(Arc::new(built))
+}
+
+#[cfg(test)]
+mod tests {
+    use parquet::schema::types::ColumnPath;
+
+    use super::*;
+
+    #[test]
+    fn no_dictionaries_are_made_of_fractions() {
+        let of = |kind| Kind::List(Box::new(kind));
+        let fields =
+            [("one", Kind::Number), ("many", of(Kind::Single)), ("name", Kind::Text), ("labels", of(Kind::Integer))];
+        let fields: Vec<_> = fields.map(|(name, kind)| (name.to_owned(), kind)).into();
+        let properties = properties(&message(&fields).unwrap());
+        let path = |path: &str| ColumnPath::new(path.split('.').map(str::to_owned).collect());
+        let has = |name: &str| properties.dictionary_enabled(&path(name));
+        assert!(!has("one") && !has("many.list.element"));
+        assert!(has("name") && has("labels.list.element"));
+    }
 }

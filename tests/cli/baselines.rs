@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
-use wherefore::store::Store;
+use wherefore::lexical::Bm25;
+use wherefore::search::Scorer;
+use wherefore::store::{Shard, Store};
 
 use super::{Bench, lines};
 
@@ -85,6 +87,30 @@ fn a_query_has_the_same_scores_in_any_company() {
     }
     let own = lines(&bench.ok("search --store store --self --rule bm25 -k 1 --quiet"));
     assert_eq!(own[5]["proponents"][0]["index"], 1, "the text with most cats in few words");
+}
+
+#[test]
+fn texts_that_memory_has_no_room_for_are_read_again_to_the_same_bits() {
+    let bench = indexed();
+    let store = Store::open(bench.path("store")).expect("the store");
+    let found = |memory: usize| {
+        let texts = Bm25::new(&store, memory).expect("counts");
+        let queries = texts.queries(&QUERIES.map(str::to_owned));
+        let of = |(number, shard): (usize, &Shard)| {
+            let mut scores = vec![f32::NAN; 3 * shard.rows()];
+            queries.score(number, 0..shard.rows(), &[1, 3, 2], &mut scores).expect("scores");
+            scores.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        };
+        (store.shards().iter().enumerate().map(of).collect::<Vec<_>>(), queries.bytes())
+    };
+    let (again, all) = found(0);
+    assert_eq!(all, store.shards().iter().map(Shard::text_bytes).sum::<usize>());
+    // Room for the first shard's words, for all but one number, and for all.
+    for memory in [216, 271, 1 << 30] {
+        let (scores, bytes) = found(memory);
+        assert_eq!(scores, again, "{memory} bytes");
+        assert_ne!(bytes, all, "{memory} bytes");
+    }
 }
 
 #[test]

@@ -43,6 +43,9 @@ static CHINESE: LazyLock<Jieba> = LazyLock::new(Jieba::new);
 impl Segmentation {
     /// The words of `text`, in order.
     pub fn split(self, text: &str) -> Vec<&str> {
+        if text.is_ascii() && self != Self::None {
+            return AsciiWords::of(text).map(|word| &text[word]).collect();
+        }
         self.words(text, usize::MAX).into_iter().map(|word| &text[word.bytes]).collect()
     }
 
@@ -53,6 +56,9 @@ impl Segmentation {
         let pieces = text.split_word_bound_indices();
         match self {
             Self::None => Vec::new(),
+            _ if text.is_ascii() => {
+                AsciiWords::of(text).map(|bytes| Span { start: bytes.start, end: bytes.end, bytes }).collect()
+            }
             Self::Segmenter if text.contains(is_han) => spans(join_chinese(text, pieces)),
             Self::Segmenter | Self::Characters => spans(pieces),
         }
@@ -61,8 +67,56 @@ impl Segmentation {
 
 /// `text` to the first space or line end at or after its `end`th character: no word goes on past one.
 fn up_to_space(text: &str, end: usize) -> &str {
+    if end >= text.len() {
+        return text;
+    }
     let cut = text.char_indices().skip(end).find(|(_, c)| c.is_ascii_whitespace());
     cut.map_or(text, |(at, _)| &text[..at])
+}
+
+/// The words of a text of ASCII alone: the same that Unicode's tables give, without looking up every character there.
+struct AsciiWords<'a> {
+    text: &'a [u8],
+    /// Where the last word ended.
+    end: usize,
+}
+
+impl<'a> AsciiWords<'a> {
+    fn of(text: &'a str) -> Self {
+        Self { text: text.as_bytes(), end: 0 }
+    }
+
+    /// Where the run of letters, digits and underscores that goes on at `at` ends. A mark between two letters, or two
+    /// digits, is part of it, where it is one of those that stand there (rules WB6, WB7, WB11 and WB12).
+    fn run(&self, mut at: usize) -> usize {
+        loop {
+            match self.text[at..] {
+                [c, ..] if in_run(c) => at += 1,
+                [b'\'' | b'.' | b':', c, ..] if c.is_ascii_alphabetic() && self.text[at - 1].is_ascii_alphabetic() => {
+                    at += 2;
+                }
+                [b'\'' | b'.' | b',' | b';', c, ..] if c.is_ascii_digit() && self.text[at - 1].is_ascii_digit() => {
+                    at += 2;
+                }
+                _ => return at,
+            }
+        }
+    }
+}
+
+impl Iterator for AsciiWords<'_> {
+    type Item = Range<usize>;
+
+    fn next(&mut self) -> Option<Range<usize>> {
+        let start = self.end + self.text[self.end..].iter().position(|&c| !char::from(c).is_whitespace())?;
+        self.end = if in_run(self.text[start]) { self.run(start + 1) } else { start + 1 };
+        Some(start..self.end)
+    }
+}
+
+/// What keeps together.
+fn in_run(c: u8) -> bool {
+    c.is_ascii_alphanumeric() || c == b'_'
 }
 
 /// The pieces with a word in them, and where they are.
@@ -120,5 +174,36 @@ impl fmt::Display for Segmentation {
             Self::Characters => "characters",
             Self::None => "none",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// By the tables.
+    fn by_tables(text: &str) -> Vec<Span> {
+        spans(text.split_word_bound_indices())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn texts_of_ascii_are_cut_as_the_tables_cut_them(
+            // All of ASCII, and what the rules are about, more often.
+            text in prop_oneof!["[\\x00-\\x7f]{0,40}", "[a-cXY0-2_'.:;,\" \r\n\t-]{0,40}", "[a1_'.:;, ]{0,12}"],
+            end in 0..50_usize,
+        ) {
+            let whole = by_tables(&text);
+            let pieces: Vec<&str> = whole.iter().map(|word| &text[word.bytes.clone()]).collect();
+            prop_assert_eq!(Segmentation::Segmenter.split(&text), pieces);
+            for words in [Segmentation::Segmenter, Segmentation::Characters] {
+                prop_assert_eq!(words.words(&text, usize::MAX), whole.clone());
+                prop_assert_eq!(words.words(&text, end), by_tables(up_to_space(&text, end)));
+            }
+        }
     }
 }

@@ -160,8 +160,22 @@ impl Array {
 
     /// The next row.
     pub(super) fn next_row(&mut self) -> Result<Vec<f64>> {
-        self.data.read_exact(&mut self.bytes).map_err(Error::io(&self.path))?;
+        self.read_row()?;
         Ok(self.bytes.chunks_exact(self.number.bytes()).map(|bytes| self.number.read(bytes)).collect())
+    }
+
+    /// The next row, rounded to f32.
+    pub(super) fn next_floats(&mut self) -> Result<Vec<f32>> {
+        self.read_row()?;
+        let numbers = self.bytes.chunks_exact(self.number.bytes());
+        Ok(match self.number {
+            Number::F32 => numbers.map(|bytes| f32::from_le_bytes(of(bytes))).collect(),
+            number => numbers.map(|bytes| number.read(bytes) as f32).collect(),
+        })
+    }
+
+    fn read_row(&mut self) -> Result<()> {
+        self.data.read_exact(&mut self.bytes).map_err(Error::io(&self.path))
     }
 
     pub(super) fn columns(&self) -> usize {

@@ -120,7 +120,7 @@ impl GivenSearch<'_> {
             return Err(Error::usage(format!("rule {}: given queries have no checkpoints' factors", options.rule)));
         }
         given.label_names = Some(settings.label_names.clone()).filter(|names| !names.is_empty());
-        let prepared = Prepared::new(options.rule, store, &options.rule_options, quiet)?;
+        let prepared = Prepared::new(options.rule, store, &options.rule_options, options.memory, quiet)?;
         let answers = Answers::new(store, options, &prepared)?.on(devices.iter().collect());
         let classes =
             ClassNames::new(given.label_names.clone(), settings.problem, settings.classes).map_err(Error::usage)?;

@@ -39,7 +39,7 @@ impl GivenScores {
                 .with_hint("give a row of scores for each labelled query, with a number for each record of the store")
         };
         let mut found = 0;
-        let mut one = |place: &Place, scores: Vec<f64>| {
+        let mut one = |place: &Place, scores: Vec<f32>| {
             if scores.len() != records {
                 return Err(mismatch("scores a query", records, scores.len()));
             }
@@ -66,6 +66,6 @@ impl GivenScores {
     }
 }
 
-fn rows(path: &Path, mut array: Array, take: &mut dyn FnMut(&Place, Vec<f64>) -> Result<()>) -> Result<()> {
-    (0..array.rows).try_for_each(|row| take(&Place::at(path, row as u64 + 1), array.next_row()?))
+fn rows(path: &Path, mut array: Array, take: &mut dyn FnMut(&Place, Vec<f32>) -> Result<()>) -> Result<()> {
+    (0..array.rows).try_for_each(|row| take(&Place::at(path, row as u64 + 1), array.next_floats()?))
 }

@@ -103,9 +103,9 @@ impl Arrays {
             let place = Place::at(&self.path, row as u64 + 1);
             let index = first + row as u64;
             let mut record = self.record(texts.as_mut(), index)?;
-            let features = finite(&place, "features", self.features.next_row()?)?;
+            let features = finite(&place, "features", self.features.next_floats()?)?;
             let logits = match &mut self.logits {
-                Some(logits) => finite(&place, "logits", logits.next_row()?)?,
+                Some(logits) => finite(&place, "logits", logits.next_floats()?)?,
                 None => Vec::new(),
             };
             if let Some(labels) = &mut self.labels {
@@ -145,9 +145,8 @@ fn label(row: &[f64], classes: bool) -> Option<Label> {
     }
 }
 
-/// The numbers as f32, if they all are some.
-pub(super) fn finite(place: &Place, what: &str, row: Vec<f64>) -> Result<Vec<f32>> {
-    let row: Vec<f32> = row.into_iter().map(|value| value as f32).collect();
+/// The numbers, if they all are some.
+pub(super) fn finite(place: &Place, what: &str, row: Vec<f32>) -> Result<Vec<f32>> {
     match row.iter().position(|value| !value.is_finite()) {
         None => Ok(row),
         Some(at) => Err(place.error(format!("{what}: number {at} is {}", row[at]))),
@@ -168,11 +167,13 @@ fn each_row(path: &Path, first: u64, take: &mut Taker<'_>) -> Result<()> {
     })
 }
 
-pub(super) fn numbers(row: &mut Map<String, Value>, name: &str) -> Result<Option<Vec<f64>>, String> {
+/// The list `name` of a row, rounded to f32.
+pub(super) fn numbers(row: &mut Map<String, Value>, name: &str) -> Result<Option<Vec<f32>>, String> {
     match row.remove(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Array(items)) => {
-            let number = |item: &Value| item.as_f64().ok_or_else(|| format!("{name}: expected numbers, found {item}"));
+            let refuse = |item: &Value| format!("{name}: expected numbers, found {item}");
+            let number = |item: &Value| item.as_f64().map(|number| number as f32).ok_or_else(|| refuse(item));
             items.iter().map(number).collect::<Result<_, _>>().map(Some)
         }
         Some(other) => Err(format!("{name}: expected a list of numbers, found {other}")),
