@@ -457,7 +457,7 @@ fn a_copy_tells_whose_it_is() {
 
 fn comparison() -> serde_json::Value {
     let spread = |values: [f64; 2], gain: f64, deviation: f64| {
-        json!({ "values": values, "mean": (values[0] + values[1]) / 2.0,
+        json!({ "values": values, "mean": f64::midpoint(values[0], values[1]),
         "deviation": 0.01, "gain": gain, "gain_deviation": deviation })
     };
     let before = |values: [f64; 2]| json!({ "values": values, "mean": values[0], "deviation": 0.01 });
@@ -513,7 +513,9 @@ fn changes_of_several_arms_have_a_list_each() {
     let mut page = Page::new(PageOptions { findings: 2, ..PageOptions::default() });
     for arm in ["corrected", "drop30"] {
         page.begin(std::path::Path::new(&format!("out/{arm}/changes.jsonl")));
-        audited((0..3).map(change)).into_iter().for_each(|record| page.add(record));
+        for record in audited((0..3).map(change)) {
+            page.add(record);
+        }
     }
     let page = page.render().unwrap();
     for arm in ["corrected", "drop30"] {

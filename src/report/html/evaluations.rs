@@ -284,7 +284,7 @@ const DECIMALS_AT_MOST: usize = 5;
 fn form(rows: &[&EvaluationRow], field: &str) -> Form {
     let measured = || rows.iter().filter_map(|row| row.measure(field));
     let form = Form::of(measured().map(|[mean, ..]| mean), DECIMALS);
-    let narrowest = measured().map(|ends| half(ends)).filter(|half| *half > 0.0).fold(f64::INFINITY, f64::min);
+    let narrowest = measured().map(half).filter(|half| *half > 0.0).fold(f64::INFINITY, f64::min);
     let seen = if narrowest.is_finite() { (-narrowest.log10().floor()).max(0.0) as usize } else { 0 };
     match form {
         Form::Decimals(decimals) => Form::Decimals(decimals.max(DECIMALS).max(seen.min(DECIMALS_AT_MOST))),
