@@ -7,7 +7,9 @@ use clap::Args;
 use serde_json::Value;
 use wherefore::Error;
 use wherefore::pipeline::Summary;
-use wherefore::report::{DEFAULT_LIMIT, Destination, Nothing, Page, PageOptions, is_special, read_results};
+use wherefore::report::{
+    DEFAULT_FINDINGS, DEFAULT_LIMIT, Destination, Nothing, Page, PageOptions, is_special, read_results,
+};
 
 use super::Outcome;
 use super::arguments::{Common, from_one};
@@ -27,9 +29,10 @@ pub(crate) struct Arguments {
     /// The page's heading [default: what the page answers]
     #[arg(long, value_name = "TEXT")]
     title: Option<String>,
-    /// Records on the page at most; the page says how many it leaves out
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_LIMIT, value_parser = from_one)]
-    limit: usize,
+    /// Records on the page at most, and rows of each list of an audit or a plan; the page says how many it leaves out
+    /// [default: 2000, and 100 of each list]
+    #[arg(long, value_name = "N", value_parser = from_one)]
+    limit: Option<usize>,
 }
 
 /// What results are written as, or may be expected to.
@@ -57,10 +60,16 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
             .into());
     }
     let Arguments { results, title, limit } = arguments;
-    let mut page = Page::new(PageOptions { title: title.clone(), limit: *limit, sources: results.clone() });
+    let mut page = Page::new(PageOptions {
+        title: title.clone(),
+        limit: limit.unwrap_or(DEFAULT_LIMIT),
+        findings: limit.unwrap_or(DEFAULT_FINDINGS),
+        sources: results.clone(),
+    });
     let (mut read, mut audits) = (0, 0);
     for file in results {
         let before = read;
+        page.begin(Path::new(file));
         read_results(std::slice::from_ref(file), &mut |record| {
             read += 1;
             page.add(record);

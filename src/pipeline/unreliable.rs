@@ -243,7 +243,7 @@ fn reason(evidence: &Map<String, Value>, asked: &[Neighbour], predicted: &Value)
     let said = [
         number("probability").map(|p| format!("{:.0} % sure", 100.0 * p)),
         Some(format!("{others} of the {} nearest are labelled otherwise", asked.len())),
-        number("stability").map(|s| format!("{:.0} % of its reasons hold still", 100.0 * s)),
+        number("stability").map(|s| format!("{:.0} % of its reasons stay when the text is perturbed", 100.0 * s)),
         number("agreement").map(|a| format!("the pair's words agree by {a:.2}")),
     ];
     said.into_iter().flatten().collect::<Vec<_>>().join("; ")

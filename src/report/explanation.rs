@@ -128,6 +128,12 @@ impl Explanation {
         self.probability.or(output)
     }
 
+    /// What `output` is, where another number is said to be the target's probability.
+    pub(super) fn unit(&self) -> Option<&'static str> {
+        self.probability?;
+        Some(if self.against.is_some() { "difference of logits" } else { "logit" })
+    }
+
     /// Whether it is of an entity, a token or a mask, so that what it says is predicted is predicted of that alone.
     pub(super) fn is_of_part(&self) -> bool {
         self.span.is_some_and(|span| span.segment == 0)

@@ -96,6 +96,31 @@ pub struct ComparedArm {
     pub passed: Option<bool>,
 }
 
+impl Comparison {
+    /// What became of an arm by the metric and on the set (the first) that the gate looks at. Nothing of those before.
+    pub(super) fn turn(&self, arm: &ComparedArm) -> Option<Turn> {
+        arm.sets.first()?.metrics.get(&self.metric)?.turn(&self.metric)
+    }
+}
+
+impl Turn {
+    /// In words.
+    pub(super) fn told(self) -> &'static str {
+        match self {
+            Self::Better => "better than before",
+            Self::Worse => "worse than before",
+            Self::Untold => "cannot be told apart from the seeds",
+        }
+    }
+}
+
+impl ComparedArm {
+    /// What the plan's gate said of it, which goes by the mean and the plan's tolerance alone. Nothing of those before.
+    pub(super) fn gate(&self) -> Option<&'static str> {
+        self.passed.map(|passed| if passed { "passed the plan's gate" } else { "did not pass the plan's gate" })
+    }
+}
+
 /// What an arm's models are worth on one set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ComparedSet {
@@ -116,7 +141,8 @@ pub struct Spread {
     pub mean: f64,
     /// Their standard deviation (over n − 1).
     pub deviation: f64,
-    /// The mean over seeds of what is gained over the same seed before.
+    /// The mean over seeds of the value less that of the same seed before: of a loss a rise, which is no gain, is
+    /// positive as well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gain: Option<f64>,
     /// The standard deviation of that.
@@ -124,7 +150,36 @@ pub struct Spread {
     pub gain_deviation: Option<f64>,
 }
 
+/// The share of the largest value that a deviation of equal ones may be.
+const ROUNDING: f64 = 1e-12;
+
+/// What a change did to a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    Better,
+    Worse,
+    /// No more than what seeds differ by.
+    Untold,
+}
+
+/// Whether less of a metric is better.
+fn is_loss(metric: &str) -> bool {
+    metric == "loss"
+}
+
 impl Spread {
+    /// What became of this metric since before: a change counts where it is more than its own deviation, which one seed
+    /// has none of.
+    pub(super) fn turn(&self, metric: &str) -> Option<Turn> {
+        let gain = self.gain.map(|gain| if is_loss(metric) { -gain } else { gain })?;
+        let tells = self.values.len() > 1 && gain.abs() > self.gain_deviation.unwrap_or_default();
+        Some(match (tells, gain > 0.0) {
+            (false, _) => Turn::Untold,
+            (true, true) => Turn::Better,
+            (true, false) => Turn::Worse,
+        })
+    }
+
     /// Of values, and of those of the same seeds before.
     pub fn of(values: Vec<f64>, before: Option<&Self>) -> Self {
         let (mean, deviation) = mean_and_deviation(&values);
@@ -139,7 +194,10 @@ fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n.max(1.0);
     let squares = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>();
-    (mean, (squares / (n - 1.0).max(1.0)).sqrt())
+    let deviation = (squares / (n - 1.0).max(1.0)).sqrt();
+    // Equal values are not told apart by how their mean was rounded.
+    let largest = values.iter().fold(0.0_f64, |largest, x| largest.max(x.abs()));
+    (mean, if deviation <= ROUNDING * largest { 0.0 } else { deviation })
 }
 
 /// What became of one round of a continual plan.
@@ -213,5 +271,25 @@ mod tests {
         assert!(near(before.mean, 0.85) && near(before.deviation, 0.005_f64.sqrt()));
         assert!(near(after.gain.unwrap(), 0.04) && near(after.gain_deviation.unwrap(), 0.0002_f64.sqrt()));
         assert_eq!((before.gain, Spread::of(vec![0.5], None).deviation), (None, 0.0));
+    }
+
+    #[test]
+    fn equal_values_have_no_deviation() {
+        assert_eq!(Spread::of(vec![0.93; 3], None).deviation, 0.0);
+        let before = Spread::of(vec![0.8, 0.9, 0.1], None);
+        assert_eq!(Spread::of(vec![0.9, 1.0, 0.2], Some(&before)).gain_deviation, Some(0.0));
+    }
+
+    #[test]
+    fn a_change_counts_where_it_is_more_than_its_deviation_and_a_loss_that_rises_is_worse() {
+        let before = Spread::of(vec![0.5, 0.6], None);
+        let turn = |values: [f64; 2], metric: &str| Spread::of(values.to_vec(), Some(&before)).turn(metric);
+        assert_eq!(turn([0.6, 0.71], "accuracy"), Some(Turn::Better));
+        assert_eq!(turn([0.6, 0.71], "loss"), Some(Turn::Worse));
+        assert_eq!(turn([0.4, 0.49], "loss"), Some(Turn::Better));
+        assert_eq!(turn([0.5, 0.7], "accuracy"), Some(Turn::Untold));
+        let one = Spread::of(vec![0.5], None);
+        assert_eq!(Spread::of(vec![0.9], Some(&one)).turn("accuracy"), Some(Turn::Untold), "one seed tells no spread");
+        assert_eq!(before.turn("accuracy"), None);
     }
 }

@@ -10,6 +10,7 @@ mod finding;
 mod global_importance;
 mod html;
 mod improvement;
+mod numbers;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod records;
@@ -34,7 +35,7 @@ pub use finding::{
     WeightedRecord,
 };
 pub use global_importance::GlobalImportance;
-pub use html::{DEFAULT_LIMIT, Finding, Nothing, Page, PageOptions};
+pub use html::{DEFAULT_FINDINGS, DEFAULT_LIMIT, Finding, Nothing, Page, PageOptions};
 pub use improvement::{AskedRecord, ChangeRecord, ComparedArm, ComparedSet, Comparison, RoundRecord, Spread};
 pub(crate) use records::class_kind;
 pub use records::{

@@ -182,6 +182,18 @@ pub struct NeighbourPart {
     pub score: f32,
 }
 
+/// Where the sign of the scores of an end changes, and what is said there: from its first on an end has the sign it is
+/// named for, or all of it has the other one.
+pub(super) fn turn(end: &[Neighbour]) -> Option<(usize, &'static str)> {
+    let first = end.first()?.score;
+    let (at, told) = if first < 0.0 {
+        (end.iter().position(|near| near.score > 0.0), "from here on they support it")
+    } else {
+        (end.iter().position(|near| near.score < 0.0), "from here on they oppose it")
+    };
+    Some((at?, told))
+}
+
 /// The score of two whole gradients, taken apart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PairDetail {
@@ -285,6 +297,11 @@ pub struct Certain {
 }
 
 impl SearchResult {
+    /// Whether it is of an entity, a token or a mask, so that what it says is predicted is predicted of that alone.
+    pub(super) fn is_of_part(&self) -> bool {
+        self.span.is_some_and(|span| span.segment == 0)
+    }
+
     /// The Parquet columns, of a store of a model of this `task` that keeps `kept` columns; `of_part` where one token
     /// or entity is asked about.
     pub fn columns(

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Kind;
 use super::schema::columns;
 use super::text::{Render, one_line, style, width};
+use crate::task;
 
 /// An answer in a context. Empty where there is none, and then without a score.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -244,6 +245,36 @@ impl SpanPrediction {
 }
 
 impl TagPrediction {
+    /// The entities of its own tags, in reading order. Nothing where there are none, or where the record does not tell
+    /// where its words are: they are known to be what spaces part, pieces, or characters, where there are as many of
+    /// these as tags, since none of them reaches from one word into the next.
+    pub(super) fn gold(&self) -> Option<Vec<EntitySpan>> {
+        let tags = self.label.as_ref()?;
+        let places = [parted(&self.text), self.pieces(), characters(&self.text)];
+        let places = places.into_iter().find(|places| places.len() == tags.len())?;
+        let starts: Vec<usize> = self.text.char_indices().map(|(byte, _)| byte).collect();
+        let byte = |character: usize| starts.get(character).copied().unwrap_or(self.text.len());
+        let entity = |(kind, words): (String, std::ops::Range<usize>)| {
+            let (start, end) = (places[words.start].0, places[words.end - 1].1);
+            let text = self.text.get(byte(start)..byte(end)).unwrap_or_default().to_owned();
+            EntitySpan { kind, text, start, end, score: 1.0 }
+        };
+        Some(task::entities(tags.iter().map(|tag| Some(tag.as_str()))).into_iter().map(entity).collect())
+    }
+
+    /// Where the tokenizer's pieces are, each with those that go on with it.
+    fn pieces(&self) -> Vec<(usize, usize)> {
+        let mut places: Vec<(usize, usize)> = Vec::new();
+        for (token, place) in self.tokens.iter().zip(&self.offsets) {
+            match (place, places.last_mut()) {
+                (Some((_, end)), Some(last)) if token.starts_with("##") => last.1 = *end,
+                (Some(place), _) => places.push(*place),
+                (None, _) => {}
+            }
+        }
+        places
+    }
+
     /// The Parquet columns.
     pub fn columns() -> Vec<(String, Kind)> {
         let entity = Kind::fields([
@@ -264,6 +295,23 @@ impl TagPrediction {
             ("entities", Kind::list(entity)),
         ])
     }
+}
+
+/// Where the parts between spaces are, in characters.
+fn parted(text: &str) -> Vec<(usize, usize)> {
+    let mut end = 0;
+    let place = |word: &str| {
+        let start = end;
+        end += word.chars().count() + 1;
+        (start, end - 1)
+    };
+    text.split(' ').map(place).collect()
+}
+
+/// Where the characters are that are no spaces.
+fn characters(text: &str) -> Vec<(usize, usize)> {
+    let is_seen = |(_, c): &(usize, char)| !c.is_whitespace();
+    text.chars().enumerate().filter(is_seen).map(|(at, _)| (at, at + 1)).collect()
 }
 
 impl MaskPrediction {

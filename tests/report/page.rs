@@ -1,7 +1,10 @@
 //! Tests of the page: what it holds, that it holds it safely, and that it loads nothing.
 
 use serde_json::json;
-use wherefore::report::{Explanation, GlobalImportance, Page, PageOptions, ResultRecord, WordScore};
+use wherefore::report::{
+    AnswerSpan, Explanation, GlobalImportance, NeighbourPart, Page, PageOptions, Render, ResultRecord, SpanPrediction,
+    TagPrediction, TargetSpan, WordScore,
+};
 
 use super::{explanation, neighbour, prediction, search};
 
@@ -51,7 +54,10 @@ fn methods_that_know_no_sides_have_a_colour_of_their_own() {
 fn a_logit_has_its_probability_as_the_bar() {
     let logit = Explanation { output: 2.5, probability: Some(0.9), ..explanation("a", 0, "x", &[1.0]) };
     let page = render([explained(logit)]);
-    assert!(page.contains("probability 90.0 %") && page.contains("<span class=\"number\">2.500</span>"));
+    assert!(page.contains("probability 90.0 %") && page.contains("<span class=\"number\">0.900</span>"));
+    assert!(page.contains("<span class=\"soft number\">logit 2.500</span>"), "the logit says what it is");
+    let record = Explanation { output: 2.5, probability: Some(0.9), ..explanation("a", 0, "x", &[1.0]) };
+    assert!(record.render(false).contains("probability 0.900: logit 2.500, 0.500 at the baseline"));
     assert!(page.contains("predicted <b>ham</b> <span class=\"number\">0.900</span>"));
     let outside = Explanation { output: 2.5, ..explanation("a", 0, "x", &[1.0]) };
     assert!(!render([explained(outside)]).contains("aria-label=\"probability"));
@@ -273,6 +279,108 @@ fn an_end_with_nothing_below_zero_opposes_nothing() {
     assert!(page.contains("<summary>7 more of 12</summary>"));
 }
 
+#[test]
+fn where_the_sign_changes_within_an_end_it_is_told() {
+    let mut result = search("a", 0, "x");
+    result.opponents = vec![neighbour(1, -0.25, "far"), neighbour(2, 0.5, "near")];
+    let told = "from here on they support it";
+    let page = render([ResultRecord::Search(result.clone())]);
+    assert!(page.contains("These oppose it most") && count(&page, told) == 1);
+    assert!(page.find(told).unwrap() > page.find("-0.2500").unwrap());
+    let text = result.render(false);
+    assert!(text.contains("  opposes\n") && text.contains(told), "{text}");
+    result.opponents.remove(0);
+    let text = result.render(false);
+    assert!(text.contains("  supports least\n") && !text.contains(told), "{text}");
+    result.proponents = vec![neighbour(1, -0.5, "x")];
+    assert!(result.render(false).contains("  opposes least\n"));
+    assert!(render([ResultRecord::Search(result)]).contains("These oppose it least"));
+}
+
+#[test]
+fn scores_and_parts_are_decimals_where_those_are_short() {
+    let mut result = search("a", 0, "x");
+    let part = |text: &str, score| NeighbourPart { text: text.into(), start: 0, end: 1, target: "PER".into(), score };
+    result.proponents[0].parts = vec![part("Ann", 0.37), part("，", -0.0097)];
+    let page = render([ResultRecord::Search(result.clone())]);
+    assert!(page.contains("<span class=\"soft\">PER</span> +0.37<") && page.contains("“，” <span"), "{page}");
+    let text = result.render(false);
+    assert!(text.contains("Ann PER +0.37 · “，” PER -0.01") && text.contains("+0.90000"), "{text}");
+    result.proponents[0].score = 9e-9;
+    assert!(result.render(false).contains("+9.0000e-9"));
+}
+
+/// Of a model that tags words: what it found, and the record's own tags.
+fn tagged(id: &str, index: u64, text: &str, tags: &[&str], found: &[(&str, usize, usize)]) -> ResultRecord {
+    let part = |&(kind, start, end): &(&str, usize, usize)| {
+        let text: String = text.chars().skip(start).take(end - start).collect();
+        json!({ "type": kind, "text": text, "start": start, "end": end, "score": 0.9 })
+    };
+    let entities: Vec<_> = found.iter().map(part).collect();
+    let value = json!({ "id": id, "index": index, "text": text, "label": tags, "tokens": [], "offsets": [], "tags": [],
+                        "entities": entities });
+    ResultRecord::Tags(serde_json::from_value::<TagPrediction>(value).unwrap())
+}
+
+#[test]
+fn entities_are_right_where_all_are_found_and_nothing_else() {
+    let tags = ["B-PER", "I-PER", "O", "B-LOC"];
+    let text = "Ann Lee in Rome";
+    let (ann, rome) = (("PER", 0, 7), ("LOC", 11, 15));
+    let page = render([
+        tagged("all", 0, text, &tags, &[ann, rome]),
+        tagged("missed", 1, text, &tags, &[ann]),
+        tagged("nothing", 2, text, &tags, &[]),
+        tagged("short", 3, text, &tags, &[("PER", 0, 3), rome]),
+        tagged("characters", 4, "江苏省好", &["B-LOC", "I-LOC", "I-LOC", "O"], &[("LOC", 0, 3)]),
+        tagged("unplaced", 5, "江苏省很好", &["B-LOC", "O"], &[("LOC", 0, 3)]),
+    ]);
+    assert!(
+        page.contains("<b>40.0 %</b> right <span class=\"soft\">(2 of 5 with a label)"),
+        "where words are is known"
+    );
+    assert_eq!((count(&page, "data-verdict=\"right\""), count(&page, "data-verdict=\"wrong\"")), (2, 3));
+    assert!(page.contains("label <b>PER: Ann Lee + LOC: Rome</b>") && page.contains("id=\"wrong\""));
+}
+
+#[test]
+fn what_is_found_of_a_part_says_nothing_of_the_whole() {
+    let mut part = search("a", 0, "Ann in Rome");
+    (part.label, part.predicted) = (Some(json!(["PER: Ann"])), json!(["PER: Ann"]));
+    part.span = Some(TargetSpan { start: 0, end: 3, segment: 0 });
+    let page = render([ResultRecord::Search(part.clone())]);
+    assert!(!page.contains("id=\"wrong\"") && page.contains("data-verdict=\"\""));
+    let whole = tagged("a", 0, "Ann in Rome", &["B-PER", "O", "B-LOC"], &[("PER", 0, 3)]);
+    for records in [[ResultRecord::Search(part.clone()), whole.clone()], [whole, ResultRecord::Search(part)]] {
+        assert!(render(records).contains("<b>0.0 %</b> right <span class=\"soft\">(0 of 1 with a label)"));
+    }
+}
+
+#[test]
+fn an_answer_stands_with_the_next_best_and_their_scores() {
+    let answer = |text: &str, score| AnswerSpan { text: text.into(), start: 0, end: text.len(), score: Some(score) };
+    let page = render([ResultRecord::Spans(SpanPrediction {
+        id: "q".into(),
+        question: "who".into(),
+        context: "Ann Lee".into(),
+        answer: answer("Ann", 7.5),
+        n_best: vec![answer("Ann", 7.5), answer("Ann Lee", 2.25)],
+        no_answer_score: 3.0,
+        ..SpanPrediction::default()
+    })]);
+    let places = ["7.500<", "3.000<", "2.250<"].map(|score| page.find(score).expect(score));
+    assert!(places.is_sorted() && page.contains("<span class=\"name\">no answer</span>"));
+}
+
+#[test]
+fn what_does_not_speak_for_the_target_is_no_reason() {
+    let record = Explanation { rationale: vec![1, 0, 2], ..explanation("a", 0, "bad ， good", &[-0.5, 0.5, 0.0]) };
+    let page = render([explained(record.clone())]);
+    assert_eq!(count(&page, "<span class=\"chip "), 1);
+    assert!(page.contains("<span class=\"chip p\">“，” <"));
+    assert!(record.render(false).contains("rationale: “，” +0.50 · bad -0.50 · good +0.00"), "the record's own, whole");
+}
+
 fn evaluated(row: serde_json::Value) -> ResultRecord {
     let serde_json::Value::Object(object) = row else { panic!("a row is an object") };
     ResultRecord::from_object(object).unwrap()
@@ -293,6 +401,7 @@ fn a_yardstick_is_a_chart_and_a_table_with_chance_in_grey() {
     assert!(places.is_sorted(), "the best first: {places:?}");
     assert!(page.contains("influence is ahead of grad-cos by 0.150 (95 %: 0.050 to 0.250)"));
     assert!(page.contains("0.850 ± 0.100"));
+    assert!(page.contains("<h1>How far attributions can be trusted</h1>"), "no model said anything here");
     assert_eq!(count(&page, "<span class=\"plot chance\">"), 1);
     assert_eq!(count(&page, "<i class=\"whisker\""), 3);
 
@@ -301,9 +410,120 @@ fn a_yardstick_is_a_chart_and_a_table_with_chance_in_grey() {
     let page = render([row("influence", 0.4), row(HOSTILE, 0.2), row("random", 0.01)].map(evaluated));
     assert_eq!(count(&page, "<polyline"), 3);
     assert!(page.contains("influence, 10.0 %: 0.4000"), "points tell what they are");
+    let ticks = r#"<span style="left:0.00%">0 %</span><span style="left:10.00%">1 %</span><span style="left:100.00%">10 %</span>"#;
+    assert!(page.contains(ticks), "where the data are");
+    assert!(page.contains("<td class=\"number\">0.010 ± 0.100</td>"), "a column has one form");
     assert!(!page.contains("<img"), "names are escaped");
     // Rows of several shares tell which; a row that says of nothing what it is is refused.
     let nameless = json!({ "yardstick": "lds", "lds": measure(0.5) });
     let serde_json::Value::Object(nameless) = nameless else { panic!("an object") };
     assert!(ResultRecord::from_object(nameless).unwrap_err().contains("\"rule\""));
+}
+
+fn audited(findings: impl IntoIterator<Item = serde_json::Value>) -> Vec<ResultRecord> {
+    findings.into_iter().map(evaluated).collect()
+}
+
+fn doubted(rank: usize, suggested: &str) -> serde_json::Value {
+    json!({ "rank": rank, "index": rank, "id": format!("d{rank}"), "score": 0.5, "label": "ham", "text": "x",
+            "suggested_label": suggested, "reason": "its words say so", "signals": {}, "neighbours": [] })
+}
+
+#[test]
+fn an_audit_says_how_many_it_ranked_and_how_many_suggest_another_label() {
+    let found = || audited((1..=120).map(|rank| doubted(rank, if rank <= 7 { "spam" } else { "ham" })));
+    let page = render(found());
+    assert!(page.contains("120 ranked, the first 100 here; 7 suggest another label"));
+    assert!(page.contains("<b>120</b> ranked, 7 suggest another label"));
+    for (limit, told) in [(5, "120 ranked, the first 5 here"), (500, "120 ranked; 7 suggest")] {
+        let page = render_with(PageOptions { findings: limit, ..PageOptions::default() }, found());
+        assert!(page.contains(told) && count(&page, "<li value=") == limit.min(120), "{limit}");
+    }
+}
+
+#[test]
+fn a_copy_tells_whose_it_is() {
+    let copy = json!({ "rank": 1, "set": "training", "index": 9, "id": "t9", "score": 1.0, "label": "ham", "text": "x",
+                       "reason": "a copy, with another label", "of_set": "training",
+                       "of": { "index": 2, "id": "t2", "label": "spam", "score": 1.0, "text": "x" } });
+    let [copy] = <[ResultRecord; 1]>::try_from(audited([copy])).unwrap();
+    let ResultRecord::Finding(wherefore::report::Finding::Redundant(record)) = copy.clone() else { panic!("a copy") };
+    let page = render([copy]);
+    assert!(
+        page.contains("<span class=\"chip \">copy of t2 (spam)</span>") && page.contains("<b>1</b> found by audits")
+    );
+    assert!(record.render(false).contains("training t9 (ham)  copy of training t2 (spam)  a copy"));
+}
+
+fn comparison() -> serde_json::Value {
+    let spread = |values: [f64; 2], gain: f64, deviation: f64| {
+        json!({ "values": values, "mean": f64::midpoint(values[0], values[1]),
+        "deviation": 0.01, "gain": gain, "gain_deviation": deviation })
+    };
+    let before = |values: [f64; 2]| json!({ "values": values, "mean": values[0], "deviation": 0.01 });
+    let arm = |name: &str, accuracy, loss, passed: Option<bool>| {
+        let sets = json!([{ "set": "dev", "records": 50, "metrics": { "accuracy": accuracy, "loss": loss } }]);
+        let mut arm = json!({ "name": name, "records": 40, "changes": {}, "sets": sets });
+        if let Some(passed) = passed {
+            arm["passed"] = passed.into();
+        }
+        arm
+    };
+    json!({ "seeds": [0, 1], "metric": "accuracy", "arms": [
+        arm("before", before([0.9, 0.9]), before([0.3, 0.3]), None),
+        arm("noisy", spread([0.89, 0.9], -0.005, 0.01), spread([0.5, 0.5], 0.2, 0.01), Some(false)),
+        arm("good", spread([0.95, 0.95], 0.05, 0.01), spread([0.1, 0.1], -0.2, 0.01), Some(true)),
+    ] })
+}
+
+#[test]
+fn a_change_is_better_or_worse_where_seeds_do_not_differ_by_as_much() {
+    let comparison = evaluated(comparison());
+    let ResultRecord::Finding(wherefore::report::Finding::Comparison(record)) = comparison.clone() else {
+        panic!("a comparison")
+    };
+    let page = render([comparison]);
+    assert!(page.contains("<h1>What changes to the data were worth</h1>"));
+    assert!(page.contains("<span class=\"number \">−0.50 ± 1.00</span>"), "no colour");
+    assert!(page.contains("<span class=\"number up\">+5.00 ± 1.00</span>"));
+    assert!(page.contains(
+        "cannot be told apart from the seeds</span>; <span class=\"soft\">did not pass the plan&#x27;s gate"
+    ));
+    assert!(
+        page.contains("<span class=\"up\">better than before</span>; <span class=\"soft\">passed the plan&#x27;s gate")
+    );
+    let text = record.render(false);
+    let line = |start: &str, metric: &str| {
+        let is_it = |line: &&str| line.starts_with(start) && line.contains(metric);
+        text.lines().find(is_it).unwrap_or_else(|| panic!("{text}")).to_owned()
+    };
+    assert!(line("noisy", "loss").ends_with("+0.2000 ± 0.0100  worse"), "{text}");
+    assert!(line("good", "loss").ends_with("−0.2000 ± 0.0100  better"), "{text}");
+    assert!(line("noisy", "accuracy").ends_with("−0.50 ± 1.00"), "{text}");
+    assert!(
+        text.contains(
+            "noisy   40 records; accuracy: cannot be told apart from the seeds; did not pass the plan's gate"
+        )
+    );
+}
+
+#[test]
+fn changes_of_several_arms_have_a_list_each() {
+    let change = |id: usize| json!({ "step": 1, "change": "drop", "index": id, "id": format!("c{id}"), "reason": "why not", "text": "x" });
+    let mut page = Page::new(PageOptions { findings: 2, ..PageOptions::default() });
+    for arm in ["corrected", "drop30"] {
+        page.begin(std::path::Path::new(&format!("out/{arm}/changes.jsonl")));
+        for record in audited((0..3).map(change)) {
+            page.add(record);
+        }
+    }
+    let page = page.render().unwrap();
+    for arm in ["corrected", "drop30"] {
+        assert!(
+            page.contains(&format!(
+                "What was done to the data: {arm} <span class=\"soft\">3 changes, the first 2 here"
+            ))
+        );
+    }
+    assert_eq!(count(&page, "<li value="), 4);
 }

@@ -250,12 +250,23 @@ fn finding(rank: usize, result: &SearchResult, coverage: &Coverage, described: O
         percentile,
         label: result.label.clone(),
         predicted: result.predicted.clone(),
-        reason: format!("{:.1} % of the training records are less covered by the others", 100.0 * percentile),
+        reason: reason(percentile),
         cluster: described.map(|described| described.group as u64 + 1),
         cluster_words: described.map(|described| described.words.clone()).unwrap_or_default(),
         nearest: result.proponents.iter().map(near).collect(),
         text: result.text.clone(),
         text_pair: result.text_pair.clone(),
+    }
+}
+
+/// The share of training records that are less covered, as what it says of the record.
+fn reason(percentile: f64) -> String {
+    let percent = 100.0 * percentile;
+    match percent {
+        0.0 => "no training record lies as far from its neighbours".to_owned(),
+        _ if percent < 0.1 => "less than 0.1 % of the training records lie as far from their neighbours".to_owned(),
+        _ if percent < 10.0 => format!("only {percent:.1} % of the training records lie as far from their neighbours"),
+        _ => format!("{percent:.1} % of the training records lie as far from their neighbours"),
     }
 }
 

@@ -8,21 +8,17 @@ use serde_json::{Map as Fields, Value, json};
 
 use super::card::{clip, plain};
 use super::charts::{Bars, Course, Reliability};
+use crate::report::numbers::listed;
 use crate::report::{
     AskedRecord, BiasFinding, ChangeRecord, Comparison, DirtyAnswer, DirtyLabel, DirtyPart, MappedRecord, NearPart,
     NearRecord, ProposedRecord, RedundantRecord, RoundRecord, SelectedRecord, SparseRecord, UnreliableRecord,
 };
 
-/// Findings of a kind that are shown.
-const ROWS: usize = 100;
 /// Points of a data map at most.
 const POINTS: usize = 20_000;
 /// Characters of a text in a table, and of one on the map.
 const TEXT: usize = 600;
 const BRIEF: usize = 160;
-
-/// The heading over predictions.
-const UNRELIABLE: &str = "Predictions not to be trusted";
 
 /// A result of an audit or of a plan.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,9 +89,27 @@ pub(super) struct Audits {
 #[derive(Debug, Serialize)]
 struct Table {
     title: &'static str,
+    /// The arm of a plan that it is of.
+    arm: Option<String>,
     note: &'static str,
+    /// What its rows are.
+    kind: Kind,
     rows: Vec<Row>,
     all: usize,
+    /// How many of all suggest another label than there is.
+    suggested: usize,
+}
+
+/// How the rows of a list came to be in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    /// All there are, the most telling first.
+    Ranked,
+    /// Those alone of which something is said.
+    Found,
+    /// What was done.
+    Changed,
 }
 
 /// A finding.
@@ -180,8 +194,10 @@ pub(super) struct Shown<'a> {
     course: Option<Course>,
     map: Option<ShownMap>,
     reliability: Option<Reliability>,
-    groups: Vec<ShownGroup<'a>>,
+    groups: Vec<ShownGroup>,
     tables: &'a [Table],
+    facts: Vec<(usize, String)>,
+    contents: Vec<(String, String)>,
 }
 
 impl Shown<'_> {
@@ -202,20 +218,20 @@ struct ShownMap {
 }
 
 #[derive(Serialize)]
-struct ShownGroup<'a> {
+struct ShownGroup {
     number: u64,
-    words: &'a [String],
+    words: Vec<String>,
     records: usize,
     /// Of those with a label, in percent.
     right: Option<String>,
 }
 
-impl<'a> ShownGroup<'a> {
-    fn new(group: &'a Group) -> Self {
+impl ShownGroup {
+    fn new(group: &Group) -> Self {
         let right = 100.0 * group.right as f64 / group.labelled.max(1) as f64;
         Self {
             number: group.number,
-            words: &group.words,
+            words: group.words.iter().map(|word| listed(word)).collect(),
             records: group.records,
             right: (group.labelled > 0).then(|| format!("{right:.0}")),
         }
@@ -229,63 +245,90 @@ const REGIONS: [(&str, &str); 4] = [
     ("suspect", "never once predicted as labelled: the label may be wrong"),
 ];
 
+/// A list that rows belong to.
+struct List {
+    title: &'static str,
+    note: &'static str,
+    kind: Kind,
+}
+
+const DIRTY: List = List {
+    title: "Labels that are likely wrong",
+    note: "The label it has, and the one it would rather have; behind each, its nearest training records.",
+    kind: Kind::Ranked,
+};
+const DIRTY_PART: List = List {
+    title: "Tags that are likely wrong",
+    note: "The tags that words have, and those they would rather have; behind each, the words of other records that are most like it.",
+    kind: Kind::Ranked,
+};
+const DIRTY_ANSWER: List = List {
+    title: "Answers that are likely wrong",
+    note: "The answer it has, and the model's; behind each, the questions whose answers are most alike.",
+    kind: Kind::Ranked,
+};
+const REDUNDANT: List = List {
+    title: "Copies and near copies",
+    note: "Contradicting labels first, then the most similar.",
+    kind: Kind::Found,
+};
+const BIAS: List = List {
+    title: "Words that tell a label too well",
+    note: "The share of a word's records that have the label, beside the label's share of all.",
+    kind: Kind::Found,
+};
+const SPARSE: List = List {
+    title: "What the training data do not cover",
+    note: "The least covered first; behind each, the training records that come nearest.",
+    kind: Kind::Ranked,
+};
+const SELECTED: List =
+    List { title: "Worth a label", note: "Records of the pool, in the order of their choice.", kind: Kind::Ranked };
+const PROPOSED: List = List {
+    title: "Worth adding",
+    note: "Changed copies of the training records nearest to what is little covered.",
+    kind: Kind::Ranked,
+};
+const UNRELIABLE: List =
+    List { title: "Predictions not to be trusted", note: "The least trusted first.", kind: Kind::Ranked };
+const CHANGES: List =
+    List { title: "What was done to the data", note: "In the order of the plan's steps.", kind: Kind::Changed };
+const ASKED: List =
+    List { title: "Labels that are asked for", note: "The most worth asking first.", kind: Kind::Ranked };
+
 impl Audits {
-    pub(super) fn add(&mut self, finding: Finding) {
+    /// Takes a finding: one of the first `limit` of its list is shown. `arm` is the arm of a plan that a change is of.
+    pub(super) fn add(&mut self, finding: Finding, limit: usize, arm: Option<&str>) {
         match finding {
-            Finding::Dirty(found) => self.row(
-                "Labels that are likely wrong",
-                "The label it has, and the one it would rather have; behind each, its nearest training records.",
-                || dirty(*found),
-            ),
-            Finding::DirtyPart(found) => self.row(
-                "Tags that are likely wrong",
-                "The tags that words have, and those they would rather have; behind each, the words of other records that are most like it.",
-                || dirty_part(*found),
-            ),
-            Finding::DirtyAnswer(found) => self.row(
-                "Answers that are likely wrong",
-                "The answer it has, and the model's; behind each, the questions whose answers are most alike.",
-                || dirty_answer(*found),
-            ),
-            Finding::Redundant(found) => {
-                self.row("Copies and near copies", "Contradicting labels first, then the most similar.", || {
-                    redundant(*found)
-                });
+            Finding::Dirty(found) => {
+                let suggests = found.suggested_label != found.label;
+                self.list(&DIRTY, None, suggests).row(limit, || dirty(*found));
             }
-            Finding::Bias(found) => self.row(
-                "Words that tell a label too well",
-                "The share of a word's records that have the label, beside the label's share of all.",
-                || bias(*found),
-            ),
+            Finding::DirtyPart(found) => {
+                let suggests = found.suggested_tags != found.tags;
+                self.list(&DIRTY_PART, None, suggests).row(limit, || dirty_part(*found));
+            }
+            Finding::DirtyAnswer(found) => {
+                let suggests = found.suggested_answer != found.label;
+                self.list(&DIRTY_ANSWER, None, suggests).row(limit, || dirty_answer(*found));
+            }
+            Finding::Redundant(found) => self.list(&REDUNDANT, None, false).row(limit, || redundant(*found)),
+            Finding::Bias(found) => self.list(&BIAS, None, false).row(limit, || bias(*found)),
             Finding::Sparse(found) => {
                 self.group(&found);
-                self.row(
-                    "What the training data do not cover",
-                    "The least covered first; behind each, the training records that come nearest.",
-                    || sparse(*found),
-                );
+                self.list(&SPARSE, None, false).row(limit, || sparse(*found));
             }
-            Finding::Selected(found) => {
-                self.row("Worth a label", "Records of the pool, in the order of their choice.", || selected(*found));
-            }
-            Finding::Proposed(found) => self.row(
-                "Worth adding",
-                "Changed copies of the training records nearest to what is little covered.",
-                || proposed(*found),
-            ),
+            Finding::Selected(found) => self.list(&SELECTED, None, false).row(limit, || selected(*found)),
+            Finding::Proposed(found) => self.list(&PROPOSED, None, false).row(limit, || proposed(*found)),
             Finding::Mapped(found) => self.map.add(*found),
             Finding::Unreliable(found) => {
                 if let Some(label) = &found.label {
                     self.trusted.push((found.trust, *label == found.predicted));
                 }
-                self.row(UNRELIABLE, "The least trusted first.", || unreliable(*found));
+                self.list(&UNRELIABLE, None, false).row(limit, || unreliable(*found));
             }
-            Finding::Change(found) => {
-                self.row("What was done to the data", "In the order of the plan's steps.", || change(*found));
-            }
-            Finding::Asked(found) => {
-                self.row("Labels that are asked for", "The most worth asking first.", || asked(*found));
-            }
+            Finding::Change(found) => self.list(&CHANGES, arm, false).row(limit, || change(*found)),
+            Finding::Asked(found) => self.list(&ASKED, None, false).row(limit, || asked(*found)),
             Finding::Comparison(found) => self.comparisons.push(Bars::new(&found)),
             Finding::Round(found) => self.rounds.push(*found),
         }
@@ -295,16 +338,19 @@ impl Audits {
         self.nothing.push(nothing);
     }
 
-    fn row(&mut self, title: &'static str, note: &'static str, row: impl FnOnce() -> Row) {
-        let at = self.tables.iter().position(|table| table.title == title).unwrap_or_else(|| {
-            self.tables.push(Table { title, note, rows: Vec::new(), all: 0 });
+    /// The table of a list, new or not, with one more in it, which suggests another label or not.
+    fn list(&mut self, list: &List, arm: Option<&str>, suggests: bool) -> &mut Table {
+        let List { title, note, kind } = *list;
+        let is_it = |table: &Table| table.title == title && table.arm.as_deref() == arm;
+        let at = self.tables.iter().position(is_it).unwrap_or_else(|| {
+            let arm = arm.map(str::to_owned);
+            self.tables.push(Table { title, arm, note, kind, rows: Vec::new(), all: 0, suggested: 0 });
             self.tables.len() - 1
         });
         let table = &mut self.tables[at];
         table.all += 1;
-        if table.rows.len() < ROWS {
-            table.rows.push(row());
-        }
+        table.suggested += usize::from(suggests);
+        table
     }
 
     fn group(&mut self, found: &SparseRecord) {
@@ -329,15 +375,51 @@ impl Audits {
 
     /// What the page is about, where there is nothing else on it.
     pub(super) fn title(&self) -> &'static str {
-        let of_predictions = |table: &Table| table.title == UNRELIABLE;
-        match self.tables.as_slice() {
-            [table] if of_predictions(table) && self.map.points.is_empty() => "How far the predictions can be trusted",
-            _ => "The training data, audited",
+        let are_all = |lists: &[&List]| {
+            let is_one = |table: &Table| lists.iter().any(|list| list.title == table.title);
+            self.tables.iter().all(is_one) && self.map.points.is_empty() && self.nothing.is_empty()
+        };
+        let of_plans = !self.comparisons.is_empty() || !self.rounds.is_empty();
+        if are_all(&[&CHANGES, &ASKED]) {
+            return if of_plans { "What changes to the data were worth" } else { "What a plan does to the data" };
         }
+        if are_all(&[&UNRELIABLE]) && !of_plans {
+            return "How far the predictions can be trusted";
+        }
+        "The training data, audited"
+    }
+
+    /// What the page's head says of all of it: how many, and of what.
+    fn facts(&self) -> Vec<(usize, String)> {
+        let of = |kind: Kind| self.tables.iter().filter(move |table| table.kind == kind);
+        let all = |kind: Kind| of(kind).map(|table| table.all).sum::<usize>();
+        let suggested: usize = of(Kind::Ranked).map(|table| table.suggested).sum();
+        let ranked = if suggested > 0 { format!("ranked, {suggested} suggest another label") } else { "ranked".into() };
+        let facts = [
+            (all(Kind::Ranked), ranked),
+            (all(Kind::Found), "found by audits".to_owned()),
+            (self.map.all, "on the data map".to_owned()),
+            (all(Kind::Changed), "changes to the data".to_owned()),
+        ];
+        facts.into_iter().filter(|(count, _)| *count > 0).collect()
+    }
+
+    /// The sections in the order of the page: where each is, and what it is called.
+    fn contents(&self) -> Vec<(String, String)> {
+        let charts = [
+            ("worth", "What it was worth", !self.comparisons.is_empty()),
+            ("rounds", "Round by round", self.rounds.len() > 1),
+            ("map", "The data map", !self.map.points.is_empty()),
+            ("groups", "The least covered, in groups", !self.groups.is_empty()),
+        ];
+        let charts = charts.into_iter().filter(|(.., is_there)| *is_there);
+        let charts = charts.map(|(place, title, _)| (place.to_owned(), title.to_owned()));
+        let tables = self.tables.iter().enumerate().map(|(at, table)| (format!("list-{at}"), table.heading()));
+        charts.chain(tables).collect()
     }
 
     pub(super) fn shown(&self) -> Shown<'_> {
-        let mut groups: Vec<ShownGroup<'_>> = self.groups.iter().map(ShownGroup::new).collect();
+        let mut groups: Vec<ShownGroup> = self.groups.iter().map(ShownGroup::new).collect();
         groups.sort_by_key(|group| group.number);
         Shown {
             nothing: self.nothing.iter().map(|of| (of.audit.as_str(), of.records, of.told())).collect(),
@@ -347,7 +429,21 @@ impl Audits {
             reliability: Reliability::new(&self.trusted),
             groups,
             tables: &self.tables,
+            facts: self.facts(),
+            contents: self.contents(),
         }
+    }
+}
+
+impl Table {
+    fn row(&mut self, limit: usize, row: impl FnOnce() -> Row) {
+        if self.rows.len() < limit {
+            self.rows.push(row());
+        }
+    }
+
+    fn heading(&self) -> String {
+        self.arm.as_ref().map_or_else(|| self.title.to_owned(), |arm| format!("{}: {arm}", self.title))
     }
 }
 
@@ -524,6 +620,8 @@ fn redundant(found: RedundantRecord) -> Row {
         heading.push(warning("leak"));
     }
     heading.extend(found.label.map(|label| if conflict { warning(label) } else { chip(label) }));
+    let own = found.of.label.as_ref().map_or_else(String::new, |label| format!(" ({label})"));
+    heading.push(chip(format!("copy of {}{own}", found.of.id)));
     Row {
         rank: found.rank,
         heading,
@@ -606,7 +704,10 @@ fn unreliable(found: UnreliableRecord) -> Row {
         score: format!("trust {:.2}", found.trust),
         reason: match found.rationale.as_slice() {
             [] => found.reason,
-            words => format!("{}; it rests on {}", found.reason, words.join(", ")),
+            words => {
+                let words: Vec<String> = words.iter().map(|word| listed(word)).collect();
+                format!("{}; it rests on {}", found.reason, words.join(", "))
+            }
         },
         meters: meters.collect(),
         evidence: found.nearest.into_iter().map(near).collect(),

@@ -7,6 +7,8 @@ use super::entry::{Entry, Search};
 use super::heat::{self, Line, Run};
 use super::marked::Marked;
 use super::pairs::Pairs;
+use crate::report::numbers::{Form, listed};
+use crate::report::records::turn;
 use crate::report::{Explanation, Neighbour, NeighbourPart, Prediction};
 
 /// Characters of a text that is only told, not explained.
@@ -14,6 +16,9 @@ const TOLD: usize = 4_000;
 
 /// Characters of a training record.
 const NEIGHBOUR: usize = 600;
+
+/// Characters of an answer in a list.
+const ANSWER: usize = 200;
 
 /// Classes of a prediction that are shown.
 const CLASSES: usize = 6;
@@ -36,6 +41,8 @@ pub(super) struct Card<'a> {
     /// The text itself, where no explanation shows it.
     told: Vec<String>,
     marked: &'a [Marked],
+    /// The best answers and their scores.
+    answers: Vec<(String, String)>,
     panels: Vec<Panel>,
     classes: Vec<Class>,
     searches: Vec<Ranking>,
@@ -49,7 +56,10 @@ struct Panel {
     against: Option<String>,
     /// Where it is of another prediction than the card's.
     predicted: Option<String>,
+    /// The probability that the bar is of, or what is explained where there is no bar.
     output: String,
+    /// What is explained, with its unit, where that is another number.
+    explained: Option<String>,
     baseline: Option<String>,
     bar: Option<Bar>,
     lines: Vec<Line>,
@@ -97,6 +107,8 @@ struct End {
 /// One training record.
 #[derive(Serialize)]
 struct Near {
+    /// What stands above it where the sign of the scores changes with it.
+    turn: Option<&'static str>,
     rank: u64,
     id: String,
     score: String,
@@ -132,6 +144,7 @@ impl<'a> Card<'a> {
             haystack: haystack(entry),
             told: told.map(|text| clip(text, TOLD)).collect(),
             marked: &entry.marked,
+            answers: answers(&entry.answers),
             panels,
             classes: entry.prediction.as_ref().map(classes).unwrap_or_default(),
             searches: entry.searches.iter().map(Ranking::new).collect(),
@@ -147,7 +160,8 @@ impl Panel {
             against: explanation.against.clone(),
             predicted: (explanation.predicted != entry.predicted && !explanation.is_of_part())
                 .then(|| plain(&explanation.predicted)),
-            output: format!("{:.3}", explanation.output),
+            output: format!("{:.3}", explanation.probability.unwrap_or(explanation.output)),
+            explained: explanation.unit().map(|unit| format!("{unit} {:.3}", explanation.output)),
             baseline: explanation.baseline_output.map(|output| format!("{output:.3}")),
             bar: Bar::of(explanation),
             lines: heat::lines(explanation, entry),
@@ -166,6 +180,12 @@ impl Bar {
     }
 }
 
+/// Answers with their scores, the best first.
+fn answers(answers: &[(String, f32)]) -> Vec<(String, String)> {
+    let form = Form::of(answers.iter().map(|(_, score)| f64::from(*score)), DIGITS);
+    answers.iter().map(|(text, score)| (clip(text, ANSWER), form.plain((*score).into()))).collect()
+}
+
 fn percent(share: f32) -> String {
     format!("{:.1}", 100.0 * share)
 }
@@ -173,12 +193,9 @@ fn percent(share: f32) -> String {
 fn rationale(explanation: &Explanation) -> Vec<(String, String, &'static str)> {
     let word = |&i: &usize| {
         let word = explanation.words.get(i)?;
-        let sign = match (explanation.is_signed(), word.score < 0.0) {
-            (false, _) => "m",
-            (true, false) => "p",
-            (true, true) => "n",
-        };
-        Some((word.text.clone(), explanation.show(word.score, 2), sign))
+        let sign = if explanation.is_signed() { "p" } else { "m" };
+        // What does not speak for the target is no reason, however few words there are.
+        (word.score > 0.0).then(|| (listed(&word.text), explanation.show(word.score, 2), sign))
     };
     explanation.rationale.iter().filter_map(word).collect()
 }
@@ -201,20 +218,42 @@ impl Ranking {
         let Search { result, proponents, opponents } = search;
         let ends = [&result.proponents, &result.opponents];
         let largest = ends.into_iter().flatten().map(|near| near.score.abs()).fold(0.0, f32::max);
+        let form = form(result.proponents.iter().chain(&result.opponents));
         Self {
             rule: result.rule.clone(),
             target: plain(&result.target),
             ends: [
-                End::new("These support it most", &result.proponents, *proponents, largest),
-                End::new(least(&result.opponents), &result.opponents, *opponents, largest),
+                End::new(most(&result.proponents), &result.proponents, *proponents, largest, form),
+                End::new(least(&result.opponents), &result.opponents, *opponents, largest, form),
             ],
         }
     }
 }
 
+/// Digits of the largest score of a ranking, and of the parts of a record.
+const DIGITS: usize = 4;
+const PART_DIGITS: usize = 2;
+
+/// How the scores of neighbours are written.
+fn form<'a>(neighbours: impl Iterator<Item = &'a Neighbour>) -> Form {
+    match Form::of(neighbours.map(|near| f64::from(near.score)), DIGITS) {
+        Form::Decimals(decimals) => Form::Decimals(decimals.max(DIGITS)),
+        powers @ Form::Powers(_) => powers,
+    }
+}
+
+/// What the upper end is called: it supports nothing where its scores are below zero.
+fn most(proponents: &[Neighbour]) -> &'static str {
+    if proponents.first().is_some_and(|near| near.score < 0.0) {
+        "These oppose it least"
+    } else {
+        "These support it most"
+    }
+}
+
 /// What the lower end is called: it opposes nothing where its scores are above zero.
 fn least(opponents: &[Neighbour]) -> &'static str {
-    if opponents.first().is_some_and(|near| near.score > 0.0) {
+    if opponents.first().is_some_and(|near| near.score >= 0.0) {
         "These support it least"
     } else {
         "These oppose it most"
@@ -222,21 +261,30 @@ fn least(opponents: &[Neighbour]) -> &'static str {
 }
 
 impl End {
-    fn new(title: &'static str, shown: &[Neighbour], all: usize, largest: f32) -> Self {
-        let mut first: Vec<Near> = shown.iter().map(|near| Near::new(near, largest)).collect();
+    fn new(title: &'static str, shown: &[Neighbour], all: usize, largest: f32, form: Form) -> Self {
+        let turn = turn(shown);
+        let near = |(at, near): (usize, &Neighbour)| Near {
+            turn: turn.filter(|(place, _)| *place == at).map(|(_, told)| told),
+            ..Near::new(near, largest, form)
+        };
+        let mut first: Vec<Near> = shown.iter().enumerate().map(near).collect();
         let more = first.split_off(first.len().min(UNFOLDED));
         Self { title, first, more, hidden: all - shown.len() }
     }
 }
 
 impl Near {
-    fn new(near: &Neighbour, largest: f32) -> Self {
+    fn new(near: &Neighbour, largest: f32, form: Form) -> Self {
+        let parts = if near.entities.is_empty() { &near.parts } else { &near.entities };
+        let part_form = Form::of(parts.iter().map(|part| f64::from(part.score)), PART_DIGITS);
         Self {
+            turn: None,
             rank: near.rank,
             id: near.id.clone(),
-            score: format!("{:+.4}", near.score),
+            score: form.signed(near.score.into()),
             error: near.error.map(|error| {
-                (format!("± {:.4}", error.standard), format!("95 %: {:+.4} to {:+.4}", error.low, error.high))
+                let [low, high] = [error.low, error.high].map(|end| form.signed(end.into()));
+                (format!("± {}", form.plain(error.standard.into())), format!("95 %: {low} to {high}"))
             }),
             tied: near.error.map(|error| error.tied).filter(|&tied| tied > near.rank),
             sign: if near.score < 0.0 { "n" } else { "p" },
@@ -249,15 +297,15 @@ impl Near {
                 .map(plain),
             text: clip(&near.text, NEIGHBOUR),
             pair: near.text_pair.as_ref().map(|pair| clip(pair, NEIGHBOUR)),
-            parts: if near.entities.is_empty() { &near.parts } else { &near.entities }.iter().map(part).collect(),
+            parts: parts.iter().map(|of| part(of, part_form)).collect(),
             pairs: near.detail.as_ref().and_then(|detail| detail.token_pairs.as_ref()).map(Pairs::new),
         }
     }
 }
 
-fn part(part: &NeighbourPart) -> (String, String, String, &'static str) {
+fn part(part: &NeighbourPart, form: Form) -> (String, String, String, &'static str) {
     let sign = if part.score < 0.0 { "n" } else { "p" };
-    (clip(&part.text, TOLD), part.target.clone(), format!("{:+.1e}", part.score), sign)
+    (clip(&listed(&part.text), TOLD), part.target.clone(), form.signed(part.score.into()), sign)
 }
 
 /// Whether a prediction is the label, or one of the right answers.

@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use crate::audit::reliability;
+use crate::report::improvement::Turn;
 use crate::report::{Comparison, RoundRecord, Spread};
 
 /// Where a chart's axis begins and ends, and its ticks (place in percent, text).
@@ -99,7 +100,7 @@ struct Bar {
     dots: Vec<String>,
     value: String,
     gain: Option<String>,
-    /// `up`, `down` or empty.
+    /// `up` for the better, `down` for the worse, or empty.
     sign: &'static str,
 }
 
@@ -108,13 +109,15 @@ struct ArmNote {
     name: String,
     records: u64,
     changes: Vec<(String, u64)>,
-    passed: Option<bool>,
+    /// What became of the metric that the gate looks at, and the class it is coloured by.
+    turn: Option<(&'static str, &'static str)>,
+    gate: Option<&'static str>,
 }
 
 impl Bars {
     pub(super) fn new(comparison: &Comparison) -> Self {
         let metric = comparison.metric.clone();
-        let is_share = metric != "loss" && metric != "pearson";
+        let is_share = is_share(&metric);
         let names: Vec<&str> =
             comparison.arms.first().map_or(Vec::new(), |arm| arm.sets.iter().map(|s| s.set.as_str()).collect());
         let set = |name: &str| {
@@ -131,14 +134,15 @@ impl Bars {
                 .flat_map(|(_, _, s)| s.values.iter().copied().chain([s.mean - s.deviation, s.mean + s.deviation]));
             let bounds = if is_share { (0.0, 1.0) } else { (f64::NEG_INFINITY, f64::INFINITY) };
             let axis = Axis::over(ends, bounds, is_share);
-            let bars = found.iter().map(|(arm, _, spread)| Bar::new(arm, spread, &axis, is_share)).collect();
+            let bars = found.iter().map(|(arm, _, spread)| Bar::new(arm, spread, &axis, &metric)).collect();
             BarSet { name: name.to_owned(), records: found.first().map_or(0, |(_, records, _)| *records), axis, bars }
         };
         let note = |arm: &crate::report::ComparedArm| ArmNote {
             name: arm.name.clone(),
             records: arm.records,
             changes: arm.changes.iter().map(|(change, count)| (change.clone(), *count)).collect(),
-            passed: arm.passed,
+            turn: comparison.turn(arm).map(|turn| (turn.told(), class(turn))),
+            gate: arm.gate(),
         };
         Self {
             seeds: comparison.seeds.len(),
@@ -149,8 +153,22 @@ impl Bars {
     }
 }
 
+fn is_share(metric: &str) -> bool {
+    metric != "loss" && metric != "pearson"
+}
+
+/// What a change is coloured by: not at all where it cannot be told.
+fn class(turn: Turn) -> &'static str {
+    match turn {
+        Turn::Better => "up",
+        Turn::Worse => "down",
+        Turn::Untold => "",
+    }
+}
+
 impl Bar {
-    fn new(name: &str, spread: &Spread, axis: &Axis, is_share: bool) -> Self {
+    fn new(name: &str, spread: &Spread, axis: &Axis, metric: &str) -> Self {
+        let is_share = is_share(metric);
         let number = |x: f64| if is_share { format!("{:.2}", 100.0 * x) } else { format!("{x:.4}") };
         let (from, to) = (axis.place(spread.mean - spread.deviation), axis.place(spread.mean + spread.deviation));
         let gain = spread.gain.map(|gain| {
@@ -166,11 +184,7 @@ impl Bar {
             dots: spread.values.iter().map(|&value| axis.percent(value)).collect(),
             value: format!("{} ± {}", number(spread.mean), number(spread.deviation)),
             gain,
-            sign: match spread.gain {
-                Some(gain) if gain > 0.0 => "up",
-                Some(gain) if gain < 0.0 => "down",
-                _ => "",
-            },
+            sign: spread.turn(metric).map_or("", class),
         }
     }
 }

@@ -10,6 +10,9 @@ use crate::report::{
 /// Training records shown at each end of a ranking, at most.
 const NEIGHBOURS: usize = 10;
 
+/// Best answers shown, that there is none beside.
+const ANSWERS: usize = 5;
+
 /// What is known of one record.
 #[derive(Debug, Default)]
 pub(super) struct Entry {
@@ -28,7 +31,9 @@ pub(super) struct Entry {
     pub(super) prediction: Option<Prediction>,
     /// Texts with what was found in them, as models that say something of tokens have it.
     pub(super) marked: Vec<Marked>,
-    /// Whether an answer is one of the right ones.
+    /// The best answers to a question with their scores, the best first; an empty one is that there is none.
+    pub(super) answers: Vec<(String, f32)>,
+    /// Whether what was found is right, where that is known of itself.
     right: Option<bool>,
 }
 
@@ -62,11 +67,17 @@ impl Entry {
     }
 
     pub(super) fn add_spans(&mut self, prediction: SpanPrediction) {
-        let SpanPrediction { question, context, answers, answer, exact_match, .. } = prediction;
+        let SpanPrediction { question, context, answers, answer, exact_match, n_best, no_answer_score, .. } =
+            prediction;
         let label = answers.map(|answers| Value::from(answers.join(" | ")));
         let said = if answer.text.is_empty() { "no answer" } else { &answer.text };
         self.learn(label.as_ref(), &said.into(), None);
         self.right = exact_match;
+        if self.answers.is_empty() {
+            let others = n_best.iter().filter_map(|other| Some((other.text.clone(), other.score?)));
+            self.answers = others.take(ANSWERS).chain([("no answer".to_owned(), no_answer_score)]).collect();
+            self.answers.sort_by(|a, b| b.1.total_cmp(&a.1));
+        }
         self.ask(&question);
         self.marked.push(Marked::new(&context, vec![(answer.start, answer.end, String::new())]));
         (self.text, self.pair) = (Some(question), Some(context));
@@ -93,8 +104,16 @@ impl Entry {
     }
 
     pub(super) fn add_tags(&mut self, prediction: TagPrediction) {
-        let entity = |entity: &crate::report::EntitySpan| format!("{}: {}", entity.kind, entity.text);
-        self.learn(None, &prediction.entities.iter().map(entity).collect(), None);
+        let named = |entity: &crate::report::EntitySpan| format!("{}: {}", entity.kind, entity.text);
+        let gold = prediction.gold();
+        let label = gold.as_ref().map(|entities| entities.iter().map(named).collect());
+        self.learn(label.as_ref(), &prediction.entities.iter().map(named).collect(), None);
+        self.right = self.right.or(gold.map(|gold| {
+            let places = |entities: &[crate::report::EntitySpan]| -> Vec<(usize, usize, String)> {
+                entities.iter().map(|entity| (entity.start, entity.end, entity.kind.clone())).collect()
+            };
+            places(&gold) == places(&prediction.entities)
+        }));
         let spans = prediction.entities.into_iter().map(|entity| (entity.start, entity.end, entity.kind));
         self.marked.push(Marked::new(&prediction.text, spans.collect()));
         self.text = Some(prediction.text);
@@ -112,9 +131,11 @@ impl Entry {
     }
 
     pub(super) fn add_search(&mut self, mut result: SearchResult) {
-        // A part's probability is not the whole's.
-        let probability = result.probability.filter(|_| result.span.is_none());
-        self.learn(result.label.as_ref(), &result.predicted, probability);
+        // What is predicted of a part, and its label, are not the whole's.
+        if !result.is_of_part() {
+            let probability = result.probability.filter(|_| result.span.is_none());
+            self.learn(result.label.as_ref(), &result.predicted, probability);
+        }
         if self.text.is_none() {
             self.text = Some(result.text.clone());
             self.pair.clone_from(&result.text_pair);

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::charts::Axis;
 use crate::report::EvaluationRow;
+use crate::report::numbers::Form;
 
 /// What is shown of one yardstick.
 struct Spec {
@@ -206,6 +207,10 @@ impl Evaluations {
         self.0[place].1.push(row);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// In the order of the yardsticks' own list; others are passed over.
     pub(super) fn shown(&self) -> Vec<Shown> {
         let rows = |spec: &Spec| self.0.iter().find(|(yardstick, _)| yardstick == spec.yardstick);
@@ -228,6 +233,7 @@ impl Shown {
         };
         let measured: Vec<(&EvaluationRow, [f64; 3])> =
             sorted.iter().filter_map(|row| Some((*row, row.measure(field)?))).collect();
+        let drawn = form(&sorted, field);
         let axis = Axis::round(measured.iter().flat_map(|(_, ends)| *ends));
         let place = |value: f64| format!("{:.2}", axis.place(value));
         let bar = |(row, [mean, low, high]): &(&EvaluationRow, [f64; 3])| Bar {
@@ -236,14 +242,19 @@ impl Shown {
             from: place(*low),
             length: format!("{:.2}", axis.place(*high) - axis.place(*low)),
             mean: place(*mean),
-            value: told([*mean, *low, *high]),
+            value: told([*mean, *low, *high], drawn),
         };
         let has = |field: &str| rows.iter().any(|row| row.measure(field).is_some());
         let columns: Vec<_> = spec.measures.iter().filter(|(field, ..)| has(field)).collect();
+        let forms: Vec<Form> = columns.iter().map(|(field, ..)| form(&sorted, field)).collect();
         let row = |row: &&EvaluationRow| Row {
             name: name(row),
             is_chance: is_chance(row),
-            cells: columns.iter().map(|(field, ..)| row.measure(field).map_or_else(String::new, told)).collect(),
+            cells: columns
+                .iter()
+                .zip(&forms)
+                .map(|((field, ..), form)| row.measure(field).map_or_else(String::new, |ends| told(ends, *form)))
+                .collect(),
         };
         Self {
             title: spec.title,
@@ -265,15 +276,31 @@ fn is_chance(row: &EvaluationRow) -> bool {
     row.name() == "random"
 }
 
-/// A mean with half its interval's width, in the digits it has.
-fn told([mean, low, high]: [f64; 3]) -> String {
-    let half = (high - low) / 2.0;
-    let number = |x: f64| match x.abs() {
-        0.0 => "0".to_owned(),
-        size if size < 0.01 => format!("{x:.1e}"),
-        _ => format!("{x:.3}"),
-    };
-    if half == 0.0 { number(mean) } else { format!("{} ± {}", number(mean), number(half)) }
+/// Decimals of a column, and how many it has at most for the sake of its narrowest interval.
+const DECIMALS: usize = 3;
+const DECIMALS_AT_MOST: usize = 5;
+
+/// How the numbers of a measure's column are written: all alike, so that its means and its intervals can be read.
+fn form(rows: &[&EvaluationRow], field: &str) -> Form {
+    let measured = || rows.iter().filter_map(|row| row.measure(field));
+    let form = Form::of(measured().map(|[mean, ..]| mean), DECIMALS);
+    let narrowest = measured().map(half).filter(|half| *half > 0.0).fold(f64::INFINITY, f64::min);
+    let seen = if narrowest.is_finite() { (-narrowest.log10().floor()).max(0.0) as usize } else { 0 };
+    match form {
+        Form::Decimals(decimals) => Form::Decimals(decimals.max(DECIMALS).max(seen.min(DECIMALS_AT_MOST))),
+        powers @ Form::Powers(_) => powers,
+    }
+}
+
+fn half([_, low, high]: [f64; 3]) -> f64 {
+    (high - low) / 2.0
+}
+
+/// A mean with half its interval's width.
+fn told(ends: [f64; 3], form: Form) -> String {
+    let number = |x: f64| if x == 0.0 { "0".to_owned() } else { form.plain(x) };
+    let [mean, ..] = ends;
+    if half(ends) == 0.0 { number(mean) } else { format!("{} ± {}", number(mean), number(half(ends))) }
 }
 
 /// What all rows have in common.
@@ -305,6 +332,29 @@ fn verdict(sorted: &[&EvaluationRow]) -> Option<String> {
     } else {
         format!("{} is not surely ahead of {}: by {told}.", first.name(), second.name())
     })
+}
+
+/// Ticks at most that are where the data are.
+const TICKS: usize = 6;
+
+/// Room between two of those, in percent of the drawing.
+const ROOM: f64 = 9.0;
+
+/// Ticks from 0 to `most`, in percent: at the shares themselves where those are few, else at quarters.
+fn ticks(shares: impl Iterator<Item = f64>, most: f64) -> Vec<(String, String)> {
+    let mut own: Vec<f64> = shares.chain([0.0]).collect();
+    own.sort_by(|a, b| b.total_cmp(a));
+    own.dedup();
+    let places =
+        if own.len() <= TICKS { own } else { (0..=4).rev().map(|part| most * f64::from(part) / 4.0).collect() };
+    let mut kept: Vec<f64> = Vec::new();
+    for share in places {
+        if kept.last().is_none_or(|last| 100.0 * (last - share) / most >= ROOM) {
+            kept.push(share);
+        }
+    }
+    let tick = |share: &f64| (format!("{:.2}", 100.0 * share / most), format!("{}", (1000.0 * share).round() / 10.0));
+    kept.iter().rev().map(tick).collect()
 }
 
 impl Drawing {
@@ -341,14 +391,10 @@ impl Drawing {
                 })
                 .collect(),
         };
-        let tick = |part: u32| {
-            let share = most * f64::from(part) / 4.0;
-            (format!("{}", 25 * part), format!("{}", (1000.0 * share).round() / 10.0))
-        };
         Some(Self {
             title: curve.title,
             across: curve.across,
-            ticks: (0..=4).map(tick).collect(),
+            ticks: ticks(all().map(|(share, _)| *share), most),
             lines: drawn.iter().enumerate().map(line).collect(),
             axis,
         })

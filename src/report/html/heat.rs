@@ -72,7 +72,7 @@ fn segment(explanation: &Explanation, first: usize, words: &[WordScore], text: O
             None if word.start > end && end > 0 => " ".to_owned(),
             None => String::new(),
         };
-        let important = explanation.rationale.contains(&(first + i));
+        let important = word.score > 0.0 && explanation.rationale.contains(&(first + i));
         let inside = |span: TargetSpan| span.segment == word.segment && word.start < span.end && word.end > span.start;
         let run = Run::new(explanation, before, word.text.clone(), word.score, important);
         line.runs.push(Run { target: explanation.span.is_some_and(inside), ..run });

@@ -18,6 +18,7 @@ mod marked;
 mod pairs;
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -36,6 +37,9 @@ use crate::error::{Error, Result};
 /// Cards in the page, unless asked otherwise.
 pub const DEFAULT_LIMIT: usize = 2_000;
 
+/// Rows of each list of an audit, unless asked otherwise.
+pub const DEFAULT_FINDINGS: usize = 100;
+
 /// Bytes of cards in a page at most.
 const BYTES: usize = 64 << 20;
 
@@ -52,13 +56,15 @@ pub struct PageOptions {
     pub title: Option<String>,
     /// Cards at most.
     pub limit: usize,
+    /// Rows of a list of an audit at most.
+    pub findings: usize,
     /// The result files' names, told at its foot.
     pub sources: Vec<String>,
 }
 
 impl Default for PageOptions {
     fn default() -> Self {
-        Self { title: None, limit: DEFAULT_LIMIT, sources: Vec::new() }
+        Self { title: None, limit: DEFAULT_LIMIT, findings: DEFAULT_FINDINGS, sources: Vec::new() }
     }
 }
 
@@ -73,14 +79,21 @@ pub struct Page {
     importances: Importances,
     audits: Audits,
     evaluations: Evaluations,
-    /// Findings taken.
-    findings: usize,
+    /// The arm of a plan that changes come from, where their file says.
+    arm: Option<String>,
 }
 
 impl Page {
     /// An empty page.
     pub fn new(options: PageOptions) -> Self {
         Self { options, ..Self::default() }
+    }
+
+    /// What follows is of this file: what a plan did to its data lies in a folder with the arm's name.
+    pub fn begin(&mut self, file: &Path) {
+        let is_of_arm = file.file_name().is_some_and(|name| name == "changes.jsonl");
+        let folder = file.parent().and_then(Path::file_name).filter(|_| is_of_arm);
+        self.arm = folder.map(|name| name.to_string_lossy().into_owned());
     }
 
     /// Takes one result.
@@ -123,10 +136,7 @@ impl Page {
             }
             ResultRecord::Global(importance) => self.importances.add(&importance),
             ResultRecord::Evaluation(row) => self.evaluations.add(row),
-            ResultRecord::Finding(finding) => {
-                self.findings += 1;
-                self.audits.add(finding);
-            }
+            ResultRecord::Finding(finding) => self.audits.add(finding, self.options.findings, self.arm.as_deref()),
         }
     }
 
@@ -171,7 +181,6 @@ impl Page {
             evaluations => Serde(self.evaluations.shown()),
             has_audits => !self.audits.is_empty(),
             mapdata => Value::from_safe_string(audits.map_data().to_owned()),
-            findings => self.findings,
             map_script => Value::from_safe_string(include_str!("map.js").to_owned()),
             title => self.title(),
             sources => self.options.sources.clone(),
@@ -191,8 +200,10 @@ impl Page {
     fn title(&self) -> &str {
         match &self.options.title {
             Some(title) => title,
-            None if self.entries.is_empty() && !self.audits.is_empty() => self.audits.title(),
-            None => "Why the model said this",
+            None if !self.entries.is_empty() => "Why the model said this",
+            None if !self.audits.is_empty() => self.audits.title(),
+            None if !self.evaluations.is_empty() => "How far attributions can be trusted",
+            None => "What speaks for each class",
         }
     }
 

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::report::TokenPairs;
+use crate::report::numbers::Form;
 
 /// Tokens of a side that are shown at the most.
 const TOKENS: usize = 48;
@@ -37,6 +38,7 @@ struct Cell {
 impl Pairs {
     pub(super) fn new(pairs: &TokenPairs) -> Self {
         let largest = pairs.scores.iter().flatten().fold(0.0_f32, |largest, score| largest.max(score.abs()));
+        let form = Form::of(std::iter::once(f64::from(largest)), 4);
         let cell = |asked: &str, own: &str, score: f32| {
             let strength = if largest > 0.0 { score.abs() / largest } else { 0.0 };
             let sign = match (strength < FAINT, score < 0.0) {
@@ -44,7 +46,11 @@ impl Pairs {
                 (false, false) => "p",
                 (false, true) => "n",
             };
-            Cell { sign, strength: format!("{strength:.2}"), title: format!("{asked} ← {own}: {score:+.3e}") }
+            Cell {
+                sign,
+                strength: format!("{strength:.2}"),
+                title: format!("{asked} ← {own}: {}", form.signed(score.into())),
+            }
         };
         let row = |(asked, scores): (&String, &Vec<f32>)| Row {
             token: asked.clone(),

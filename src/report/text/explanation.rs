@@ -6,6 +6,7 @@ use std::fmt::Write;
 use console::{Style, measure_text_width};
 
 use super::{Render, plain, style, width};
+use crate::report::numbers::listed;
 use crate::report::{Explanation, WordScore};
 
 /// Spaces before the text.
@@ -44,7 +45,8 @@ impl Explanation {
         if let Some(probability) = self.probability {
             let _ = write!(line, ", probability {probability:.3}");
         }
-        let _ = write!(line, ": {:.3}", self.output);
+        let unit = self.unit().map_or_else(String::new, |unit| format!("{unit} "));
+        let _ = write!(line, ": {unit}{:.3}", self.output);
         if let Some(baseline) = self.baseline_output {
             let _ = write!(line, ", {baseline:.3} at the baseline");
         }
@@ -60,7 +62,8 @@ impl Explanation {
     }
 
     fn rationale_line(&self) -> String {
-        let word = |&i: &usize| self.words.get(i).map(|w| format!("{} {}", w.text, self.show(w.score, DIGITS)));
+        let word =
+            |&i: &usize| self.words.get(i).map(|w| format!("{} {}", listed(&w.text), self.show(w.score, DIGITS)));
         self.rationale.iter().filter_map(word).collect::<Vec<_>>().join(" · ")
     }
 

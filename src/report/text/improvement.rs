@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::{Render, one_line, plain, style, width};
+use crate::report::improvement::Turn;
 use crate::report::{AskedRecord, ChangeRecord, ComparedArm, Comparison, RoundRecord, Spread};
 
 impl Render for ChangeRecord {
@@ -44,27 +45,38 @@ fn gain(metric: &str, spread: &Spread) -> String {
     format!("{sign}{} ± {}", number(metric, gain.abs()), number(metric, deviation))
 }
 
+/// Whether that is for the better, in a word; nothing where seeds differ by as much.
+fn turn(metric: &str, spread: &Spread) -> &'static str {
+    match spread.turn(metric) {
+        Some(Turn::Better) => "  better",
+        Some(Turn::Worse) => "  worse",
+        Some(Turn::Untold) | None => "",
+    }
+}
+
 impl Render for Comparison {
     fn render(&self, colour: bool) -> String {
         let seeds = self.seeds.len();
         let mut out = String::new();
         let _ = writeln!(
             out,
-            "Mean ± standard deviation over {seeds} {}; shares in percent; gains over the same seed before\n",
+            "Mean ± standard deviation over {seeds} {}; shares in percent; changes since the same seed before, better or \
+             worse where they are more than their deviation\n",
             if seeds == 1 { "seed" } else { "seeds" }
         );
         let name = self.arms.iter().map(|arm| console::measure_text_width(&arm.name)).max().unwrap_or(0).max(6);
-        let _ = writeln!(out, "{:<name$}  {:<10}  {:<9}  {:>16}  {:>16}", "data", "set", "metric", "value", "gain");
+        let _ = writeln!(out, "{:<name$}  {:<10}  {:<9}  {:>16}  {:>16}", "data", "set", "metric", "value", "change");
         for arm in &self.arms {
             for set in &arm.sets {
                 for (metric, values) in &set.metrics {
                     let _ = writeln!(
                         out,
-                        "{:<name$}  {:<10}  {metric:<9}  {:>16}  {:>16}",
+                        "{:<name$}  {:<10}  {metric:<9}  {:>16}  {:>16}{}",
                         arm.name,
                         set.set,
                         spread(metric, values),
-                        gain(metric, values)
+                        gain(metric, values),
+                        turn(metric, values)
                     );
                 }
             }
@@ -72,7 +84,7 @@ impl Render for Comparison {
         out.push('\n');
         for arm in &self.arms {
             let heading = style(colour).bold().apply_to(format!("{:<name$}", arm.name));
-            let _ = writeln!(out, "{heading}  {} records{}{}", arm.records, changes(arm), verdict(arm));
+            let _ = writeln!(out, "{heading}  {} records{}{}", arm.records, changes(arm), verdict(self, arm));
         }
         out
     }
@@ -82,12 +94,11 @@ fn changes(arm: &ComparedArm) -> String {
     arm.changes.iter().fold(String::new(), |told, (change, count)| format!("{told}, {count} × {change}"))
 }
 
-fn verdict(arm: &ComparedArm) -> &'static str {
-    match arm.passed {
-        None => "",
-        Some(true) => ": no worse than before",
-        Some(false) => ": worse than before",
-    }
+/// What became of an arm by the metric that the gate looks at, and what the gate said.
+fn verdict(comparison: &Comparison, arm: &ComparedArm) -> String {
+    let turn = comparison.turn(arm).map(|turn| format!("{}: {}", comparison.metric, turn.told()));
+    let told: Vec<String> = turn.into_iter().chain(arm.gate().map(str::to_owned)).collect();
+    if told.is_empty() { String::new() } else { format!("; {}", told.join("; ")) }
 }
 
 impl Render for RoundRecord {

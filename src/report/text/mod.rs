@@ -9,7 +9,8 @@ use std::fmt::Write;
 use console::{Style, truncate_str};
 use serde_json::Value;
 
-use super::records::{Neighbour, NeighbourPart, Prediction, SearchResult};
+use super::numbers::{Form, listed};
+use super::records::{Neighbour, NeighbourPart, Prediction, SearchResult, turn};
 use super::{
     BiasFinding, CorrectedTags, DirtyAnswer, DirtyLabel, DirtyPart, GlobalImportance, MappedRecord, ProposedRecord,
     RedundantRecord, SelectedRecord, SparseRecord, UnreliableRecord, WeightedRecord,
@@ -123,8 +124,12 @@ impl Render for DirtyAnswer {
 impl Render for RedundantRecord {
     fn render(&self, colour: bool) -> String {
         let style = style(colour);
-        let heading = format!("{:>6}  {} {}", self.rank, self.set, self.id);
-        let mut out = format!("{}  {}\n", style.clone().bold().apply_to(heading), style.dim().apply_to(&self.reason));
+        let labelled = |label: Option<&String>| label.map_or_else(String::new, |label| format!(" ({label})"));
+        let (own, other) = (labelled(self.label.as_ref()), labelled(self.of.label.as_ref()));
+        let heading = format!("{:>6}  {} {}{own}", self.rank, self.set, self.id);
+        let of = format!("copy of {} {}{other}", self.of_set, self.of.id);
+        let heading = style.clone().bold().apply_to(heading);
+        let mut out = format!("{heading}  {of}  {}\n", style.dim().apply_to(&self.reason));
         let _ = writeln!(out, "        {}", one_line(&joined(&self.text, self.text_pair.as_ref()), width() - 8));
         let _ = writeln!(out, "        {}", one_line(&self.of.text, width() - 8));
         out
@@ -226,38 +231,58 @@ impl Render for SearchResult {
             out.push_str(" · ± one standard error; ranks as far as they cannot be told apart");
         }
         out.push('\n');
-        section(&mut out, "supports", &self.proponents, &style(colour).green());
-        section(&mut out, "opposes", &self.opponents, &style(colour).red());
+        ends(&mut out, &self.proponents, &self.opponents, colour);
         for group in &self.groups {
             let name = group.group.as_deref().unwrap_or("(none)");
-            let title = format!("{name}: {} records, scores add up to {:+.4e}", group.records, group.total);
+            let total = Form::of(std::iter::once(group.total), DIGITS).signed(group.total);
+            let title = format!("{name}: {} records, scores add up to {total}", group.records);
             let _ = writeln!(out, "  {}", style(colour).bold().apply_to(title));
-            section(&mut out, "supports", &group.proponents, &style(colour).green());
-            section(&mut out, "opposes", &group.opponents, &style(colour).red());
+            ends(&mut out, &group.proponents, &group.opponents, colour);
         }
         out + "\n"
     }
 }
 
+/// Digits of the largest score of a list, and of the parts of a record.
+const DIGITS: usize = 5;
+const PART_DIGITS: usize = 2;
+
+/// Both ends of a ranking: neither is called what the sign of all its scores says it is not.
+fn ends(out: &mut String, proponents: &[Neighbour], opponents: &[Neighbour], colour: bool) {
+    let supports = proponents.first().is_none_or(|near| near.score >= 0.0);
+    let opposes = opponents.first().is_none_or(|near| near.score < 0.0);
+    let (green, red) = (style(colour).green(), style(colour).red());
+    section(out, if supports { "supports" } else { "opposes least" }, proponents, &green);
+    section(out, if opposes { "opposes" } else { "supports least" }, opponents, &red);
+}
+
 fn section(out: &mut String, title: &str, neighbours: &[Neighbour], style: &Style) {
     let _ = writeln!(out, "  {}", style.apply_to(title));
-    for n in neighbours {
+    let form = Form::of(neighbours.iter().map(|near| f64::from(near.score)), DIGITS);
+    let turn = turn(neighbours);
+    for (at, n) in neighbours.iter().enumerate() {
+        if let Some((_, told)) = turn.filter(|(place, _)| *place == at) {
+            let _ = writeln!(out, "  {}", style.apply_to(format!("({told})")));
+        }
         let label = n.label.as_ref().or(n.predicted.as_ref()).map(plain).unwrap_or_default();
-        let error = n.error.map_or_else(String::new, |error| format!(" ± {:.1e}", error.standard));
+        let error = n.error.map_or_else(String::new, |error| format!(" ± {}", form.plain(error.standard.into())));
         let rank = match n.error {
             Some(error) if error.tied > n.rank => format!("{}–{}", n.rank, error.tied),
             _ => n.rank.to_string(),
         };
         let (id, label) = (one_line(&n.id, 10), one_line(&label, 10));
-        let head = format!("{rank:>5}  {:>+11.4e}{error}  {id:<10} {label:<10} ", n.score);
+        let score = form.signed(n.score.into());
+        let head = format!("{rank:>5}  {score:>11}{error}  {id:<10} {label:<10} ");
         let copies = n.copies.filter(|&copies| copies > 1).map_or(String::new(), |copies| format!("({copies}×) "));
         let head = head + &copies;
         let room = width().saturating_sub(console::measure_text_width(&head)).max(20);
         let _ = writeln!(out, "{head}{}", one_line(&joined(&n.text, n.text_pair.as_ref()), room));
         let parts = if n.entities.is_empty() { &n.parts } else { &n.entities };
         if !parts.is_empty() {
-            let part =
-                |part: &NeighbourPart| format!("{} {} {:+.1e}", one_line(&part.text, 20), part.target, part.score);
+            let form = Form::of(parts.iter().map(|part| f64::from(part.score)), PART_DIGITS);
+            let part = |part: &NeighbourPart| {
+                format!("{} {} {}", one_line(&listed(&part.text), 20), part.target, form.signed(part.score.into()))
+            };
             let parts = parts.iter().map(part).collect::<Vec<_>>().join(" · ");
             let _ = writeln!(out, "{:>5}  {}", "", one_line(&parts, width().saturating_sub(7).max(20)));
         }
