@@ -64,8 +64,8 @@ impl Stream {
         philox(counter, self.key)
     }
 
-    /// Sixteen blocks, the first of `counter` and each next of one more in its word 0: word w of block i is `[w][i]`. Of
-    /// loops over lanes alone, for callers compiled for an instruction set.
+    /// Sixteen blocks, the first of `counter` and each next of one more in its word 0: word w of block i is `[w][i]`.
+    /// Of loops over lanes alone, for callers compiled for an instruction set.
     #[inline(always)]
     pub(crate) fn sixteen_blocks(self, counter: [u32; 4]) -> [[u32; 16]; 4] {
         let [first, second, third, fourth] = counter;

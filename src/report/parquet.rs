@@ -225,7 +225,8 @@ fn absent(leaves: &mut [Leaf], level: Level) {
     }
 }
 
-/// Numbers that are hardly ever equal are written as they are: a dictionary of them would be as large, and made in vain.
+/// Numbers that are hardly ever equal are written as they are: a dictionary of them would be as large, and made in
+/// vain.
 fn properties(message: &TypePtr) -> WriterProperties {
     let schema = SchemaDescriptor::new(message.clone());
     let floats =
