@@ -74,7 +74,7 @@ pub(super) fn run(
         report.rows.extend(rows(&model, &found, "f32", &plain)?);
     }
     print(common, &report.rows, &report)?;
-    record_beside(common, run, &Summary::default())?;
+    record_beside(common, run, &Summary::default());
     Ok(Outcome::Done)
 }
 

@@ -167,7 +167,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         search_rows(arguments, common, ceilings, &mut report.rows)?;
     }
     print(common, &report.rows, &report)?;
-    record_beside(common, run, &Summary::default())?;
+    record_beside(common, run, &Summary::default());
     Ok(Outcome::Done)
 }
 

@@ -43,7 +43,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     pipeline::export(&store, format, out, common.quiet)?;
     let summary =
         Summary { records: store.rows() as u64, seconds: started.elapsed().as_secs_f64(), ..Summary::default() };
-    record_beside(common, run, &summary)?;
+    record_beside(common, run, &summary);
     Ok(Outcome::Done)
 }
 

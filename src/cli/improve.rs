@@ -133,7 +133,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         run.set("model", json!({ "path": path, "scratch": plan.scratch, "fingerprint": fingerprint }));
         run.set("trainings", taken.trainings());
         let seconds = began.elapsed().as_secs_f64();
-        run.write(&at, &Summary { records, skipped, tokens: taken.tokens(), seconds, ..Summary::default() })?;
+        run.write(&at, &Summary { records, skipped, tokens: taken.tokens(), seconds, ..Summary::default() });
     }
     Ok(if skipped == 0 { Outcome::Done } else { Outcome::Skipped })
 }

@@ -9,9 +9,9 @@ use wherefore::Result;
 use wherefore::pipeline::{Rejections, Summary, per_second};
 use wherefore::report::{Destination, Format, is_special, printable};
 
+use super::Outcome;
 use super::arguments::Common;
 use super::run_record::RunRecord;
-use super::{Outcome, note};
 
 /// A command's result file and what belongs beside it.
 pub(crate) struct Output {
@@ -44,10 +44,7 @@ impl Output {
     ) -> anyhow::Result<Outcome> {
         let skipped = rejections.finish()?;
         if let Some(path) = &self.path {
-            // The work is done: to say that it failed would have it done twice.
-            if let Err(error) = run.write(&sibling(path, "run.json"), summary) {
-                note(&format!("{error}: the results are whole, the record of how they came to be is missing"));
-            }
+            run.write(&sibling(path, "run.json"), summary);
         }
         self.tell(verb, summary);
         Ok(if skipped == 0 { Outcome::Done } else { Outcome::Skipped })
@@ -95,10 +92,9 @@ impl Output {
 }
 
 /// The run's record beside a report that was printed to a file.
-pub(crate) fn record_beside(common: &Common, run: RunRecord, summary: &Summary) -> Result<()> {
-    match common.out.as_deref().filter(|out| !is_special(out)) {
-        Some(out) => run.write(&sibling(out, "run.json"), summary),
-        None => Ok(()),
+pub(crate) fn record_beside(common: &Common, run: RunRecord, summary: &Summary) {
+    if let Some(out) = common.out.as_deref().filter(|out| !is_special(out)) {
+        run.write(&sibling(out, "run.json"), summary);
     }
 }
 

@@ -93,7 +93,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         let summary =
             Summary { numbered: read, records: read, seconds: started.elapsed().as_secs_f64(), ..Summary::default() };
         if !is_special(out) {
-            run.write(&sibling(out, "run.json"), &summary)?;
+            run.write(&sibling(out, "run.json"), &summary);
         }
     }
     Ok(Outcome::Done)

@@ -17,6 +17,8 @@ use wherefore::report::{Destination, is_special};
 use wherefore::store::Store;
 use wherefore::{Error, Result};
 
+use super::note;
+
 /// Of this process, which runs one command.
 static SETTINGS: OnceLock<Map<String, Value>> = OnceLock::new();
 /// The names of those that are not left open.
@@ -192,8 +194,15 @@ impl RunRecord {
         self.set("store", fields);
     }
 
-    /// Writes the record with the job's counts, times and memory.
-    pub(crate) fn write(mut self, path: &Path, summary: &Summary) -> Result<()> {
+    /// Writes the record with the job's counts, times and memory. Where it cannot be, that is told: the work is done, and
+    /// who heard that it failed would do it again.
+    pub(crate) fn write(self, path: &Path, summary: &Summary) {
+        if let Err(error) = self.try_write(path, summary) {
+            note(&format!("{error}: the results are whole, the record of how they came to be is missing"));
+        }
+    }
+
+    fn try_write(mut self, path: &Path, summary: &Summary) -> Result<()> {
         let data = |data: &Data| json!({ "files": data.files, "fingerprint": lock(&data.digest).to_string() });
         let mut read: Vec<Value> = Vec::new();
         for one in lock(&DATA).iter().map(data) {

@@ -56,12 +56,12 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         Command::Info { store } => {
             let info = store::info(store)?;
             print(common, [&info], &info)?;
-            record_beside(common, run, &Summary::default())?;
+            record_beside(common, run, &Summary::default());
         }
         Command::Verify { store } => {
             let verification = store::verify(store)?;
             print(common, [&verification], &verification)?;
-            record_beside(common, run, &Summary::default())?;
+            record_beside(common, run, &Summary::default());
             if !verification.is_sound() {
                 bail!("{}: the store is damaged", store.display());
             }
@@ -69,7 +69,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         Command::Remove { store, ids, indexes } => {
             let removed = store::remove(store, &removal(ids.as_deref(), indexes.as_deref())?)?;
             print(common, [&removed], &removed)?;
-            record_beside(common, run, &Summary::default())?;
+            record_beside(common, run, &Summary::default());
             if !removed.not_found.is_empty() {
                 return Ok(Outcome::Skipped);
             }

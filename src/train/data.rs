@@ -240,7 +240,7 @@ fn row_of(label: &Label) -> Option<usize> {
         Label::Number(number) => (0.0..=1.0).contains(number),
         _ => false,
     };
-    (items.len() > 1 && items.iter().all(is_share)).then_some(items.len())
+    (!items.is_empty() && items.iter().all(is_share)).then_some(items.len())
 }
 
 /// The most classes that ids make: a label column of other numbers is told before it becomes a head of millions.
@@ -300,7 +300,7 @@ impl Kinds {
         match head.problem {
             Problem::Regression => self.names.is_empty(),
             Problem::Headless => false,
-            Problem::MultiLabel if self.row.is_some() => self.row == Some(head.names.len()),
+            Problem::MultiLabel if self.row == Some(head.names.len()) => true,
             Problem::SingleLabel | Problem::MultiLabel => {
                 let ids = !self.negative && self.largest.is_none_or(|largest| largest < classes);
                 ids && !self.fractions && self.names.iter().all(|name| head.names.contains(name))
@@ -321,7 +321,8 @@ impl Kinds {
             return Err(Error::usage(format!("labels: expected a name, found an empty one in {place}"))
                 .with_hint("leave the label out, or null, where a record has none"));
         }
-        if let Some(classes) = self.row {
+        // A list of one number is an id: there is no head with one class but the model's own.
+        if let Some(classes) = self.row.filter(|classes| *classes > 1) {
             return Ok((0..classes).map(|id| format!("LABEL_{id}")).collect());
         }
         match (self.largest, self.names.is_empty()) {

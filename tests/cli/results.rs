@@ -52,6 +52,27 @@ fn predictions_are_those_of_the_golden_model() {
     assert_eq!(record["scores"], json!({ "accuracy": accuracy, "records": found.len() }));
 }
 
+/// What is done is done: who heard that it failed would do it again, and add the same records twice.
+#[test]
+fn a_record_of_a_run_that_cannot_be_written_fails_no_job() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    bench.records("a.jsonl", 4);
+    bench.write("b.jsonl", "{\"text\":\"good\"}\n");
+    bench.ok(&format!("index --model {model} --data a.jsonl --store s --quiet"));
+    fs::remove_file(bench.path("s.run.json")).unwrap();
+    fs::create_dir(bench.path("s.run.json")).unwrap();
+    let ran = bench.run("index --append --data b.jsonl --store s --quiet");
+    assert!(
+        ran.code == Some(0) && ran.err.contains("s.run.json") && ran.err.contains("results are whole"),
+        "{}",
+        ran.err
+    );
+    fs::create_dir(bench.path("v.json.run.json")).unwrap();
+    let ran = bench.run("store verify s --format jsonl --out v.json");
+    assert!(ran.code == Some(0) && ran.err.contains("results are whole"), "{}", ran.err);
+}
+
 #[test]
 fn every_rule_answers_with_two_ends_in_order() {
     let bench = Bench::new();

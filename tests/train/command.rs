@@ -101,7 +101,6 @@ fn a_training_goes_on_where_its_first_epoch_was_cut_short() {
     }
     std::fs::create_dir_all(bench.path("ep/epoch-001")).unwrap();
     bench.fails(train, "ep: is there already");
-    bench.write("m.training/places.json", serde_json::to_string(&places).unwrap());
     bench.ok(&format!("{train} --resume"));
     let model = |name: &str| std::fs::read(bench.path(name).join("model.safetensors")).unwrap();
     assert!(model("m") == model("mx") && model("ep/epoch-001") == model("epx/epoch-001"));
@@ -134,6 +133,15 @@ fn labels_of_several_classes_are_read_as_what_they_are() {
     bench.ok("train --vocabulary 60 --shape 1x32 --data bits.jsonl --epochs 1 --out b --quiet");
     assert_eq!(config("b")["id2label"].as_object().unwrap().len(), classes);
     assert_eq!(config("b")["problem_type"], "multi_label_classification");
+
+    // Ids are not taken for rows where there are more classes, nor a row of one number for an id where there is one.
+    data("ids.jsonl", &|i| format!("[{},{}]", i % 2, (i + 1) % 2));
+    bench.ok("train --model bert-multilabel --data ids.jsonl --epochs 1 --out c --quiet");
+    assert_eq!(config("c")["id2label"], config("bert-multilabel")["id2label"]);
+    data("one.jsonl", &|i| format!("[{}.0]", i % 2));
+    bench.ok("train --vocabulary 60 --shape 1x32 --labels toxic --problem multi-label --data one.jsonl --epochs 1 --out d --quiet");
+    bench.ok("train --model d --data one.jsonl --epochs 1 --out e --quiet");
+    assert_eq!(config("e")["id2label"], config("d")["id2label"]);
 }
 
 /// The lock is the system's, so that a killed training keeps nobody out.

@@ -279,8 +279,6 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     let checkpoints = sibling(&out, "training");
     let state = StateFolder::claim(&checkpoints)?;
     arguments.check_places(&out, &checkpoints, &state)?;
-    let Keeping { save_epochs, dynamics, .. } = &arguments.keeping;
-    state.note_places(&[save_epochs, dynamics].into_iter().flatten().map(PathBuf::as_path).collect::<Vec<_>>())?;
     let output = Output::new(common, Some(&out));
     let mut rejections = output.rejections();
 
@@ -317,6 +315,9 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     run.set("task", job.to_string());
     run.set("labels", trainee.class_names().names().to_vec());
     let settings = common.settings();
+    // What was refused until here has touched nothing.
+    let Keeping { save_epochs, dynamics, .. } = &arguments.keeping;
+    state.note_places(&[save_epochs, dynamics].into_iter().flatten().map(PathBuf::as_path).collect::<Vec<_>>())?;
     let mut fit = Fit { arguments, common, settings, checkpoints: &checkpoints, run: &mut run };
     let summary = match job {
         Job::Classification => {
