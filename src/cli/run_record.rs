@@ -194,8 +194,8 @@ impl RunRecord {
         self.set("store", fields);
     }
 
-    /// Writes the record with the job's counts, times and memory. Where it cannot be, that is told: the work is done, and
-    /// who heard that it failed would do it again.
+    /// Writes the record with the job's counts, times and memory. Where it cannot be, that is told: the work is done,
+    /// and who heard that it failed would do it again.
     pub(crate) fn write(self, path: &Path, summary: &Summary) {
         if let Err(error) = self.try_write(path, summary) {
             note(&format!("{error}: the results are whole, the record of how they came to be is missing"));
