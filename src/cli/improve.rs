@@ -19,38 +19,44 @@ use super::run_record::{self, RunRecord};
 
 /// What a plan file may hold, for `improve --help`.
 const PLAN: &str = "\
-The plan, TOML or JSON. Paths are from its folder; ? marks what may be left out, with its default. An amount
-is a share below 1, else a number of records; of top and above one is needed where a signal alone decides.
+The plan, TOML or JSON. Paths are from its folder; ? marks what may be left out, with its default.
+An amount is a share below 1, else a number of records; of top and above one is needed where a
+signal alone decides.
 
-  model, data, dev       where trainings start; files to train on; files to be judged on (or [sets])
-  scratch? = false       only configuration and tokenizer of the model are read
-  labels?                the classes' names in order
-  seeds? = 5             how many, or a list of them
-  tolerance? = 0         how much worse on dev is no regression
-  [sets]?                name = [files]: judged on as well
-  [columns]?             text, pair, label, id, weight: names of columns; names: all, of files without a header
-  [train]?               epochs, learning_rate, schedule, warmup, batch_size, accumulate, weight_decay, clip,
-                         dropout, patience, metric, max_length: as the options of train, with _ for -
-  [[step]]               do = a name below, and its fields; in this order
-  [[arm]]                several things to do, each by itself: name, and its own [[arm.step]]s
+  model, data, dev   where trainings start; files to train on; files to be judged on (or [sets])
+  scratch? = false   only configuration and tokenizer of the model are read
+  labels?            the classes' names in order
+  seeds? = 5         how many, or a list of them
+  tolerance? = 0     how much worse on dev is no regression
+  [sets]?            name = [files]: judged on as well
+  [columns]?         text, pair, label, id, weight: names of columns; names: all of them, of files
+                     without a header
+  [train]?           epochs, learning_rate, schedule, warmup, batch_size, accumulate, weight_decay,
+                     clip, dropout, patience, metric, max_length: as the options of train
+  [[step]]           do = a name below, and its fields; in this order
+  [[arm]]            several things to do, each by itself: name, and its own [[arm.step]]s
 
-  do = \"drop\"            what: dirty (labels), copies, leaks (of dev and sets), or of the data map easy,
-                         ambiguous, hard, suspect; of dirty signal? = \"combined\", top?, above? (a score);
-                         of copies and leaks similarity? = 0.8 (words in common, as audit redundant --threshold)
-  do = \"correct\"         corrections: files of id (or index) and label, as a person found them; the first top?
-                         by signal? = \"combined\" alone, or as many by chance: pick? = \"audit\" or \"random\"
-  do = \"relabel\"         to what is suggested: signal? = \"combined\"; top? or above?
-  do = \"reweight\"        weights? = \"lls-d\", \"lls-d-f\" or \"reweighing\"; words? (as rebalance)
-  do = \"rebalance\"       words? = { least_count, least_share, false_discovery }: as the options of audit bias
-  do = \"add\"             pool: files; count: an amount; answers?: files of id and label for those without one;
-                         choose? = \"coverage\", \"round-robin\", \"unsure\" or \"random\"; for the least covered of
-                         targets? = \"dev\" (or a set), target_count? = 50 of them, as near as threshold? = 0.7
-  do = \"augment\"         change: duplicate, substitute, insert, delete or swap; count: an amount; share? = 0.1 of
-                         the words; targets?, target_count? as add
+  do = \"drop\"        what: dirty (labels), copies, leaks (of dev and sets), or of the data map
+                     easy, ambiguous, hard, suspect; of dirty signal? = \"combined\", top?, above?
+                     (a score); of copies and leaks similarity? = 0.8 (words in common, as audit
+                     redundant --threshold)
+  do = \"correct\"     corrections: files of id (or index) and label, as a person found them; the
+                     first top? by signal? = \"combined\" alone, or as many by chance:
+                     pick? = \"audit\" or \"random\"
+  do = \"relabel\"     to what is suggested: signal? = \"combined\"; top? or above?
+  do = \"reweight\"    weights? = \"lls-d\", \"lls-d-f\" or \"reweighing\"; words? (as rebalance)
+  do = \"rebalance\"   words? = { least_count, least_share, false_discovery }: as audit bias
+  do = \"add\"         pool: files; count: an amount; answers?: files of id and label for those
+                     without one; choose? = \"coverage\", \"round-robin\", \"unsure\" or \"random\";
+                     for the least covered of targets? = \"dev\" (or a set), target_count? = 50 of
+                     them, as near as threshold? = 0.7
+  do = \"augment\"     change: duplicate, substitute, insert, delete or swap; count: an amount;
+                     share? = 0.1 of the words; targets?, target_count? as add
 
-  [continual]?           round by round, with [[step]]s and no arms: batches: a list of files a round; budget:
-                         labels a round; recheck? = 0, the share of it for doubts about old labels;
-                         choose? = \"unsure\"; answers?: files of id and label; gate? = true: back where dev is worse";
+  [continual]?       round by round, with [[step]]s and no arms: batches: a list of files a round;
+                     budget: labels a round; recheck? = 0, the share of it for doubts about old
+                     labels; choose? = \"unsure\"; answers?: files of id and label; gate? = true:
+                     back where dev is worse";
 
 /// The loop: train, audit, change the data as a plan says, train again, and compare; or the same round by round as data
 /// arrive.

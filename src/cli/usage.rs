@@ -1,5 +1,6 @@
 //! What clap has to say about a command line, told as every other error is: one line, and a hint.
 
+use std::error::Error as _;
 use std::ffi::OsString;
 
 use clap::CommandFactory;
@@ -29,7 +30,9 @@ pub(super) fn refusal(error: clap::Error, arguments: &[OsString]) -> Result<Erro
     let wrong = paragraphs.next().unwrap_or_default();
     let wrong = wrong.strip_prefix("error: ").unwrap_or(&wrong);
     let tip = paragraphs.find_map(|p| p.strip_prefix("tip: ").map(str::to_owned));
-    Ok(Error::usage(wrong).with_hint(tip.unwrap_or(hint)))
+    // What refused a value may know better than clap what to do.
+    let own = error.source().and_then(|source| source.downcast_ref::<Error>()).and_then(Error::hint);
+    Ok(Error::usage(wrong).with_hint(own.map(str::to_owned).or(tip).unwrap_or(hint)))
 }
 
 fn one_line(paragraph: &str) -> String {

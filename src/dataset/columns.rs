@@ -167,7 +167,8 @@ impl Wanted {
     }
 }
 
-fn list(names: &[String]) -> String {
+/// Names as messages tell them.
+pub(super) fn list(names: &[String]) -> String {
     /// As many as a line can take.
     const SHOWN: usize = 20;
     if names.is_empty() {

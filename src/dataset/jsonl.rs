@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 
 use super::cell::{Cell, Row};
-use super::columns::{Names, Wanted};
+use super::columns::{Names, Wanted, list};
 use super::lines::{Found, Lines, as_text, too_long, without_end};
 use super::reader::Source;
 use crate::error::{Error, Result};
@@ -33,14 +33,16 @@ impl Jsonl {
         if !self.has_text && !object.has(&self.wanted.text) {
             return Err(self.wanted.no_text(&key_names(text), self.lines.path()));
         }
-        self.row(object).map_err(|reason| self.refuse(reason))
+        self.row(object).map_err(|names| self.refuse(missing(names, &key_names(text))))
     }
 
-    fn row(&self, mut object: Object) -> Result<Row, String> {
+    /// # Errors
+    /// The names of a field that is not there.
+    fn row<'a>(&'a self, mut object: Object) -> Result<Row, &'a Names> {
         let kept = self.wanted.kept.iter().map(|names| object.get(names)).collect::<Result<_, _>>()?;
-        let text = object.take(&self.wanted.text).ok_or_else(|| missing(&self.wanted.text))?;
-        let mut optional = |names: &Names| match object.take(names) {
-            None if names.explicit => Err(missing(names)),
+        let text = object.take(&self.wanted.text).ok_or(&self.wanted.text)?;
+        let mut optional = |names: &'a Names| match object.take(names) {
+            None if names.explicit => Err(names),
             found => Ok(found.unwrap_or_default()),
         };
         Ok(Row {
@@ -82,11 +84,12 @@ impl Source for Jsonl {
     }
 }
 
-fn missing(names: &Names) -> String {
-    match &names.names[..] {
+fn missing(names: &Names, found: &[String]) -> String {
+    let what = match &names.names[..] {
         [name] => format!("no field `{name}`"),
         _ => "no text field".to_owned(),
-    }
+    };
+    format!("{what}; the fields are {}", list(found))
 }
 
 /// The wanted fields of one object; of a name written twice, the last value, as JSON readers do.
@@ -98,9 +101,9 @@ impl Object {
     }
 
     /// The field of a name that the user gave, with the name.
-    fn get(&self, names: &Names) -> Result<(String, Cell), String> {
+    fn get<'a>(&self, names: &'a Names) -> Result<(String, Cell), &'a Names> {
         let field = self.0.iter().find(|(key, _)| names.names.contains(key));
-        field.cloned().ok_or_else(|| missing(names))
+        field.cloned().ok_or(names)
     }
 
     /// The first of the names that is there and not null, or null where one is there; taken out, so that no two fields

@@ -60,9 +60,16 @@ fn average_precision(ranking: &[Value]) -> f64 {
 #[test]
 fn turned_labels_come_first() {
     let bench = with_turned_labels();
-    bench.ok("audit dirty --store store --out dirty.jsonl");
+    let ran = bench.run("audit dirty --store store --out dirty.jsonl");
     let ranking = records(&bench, "dirty.jsonl");
     assert_eq!(ranking.len(), MAILS);
+    let [words, features] = ["its words ", "its features "].map(|judge| {
+        let doubts = |reason: &str| reason.contains(judge) || reason.contains("its words and its features");
+        ranking.iter().filter(|record| record["reason"].as_str().is_some_and(doubts)).count()
+    });
+    let told =
+        format!("found {words} labels that the records' words would have otherwise, {features} labels that their");
+    assert!(words > 0 && ran.err.contains(&told), "{told}: {}", ran.err);
     for (rank, record) in ranking.iter().enumerate() {
         assert_eq!(record["rank"], rank + 1);
         assert_eq!(record["neighbours"].as_array().unwrap().len(), 5);
@@ -152,7 +159,10 @@ fn copies_contradictions_and_leaks_are_told_apart() {
     bench.write("train.jsonl", jsonl(&training));
     bench.write("test.jsonl", jsonl(&[copy(9, "leak"), mails[50].clone()]));
     index(&bench, "train.jsonl");
-    bench.ok("audit redundant --store store --data test.jsonl --out copies.jsonl");
+    let ran = bench.run("audit redundant --store store --data test.jsonl --out copies.jsonl");
+    let told =
+        "found 3 copies and near copies: 3 the same text, 1 of a training record in --data, 1 with another label";
+    assert!(ran.err.contains(told), "{}", ran.err);
     let found = records(&bench, "copies.jsonl");
     let brief: Vec<_> = found.iter().map(|f| (f["id"].as_str().unwrap(), f["reason"].as_str().unwrap())).collect();
     assert_eq!(
@@ -184,8 +194,10 @@ fn a_planted_word_is_found_and_weighs_its_records_down() {
     }
     bench.write("train.jsonl", jsonl(&mails));
     index(&bench, "train.jsonl");
-    bench.ok("audit bias --store store --out words.jsonl --weights weighted.jsonl");
+    let ran = bench.run("audit bias --store store --out words.jsonl --weights weighted.jsonl");
     let words = records(&bench, "words.jsonl");
+    let told = format!("found {} words that tell a label too well, first zanzibar (spam), ", words.len());
+    assert!(ran.err.contains(&told), "{}", ran.err);
     assert_eq!(
         (&words[0]["word"], &words[0]["label"], &words[0]["share"]),
         (&json!("zanzibar"), &json!("spam"), &json!(1.0))

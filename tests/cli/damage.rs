@@ -49,6 +49,7 @@ fn a_command_line_that_means_nothing_is_refused_in_one_line_with_what_to_do() {
         ("explain --methd saliency", "unexpected argument '--methd' found", "a similar argument exists: '--method'"),
         ("index --store s --data d --dtype f65", "invalid value 'f65' for '--dtype <DTYPE>' [possible values: f32", ""),
         ("explain --model m --text t --method saliensy", "generic-attention, norm-lime, found \"saliensy\"", ""),
+        ("search --rule grad-cosine", "unknown rule \"grad-cosine\"", "the rules are feature-dot, "),
         ("audit dirty --top", "unexpected argument '--top' found", ""),
         ("index --store s --data d --shard 5/2", "expected I/N with I from 0 to N − 1, such as 0/4", ""),
         ("frobnicate", "unrecognized subcommand 'frobnicate'", "`wherefore --help` tells"),

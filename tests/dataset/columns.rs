@@ -61,7 +61,7 @@ fn columns_can_be_named() {
     let missing = items("a.jsonl", b"{\"text\": \"a\"}\n{\"text\": \"b\", \"c\": 1}\n", |options| {
         options.label_column = Some("c".into());
     });
-    assert_eq!(errors(&missing), ["a.jsonl:1: no field `c`"]);
+    assert_eq!(errors(&missing), ["a.jsonl:1: no field `c`; the fields are `text`"]);
     assert_eq!(texts(&missing), [(1, "b")]);
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
+use indicatif::HumanCount;
 use wherefore::audit::{self, BiasOptions, BiasedWord, Correction, DominatingWord, Explained, LabelledText};
 use wherefore::explain::Segmentation;
 use wherefore::factors::Target;
@@ -12,7 +13,7 @@ use wherefore::report::{BiasFinding, Format, NearRecord, RecordWriter, ResultRec
 use wherefore::store::Store;
 use wherefore::{Error, Result};
 
-use super::{Audited, finish};
+use super::{Audited, finish, tell_found};
 use crate::cli::Outcome;
 use crate::cli::arguments::{Common, note_side_out};
 use crate::cli::run_record::{RunRecord, check_is_not_out};
@@ -91,6 +92,17 @@ impl Texts {
 
     fn name(&self, class: usize) -> String {
         self.0.settings().label_names.get(class).cloned().unwrap_or_else(|| format!("LABEL_{class}"))
+    }
+
+    /// How many words, and the first of them.
+    fn summary(&self, words: &[BiasedWord]) -> String {
+        const NAMED: usize = 3;
+        let count = HumanCount(words.len() as u64);
+        let first = words.iter().take(NAMED).map(|word| format!("{} ({})", word.word, self.name(word.class)));
+        match first.collect::<Vec<_>>().join(", ") {
+            none if none.is_empty() => "no words that tell a label too well".to_owned(),
+            first => format!("{count} words that tell a label too well, first {first}"),
+        }
     }
 
     fn finding(&self, rank: usize, found: &Found, examples: &[Vec<usize>; 2]) -> Result<BiasFinding> {
@@ -225,5 +237,6 @@ pub(super) fn run(arguments: &Bias, common: &Common) -> anyhow::Result<Outcome> 
         run.set("copies", copies.iter().sum::<u32>());
     }
     run.set("findings", words.len());
+    tell_found(common, &texts.summary(&words));
     finish(common, "counted", rows, started, run)
 }

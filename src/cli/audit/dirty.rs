@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
+use indicatif::HumanCount;
 use wherefore::audit::{self, Dirty as Found, DirtyOptions, Signal};
 use wherefore::model::Task;
 use wherefore::pipeline::Progress;
@@ -13,7 +14,7 @@ use wherefore::store::Store;
 use wherefore::train::Dynamics;
 use wherefore::{Error, Result, interrupt, search};
 
-use super::{Audited, finish, tell_left_out};
+use super::{Audited, finish, tell_found, tell_left_out};
 use crate::cli::Outcome;
 use crate::cli::arguments::{Common, lambda, note_side_out};
 use crate::cli::run_record::RunRecord;
@@ -94,6 +95,7 @@ pub(super) fn run(arguments: &Dirty, common: &Common) -> anyhow::Result<Outcome>
             let told = dirty.ranking.len().min(arguments.most.unwrap_or(usize::MAX));
             (0..told).try_for_each(|rank| writer.write(&DirtyLabel::of(&store, &dirty, rank)?))?;
             writer.finish()?;
+            tell_doubted(&dirty, common);
             dirty.ranking.len()
         }
         Task::Spans => {
@@ -111,6 +113,21 @@ pub(super) fn run(arguments: &Dirty, common: &Common) -> anyhow::Result<Outcome>
         tell_left_out(&store, dynamics, common, &mut run);
     }
     finish(common, "judged", judged, started, run)
+}
+
+/// Tells how many labels each judge that names classes would have otherwise.
+fn tell_doubted(dirty: &Found, common: &Common) {
+    let doubted = |(judge, whose): (Signal, &str)| {
+        let (_, margins) = dirty.signals.iter().find(|(signal, _)| *signal == judge)?;
+        let count = margins.iter().filter(|&&margin| margin > 0.0).count();
+        Some(format!("{} labels that {whose} would have otherwise", HumanCount(count as u64)))
+    };
+    let told =
+        [(Signal::Text, "the records' words"), (Signal::Confident, "their features")].into_iter().filter_map(doubted);
+    let told: Vec<String> = told.collect();
+    if !told.is_empty() {
+        tell_found(common, &told.join(", "));
+    }
 }
 
 fn computed(signals: &[(Signal, Vec<f32>)]) -> Vec<Signal> {

@@ -102,6 +102,13 @@ fn tell_left_out(store: &Store, dynamics: &Dynamics, common: &Common, run: &mut 
     }
 }
 
+/// Says what an audit found, in a line.
+fn tell_found(common: &Common, found: &str) {
+    if !common.quiet {
+        say_line!("found {found}");
+    }
+}
+
 /// Tells how many records were gone through, and leaves the run's record.
 fn finish(common: &Common, verb: &str, records: usize, started: Instant, run: RunRecord) -> anyhow::Result<Outcome> {
     let none = Output::new(common, common.out.as_deref()).rejections();

@@ -3,13 +3,14 @@
 use std::time::Instant;
 
 use clap::Args;
+use indicatif::HumanCount;
 use wherefore::audit::{self, Copied};
 use wherefore::dataset::{Label, Record};
 use wherefore::report::{NearRecord, RecordWriter, RedundantRecord};
 use wherefore::store::Store;
 use wherefore::{Error, Result};
 
-use super::{Audited, finish_with};
+use super::{Audited, finish_with, tell_found};
 use crate::cli::Outcome;
 use crate::cli::arguments::{Common, Data};
 use crate::cli::output::Output;
@@ -64,6 +65,19 @@ impl Texts {
             Label::Many(many) => many.iter().map(|label| self.name(label)).collect::<Vec<_>>().join("+"),
             Label::Answers(answers) => answers.iter().map(|answer| answer.text.as_str()).collect::<Vec<_>>().join("+"),
         }
+    }
+
+    /// How many there are of what, one text counted in each that it is.
+    fn summary(&self, found: &[audit::Redundant]) -> String {
+        let count =
+            |is: &dyn Fn(&audit::Redundant) -> bool| HumanCount(found.iter().filter(|found| is(found)).count() as u64);
+        let exact = count(&|found| found.exact);
+        let leaks = count(&|found| self.set(found.text) != self.set(found.of));
+        let conflicts = count(&|found| found.conflict);
+        let all = HumanCount(found.len() as u64);
+        format!(
+            "{all} copies and near copies: {exact} the same text, {leaks} of a training record in --data, {conflicts} with another label"
+        )
     }
 
     fn finding(&self, rank: usize, found: &audit::Redundant) -> Result<RedundantRecord> {
@@ -121,5 +135,6 @@ pub(super) fn run(arguments: &Redundant, common: &Common) -> anyhow::Result<Outc
     found.iter().enumerate().try_for_each(|(rank, found)| writer.write(&texts.finding(rank, found)?))?;
     writer.finish()?;
     run.set("findings", found.len());
+    tell_found(common, &texts.summary(&found));
     finish_with(common, "compared", texts.len(), started, run, rejections)
 }
