@@ -8,34 +8,19 @@ use crate::model::Problem;
 use crate::report::{ChangeRecord, ComparedArm, ComparedSet, Spread};
 use crate::train::{Metric, Metrics};
 
-/// The name under which results have a metric.
-pub(super) fn name(metric: Metric) -> &'static str {
-    match metric {
-        Metric::Accuracy => "accuracy",
-        Metric::F1Macro => "f1-macro",
-        Metric::F1Micro => "f1-micro",
-        Metric::ExactMatch => "exact-match",
-        Metric::F1 => "f1",
-        Metric::Selection => "selection",
-        Metric::Loss => "loss",
+/// The metric that the gate looks at. Of one class a record, F1 over all decisions is accuracy, which results have.
+pub(super) fn watched(plan: &Plan, problem: Problem) -> Metric {
+    let default = if problem == Problem::Regression { Metric::Loss } else { Metric::Accuracy };
+    match plan.train.metric.unwrap_or(default) {
+        Metric::F1Micro if problem == Problem::SingleLabel => Metric::Accuracy,
+        metric => metric,
     }
 }
 
-/// The metric that the gate looks at.
-pub(super) fn watched(plan: &Plan, problem: Problem) -> Metric {
-    let default = if problem == Problem::Regression { Metric::Loss } else { Metric::Accuracy };
-    plan.train.metric.unwrap_or(default)
-}
-
 fn numbers(metrics: &Metrics) -> Vec<(&'static str, f64)> {
-    let named = [
-        ("accuracy", metrics.accuracy),
-        ("f1-macro", metrics.f1_macro),
-        ("f1-micro", metrics.f1_micro.filter(|_| metrics.confusion.is_none())),
-        ("pearson", metrics.pearson),
-        ("loss", Some(metrics.loss)),
-    ];
-    named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    let is_told = |metric: &Metric| *metric != Metric::F1Micro || metrics.confusion.is_none();
+    let named = Metric::ALL.into_iter().filter(is_told).map(|metric| (metric.name(), metrics.get(metric)));
+    named.chain([("pearson", metrics.pearson)]).filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
 /// Each set's numbers over seeds, and what is gained over those before.
@@ -62,7 +47,7 @@ pub(super) fn sets(plan: &Plan, results: &[TrialResult], before: Option<&[Compar
 
 /// What is gained on the first set in the metric watched; greater is better, whichever it is.
 pub(super) fn gained(sets: &[ComparedSet], metric: Metric) -> Option<f64> {
-    let gain = sets.first()?.metrics.get(name(metric))?.gain?;
+    let gain = sets.first()?.metrics.get(metric.name())?.gain?;
     Some(if metric == Metric::Loss { -gain } else { gain })
 }
 

@@ -52,23 +52,24 @@ pub(super) fn claim(out: &Path, plan: &Plan, overwrite: bool, machine: &Machine)
     let precision = if machine.precision == Precision::Auto { Precision::F32 } else { machine.precision };
     inputs.insert("precision".to_owned(), Value::from(precision.name()));
     // The same plan wherever it is called from.
-    let mut claim = from(&plan.folder, json!({ "plan": plan, "inputs": inputs }));
+    let mut claim = from(plan.folder(), json!({ "plan": plan, "inputs": inputs }));
     // Batches arrive, and with them answers.
     if let Some(continual) = claim["plan"]["continual"].as_object_mut() {
         continual.retain(|name, _| name != "batches" && name != "answers");
     }
-    if !path.exists() && !rest(out)?.is_empty() {
-        return Err(Error::usage(format!("{}: is there already, and holds no plan", out.display()))
+    if !is_claim(&path) && !rest(out)?.is_empty() {
+        return Err(Error::usage(format!("{}: is there already, and holds no plan's results", out.display()))
             .with_hint("name another folder with --out"));
     }
     let made = !out.exists();
     std::fs::create_dir_all(out).map_err(Error::io(out))?;
     let claimed = Claim { out: out.to_owned(), made, _lock: Lock::acquire(out, "folder")? };
     if overwrite && path.exists() || holds_a_plan_alone(&rest(out)?) {
+        check_reads_nothing_of(plan, out)?;
         clear(out)?;
     }
     if path.exists() {
-        let found = from(&plan.folder, read(&path)?);
+        let found = from(plan.folder(), read(&path)?);
         let differs = ["plan", "inputs"].into_iter().find(|part| found[part] != claim[part]);
         return match differs {
             None => Ok(claimed),
@@ -117,7 +118,27 @@ fn rest(out: &Path) -> Result<Vec<PathBuf>> {
 
 /// Whether nothing was done yet about a plan.
 fn holds_a_plan_alone(paths: &[PathBuf]) -> bool {
-    matches!(paths, [path] if path.ends_with(PLAN))
+    matches!(paths, [path] if path.ends_with(PLAN) && is_claim(path))
+}
+
+/// Whether a file is what [`claim`] writes, and not a plan that somebody gave that name.
+fn is_claim(path: &Path) -> bool {
+    read::<Map<String, Value>>(path).is_ok_and(|fields| fields.contains_key("plan") && fields.contains_key("inputs"))
+}
+
+/// Refuses to begin anew over what the plan reads.
+fn check_reads_nothing_of(plan: &Plan, out: &Path) -> Result<()> {
+    let is_within = |path: &Path| {
+        let whole = |path: &Path| path.canonicalize().ok();
+        matches!((whole(path), whole(out)), (Some(path), Some(out)) if path.starts_with(&out))
+    };
+    let files =
+        plan.files().into_iter().chain([plan.model.as_str()]).flat_map(|file| matches(file).unwrap_or_default());
+    match files.chain([plan.file.clone()]).find(|file| is_within(file)) {
+        Some(file) => Err(Error::usage(format!("{}: is in {}, which would be emptied", file.display(), out.display()))
+            .with_hint("name another folder with --out")),
+        None => Ok(()),
+    }
 }
 
 /// Of the bytes of a file, or of every file that a pattern stands for; nothing where there is none yet.

@@ -33,15 +33,15 @@ use serde::{Deserialize, Serialize};
 use crate::audit::{Change, Signal};
 use crate::error::{Error, Result};
 use crate::pipeline::Choice;
-use crate::train::{Metric, Schedule, TrainOptions, Warmup};
+use crate::train::{Metric, RATE_FROM_NOTHING, Schedule, TrainOptions, Warmup};
 
 /// A plan as its file has it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
-    /// The folder of its file, which paths are from.
+    /// Its file.
     #[serde(skip)]
-    pub(super) folder: PathBuf,
+    pub(super) file: PathBuf,
     /// Where every training starts: a model directory, or `org/name` of the local cache.
     pub model: String,
     /// Only configuration and tokenizer of that are read.
@@ -161,8 +161,9 @@ fn are_distinct<T: std::hash::Hash + Eq>(all: &[T]) -> bool {
 pub struct Training {
     /// Times through the data.
     pub epochs: u32,
-    /// The height of the schedule.
-    pub learning_rate: f64,
+    /// The height of the schedule, where the usual one is not wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
     /// What the rate does after the warm-up.
     pub schedule: Schedule,
     /// Its length: a number of steps, or a share of them below 1.
@@ -190,7 +191,7 @@ impl Default for Training {
         let options = TrainOptions::default();
         Self {
             epochs: options.epochs,
-            learning_rate: options.learning_rate,
+            learning_rate: None,
             schedule: options.schedule,
             warmup: 0.0,
             batch_size: options.batch_size,
@@ -206,12 +207,13 @@ impl Default for Training {
 }
 
 impl Training {
-    /// For one seed; dropout is the model's own where the plan does not say.
-    pub(super) fn options(&self, seed: u64, own: crate::model::DropoutRates) -> Result<TrainOptions> {
+    /// For one seed, from `scratch` or not; dropout is the model's own where the plan does not say.
+    pub(super) fn options(&self, seed: u64, scratch: bool, own: crate::model::DropoutRates) -> Result<TrainOptions> {
+        let usual = if scratch { RATE_FROM_NOTHING } else { TrainOptions::default().learning_rate };
         let warmup = if self.warmup < 1.0 { Warmup::Share(self.warmup) } else { Warmup::Steps(self.warmup as u64) };
         Ok(TrainOptions {
             epochs: self.epochs,
-            learning_rate: self.learning_rate,
+            learning_rate: self.learning_rate.unwrap_or(usual),
             schedule: self.schedule,
             warmup,
             batch_size: self.batch_size,
@@ -509,10 +511,15 @@ impl Plan {
             toml::from_str(&text).map_err(|error| told(&text, &error))
         };
         let mut plan: Self = plan.map_err(|reason| Error::format(path, reason))?;
-        plan.folder = path.parent().map(Path::to_owned).unwrap_or_default();
+        plan.file = path.to_owned();
         plan.resolve();
         plan.check().map_err(|reason| Error::format(path, reason))?;
         Ok(plan)
+    }
+
+    /// The folder of its file, which paths are from.
+    pub(super) fn folder(&self) -> &Path {
+        self.file.parent().unwrap_or(Path::new(""))
     }
 
     /// Every arm: those of the plan, or its steps as the one.
@@ -591,7 +598,7 @@ impl Plan {
     }
 
     fn resolve(&mut self) {
-        let folder = self.folder.clone();
+        let folder = self.folder().to_owned();
         let resolve = |path: &mut String| {
             if path != "-" && Path::new(path.as_str()).is_relative() {
                 *path = folder.join(&*path).to_string_lossy().into_owned();
@@ -715,7 +722,7 @@ mod tests {
         let Step::Reweight { words, .. } = &plan.steps[2] else { panic!("{:?}", plan.steps) };
         assert_eq!((words.least_count, words.least_share), (5, 0.85));
         let json = serde_json::to_string(&plan).unwrap();
-        let again = Plan { folder: plan.folder.clone(), ..serde_json::from_str(&json).unwrap() };
+        let again = Plan { file: plan.file.clone(), ..serde_json::from_str(&json).unwrap() };
         assert_eq!(again, plan);
         assert_eq!(plan.files().len(), 3);
     }

@@ -1,6 +1,7 @@
 //! The continual loop: new data in, the labels worth asking for, a training, a gate; and back to what was before where
 //! it is worse.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,7 @@ use super::folder;
 use super::plan::{Columns, Continual, Plan};
 use super::trial::{DYNAMICS, MODEL, Machine, Trial, TrialResult, Trials};
 use crate::audit::Signal;
-use crate::dataset::{Label, Record};
+use crate::dataset::{Label, Record, matches};
 use crate::error::{Error, Result};
 use crate::model::ClassNames;
 use crate::pipeline::PoolOptions;
@@ -140,7 +141,7 @@ impl<'a> Loop<'a> {
                 self.take_up(&at)?;
             } else {
                 let batch = &self.rounds.batches[number - 1];
-                if let Some(missing) = batch.iter().find(|file| !Path::new(file.as_str()).exists()) {
+                if let Some(missing) = batch.iter().find(|file| !is_there(file)) {
                     return Ok(Standing::NoData { rounds: self.done.clone(), missing: missing.clone() });
                 }
                 if let Some(missing) = self.round(number, &at, trials, tell)? {
@@ -224,7 +225,8 @@ impl<'a> Loop<'a> {
         let (files, columns) = data::written(&at.join(DATA));
         let results = self.train(trials, at, &files, &columns)?;
         let sets = compare::sets(self.plan, &results, Some(&self.state.sets));
-        let gain = gained(&sets, self.metric).unwrap_or_default();
+        let gain = gained(&sets, self.metric)
+            .ok_or_else(|| Error::usage(format!("metric: {} is not measured of such a model", self.metric)))?;
         let accepted = !self.rounds.gate || gain >= -self.plan.tolerance;
         let taken: HashSet<&str> = asked.iter().map(|asked| asked.id.as_str()).collect();
         let waiting: Vec<Record> = pool.iter().filter(|record| !taken.contains(record.id.as_str())).cloned().collect();
@@ -250,12 +252,7 @@ impl<'a> Loop<'a> {
     fn why(&self, gain: f64, accepted: bool) -> String {
         let than = if accepted { "no worse than" } else { "worse than" };
         let gate = if self.rounds.gate { "" } else { " (there is no gate)" };
-        format!(
-            "{} of dev {:+.4}: {than} before, with a tolerance of {}{gate}",
-            compare::name(self.metric),
-            gain,
-            self.plan.tolerance
-        )
+        format!("{} of dev {:+.4}: {than} before, with a tolerance of {}{gate}", self.metric, gain, self.plan.tolerance)
     }
 
     fn evidence(&self, at: &Path) -> Evidence<'a> {
@@ -276,13 +273,26 @@ impl<'a> Loop<'a> {
     /// for.
     fn pool(&self, number: usize, items: &[Item]) -> Result<Vec<Record>> {
         let batch = data::read(&self.rounds.batches[number - 1], &self.plan.columns, &mut self.machine.rejections())?;
-        let held = self.state.held.iter().map(|item| item.record.id.as_str());
-        let mut known: HashSet<String> =
-            items.iter().map(|item| item.record.id.as_str()).chain(held).map(str::to_owned).collect();
-        let pool = self.state.waiting.iter().cloned().chain(batch);
-        // The place in the pool becomes the number, as it will be in the pool's store.
-        let pool = pool.filter(|record| known.insert(record.id.clone())).enumerate();
-        Ok(pool.map(|(index, record)| Record { index: index as u64, ..record }).collect())
+        let said = |record: &Record| (record.text.clone(), record.pair.clone());
+        let held = items.iter().chain(&self.state.held).map(|item| &item.record);
+        let mut known: HashMap<String, _> = held.map(|record| (record.id.clone(), said(record))).collect();
+        let mut pool = Vec::new();
+        for record in self.state.waiting.iter().cloned().chain(batch) {
+            match known.entry(record.id.clone()) {
+                // The place in the pool becomes the number, as it will be in the pool's store.
+                Entry::Vacant(entry) => {
+                    entry.insert(said(&record));
+                    pool.push(Record { index: pool.len() as u64, ..record });
+                }
+                Entry::Occupied(known) if *known.get() == said(&record) => {}
+                Entry::Occupied(_) => {
+                    let id = &record.id;
+                    return Err(Error::usage(format!("round {number}: id {id:?} is of two records with other texts"))
+                        .with_hint("give the records of every batch ids of their own: a column id, or [columns] id"));
+                }
+            }
+        }
+        Ok(pool)
     }
 
     /// The records whose labels are worth asking for, the suspect ones first; written where people find them.
@@ -365,6 +375,11 @@ impl<'a> Loop<'a> {
         json.finish()?;
         text.finish()
     }
+}
+
+/// Whether a file, or any that a pattern stands for, is there.
+fn is_there(file: &str) -> bool {
+    matches(file).is_ok_and(|paths| paths.iter().all(|path| path.exists()))
 }
 
 const NEW: &str = "new";

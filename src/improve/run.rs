@@ -66,7 +66,7 @@ pub fn improve(
         let results = train(&arm.name, &files, &columns, tell)?;
         arms.push(compare::arm(plan, &arm.name, &results, &changes, Some(&arms[0]), metric));
     }
-    let comparison = Comparison { seeds: plan.seeds.list(), metric: compare::name(metric).to_owned(), arms };
+    let comparison = Comparison { seeds: plan.seeds.list(), metric: metric.name().to_owned(), arms };
     write(out, &comparison)?;
     Ok(comparison)
 }

@@ -184,7 +184,7 @@ impl<'a> Trials<'a> {
             plan.train.max_length,
         )?;
         let examples = examples(trial.files, trial.columns, &trainee, machine)?;
-        let options = plan.train.options(trial.seed, trainee.dropout())?;
+        let options = plan.train.options(trial.seed, plan.scratch, trainee.dropout())?;
         let sets = match self.sets.take() {
             Some(sets) => sets,
             None => self.read_sets(&trainee)?,

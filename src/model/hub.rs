@@ -40,7 +40,8 @@ pub fn find_with(path_or_name: &str, variable: impl Fn(&str) -> Option<OsString>
     }
 }
 
-/// Of the bytes of every file in a model's folder: what a training that starts there is of.
+/// Of the bytes of a model's weights, configuration and tokenizer: what a training that starts there is of, whatever
+/// else is put into the folder.
 ///
 /// # Errors
 /// As [`find`]; what the file system says.
@@ -48,13 +49,35 @@ pub(crate) fn folder_fingerprint(path_or_name: &str) -> Result<String> {
     let folder = find(path_or_name)?;
     let entries = folder.read_dir().map_err(Error::io(&folder))?;
     let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    paths.retain(|path| path.is_file());
+    paths.retain(|path| path.is_file() && is_of_model(path));
     paths.sort();
     let mut hasher = blake3::Hasher::new();
     for path in &paths {
         hasher.update_mmap_rayon(path).map_err(Error::io(path))?;
     }
     Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Whether a model is read from a file of this name.
+fn is_of_model(path: &Path) -> bool {
+    const NAMES: [&str; 13] = [
+        "config.json",
+        "modules.json",
+        "sentence_bert_config.json",
+        "selector.json",
+        "model.safetensors.index.json",
+        "pytorch_model.bin.index.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+    ];
+    let has_extension = |all: &[&str]| path.extension().is_some_and(|one| all.iter().any(|other| one == *other));
+    has_extension(&["safetensors", "bin", "model"])
+        || path.file_name().is_some_and(|name| NAMES.iter().any(|other| name == *other))
 }
 
 /// What a whole download has, each under one of some names; pickled weights are told of where they are read.

@@ -130,7 +130,8 @@ impl<'a> Aims<'a> {
                 if self.options.target == ExplainTarget::Gold
                     && gold.as_ref().is_none_or(|gold| classes(gold).is_empty())
                 {
-                    return Err("no label, and the target is gold".to_owned());
+                    let lack = if gold.is_some() { "the label has no class" } else { "no label" };
+                    return Err(format!("{lack}, and the target is gold"));
                 }
                 let encoding = self.model.encode(&record).map_err(|error| error.to_string())?;
                 Ok(Encoded::of(record, vec![(encoding, Reads::default())]))
@@ -442,11 +443,10 @@ fn class(model: &Model, flag: &str, name: &str) -> Result<usize> {
     classes(&target).first().copied().ok_or_else(|| Error::usage(format!("{flag}: {name:?} names no class")))
 }
 
-/// The classes of a target.
+/// The outputs that a target is of: its classes, or every value.
 fn classes(target: &Target) -> Vec<usize> {
     match target {
-        Target::Class(class) => vec![*class],
-        Target::Classes(classes) => (0..classes.len()).filter(|&k| classes[k] == 1.0).collect(),
         Target::Values(values) => (0..values.len()).collect(),
+        Target::Class(_) | Target::Classes(_) => target.classes(),
     }
 }

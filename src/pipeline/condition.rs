@@ -135,7 +135,7 @@ impl Condition {
         }
         let is = match (&self.field, record) {
             (Field::Wrong, _) => match (target(store, shard.labels(), row), target(store, shard.predictions(), row)) {
-                (Some(label), Some(predicted)) => label != predicted,
+                (Some(label), Some(predicted)) => !predicted.agrees(&label),
                 // Neither wrong nor right.
                 _ => return false,
             },
@@ -192,11 +192,10 @@ fn has_class(store: &Store, labels: Labels<'_>, row: usize, name: &str) -> bool 
     let class = || class_of(name, &store.settings().label_names);
     match target(store, labels, row) {
         None => false,
-        Some(Target::Class(own)) => Some(own) == class(),
-        Some(Target::Classes(row)) => class().and_then(|class| row.get(class)).is_some_and(|&y| y > 0.5),
         Some(Target::Values(values)) => {
             values.len() == 1 && name.parse::<f32>().is_ok_and(|number| number == values[0])
         }
+        Some(own) => class().is_some_and(|class| own.classes().contains(&class)),
     }
 }
 

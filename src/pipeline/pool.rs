@@ -9,9 +9,9 @@ use std::str::FromStr;
 use super::{Rejections, SearchJob, SearchOptions, Settings, TopK};
 use crate::audit::{self, Candidates, SelectionOptions};
 use crate::dataset::Dataset;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::factors::{LabelUsed, Target};
-use crate::model::Model;
+use crate::model::{Model, Problem, Task};
 use crate::random::{Purpose, Stream};
 use crate::report::{Neighbour, SearchResult, SelectedRecord};
 use crate::search::Rule;
@@ -138,11 +138,8 @@ pub fn select_from_pool(
 ) -> Result<Vec<SelectedRecord>> {
     match options.choice {
         Choice::Coverage | Choice::RoundRobin => Ok(for_targets(pool, targets, options)),
-        Choice::Unsure | Choice::Random => {
-            let order =
-                if options.choice == Choice::Random { shuffled(pool.rows(), options.seed) } else { unsure(pool) };
-            without_targets(pool, &order, options)
-        }
+        Choice::Random => without_targets(pool, &shuffled(pool.rows(), options.seed), options),
+        Choice::Unsure => without_targets(pool, &unsure(pool)?, options),
     }
 }
 
@@ -210,11 +207,17 @@ fn without_targets(pool: &Store, order: &[(usize, f32)], options: &PoolOptions) 
 }
 
 /// Rows of a store by how unsure the model is of them: 1 less what the most likely class is ahead of the next (Scheffer
-/// et al. 2001).
-fn unsure(pool: &Store) -> Vec<(usize, f32)> {
+/// et al. 2001); where each class is a decision of its own, of the least sure one.
+fn unsure(pool: &Store) -> Result<Vec<(usize, f32)>> {
+    let settings = pool.settings();
+    let has_classes = matches!(settings.problem, Problem::SingleLabel | Problem::MultiLabel);
+    if settings.task() != Task::Record || settings.gradients.is_some() || !has_classes {
+        return Err(Error::usage("unsure: expected a pool's store with probabilities of each record's classes")
+            .with_hint("choose by coverage, or index the pool by the last layer of a classifier"));
+    }
     let mut order: Vec<(usize, f32)> = (0..pool.rows()).map(|row| (row, doubt(pool, row))).collect();
     order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    order
+    Ok(order)
 }
 
 /// δ is what the probabilities are beside the label explained, which is added again: no label has a part in this.
@@ -224,8 +227,13 @@ fn doubt(pool: &Store, row: usize) -> f32 {
     let classes = settings.classes;
     let mut p = shard.factors().deltas[at * classes..][..classes].to_vec();
     let gold = shard.labels().target(at, classes, settings.problem).filter(|_| settings.target == LabelUsed::Gold);
-    if let Some(Target::Class(class)) = gold.or_else(|| shard.predictions().target(at, classes, settings.problem)) {
-        p[class] += 1.0;
+    match gold.or_else(|| shard.predictions().target(at, classes, settings.problem)) {
+        Some(Target::Class(class)) => p[class] += 1.0,
+        Some(Target::Classes(shares)) => p.iter_mut().zip(shares).for_each(|(p, share)| *p += share),
+        Some(Target::Values(_)) | None => {}
+    }
+    if settings.problem == Problem::MultiLabel {
+        return p.iter().map(|p| 1.0 - (2.0 * p - 1.0).abs()).fold(0.0, f32::max);
     }
     p.sort_by(|a, b| b.total_cmp(a));
     match p[..] {

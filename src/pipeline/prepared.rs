@@ -350,15 +350,16 @@ impl<'a> Prepared<'a> {
     /// The logit a representer decomposes: the target class's, or a single regression value's.
     fn class_query(&self, asking: Asking, bias: f32) -> Result<Query> {
         let class = match (&asking.target, self.problem) {
-            (Target::Class(class), _) => *class,
             (Target::Values(values), Problem::Regression) if values.len() == 1 => 0,
-            (Target::Classes(classes), _) if classes.iter().filter(|&&y| y == 1.0).count() == 1 => {
-                classes.iter().position(|&y| y == 1.0).unwrap_or(0)
-            }
-            _ => {
-                return Err(Error::usage("rule representer: decomposes one logit, and the target is not one class")
+            (target, _) => match target.classes()[..] {
+                [class] => class,
+                _ => {
+                    return Err(Error::usage(
+                        "rule representer: decomposes one logit, and the target is not one class",
+                    )
                     .with_hint("name it: --target LABEL"));
-            }
+                }
+            },
         };
         Ok(Query::class(asking.features, bias, class))
     }

@@ -140,7 +140,8 @@ pub(super) fn doubts(
     let [first, second] = judges.map(|(signal, who)| {
         let (_, margins) = dirty.signals.iter().find(|(other, _)| *other == signal)?;
         let (_, classes) = dirty.verdicts.iter().find(|(other, _)| *other == signal)?;
-        (margins[unit] > 0.0).then_some((who, classes[unit]))
+        // Of words a margin is above 0 where the label has less than half, and may still be the likeliest.
+        (margins[unit] > 0.0 && Some(classes[unit]) != dirty.labels[unit]).then_some((who, classes[unit]))
     });
     match (first, second) {
         (Some((who, class)), Some((other, same))) if class == same => {

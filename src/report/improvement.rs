@@ -167,6 +167,11 @@ fn is_loss(metric: &str) -> bool {
     metric == "loss"
 }
 
+/// Whether a metric is a share, which is told in percent.
+pub(super) fn is_share(metric: &str) -> bool {
+    !is_loss(metric) && metric != "pearson"
+}
+
 impl Spread {
     /// What became of this metric since before: a change counts where it is more than its own deviation, which one seed
     /// has none of.

@@ -18,7 +18,7 @@ pub fn class_value(target: &Target, labels: &[String]) -> Value {
     let name = |i: usize| Value::from(labels.get(i).cloned().unwrap_or_else(|| format!("LABEL_{i}")));
     match target {
         Target::Class(class) => name(*class),
-        Target::Classes(many) => (0..many.len()).filter(|&i| many[i] > 0.5).map(name).collect(),
+        Target::Classes(_) => target.classes().into_iter().map(name).collect(),
         Target::Values(values) if values.len() == 1 => number(values[0]),
         Target::Values(values) => values.iter().map(|&v| number(v)).collect(),
     }

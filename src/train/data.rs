@@ -300,6 +300,7 @@ impl Kinds {
         match head.problem {
             Problem::Regression => self.names.is_empty(),
             Problem::Headless => false,
+            Problem::SingleLabel if self.many => false,
             Problem::MultiLabel if self.row == Some(head.names.len()) => true,
             Problem::SingleLabel | Problem::MultiLabel => {
                 let ids = !self.negative && self.largest.is_none_or(|largest| largest < classes);

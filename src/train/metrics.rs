@@ -47,17 +47,22 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The number to be good at, turned so that greater is better.
-    pub fn goodness(&self, metric: Metric) -> f64 {
-        let found = match metric {
+    /// A number by its name, where it was measured.
+    pub fn get(&self, metric: Metric) -> Option<f64> {
+        match metric {
             Metric::Accuracy => self.accuracy,
             Metric::F1Macro => self.f1_macro,
             Metric::F1Micro => self.f1_micro,
             Metric::ExactMatch => self.exact_match,
             Metric::F1 => self.f1,
             Metric::Selection => self.selection,
-            Metric::Loss => None,
-        };
+            Metric::Loss => Some(self.loss),
+        }
+    }
+
+    /// The number to be good at, turned so that greater is better.
+    pub fn goodness(&self, metric: Metric) -> f64 {
+        let found = self.get(metric).filter(|_| metric != Metric::Loss);
         found.unwrap_or(-self.loss)
     }
 }
@@ -98,7 +103,7 @@ impl Tally {
         self.records += 1;
         self.loss += loss;
         let predicted = factors::predict(self.problem, logits);
-        self.right += usize::from(predicted == *gold);
+        self.right += usize::from(predicted.agrees(gold));
         match (gold, predicted) {
             (Target::Class(gold), Target::Class(predicted)) => {
                 self.confusion[*gold][predicted] += 1;

@@ -33,7 +33,7 @@ pub use dynamics::{Dynamics, DynamicsHeader, DynamicsWriter, Moment};
 pub use head::train_head;
 pub use material::{Material, Taught};
 pub use metrics::{Metrics, Tally};
-pub use options::{Metric, TrainOptions};
+pub use options::{Metric, RATE_FROM_NOTHING, TrainOptions};
 pub use run::{EpochReport, StateFolder, TrainOutcome, TrainPlan, evaluate, is_taken, remove_state, train};
 pub use schedule::{Rates, Schedule, Warmup};
 pub use selector_data::Evidence;

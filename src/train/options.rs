@@ -40,6 +40,10 @@ pub struct TrainOptions {
     pub metric: Option<Metric>,
 }
 
+/// η of what begins with drawn parameters: what has been learnt is kept by small steps, and what knows nothing would get
+/// nowhere by them.
+pub const RATE_FROM_NOTHING: f64 = 5e-4;
+
 impl Default for TrainOptions {
     fn default() -> Self {
         Self {
@@ -82,22 +86,39 @@ pub enum Metric {
     Loss,
 }
 
+impl Metric {
+    /// All, those of records first.
+    pub const ALL: [Self; 7] =
+        [Self::Accuracy, Self::F1Macro, Self::F1Micro, Self::ExactMatch, Self::F1, Self::Selection, Self::Loss];
+
+    /// The name that options and results have for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Accuracy => "accuracy",
+            Self::F1Macro => "f1-macro",
+            Self::F1Micro => "f1-micro",
+            Self::ExactMatch => "exact-match",
+            Self::F1 => "f1",
+            Self::Selection => "selection",
+            Self::Loss => "loss",
+        }
+    }
+}
+
+impl std::fmt::Display for Metric {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
 impl std::str::FromStr for Metric {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "accuracy" => Ok(Self::Accuracy),
-            "f1-macro" => Ok(Self::F1Macro),
-            "f1-micro" => Ok(Self::F1Micro),
-            "exact-match" => Ok(Self::ExactMatch),
-            "f1" => Ok(Self::F1),
-            "selection" => Ok(Self::Selection),
-            "loss" => Ok(Self::Loss),
-            _ => Err(Error::usage(format!(
-                "metric: expected accuracy, f1-macro, f1-micro, exact-match, f1, selection or loss, found \"{text}\""
-            ))),
-        }
+        Self::ALL.into_iter().find(|metric| metric.name() == text).ok_or_else(|| {
+            let all = Self::ALL.map(Self::name).join(", ");
+            Error::usage(format!("metric: expected one of {all}, found \"{text}\""))
+        })
     }
 }
 

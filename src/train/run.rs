@@ -10,7 +10,7 @@ use super::dynamics::epochs_in;
 use super::material::{BATCH_TOKENS, Material, Taught};
 use super::order::shuffled;
 use super::state::{Progress, STATE, State};
-use super::{DynamicsHeader, DynamicsWriter, Metrics, Moment, Rates, TrainOptions};
+use super::{DynamicsHeader, DynamicsWriter, Metric, Metrics, Moment, Rates, TrainOptions};
 use crate::backend::Precision;
 use crate::backend::training::AdamStep;
 use crate::destination::{Destination, is_partial};
@@ -178,11 +178,25 @@ impl<'a, M: Material> Run<'a, M> {
             options,
             plan,
         };
+        run.check_metric()?;
         let resumed = run.resume()?;
         let stale = if resumed { Vec::new() } else { run.stale_epochs()? };
         run.dynamics = plan.dynamics.as_deref().map(|folder| run.open_dynamics(folder, resumed)).transpose()?;
         stale.iter().try_for_each(|stale| std::fs::remove_dir_all(stale).map_err(Error::io(stale)))?;
         Ok(run)
+    }
+
+    /// Refuses a metric that outcomes of such a model do not have, by those of one record.
+    fn check_metric(&mut self) -> Result<()> {
+        let one = if self.dev.is_empty() { self.examples } else { self.dev };
+        let (Some(metric), Some(one)) = (self.options.metric, one.get(..1)) else { return Ok(()) };
+        let measured = M::evaluate(self.trainee, one, self.plan.batch_tokens)?;
+        if measured.get(metric).is_some() {
+            return Ok(());
+        }
+        let all = Metric::ALL.into_iter().filter(|metric| measured.get(*metric).is_some()).map(Metric::name);
+        Err(Error::usage(format!("metric: {metric} is not measured of such a model"))
+            .with_hint(format!("go by one of {}", all.collect::<Vec<_>>().join(", "))))
     }
 
     /// Takes up the state there is, where that is wanted; whether there was one.

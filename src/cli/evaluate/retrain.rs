@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use wherefore::evaluate::{FullRetraining, Retraining};
 use wherefore::model::Model;
-use wherefore::train::TrainOptions;
+use wherefore::train::{RATE_FROM_NOTHING, TrainOptions};
 
 use crate::cli::arguments::Common;
 
@@ -23,9 +23,9 @@ pub(super) struct RetrainArguments {
     /// With --retrain full: times through the data
     #[arg(long, value_name = "N", default_value_t = 3)]
     epochs: u32,
-    /// With --retrain full: the learning rate
-    #[arg(long, value_name = "RATE", default_value_t = 5e-5)]
-    learning_rate: f64,
+    /// With --retrain full: the learning rate [default: 5e-4; with --start 5e-5]
+    #[arg(long, value_name = "RATE")]
+    learning_rate: Option<f64>,
     /// With --retrain full: records in a batch
     #[arg(long, value_name = "N", default_value_t = 32)]
     batch_size: usize,
@@ -46,13 +46,14 @@ impl RetrainArguments {
     }
 
     pub(super) fn retraining(&self, model: &Model, common: &Common) -> Retraining {
+        let default_rate = if self.start.is_some() { TrainOptions::default().learning_rate } else { RATE_FROM_NOTHING };
         let full = || FullRetraining {
             start: self.start.clone().unwrap_or_else(|| model.name().to_owned()),
             scratch: self.start.is_none(),
             precision: common.precision,
             options: TrainOptions {
                 epochs: self.epochs,
-                learning_rate: self.learning_rate,
+                learning_rate: self.learning_rate.unwrap_or(default_rate),
                 batch_size: self.batch_size,
                 seed: common.seed,
                 ..TrainOptions::default()

@@ -15,7 +15,8 @@ use wherefore::model::{self, Blueprint, DropoutRates, HeadPlan, Problem, Shape, 
 use wherefore::pipeline::{Rejections, Settings, Summary};
 use wherefore::task::{Scoring, SelectorSettings};
 use wherefore::train::{
-    self, Example, Labelled, Material, StateFolder, TokenExample, TokenOptions, TrainOptions, TrainPlan,
+    self, Example, Labelled, Material, RATE_FROM_NOTHING, StateFolder, TokenExample, TokenOptions, TrainOptions,
+    TrainPlan,
 };
 use wherefore::{Error, Result};
 
@@ -127,9 +128,12 @@ fn problem(text: &str) -> Result<Problem> {
 }
 
 impl Arguments {
-    /// What has been learnt is kept by small steps; what knows nothing would get nowhere by them.
     fn default_rate(&self) -> f64 {
-        if self.scratch || self.vocabulary.is_some() { 5e-4 } else { TrainOptions::default().learning_rate }
+        if self.scratch || self.vocabulary.is_some() {
+            RATE_FROM_NOTHING
+        } else {
+            TrainOptions::default().learning_rate
+        }
     }
 
     fn options(&self, trainee: &Trainee, seed: u64) -> Result<TrainOptions> {
@@ -315,10 +319,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     run.set("task", job.to_string());
     run.set("labels", trainee.class_names().names().to_vec());
     let settings = common.settings();
-    // What was refused until here has touched nothing.
-    let Keeping { save_epochs, dynamics, .. } = &arguments.keeping;
-    state.note_places(&[save_epochs, dynamics].into_iter().flatten().map(PathBuf::as_path).collect::<Vec<_>>())?;
-    let mut fit = Fit { arguments, common, settings, checkpoints: &checkpoints, run: &mut run };
+    let mut fit = Fit { arguments, common, settings, checkpoints: &checkpoints, state: &state, run: &mut run };
     let summary = match job {
         Job::Classification => {
             let [examples, dev] = arguments.material(labelled, &trainee, &mut rejections)?;
@@ -351,6 +352,7 @@ struct Fit<'a> {
     common: &'a Common,
     settings: Settings,
     checkpoints: &'a Path,
+    state: &'a StateFolder,
     run: &'a mut RunRecord,
 }
 
@@ -372,9 +374,12 @@ impl Fit<'_> {
     fn whole<M: Material>(&mut self, trainee: &mut Trainee, examples: &[M], dev: &[M]) -> Result<Summary> {
         let keeping = &self.arguments.keeping;
         let options = self.arguments.options(trainee, self.common.seed)?;
-        if !keeping.resume && self.checkpoints.exists() {
+        // What was refused until here has touched nothing.
+        if !keeping.resume {
             train::remove_state(self.checkpoints)?;
         }
+        let places = [&keeping.save_epochs, &keeping.dynamics].into_iter().flatten();
+        self.state.note_places(&places.map(PathBuf::as_path).collect::<Vec<_>>())?;
         let plan = TrainPlan {
             checkpoints: Some(self.checkpoints.to_owned()),
             checkpoint_every: keeping.checkpoint_every,

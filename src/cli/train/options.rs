@@ -38,8 +38,8 @@ pub(super) struct Optimiser {
     /// Epochs without a better outcome on --dev after which it ends, and the best is kept
     #[arg(long, value_name = "N", requires = "dev")]
     pub(super) patience: Option<u32>,
-    /// What better means: accuracy, f1-macro, f1-micro, exact-match, f1 or loss [default: accuracy; answers:
-    /// exact-match; tags: f1; else loss]
+    /// What better means: accuracy, f1-macro, f1-micro, exact-match, f1, selection or loss [default: accuracy; answers:
+    /// exact-match; tags: f1; selectors: selection; else loss]
     #[arg(long, value_name = "NAME")]
     pub(super) metric: Option<Metric>,
 }

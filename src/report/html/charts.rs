@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use crate::audit::reliability;
-use crate::report::improvement::Turn;
+use crate::report::improvement::{Turn, is_share};
 use crate::report::{Comparison, RoundRecord, Spread};
 
 /// Where a chart's axis begins and ends, and its ticks (place in percent, text).
@@ -151,10 +151,6 @@ impl Bars {
             metric,
         }
     }
-}
-
-fn is_share(metric: &str) -> bool {
-    metric != "loss" && metric != "pearson"
 }
 
 /// What a change is coloured by: not at all where it cannot be told.

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Render, one_line, plain, style, width};
-use crate::report::improvement::Turn;
+use crate::report::improvement::{Turn, is_share};
 use crate::report::{AskedRecord, ChangeRecord, ComparedArm, Comparison, RoundRecord, Spread};
 
 impl Render for ChangeRecord {
@@ -29,10 +29,6 @@ impl Render for AskedRecord {
 /// A share as a percentage, any other number as it is.
 fn number(metric: &str, value: f64) -> String {
     if is_share(metric) { format!("{:.2}", 100.0 * value) } else { format!("{value:.4}") }
-}
-
-fn is_share(metric: &str) -> bool {
-    matches!(metric, "accuracy" | "f1-macro" | "f1-micro")
 }
 
 fn spread(metric: &str, spread: &Spread) -> String {
