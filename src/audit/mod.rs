@@ -40,4 +40,4 @@ pub(crate) use redundant::normalised;
 pub use redundant::{Copied, Redundant, leaks_first, redundant, redundant_with};
 pub use selection::{Candidates, Chosen, SelectionOptions, greedy_coverage, round_robin};
 pub(crate) use trust::shared_tops;
-pub use trust::{Bin, Calibration, Evidence, calibrate, check_known, reliability};
+pub use trust::{Bin, Calibration, Evidence, by_ranks, calibrate, check_known, reliability};

@@ -19,10 +19,11 @@ pub struct Evidence {
 /// How far each prediction can be trusted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibration {
-    /// The probability that it is right.
+    /// The probability that it is right; where nothing was fitted, how high its evidence ranks, from 0 to 1.
     pub trust: Vec<f64>,
-    /// Of the fit to all labelled predictions: what a standard deviation of each evidence's ranks adds to the log-odds.
-    pub weights: Vec<f64>,
+    /// Of the fit to all labelled predictions: what a standard deviation of each evidence's ranks adds to the log-odds;
+    /// `None` where nothing was fitted.
+    pub weights: Option<Vec<f64>>,
 }
 
 /// Groups of labelled predictions that take turns at being left out.
@@ -73,7 +74,22 @@ pub fn calibrate(evidence: &Evidence, right: &[Option<bool>]) -> Result<Calibrat
             trust[row] = probability(&weights, &rows[row]);
         }
     }
-    Ok(Calibration { trust, weights: whole[..evidence.names.len()].to_vec() })
+    Ok(Calibration { trust, weights: Some(whole[..evidence.names.len()].to_vec()) })
+}
+
+/// Trust where too little is known to fit any: the mean, over what evidence a prediction has, of the share of the
+/// others that have less.
+pub fn by_ranks(evidence: &Evidence) -> Calibration {
+    let width = evidence.names.len();
+    let ranks = ranked(&evidence.rows, width);
+    let of_column = |column: usize| ranks.iter().filter(|row| row[column].is_finite()).count();
+    let others: Vec<f64> = (0..width).map(|column| of_column(column).saturating_sub(1).max(1) as f64).collect();
+    let mean = |row: &Vec<f64>| {
+        let shares = row.iter().zip(&others).map(|(rank, others)| rank / others).filter(|share| share.is_finite());
+        let (count, sum) = shares.fold((0.0, 0.0), |(count, sum), share| (count + 1.0, sum + share));
+        if count > 0.0 { sum / count } else { 0.0 }
+    };
+    Calibration { trust: ranks.iter().map(mean).collect(), weights: None }
 }
 
 /// Each column's ranks from 0 on, the mean of them where values are the same; what is missing stays so.
@@ -248,8 +264,9 @@ mod tests {
         right[7] = None;
         evidence.rows[8][1] = f64::NAN;
         let calibration = calibrate(&evidence, &right).unwrap();
+        let weights = calibration.weights.clone().unwrap();
         // A standard deviation of the first is 4/√12, of which σ(2 x) makes 2.31 log-odds.
-        assert!((calibration.weights[0] - 2.31).abs() < 0.25 && calibration.weights[1].abs() < 0.15, "{calibration:?}");
+        assert!((weights[0] - 2.31).abs() < 0.25 && weights[1].abs() < 0.15, "{calibration:?}");
         let (bins, off) = reliability(&calibration.trust, &right, 10);
         assert!(off < 0.03 && bins.iter().map(|bin| bin.count).sum::<usize>() == 3999, "{off}");
         assert!(bins[0].accuracy < 0.1 && bins[9].accuracy > 0.9);
@@ -276,5 +293,14 @@ mod tests {
     fn too_little_to_learn_from_is_refused() {
         let (evidence, right) = drawn(12);
         assert!(calibrate(&evidence, &right).unwrap_err().to_string().contains("at least 10 right"));
+    }
+
+    #[test]
+    fn where_little_is_known_more_evidence_is_more_trust() {
+        let rows = vec![vec![0.9, 3.0], vec![0.2, 1.0], vec![0.5, f64::NAN], vec![0.5, 2.0]];
+        let evidence = Evidence { names: vec!["a".into(), "b".into()], rows };
+        let found = by_ranks(&evidence);
+        assert_eq!(found, Calibration { trust: vec![1.0, 0.0, 0.5, 0.5], weights: None });
+        assert_eq!(by_ranks(&Evidence { rows: vec![vec![f64::NAN; 2]], ..evidence }).trust, [0.0]);
     }
 }

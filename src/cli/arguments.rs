@@ -146,7 +146,7 @@ fn check_extension(option: &str, out: &Path, has_columns: bool, hint: &str) -> R
     let Some(extension) = out.extension().and_then(|extension| extension.to_str()) else { return Ok(()) };
     let written = if has_columns { ".jsonl, .parquet or .txt" } else { ".jsonl or .txt" };
     if OTHERS.contains(&extension) || (extension == "parquet" && !has_columns) {
-        return Err(Error::usage(format!("{option} .{extension}: expected {written}")).with_hint(hint));
+        return Err(Error::usage(format!("{option} {}: expected {written}", out.display())).with_hint(hint));
     }
     Ok(())
 }

@@ -241,6 +241,7 @@ fn explain_row(
     for (index, ((encoding, reads), outputs)) in sequences.iter().zip(outputs).enumerate() {
         subjects.push(Subject {
             index: index as u64,
+            draw: explain::place_among_draws(encoding),
             encoding,
             words: &words,
             objectives: vec![Objective::Logit(0)],

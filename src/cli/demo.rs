@@ -43,7 +43,13 @@ const FILES: [(&str, &[u8]); 5] = [
 const SHOWN: usize = 3;
 
 pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outcome> {
-    let mut told = Told::new(common.out.as_deref())?;
+    // A page by its name; any other place is for what is told.
+    let is_page = |out: &&Path| out.extension().is_some_and(|extension| extension == "html" || extension == "htm");
+    let page_out = common.out.as_deref().filter(is_page);
+    if page_out.is_none() {
+        common.check_format(false)?;
+    }
+    let mut told = Told::new(common.out.as_deref().filter(|_| page_out.is_none()))?;
     let temporary = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
     let folder = arguments.keep.as_deref().unwrap_or(temporary.path());
     unpack(folder)?;
@@ -69,7 +75,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     mistakes.sort();
     let explanations = explain(&model, folder, &mistakes, &settings)?;
     mistakes.show(&explanations, &searched, &mut told)?;
-    let page = put_page(arguments.keep.as_deref(), &page(&mistakes, explanations)?)?;
+    let page = put_page((page_out, arguments.keep.as_deref()), &page(&mistakes, explanations)?)?;
     told.say(&format!("The same as a page to look at: {}\n", page.display()))?;
     told.say(&next_steps(arguments.keep.as_deref()))?;
     told.to.finish()?;
@@ -115,9 +121,9 @@ fn page(mistakes: &Mistakes, explanations: Vec<Explanation>) -> Result<String> {
     page.render()
 }
 
-/// Where the page is then: with what is kept, or among temporary files, under a name of its own where somebody else's
-/// has the common one.
-fn put_page(kept: Option<&Path>, page: &str) -> Result<PathBuf> {
+/// Where the page is then: where it was asked for, with what is kept, or among temporary files, under a name of its own
+/// where somebody else's has the common one.
+fn put_page((asked, kept): (Option<&Path>, Option<&Path>), page: &str) -> Result<PathBuf> {
     let write = |path: PathBuf| -> Result<PathBuf> {
         let mut file = Destination::create(Some(&path))?;
         file.write(page.as_bytes())?;
@@ -130,9 +136,10 @@ fn put_page(kept: Option<&Path>, page: &str) -> Result<PathBuf> {
         let (_, path) = made.map_err(Error::io(&folder))?.keep().map_err(|error| Error::io(&folder)(error.error))?;
         write(path)
     };
-    match kept {
-        Some(kept) => write(kept.join(PAGE)),
-        None => write(folder.join(PAGE)).or_else(|_| own()),
+    match (asked, kept) {
+        (Some(asked), _) => write(asked.to_owned()),
+        (None, Some(kept)) => write(kept.join(PAGE)),
+        (None, None) => write(folder.join(PAGE)).or_else(|_| own()),
     }
 }
 

@@ -15,7 +15,7 @@ use wherefore::{Error, Result};
 
 use super::Outcome;
 use super::arguments::{Common, Data, from_one, shape_of};
-use super::output::{Output, print};
+use super::output::{Output, print, record_beside};
 use super::run_record::{RunRecord, is_given};
 
 /// One pass over the training data into a store of factors.
@@ -95,8 +95,8 @@ pub(crate) struct Arguments {
     /// there is none), with its own head, not as an encoder
     #[arg(long, conflicts_with = "from_factors")]
     masks: bool,
-    /// Models of answers and tags: tokens that neighbouring windows of a long context or text share (tags: half a
-    /// window at most)
+    /// Models of answers and tags: tokens that neighbouring windows of a long context or text share, half a window
+    /// where there is no room for so many
     #[arg(long, value_name = "N", default_value_t = 128)]
     stride: usize,
     /// Models that answer questions: tokens of a predicted answer, at most
@@ -306,8 +306,9 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     run.set("part", options.part.to_string());
     if arguments.dry_run {
         model.expect_record_task("--dry-run")?;
-        return dry_run(arguments, &model, dataset, &options, common);
+        return dry_run(arguments, (&model, dataset), &options, common, run);
     }
+    check_out(common)?;
     let output = Output::new(common, Some(&arguments.store));
     let mut rejections = output.rejections();
     let settings = common.settings();
@@ -320,8 +321,18 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
     Ok(outcome)
 }
 
+/// Refuses a place for results that would stay empty.
+fn check_out(common: &Common) -> Result<()> {
+    match &common.out {
+        Some(out) => Err(Error::usage(format!("--out {}: what is made is the store, at --store", out.display()))
+            .with_hint("leave --out out; with --dry-run it takes the report")),
+        None => Ok(()),
+    }
+}
+
 /// Stores factors that were made elsewhere.
 fn index_given(arguments: &Arguments, file: &Path, common: &Common, mut run: RunRecord) -> anyhow::Result<Outcome> {
+    check_out(common)?;
     let options = arguments.options(common)?;
     run.set("part", options.part.to_string());
     let output = Output::new(common, Some(&arguments.store));
@@ -341,14 +352,15 @@ fn tell_stages(summary: &Summary) {
 
 fn dry_run(
     arguments: &Arguments,
-    model: &Model,
-    dataset: Dataset,
+    (model, dataset): (&Model, Dataset),
     options: &IndexOptions,
     common: &Common,
+    run: RunRecord,
 ) -> anyhow::Result<Outcome> {
     let mut rejections = Rejections::new(common.skip_invalid, None);
     let plan = pipeline::plan(model, dataset, &arguments.store, options, &common.settings(), &mut rejections)?;
     print(common, [&plan], &plan)?;
+    record_beside(common, run, &Summary { skipped: rejections.count(), ..Summary::default() });
     plan.check()?;
     Ok(if rejections.finish()? == 0 { Outcome::Done } else { Outcome::Skipped })
 }

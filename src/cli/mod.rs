@@ -173,7 +173,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         run_record::note_out("--out", out)?;
     }
     match &cli.command {
-        Command::Export(_) | Command::Report(_) => {}
+        Command::Export(_) | Command::Report(_) | Command::Demo(_) => {}
         command => common.check_format(command.has_columns())?,
     }
     match cli.command {
@@ -188,7 +188,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Evaluate(arguments) => evaluate::run(&arguments, &common),
         Command::Train(arguments) => train::run(&arguments, &common),
         Command::Improve(arguments) => improve::run(&arguments, &common),
-        Command::Merge(arguments) => merge::run(&arguments),
+        Command::Merge(arguments) => merge::run(&arguments, &common),
         Command::Store(arguments) => store::run(&arguments, &common),
         Command::Export(arguments) => export::run(&arguments, &common),
         Command::Report(arguments) => report::run(&arguments, &common),

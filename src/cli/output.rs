@@ -42,15 +42,17 @@ impl Output {
         rejections: Rejections,
         run: RunRecord,
     ) -> anyhow::Result<Outcome> {
+        // Where there is a list it says why.
+        let example = rejections.first().filter(|_| self.path.is_none()).map(str::to_owned);
         let skipped = rejections.finish()?;
         if let Some(path) = &self.path {
             run.write(&sibling(path, "run.json"), summary);
         }
-        self.tell(verb, summary);
+        self.tell(verb, summary, example.as_deref());
         Ok(if skipped == 0 { Outcome::Done } else { Outcome::Skipped })
     }
 
-    fn tell(&self, verb: &str, summary: &Summary) {
+    fn tell(&self, verb: &str, summary: &Summary, example: Option<&str>) {
         if self.quiet {
             return;
         }
@@ -81,6 +83,7 @@ impl Output {
         }
         if skipped > 0 {
             let _ = write!(line, ", {} skipped", HumanCount(skipped));
+            example.into_iter().for_each(|example| line += &format!(", such as {}", printable(example)));
         }
         say_line!("{line}");
         if summary.curvature_of_others {

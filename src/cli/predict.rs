@@ -33,7 +33,8 @@ pub(crate) struct Arguments {
 /// How questions are answered.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct SpanArguments {
-    /// Answers and tags: tokens that neighbouring windows of a long context or text share (tags: half a window at most)
+    /// Answers and tags: tokens that neighbouring windows of a long context or text share, half a window where there is
+    /// no room for so many
     #[arg(long, value_name = "N", default_value_t = 128)]
     stride: usize,
     /// Question answering: tokens of an answer, at most

@@ -20,6 +20,8 @@ pub struct Rejections {
     listed: Vec<(usize, u64, String)>,
     files: Vec<PathBuf>,
     count: u64,
+    /// The first, for where there is no list.
+    first: Option<String>,
     /// What has been counted, where it is read several times.
     known: Option<HashSet<(PathBuf, u64)>>,
 }
@@ -51,6 +53,9 @@ impl Rejections {
             return Ok(());
         }
         self.count += 1;
+        if self.first.is_none() {
+            self.first = Some(error.to_string());
+        }
         if self.list.is_some() {
             let file = self.files.iter().position(|file| file == path).unwrap_or_else(|| {
                 self.files.push(path.clone());
@@ -71,6 +76,11 @@ impl Rejections {
             Error::Record { .. } if self.skip => Ok(()),
             error => self.take(error),
         }
+    }
+
+    /// Why the first was skipped, and where it is.
+    pub fn first(&self) -> Option<&str> {
+        self.first.as_deref()
     }
 
     /// Records skipped so far.

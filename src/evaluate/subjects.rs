@@ -315,6 +315,7 @@ pub(super) fn say(
         .zip(logits)
         .map(|(asked, logits)| Subject {
             index: asked.record.index,
+            draw: explain::place_among_draws(&asked.encoding),
             encoding: &asked.encoding,
             words: &asked.words,
             objectives: vec![objective(model, asked.target)],

@@ -132,12 +132,12 @@ impl GradientShap {
         let positions = Stream::new(options.seed, Purpose::PathPosition);
         let choices = Stream::new(options.seed, Purpose::Baseline);
         let samples = 0..options.samples_of(Method::GradientShap, subject.len()) as u32;
-        let choose = |sample: u32| choices.below(baselines.len() as u32, sample, subject.draw()) as usize;
+        let choose = |sample: u32| choices.below(baselines.len() as u32, sample, subject.draw) as usize;
         let drawn: Vec<usize> = samples.clone().map(choose).collect();
         let sigma = options.sigma(Method::GradientShap, model);
         let point = |(sample, &baseline): (u32, &usize)| Point {
             baseline: baselines[baseline].clone(),
-            alpha: positions.position(sample, subject.draw()),
+            alpha: positions.position(sample, subject.draw),
             sigma,
             sample,
         };

@@ -105,7 +105,7 @@ impl Course for IntegratedGradients {
                 let steps = integral.sums.iter_mut().zip(&answer.folded[target]);
                 steps.for_each(|(sum, &step)| *sum += node.weight * f64::from(step));
             }
-            integral.steps = self.nodes.len();
+            integral.steps = self.steps;
             integral.converged = self.tolerance.map(|tolerance| integral.meets(tolerance));
             integral.finished = is_last || integral.converged != Some(false);
         }

@@ -31,7 +31,7 @@ impl KernelShap {
             let masks = match given {
                 Some(given) => given,
                 None if enumerated => Masks::proper_subsets(features),
-                None => Masks::coalitions(features, asked, options.seed, subject.draw()),
+                None => Masks::coalitions(features, asked, options.seed, subject.draw),
             };
             samples = masks.samples();
             masks.after_nothing()

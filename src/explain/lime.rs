@@ -124,7 +124,7 @@ impl Lime {
         let draw = |features: usize| {
             let samples = options.samples_of(Method::Lime, features);
             let given = options.given_masks(features);
-            given.unwrap_or_else(|| variant.draw(features, samples, options.seed, subject.draw()))
+            given.unwrap_or_else(|| variant.draw(features, samples, options.seed, subject.draw))
         };
         Ok(Self {
             sampled: Sampled::new(model, subject, Method::Lime, options, draw)?,

@@ -1,7 +1,7 @@
 //! Which features of a text are kept in each sample of a perturbation method.
 //!
-//! A sample's draws are a function of the seed, the record's number and the sample's own: asking for more samples keeps
-//! those there were. Samples that come out alike are held once, with their number: short texts have few different
+//! A sample's draws are a function of the seed, the record's tokens and the sample's number: asking for more samples
+//! keeps those there were. Samples that come out alike are held once, with their number: short texts have few different
 //! masks, and each needs the model once.
 
 use std::collections::HashMap;

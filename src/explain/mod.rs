@@ -4,7 +4,7 @@
 //! points on a path through embedding space. It says what **pass** they take: forward, forward with attention maps, or
 //! back to the embeddings. And it **folds** the answers into one score a token. [`explain`] runs the probes of many
 //! records together in packed batches; no answer depends on what it was batched with, and every random draw is a
-//! function of the seed, the record's number and the sample's.
+//! function of the seed, the record's tokens and the sample's number.
 //!
 //! | method | probes | pass | source |
 //! |---|---|---|---|
@@ -53,5 +53,5 @@ pub use quadrature::Quadrature;
 pub use regression::{Fit, Regression, Ridge, Shares};
 pub use removal::{Removal, logits_without};
 pub use runner::explain;
-pub use subject::{Scores, Subject};
+pub use subject::{Scores, Subject, place_among_draws};
 pub use words::{Rationale, Segmentation, Word, Words};

@@ -24,7 +24,8 @@ impl Probe {
         Self { sequence: Arc::clone(sequence), replaced: None, point, want }
     }
 
-    /// The logits of a sequence without some of its tokens (ascending): replaced, or gone.
+    /// The logits of a sequence without some of its tokens (ascending): replaced, or gone. Where all are to go, the
+    /// first stays: no sequence is empty.
     pub(super) fn without(
         sequence: &Arc<Sequence>,
         tokens: &[usize],
@@ -32,7 +33,9 @@ impl Probe {
         positions: Positions,
     ) -> Self {
         let Some(id) = replacement else {
-            return Self::of(&Arc::new(sequence.deleted(tokens, positions)), None, Want::Logits);
+            let all = tokens.len() == sequence.ids.len();
+            let rest = sequence.deleted(&tokens[usize::from(all)..], positions);
+            return Self::of(&Arc::new(rest), None, Want::Logits);
         };
         let bits = Masked::bits_of(sequence.ids.len(), tokens.iter().copied());
         Self { replaced: Some((bits, id)), ..Self::of(sequence, None, Want::Logits) }

@@ -44,8 +44,7 @@ pub fn logits_without(
     for of_text in removals.chunk_by(|one, next| ptr::eq(one.encoding, next.encoding)) {
         let text = whole(of_text[0].encoding);
         for Removal { tokens, .. } in of_text {
-            let all = stand_in.is_none() && tokens.len() == text.ids.len();
-            probes.push(Probe::without(&text, &tokens[usize::from(all)..], stand_in, model.positions()));
+            probes.push(Probe::without(&text, tokens, stand_in, model.positions()));
         }
     }
     runner::logits(model, probes, batch_tokens, done)

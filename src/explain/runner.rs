@@ -215,7 +215,7 @@ impl Runner<'_> {
             let point = probe.point.as_ref();
             path.alpha.push(point.map_or(1.0, |point| point.alpha));
             path.sigma.push(point.map_or(0.0, |point| point.sigma));
-            path.draws.push([point.map_or(0, |point| point.sample), self.subjects[*subject].draw()]);
+            path.draws.push([point.map_or(0, |point| point.sample), self.subjects[*subject].draw]);
         }
         Some(path)
     }

@@ -11,8 +11,10 @@ use crate::tokens::Encoding;
 /// One record, and the functions of its logits that are to be explained.
 #[derive(Clone, Debug)]
 pub struct Subject<'a> {
-    /// The record's number in the whole input: its draws are made from it.
+    /// The record's number in the whole input, for messages.
     pub index: u64,
+    /// Its place among draws: see [`place_among_draws`].
+    pub draw: u32,
     /// Its tokens.
     pub encoding: &'a Encoding,
     /// Its words, for methods that leave out whole words.
@@ -23,6 +25,14 @@ pub struct Subject<'a> {
     pub logits: Vec<f32>,
     /// The tokens that are read, for models that say something of tokens.
     pub reads: Option<Reads>,
+}
+
+/// A record's place among draws, by its tokens: a text has the same wherever it stands in whichever file.
+pub fn place_among_draws(encoding: &Encoding) -> u32 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(bytemuck::cast_slice(&encoding.ids)).update(bytemuck::cast_slice(&encoding.type_ids));
+    let hash = hasher.finalize();
+    u32::from_le_bytes(*hash.as_bytes().first_chunk().unwrap_or(&[0; 4]))
 }
 
 /// What a method says of one record and objective.
@@ -101,11 +111,6 @@ impl Subject<'_> {
     /// The places of its tokens that are not special.
     pub(super) fn own_tokens(&self) -> impl Iterator<Item = usize> + '_ {
         self.encoding.own_tokens()
-    }
-
-    /// Its number as draws count it.
-    pub(super) fn draw(&self) -> u32 {
-        self.index as u32
     }
 
     /// Every objective at the record itself.

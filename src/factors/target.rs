@@ -30,3 +30,17 @@ impl Target {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_agree_where_they_are_of_the_same_classes() {
+        let shares = Target::Classes(vec![0.9, 0.2, 0.5, 0.8]);
+        assert_eq!(shares.classes(), [0, 3]);
+        assert!(shares.agrees(&Target::Classes(vec![1.0, 0.0, 0.0, 1.0])));
+        assert!(!shares.agrees(&Target::Classes(vec![1.0, 0.0, 1.0, 1.0])));
+        assert!(!Target::Values(vec![0.9]).agrees(&Target::Values(vec![0.8])));
+    }
+}

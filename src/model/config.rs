@@ -80,6 +80,8 @@ pub struct Config {
     pub activation: Activation,
     /// Every layer normalisation's ε.
     pub epsilon: f32,
+    /// The standard deviation of a new weight.
+    pub initializer_range: f32,
     /// As written in `problem_type`.
     pub problem_type: Option<Problem>,
     /// Whether a masked-language model's last layer is its word embeddings.
@@ -98,6 +100,14 @@ impl Config {
     /// [`Error::Io`] where there is none, [`Error::Format`] where a field is missing, out of range or unsupported.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
+        let modules = dir.join("modules.json");
+        if !path.exists() && modules.exists() {
+            return Err(Error::format(
+                modules,
+                "the transformer's files are in a folder of their own, which is not read",
+            )
+            .with_hint("move them beside modules.json, and let its \"path\" be empty"));
+        }
         let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
         let fields = match serde_json::from_slice(&bytes) {
             Ok(Value::Object(fields)) => fields,
@@ -128,10 +138,11 @@ impl Config {
             layers_per_group: if family.shares_layers() { fields.size_or("inner_group_num", 1)? } else { 1 },
             positions: fields.size("max_position_embeddings")?,
             pad_id: fields.id_or("pad_token_id", family.pad_id_default())?,
-            token_types: if family.has_token_types() { fields.count_or("type_vocab_size", 2)? } else { 0 },
+            token_types: if family.has_token_types() { fields.size_or("type_vocab_size", 2)? } else { 0 },
             task_types: task_types(fields, family)?,
             activation: activation(fields, names.activation, family)?,
-            epsilon: if family == Family::Distilbert { 1e-12 } else { fields.epsilon()? },
+            epsilon: if family == Family::Distilbert { 1e-12 } else { fields.small("layer_norm_eps", 1e-12)? },
+            initializer_range: fields.small("initializer_range", 0.02)?,
             problem_type: problem_type(fields)?,
             tied: fields.flag_or("tie_word_embeddings", true)?,
             labels: labels(fields)?,
@@ -308,11 +319,11 @@ impl Fields {
         id.ok_or_else(|| self.wrong(name, "a whole number", value))
     }
 
-    fn epsilon(&self) -> Result<f32> {
-        let Some(value) = self.get("layer_norm_eps") else { return Ok(1e-12) };
+    fn small(&self, name: &str, default: f32) -> Result<f32> {
+        let Some(value) = self.get(name) else { return Ok(default) };
         match value.as_f64() {
-            Some(epsilon) if (0.0..1.0).contains(&epsilon) => Ok(epsilon as f32),
-            _ => Err(self.wrong("layer_norm_eps", "a small positive number", value)),
+            Some(number) if (0.0..1.0).contains(&number) => Ok(number as f32),
+            _ => Err(self.wrong(name, "a small positive number", value)),
         }
     }
 }

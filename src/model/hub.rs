@@ -1,6 +1,6 @@
 //! Where a model is: a directory, or a name in the local Hugging Face cache. Nothing here touches the network.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -101,12 +101,38 @@ fn is_repository(name: &str) -> bool {
 
 /// The cache's folder, by the variables `huggingface_hub` reads, in its order.
 fn cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let folder = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = |name| variable(name).filter(|value| !value.is_empty()).map(|value| expanded(&value, &variable));
     folder("HF_HUB_CACHE")
         .or_else(|| folder("HUGGINGFACE_HUB_CACHE"))
         .or_else(|| folder("HF_HOME").map(|home| home.join("hub")))
         .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("huggingface/hub")))
         .or_else(|| folder("HOME").map(|home| home.join(".cache/huggingface/hub")))
+}
+
+/// With a leading `~` and with `$NAME` and `${NAME}` as a shell has them, as `huggingface_hub` reads them: files of
+/// settings hand them over as they are written.
+fn expanded(value: &OsStr, variable: &impl Fn(&str) -> Option<OsString>) -> PathBuf {
+    let Some(text) = value.to_str() else { return PathBuf::from(value) };
+    let known = |name: &str| variable(name).and_then(|value| value.into_string().ok());
+    let (mut out, mut rest) = (String::new(), text);
+    if let (Some(after), Some(home)) =
+        (rest.strip_prefix('~').filter(|s| s.is_empty() || s.starts_with('/')), known("HOME"))
+    {
+        (out, rest) = (home, after);
+    }
+    while let Some(at) = rest.find('$') {
+        out += &rest[..at];
+        let after = &rest[at + 1..];
+        let braced = after.strip_prefix('{').and_then(|inner| inner.split_once('}'));
+        let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
+        let (name, behind) = braced.unwrap_or_else(|| after.split_at(end));
+        match known(name) {
+            Some(value) => out += &value,
+            None => out += &rest[at..rest.len() - behind.len()],
+        }
+        rest = behind;
+    }
+    PathBuf::from(out + rest)
 }
 
 /// `models--org--name/snapshots/C`, C the commit that `refs/main` names.

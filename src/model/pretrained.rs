@@ -10,7 +10,7 @@ use super::config::{Architecture, Config};
 use super::encoder::Encoder;
 use super::head::Head;
 use super::network::Network;
-use super::sentence::SentenceModel;
+use super::sentence::{SentenceModel, check_case};
 use super::spread::Spread;
 use super::token_head::{TokenHead, last_layer};
 use super::weights::Weights;
@@ -103,8 +103,10 @@ impl Model {
         let class_names = ClassNames::new(names, problem, classes)
             .map_err(|reason| Error::format(dir.join("config.json"), reason))?;
         let segments = TokenizerOptions { segments: config.token_types > 1, vocabulary: config.vocabulary };
+        let tokenizer = Tokenizer::load(dir, &segments)?;
+        check_case(dir, &tokenizer)?;
         Ok(Self {
-            tokenizer: Tokenizer::load(dir, &segments)?,
+            tokenizer,
             max_length: max_length(dir, &config, options.max_length)?,
             name: dir.to_string_lossy().into_owned(),
             asked: (Device::Cpu, options.precision),

@@ -1,7 +1,7 @@
 //! Sentence-embedding models: `modules.json` and the pooling it names, as `sentence-transformers` writes them.
 //!
 //! Only what ends in one vector a text is read: one pooling of the four in [`Pooling`], and normalisation. A further
-//! projection (`Dense`), weighted or concatenated poolings are refused by name.
+//! projection (`Dense`), weighted or concatenated poolings, and prompts put before every text, are refused by name.
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::backend::Pooling;
 use crate::error::{Error, Result};
+use crate::tokens::Tokenizer;
 
 /// How a headless model's hidden states become its features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,7 @@ impl SentenceModel {
     fn from_modules(dir: &Path, path: &Path) -> Result<Self> {
         let json = read_json(path)?;
         let list = json.as_array().ok_or_else(|| Error::format(path, "expected a list of modules"))?;
+        check_prompt(dir)?;
         // A transformer with no pooling module behind it pools by the mean, the library's own default.
         let mut model = Self { pooling: Pooling::Mean, normalize: false };
         for module in list {
@@ -60,6 +62,40 @@ impl SentenceModel {
         }
         Ok(model)
     }
+}
+
+/// Refuses a prompt that would be put before every text.
+fn check_prompt(dir: &Path) -> Result<()> {
+    let path = dir.join("config_sentence_transformers.json");
+    if !path.is_file() {
+        return Ok(());
+    }
+    match read_json(&path)?.get("default_prompt_name") {
+        None | Some(Value::Null) => Ok(()),
+        Some(name) => Err(Error::format(path, format!("default_prompt_name: {name} is put before no text here"))
+            .with_hint("put the prompt into the data, and take default_prompt_name out of the file")),
+    }
+}
+
+/// Refuses a sentence model whose texts are to be lower-cased before its tokenizer has them, where that would change a
+/// token.
+///
+/// # Errors
+/// [`Error::Format`] there; where the file is damaged.
+pub(super) fn check_case(dir: &Path, tokenizer: &Tokenizer) -> Result<()> {
+    let path = dir.join("sentence_bert_config.json");
+    if !dir.join("modules.json").is_file()
+        || !path.is_file()
+        || read_json(&path)?.get("do_lower_case") != Some(&true.into())
+    {
+        return Ok(());
+    }
+    let ids = |text| tokenizer.encode(text, None, 8).map(|encoding| encoding.ids);
+    if ids("A")? == ids("a")? {
+        return Ok(());
+    }
+    Err(Error::format(path, "do_lower_case: texts are not lower-cased here, and the tokenizer tells case")
+        .with_hint("lower-case the data, and take do_lower_case out of the file"))
 }
 
 /// The last part of the module's class path, whatever package version wrote it.

@@ -113,6 +113,7 @@ fn integrated(
     let words = Words::default();
     let subject = |(index, encoding): (usize, _)| Subject {
         index: index as u64,
+        draw: explain::place_among_draws(encoding),
         encoding,
         words: &words,
         objectives: vec![Objective::Logit(if let Target::Class(class) = targets[index] { class } else { 0 })],

@@ -11,7 +11,7 @@ use super::windows::{Encoded, read_whole};
 use crate::backend::{Objective, Part, Term};
 use crate::dataset::{Label, Record};
 use crate::error::{Error, Result};
-use crate::explain::{Subject, Words};
+use crate::explain::{Subject, Words, place_among_draws};
 use crate::factors::{self, Target};
 use crate::model::{Model, Outputs, Problem, Reads, Task};
 use crate::numeric::argmax;
@@ -49,6 +49,7 @@ impl Aimed {
     pub(super) fn subject<'a>(&'a self, words: &'a Words) -> Subject<'a> {
         Subject {
             index: self.record.index,
+            draw: place_among_draws(&self.encoding),
             encoding: &self.encoding,
             words,
             objectives: self.aims.iter().map(|aim| aim.objective.clone()).collect(),
@@ -188,6 +189,9 @@ impl<'a> Aims<'a> {
             let (predicted, label) = (predicted.clone(), label.clone());
             Aim { name: names[target].clone(), objective, probability, span: None, predicted, label }
         };
+        // What is held against itself says nothing, unless it is all that was asked for.
+        let others: Vec<usize> = targets.iter().copied().filter(|target| Some(*target) != self.against).collect();
+        let targets = if others.is_empty() { targets } else { others };
         Ok(Aimed { aims: targets.into_iter().map(aim).collect(), record, encoding, reads: None, logits })
     }
 

@@ -128,7 +128,13 @@ fn windows_of<'a>(runner: &'a dyn Runner, records: &'a [Record]) -> impl Iterato
 fn encode(model: &Model, window: &[Record]) -> (Result<Vec<Encoding>>, Duration) {
     let timed = |record: &Record| {
         let began = Instant::now();
-        (model.encode(record), began.elapsed())
+        let encoding = model.encode(record).map_err(|error| match error {
+            Error::Usage(reason, hint) => {
+                Error::Usage(format!("record {} (id `{}`): {reason}", record.index, record.id), hint)
+            }
+            error => error,
+        });
+        (encoding, began.elapsed())
     };
     let (encodings, times): (Vec<Result<Encoding>>, Vec<Duration>) = window.par_iter().map(timed).unzip();
     let threads = u32::try_from(rayon::current_num_threads()).unwrap_or(1);

@@ -66,8 +66,8 @@ pub struct Unreliable {
     pub records: Vec<UnreliableRecord>,
     /// The kinds of evidence.
     pub evidence: Vec<String>,
-    /// What a standard deviation of each adds to the log-odds.
-    pub weights: Vec<f64>,
+    /// What a standard deviation of each adds to the log-odds; `None` where trust is by ranks alone.
+    pub weights: Option<Vec<f64>>,
     /// Trust of the records that have a label, in the order of `right`.
     pub trust: Vec<f64>,
     /// Whether they are right.
@@ -249,11 +249,11 @@ fn reason(evidence: &Map<String, Value>, asked: &[Neighbour], predicted: &Value)
     said.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
-/// Fits trust to the predictions of known label (`known`, or where there are none those among `asked`), and ranks the
-/// asked ones by it.
+/// Fits trust to the predictions of known label (`known`, or where there are none those among `asked`; where these are
+/// too few, trust is by ranks), and ranks the asked ones by it.
 ///
 /// # Errors
-/// As [`audit::calibrate`].
+/// As [`audit::calibrate`], where there are known ones.
 pub fn rank(known: &[Judged], mut asked: Vec<Judged>) -> Result<Unreliable> {
     let fitted_apart = !known.is_empty();
     let names: Vec<String> =
@@ -266,7 +266,11 @@ pub fn rank(known: &[Judged], mut asked: Vec<Judged>) -> Result<Unreliable> {
     let hidden = |judged: &Judged| judged.right.filter(|_| !fitted_apart);
     let right: Vec<Option<bool>> = known.iter().map(|judged| judged.right).chain(asked.iter().map(hidden)).collect();
     let evidence = Evidence { names: names.clone(), rows };
-    let calibration = audit::calibrate(&evidence, &right)?;
+    let calibration = if fitted_apart || audit::check_known(&right).is_ok() {
+        audit::calibrate(&evidence, &right)?
+    } else {
+        audit::by_ranks(&evidence)
+    };
     let of_asked = &evidence.rows[known.len()..];
     for (judged, trust) in asked.iter_mut().zip(&calibration.trust[known.len()..]) {
         (judged.record.trust, judged.record.score) = (*trust, 1.0 - trust);

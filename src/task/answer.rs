@@ -136,21 +136,33 @@ pub fn gold_span(record: &Record) -> Result<Option<(usize, usize)>, String> {
         ));
     };
     match characters(context, start, end) {
-        there if there == text => Ok(Some((start, end))),
+        there if there == text => Ok(Some(without_white_space(text, start, end))),
         there => Err(format!("answers: expected \"{text}\" at character {start} of the context, found \"{there}\"")),
     }
 }
 
-/// The first and last token of the characters `start..end` of a context in one of its windows, where all of them are in
-/// it.
+/// The same characters less the white space around them, of which a model says nothing; all of them where it is nothing
+/// else.
+fn without_white_space(text: &str, start: usize, end: usize) -> (usize, usize) {
+    let spaces = |rest: &str| text.chars().count() - rest.chars().count();
+    match text.trim() {
+        "" => (start, end),
+        _ => (start + spaces(text.trim_start()), end - spaces(text.trim_end())),
+    }
+}
+
+/// The first and last token of the characters `start..end` of a context in one of its windows, where all of them that
+/// have a token are in it.
 pub fn place(encoding: &Encoding, start: usize, end: usize) -> Option<(usize, usize)> {
-    let context = || {
-        let offsets = encoding.offsets.iter().zip(&encoding.segments).enumerate();
-        offsets
-            .filter(|(_, (_, segment))| **segment == Some(1))
-            .filter_map(|(token, (offset, _))| Some((token, (*offset)?)))
-    };
-    let first = context().find(|(_, (_, to))| *to > start).filter(|(_, (from, _))| *from <= start)?.0;
-    let last = context().find(|(_, (_, to))| *to >= end).filter(|(_, (from, _))| *from < end)?.0;
-    (first <= last).then_some((first, last))
+    let tokens = encoding.offsets.iter().zip(&encoding.segments).enumerate();
+    let context: Vec<(usize, (usize, usize))> = tokens
+        .filter(|(_, (_, segment))| **segment == Some(1))
+        .filter_map(|(token, (offset, _))| Some((token, (*offset)?)))
+        .collect();
+    // White space has no token. Before a window's first and behind its last there may be more than that.
+    let first = context.iter().position(|(_, (_, to))| *to > start)?;
+    let last = context.iter().rposition(|(_, (from, _))| *from < end)?;
+    let is_whole = (first > 0 || context[first].1.0 <= start) && (last + 1 < context.len() || context[last].1.1 >= end);
+    let (first, last) = (context[first].0, context[last].0);
+    (is_whole && first <= last).then_some((first, last))
 }

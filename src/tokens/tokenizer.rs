@@ -94,24 +94,24 @@ impl Tokenizer {
 
     /// Encodes a question with a context of any length, as windows of at most `max_length` tokens: the question is in
     /// each, and neighbours share `stride` tokens of the context. These are `transformers`' own
-    /// (`truncation="only_second"`, `return_overflowing_tokens`).
+    /// (`truncation="only_second"`, `return_overflowing_tokens`); where a window has no room for more than what is to
+    /// be shared, which they refuse, neighbours share half of it.
     ///
     /// # Errors
-    /// [`Error::Usage`] where the question leaves no room for more of the context than neighbours share; as
-    /// [`Tokenizer::encode`].
+    /// [`Error::Usage`] where the question leaves no room for its context; as [`Tokenizer::encode`].
     pub fn windows(&self, question: &str, context: &str, max_length: usize, stride: usize) -> Result<Vec<Encoding>> {
         let room = self.room(true, max_length)?;
         let (first, mut second) = (self.tokenize(question, None)?, self.tokenize(context, None)?);
         let left = room.saturating_sub(first.len());
         if second.len() > left || first.len() > room {
-            if left <= stride {
+            if left == 0 {
                 return Err(Error::usage(format!(
-                    "a question of {} tokens leaves {left} of {max_length} for its context, and windows are to share {stride}",
+                    "a question of {} tokens leaves nothing of {max_length} for its context",
                     first.len()
                 ))
-                .with_hint("let them share less (--stride), or take longer windows (--max-length)"));
+                .with_hint("take longer windows (--max-length)"));
             }
-            second.truncate(left, stride, self.direction);
+            second.truncate(left, if left > stride { stride } else { left / 2 }, self.direction);
         }
         let further = second.take_overflowing();
         std::iter::once(second)
@@ -245,6 +245,9 @@ impl Tokenizer {
 
     pub(super) fn finish(&self, pieces: &Pieces, truncated: bool) -> Result<Encoding> {
         let ids = pieces.get_ids().to_vec();
+        if ids.is_empty() {
+            return Err(Error::usage("the text has no token, and the tokenizer adds none"));
+        }
         if let Some(at) = ids.iter().position(|&id| id as usize >= self.vocabulary) {
             let (id, rows, piece) = (ids[at], self.vocabulary, &pieces.get_tokens()[at]);
             return Err(load::too_many_ids(piece, id, rows, &self.source));

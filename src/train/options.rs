@@ -40,8 +40,8 @@ pub struct TrainOptions {
     pub metric: Option<Metric>,
 }
 
-/// η of what begins with drawn parameters: what has been learnt is kept by small steps, and what knows nothing would get
-/// nowhere by them.
+/// η of what begins with drawn parameters: what has been learnt is kept by small steps, and what knows nothing would
+/// get nowhere by them.
 pub const RATE_FROM_NOTHING: f64 = 5e-4;
 
 impl Default for TrainOptions {

@@ -274,6 +274,28 @@ fn what_is_unlike_the_training_data_comes_first_and_a_pool_is_chosen_from() {
     assert!(unsure.windows(2).all(|pair| pair[0]["score"].as_f64() >= pair[1]["score"].as_f64()));
 }
 
+/// Each label is a decision of its own, and the least sure one counts.
+#[test]
+fn of_several_labels_those_near_a_half_are_unsure() {
+    let bench = Bench::new();
+    let model = bench.model("bert-multilabel");
+    let texts: Vec<Value> = mails()[..40].iter().map(|m| json!({ "id": m["id"], "text": m["text"] })).collect();
+    bench.write("pool.jsonl", jsonl(&texts));
+    bench.ok(&format!("index --model {model} --data pool.jsonl --store pool --target predicted"));
+    bench.ok("audit sparse --store pool --data pool.jsonl --out sparse.jsonl --pool pool --select 40 --spread 1 \
+         --selected chosen.jsonl --choose unsure");
+    bench.ok(&format!("predict --model {model} --data pool.jsonl --out predicted.jsonl"));
+    let predicted = records(&bench, "predicted.jsonl");
+    let chosen = records(&bench, "chosen.jsonl");
+    assert_eq!(chosen.len(), 40);
+    for record in &chosen {
+        let said = &predicted[record["index"].as_u64().unwrap() as usize]["probabilities"];
+        let sure = said.as_object().unwrap().values().map(|p| (2.0 * p.as_f64().unwrap() - 1.0).abs());
+        let unsure = 1.0 - sure.fold(1.0, f64::min);
+        assert!((record["score"].as_f64().unwrap() - unsure).abs() < 1e-5, "{record} {said}");
+    }
+}
+
 #[test]
 fn little_covered_records_have_their_neighbours_augmented() {
     let bench = Bench::new();
@@ -377,7 +399,16 @@ fn predictions_are_trusted_as_far_as_such_predictions_are_right() {
         "audit unreliable --store store --data bare.jsonl --calibrate data.jsonl {how} --out bare-trust.jsonl"
     ));
     assert_eq!(records(&bench, "bare-trust.jsonl").len(), 10);
-    bench.fails(&format!("audit unreliable --store store --data bare.jsonl {how}"), "known label");
+    bench.fails(
+        &format!("audit unreliable --store store --data data.jsonl --calibrate bare.jsonl {how}"),
+        "known label",
+    );
+    // Where nothing is known, what has the least evidence comes first.
+    let ran = bench.run(&format!("audit unreliable --store store --data bare.jsonl {how} --out ranked.jsonl"));
+    assert!(ran.code == Some(0) && ran.err.contains("trust is not calibrated"), "{}", ran.err);
+    let ranked = records(&bench, "ranked.jsonl");
+    assert!(ranked.windows(2).all(|pair| pair[0]["trust"].as_f64() <= pair[1]["trust"].as_f64()));
+    assert!(ranked[0]["trust"].as_f64() < ranked[9]["trust"].as_f64());
 }
 
 #[test]

@@ -126,6 +126,9 @@ fn skipped_records_are_counted_and_listed() {
     assert_eq!(rejected.iter().map(|r| r["line"].clone()).collect::<Vec<_>>(), [2, 3]);
     let result = &lines(&bench.ok("store info store"))[0];
     assert_eq!((&result["rows"], &result["records"]), (&2.into(), &4.into()));
+    // Where there is no place for a list, one is told.
+    let ran = bench.run("predict --model bert-cls2 --data d.jsonl --skip-invalid");
+    assert!(ran.code == Some(1) && ran.err.contains("2 skipped, such as d.jsonl:2: invalid JSON"), "{}", ran.err);
 }
 
 #[test]
@@ -282,6 +285,25 @@ fn a_tokenizer_that_lacks_what_it_refers_to_is_refused() {
         assert_ne!(tokenizer, whole, "nothing was damaged");
         bench.write("bert-cls2/tokenizer.json", tokenizer.to_string());
         bench.fails("predict --model bert-cls2 --text good", "not a tokenizer");
+    }
+}
+
+#[test]
+fn texts_without_a_token_are_records_that_cannot_be_used() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    let path = bench.path("bert-cls2/tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).expect("a tokenizer")).expect("it is JSON");
+    tokenizer["post_processor"] = Value::Null;
+    bench.write("bert-cls2/tokenizer.json", tokenizer.to_string());
+    bench.write("d.jsonl", "{\"text\":\"good\"}\n{\"text\":\"\"}\n");
+    let told = "record 1 (id `1`): the text has no token, and the tokenizer adds none";
+    bench.fails("predict --model bert-cls2 --data d.jsonl --quiet", told);
+    let ran = bench.run("explain --model bert-cls2 --data d.jsonl --method saliency --quiet --skip-invalid");
+    assert_eq!((ran.code, lines(&ran.out).len()), (Some(1), 1), "{}", ran.err);
+    // A text that loses all it has keeps its first token.
+    for method in ["occlusion", "lime --samples 8", "kernel-shap"] {
+        bench.ok(&format!("explain --model bert-cls2 --text good --method {method} --occlude delete --quiet"));
     }
 }
 

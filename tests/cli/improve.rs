@@ -186,6 +186,18 @@ fn a_plan_changes_data_trains_on_both_and_compares() {
     std::fs::create_dir(bench.path("stray")).unwrap();
     bench.write("stray/file", "");
     bench.fails("improve plan.toml --out stray", "holds no plan");
+    // Nor is what only has the name of what a plan's folder begins with.
+    std::fs::create_dir(bench.path("own")).unwrap();
+    bench.write("own/plan.json", "{\"model\":\"bert-cls2\"}");
+    bench.fails("improve plan.toml --out own", "holds no plan's results");
+    bench.fails("improve plan.toml --out own --overwrite", "holds no plan's results");
+    assert_eq!(bench.contents("own").iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["plan.json"]);
+    // What a plan reads is not removed to begin anew.
+    std::fs::copy(bench.path("dev.jsonl"), bench.path("out/mine.jsonl")).unwrap();
+    bench.write("within.toml", PLAN.replace("dev.jsonl", "out/mine.jsonl"));
+    bench.fails("improve within.toml --out out --overwrite", "out/mine.jsonl: is in out, which would be emptied");
+    // What is no part of a model makes it no other.
+    bench.write("bert-cls2/predictions.jsonl", "{}");
     bench.ok("improve plan.toml --out begun");
     bench.ok("improve plan.toml --out out --overwrite");
 }
@@ -318,7 +330,12 @@ fn rounds_ask_for_labels_and_go_on_when_they_come() {
     assert_eq!(said.code, Some(0), "{}", said.err);
     assert!(said.err.contains("waiting for data") && said.err.contains("batch-1.jsonl"), "{}", said.err);
 
+    // Numbers of records, which the training data have too, tell no record from another.
     let batch = truth(&data(200, 220));
+    let number = |(i, record): (usize, &Value)| json!({ "id": format!("r{i}"), "text": record["text"] });
+    bench.write("batch-1.jsonl", jsonl(&batch.iter().enumerate().map(number).collect::<Vec<_>>()));
+    let said = bench.run("improve plan.toml --out out");
+    assert!(said.code == Some(2) && said.err.contains("is of two records with other texts"), "{}", said.err);
     bench.write("batch-1.jsonl", jsonl(&bare(&batch)));
     let said = bench.run("improve plan.toml --out out");
     assert!(said.code == Some(0) && said.err.contains("waiting for 3 labels"), "{}", said.err);
@@ -366,6 +383,8 @@ fn a_round_that_is_worse_is_rolled_back_and_its_labels_are_tried_once_more() {
     bench.write("batch-2.jsonl", jsonl(&truth(&data(300, 310))));
     // No round can pass a gate that asks for a hundred points more.
     let plan = ROUNDS.replace("seeds = 1", "seeds = 1\ntolerance = -1.0").replace("gate = false", "gate = true");
+    // Of one class a record, F1 over all decisions is accuracy; and a batch may be a pattern.
+    let plan = plan.replace("[train]", "[train]\nmetric = \"f1-micro\"").replace("batch-1.", "batch-1*.");
     bench.write("plan.toml", plan);
     bench.ok("improve plan.toml --out out");
     let rounds = records(&bench, "out/rounds.jsonl");
@@ -375,6 +394,7 @@ fn a_round_that_is_worse_is_rolled_back_and_its_labels_are_tried_once_more() {
     );
     assert!(rounds.iter().all(|round| round["records"] == 64));
     assert!(rounds[1]["reason"].as_str().unwrap().contains("worse than before"));
+    assert!(rounds[1]["reason"].as_str().unwrap().starts_with("accuracy of dev"), "{}", rounds[1]);
     let first = records(&bench, "out/round-001/held.jsonl");
     let second = records(&bench, "out/round-002/data.jsonl");
     assert_eq!(first.len(), 3);

@@ -33,6 +33,8 @@ fn merged_shards_are_the_same_bytes_as_one_job() {
         indexed(&bench, part, &format!("--shard {i}/3"));
     }
     bench.ok(&format!("merge --store merged {}", parts.join(" ")));
+    let run = std::fs::read_to_string(bench.path("merged.run.json")).expect("a record");
+    assert!(run.contains("\"command\": \"merge\"") && run.contains("\"records\": 300"), "{run}");
     assert!(bench.contents("merged") == expected);
     let stores = " --store ".to_owned() + &parts.join(" --store ");
     let query = "--data train.jsonl --rule grad-cos -k 5 --quiet";

@@ -196,6 +196,9 @@ fn a_plan_tells_what_the_run_then_takes() {
     let index = format!("index --model {model} --data all.jsonl --block-records 64 --quiet");
     let plan = &lines(&bench.ok(&format!("{index} --store store --dry-run --format jsonl")))[0];
     assert!(!bench.path("store").exists(), "nothing is written");
+    bench.ok(&format!("{index} --store store --dry-run --out plan.jsonl"));
+    assert!(bench.path("plan.jsonl").exists() && bench.path("plan.jsonl.run.json").exists());
+    bench.fails(&format!("{index} --store store --out plan.jsonl"), "what is made is the store, at --store");
     bench.ok(&format!("{index} --store store"));
     let run: serde_json::Value =
         serde_json::from_slice(&fs::read(bench.path("store.run.json")).expect("it is there")).expect("it is JSON");

@@ -38,7 +38,7 @@ fn results_take_no_place_of_another_and_none_that_is_read() {
         ("--balanced store/../b.jsonl", "expected a file of its own, found that of --out"),
         ("--weights w.jsonl --balanced w.jsonl", "expected a file of its own, found that of --weights"),
         ("--explanations why.jsonl --weights why.jsonl", "--weights why.jsonl: this is what is read"),
-        ("--weights w.csv", "--weights .csv: expected .jsonl, .parquet or .txt"),
+        ("--weights w.csv", "--weights w.csv: expected .jsonl, .parquet or .txt"),
         ("--balanced w.jsonl.gz", "--balanced .gz: expected .jsonl, .parquet or .txt"),
     ] {
         bench.fails(&format!("{bias} {more}"), expected);
@@ -72,7 +72,7 @@ fn reports_are_no_parquet() {
         "bench --job search",
         "evaluate faithfulness --model bert-cls2 --data data.jsonl",
     ] {
-        bench.fails(&format!("{command} --out r.parquet"), "--out .parquet: expected .jsonl or .txt");
+        bench.fails(&format!("{command} --out r.parquet"), "--out r.parquet: expected .jsonl or .txt");
         bench.fails(&format!("{command} --format parquet"), "--format parquet: expected jsonl or text");
         assert!(!bench.path("r.parquet").exists(), "{command}");
     }
@@ -202,4 +202,8 @@ fn a_demo_is_told_where_it_is_wanted() {
     assert_eq!(bench.ok("demo --keep kept --out told.txt --quiet"), "");
     let told = fs::read_to_string(bench.path("told.txt")).expect("it is there");
     assert!(told.contains("A spam filter was trained") && told.contains("wherefore-demo.html"), "{told}");
+    let told = bench.ok("demo --keep kept --out page.html --quiet");
+    assert!(told.contains("A spam filter was trained") && told.contains("page.html"), "{told}");
+    assert!(fs::read_to_string(bench.path("page.html")).expect("it is there").contains("<html"));
+    bench.fails("demo --out page.csv", "--out page.csv: expected .jsonl or .txt");
 }

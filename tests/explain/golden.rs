@@ -138,7 +138,8 @@ pub(super) fn scores_of(model: &Model, golden: &Golden, case: &Case, method: Met
     let text = &golden.texts[case.text];
     let (encoding, words) = (text.encoding(), Words::default());
     let subject = Subject {
-        index: case.record.unwrap_or(0),
+        index: 0,
+        draw: case.record.unwrap_or(0) as u32,
         encoding: &encoding,
         words: &words,
         objectives: vec![case.objective(&golden.kind)],

@@ -114,7 +114,8 @@ fn golden_shapley_values_come_through_every_model() {
         let found = |model: &Model| {
             let logits = case.text().logits.clone();
             let objectives = vec![case.objective()];
-            let subject = Subject { index: 0, encoding: &encoding, words: &words, objectives, logits, reads: None };
+            let subject =
+                Subject { index: 0, draw: 0, encoding: &encoding, words: &words, objectives, logits, reads: None };
             scores(model, &subject, Method::KernelShap, &options).remove(0)
         };
         let scale = case.outputs.iter().fold(0.0_f64, |most, x| most.max(x.abs()));

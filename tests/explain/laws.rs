@@ -7,7 +7,9 @@ use wherefore::backend::cpu::Cpu;
 use wherefore::backend::reference::Reference;
 use wherefore::backend::{Backend, Objective, Part, Term};
 use wherefore::dataset::Record;
-use wherefore::explain::{Baseline, Method, Options, Quadrature, Scores, Segmentation, Subject, Words, explain};
+use wherefore::explain::{
+    Baseline, Method, Options, Quadrature, Scores, Segmentation, Subject, Words, explain, place_among_draws,
+};
 use wherefore::model::{LoadOptions, Model};
 use wherefore::tokens::Encoding;
 
@@ -53,6 +55,7 @@ impl Texts {
     fn subject(&self, i: usize) -> Subject<'_> {
         Subject {
             index: self.records[i].index,
+            draw: place_among_draws(&self.encodings[i]),
             encoding: &self.encodings[i],
             words: &self.words[i],
             objectives: vec![Objective::Softmax(0), Objective::Logit(1), Objective::Difference(1, 0)],
@@ -238,18 +241,23 @@ fn a_path_from_the_text_to_itself_has_no_steps() {
 }
 
 #[test]
-fn draws_change_with_the_seed_and_the_record_alone() {
+fn draws_change_with_the_seed_and_not_with_the_records_place() {
     let model = bert(Cpu::new());
     let texts = Texts::new(&model);
-    let drawn = |seed, index| {
-        let options = Options { samples: Some(3), noise: Some(1.0), seed, ..Options::default() };
-        let subject = Subject { index, ..texts.subject(0) };
-        let scores = explain(&model, &[subject], Method::GradientShap, &options, None, &|_| true).unwrap();
-        bits(&scores[0])
-    };
-    let different: BTreeSet<_> = [(0, 0), (1, 0), (0, 1), (1 << 40, 0)].map(|(seed, index)| drawn(seed, index)).into();
-    assert_eq!(different.len(), 4);
-    assert_eq!(drawn(1, 7), drawn(1, 7));
+    let places: BTreeSet<u32> = texts.encodings.iter().map(place_among_draws).collect();
+    let different: BTreeSet<_> = texts.encodings.iter().map(|encoding| &encoding.ids).collect();
+    assert_eq!(places.len(), different.len());
+    for method in [Method::GradientShap, Method::SmoothGrad, Method::Lime] {
+        let drawn = |seed, index| {
+            let options = Options { samples: Some(3), noise: Some(1.0), seed, ..Options::default() };
+            let subject = Subject { index, ..texts.subject(0) };
+            let scores = explain(&model, &[subject], method, &options, None, &|_| true).unwrap();
+            bits(&scores[0])
+        };
+        let different: BTreeSet<_> = [0, 1, 1 << 40].map(|seed| drawn(seed, 0)).into();
+        assert_eq!(different.len(), 3, "{method}");
+        assert_eq!(drawn(1, 0), drawn(1, 7), "{method}");
+    }
 }
 
 #[test]

@@ -42,6 +42,7 @@ fn golden_masks_give_golden_scores_through_every_model() {
         let found = |model: &Model| {
             let subject = Subject {
                 index: 0,
+                draw: 0,
                 encoding: &encoding,
                 words: &words,
                 objectives: vec![case.objective()],

@@ -10,7 +10,7 @@ use wherefore::tokens::Encoding;
 use super::perturbed::{case, folder, golden};
 
 fn subject<'a>(encoding: &'a Encoding, words: &'a Words) -> Subject<'a> {
-    Subject { index: 0, encoding, words, objectives: Vec::new(), logits: Vec::new(), reads: None }
+    Subject { index: 0, draw: 0, encoding, words, objectives: Vec::new(), logits: Vec::new(), reads: None }
 }
 
 fn scores(tokens: &[f32]) -> Scores {

@@ -183,5 +183,5 @@ pub(super) fn subject<'a>(
     objectives: Vec<Objective>,
 ) -> Subject<'a> {
     let logits = model.run(&[encoding], None, &|_| true).unwrap().logits;
-    Subject { index, encoding, words, objectives, logits, reads: None }
+    Subject { index, draw: index as u32, encoding, words, objectives, logits, reads: None }
 }

@@ -374,7 +374,8 @@ fn error(model: &Model, golden: &Golden, case: &Case) -> f64 {
     let words = Words::default();
     // A second objective beside it: each must have its own.
     let objectives = vec![Objective::Logit(0), golden.objective(model, case, &reads)];
-    let subject = Subject { index: 0, encoding: &encoding, words: &words, objectives, logits, reads: Some(reads) };
+    let subject =
+        Subject { index: 0, draw: 0, encoding: &encoding, words: &words, objectives, logits, reads: Some(reads) };
     let method: Method = case.method.parse().unwrap();
     let options = Options { steps: 6, ..Options::default() };
     let scores = explain(model, &[subject], method, &options, None, &|_| true).unwrap().remove(0).remove(1);

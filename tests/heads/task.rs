@@ -1,6 +1,9 @@
 //! Scores and entities worked out by hand.
 
-use wherefore::task::{AnswerOptions, Counts, EntityCounts, Scoring, answers, answers_between, entities, judge};
+use wherefore::dataset::{Answer, Label, Record};
+use wherefore::task::{
+    AnswerOptions, Counts, EntityCounts, Scoring, answers, answers_between, entities, gold_span, judge, place,
+};
 use wherefore::tokens::Encoding;
 
 fn spans(tags: &str) -> Vec<(String, std::ops::Range<usize>)> {
@@ -118,4 +121,32 @@ fn no_answer_reaches_across_a_seam() {
     assert_eq!(found(&[4])[..2], [(4, 8), (0, 4)]);
     assert_eq!(found(&[4]).len(), 6, "three on each side");
     assert_eq!(found(&[2, 6]), [(0, 2), (6, 8), (4, 6), (2, 4), (2, 6)]);
+}
+
+#[test]
+fn an_answer_is_placed_by_what_of_it_has_tokens() {
+    // [CLS] q [SEP] The city Paris is here [SEP], of which "is here" is in no other window.
+    let offsets =
+        [None, Some((0, 1)), None, Some((0, 3)), Some((4, 8)), Some((9, 14)), Some((15, 17)), Some((18, 22)), None];
+    let segments = [None, Some(0), None, Some(1), Some(1), Some(1), Some(1), Some(1), None];
+    let window = Encoding { offsets: offsets.into(), segments: segments.into(), ..Encoding::default() };
+    for (answer, tokens) in
+        [((9, 14), (5, 5)), ((8, 15), (5, 5)), ((9, 17), (5, 6)), ((0, 22), (3, 7)), ((10, 13), (5, 5))]
+    {
+        assert_eq!(place(&window, answer.0, answer.1), Some(tokens), "{answer:?}");
+    }
+    // What goes on before the window or behind it is not whole in it; what has no token is nowhere.
+    let cut = Encoding { offsets: offsets[4..8].into(), segments: segments[4..8].into(), ..Encoding::default() };
+    for answer in [(0, 8), (3, 8), (18, 23), (22, 25)] {
+        assert_eq!(place(&cut, answer.0, answer.1), None, "{answer:?}");
+    }
+    assert_eq!(place(&window, 14, 15), None);
+
+    let record = |text: &str, start| Record {
+        pair: Some("The city Paris is here".into()),
+        label: Some(Label::Answers(vec![Answer { text: text.into(), start: Some(start) }])),
+        ..Record::default()
+    };
+    assert_eq!(gold_span(&record(" Paris ", 8)), Ok(Some((9, 14))));
+    assert_eq!(gold_span(&record(" ", 8)), Ok(Some((8, 9))));
 }

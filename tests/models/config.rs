@@ -32,6 +32,8 @@ fn unsupported_settings_are_named() {
         ("num_attention_heads", json!(5), "hidden size 24 is not a multiple of the number of attention heads, 5"),
         ("hidden_act", json!("mish"), "found \"mish\""),
         ("layer_norm_eps", json!("tiny"), "\"layer_norm_eps\": expected a small positive number"),
+        ("initializer_range", json!(-0.02), "\"initializer_range\": expected a small positive number"),
+        ("type_vocab_size", json!(0), "\"type_vocab_size\": expected at least 1, found 0"),
         ("position_embedding_type", json!("relative_key"), "found \"relative_key\""),
         ("is_decoder", json!(true), "decoders are not supported"),
         ("architectures", json!(["BertForMultipleChoice"]), "found \"BertForMultipleChoice\""),
@@ -128,6 +130,33 @@ fn modules_and_poolings_without_an_implementation_are_refused() {
     std::fs::write(&modules, outside.to_string()).unwrap();
     assert_refused(dir.path(), "modules.json", "expected a folder's name");
     std::fs::copy(path("minilm-mean/modules.json"), &modules).unwrap();
+    // What would change every text.
+    let prompts = dir.path().join("config_sentence_transformers.json");
+    std::fs::write(&prompts, json!({"prompts": {"query": "query: "}, "default_prompt_name": "query"}).to_string())
+        .unwrap();
+    assert_refused(
+        dir.path(),
+        "config_sentence_transformers.json",
+        "default_prompt_name: \"query\" is put before no text",
+    );
+    std::fs::write(&prompts, json!({"prompts": {"query": "query: "}, "default_prompt_name": null}).to_string())
+        .unwrap();
+    open(&dir);
+    let lower = json!({"max_seq_length": 24, "do_lower_case": true}).to_string();
+    std::fs::write(dir.path().join("sentence_bert_config.json"), lower).unwrap();
+    open(&dir); // its tokenizer does so itself
+    let tokenizer = std::fs::read_to_string(dir.path().join("tokenizer.json")).unwrap();
+    let mut tokenizer: Value = serde_json::from_str(&tokenizer).unwrap();
+    tokenizer["normalizer"]["lowercase"] = json!(false);
+    std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let settings = dir.path().join("tokenizer_config.json");
+    let cased =
+        std::fs::read_to_string(&settings).unwrap().replace("\"do_lower_case\": true", "\"do_lower_case\": false");
+    std::fs::write(&settings, cased).unwrap();
+    assert_refused(dir.path(), "sentence_bert_config.json", "do_lower_case: texts are not lower-cased here");
+    std::fs::rename(dir.path().join("config.json"), dir.path().join("elsewhere.json")).unwrap();
+    assert_refused(dir.path(), "modules.json", "in a folder of their own");
+    let dir = copy("minilm-mean");
     let poolings = [
         (json!({"pooling_mode": "lasttoken"}), "pooling \"lasttoken\" is not supported"),
         (json!({"pooling_mode": ["cls", "mean"]}), "expected one pooling mode, found 2: cls, mean"),

@@ -1,7 +1,7 @@
 //! Where a model is looked for, and what is said where it is not.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use wherefore::Error;
@@ -49,6 +49,19 @@ fn a_name_is_looked_up_in_the_cache_each_variable_names() {
         let snapshot = cache(&home.join(hub));
         assert_eq!(find_with("org/name", only(variable, &home)).unwrap(), snapshot, "{variable}");
     }
+    // As files of settings write them.
+    let [root, snapshot] =
+        [folder.path().to_path_buf(), folder.path().join("HF_HUB_CACHE")].map(PathBuf::into_os_string);
+    for written in ["~/HF_HUB_CACHE", "$ROOT/HF_HUB_CACHE", "${ROOT}/HF_HUB_CACHE"] {
+        let variable = |name: &str| match name {
+            "HOME" | "ROOT" => Some(root.clone()),
+            "HF_HUB_CACHE" => Some(written.into()),
+            _ => None,
+        };
+        assert!(find_with("org/name", variable).unwrap().starts_with(&snapshot), "{written}");
+    }
+    let error = find_with("org/name", only("HF_HUB_CACHE", Path::new("$NOWHERE/a~b"))).unwrap_err();
+    assert!(error.to_string().contains("($NOWHERE/a~b)"), "{error}");
 }
 
 #[test]

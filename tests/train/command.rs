@@ -76,6 +76,7 @@ fn what_cannot_be_trained_is_told_in_one_line() {
     refused("--data train.jsonl --out m --batch-size 0", "--batch-size");
     refused("--data train.jsonl --out m --dropout 1", "dropout");
     refused("--data train.jsonl --out m --weight-column heft", "no field `heft`");
+    refused("--data train.jsonl --out m --metric exact-match", "metric: exact-match is not measured of such a model");
     // Whatever there is, there are not so many; each lack has a sentence of its own.
     refused("--data train.jsonl --out m --device cuda:99", "");
     refused("--data train.jsonl --out m --labels a", "at least two classes");
@@ -106,10 +107,35 @@ fn a_training_goes_on_where_its_first_epoch_was_cut_short() {
     assert!(model("m") == model("mx") && model("ep/epoch-001") == model("epx/epoch-001"));
     assert_eq!(bench.contents("dy"), bench.contents("dyx"));
     assert!(!bench.path("m.training").exists());
+    // Where else a training wrote is known of one that was not to go on with another, too.
+    bench.fails(
+        "train --model bert-cls2 --data train.jsonl --quiet --learning-rate 1e30 --clip 0 --dynamics df --out f",
+        "no longer finite",
+    );
+    assert!(bench.path("f.training/places.json").exists());
     // What is left of a file that was never whole is in nobody's way.
     std::fs::create_dir(bench.path("half")).unwrap();
     bench.write("half/.wherefore-abc.partial", "");
     bench.ok("train --model bert-cls2 --data train.jsonl --epochs 1 --quiet --save-epochs half --out n");
+}
+
+/// First values are drawn as wide as the configuration says.
+#[test]
+fn new_weights_have_the_deviation_that_the_configuration_names() {
+    let bench = bench();
+    let path = bench.path("bert-cls2/config.json");
+    let mut config = json(&path);
+    config["initializer_range"] = serde_json::json!(0.2);
+    bench.write("bert-cls2/config.json", config.to_string());
+    bench.ok("train --model bert-cls2 --scratch --data train.jsonl --epochs 1 --learning-rate 1e-12 --out m --quiet");
+    let bytes = std::fs::read(bench.path("m/model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let words = tensors.tensor("bert.embeddings.word_embeddings.weight").unwrap();
+    let words: Vec<f64> =
+        words.data().chunks_exact(4).map(|x| f64::from(f32::from_le_bytes(x.try_into().unwrap()))).collect();
+    let deviation = (words.iter().map(|x| x * x).sum::<f64>() / words.len() as f64).sqrt();
+    // Within four standard errors of a sample's deviation.
+    assert!((deviation / 0.2 - 1.0).abs() < 4.0 / (2.0 * words.len() as f64).sqrt(), "{deviation}");
 }
 
 /// Shares of classes, rows of 0 and 1, and a head with one class.
@@ -138,6 +164,8 @@ fn labels_of_several_classes_are_read_as_what_they_are() {
     data("ids.jsonl", &|i| format!("[{},{}]", i % 2, (i + 1) % 2));
     bench.ok("train --model bert-multilabel --data ids.jsonl --epochs 1 --out c --quiet");
     assert_eq!(config("c")["id2label"], config("bert-multilabel")["id2label"]);
+    bench.ok("train --model bert-cls2 --data ids.jsonl --epochs 1 --out two --quiet");
+    assert_eq!(config("two")["problem_type"], "multi_label_classification");
     data("one.jsonl", &|i| format!("[{}.0]", i % 2));
     bench.ok("train --vocabulary 60 --shape 1x32 --labels toxic --problem multi-label --data one.jsonl --epochs 1 --out d --quiet");
     bench.ok("train --model d --data one.jsonl --epochs 1 --out e --quiet");

@@ -31,7 +31,8 @@ pub(super) struct Unreliable {
     model: Option<String>,
     #[command(flatten)]
     data: Data,
-    /// Records with labels that trust is fitted to, with the columns of --data [default: those of --data that have one]
+    /// Records with labels that trust is fitted to, with the columns of --data [default: those of --data that have one;
+    /// where too few are right or wrong, trust only ranks]
     #[arg(long, value_name = "FILE", num_args = 1..)]
     calibrate: Vec<String>,
     /// How words are scored
@@ -79,7 +80,7 @@ pub(super) fn run(arguments: &Unreliable, common: &Common) -> anyhow::Result<Out
     };
     let of_its_own = !arguments.calibrate.is_empty();
     let known = if of_its_own { judge(&arguments.calibrate, true)? } else { Vec::new() };
-    let asked = judge(&arguments.data.files, !of_its_own)?;
+    let asked = judge(&arguments.data.files, false)?;
     let found = unreliable::rank(&known, asked)?;
     let names = &found.evidence;
     let mut writer = RecordWriter::create(common.out.as_deref(), common.format(), UnreliableRecord::columns(names))?;
@@ -90,7 +91,8 @@ pub(super) fn run(arguments: &Unreliable, common: &Common) -> anyhow::Result<Out
     let calibration = serde_json::json!({
         "expected_calibration_error": off,
         "bins": bins,
-        "weights": names.iter().cloned().zip(found.weights.iter().copied()).collect::<BTreeMap<_, _>>(),
+        "calibrated": found.weights.is_some(),
+        "weights": names.iter().cloned().zip(found.weights.iter().flatten().copied()).collect::<BTreeMap<_, _>>(),
         "ranks_errors": found.ranks_errors.iter().cloned().collect::<BTreeMap<_, _>>(),
         "agreement": found.agreement,
     });
@@ -109,14 +111,22 @@ fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
 
 /// How far trust can itself be trusted.
 fn tell(found: &unreliable::Unreliable, bins: &[Bin], off: f64, quiet: bool) {
-    if quiet || bins.iter().all(|bin| bin.count == 0) {
+    if quiet {
         return;
     }
-    say_line!("   trust   right  of");
-    for bin in bins {
-        say_line!("{:>6.1} %  {:>4.1} %  {}", 100.0 * bin.trust, 100.0 * bin.accuracy, bin.count);
+    if found.weights.is_none() {
+        say_line!("trust is not calibrated: that takes 10 right and 10 wrong predictions of known label (--calibrate)");
     }
-    say_line!("expected calibration error {:.1} %", 100.0 * off);
+    if bins.iter().all(|bin| bin.count == 0) {
+        return;
+    }
+    if found.weights.is_some() {
+        say_line!("   trust   right  of");
+        for bin in bins {
+            say_line!("{:>6.1} %  {:>4.1} %  {}", 100.0 * bin.trust, 100.0 * bin.accuracy, bin.count);
+        }
+        say_line!("expected calibration error {:.1} %", 100.0 * off);
+    }
     for (name, area) in &found.ranks_errors {
         say_line!("{name}: ranks a wrong prediction below a right one {:.1} % of the time", 100.0 * area);
     }

@@ -110,7 +110,8 @@ pub(crate) struct Arguments {
 /// How contexts are read.
 #[derive(Args)]
 struct Windows {
-    /// Answers and tags: tokens that neighbouring windows of a long context or text share (tags: half a window at most)
+    /// Answers and tags: tokens that neighbouring windows of a long context or text share, half a window where there is
+    /// no room for so many
     #[arg(long, value_name = "N", default_value_t = 128)]
     stride: usize,
     /// Answers: how exact match and F1 are counted: english (SQuAD), chinese (CMRC, DuReader), or auto

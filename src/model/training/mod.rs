@@ -136,12 +136,12 @@ impl<B: Training> Learner<B> {
             match first {
                 // The word embeddings are the first.
                 First::Checkpoint { weights, grown, .. } if number == 1 && *grown > 0 => {
-                    spec.read_and_draw(weights, *grown, seed)
+                    spec.read_and_draw(weights, *grown, seed, config.initializer_range)
                 }
                 First::Checkpoint { weights, keep_head, .. } if !spec.head || (*keep_head && spec.is_in(weights)) => {
                     spec.read(weights)
                 }
-                _ => Ok(spec.draw(seed, number)),
+                _ => Ok(spec.draw(seed, number, config.initializer_range)),
             }
         })?;
         let zeros = || {

@@ -11,9 +11,6 @@ use crate::model::token_head::last_layer;
 use crate::model::weights::Weights;
 use crate::random::{Purpose, Stream, normal};
 
-/// The standard deviation of a new weight: `initializer_range` of every family's configuration, by default.
-const DEVIATION: f32 = 0.02;
-
 /// One parameter: one tensor of a checkpoint, or several one below the other.
 #[derive(Clone, Debug)]
 pub(super) struct Spec {
@@ -63,17 +60,17 @@ impl Spec {
     }
 
     /// A table's values in a checkpoint that has fewer rows, the last ones drawn.
-    pub(super) fn read_and_draw(&self, weights: &Weights, rows: usize, seed: u64) -> Result<Vec<f32>> {
+    pub(super) fn read_and_draw(&self, weights: &Weights, rows: usize, seed: u64, deviation: f32) -> Result<Vec<f32>> {
         let (name, shape) = &self.parts[0];
         let [all, width] = [shape[0], shape[1]];
         let mut values = weights.tensor(weights.bare(name), &[all - rows, width])?.into_owned();
-        let drawn = Self::new(name.clone(), vec![rows, width], self.role).draw(seed, 1);
+        let drawn = Self::new(name.clone(), vec![rows, width], self.role).draw(seed, 1, deviation);
         values.extend(drawn);
         Ok(values)
     }
 
-    /// First values: normal draws of the seed for matrices, by the parameter's number.
-    pub(super) fn draw(&self, seed: u64, number: usize) -> Vec<f32> {
+    /// First values: normal draws of the seed for matrices, by the parameter's number, of a standard deviation.
+    pub(super) fn draw(&self, seed: u64, number: usize, deviation: f32) -> Vec<f32> {
         match self.role {
             Role::Bias => vec![0.0; self.len()],
             Role::Scale => vec![1.0; self.len()],
@@ -81,7 +78,7 @@ impl Spec {
                 let stream = Stream::new(seed, Purpose::Initialisation);
                 let block = |i: usize| stream.block([i as u32, (i >> 32) as u32, number as u32, 0]);
                 let words = (0..self.len().div_ceil(4)).flat_map(block);
-                words.take(self.len()).map(|word| DEVIATION * normal(word)).collect()
+                words.take(self.len()).map(|word| deviation * normal(word)).collect()
             }
         }
     }
