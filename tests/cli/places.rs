@@ -39,7 +39,7 @@ fn results_take_no_place_of_another_and_none_that_is_read() {
         ("--weights w.jsonl --balanced w.jsonl", "expected a file of its own, found that of --weights"),
         ("--explanations why.jsonl --weights why.jsonl", "--weights why.jsonl: this is what is read"),
         ("--weights w.csv", "--weights w.csv: expected .jsonl, .parquet or .txt"),
-        ("--balanced w.jsonl.gz", "--balanced .gz: expected .jsonl, .parquet or .txt"),
+        ("--balanced w.jsonl.gz", "--balanced w.jsonl.gz: expected .jsonl, .parquet or .txt"),
     ] {
         bench.fails(&format!("{bias} {more}"), expected);
         assert!(!bench.path("b.jsonl").exists() && !bench.path("w.jsonl").exists(), "{more}: before any work");
@@ -49,7 +49,7 @@ fn results_take_no_place_of_another_and_none_that_is_read() {
     assert!(bench.path("w.jsonl").exists() && bench.path("more.jsonl").exists());
     let corrected = "audit dirty --store store --out d.jsonl --accept 2 --corrected";
     bench.fails(&format!("{corrected} d.jsonl"), "expected a file of its own, found that of --out");
-    bench.fails(&format!("{corrected} c.csv"), "--corrected .csv");
+    bench.fails(&format!("{corrected} c.csv"), "--corrected c.csv");
     let keeping = "--quiet --out k.jsonl --keep k.jsonl";
     for command in [
         "evaluate lds --store store --data data.jsonl --training data.jsonl",
