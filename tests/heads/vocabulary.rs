@@ -152,6 +152,22 @@ fn scores_solve_the_damped_system() {
     }
 }
 
+#[test]
+fn a_class_that_the_model_has_not_is_refused_where_the_shard_is_opened() {
+    let at = tempfile::tempdir().unwrap();
+    let shard = at.path().join("store/shard-00000.safetensors");
+    drop(drawn(&at.path().join("store"), 3));
+    let mut bytes = std::fs::read(&shard).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let tensors: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let start = 8 + header + tensors["factor_classes"]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[start + 1] ^= 64;
+    std::fs::remove_file(&shard).unwrap();
+    std::fs::write(&shard, bytes).unwrap();
+    let told = Store::open(at.path().join("store")).unwrap_err().to_string();
+    assert!(told.contains("shard-00000.safetensors") && told.contains("factor 0"), "{told}");
+}
+
 fn bundle_target(store: &Store, row: usize, part: usize) -> String {
     store.record(row).unwrap().said.unwrap().parts[part].target.clone()
 }
