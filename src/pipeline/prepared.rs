@@ -113,6 +113,13 @@ impl<'a> Batch<'a> {
     }
 }
 
+impl Batch<'_> {
+    /// Queries that are made from the store's own features.
+    pub(super) fn of_store(self) -> Self {
+        Self { queries: self.queries.into_iter().map(Query::of_source).collect(), ..self }
+    }
+}
+
 impl Asking {
     /// Its factors under the model explained, where records have several.
     fn bundle(self) -> Bundle {
@@ -303,8 +310,16 @@ impl<'a> Prepared<'a> {
                 let (queries, terms) = self.queries_of_bundles(asking)?;
                 Ok(Batch { queries, terms, scorer: None })
             }
-            _ => Ok(Batch { queries: self.queries(asking)?, terms: Vec::new(), scorer: None }),
+            _ => {
+                let batch = Batch { queries: self.queries(asking)?, terms: Vec::new(), scorer: None };
+                Ok(if self.is_learnt() { batch.of_store() } else { batch })
+            }
         }
+    }
+
+    /// Whether queries are made by what was fitted to the store's features.
+    fn is_learnt(&self) -> bool {
+        matches!(self.means, Means::Alphas(_) | Means::Curvature { .. } | Means::Trak { .. } | Means::GaussNewton(..))
     }
 
     fn queries(&self, asking: Vec<Asking>) -> Result<Vec<Query>> {
