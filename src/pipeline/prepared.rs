@@ -298,8 +298,8 @@ impl<'a> Prepared<'a> {
                 Ok(Batch::scored(Box::new(texts.queries(&asked)), count))
             }
             Means::Kernel { kernel, records, norms } => {
-                let bundles = asking.into_iter().map(Asking::bundle).collect();
-                let scores = ByFactors::influence(self.store, (kernel, records), norms.as_deref(), bundles)?;
+                let bundles: Vec<Bundle> = asking.into_iter().map(Asking::bundle).collect();
+                let scores = ByFactors::influence(self.store, (kernel, records), norms.as_deref(), &bundles)?;
                 Ok(Batch::scored(Box::new(scores), count))
             }
             Means::Points(points, records) => {

@@ -29,6 +29,8 @@ pub(super) struct Dual<'a> {
 const TILE: usize = 64;
 /// Numbers of each that are multiplied at a time.
 const DEPTH: usize = 512;
+/// Others that a tile of records is multiplied with at a time.
+const GIVEN: usize = 8;
 
 impl<'a> Dual<'a> {
     /// How many times [`Self::fit`] asks whether to go on.
@@ -119,6 +121,18 @@ pub(in crate::factors) fn gram_of(pieces: Vec<FactorRows<'_>>, keep_going: KeepG
     Rows::new(pieces).gram(keep_going)
 }
 
+/// The products of all features with `given`, whose bits do not depend on each other, `[N, given]`.
+///
+/// # Errors
+/// [`Error::Interrupted`].
+pub(in crate::factors) fn products_of(
+    pieces: Vec<FactorRows<'_>>,
+    given: &[&[f32]],
+    keep_going: KeepGoing<'_>,
+) -> Result<Mat<f64>> {
+    Rows::new(pieces).products(given, keep_going)
+}
+
 /// Gradients by their number.
 struct Rows<'a> {
     pieces: Vec<FactorRows<'a>>,
@@ -164,6 +178,30 @@ impl<'a> Rows<'a> {
         };
         let tiles: Vec<Mat<f64>> = firsts.par_iter().map(tile).collect::<Result<_>>()?;
         Ok(Mat::from_fn(count, count, |i, j| if j > i { 0.0 } else { tiles[i / TILE][(i % TILE, j)] }))
+    }
+
+    /// `[N, given]`
+    fn products(&self, given: &[&[f32]], keep_going: KeepGoing<'_>) -> Result<Mat<f64>> {
+        let count = self.places.len();
+        let firsts: Vec<usize> = (0..count).step_by(TILE).collect();
+        let tile = |&first: &usize| {
+            let rows = first..count.min(first + TILE);
+            // In groups of one size, the last one filled up with zeros.
+            let mut sums = vec![Mat::zeros(rows.len(), GIVEN); given.len().div_ceil(GIVEN)];
+            for start in (0..self.width).step_by(DEPTH) {
+                if !keep_going() {
+                    return Err(Error::Interrupted);
+                }
+                let own = self.columns(rows.clone(), start);
+                for (sum, some) in sums.iter_mut().zip(given.chunks(GIVEN)) {
+                    let number = |i, j| some.get(j).map_or(0.0, |numbers: &&[f32]| f64::from(numbers[start + i]));
+                    add_product(sum.as_mut(), own.transpose(), Mat::from_fn(own.nrows(), GIVEN, number).as_ref());
+                }
+            }
+            Ok(sums)
+        };
+        let tiles: Vec<Vec<Mat<f64>>> = firsts.par_iter().map(tile).collect::<Result<_>>()?;
+        Ok(Mat::from_fn(count, given.len(), |i, j| tiles[i / TILE][j / GIVEN][(i % TILE, j % GIVEN)]))
     }
 
     /// Some numbers of some records, one record a column.

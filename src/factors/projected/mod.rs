@@ -28,7 +28,7 @@ use rayon::prelude::*;
 
 pub use self::deletion::Deletion;
 use self::dual::Dual;
-pub(super) use self::dual::gram_of;
+pub(super) use self::dual::{gram_of, products_of};
 use self::shampoo::Shampoo;
 pub use self::spread::{Draws, Interval, Shares, Spread};
 use super::block::{Block, Blocks, KeepGoing, ROWS};
