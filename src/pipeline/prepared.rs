@@ -555,10 +555,11 @@ fn moments<'a>(
     options: &RuleOptions,
     quiet: bool,
 ) -> Result<Vec<DampedMoment<'a>>> {
+    let losses: Vec<f32> = store.shards().iter().flat_map(Shard::losses).copied().collect();
     // TRAK is the inverse of the whole Gram matrix by its definition.
     let (weighting, default) = match rule {
         Rule::Trak => (Weighting::Even, HessianForm::Exact),
-        _ => (Weighting::Curvature, HessianForm::Shampoo),
+        _ => (curvature_weights(rule, store, &losses)?, HessianForm::Shampoo),
     };
     let form = match options.hessian.unwrap_or(default) {
         HessianForm::Exact => MomentForm::Whole,
@@ -574,6 +575,20 @@ fn moments<'a>(
     let steps = options.steps(store.rows(), store.settings().width) * sets.len();
     let going = Going::over("preconditioning", store.rows() as u64, steps as u64, quiet);
     sets.iter().map(|&set| DampedMoment::fit(pieces(store, set), options, &|| going.on())).collect()
+}
+
+/// What records of these `losses` count in the projected Gauss-Newton matrix, where one gradient tells a loss's.
+fn curvature_weights<'a>(rule: Rule, store: &Store, losses: &'a [f32]) -> Result<Weighting<'a>> {
+    let several = match (store.settings().problem, store.settings().classes) {
+        (Problem::SingleLabel, _) => return Ok(Weighting::Curvature),
+        (Problem::Regression, 1) => return Ok(Weighting::Value(losses)),
+        (Problem::Regression, _) => "values",
+        _ => "labels",
+    };
+    Err(Error::usage(format!(
+        "rule {rule}: of a loss of several {several} the curvature is made of each one's gradient, and the store holds their sum"
+    ))
+    .with_hint("ask with --hessian ekfac, which `wherefore curvature` fits, or use projected-cos or tracin"))
 }
 
 /// RelatIF's denominators, `|slope| √(φᵀ (· + λI)⁻¹ φ)`.
