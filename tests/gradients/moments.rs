@@ -167,6 +167,16 @@ fn what_one_gradient_does_not_tell_the_curvature_of_is_refused() {
     bench.fails("search --store same --self --rule influence --quiet", "no record's loss has a curvature");
 }
 
+#[test]
+fn what_is_singular_is_refused_in_every_form() {
+    let (bench, _) = bench(150);
+    for form in ["exact", "layers", "shampoo"] {
+        let ask = format!("search --store store --self --rule influence --hessian {form} --quiet --lambda");
+        bench.fails(&format!("{ask} 0"), "not positive definite to double precision");
+        bench.ok(&format!("{ask} 1e-3"));
+    }
+}
+
 /// How far the output functions of records rise from what all others say of them, with λ of the whole matrix, record by
 /// record and solved for again each time.
 fn left_out(phi: &[Vec<f64>], weight: &dyn Fn(usize) -> f64, aim: &dyn Fn(usize) -> f64, share: f64) -> f64 {

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use faer::{Mat, MatRef};
 
-use super::{Block, Blocks, Counted, FactorRows, Gradients, KeepGoing, MomentOptions, nonzero};
+use super::{Block, Blocks, Counted, FactorRows, Gradients, KeepGoing, MomentOptions, nonzero, not_positive};
 use crate::error::{Error, Result};
 use crate::factors::dense::{add_product, product, slice};
 use crate::factors::kronecker::Eigen;
@@ -54,8 +54,18 @@ impl Shampoo {
             let mean = total / (values.nrows() * values.ncols()) as f64;
             let damping = if mean > 0.0 { options.damping.unwrap_or(DAMPING) * mean } else { nonzero(mean) };
             one.values = Mat::from_fn(values.nrows(), values.ncols(), |k, j| values[(k, j)] + damping);
+            if !one.is_positive() {
+                return Err(not_positive());
+            }
         }
         Ok(all)
+    }
+
+    /// Whether the least eigenvalue is more than what rounding leaves of the greatest.
+    fn is_positive(&self) -> bool {
+        let all = || (0..self.values.ncols()).flat_map(|j| slice(&self.values, j)).copied();
+        let (least, most) = (all().fold(f64::INFINITY, f64::min), all().fold(0.0, f64::max));
+        least > (self.values.nrows() + self.values.ncols()) as f64 * f64::EPSILON * most
     }
 
     /// Of one record's numbers, `Q_Aᵀ Gᵀ Q_S [inputs, outputs]`.
