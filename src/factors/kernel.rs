@@ -9,17 +9,18 @@
 //! g_qᵀ (F̂ + λI)⁻¹ G = F · g_qᵀ G (GᵀG + FλI)⁻¹
 //! ```
 //!
-//! so that a query brings its products with all of them, which is what grad-dot computes, and gets its scores by one
-//! system of equations. `GᵀG` has the entry `(δ_f·δ_g)(h_f·h_g + 1)`: no gradient is ever held.
+//! so that a query brings its products with all of them, and gets its scores by one system of equations. `GᵀG` has the
+//! entry `(δ_f·δ_g)(h_f·h_g + 1)`: no gradient is ever held. What rounding does to products the system makes larger, as
+//! much as λ is small, so that those are in f64, of queries too.
 
 use std::ops::Range;
 
 use faer::Mat;
 
-use super::dense::Cholesky;
-use super::projected::gram_of;
+use super::dense::{Cholesky, slice};
+use super::projected::{gram_of, products_of};
 use super::refit::check_positive;
-use super::{FactorRows, FactorSource, Floats, KeepGoing};
+use super::{Bundle, FactorRows, FactorSource, Floats, KeepGoing};
 use crate::error::{Error, Result};
 use crate::model::Task;
 
@@ -51,8 +52,7 @@ impl FactorKernel {
     /// [`Error::Usage`]: a damping that is not positive, no factors, or more than 16,384; [`Error::Interrupted`].
     pub fn fit(source: &dyn FactorSource, damping: f64, keep_going: KeepGoing<'_>) -> Result<Self> {
         check_positive("the damping λ", damping)?;
-        let (width, classes, rows) = (source.width(), source.classes(), source.piece_rows());
-        let count: usize = rows.iter().sum();
+        let (classes, count) = (source.classes(), source.piece_rows().iter().sum());
         if count == 0 || count > Self::MOST_FACTORS {
             return Err(Error::usage(format!(
                 "influence over a head of {classes} outputs is by a matrix over the training factors: expected 1 to {}, found {count}",
@@ -60,17 +60,8 @@ impl FactorKernel {
             ))
             .with_hint("index fewer records, or use grad-cos, grad-dot or tracin"));
         }
-        let pieces = |of_deltas: bool| {
-            let piece = |(number, &rows): (usize, &usize)| {
-                let piece = source.piece(number);
-                let (width, features) =
-                    if of_deltas { (classes, Floats::F32(piece.deltas)) } else { (width, piece.features) };
-                FactorRows { rows, width, classes: 0, features, deltas: &[], feature_norms: &[], delta_norms: &[] }
-            };
-            rows.iter().enumerate().map(piece).collect::<Vec<_>>()
-        };
-        let inputs = gram_of(pieces(false), keep_going)?;
-        let mut gram = gram_of(pieces(true), keep_going)?;
+        let inputs = gram_of(pieces(source, Side::Features), keep_going)?;
+        let mut gram = gram_of(pieces(source, Side::Deltas), keep_going)?;
         for j in 0..count {
             for i in j..count {
                 gram[(i, j)] *= inputs[(i, j)] + 1.0;
@@ -87,9 +78,33 @@ impl FactorKernel {
         self.count
     }
 
+    /// The products of queries' gradients with those of all factors of `source`, `[F]` each: a query's do not depend on
+    /// the others.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub fn products(source: &dyn FactorSource, asking: &[Bundle], keep_going: KeepGoing<'_>) -> Result<Vec<Vec<f64>>> {
+        let (width, classes) = (source.width(), source.classes());
+        let features: Vec<&[f32]> = asking.iter().flat_map(|bundle| bundle.features.chunks_exact(width)).collect();
+        let deltas: Vec<&[f32]> = asking.iter().flat_map(|bundle| bundle.deltas.chunks_exact(classes)).collect();
+        let inputs = products_of(pieces(source, Side::Features), &features, keep_going)?;
+        let outputs = products_of(pieces(source, Side::Deltas), &deltas, keep_going)?;
+        let mut first = 0;
+        let of_query = |bundle: &Bundle| {
+            let mut sums = vec![0.0; outputs.nrows()];
+            for (j, &bias) in (first..).zip(&bundle.biases) {
+                let own = slice(&outputs, j).iter().zip(slice(&inputs, j));
+                sums.iter_mut().zip(own).for_each(|(sum, (delta, h))| *sum += delta * (h + f64::from(bias)));
+            }
+            first += bundle.len();
+            sums
+        };
+        Ok(asking.iter().map(of_query).collect())
+    }
+
     /// The scores of all training factors for a query whose gradient has these products with theirs, `[F]`.
-    pub fn influence(&self, products: &[f32]) -> Vec<f32> {
-        let mut solved = Mat::from_fn(self.count, 1, |i, _| f64::from(products[i]));
+    pub fn influence(&self, products: &[f64]) -> Vec<f32> {
+        let mut solved = Mat::from_fn(self.count, 1, |i, _| products[i]);
         self.cholesky.solve(solved.as_mut());
         (0..self.count).map(|i| (self.count as f64 * solved[(i, 0)]) as f32).collect()
     }
@@ -118,4 +133,24 @@ impl FactorKernel {
         }
         Ok(all)
     }
+}
+
+/// A factor's two vectors.
+#[derive(Clone, Copy)]
+enum Side {
+    Features,
+    Deltas,
+}
+
+/// One side of all factors.
+fn pieces(source: &dyn FactorSource, side: Side) -> Vec<FactorRows<'_>> {
+    let piece = |(number, rows): (usize, usize)| {
+        let piece = source.piece(number);
+        let (width, features) = match side {
+            Side::Features => (source.width(), piece.features),
+            Side::Deltas => (source.classes(), Floats::F32(piece.deltas)),
+        };
+        FactorRows { rows, width, classes: 0, features, deltas: &[], feature_norms: &[], delta_norms: &[] }
+    };
+    source.piece_rows().into_iter().enumerate().map(piece).collect()
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use serde_json::Value;
 
 use super::Progress;
-use super::prepared::{Asking, Prepared};
+use super::prepared::{Asking, Batch, Prepared};
 use super::queries::{ResultSink, SearchOptions, TopK};
 use super::scope::Scope;
 use crate::backend::gpu::Gpu;
@@ -154,7 +154,7 @@ impl<'a> Answers<'a> {
         let TopK::Count(k) = self.options.top_k else { return Ok(()) };
         let hits = asked.iter().filter_map(|one| one.own_row).map(|row| found.of(row)).collect();
         let (results, asking) = apart(asked);
-        let batch = self.prepared.batch(asking)?;
+        let batch = self.batch(asking)?;
         self.write_hits(k, &self.prepared.form(&batch), &batch.queries, results, hits, sink)
     }
 
@@ -164,13 +164,19 @@ impl<'a> Answers<'a> {
             return Ok(());
         }
         let (results, asking) = apart(asked);
-        let batch = self.prepared.batch(asking)?;
+        let batch = self.batch(asking)?;
         let (form, queries) = (self.prepared.form(&batch), &batch.queries);
         match (self.options.top_k, &self.scope.grouping) {
             (TopK::All, _) => self.write_all(&form, queries, &results, sink),
             (TopK::Count(k), None) => self.write_ends(k, &form, queries, results, sink),
             (TopK::Count(k), Some(_)) => self.write_groups(k, &form, queries, results, sink),
         }
+    }
+
+    /// Of the store's own records, of whose features none are known but those that are stored, as such.
+    fn batch(&self, asking: Vec<Asking>) -> Result<Batch<'a>> {
+        let batch = self.prepared.batch(asking)?;
+        Ok(if self.options.of_itself { batch.of_store() } else { batch })
     }
 
     fn write_ends(

@@ -6,8 +6,12 @@ use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::factors::{AnswerRepresenter, Bundle, FactorKernel};
-use crate::search::{self, EachFactor, Form, Query, Scorer};
+use crate::interrupt;
+use crate::search::Scorer;
 use crate::store::Store;
+
+/// Queries that are multiplied with the factors at a time: their products are held.
+const TOGETHER: usize = 256;
 
 /// Of each query, what each factor of the store adds; a record's score is the sum over its own.
 #[derive(Debug)]
@@ -27,15 +31,13 @@ impl<'a> ByFactors<'a> {
         store: &'a Store,
         (kernel, records): (&FactorKernel, &'a [Range<usize>]),
         norms: Option<&'a [f32]>,
-        asking: Vec<Bundle>,
+        asking: &[Bundle],
     ) -> Result<Self> {
-        let (queries, terms) = Query::bundles(&asking.into_iter().map(|bundle| vec![bundle]).collect::<Vec<_>>());
-        let mut scores = Vec::with_capacity(queries.len());
-        let form = Form::grad_dot().of_terms(&terms);
-        search::scores(&EachFactor::of(store), &form, &queries, &search::Options::default(), |_, products| {
-            scores.push(kernel.influence(products));
-            Ok(())
-        })?;
+        let mut scores = Vec::with_capacity(asking.len());
+        for some in asking.chunks(TOGETHER) {
+            let products = FactorKernel::products(store, some, &|| !interrupt::asked())?;
+            scores.par_extend(products.par_iter().map(|products| kernel.influence(products)));
+        }
         Ok(Self { store, records, scores, norms })
     }
 

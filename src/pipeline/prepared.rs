@@ -113,6 +113,13 @@ impl<'a> Batch<'a> {
     }
 }
 
+impl Batch<'_> {
+    /// Queries that are made from the store's own features.
+    pub(super) fn of_store(self) -> Self {
+        Self { queries: self.queries.into_iter().map(Query::of_source).collect(), ..self }
+    }
+}
+
 impl Asking {
     /// Its factors under the model explained, where records have several.
     fn bundle(self) -> Bundle {
@@ -291,8 +298,8 @@ impl<'a> Prepared<'a> {
                 Ok(Batch::scored(Box::new(texts.queries(&asked)), count))
             }
             Means::Kernel { kernel, records, norms } => {
-                let bundles = asking.into_iter().map(Asking::bundle).collect();
-                let scores = ByFactors::influence(self.store, (kernel, records), norms.as_deref(), bundles)?;
+                let bundles: Vec<Bundle> = asking.into_iter().map(Asking::bundle).collect();
+                let scores = ByFactors::influence(self.store, (kernel, records), norms.as_deref(), &bundles)?;
                 Ok(Batch::scored(Box::new(scores), count))
             }
             Means::Points(points, records) => {
@@ -303,8 +310,16 @@ impl<'a> Prepared<'a> {
                 let (queries, terms) = self.queries_of_bundles(asking)?;
                 Ok(Batch { queries, terms, scorer: None })
             }
-            _ => Ok(Batch { queries: self.queries(asking)?, terms: Vec::new(), scorer: None }),
+            _ => {
+                let batch = Batch { queries: self.queries(asking)?, terms: Vec::new(), scorer: None };
+                Ok(if self.is_learnt() { batch.of_store() } else { batch })
+            }
         }
+    }
+
+    /// Whether queries are made by what was fitted to the store's features.
+    fn is_learnt(&self) -> bool {
+        matches!(self.means, Means::Alphas(_) | Means::Curvature { .. } | Means::Trak { .. } | Means::GaussNewton(..))
     }
 
     fn queries(&self, asking: Vec<Asking>) -> Result<Vec<Query>> {
@@ -540,10 +555,11 @@ fn moments<'a>(
     options: &RuleOptions,
     quiet: bool,
 ) -> Result<Vec<DampedMoment<'a>>> {
+    let losses: Vec<f32> = store.shards().iter().flat_map(Shard::losses).copied().collect();
     // TRAK is the inverse of the whole Gram matrix by its definition.
     let (weighting, default) = match rule {
         Rule::Trak => (Weighting::Even, HessianForm::Exact),
-        _ => (Weighting::Curvature, HessianForm::Shampoo),
+        _ => (curvature_weights(rule, store, &losses)?, HessianForm::Shampoo),
     };
     let form = match options.hessian.unwrap_or(default) {
         HessianForm::Exact => MomentForm::Whole,
@@ -559,6 +575,20 @@ fn moments<'a>(
     let steps = options.steps(store.rows(), store.settings().width) * sets.len();
     let going = Going::over("preconditioning", store.rows() as u64, steps as u64, quiet);
     sets.iter().map(|&set| DampedMoment::fit(pieces(store, set), options, &|| going.on())).collect()
+}
+
+/// What records of these `losses` count in the projected Gauss-Newton matrix, where one gradient tells a loss's.
+fn curvature_weights<'a>(rule: Rule, store: &Store, losses: &'a [f32]) -> Result<Weighting<'a>> {
+    let several = match (store.settings().problem, store.settings().classes) {
+        (Problem::SingleLabel, _) => return Ok(Weighting::Curvature),
+        (Problem::Regression, 1) => return Ok(Weighting::Value(losses)),
+        (Problem::Regression, _) => "values",
+        _ => "labels",
+    };
+    Err(Error::usage(format!(
+        "rule {rule}: of a loss of several {several} the curvature is made of each one's gradient, and the store holds their sum"
+    ))
+    .with_hint("ask with --hessian ekfac, which `wherefore curvature` fits, or use projected-cos or tracin"))
 }
 
 /// RelatIF's denominators, `|slope| √(φᵀ (· + λI)⁻¹ φ)`.

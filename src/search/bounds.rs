@@ -36,9 +36,9 @@ pub(super) fn applies(form: &Form<'_>) -> bool {
 }
 
 /// Whether rounding the features changes nothing else in the scores of `queries`: where queries or norms are made from
-/// the training features (a refit, a curvature), rounding changes those too.
+/// the training features (a record of the store's own, a refit, a curvature), rounding changes those too.
 pub(super) fn tells_of_rounding(form: &Form<'_>, queries: &[Query]) -> bool {
-    let own = |query: &Query| query.terms.iter().all(|term| !matches!(term.weight, Weight::Class(_)));
+    let own = |query: &Query| !query.of_source && query.terms.iter().all(|t| !matches!(t.weight, Weight::Class(_)));
     applies(form) && !matches!(form.norm, RowNorm::Given(_)) && queries.iter().all(own)
 }
 

@@ -30,6 +30,8 @@ pub struct Query {
     pub(super) terms: Vec<Term>,
     /// Which of a scorer's queries it is.
     pub(super) number: usize,
+    /// Whether it was made from the source's own features.
+    pub(super) of_source: bool,
 }
 
 impl Query {
@@ -59,14 +61,14 @@ impl Query {
     /// The query's `(h [E], δ [K])` under each checkpoint, in their order, for [`super::Form::tracin`].
     pub fn checkpoints(factors: Vec<(Vec<f32>, Vec<f32>)>) -> Self {
         let term = |(features, delta)| Term { features, bias: 1.0, weight: Weight::Delta(delta) };
-        Self { terms: factors.into_iter().map(term).collect(), number: 0 }
+        Self { terms: factors.into_iter().map(term).collect(), number: 0, of_source: false }
     }
 
     /// The query's `(φ [E], δ [1])` for each member of [`super::Form::ensemble`], or each checkpoint of
     /// [`super::Form::tracin`] over gradients that have their bias in them.
     pub fn members(factors: Vec<(Vec<f32>, Vec<f32>)>) -> Self {
         let term = |(features, delta)| Term { features, bias: 0.0, weight: Weight::Delta(delta) };
-        Self { terms: factors.into_iter().map(term).collect(), number: 0 }
+        Self { terms: factors.into_iter().map(term).collect(), number: 0, of_source: false }
     }
 
     /// A whole matrix `V [K, E + 1]`, row-major, the bias's column last, such as `(H + λI)⁻¹ g_q`: for
@@ -77,7 +79,7 @@ impl Query {
             bias: row[width],
             weight: Weight::Class(class),
         };
-        Self { terms: v.chunks_exact(width + 1).enumerate().map(term).collect(), number: 0 }
+        Self { terms: v.chunks_exact(width + 1).enumerate().map(term).collect(), number: 0, of_source: false }
     }
 
     /// Gradients of several factors each: of every query its bundle in each set of the form ([`super::Form::grad_dot`]
@@ -100,7 +102,8 @@ impl Query {
                 terms.resize_with(count, || Term { features: vec![0.0; width], bias: 0.0, weight: Weight::Class(0) });
             }
         }
-        let query = |terms: Vec<Vec<Term>>| Self { terms: terms.into_iter().flatten().collect(), number: 0 };
+        let query =
+            |terms: Vec<Vec<Term>>| Self { terms: terms.into_iter().flatten().collect(), number: 0, of_source: false };
         (terms.into_iter().map(query).collect(), counts)
     }
 
@@ -115,16 +118,24 @@ impl Query {
         };
         let mut terms: Vec<Term> = rows.iter().map(term).collect();
         terms.resize_with(count, || Term { features: vec![0.0; width], bias: 0.0, weight: Weight::Class(0) });
-        Self { terms, number: 0 }
+        Self { terms, number: 0, of_source: false }
+    }
+
+    /// The same query, known to be made from the features of the source that it asks, such as a record of its own, or a
+    /// gradient preconditioned by its curvature: where those were rounded it would have been another, and
+    /// [`super::Hits::certificate`] tells nothing of rounding.
+    #[must_use]
+    pub fn of_source(self) -> Self {
+        Self { of_source: true, ..self }
     }
 
     /// Query number `number` of the scorer of a [`super::Form::scored`].
     pub fn numbered(number: usize) -> Self {
-        Self { terms: Vec::new(), number }
+        Self { terms: Vec::new(), number, of_source: false }
     }
 
     fn one(features: Vec<f32>, bias: f32, weight: Weight) -> Self {
-        Self { terms: vec![Term { features, bias, weight }], number: 0 }
+        Self { terms: vec![Term { features, bias, weight }], number: 0, of_source: false }
     }
 }
 

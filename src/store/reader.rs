@@ -41,12 +41,16 @@ impl Store {
     /// # Errors
     /// Those of [`Store::open`], and [`Error::Mismatch`] if they are not parts of one data set.
     pub fn open_many<P: AsRef<Path>>(directories: &[P]) -> Result<Self> {
-        let parts = directories.iter().map(|directory| open_part(directory.as_ref())).collect::<Result<Vec<_>>>()?;
+        let read = || directories.iter().map(|directory| open_part(directory.as_ref())).collect::<Result<Vec<_>>>();
+        as_it_stands(read, |parts| Self::of(parts), Result::is_ok)?
+    }
+
+    fn of(parts: &[Opened<'_>]) -> Result<Self> {
         let Some(first) = parts.first() else {
             return Err(Error::usage("no store was given"));
         };
-        check_all_together(&parts)?;
-        let blocks = blocks_of(&parts)?;
+        check_all_together(parts)?;
+        let blocks = blocks_of(parts)?;
         let settings = first.1.settings.clone();
         let shards =
             blocks.iter().map(|(path, block)| open_shard(path, block, &settings)).collect::<Result<Vec<_>>>()?;
@@ -263,6 +267,31 @@ pub fn find_path(directory: &Path, noted: &str) -> PathBuf {
     }
     let directory = directory.canonicalize().unwrap_or_default();
     directory.ancestors().skip(1).map(|folder| folder.join(noted)).find(|path| path.exists()).unwrap_or(path)
+}
+
+/// How often a store may change while it is opened.
+const CHANGES: usize = 100;
+
+/// What `open` makes of what `read` says, where a writer may put other files in the place of those
+/// ([`super::replace`]): what is no good is made again of what is said now, and counts where that is still the same.
+pub(super) fn as_it_stands<M: PartialEq, T>(
+    read: impl Fn() -> Result<M>,
+    open: impl Fn(&M) -> T,
+    is_good: impl Fn(&T) -> bool,
+) -> Result<T> {
+    let mut said = read()?;
+    for _ in 0..CHANGES {
+        let found = open(&said);
+        if is_good(&found) {
+            return Ok(found);
+        }
+        let again = read()?;
+        if again == said {
+            return Ok(found);
+        }
+        said = again;
+    }
+    Ok(open(&said))
 }
 
 /// A part's directory and manifest.

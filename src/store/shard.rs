@@ -93,7 +93,8 @@ enum FeatureColumn {
 }
 
 impl Shard {
-    /// Opens a block's files and checks their sizes and headers against the manifest; the payload is not read.
+    /// Opens a block's files and checks their sizes and headers against the manifest; of the payload no more is read
+    /// than what others are looked up by.
     pub(super) fn open(directory: &Path, entry: &BlockEntry, settings: &Settings) -> Result<Self> {
         let records_path = directory.join(&entry.records.name);
         let tensors = TensorFile::open(&directory.join(&entry.factors.name))?;
@@ -113,6 +114,7 @@ impl Shard {
         };
         shard.check_record_ends()?;
         shard.check_factor_ends()?;
+        shard.check_classes(settings)?;
         Ok(shard)
     }
 
@@ -331,6 +333,22 @@ impl Shard {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Classes are used as they are, as offsets.
+    fn check_classes(&self, settings: &Settings) -> Result<()> {
+        let is_class = |class: &i64| (0..settings.classes as i64).contains(class);
+        if let Some(factor) = self.factor_classes().and_then(|classes| classes.iter().position(|c| !is_class(c))) {
+            return Err(self.tensors.refuse(format!("factor {factor}: its class is not one the model can have")));
+        }
+        for (what, labels, may_lack) in [("label", self.labels(), true), ("prediction", self.predictions(), false)] {
+            let Labels::Classes(classes) = labels else { continue };
+            let is_any = |class: &i64| is_class(class) || (may_lack && *class == -1);
+            if let Some(row) = classes.iter().position(|class| !is_any(class)) {
+                return Err(self.tensors.refuse(format!("row {row}: its {what} is not one the model can have")));
+            }
+        }
+        Ok(())
     }
 
     fn factor_rows<'a>(&'a self, columns: &'a FactorColumns) -> FactorRows<'a> {

@@ -10,6 +10,7 @@ use super::block::{Bundles, LabelFault, check_column};
 use super::encode::gradient_norms;
 use super::manifest::{BlockEntry, Manifest};
 use super::nearest;
+use super::reader::as_it_stands;
 use super::settings::Settings;
 use super::shard::Shard;
 use crate::error::{Error, Result};
@@ -67,11 +68,14 @@ impl fmt::Display for Verification {
 /// If there is no manifest that can be trusted; damage elsewhere is reported, all of it, in [`Verification::problems`].
 pub fn verify(directory: impl AsRef<Path>) -> Result<Verification> {
     let directory = directory.as_ref();
-    let manifest = Manifest::read(directory)?;
+    as_it_stands(|| Manifest::read(directory), |manifest| check(directory, manifest), Verification::is_sound)
+}
+
+fn check(directory: &Path, manifest: &Manifest) -> Verification {
     let head = manifest.head.iter().map(|head| head.check_contents(directory)).collect::<Vec<_>>();
     let blocks: Vec<Result<()>> =
-        manifest.blocks.par_iter().map(|block| verify_block(directory, block, &manifest)).collect();
-    let measured = manifest.recall.map(|told| match nearest::recall(directory, &manifest)? {
+        manifest.blocks.par_iter().map(|block| verify_block(directory, block, manifest)).collect();
+    let measured = manifest.recall.map(|told| match nearest::recall(directory, manifest)? {
         Some(found) if found != told => Err(Error::format(directory, "its recall is not what its blocks measured")),
         _ => Ok(()),
     });
@@ -80,7 +84,7 @@ pub fn verify(directory: impl AsRef<Path>) -> Result<Verification> {
         .chain(blocks)
         .chain(measured)
         .filter_map(|outcome| outcome.err().map(|error| error.to_string()));
-    Ok(Verification {
+    Verification {
         directory: directory.to_owned(),
         complete: manifest.complete,
         blocks: manifest.blocks.len(),
@@ -88,7 +92,7 @@ pub fn verify(directory: impl AsRef<Path>) -> Result<Verification> {
         removed: manifest.removed(),
         bytes: manifest.files().map(|file| file.bytes).sum(),
         problems: problems.collect(),
-    })
+    }
 }
 
 fn verify_block(directory: &Path, block: &BlockEntry, manifest: &Manifest) -> Result<()> {

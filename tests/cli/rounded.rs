@@ -75,10 +75,34 @@ fn what_rounding_cost_is_kept_and_what_is_certain_is_told() {
             }
         }
         let own = bench.ok(&format!("search --store {dtype} --self --rule feature-cos -k 3 --format json --quiet"));
-        assert!(lines(&own).iter().all(|result| result["certain"]["proponents"].as_u64().is_some_and(|n| n <= 3)));
+        assert!(lines(&own).iter().all(|result| result["certain"].is_null()), "those that ask were rounded too");
     }
-    let influence = ask("f16", "influence");
-    assert!(influence.iter().all(|result| result["certain"].is_null()), "its curvature was rounded too");
+    for rule in ["influence", "influence --hessian kronecker", "relatif --hessian kronecker"] {
+        let found = ask("f16", rule);
+        assert!(found.iter().all(|result| result["certain"].is_null()), "{rule}: its curvature was rounded too");
+    }
+}
+
+#[test]
+fn of_projected_gradients_what_is_preconditioned_by_them_is_not_certain() {
+    let bench = Bench::new();
+    let model = bench.model("bert-cls2");
+    bench.records("data.jsonl", 40);
+    bench.ok(&format!(
+        "index --model {model} --data data.jsonl --gradients projected --projection-dim 60 --dtype f16 --store store \
+         --quiet"
+    ));
+    let told = |arguments: &str| {
+        let found = lines(&bench.ok(&format!("search --store store -k 3 --format json --quiet {arguments}")));
+        found.iter().filter(|result| !result["certain"].is_null()).count()
+    };
+    for rule in ["projected-dot", "projected-cos"] {
+        assert_eq!(told(&format!("--data data.jsonl --rule {rule}")), 40, "{rule}");
+        assert_eq!(told(&format!("--self --rule {rule}")), 0, "{rule}");
+    }
+    for rule in ["trak", "influence", "relatif"] {
+        assert_eq!(told(&format!("--data data.jsonl --rule {rule}")), 0, "{rule}");
+    }
 }
 
 #[test]

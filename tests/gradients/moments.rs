@@ -1,6 +1,7 @@
 //! What projected gradients are preconditioned by, against explicit matrices: whole, by Woodbury's identity, layer by
 //! layer, and in Shampoo's eigenvectors.
 
+use wherefore::factors::Labels;
 use wherefore::store::Store;
 
 use super::command::{assert_scores, dot, gradients, preconditioned, ranked};
@@ -80,20 +81,116 @@ fn layers_have_a_matrix_each() {
     );
 }
 
-/// How far the margins of records are from what all others say of them, with λ of the whole matrix, record by record
-/// and solved for again each time.
-fn left_out(phi: &[Vec<f64>], weight: &dyn Fn(usize) -> f64, share: f64) -> f64 {
+/// A store of a regression of one value, of 40 records of these labels, and their squared errors.
+fn regression(bench: &Bench, store: &str, dimension: usize, label: impl Fn(usize) -> f64) -> (Store, Vec<f64>) {
+    bench.model("bert-regression");
+    bench.records("texts.jsonl", 40);
+    let texts = std::fs::read_to_string(bench.path("texts.jsonl")).unwrap();
+    let line = |(i, line): (usize, &str)| {
+        let mut record: serde_json::Value = serde_json::from_str(line).unwrap();
+        record["label"] = label(i).into();
+        record.to_string() + "\n"
+    };
+    bench.write("data.jsonl", texts.lines().enumerate().map(line).collect::<String>());
+    bench.ok(&format!(
+        "index --model bert-regression --data data.jsonl --gradients projected --projection-dim {dimension} \
+         --block-records 16 --store {store} --quiet"
+    ));
+    let store = Store::open(bench.path(store)).unwrap();
+    let mut losses = Vec::new();
+    for shard in store.shards() {
+        let (Labels::Rows(labels), Labels::Rows(values)) = (shard.labels(), shard.predictions()) else {
+            panic!("a regression has values")
+        };
+        losses.extend(labels.iter().zip(values).map(|(&y, &z)| (f64::from(z) - f64::from(y)).powi(2)));
+    }
+    (store, losses)
+}
+
+fn some_label(i: usize) -> f64 {
+    (i * 7 % 10) as f64 * 0.37 - 1.0
+}
+
+#[test]
+fn a_regressions_curvature_is_that_of_its_value() {
+    // Fewer records than numbers, and more.
+    for dimension in [150, 24] {
+        let bench = Bench::new();
+        let (store, losses) = regression(&bench, "store", dimension, some_label);
+        let (phi, _) = gradients(&store, None);
+        // 2 ∇z ∇zᵀ / N, of φ = −2(z − y) ∇z.
+        let weight = |i: usize| 1.0 / (2.0 * losses[i] * 40.0);
+        let exact = |damping: f64| {
+            let phi = &phi;
+            move |q: &[f64]| preconditioned(phi, weight, damping, q)
+        };
+        assert_influence(&bench, &store, "--hessian exact --lambda 0.1", exact(0.1));
+        assert_influence(&bench, &store, "--hessian exact --lambda 10", exact(10.0));
+        let layers = |q: &[f64]| {
+            by_layer(&store, q, |start, _, own| {
+                let part: Vec<Vec<f64>> = phi.iter().map(|row| row[start..start + own.len()].to_vec()).collect();
+                preconditioned(&part, weight, 0.1, own)
+            })
+        };
+        assert_influence(&bench, &store, "--hessian layers --lambda 0.1", layers);
+        // Labels are no part of it: they change how much a record pulls, and nothing else.
+        let (_, others) = regression(&bench, "other", dimension, |i| some_label(3 * i + 1) + 5.0);
+        for form in ["", "--hessian exact --lambda 0.1", "--hessian layers --lambda 0.1"] {
+            let [one, other] = ["store", "other"].map(|store| ranked(&bench, store, &format!("influence {form}")));
+            let pulls = |losses: &[f64], i: usize| (losses[0] * losses[i]).sqrt();
+            let expected = |i: usize| {
+                let score = one.iter().find(|(index, _)| *index == i).expect("all are ranked").1;
+                score.abs() / pulls(&losses, i) * pulls(&others, i)
+            };
+            let found: Vec<(usize, f64)> = other.iter().map(|(i, score)| (*i, score.abs())).collect();
+            assert_scores(&found, expected, form);
+        }
+        let same = "search --store store --self --rule influence --hessian exact";
+        assert!(bench.ok(&format!("{same} --lambda 0.1")) != bench.ok(&format!("{same} --lambda 10")));
+    }
+}
+
+#[test]
+fn what_one_gradient_does_not_tell_the_curvature_of_is_refused() {
+    let bench = Bench::new();
+    bench.model("bert-multilabel");
+    let line = |i: usize| format!("{{\"text\": \"not good {i}\", \"label\": [\"funny\"]}}\n");
+    bench.write("several.jsonl", (0..40).map(line).collect::<String>());
+    let index = "index --gradients projected --projection-dim 60 --quiet";
+    bench.ok(&format!("{index} --model bert-multilabel --data several.jsonl --store several"));
+    for rule in ["influence", "relatif --hessian exact", "influence --hessian layers --lambda 1"] {
+        bench.fails(&format!("search --store several --self --rule {rule}"), "a loss of several labels");
+    }
+    bench.ok("search --store several --self --rule projected-cos --quiet");
+    regression(&bench, "unused", 60, some_label);
+    bench.ok(&format!("{index} --model bert-regression --data data.jsonl --store same --target predicted"));
+    bench.fails("search --store same --self --rule influence --quiet", "no record's loss has a curvature");
+}
+
+#[test]
+fn what_is_singular_is_refused_in_every_form() {
+    let (bench, _) = bench(150);
+    for form in ["exact", "layers", "shampoo"] {
+        let ask = format!("search --store store --self --rule influence --hessian {form} --quiet --lambda");
+        bench.fails(&format!("{ask} 0"), "not positive definite to double precision");
+        bench.ok(&format!("{ask} 1e-3"));
+    }
+}
+
+/// How far the output functions of records rise from what all others say of them, with λ of the whole matrix, record by
+/// record and solved for again each time.
+fn left_out(phi: &[Vec<f64>], weight: &dyn Fn(usize) -> f64, aim: &dyn Fn(usize) -> f64, share: f64) -> f64 {
     let trace: f64 = phi.iter().enumerate().map(|(i, row)| weight(i) * dot(row, row)).sum();
     let error = |out: usize| {
         let others = |i: usize| if i == out { 0.0 } else { weight(i) };
         let own: f64 = phi.iter().enumerate().map(|(i, row)| others(i) * dot(row, row)).sum();
         let mut taught = vec![0.0; phi[0].len()];
         for (i, row) in phi.iter().enumerate() {
-            taught.iter_mut().zip(row).for_each(|(sum, x)| *sum += others(i) * x);
+            taught.iter_mut().zip(row).for_each(|(sum, x)| *sum += others(i) * aim(i) * x);
         }
         // The damping is a share of what is left, so that the matrix is damped by what the whole is.
         let solved = preconditioned(phi, others, share * trace / own, &taught);
-        weight(out) * (1.0 - dot(&solved, &phi[out])).powi(2)
+        weight(out) * (aim(out) - dot(&solved, &phi[out])).powi(2)
     };
     (0..phi.len()).map(error).sum()
 }
@@ -106,15 +203,24 @@ fn where_nobody_says_the_damping_is_that_at_which_records_left_out_are_predicted
         let (phi, slopes) = gradients(&store, None);
         let even = |_: usize| 1.0;
         let curved = |i: usize| curvature(&slopes, i);
-        let weights: [(&str, &dyn Fn(usize) -> f64); 2] = [("trak", &even), ("influence --hessian exact", &curved)];
-        for (rule, weight) in weights {
-            let shares: Vec<f64> = (-6..=6).map(|step| 10.0_f64.powf(f64::from(step) / 2.0)).collect();
-            let errors: Vec<f64> = shares.iter().map(|&share| left_out(&phi, weight, share)).collect();
-            let best = (0..errors.len()).min_by(|&a, &b| errors[a].total_cmp(&errors[b])).unwrap();
-            let said = ranked(&bench, "store", &format!("{rule} --lambda {}", shares[best]));
-            assert_eq!(ranked(&bench, "store", rule), said, "{rule} {dimension}: {} of {errors:?}", shares[best]);
-        }
+        assert_damping(&bench, "trak", |share| left_out(&phi, &even, &even, share));
+        assert_damping(&bench, "influence --hessian exact", |share| left_out(&phi, &curved, &even, share));
+        // A value is to become the label.
+        let bench = Bench::new();
+        let (store, losses) = regression(&bench, "store", dimension, some_label);
+        let (phi, _) = gradients(&store, None);
+        let (curved, aim) = (|i: usize| 1.0 / losses[i], |i: usize| 2.0 * losses[i]);
+        assert_damping(&bench, "influence --hessian exact", |share| left_out(&phi, &curved, &aim, share));
     }
+}
+
+/// A rule's damping is the share of which `error` is least.
+fn assert_damping(bench: &Bench, rule: &str, error: impl Fn(f64) -> f64) {
+    let shares: Vec<f64> = (-6..=6).map(|step| 10.0_f64.powf(f64::from(step) / 2.0)).collect();
+    let errors: Vec<f64> = shares.iter().map(|&share| error(share)).collect();
+    let best = (0..errors.len()).min_by(|&a, &b| errors[a].total_cmp(&errors[b])).unwrap();
+    let said = ranked(bench, "store", &format!("{rule} --lambda {}", shares[best]));
+    assert_eq!(ranked(bench, "store", rule), said, "{rule}: {} of {errors:?}", shares[best]);
 }
 
 /// Eigenvectors, one a row, of a symmetric matrix, by Jacobi's rotations.

@@ -95,8 +95,8 @@ fn drawn(at: &std::path::Path, records: usize) -> Store {
 }
 
 /// What each record finds of all others, with what each mask adds.
-fn found(store: &Store, rule: Rule) -> Vec<SearchResult> {
-    let rule_options = RuleOptions { lambda: Some(DAMPING), ..RuleOptions::default() };
+fn found(store: &Store, rule: Rule, damping: f64) -> Vec<SearchResult> {
+    let rule_options = RuleOptions { lambda: Some(damping), ..RuleOptions::default() };
     let (top_k, of_itself) = (TopK::Count(store.rows()), true);
     let options = SearchOptions { rule, rule_options, top_k, of_itself, ..SearchOptions::default() };
     let mut found: Vec<SearchResult> = Vec::new();
@@ -119,7 +119,7 @@ fn scores_solve_the_damped_system() {
     let whole: Vec<Vec<f64>> = bundles.iter().map(Bundle::gradient).collect();
     let factors: f64 = gradients.iter().map(|own| own.len() as f64).sum();
     let kernel = FactorKernel::fit(&store, DAMPING, &|| true).unwrap();
-    for (q, result) in found(&store, Rule::Influence).iter().enumerate() {
+    for (q, result) in found(&store, Rule::Influence, DAMPING).iter().enumerate() {
         // What each mask of each record adds: the search's, and the query's own by the same kernel.
         let mut adds: Vec<Vec<f64>> = vec![Vec::new(); n];
         for near in &result.proponents {
@@ -134,7 +134,7 @@ fn scores_solve_the_damped_system() {
             adds[row] = parts;
         }
         let all = (0..n).flat_map(|row| gradients[row].iter().map(move |g| (row, g)));
-        let products: Vec<f32> = all.map(|(_, g)| dot(g, &whole[q]) as f32).collect();
+        let products: Vec<f64> = all.map(|(_, g)| dot(g, &whole[q])).collect();
         let own = kernel.influence(&products);
         let start: usize = gradients[..q].iter().map(Vec::len).sum();
         adds[q] = own[start..start + gradients[q].len()].iter().map(|&x| f64::from(x)).collect();
@@ -152,6 +152,79 @@ fn scores_solve_the_damped_system() {
     }
 }
 
+/// `A⁻¹ b` by Gauss-Jordan elimination.
+fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
+    let n = b.len();
+    for i in 0..n {
+        let pivot = (i..n).max_by(|&x, &y| a[x][i].abs().total_cmp(&a[y][i].abs())).unwrap();
+        a.swap(i, pivot);
+        b.swap(i, pivot);
+        for row in (0..n).filter(|&row| row != i) {
+            let factor = a[row][i] / a[i][i];
+            let above = a[i].clone();
+            a[row].iter_mut().zip(&above).for_each(|(x, y)| *x -= factor * y);
+            b[row] -= factor * b[i];
+        }
+    }
+    (0..n).map(|i| b[i] / a[i][i]).collect()
+}
+
+/// The system makes the rounding of a query's products larger, the more the less it is damped.
+#[test]
+fn scores_keep_their_digits_where_there_is_little_damping() {
+    let at = tempfile::tempdir().unwrap();
+    let store = drawn(&at.path().join("store"), 11);
+    let bundles: Vec<_> = (0..store.rows()).map(|row| bundle(&store, row)).collect();
+    let gradients: Vec<(usize, Vec<f64>)> = bundles
+        .iter()
+        .enumerate()
+        .flat_map(|(row, all)| (0..all.len()).map(move |factor| (row, all.only(factor).gradient())))
+        .collect();
+    let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+    let count = gradients.len() as f64;
+    for damping in [1e-4, 1e-7] {
+        let damped =
+            |i: usize, j: usize| dot(&gradients[i].1, &gradients[j].1) + if i == j { count * damping } else { 0.0 };
+        let matrix: Vec<Vec<f64>> =
+            (0..gradients.len()).map(|i| (0..gradients.len()).map(|j| damped(i, j)).collect()).collect();
+        for (q, result) in found(&store, Rule::Influence, damping).iter().enumerate() {
+            let whole = bundles[q].gradient();
+            let solved = solve(matrix.clone(), gradients.iter().map(|(_, g)| dot(g, &whole)).collect());
+            let score = |row: usize| {
+                let own = gradients.iter().zip(&solved).filter(|((of, _), _)| *of == row);
+                count * own.map(|(_, x)| x).sum::<f64>()
+            };
+            let size = (0..store.rows()).filter(|&row| row != q).map(|row| score(row).abs()).fold(0.0, f64::max);
+            for near in &result.proponents {
+                let expected = score(near.index as usize);
+                let error = (f64::from(near.score) - expected).abs();
+                assert!(error <= 1e-5 * size, "{q}, {}, {damping}: {} for {expected}", near.index, near.score);
+            }
+        }
+    }
+    let all = FactorKernel::products(&store, &bundles, &|| true).unwrap();
+    for (bundle, together) in bundles.iter().zip(all) {
+        let alone = FactorKernel::products(&store, std::slice::from_ref(bundle), &|| true).unwrap();
+        assert_eq!(alone, [together], "the others that ask change nothing");
+    }
+}
+
+#[test]
+fn a_class_that_the_model_has_not_is_refused_where_the_shard_is_opened() {
+    let at = tempfile::tempdir().unwrap();
+    let shard = at.path().join("store/shard-00000.safetensors");
+    drop(drawn(&at.path().join("store"), 3));
+    let mut bytes = std::fs::read(&shard).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let tensors: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let start = 8 + header + tensors["factor_classes"]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[start + 1] ^= 64;
+    std::fs::remove_file(&shard).unwrap();
+    std::fs::write(&shard, bytes).unwrap();
+    let told = Store::open(at.path().join("store")).unwrap_err().to_string();
+    assert!(told.contains("shard-00000.safetensors") && told.contains("factor 0"), "{told}");
+}
+
 fn bundle_target(store: &Store, row: usize, part: usize) -> String {
     store.record(row).unwrap().said.unwrap().parts[part].target.clone()
 }
@@ -163,7 +236,7 @@ fn relatif_is_over_the_record_s_own_and_what_is_too_large_is_refused() {
     let kernel = FactorKernel::fit(&store, DAMPING, &|| true).unwrap();
     let records = EachFactor::of(&store).by_record();
     let squares = kernel.self_influence(&records, &|| true).unwrap();
-    let (influence, relatif) = (found(&store, Rule::Influence), found(&store, Rule::RelatIf));
+    let (influence, relatif) = (found(&store, Rule::Influence, DAMPING), found(&store, Rule::RelatIf, DAMPING));
     for (one, other) in influence.iter().zip(&relatif) {
         let score =
             |of: &SearchResult, index: u64| of.proponents.iter().find(|near| near.index == index).unwrap().score;

@@ -343,24 +343,61 @@ fn products_of_integers_are_within_their_bound_and_the_same_everywhere() {
             for other in &found[1..] {
                 assert_eq!(bits(other), bits(&found[0]), "{queries} × {rows} × {width}");
             }
-            let length = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
-            let decoded = x.rows().to_f32();
-            for (place, product) in found[0].iter().enumerate() {
-                let (i, row) = (asked.start + place / rows, place % rows);
-                let (query, values) = (&q[i * width..][..width], &decoded[row * width..][..width]);
-                let exact: f64 = wide(query).zip(wide(values)).map(|(a, b)| a * b).sum();
-                let share = f64::from(x.shares[row]).abs() * length(&mut wide(&x.center));
-                let (of_query, of_row) = (length(&mut wide(query)), length(&mut wide(values)) + share);
-                let off = f64::from(told[i]);
+            for (i, off) in told.iter().enumerate() {
                 // Half a step of sixteen bits, in each place.
-                assert!(off <= of_query.max(3.0) * (width as f64).sqrt() / 65_000.0 + 1e-30, "{off} of {of_query}");
-                let bound = off * of_row + gamma(width.div_ceil(9) + 24) * (of_query + off) * of_row;
-                assert!((f64::from(*product) - exact).abs() <= bound, "{queries} × {rows} × {width}");
+                let of_query = length(&q[i * width..][..width]);
+                let most = of_query.max(3.0) * (width as f64).sqrt() / 65_000.0 + 1e-30;
+                assert!(f64::from(*off) <= most, "{off} of {of_query}");
             }
+            assert_within_bound(&found[0], (&q[asked.start * width..], &told[asked.start..]), &x, width);
         }
     }
     assert!(IntegerQueries::new(8_193).is_none() && IntegerQueries::new(0).is_none(), "their sums need not fit");
     // Nothing, and what is so small that its steps are not numbers.
     let mut held = IntegerQueries::new(2).expect("not too wide");
     assert!(held.push(&[0.0, 0.0]) >= 0.0 && held.push(&[1e-44, -1e-45]).is_finite());
+}
+
+fn length(x: &[f32]) -> f64 {
+    wide(x).map(|x| x * x).sum::<f64>().sqrt()
+}
+
+/// Products are those of queries, known to be held so far off, with what the rows stand for.
+fn assert_within_bound(products: &[f32], (queries, told): (&[f32], &[f32]), x: &Integers, width: usize) {
+    let (rows, decoded) = (x.scales.len(), x.rows().to_f32());
+    for (place, product) in products.iter().enumerate() {
+        let (i, row) = (place / rows, place % rows);
+        let (query, values) = (&queries[i * width..][..width], &decoded[row * width..][..width]);
+        let exact: f64 = wide(query).zip(wide(values)).map(|(a, b)| a * b).sum();
+        let share = f64::from(x.shares[row]).abs() * length(&x.center);
+        let (of_query, of_row, off) = (length(query), length(values) + share, f64::from(told[i]));
+        let bound = off * of_row + gamma(width.div_ceil(9) + 24) * (of_query + off) * of_row;
+        // Each rounding of a number that is stored or given back may be to a subnormal.
+        let floor = (1.0 + width as f64 * of_query) * f64::from(f32::from_bits(1));
+        assert!((f64::from(*product) - exact).abs() <= bound + floor, "{product:e} for {exact:e}, {rows} × {width}");
+    }
+}
+
+/// A row's share may make large again what is too small for an f32 between a query and the center.
+#[test]
+fn what_underflows_between_a_query_and_the_center_is_not_lost() {
+    let mut numbers = Numbers::new(14);
+    for (center, share, query) in
+        [(1e-29, 1e13, 1e-17), (1e-30, 1e18, 1e-15), (1e-34, 1e26, 1e-11), (1e-38, 1e35, 1e-7), (1e20, 1e-3, 1e10)]
+    {
+        for width in [1, 4, 100] {
+            let mut x = Integers::new(&mut numbers, 9, width);
+            x.center = numbers.vector(width, center);
+            x.shares = numbers.vector(9, share);
+            x.scales = numbers.vector(9, center * share / 100.0);
+            let q = numbers.vector(5 * width, query);
+            let mut held = IntegerQueries::new(width).expect("not too wide");
+            let told: Vec<f32> = q.chunks(width).map(|query| held.push(query)).collect();
+            for isa in Isa::all() {
+                let mut out = vec![f32::NAN; 5 * 9];
+                integer_products_on(isa, &mut out, &held, 0..5, x.rows());
+                assert_within_bound(&out, (&q, &told), &x, width);
+            }
+        }
+    }
 }

@@ -149,4 +149,9 @@ fn rounding_is_not_told_where_it_changes_more_than_the_records() {
         let found = search(&source, &form, &data.queries(name, 2), 3, &Options::default()).expect("a search");
         assert!(found.iter().all(|hits| hits.certificate.is_none()), "{name}");
     }
+    for (name, form) in data.forms().into_iter().take(5) {
+        let own: Vec<Query> = data.queries(name, 2).into_iter().map(Query::of_source).collect();
+        let found = search(&source, &form, &own, 3, &Options::default()).expect("a search");
+        assert!(found.iter().all(|hits| hits.certificate.is_none()), "{name} of the source's own");
+    }
 }

@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use wherefore::factors::Floats;
+use wherefore::factors::{Floats, Labels};
 use wherefore::model::Problem;
 use wherefore::store::{Dtype, Part, Settings, Store, verify};
 
-use super::{build, contents, create, settings};
+use super::{CLASSES, build, contents, create, settings};
 
 fn store() -> (tempfile::TempDir, Settings) {
     let directory = tempfile::tempdir().unwrap();
@@ -106,7 +106,14 @@ fn touch(store: &Store) {
     for (number, shard) in store.shards().iter().enumerate() {
         let factors = shard.factors();
         assert!(matches!(factors.features, Floats::F16(values) if values.len() == factors.rows * factors.width));
-        let (_, _, _) = (shard.labels(), shard.predictions(), shard.losses().len());
+        assert_eq!(shard.losses().len(), shard.rows());
+        for (labels, least) in [(shard.labels(), -1), (shard.predictions(), 0)] {
+            let Labels::Classes(classes) = labels else { panic!("ids of classes") };
+            assert!(
+                classes.iter().all(|class| (least..CLASSES as i64).contains(class)),
+                "{classes:?} are looked up by"
+            );
+        }
         (0..shard.rows()).for_each(|row| drop(shard.record(row)));
         assert_eq!(store.locate(store.first_row(number)), (number, 0));
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use wherefore::dataset::Digest;
 use wherefore::model::Problem;
@@ -245,4 +246,29 @@ fn a_full_disk_leaves_the_store_as_it_was() {
     take(root.path(), &[], &[4]);
     assert!(contents(root.path()).keys().all(|name| !name.contains(".next") && !name.contains(".tmp")));
     assert!(verify(root.path()).unwrap().is_sound());
+}
+
+/// A reader takes no lock, and what it opens may be replaced between its manifest and its files.
+#[test]
+fn a_store_is_opened_while_records_are_removed() {
+    const RECORDS: u64 = 160;
+    let root = tempfile::tempdir().unwrap();
+    build(root.path(), &plain(), Part::WHOLE, RECORDS);
+    let removed = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in (0..RECORDS).rev().step_by(2) {
+                take(root.path(), &[], &[number]);
+                removed.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        while removed.load(Ordering::SeqCst) < RECORDS / 2 {
+            let before = removed.load(Ordering::SeqCst);
+            let store = Store::open(root.path()).unwrap();
+            assert!(store.rows() as u64 <= RECORDS - before, "{} rows without {before}", store.rows());
+            let report = verify(root.path()).unwrap();
+            assert!(report.is_sound(), "{report}");
+        }
+    });
+    assert_eq!(Store::open(root.path()).unwrap().rows() as u64, RECORDS / 2 - 1);
 }

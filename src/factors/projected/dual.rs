@@ -10,7 +10,7 @@ use faer::Mat;
 use rayon::prelude::*;
 
 use super::deletion::Roots;
-use super::{FactorRows, KeepGoing, MomentOptions, left_out, not_positive};
+use super::{Counted, FactorRows, KeepGoing, left_out, not_positive};
 use crate::error::{Error, Result};
 use crate::factors::dense::{Cholesky, add_product, slice, slice_mut};
 
@@ -29,6 +29,8 @@ pub(super) struct Dual<'a> {
 const TILE: usize = 64;
 /// Numbers of each that are multiplied at a time.
 const DEPTH: usize = 512;
+/// Others that a tile of records is multiplied with at a time.
+const GIVEN: usize = 8;
 
 impl<'a> Dual<'a> {
     /// How many times [`Self::fit`] asks whether to go on.
@@ -38,18 +40,21 @@ impl<'a> Dual<'a> {
 
     pub(super) fn fit(
         pieces: Vec<FactorRows<'a>>,
-        options: MomentOptions<'_>,
+        counted: &Counted,
+        damping: Option<f64>,
         keep_going: KeepGoing<'_>,
     ) -> Result<Self> {
         let rows = Rows::new(pieces);
         let count = rows.places.len();
-        let weight = |row: usize| options.weighting.of(f64::from(rows.slope(row)), count).max(0.0).sqrt();
-        let roots: Vec<f64> = (0..count).map(weight).collect();
+        let (roots, aims): (Vec<f64>, Vec<f64>) = (0..count).map(|row| counted.root(row)).unzip();
         let mut matrix = rows.gram(keep_going)?;
         for (j, root) in roots.iter().enumerate() {
             slice_mut(&mut matrix, j).iter_mut().zip(&roots).for_each(|(entry, other)| *entry *= root * other);
         }
         let mean = (0..count).map(|i| matrix[(i, i)]).sum::<f64>() / rows.width as f64;
+        if mean == 0.0 {
+            return Err(Error::usage("the second moments of the gradients are all 0"));
+        }
         let factor = |share: f64| {
             if !keep_going() {
                 return Err(Error::Interrupted);
@@ -58,9 +63,9 @@ impl<'a> Dual<'a> {
             (0..count).for_each(|i| damped[(i, i)] += share * mean);
             if share * mean > 0.0 { Cholesky::factor(damped).map_err(|_| not_positive()) } else { Err(not_positive()) }
         };
-        let share = match options.damping {
+        let share = match damping {
             Some(share) => share,
-            None => left_out::least(|share| Ok(left_out_error(&factor(share)?, &roots)))?,
+            None => left_out::least(|share| Ok(left_out_error(&factor(share)?, &aims)))?,
         };
         let cholesky = factor(share)?;
         Ok(Self { rows, roots, cholesky, damping: share * mean, share })
@@ -103,12 +108,13 @@ impl<'a> Dual<'a> {
     }
 }
 
-/// The mean of squared errors of records left out: `C⁻¹ √w` over C⁻¹'s diagonal, C the damped matrix of records.
-fn left_out_error(cholesky: &Cholesky, roots: &[f64]) -> f64 {
-    let mut taught = Mat::from_fn(roots.len(), 1, |i, _| roots[i]);
+/// The mean of squared errors of records left out: C⁻¹ times what they are to rise by over C⁻¹'s diagonal, C the damped
+/// matrix of records.
+fn left_out_error(cholesky: &Cholesky, aims: &[f64]) -> f64 {
+    let mut taught = Mat::from_fn(aims.len(), 1, |i, _| aims[i]);
     cholesky.solve(taught.as_mut());
     let errors = slice(&taught, 0).iter().zip(cholesky.own()).map(|(x, own)| (x * own).powi(2));
-    errors.sum::<f64>() / roots.len() as f64
+    errors.sum::<f64>() / aims.len() as f64
 }
 
 /// The products of all features with all, of which the lower triangle is there.
@@ -117,6 +123,18 @@ fn left_out_error(cholesky: &Cholesky, roots: &[f64]) -> f64 {
 /// [`Error::Interrupted`].
 pub(in crate::factors) fn gram_of(pieces: Vec<FactorRows<'_>>, keep_going: KeepGoing<'_>) -> Result<Mat<f64>> {
     Rows::new(pieces).gram(keep_going)
+}
+
+/// The products of all features with `given`, whose bits do not depend on each other, `[N, given]`.
+///
+/// # Errors
+/// [`Error::Interrupted`].
+pub(in crate::factors) fn products_of(
+    pieces: Vec<FactorRows<'_>>,
+    given: &[&[f32]],
+    keep_going: KeepGoing<'_>,
+) -> Result<Mat<f64>> {
+    Rows::new(pieces).products(given, keep_going)
 }
 
 /// Gradients by their number.
@@ -133,11 +151,6 @@ impl<'a> Rows<'a> {
         let places = pieces.iter().enumerate().flat_map(of_piece).collect();
         let width = pieces.first().map_or(0, |piece| piece.width);
         Self { pieces, places, width }
-    }
-
-    fn slope(&self, row: usize) -> f32 {
-        let (piece, row) = self.places[row];
-        self.pieces[piece].deltas[row]
     }
 
     /// The numbers from `start` on.
@@ -164,6 +177,30 @@ impl<'a> Rows<'a> {
         };
         let tiles: Vec<Mat<f64>> = firsts.par_iter().map(tile).collect::<Result<_>>()?;
         Ok(Mat::from_fn(count, count, |i, j| if j > i { 0.0 } else { tiles[i / TILE][(i % TILE, j)] }))
+    }
+
+    /// `[N, given]`
+    fn products(&self, given: &[&[f32]], keep_going: KeepGoing<'_>) -> Result<Mat<f64>> {
+        let count = self.places.len();
+        let firsts: Vec<usize> = (0..count).step_by(TILE).collect();
+        let tile = |&first: &usize| {
+            let rows = first..count.min(first + TILE);
+            // In groups of one size, the last one filled up with zeros.
+            let mut sums = vec![Mat::zeros(rows.len(), GIVEN); given.len().div_ceil(GIVEN)];
+            for start in (0..self.width).step_by(DEPTH) {
+                if !keep_going() {
+                    return Err(Error::Interrupted);
+                }
+                let own = self.columns(rows.clone(), start);
+                for (sum, some) in sums.iter_mut().zip(given.chunks(GIVEN)) {
+                    let number = |i, j| some.get(j).map_or(0.0, |numbers: &&[f32]| f64::from(numbers[start + i]));
+                    add_product(sum.as_mut(), own.transpose(), Mat::from_fn(own.nrows(), GIVEN, number).as_ref());
+                }
+            }
+            Ok(sums)
+        };
+        let tiles: Vec<Vec<Mat<f64>>> = firsts.par_iter().map(tile).collect::<Result<_>>()?;
+        Ok(Mat::from_fn(count, given.len(), |i, j| tiles[i / TILE][j / GIVEN][(i % TILE, j % GIVEN)]))
     }
 
     /// Some numbers of some records, one record a column.

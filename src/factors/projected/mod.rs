@@ -4,7 +4,11 @@
 //! ```text
 //! TRAK            ΦᵀΦ + λI                       Park et al. 2023, *TRAK: Attributing Model Behavior at Scale*
 //! Gauss-Newton    (1/N) Σ p(1 − p) φφᵀ + λI      the loss's second derivative in the margin; exact for two classes
+//!                 (1/N) Σ φφᵀ/2L + λI            of a regression of one value z: L = (z − y)² and φ = −2(z − y) ∇z
 //! ```
+//!
+//! A regression's is 2 ∇z ∇zᵀ, whatever its labels are. Of several values, or of labels of which each is a decision of
+//! its own, it is a sum of as many outer products, which the one gradient that is kept does not tell.
 //!
 //! | form | of d numbers in L layers | source |
 //! |---|---|---|
@@ -28,7 +32,7 @@ use rayon::prelude::*;
 
 pub use self::deletion::Deletion;
 use self::dual::Dual;
-pub(super) use self::dual::gram_of;
+pub(super) use self::dual::{gram_of, products_of};
 use self::shampoo::Shampoo;
 pub use self::spread::{Draws, Interval, Shares, Spread};
 use super::block::{Block, Blocks, KeepGoing, ROWS};
@@ -39,21 +43,67 @@ use crate::error::{Error, Result};
 use crate::model::{KeptLayer, Problem};
 
 /// What each record counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Weighting {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Weighting<'a> {
     /// 1.
     Even,
     /// `p(1 − p)/N`, by its slope `−(1 − p)`.
     Curvature,
+    /// `1/2LN`, by these losses L `[N]` of a regression of one value; nothing where L is 0, and the gradient with it.
+    Value(&'a [f32]),
 }
 
-impl Weighting {
-    /// Of a record with this slope, one of `rows`.
-    fn of(self, slope: f64, rows: usize) -> f64 {
+impl Weighting<'_> {
+    /// Of record `row` of `rows`, with this slope.
+    fn of(self, row: usize, slope: f64, rows: usize) -> f64 {
         match self {
             Self::Even => 1.0,
             Self::Curvature => -slope * (1.0 + slope) / rows as f64,
+            Self::Value(losses) if losses[row] > 0.0 => 1.0 / (2.0 * f64::from(losses[row]) * rows as f64),
+            Self::Value(_) => 0.0,
         }
+    }
+
+    /// How much the output function of record `row` is to rise: a margin by 1, `−L` until its value is the label, to
+    /// first order.
+    fn aim(self, row: usize) -> f64 {
+        match self {
+            Self::Even | Self::Curvature => 1.0,
+            Self::Value(losses) => 2.0 * f64::from(losses[row]),
+        }
+    }
+}
+
+/// What each record counts `[N]`, and what it is to rise by.
+struct Counted {
+    weights: Vec<f64>,
+    aims: Vec<f64>,
+}
+
+impl Counted {
+    /// # Errors
+    /// Where none counts.
+    fn new(pieces: &[FactorRows<'_>], weighting: Weighting<'_>) -> Result<Self> {
+        let rows: usize = pieces.iter().map(|piece| piece.rows).sum();
+        let slopes = pieces.iter().flat_map(|piece| piece.deltas);
+        let weight = |(row, &slope): (usize, &f32)| weighting.of(row, f64::from(slope), rows).max(0.0);
+        let weights: Vec<f64> = slopes.enumerate().map(weight).collect();
+        if rows > 0 && weights.iter().all(|&weight| weight == 0.0) {
+            return Err(Error::usage("no record's loss has a curvature to single precision")
+                .with_hint("use projected-dot, projected-cos or tracin, which need none"));
+        }
+        Ok(Self { weights, aims: (0..rows).map(|row| weighting.aim(row)).collect() })
+    }
+
+    /// What each record of a block counts, `[1, R]`.
+    fn of(&self, block: &Block) -> Mat<f64> {
+        Mat::from_fn(1, block.rows, |_, r| self.weights[block.first + r])
+    }
+
+    /// `√w`, and by how much that is to rise.
+    fn root(&self, row: usize) -> (f64, f64) {
+        let root = self.weights[row].sqrt();
+        (root, root * self.aims[row])
     }
 }
 
@@ -76,7 +126,7 @@ pub struct MomentOptions<'a> {
     /// Where each layer's numbers lie, one after another; not read by [`MomentForm::Whole`].
     pub layers: &'a [KeptLayer],
     /// What each record counts.
-    pub weighting: Weighting,
+    pub weighting: Weighting<'a>,
     /// λ over the mean of the diagonal; where it is not given, that at which records left out are predicted best, and a
     /// tenth of Shampoo's.
     pub damping: Option<f64>,
@@ -132,7 +182,7 @@ impl<'a> DampedMoment<'a> {
     ///
     /// # Errors
     /// [`Error::Usage`] where a matrix is not positive definite, or too wide to be factored, or the damping is no
-    /// share, or layers are not known; [`Error::Interrupted`].
+    /// share, or layers are not known, or no record counts; [`Error::Interrupted`].
     pub fn fit(pieces: Vec<FactorRows<'a>>, options: MomentOptions<'_>, keep_going: KeepGoing<'_>) -> Result<Self> {
         let MomentOptions { form, layers, damping, .. } = options;
         if let Some(damping) = damping.filter(|damping| !(damping.is_finite() && *damping >= 0.0)) {
@@ -140,25 +190,26 @@ impl<'a> DampedMoment<'a> {
         }
         let width = pieces.first().map_or(0, |piece| piece.width);
         let rows: usize = pieces.iter().map(|piece| piece.rows).sum();
+        let counted = Counted::new(&pieces, options.weighting)?;
         let parts = match form {
             MomentForm::Whole if rows < width => {
                 check_width(rows, &format!("{rows} records with {width} numbers each"))?;
-                vec![Part::Dual(Dual::fit(pieces, options, keep_going)?)]
+                vec![Part::Dual(Dual::fit(pieces, &counted, damping, keep_going)?)]
             }
             MomentForm::Whole => {
                 check_width(width, &format!("{width} numbers a record"))?;
-                gram_parts(pieces, std::slice::from_ref(&(0..width)), options, keep_going)?
+                gram_parts(pieces, std::slice::from_ref(&(0..width)), (&counted, damping), keep_going)?
             }
             MomentForm::Layers => {
                 let ranges = ranges(layers, width)?;
                 for (layer, range) in layers.iter().zip(&ranges) {
                     check_width(range.len(), &format!("layer {}: {} numbers a record", layer.name, range.len()))?;
                 }
-                gram_parts(pieces, &ranges, options, keep_going)?
+                gram_parts(pieces, &ranges, (&counted, damping), keep_going)?
             }
             MomentForm::Shampoo => {
                 ranges(layers, width)?;
-                Shampoo::fit(pieces, options, keep_going)?.into_iter().map(Part::Shampoo).collect()
+                Shampoo::fit(pieces, &counted, options, keep_going)?.into_iter().map(Part::Shampoo).collect()
             }
         };
         Ok(Self { parts, width })
@@ -271,21 +322,20 @@ fn ranges(layers: &[KeptLayer], width: usize) -> Result<Vec<Range<usize>>> {
 fn gram_parts<'a>(
     pieces: Vec<FactorRows<'_>>,
     ranges: &[Range<usize>],
-    options: MomentOptions<'_>,
+    (counted, damping): (&Counted, Option<f64>),
     keep_going: KeepGoing<'_>,
 ) -> Result<Vec<Part<'a>>> {
     let gradients = Gradients::new(pieces);
     let blocks = Blocks::new(&gradients, keep_going)?;
-    let weigh = |block: &Block| weights(block, options.weighting, blocks.rows());
     let wanted = ranges.iter().map(|range| Wanted { rows: range.clone(), weighting: 0 });
-    let found = grams(&blocks, &wanted.collect::<Vec<_>>(), weigh)?;
-    let sample = options.damping.is_none().then(|| Sample::of(&blocks, options.weighting)).transpose()?;
+    let found = grams(&blocks, &wanted.collect::<Vec<_>>(), |block| counted.of(block))?;
+    let sample = damping.is_none().then(|| Sample::of(&blocks, counted)).transpose()?;
     let part = |(gram, range): (Mat<f64>, &Range<usize>)| {
         if !keep_going() {
             return Err(Error::Interrupted);
         }
         let factor = |share: f64| Cholesky::factor(damped(gram.clone(), share)).map_err(|_| not_positive());
-        let damping = match (&sample, options.damping) {
+        let damping = match (&sample, damping) {
             (Some(sample), None) => left_out::least(|share| {
                 if keep_going() { Ok(sample.error(&factor(share)?, range)) } else { Err(Error::Interrupted) }
             })?,
@@ -300,9 +350,9 @@ fn gram_parts<'a>(
 struct Sample {
     /// `√w φ`, a record a column.
     records: Mat<f64>,
-    /// `√w`
-    roots: Vec<f64>,
-    /// `Σ w φ` over all records.
+    /// What each is to rise by, times `√w`.
+    aims: Vec<f64>,
+    /// `Σ w φ` over all records, times what each is to rise by.
     sum: Mat<f64>,
 }
 
@@ -311,28 +361,30 @@ const LEFT_OUT: usize = 1024;
 
 impl Sample {
     /// Spread evenly over all.
-    fn of(blocks: &Blocks<'_>, weighting: Weighting) -> Result<Self> {
+    fn of(blocks: &Blocks<'_>, counted: &Counted) -> Result<Self> {
         let (rows, width) = (blocks.rows(), blocks.inputs() - 1);
         let step = rows.div_ceil(LEFT_OUT);
         let count = rows.div_ceil(step);
-        let mut sample = Self { records: Mat::zeros(width, count), roots: vec![0.0; count], sum: Mat::zeros(width, 1) };
-        let weigh = |block: &Block| weights(block, weighting, rows);
-        blocks.several(weigh, |wave| {
-            for (block, weights) in &wave {
-                for r in 0..block.rows {
-                    let (weight, phi) = (weights[(0, r)], &slice(&block.inputs, r)[..width]);
-                    let sum = slice_mut(&mut sample.sum, 0);
-                    sum.iter_mut().zip(phi).for_each(|(sum, x)| *sum += weight * x);
-                    let number = block.first + r;
-                    if number.is_multiple_of(step) {
-                        let root = weight.max(0.0).sqrt();
-                        sample.roots[number / step] = root;
-                        let column = slice_mut(&mut sample.records, number / step);
-                        column.iter_mut().zip(phi).for_each(|(out, x)| *out = root * x);
+        let mut sample = Self { records: Mat::zeros(width, count), aims: vec![0.0; count], sum: Mat::zeros(width, 1) };
+        blocks.several(
+            |_| (),
+            |wave| {
+                for (block, ()) in &wave {
+                    for r in 0..block.rows {
+                        let (number, phi) = (block.first + r, &slice(&block.inputs, r)[..width]);
+                        let (root, aim) = counted.root(number);
+                        let (sum, taught) =
+                            (slice_mut(&mut sample.sum, 0), counted.weights[number] * counted.aims[number]);
+                        sum.iter_mut().zip(phi).for_each(|(sum, x)| *sum += taught * x);
+                        if number.is_multiple_of(step) {
+                            sample.aims[number / step] = aim;
+                            let column = slice_mut(&mut sample.records, number / step);
+                            column.iter_mut().zip(phi).for_each(|(out, x)| *out = root * x);
+                        }
                     }
                 }
-            }
-        })?;
+            },
+        )?;
         Ok(sample)
     }
 
@@ -341,20 +393,15 @@ impl Sample {
         let some = |x: &Mat<f64>| x.as_ref().subrows(range.start, range.len()).to_owned();
         let (mut turned, mut taught) = (some(&self.records), some(&self.sum));
         cholesky.solve(taught.as_mut());
-        let mut predicted = Mat::zeros(self.roots.len(), 1);
+        let mut predicted = Mat::zeros(self.aims.len(), 1);
         product(predicted.as_mut(), turned.transpose(), taught.as_ref());
         cholesky.half_solve(turned.as_mut());
-        let of = |(i, root): (usize, &f64)| {
+        let of = |(i, aim): (usize, &f64)| {
             let told: f64 = slice(&turned, i).iter().map(|x| x * x).sum();
-            ((root - predicted[(i, 0)]) / (1.0 - told)).powi(2)
+            ((aim - predicted[(i, 0)]) / (1.0 - told)).powi(2)
         };
-        self.roots.iter().enumerate().map(of).sum::<f64>() / self.roots.len() as f64
+        self.aims.iter().enumerate().map(of).sum::<f64>() / self.aims.len() as f64
     }
-}
-
-/// What each record of a block counts, `[1, R]`.
-fn weights(block: &Block, weighting: Weighting, rows: usize) -> Mat<f64> {
-    Mat::from_fn(1, block.rows, |_, r| weighting.of(block.deltas[(0, r)], rows))
 }
 
 /// With λ on the diagonal.

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use faer::{Mat, MatRef};
 
-use super::{Block, Blocks, FactorRows, Gradients, KeepGoing, MomentOptions, nonzero, weights};
+use super::{Block, Blocks, Counted, FactorRows, Gradients, KeepGoing, MomentOptions, nonzero, not_positive};
 use crate::error::{Error, Result};
 use crate::factors::dense::{add_product, product, slice};
 use crate::factors::kronecker::Eigen;
@@ -28,6 +28,7 @@ impl Shampoo {
     /// Of every layer.
     pub(super) fn fit(
         pieces: Vec<FactorRows<'_>>,
+        counted: &Counted,
         options: MomentOptions<'_>,
         keep_going: KeepGoing<'_>,
     ) -> Result<Vec<Self>> {
@@ -35,8 +36,7 @@ impl Shampoo {
         let gradients = Gradients::new(pieces);
         let blocks = Blocks::new(&gradients, keep_going)?;
         let layers: Vec<(&KeptLayer, Range<usize>)> = options.layers.iter().zip(ranges).collect();
-        let weigh = |block: &Block| weights(block, options.weighting, blocks.rows());
-        let sides = sum(&blocks, &layers, |block, layer, range| Sides::of(block, &weigh(block), layer, range))?;
+        let sides = sum(&blocks, &layers, |block, layer, range| Sides::of(block, &counted.of(block), layer, range))?;
         let mut all: Vec<Self> = Vec::with_capacity(layers.len());
         for (mut sides, (layer, range)) in sides.into_iter().zip(&layers) {
             if !keep_going() {
@@ -47,15 +47,25 @@ impl Shampoo {
             all.push(Self { range: range.clone(), output, input, values });
         }
         let numbered: Vec<(&Self, Range<usize>)> = all.iter().map(|one| (one, one.range.clone())).collect();
-        let values = sum(&blocks, &numbered, |block, one, range| one.squares(block, &weigh(block), range))?;
+        let values = sum(&blocks, &numbered, |block, one, range| one.squares(block, &counted.of(block), range))?;
         for (one, mut values) in all.iter_mut().zip(values) {
             let values = &mut values.0[0];
             let total: f64 = (0..values.ncols()).flat_map(|j| slice(values, j)).sum();
             let mean = total / (values.nrows() * values.ncols()) as f64;
             let damping = if mean > 0.0 { options.damping.unwrap_or(DAMPING) * mean } else { nonzero(mean) };
             one.values = Mat::from_fn(values.nrows(), values.ncols(), |k, j| values[(k, j)] + damping);
+            if !one.is_positive() {
+                return Err(not_positive());
+            }
         }
         Ok(all)
+    }
+
+    /// Whether the least eigenvalue is more than what rounding leaves of the greatest.
+    fn is_positive(&self) -> bool {
+        let all = || (0..self.values.ncols()).flat_map(|j| slice(&self.values, j)).copied();
+        let (least, most) = (all().fold(f64::INFINITY, f64::min), all().fold(0.0, f64::max));
+        least > (self.values.nrows() + self.values.ncols()) as f64 * f64::EPSILON * most
     }
 
     /// Of one record's numbers, `Q_Aᵀ Gᵀ Q_S [inputs, outputs]`.

@@ -65,8 +65,8 @@ impl MutualHits {
 /// searched, all ask.
 ///
 /// `None` where that is not possible: a score is not the same both ways round, all rows' ends, `2k` entries of 8 bytes
-/// each and 24 bytes more, do not fit half of [`Options::memory`], bounds would tell more than the ends (features that
-/// were rounded) or leave too little out, or there are [`Options::devices`].
+/// each and 24 bytes more, do not fit half of [`Options::memory`], bounds would leave too little out or tell more than
+/// the ends (of scan copies how many candidates there were), or there are [`Options::devices`].
 ///
 /// # Errors
 /// As [`super::search`].
@@ -138,12 +138,12 @@ struct Tally {
 impl<S: Source + ?Sized> Search<'_, S> {
     fn is_possible(&self) -> bool {
         let Self { source, form, shape, k, options, .. } = self;
-        let as_computed = |shard| source.scan(shard).is_none() && source.residuals(shard).is_none();
+        let no_copies = (0..source.shards()).all(|shard| source.scan(shard).is_none());
         options.devices.is_empty()
             && bounds::applies(form)
             && form.is_symmetric()
             && !shape.several
-            && (0..source.shards()).all(as_computed)
+            && no_copies
             && *k <= shape.selected / 64
             && shape.rows <= Ends::MOST_ROWS
             && shape.rows * (Ends::bytes(*k) + size_of::<u64>()) <= options.memory / 2

@@ -14,6 +14,9 @@ use std::ops::Range;
 const STEP: usize = 4 * LANES;
 /// The greatest t: both of its halves are bytes.
 const MOST: f64 = 127.0 * 256.0 + 127.0;
+/// What the largest number of a query is made to be, or up to twice as much, where it meets the center: products of
+/// both are then far from the least that an f32 can be, which a row's share might make large again.
+const LIFTED: f64 = (1_u64 << 40) as f64;
 /// Longer rows' sums might not fit 32 bits.
 const WIDEST: usize = 8_192;
 
@@ -28,8 +31,9 @@ pub struct IntegerQueries {
     /// `128 Σ t` of each lane: what sums are off by where rows' bytes are taken for 128 more than they are.
     corrections: Vec<[i32; LANES]>,
     scales: Vec<f32>,
-    /// The queries as they came, `[len, width]`.
-    features: Vec<f32>,
+    /// The queries as they came, `[len, width]`, each over a power of two, and that.
+    lifted: Vec<f32>,
+    powers: Vec<f64>,
 }
 
 impl IntegerQueries {
@@ -41,7 +45,8 @@ impl IntegerQueries {
             wholes: Vec::new(),
             corrections: Vec::new(),
             scales: Vec::new(),
-            features: Vec::new(),
+            lifted: Vec::new(),
+            powers: Vec::new(),
         };
         (1..=WIDEST).contains(&width).then_some(empty)
     }
@@ -68,7 +73,9 @@ impl IntegerQueries {
         self.wholes.extend(wholes);
         self.corrections.push(correction);
         self.scales.push(scale);
-        self.features.extend(query);
+        let power = power_of_two(largest) / LIFTED;
+        self.lifted.extend(query.iter().map(|&x| (f64::from(x) / power) as f32));
+        self.powers.push(power);
         (residual as f32).next_up()
     }
 
@@ -78,10 +85,17 @@ impl IntegerQueries {
     }
 }
 
+/// The greatest power of two that is no more; 1 of what is none of its like.
+fn power_of_two(x: f32) -> f64 {
+    const EXPONENT: u64 = 0x7ff0_0000_0000_0000;
+    let power = f64::from_bits(f64::from(x).to_bits() & EXPONENT);
+    if power > 0.0 && power.is_finite() { power } else { 1.0 }
+}
+
 /// Products of every asked query with every row: `out [asked, rows]`.
 ///
 /// They are within `γ_n (‖q‖ + ‖q − q̂‖)(‖x̂‖ + ‖s c‖)` of `q̂·x̂`, for the q̂ that is held of q, x̂ as [`Int8Rows`]
-/// define it and s c what of the center is in it, n a ninth of the width and 24.
+/// define it and s c what of the center is in it, n a ninth of the width and 24, but for the least that an f32 can be.
 ///
 /// # Panics
 /// If the queries asked are not there, or `out` is not of that size.
@@ -155,10 +169,12 @@ impl Passes<'_> {
         let Int8Rows { scales, shares, center, .. } = self.rows;
         for (sums, query) in self.out.chunks_exact_mut(scales.len().max(1)).zip(self.asked) {
             let width = self.queries.width;
-            let of_center = super::dot(&self.queries.features[query * width..(query + 1) * width], center);
+            let lifted = super::dot(&self.queries.lifted[query * width..(query + 1) * width], center);
+            let of_center = f64::from(lifted) * self.queries.powers[query];
             let of_query = self.queries.scales[query];
             for ((sum, &scale), &share) in sums.iter_mut().zip(scales).zip(shares) {
-                *sum = (*sum * of_query).mul_add(scale, share * of_center);
+                // Sums are whole: what they are times the scale of the query is never rounded to less than there is.
+                *sum = (*sum * of_query).mul_add(scale, (f64::from(share) * of_center) as f32);
             }
         }
     }
