@@ -2,8 +2,8 @@
 
 use serde_json::json;
 use wherefore::report::{
-    AnswerSpan, Explanation, GlobalImportance, NeighbourPart, Page, PageOptions, Render, ResultRecord, SpanPrediction,
-    TagPrediction, TargetSpan, WordScore,
+    AnswerSpan, Explanation, Finding, GlobalImportance, NeighbourPart, Page, PageOptions, Render, ResultRecord,
+    SpanPrediction, TagPrediction, TargetSpan, WordScore,
 };
 
 use super::{explanation, neighbour, prediction, search};
@@ -438,6 +438,44 @@ fn an_audit_says_how_many_it_ranked_and_how_many_suggest_another_label() {
     for (limit, told) in [(5, "120 ranked, the first 5 here"), (500, "120 ranked; 7 suggest")] {
         let page = render_with(PageOptions { findings: limit, ..PageOptions::default() }, found());
         assert!(page.contains(told) && count(&page, "<li value=") == limit.min(120), "{limit}");
+    }
+}
+
+#[test]
+fn a_label_that_nobody_doubts_has_no_arrow() {
+    let found = audited([doubted(1, "spam"), doubted(2, "ham")]);
+    let lines: Vec<String> = found.iter().map(|found| finding(found).lines().next().unwrap().to_owned()).collect();
+    assert_eq!(lines, ["     1  ham → spam  0.500  d1", "     2  ham  0.500  d2"]);
+    let page = render(found);
+    assert!(page.contains("Labels, the most suspect first") && !page.contains("likely wrong"));
+    assert_eq!(
+        (count(&page, "<span class=\"soft\">→</span>"), count(&page, "<span class=\"chip warn\">spam</span>")),
+        (1, 1)
+    );
+    assert_eq!(
+        (count(&page, "<span class=\"chip \">ham</span>"), count(&page, "<span class=\"chip warn\">ham")),
+        (2, 0)
+    );
+    let tagged = |tag: &str, suggested: &str| {
+        json!({ "rank": 1, "index": 0, "id": "t", "score": 0.5, "word": 0, "start": 0, "end": 3, "span": "Ann", "tags": [tag],
+                "suggested_tags": [suggested], "reason": "", "signals": {}, "neighbours": [], "text": "Ann" })
+    };
+    let answered = json!({ "rank": 1, "index": 0, "id": "q", "score": 0.5, "label": "Rome", "start": 0, "end": 4, "reason": "",
+                           "suggested_answer": "Rome", "signals": {}, "sentence": null, "neighbours": [], "text": "where", "text_pair": "Rome" });
+    let undoubted = audited([tagged("B-PER", "B-PER"), answered]);
+    assert!(undoubted.iter().all(|found| !finding(found).contains('→')));
+    assert!(!render(undoubted).contains(">→<"));
+    let [doubted] = <[ResultRecord; 1]>::try_from(audited([tagged("B-PER", "O")])).unwrap();
+    assert!(finding(&doubted).contains("Ann  B-PER → O"));
+}
+
+/// A finding about labels at a terminal.
+fn finding(record: &ResultRecord) -> String {
+    match record {
+        ResultRecord::Finding(Finding::Dirty(found)) => found.render(false),
+        ResultRecord::Finding(Finding::DirtyPart(found)) => found.render(false),
+        ResultRecord::Finding(Finding::DirtyAnswer(found)) => found.render(false),
+        other => panic!("about labels: {other:?}"),
     }
 }
 

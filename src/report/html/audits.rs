@@ -253,18 +253,18 @@ struct List {
 }
 
 const DIRTY: List = List {
-    title: "Labels that are likely wrong",
-    note: "The label it has, and the one it would rather have; behind each, its nearest training records.",
+    title: "Labels, the most suspect first",
+    note: "An arrow leads from the label that a record has to the one it would rather have; behind each, its nearest training records.",
     kind: Kind::Ranked,
 };
 const DIRTY_PART: List = List {
-    title: "Tags that are likely wrong",
-    note: "The tags that words have, and those they would rather have; behind each, the words of other records that are most like it.",
+    title: "Tags, the most suspect first",
+    note: "An arrow leads from the tags that words have to those they would rather have; behind each, the words of other records that are most like it.",
     kind: Kind::Ranked,
 };
 const DIRTY_ANSWER: List = List {
-    title: "Answers that are likely wrong",
-    note: "The answer it has, and the model's; behind each, the questions whose answers are most alike.",
+    title: "Answers, the most suspect first",
+    note: "An arrow leads from the answer that a question has to the model's; behind each, the questions whose answers are most alike.",
     kind: Kind::Ranked,
 };
 const REDUNDANT: List = List {
@@ -526,6 +526,11 @@ fn predicted(label: Option<&Value>, predicted: &Value) -> Vec<Chip> {
     chips
 }
 
+/// What something has, and what it would rather have where that is something else.
+fn rather(has: String, suggested: String) -> Vec<Chip> {
+    if has == suggested { vec![chip(has)] } else { vec![chip(has), chip("→"), warning(suggested)] }
+}
+
 fn signals(found: &Fields<String, Value>) -> Vec<Meter> {
     let meter = |(name, value): (&String, &Value)| {
         let value = value.as_f64()?;
@@ -538,7 +543,7 @@ fn dirty(found: DirtyLabel) -> Row {
     Row {
         meters: signals(&found.signals),
         rank: found.rank,
-        heading: vec![chip(found.label), chip("→"), warning(found.suggested_label)],
+        heading: rather(found.label, found.suggested_label),
         id: found.id,
         score: format!("{:.2}", found.score),
         reason: found.reason,
@@ -567,7 +572,7 @@ fn dirty_part(found: DirtyPart) -> Row {
     let [before, span, after] = around(&found.text, found.start, found.end);
     Row {
         rank: found.rank,
-        heading: vec![chip(found.tags.join(" ")), chip("→"), warning(found.suggested_tags.join(" "))],
+        heading: rather(found.tags.join(" "), found.suggested_tags.join(" ")),
         id: found.id,
         score: format!("{:.2}", found.score),
         reason: found.reason,
@@ -585,7 +590,7 @@ fn dirty_answer(found: DirtyAnswer) -> Row {
     let [before, span, after] = around(&context, found.start, found.end);
     Row {
         rank: found.rank,
-        heading: vec![chip(found.label), chip("→"), warning(found.suggested_answer)],
+        heading: rather(found.label, found.suggested_answer),
         id: found.id,
         score: format!("{:.2}", found.score),
         reason: found.sentence.map_or(found.reason.clone(), |sentence| format!("{}: {sentence}", found.reason)),

@@ -62,6 +62,11 @@ fn joined(text: &str, pair: Option<&String>) -> String {
     pair.map_or_else(|| text.to_owned(), |pair| format!("{text} ⏐ {pair}"))
 }
 
+/// What something has, and what it would rather have where that is something else.
+fn rather(has: &str, suggested: &str) -> String {
+    if has == suggested { has.to_owned() } else { format!("{has} → {suggested}") }
+}
+
 impl Render for Prediction {
     fn render(&self, colour: bool) -> String {
         let mut line =
@@ -81,7 +86,7 @@ impl Render for Prediction {
 impl Render for DirtyLabel {
     fn render(&self, colour: bool) -> String {
         let style = style(colour);
-        let heading = format!("{:>6}  {} → {}", self.rank, self.label, self.suggested_label);
+        let heading = format!("{:>6}  {}", self.rank, rather(&self.label, &self.suggested_label));
         let mut out = format!("{}  {:.3}  {}\n", style.clone().bold().apply_to(heading), self.score, self.id);
         let _ = writeln!(out, "        {}", one_line(&joined(&self.text, self.text_pair.as_ref()), width() - 8));
         let _ = writeln!(out, "        {}", style.dim().apply_to(&self.reason));
@@ -93,7 +98,8 @@ impl Render for DirtyPart {
     fn render(&self, colour: bool) -> String {
         let style = style(colour);
         let (tags, suggested) = (self.tags.join(" "), self.suggested_tags.join(" "));
-        let heading = format!("{:>6}  {}  {tags} → {suggested}", self.rank, one_line(&self.span, width() / 2));
+        let span = one_line(&self.span, width() / 2);
+        let heading = format!("{:>6}  {span}  {}", self.rank, rather(&tags, &suggested));
         let mut out = format!("{}  {:.3}  {}\n", style.clone().bold().apply_to(heading), self.score, self.id);
         let _ = writeln!(out, "        {}", one_line(&self.text, width() - 8));
         let _ = writeln!(out, "        {}", style.dim().apply_to(&self.reason));
@@ -113,7 +119,7 @@ impl Render for DirtyAnswer {
     fn render(&self, colour: bool) -> String {
         let style = style(colour);
         let [label, suggested] = [&self.label, &self.suggested_answer].map(|answer| one_line(answer, width() / 3));
-        let heading = format!("{:>6}  {label} → {suggested}", self.rank);
+        let heading = format!("{:>6}  {}", self.rank, rather(&label, &suggested));
         let mut out = format!("{}  {:.3}  {}\n", style.clone().bold().apply_to(heading), self.score, self.id);
         let _ = writeln!(out, "        {}", one_line(&joined(&self.text, self.text_pair.as_ref()), width() - 8));
         let _ = writeln!(out, "        {}", style.dim().apply_to(&self.reason));
