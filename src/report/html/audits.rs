@@ -154,6 +154,7 @@ struct Evidence {
     before: String,
     span: Option<String>,
     text: String,
+    pair: Option<String>,
 }
 
 /// A group of little covered records.
@@ -513,7 +514,13 @@ fn near(near: NearRecord) -> Evidence {
         before: String::new(),
         span: None,
         text,
+        pair: brief(near.text_pair),
     }
+}
+
+/// A text's second segment, cut where it is long.
+fn brief(pair: Option<String>) -> Option<String> {
+    pair.map(|pair| clip(&pair, TEXT))
 }
 
 /// A label, and the other one where they differ.
@@ -549,7 +556,7 @@ fn dirty(found: DirtyLabel) -> Row {
         reason: found.reason,
         evidence: found.neighbours.into_iter().map(near).collect(),
         text: clip(&found.text, TEXT),
-        pair: found.text_pair,
+        pair: brief(found.text_pair),
         ..Row::default()
     }
 }
@@ -567,6 +574,7 @@ fn dirty_part(found: DirtyPart) -> Row {
             before,
             span: Some(span),
             text: after,
+            pair: None,
         }
     };
     let [before, span, after] = around(&found.text, found.start, found.end);
@@ -635,7 +643,7 @@ fn redundant(found: RedundantRecord) -> Row {
         reason: found.reason,
         evidence: vec![near(found.of)],
         text: clip(&found.text, TEXT),
-        pair: found.text_pair,
+        pair: brief(found.text_pair),
         ..Row::default()
     }
 }
@@ -670,7 +678,7 @@ fn sparse(found: SparseRecord) -> Row {
         reason: found.reason,
         evidence: found.nearest.into_iter().map(near).collect(),
         text: clip(&found.text, TEXT),
-        pair: found.text_pair,
+        pair: brief(found.text_pair),
         ..Row::default()
     }
 }
@@ -682,7 +690,7 @@ fn selected(found: SelectedRecord) -> Row {
         score: format!("{:.3}", found.score),
         reason: found.target.map(|target| format!("for {target}")).unwrap_or_default(),
         text: clip(&found.text, TEXT),
-        pair: found.text_pair,
+        pair: brief(found.text_pair),
         ..Row::default()
     }
 }
@@ -695,7 +703,7 @@ fn proposed(found: ProposedRecord) -> Row {
         score: format!("{:.3}", found.score),
         reason: format!("a copy of {}, near {}", found.of, found.target),
         text: clip(&found.text, TEXT),
-        pair: found.text_pair,
+        pair: brief(found.text_pair),
         ..Row::default()
     }
 }
@@ -717,7 +725,7 @@ fn unreliable(found: UnreliableRecord) -> Row {
         meters: meters.collect(),
         evidence: found.nearest.into_iter().map(near).collect(),
         text: clip(&found.text, TEXT),
-        pair: found.text_pair,
+        pair: brief(found.text_pair),
         ..Row::default()
     }
 }
@@ -749,7 +757,7 @@ fn asked(found: AskedRecord) -> Row {
         id: found.id,
         score: format!("{:.3}", found.score),
         text: clip(&found.text, TEXT),
-        pair: found.text_pair,
+        pair: brief(found.text_pair),
         ..Row::default()
     }
 }

@@ -137,7 +137,7 @@ impl Render for RedundantRecord {
         let heading = style.clone().bold().apply_to(heading);
         let mut out = format!("{heading}  {of}  {}\n", style.dim().apply_to(&self.reason));
         let _ = writeln!(out, "        {}", one_line(&joined(&self.text, self.text_pair.as_ref()), width() - 8));
-        let _ = writeln!(out, "        {}", one_line(&self.of.text, width() - 8));
+        let _ = writeln!(out, "        {}", one_line(&joined(&self.of.text, self.of.text_pair.as_ref()), width() - 8));
         out
     }
 }
