@@ -2,8 +2,8 @@
 
 use serde_json::json;
 use wherefore::report::{
-    AnswerSpan, Explanation, Finding, GlobalImportance, NeighbourPart, Page, PageOptions, Render, ResultRecord,
-    SpanPrediction, TagPrediction, TargetSpan, WordScore,
+    AnswerSpan, Explanation, Finding, GlobalImportance, NeighbourGroup, NeighbourPart, Page, PageOptions, PairDetail,
+    Render, ResultRecord, SpanPrediction, TagPrediction, TargetSpan, WordScore,
 };
 
 use super::{explanation, neighbour, prediction, search};
@@ -295,6 +295,36 @@ fn where_the_sign_changes_within_an_end_it_is_told() {
     result.proponents = vec![neighbour(1, -0.5, "x")];
     assert!(result.render(false).contains("  opposes least\n"));
     assert!(render([ResultRecord::Search(result)]).contains("These oppose it least"));
+}
+
+#[test]
+fn groups_copies_and_layers_that_were_asked_for_are_shown() {
+    let mut result = search("a", 0, "x");
+    let group = |name: Option<&str>, total| NeighbourGroup {
+        group: name.map(str::to_owned),
+        records: 206,
+        total,
+        proponents: (1..=14).map(|rank| neighbour(rank, 1.0 / rank as f32, "of the group")).collect(),
+        opponents: vec![neighbour(1, -0.5, "against it")],
+    };
+    result.groups = vec![group(Some("<b>ham"), -12.5), group(None, 0.25)];
+    result.proponents[0].copies = Some(3);
+    result.opponents[0].copies = Some(1);
+    let layers = vec![("first.query".to_owned(), 0.25), ("second.value".to_owned(), -0.125)];
+    result.proponents[0].detail = Some(PairDetail { layers, token_pairs: None });
+    let page = render([ResultRecord::Search(result)]);
+    assert!(page.contains(
+        "<b>&lt;b&gt;ham</b> <span class=\"soft\">206 records, scores add up to <span class=\"number\">-12.50<"
+    ));
+    assert!(
+        page.contains("<b>none</b>") && page.contains("against it") && page.contains("<summary>7 more of 11</summary>")
+    );
+    assert_eq!((count(&page, ">3 copies<"), count(&page, " copies</span>")), (1, 1), "one record is no copies");
+    let layer = "<li class=\"near n\"><span class=\"number\">-0.12</span><span class=\"track\"><span style=\"width:50.0%\"></span></span>";
+    assert!(
+        page.contains("what each layer adds") && page.contains(&format!("{layer}<span class=\"id\">second.value<")),
+        "{page}"
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::marked::Marked;
 use super::pairs::Pairs;
 use crate::report::numbers::{Form, listed};
 use crate::report::records::turn;
-use crate::report::{Explanation, Neighbour, NeighbourPart, Prediction};
+use crate::report::{Explanation, Neighbour, NeighbourGroup, NeighbourPart, Prediction};
 
 /// Characters of a text that is only told, not explained.
 const TOLD: usize = 4_000;
@@ -92,6 +92,17 @@ struct Ranking {
     rule: String,
     target: String,
     ends: [End; 2],
+    groups: Vec<Group>,
+}
+
+/// What a search says of one group, or set, of the training records.
+#[derive(Serialize)]
+struct Group {
+    name: String,
+    records: u64,
+    /// The sum of all its records' scores.
+    total: String,
+    ends: [End; 2],
 }
 
 /// One end of a ranking.
@@ -124,9 +135,22 @@ struct Near {
     predicted: Option<String>,
     text: String,
     pair: Option<String>,
+    /// How many records say the same, where they were collapsed into this one.
+    copies: Option<u64>,
     /// What of it weighs most: text, target, score and sign.
     parts: Vec<(String, String, String, &'static str)>,
+    layers: Vec<Layer>,
     pairs: Option<Pairs>,
+}
+
+/// What a layer adds to a training record's score.
+#[derive(Serialize)]
+struct Layer {
+    name: String,
+    score: String,
+    sign: &'static str,
+    /// Of the largest layer's.
+    percent: String,
 }
 
 impl<'a> Card<'a> {
@@ -215,17 +239,18 @@ fn classes(prediction: &Prediction) -> Vec<Class> {
 
 impl Ranking {
     fn new(search: &Search) -> Self {
-        let Search { result, proponents, opponents } = search;
-        let ends = [&result.proponents, &result.opponents];
-        let largest = ends.into_iter().flatten().map(|near| near.score.abs()).fold(0.0, f32::max);
-        let form = form(result.proponents.iter().chain(&result.opponents));
+        let Search { result, found, groups } = search;
+        let group = |(group, found): (&NeighbourGroup, &[usize; 2])| Group {
+            name: group.group.clone().unwrap_or_else(|| "none".to_owned()),
+            records: group.records,
+            total: Form::of(std::iter::once(group.total), DIGITS).signed(group.total),
+            ends: End::both([&group.proponents, &group.opponents], *found),
+        };
         Self {
             rule: result.rule.clone(),
             target: plain(&result.target),
-            ends: [
-                End::new(most(&result.proponents), &result.proponents, *proponents, largest, form),
-                End::new(least(&result.opponents), &result.opponents, *opponents, largest, form),
-            ],
+            ends: End::both([&result.proponents, &result.opponents], *found),
+            groups: result.groups.iter().zip(groups).map(group).collect(),
         }
     }
 }
@@ -261,6 +286,17 @@ fn least(opponents: &[Neighbour]) -> &'static str {
 }
 
 impl End {
+    /// Both ends of a ranking, of which `found` records were given.
+    fn both([proponents, opponents]: [&[Neighbour]; 2], found: [usize; 2]) -> [Self; 2] {
+        let all = || proponents.iter().chain(opponents);
+        let largest = all().map(|near| near.score.abs()).fold(0.0, f32::max);
+        let form = form(all());
+        [
+            Self::new(most(proponents), proponents, found[0], largest, form),
+            Self::new(least(opponents), opponents, found[1], largest, form),
+        ]
+    }
+
     fn new(title: &'static str, shown: &[Neighbour], all: usize, largest: f32, form: Form) -> Self {
         let turn = turn(shown);
         let near = |(at, near): (usize, &Neighbour)| Near {
@@ -297,10 +333,25 @@ impl Near {
                 .map(plain),
             text: clip(&near.text, NEIGHBOUR),
             pair: near.text_pair.as_ref().map(|pair| clip(pair, NEIGHBOUR)),
+            copies: near.copies.filter(|&copies| copies > 1),
             parts: parts.iter().map(|of| part(of, part_form)).collect(),
+            layers: near.detail.as_ref().map(|detail| layers(&detail.layers)).unwrap_or_default(),
             pairs: near.detail.as_ref().and_then(|detail| detail.token_pairs.as_ref()).map(Pairs::new),
         }
     }
+}
+
+/// The layers in their order.
+fn layers(layers: &[(String, f32)]) -> Vec<Layer> {
+    let largest = layers.iter().map(|(_, score)| score.abs()).fold(0.0, f32::max);
+    let form = Form::of(std::iter::once(f64::from(largest)), PART_DIGITS);
+    let layer = |(name, score): &(String, f32)| Layer {
+        name: name.clone(),
+        score: form.signed((*score).into()),
+        sign: if *score < 0.0 { "n" } else { "p" },
+        percent: percent(if largest > 0.0 { score.abs() / largest } else { 0.0 }),
+    };
+    layers.iter().map(layer).collect()
 }
 
 fn part(part: &NeighbourPart, form: Form) -> (String, String, String, &'static str) {

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::marked::Marked;
 use crate::report::{
-    ContextSelection, Explanation, MaskPrediction, Prediction, SearchResult, SpanPrediction, TagPrediction,
+    ContextSelection, Explanation, MaskPrediction, Neighbour, Prediction, SearchResult, SpanPrediction, TagPrediction,
 };
 
 /// Training records shown at each end of a ranking, at most.
@@ -37,12 +37,12 @@ pub(super) struct Entry {
     right: Option<bool>,
 }
 
-/// A search with as many neighbours as are shown, and how many there were.
+/// A search with as many neighbours as are shown, and how many there were at each end, of each group's ends too.
 #[derive(Debug)]
 pub(super) struct Search {
     pub(super) result: SearchResult,
-    pub(super) proponents: usize,
-    pub(super) opponents: usize,
+    pub(super) found: [usize; 2],
+    pub(super) groups: Vec<[usize; 2]>,
 }
 
 impl Entry {
@@ -140,10 +140,17 @@ impl Entry {
             self.text = Some(result.text.clone());
             self.pair.clone_from(&result.text_pair);
         }
-        let (proponents, opponents) = (result.proponents.len(), result.opponents.len());
-        result.proponents.truncate(NEIGHBOURS);
-        result.opponents.truncate(NEIGHBOURS);
-        self.searches.push(Search { result, proponents, opponents });
+        let shown = |ends: [&mut Vec<Neighbour>; 2]| {
+            ends.map(|end| {
+                let found = end.len();
+                end.truncate(NEIGHBOURS);
+                found
+            })
+        };
+        let found = shown([&mut result.proponents, &mut result.opponents]);
+        let groups =
+            result.groups.iter_mut().map(|group| shown([&mut group.proponents, &mut group.opponents])).collect();
+        self.searches.push(Search { result, found, groups });
     }
 
     /// What several results tell, the first tells.

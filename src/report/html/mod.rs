@@ -250,6 +250,7 @@ fn templates() -> Result<Environment<'static>, minijinja::Error> {
     templates.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     templates.add_template("page.html", include_str!("page.html"))?;
     templates.add_template("card.html", include_str!("card.html"))?;
+    templates.add_template("ends.html", include_str!("ends.html"))?;
     templates.add_template("near.html", include_str!("near.html"))?;
     templates.add_template("audits.html", include_str!("audits.html"))?;
     templates.add_template("evaluations.html", include_str!("evaluations.html"))?;
