@@ -280,6 +280,22 @@ fn an_end_with_nothing_below_zero_opposes_nothing() {
 }
 
 #[test]
+fn distances_and_losses_neither_support_nor_oppose() {
+    for (rule, [first, last]) in [("feature-euc", ["nearest", "farthest"]), ("loss", ["highest loss", "lowest loss"])] {
+        let mut result = search("a", 0, "x");
+        result.rule = rule.into();
+        let page = render([ResultRecord::Search(result.clone())]).to_lowercase();
+        for title in [first, last] {
+            assert!(page.contains(&format!("<h4>{title}</h4>")), "{rule}");
+        }
+        assert!(count(&page, "<p class=\"near \">") == 2 && !page.contains("these "), "{rule}");
+        let text = result.render(false);
+        assert!(text.contains(&format!("  {first}\n")) && text.contains(&format!("  {last}\n")), "{text}");
+        assert!(!text.contains("supports") && !text.contains("opposes"), "{text}");
+    }
+}
+
+#[test]
 fn where_the_sign_changes_within_an_end_it_is_told() {
     let mut result = search("a", 0, "x");
     result.opponents = vec![neighbour(1, -0.25, "far"), neighbour(2, 0.5, "near")];

@@ -8,7 +8,7 @@ use super::heat::{self, Line, Run};
 use super::marked::Marked;
 use super::pairs::Pairs;
 use crate::report::numbers::{Form, listed};
-use crate::report::records::turn;
+use crate::report::records::{neutral, turn};
 use crate::report::{Explanation, Neighbour, NeighbourGroup, NeighbourPart, Prediction};
 
 /// Characters of a text that is only told, not explained.
@@ -108,7 +108,7 @@ struct Group {
 /// One end of a ranking.
 #[derive(Serialize)]
 struct End {
-    title: &'static str,
+    title: String,
     first: Vec<Near>,
     more: Vec<Near>,
     /// How many the search gave beyond those.
@@ -127,7 +127,7 @@ struct Near {
     error: Option<(String, String)>,
     /// The last rank that it cannot be told from, where that is not its own.
     tied: Option<u64>,
-    /// `p` supports, `n` opposes.
+    /// `p` supports, `n` opposes; empty where the rule says neither.
     sign: &'static str,
     percent: String,
     label: Option<String>,
@@ -244,12 +244,12 @@ impl Ranking {
             name: group.group.clone().unwrap_or_else(|| "none".to_owned()),
             records: group.records,
             total: Form::of(std::iter::once(group.total), DIGITS).signed(group.total),
-            ends: End::both([&group.proponents, &group.opponents], *found),
+            ends: End::both(&result.rule, [&group.proponents, &group.opponents], *found),
         };
         Self {
             rule: result.rule.clone(),
             target: plain(&result.target),
-            ends: End::both([&result.proponents, &result.opponents], *found),
+            ends: End::both(&result.rule, [&result.proponents, &result.opponents], *found),
             groups: result.groups.iter().zip(groups).map(group).collect(),
         }
     }
@@ -285,19 +285,33 @@ fn least(opponents: &[Neighbour]) -> &'static str {
     }
 }
 
+fn capital(title: &str) -> String {
+    let (first, rest) = title.split_at(1);
+    first.to_uppercase() + rest
+}
+
 impl End {
     /// Both ends of a ranking, of which `found` records were given.
-    fn both([proponents, opponents]: [&[Neighbour]; 2], found: [usize; 2]) -> [Self; 2] {
+    fn both(rule: &str, [proponents, opponents]: [&[Neighbour]; 2], found: [usize; 2]) -> [Self; 2] {
         let all = || proponents.iter().chain(opponents);
-        let largest = all().map(|near| near.score.abs()).fold(0.0, f32::max);
-        let form = form(all());
-        [
-            Self::new(most(proponents), proponents, found[0], largest, form),
-            Self::new(least(opponents), opponents, found[1], largest, form),
-        ]
+        let (largest, form) = (all().map(|near| near.score.abs()).fold(0.0, f32::max), form(all()));
+        match neutral(rule) {
+            Some([first, last]) => [(first, proponents, found[0]), (last, opponents, found[1])]
+                .map(|(title, shown, all)| Self::new(capital(title), shown, all, largest, form).without_sides()),
+            None => [(most(proponents), proponents, found[0]), (least(opponents), opponents, found[1])]
+                .map(|(title, shown, all)| Self::new(title.to_owned(), shown, all, largest, form)),
+        }
     }
 
-    fn new(title: &'static str, shown: &[Neighbour], all: usize, largest: f32, form: Form) -> Self {
+    /// The same where the scores speak neither for nor against.
+    fn without_sides(mut self) -> Self {
+        for near in self.first.iter_mut().chain(&mut self.more) {
+            (near.sign, near.turn) = ("", None);
+        }
+        self
+    }
+
+    fn new(title: String, shown: &[Neighbour], all: usize, largest: f32, form: Form) -> Self {
         let turn = turn(shown);
         let near = |(at, near): (usize, &Neighbour)| Near {
             turn: turn.filter(|(place, _)| *place == at).map(|(_, told)| told),
