@@ -8,7 +8,7 @@ use serde_json::Value;
 use wherefore::Error;
 use wherefore::pipeline::Summary;
 use wherefore::report::{
-    DEFAULT_FINDINGS, DEFAULT_LIMIT, Destination, Nothing, Page, PageOptions, is_special, read_results,
+    DEFAULT_FINDINGS, DEFAULT_LIMIT, Destination, Nothing, Page, PageOptions, is_special, read_results, result_files,
 };
 
 use super::Outcome;
@@ -67,16 +67,17 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         sources: results.clone(),
     });
     let (mut read, mut audits) = (0, 0);
-    for file in results {
+    let files: Vec<Vec<String>> = results.iter().map(|pattern| result_files(pattern)).collect::<Result<_, _>>()?;
+    for file in files.concat() {
         let before = read;
-        page.begin(Path::new(file));
-        read_results(std::slice::from_ref(file), &mut |record| {
+        page.begin(Path::new(&file));
+        read_results(std::slice::from_ref(&file), &mut |record| {
             read += 1;
             page.add(record);
             Ok(())
         })?;
         if read == before
-            && let Some(nothing) = of_audit(Path::new(file))
+            && let Some(nothing) = of_audit(Path::new(&file))
         {
             audits += 1;
             page.add_nothing(nothing);

@@ -42,7 +42,7 @@ pub use records::{
     Certain, Neighbour, NeighbourGroup, NeighbourList, NeighbourPart, Neighbours, PairDetail, Prediction,
     Probabilities, ScoreError, SearchResult, TokenPairs, class_value,
 };
-pub use results::{ResultRecord, read_results};
+pub use results::{ResultRecord, read_results, result_files};
 pub use schema::Kind;
 pub use text::{Render, printable};
 pub use token_predictions::{

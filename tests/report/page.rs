@@ -611,3 +611,50 @@ fn changes_of_several_arms_have_a_list_each() {
     }
     assert_eq!(count(&page, "<li value="), 4);
 }
+
+#[test]
+fn results_of_one_kind_from_several_files_stand_under_their_names() {
+    let lds = || json!({ "yardstick": "lds", "rule": "grad-cos", "queries": 3, "lds": { "mean": 0.5, "low": 0.4, "high": 0.6 } });
+    let asked = || json!({ "rank": 1, "id": "a", "kind": "new", "score": 0.5, "text": "x" });
+    let mapped = || {
+        json!({ "rank": 1, "index": 0, "id": "m", "score": 0.5, "region": "easy", "confidence": 0.9, "variability": 0.1,
+                            "correctness": 1.0, "forgotten": 0, "learned_in": 0, "text": "x" })
+    };
+    let weight = || json!({ "class": "ham", "rank": 1, "feature": "f", "weight": 0.5, "count": 3 });
+    let mut page = Page::new(PageOptions::default());
+    for (file, result) in [
+        ("out/a.dirty.jsonl", doubted(1, "spam")),
+        ("out/b.dirty.jsonl", doubted(1, "spam")),
+        ("a.lds.jsonl", lds()),
+        ("b.lds.jsonl", lds()),
+        ("plan/round-001/ask.jsonl", asked()),
+        ("plan/round-002/ask.jsonl", asked()),
+        ("a.map.jsonl", mapped()),
+        ("b.map.jsonl", mapped()),
+        ("a.norm.jsonl", weight()),
+        ("b.norm.jsonl", weight()),
+        (
+            "bias.jsonl",
+            json!({ "rank": 1, "word": "w", "label": "ham", "score": 2.0, "count": 5, "share": 1.0, "expected": 0.5,
+                               "p_value": 0.01, "reason": "", "examples": [] }),
+        ),
+    ] {
+        page.begin(std::path::Path::new(file));
+        audited([result]).into_iter().for_each(|record| page.add(record));
+    }
+    let page = page.render().unwrap();
+    for heading in [
+        "<h2>Labels, the most suspect first: a.dirty.jsonl <",
+        "<h2>Labels, the most suspect first: b.dirty.jsonl <",
+        "would have said? (a.lds.jsonl) <",
+        "would have said? (b.lds.jsonl) <",
+        "<h2>Labels that are asked for: round-001 <",
+        "<h2>Labels that are asked for: round-002 <",
+        "<h2>The data map: b.map.jsonl <",
+        "<h2>What speaks for each class, over all records: b.norm.jsonl<",
+        "<h2>Words that tell a label too well <",
+        "\">The data map: a.map.jsonl</a>",
+    ] {
+        assert_eq!(count(&page, heading), 1, "{heading}");
+    }
+}

@@ -8,6 +8,7 @@ use serde_json::{Map as Fields, Value, json};
 
 use super::card::{clip, plain};
 use super::charts::{Bars, Course, Reliability};
+use super::sources::{self, BySource};
 use crate::report::numbers::listed;
 use crate::report::{
     AskedRecord, BiasFinding, ChangeRecord, Comparison, DirtyAnswer, DirtyLabel, DirtyPart, MappedRecord, NearPart,
@@ -77,20 +78,21 @@ impl Nothing {
 #[derive(Debug, Default)]
 pub(super) struct Audits {
     nothing: Vec<Nothing>,
-    comparisons: Vec<Bars>,
-    rounds: Vec<RoundRecord>,
-    map: Map,
+    comparisons: BySource<Vec<Bars>>,
+    rounds: BySource<Vec<RoundRecord>>,
+    maps: BySource<Map>,
     tables: Vec<Table>,
-    groups: Vec<Group>,
-    trusted: Vec<(f64, bool)>,
+    groups: BySource<Vec<Group>>,
+    trusted: BySource<Vec<(f64, bool)>>,
 }
 
 /// Ranked findings of one kind.
 #[derive(Debug, Serialize)]
 struct Table {
     title: &'static str,
-    /// The arm of a plan that it is of.
-    arm: Option<String>,
+    /// The file that it is of.
+    #[serde(skip)]
+    source: String,
     note: &'static str,
     /// What its rows are.
     kind: Kind,
@@ -191,20 +193,20 @@ struct Point {
 pub(super) struct Shown<'a> {
     /// Of audits that found nothing: which, of how many records, and what.
     nothing: Vec<(&'a str, Option<u64>, &'static str)>,
-    comparisons: &'a [Bars],
-    course: Option<Course>,
-    map: Option<ShownMap>,
-    reliability: Option<Reliability>,
-    groups: Vec<ShownGroup>,
-    tables: &'a [Table],
+    comparisons: Vec<(String, &'a Bars)>,
+    courses: Vec<(String, Course)>,
+    maps: Vec<(String, ShownMap)>,
+    reliabilities: Vec<(String, Reliability)>,
+    groups: Vec<(String, Vec<ShownGroup>)>,
+    tables: Vec<(String, &'a Table)>,
     facts: Vec<(usize, String)>,
     contents: Vec<(String, String)>,
 }
 
 impl Shown<'_> {
-    /// What the map's script reads; nothing where there is no map.
-    pub(super) fn map_data(&self) -> &str {
-        self.map.as_ref().map_or("", |map| &map.data)
+    /// What the maps' script reads, map by map.
+    pub(super) fn map_data(&self) -> impl Iterator<Item = &str> {
+        self.maps.iter().map(|(_, map)| map.data.as_str())
     }
 }
 
@@ -298,40 +300,40 @@ const ASKED: List =
     List { title: "Labels that are asked for", note: "The most worth asking first.", kind: Kind::Ranked };
 
 impl Audits {
-    /// Takes a finding: one of the first `limit` of its list is shown. `arm` is the arm of a plan that a change is of.
-    pub(super) fn add(&mut self, finding: Finding, limit: usize, arm: Option<&str>) {
+    /// Takes a finding of the file `source`: one of the first `limit` of its list is shown.
+    pub(super) fn add(&mut self, finding: Finding, limit: usize, source: &str) {
         match finding {
             Finding::Dirty(found) => {
                 let suggests = found.suggested_label != found.label;
-                self.list(&DIRTY, None, suggests).row(limit, || dirty(*found));
+                self.list(&DIRTY, source, suggests).row(limit, || dirty(*found));
             }
             Finding::DirtyPart(found) => {
                 let suggests = found.suggested_tags != found.tags;
-                self.list(&DIRTY_PART, None, suggests).row(limit, || dirty_part(*found));
+                self.list(&DIRTY_PART, source, suggests).row(limit, || dirty_part(*found));
             }
             Finding::DirtyAnswer(found) => {
                 let suggests = found.suggested_answer != found.label;
-                self.list(&DIRTY_ANSWER, None, suggests).row(limit, || dirty_answer(*found));
+                self.list(&DIRTY_ANSWER, source, suggests).row(limit, || dirty_answer(*found));
             }
-            Finding::Redundant(found) => self.list(&REDUNDANT, None, false).row(limit, || redundant(*found)),
-            Finding::Bias(found) => self.list(&BIAS, None, false).row(limit, || bias(*found)),
+            Finding::Redundant(found) => self.list(&REDUNDANT, source, false).row(limit, || redundant(*found)),
+            Finding::Bias(found) => self.list(&BIAS, source, false).row(limit, || bias(*found)),
             Finding::Sparse(found) => {
-                self.group(&found);
-                self.list(&SPARSE, None, false).row(limit, || sparse(*found));
+                self.group(&found, source);
+                self.list(&SPARSE, source, false).row(limit, || sparse(*found));
             }
-            Finding::Selected(found) => self.list(&SELECTED, None, false).row(limit, || selected(*found)),
-            Finding::Proposed(found) => self.list(&PROPOSED, None, false).row(limit, || proposed(*found)),
-            Finding::Mapped(found) => self.map.add(*found),
+            Finding::Selected(found) => self.list(&SELECTED, source, false).row(limit, || selected(*found)),
+            Finding::Proposed(found) => self.list(&PROPOSED, source, false).row(limit, || proposed(*found)),
+            Finding::Mapped(found) => self.maps.of(source).add(*found),
             Finding::Unreliable(found) => {
                 if let Some(label) = &found.label {
-                    self.trusted.push((found.trust, *label == found.predicted));
+                    self.trusted.of(source).push((found.trust, *label == found.predicted));
                 }
-                self.list(&UNRELIABLE, None, false).row(limit, || unreliable(*found));
+                self.list(&UNRELIABLE, source, false).row(limit, || unreliable(*found));
             }
-            Finding::Change(found) => self.list(&CHANGES, arm, false).row(limit, || change(*found)),
-            Finding::Asked(found) => self.list(&ASKED, None, false).row(limit, || asked(*found)),
-            Finding::Comparison(found) => self.comparisons.push(Bars::new(&found)),
-            Finding::Round(found) => self.rounds.push(*found),
+            Finding::Change(found) => self.list(&CHANGES, source, false).row(limit, || change(*found)),
+            Finding::Asked(found) => self.list(&ASKED, source, false).row(limit, || asked(*found)),
+            Finding::Comparison(found) => self.comparisons.of(source).push(Bars::new(&found)),
+            Finding::Round(found) => self.rounds.of(source).push(*found),
         }
     }
 
@@ -339,13 +341,13 @@ impl Audits {
         self.nothing.push(nothing);
     }
 
-    /// The table of a list, new or not, with one more in it, which suggests another label or not.
-    fn list(&mut self, list: &List, arm: Option<&str>, suggests: bool) -> &mut Table {
+    /// The table of a file's list, new or not, with one more in it, which suggests another label or not.
+    fn list(&mut self, list: &List, source: &str, suggests: bool) -> &mut Table {
         let List { title, note, kind } = *list;
-        let is_it = |table: &Table| table.title == title && table.arm.as_deref() == arm;
+        let is_it = |table: &Table| table.title == title && table.source == source;
         let at = self.tables.iter().position(is_it).unwrap_or_else(|| {
-            let arm = arm.map(str::to_owned);
-            self.tables.push(Table { title, arm, note, kind, rows: Vec::new(), all: 0, suggested: 0 });
+            let source = source.to_owned();
+            self.tables.push(Table { title, source, note, kind, rows: Vec::new(), all: 0, suggested: 0 });
             self.tables.len() - 1
         });
         let table = &mut self.tables[at];
@@ -354,14 +356,15 @@ impl Audits {
         table
     }
 
-    fn group(&mut self, found: &SparseRecord) {
+    fn group(&mut self, found: &SparseRecord, source: &str) {
         let Some(number) = found.cluster else { return };
-        let at = self.groups.iter().position(|group| group.number == number).unwrap_or_else(|| {
+        let groups = self.groups.of(source);
+        let at = groups.iter().position(|group| group.number == number).unwrap_or_else(|| {
             let words = found.cluster_words.clone();
-            self.groups.push(Group { number, words, records: 0, labelled: 0, right: 0 });
-            self.groups.len() - 1
+            groups.push(Group { number, words, records: 0, labelled: 0, right: 0 });
+            groups.len() - 1
         });
-        let group = &mut self.groups[at];
+        let group = &mut groups[at];
         group.records += 1;
         if let Some(label) = &found.label {
             group.labelled += 1;
@@ -370,7 +373,7 @@ impl Audits {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        let is_empty = self.comparisons.is_empty() && self.rounds.is_empty() && self.map.points.is_empty();
+        let is_empty = self.comparisons.is_empty() && self.rounds.is_empty() && self.maps.is_empty();
         is_empty && self.tables.is_empty() && self.nothing.is_empty()
     }
 
@@ -378,7 +381,7 @@ impl Audits {
     pub(super) fn title(&self) -> &'static str {
         let are_all = |lists: &[&List]| {
             let is_one = |table: &Table| lists.iter().any(|list| list.title == table.title);
-            self.tables.iter().all(is_one) && self.map.points.is_empty() && self.nothing.is_empty()
+            self.tables.iter().all(is_one) && self.maps.is_empty() && self.nothing.is_empty()
         };
         let of_plans = !self.comparisons.is_empty() || !self.rounds.is_empty();
         if are_all(&[&CHANGES, &ASKED]) {
@@ -399,40 +402,64 @@ impl Audits {
         let facts = [
             (all(Kind::Ranked), ranked),
             (all(Kind::Found), "found by audits".to_owned()),
-            (self.map.all, "on the data map".to_owned()),
+            (self.maps.under("").map(|(_, map)| map.all).sum(), "on the data map".to_owned()),
             (all(Kind::Changed), "changes to the data".to_owned()),
         ];
         facts.into_iter().filter(|(count, _)| *count > 0).collect()
     }
 
-    /// The sections in the order of the page: where each is, and what it is called.
-    fn contents(&self) -> Vec<(String, String)> {
-        let charts = [
-            ("worth", "What it was worth", !self.comparisons.is_empty()),
-            ("rounds", "Round by round", self.rounds.len() > 1),
-            ("map", "The data map", !self.map.points.is_empty()),
-            ("groups", "The least covered, in groups", !self.groups.is_empty()),
-        ];
-        let charts = charts.into_iter().filter(|(.., is_there)| *is_there);
-        let charts = charts.map(|(place, title, _)| (place.to_owned(), title.to_owned()));
-        let tables = self.tables.iter().enumerate().map(|(at, table)| (format!("list-{at}"), table.heading()));
-        charts.chain(tables).collect()
+    /// The headings of the tables, by their files' names where several have one title.
+    fn headings(&self) -> Vec<String> {
+        let heading = |table: &Table| {
+            let alike: Vec<&Table> = self.tables.iter().filter(|other| other.title == table.title).collect();
+            let sources: Vec<&str> = alike.iter().map(|table| table.source.as_str()).collect();
+            let at = sources.iter().position(|source| *source == table.source).unwrap_or_default();
+            sources::heading(table.title, &sources, at)
+        };
+        self.tables.iter().map(heading).collect()
     }
 
     pub(super) fn shown(&self) -> Shown<'_> {
-        let mut groups: Vec<ShownGroup> = self.groups.iter().map(ShownGroup::new).collect();
-        groups.sort_by_key(|group| group.number);
-        Shown {
+        let groups = |(heading, groups): (String, &Vec<Group>)| {
+            let mut groups: Vec<ShownGroup> = groups.iter().map(ShownGroup::new).collect();
+            groups.sort_by_key(|group| group.number);
+            (heading, groups)
+        };
+        let courses = self.rounds.under("Round by round").filter(|(_, rounds)| rounds.len() > 1);
+        let trusted = self.trusted.under("How far trust can be trusted");
+        let comparisons = self.comparisons.under("What it was worth");
+        let mut shown = Shown {
             nothing: self.nothing.iter().map(|of| (of.audit.as_str(), of.records, of.told())).collect(),
-            comparisons: &self.comparisons,
-            course: (self.rounds.len() > 1).then(|| Course::new(&self.rounds)),
-            map: (!self.map.points.is_empty()).then(|| self.map.shown()),
-            reliability: Reliability::new(&self.trusted),
-            groups,
-            tables: &self.tables,
+            comparisons: comparisons.flat_map(|(name, all)| all.iter().map(move |bars| (name.clone(), bars))).collect(),
+            courses: courses.map(|(heading, rounds)| (heading, Course::new(rounds))).collect(),
+            maps: self.maps.under("The data map").map(|(heading, map)| (heading, map.shown())).collect(),
+            reliabilities: trusted.filter_map(|(heading, all)| Some((heading, Reliability::new(all)?))).collect(),
+            groups: self.groups.under("The least covered, in groups").map(groups).collect(),
+            tables: self.headings().into_iter().zip(&self.tables).collect(),
             facts: self.facts(),
-            contents: self.contents(),
+            contents: Vec::new(),
+        };
+        shown.contents = shown.contents();
+        shown
+    }
+}
+
+impl Shown<'_> {
+    /// The sections in the order of the page: where each is, and what it is called.
+    fn contents(&self) -> Vec<(String, String)> {
+        fn of<T>(place: &str, sections: &[(String, T)]) -> Vec<(String, String)> {
+            let place = |(at, (heading, _)): (usize, &(String, T))| (format!("{place}-{at}"), heading.clone());
+            sections.iter().enumerate().map(place).collect()
         }
+        let sections = [
+            of("worth", &self.comparisons),
+            of("rounds", &self.courses),
+            of("map", &self.maps),
+            of("trust", &self.reliabilities),
+            of("groups", &self.groups),
+            of("list", &self.tables),
+        ];
+        sections.concat()
     }
 }
 
@@ -441,10 +468,6 @@ impl Table {
         if self.rows.len() < limit {
             self.rows.push(row());
         }
-    }
-
-    fn heading(&self) -> String {
-        self.arm.as_ref().map_or_else(|| self.title.to_owned(), |arm| format!("{}: {arm}", self.title))
     }
 }
 

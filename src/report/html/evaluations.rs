@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::charts::Axis;
+use super::sources::BySource;
 use crate::report::EvaluationRow;
 use crate::report::numbers::Form;
 
@@ -24,7 +25,7 @@ struct Curve {
     across: &'static str,
 }
 
-const SPECS: [Spec; 9] = [
+static SPECS: [Spec; 9] = [
     Spec {
         yardstick: "faithfulness",
         title: "Are the words that matter to the method those that the model needs?",
@@ -143,12 +144,12 @@ const LINES: usize = 7;
 
 /// All rows, yardstick by yardstick.
 #[derive(Debug, Default)]
-pub(super) struct Evaluations(Vec<(String, Vec<EvaluationRow>)>);
+pub(super) struct Evaluations(Vec<(String, BySource<Vec<EvaluationRow>>)>);
 
 /// One yardstick as the template shows it.
 #[derive(Debug, Serialize)]
 pub(super) struct Shown {
-    title: &'static str,
+    title: String,
     note: &'static str,
     facts: Vec<String>,
     verdict: Option<String>,
@@ -199,27 +200,31 @@ struct Row {
 }
 
 impl Evaluations {
-    pub(super) fn add(&mut self, row: EvaluationRow) {
+    /// Takes a row of the file `source`.
+    pub(super) fn add(&mut self, row: EvaluationRow, source: &str) {
         let place = self.0.iter().position(|(yardstick, _)| *yardstick == row.yardstick).unwrap_or_else(|| {
-            self.0.push((row.yardstick.clone(), Vec::new()));
+            self.0.push((row.yardstick.clone(), BySource::default()));
             self.0.len() - 1
         });
-        self.0[place].1.push(row);
+        self.0[place].1.of(source).push(row);
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// In the order of the yardsticks' own list; others are passed over.
+    /// In the order of the yardsticks' own list, each file's by itself; others are passed over.
     pub(super) fn shown(&self) -> Vec<Shown> {
-        let rows = |spec: &Spec| self.0.iter().find(|(yardstick, _)| yardstick == spec.yardstick);
-        SPECS.iter().filter_map(|spec| Some(Shown::new(spec, &rows(spec)?.1))).collect()
+        let shown = |spec: &'static Spec| {
+            let all = self.0.iter().find(|(yardstick, _)| yardstick == spec.yardstick).map(|(_, all)| all);
+            all.into_iter().flat_map(|all| all.under(spec.title)).map(|(title, rows)| Shown::new(spec, title, rows))
+        };
+        SPECS.iter().flat_map(shown).collect()
     }
 }
 
 impl Shown {
-    fn new(spec: &Spec, rows: &[EvaluationRow]) -> Self {
+    fn new(spec: &Spec, title: String, rows: &[EvaluationRow]) -> Self {
         let (field, heading, more) = spec.measures[0];
         let mut sorted: Vec<&EvaluationRow> = rows.iter().collect();
         let mean = |row: &EvaluationRow| {
@@ -257,7 +262,7 @@ impl Shown {
                 .collect(),
         };
         Self {
-            title: spec.title,
+            title,
             note: spec.note,
             facts: facts(sorted[0]),
             verdict: if several { None } else { verdict(&sorted) },

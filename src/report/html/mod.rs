@@ -16,6 +16,7 @@ mod heat;
 mod importance;
 mod marked;
 mod pairs;
+mod sources;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -31,6 +32,7 @@ use self::card::{Card, plain};
 use self::entry::Entry;
 use self::evaluations::Evaluations;
 use self::importance::Importances;
+use self::sources::BySource;
 use super::ResultRecord;
 use crate::error::{Error, Result};
 
@@ -76,11 +78,11 @@ pub struct Page {
     /// Where each record's entry is.
     places: HashMap<(u64, String), usize>,
     left_out: HashSet<(u64, String)>,
-    importances: Importances,
+    importances: BySource<Importances>,
     audits: Audits,
     evaluations: Evaluations,
-    /// The arm of a plan that changes come from, where their file says.
-    arm: Option<String>,
+    /// The file that results are of.
+    source: String,
 }
 
 impl Page {
@@ -89,11 +91,9 @@ impl Page {
         Self { options, ..Self::default() }
     }
 
-    /// What follows is of this file: what a plan did to its data lies in a folder with the arm's name.
+    /// What follows is of this file: what several files have of one kind stands under their names.
     pub fn begin(&mut self, file: &Path) {
-        let is_of_arm = file.file_name().is_some_and(|name| name == "changes.jsonl");
-        let folder = file.parent().and_then(Path::file_name).filter(|_| is_of_arm);
-        self.arm = folder.map(|name| name.to_string_lossy().into_owned());
+        self.source = file.to_string_lossy().into_owned();
     }
 
     /// Takes one result.
@@ -134,9 +134,9 @@ impl Page {
                     entry.add_masks(&prediction);
                 }
             }
-            ResultRecord::Global(importance) => self.importances.add(&importance),
-            ResultRecord::Evaluation(row) => self.evaluations.add(row),
-            ResultRecord::Finding(finding) => self.audits.add(finding, self.options.findings, self.arm.as_deref()),
+            ResultRecord::Global(importance) => self.importances.of(&self.source).add(&importance),
+            ResultRecord::Evaluation(row) => self.evaluations.add(row, &self.source),
+            ResultRecord::Finding(finding) => self.audits.add(finding, self.options.findings, &self.source),
         }
     }
 
@@ -176,11 +176,13 @@ impl Page {
         let [standing, waiting] = concatenate(cards);
         let summary = Summary::of(&self.entries[..shown]);
         let audits = self.audits.shown();
+        let map_data: Vec<Value> = audits.map_data().map(|data| Value::from_safe_string(data.to_owned())).collect();
+        let importances: Vec<_> = self.importances.under("What speaks for each class, over all records").collect();
         let page = context! {
             audits => Serde(&audits),
             evaluations => Serde(self.evaluations.shown()),
             has_audits => !self.audits.is_empty(),
-            mapdata => Value::from_safe_string(audits.map_data().to_owned()),
+            mapdata => map_data,
             map_script => Value::from_safe_string(include_str!("map.js").to_owned()),
             title => self.title(),
             sources => self.options.sources.clone(),
@@ -189,7 +191,7 @@ impl Page {
             script => Value::from_safe_string(include_str!("script.js").to_owned()),
             shown,
             left_out => self.records() - shown,
-            importances => Serde(&self.importances),
+            importances => Serde(importances),
             summary => Serde(summary),
             standing => Value::from_safe_string(standing),
             waiting => Value::from_safe_string(waiting),
