@@ -103,6 +103,36 @@ fn results_of_one_record_come_together() {
 }
 
 #[test]
+fn records_of_other_data_with_the_same_number_are_others() {
+    let bare = |text: &str| Explanation { words: Vec::new(), ..explanation("0", 0, text, &[1.0, 0.5]) };
+    let cards = |records: &[(&str, ResultRecord)]| {
+        let mut page = Page::new(PageOptions::default());
+        for (data, record) in records {
+            page.begin(std::path::Path::new("r.jsonl"));
+            if !data.is_empty() {
+                page.of_data(data);
+            }
+            page.add(record.clone());
+        }
+        count(&page.render().unwrap(), "<article")
+    };
+    let of = |text: &str| explained(explanation("0", 0, text, &[1.0, 0.5]));
+    let asked = |text: &str| ResultRecord::Search(search("0", 0, text));
+    let predicted = |id: &str| ResultRecord::Prediction(prediction(id, 0));
+    assert_eq!(cards(&[("", of("x y")), ("", asked("x y")), ("", asked("z y")), ("", of("z y"))]), 2);
+    assert_eq!(cards(&[("", of("x y")), ("", of("z y")), ("", of("x y"))]), 2);
+    // Other bytes of the same texts; and what tells no texts goes by the data, unless ids tell records apart.
+    assert_eq!(cards(&[("1", of("x y")), ("2", asked("x y")), ("2", predicted("0")), ("", predicted("0"))]), 1);
+    assert_eq!(cards(&[("1", of("x y")), ("2", predicted("0")), ("2", explained(bare("z y")))]), 2);
+    assert_eq!(cards(&[("1", predicted("0")), ("2", asked("x y")), ("1", asked("x z"))]), 2);
+    assert_eq!(cards(&[("1", predicted("a")), ("2", predicted("a"))]), 1);
+    // Cut into other words they are the same.
+    let mut characters = explanation("0", 0, "x y", &[1.0, 0.5]);
+    characters.words.insert(1, WordScore { text: " ".into(), start: 1, end: 2, segment: 0, score: 0.1 });
+    assert_eq!(cards(&[("", of("x y")), ("", explained(characters))]), 1);
+}
+
+#[test]
 fn a_text_is_shown_as_it_is_where_a_result_tells_it() {
     let mut record = explanation("a", 0, "one two", &[0.5, 0.25]);
     (record.words[1].start, record.words[1].end) = (5, 8);

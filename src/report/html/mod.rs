@@ -1,6 +1,6 @@
 //! One page to look at: results as a self-contained HTML file that loads nothing from anywhere.
 //!
-//! Results of the same record (same id and index) are one card, in the order of its first result: what the model says,
+//! Results of the same record (same id, index and texts) are one card, in the order of its first result: what the model says,
 //! each explanation's text in colours side by side, and the training records behind it. The first cards stand in the
 //! page as they are; the others wait as text inside it until somebody scrolls to them, so that thousands of records
 //! open at once. What is beyond [`PageOptions::limit`] or 64 MiB is left out, and the page says so.
@@ -29,7 +29,7 @@ use serde::Serialize;
 use self::audits::Audits;
 pub use self::audits::{Finding, Nothing};
 use self::card::{Card, plain};
-use self::entry::Entry;
+use self::entry::{Entry, Said};
 use self::evaluations::Evaluations;
 use self::importance::Importances;
 use self::sources::BySource;
@@ -75,14 +75,15 @@ impl Default for PageOptions {
 pub struct Page {
     options: PageOptions,
     entries: Vec<Entry>,
-    /// Where each record's entry is.
-    places: HashMap<(u64, String), usize>,
+    /// Where the entries of records of this number and id are: one a data set.
+    places: HashMap<(u64, String), Vec<usize>>,
     left_out: HashSet<(u64, String)>,
     importances: BySource<Importances>,
     audits: Audits,
     evaluations: Evaluations,
-    /// The file that results are of.
+    /// The file that results are of, and the fingerprint of the data that it is of, where that is known.
     source: String,
+    data: Option<String>,
 }
 
 impl Page {
@@ -94,43 +95,56 @@ impl Page {
     /// What follows is of this file: what several files have of one kind stands under their names.
     pub fn begin(&mut self, file: &Path) {
         self.source = file.to_string_lossy().into_owned();
+        self.data = None;
+    }
+
+    /// What follows is of data with this fingerprint, until another file begins: records that are told by their numbers
+    /// alone are not taken for those of other data.
+    pub fn of_data(&mut self, fingerprint: &str) {
+        self.data = Some(fingerprint.to_owned());
     }
 
     /// Takes one result.
     pub fn add(&mut self, record: ResultRecord) {
         match record {
             ResultRecord::Explanation(explanation) => {
-                if let Some(entry) = self.entry(explanation.index, &explanation.id) {
+                let said = Said::of_explanation(&explanation);
+                if let Some(entry) = self.entry(explanation.index, &explanation.id, &said) {
                     entry.add_explanation(explanation);
                 }
             }
             ResultRecord::Search(result) => {
-                if let Some(entry) = self.entry(result.index, &result.id) {
+                let said = Said::Texts(&result.text, result.text_pair.as_deref());
+                if let Some(entry) = self.entry(result.index, &result.id, &said) {
                     entry.add_search(result);
                 }
             }
             ResultRecord::Prediction(prediction) => {
-                if let Some(entry) = self.entry(prediction.index, &prediction.id) {
+                if let Some(entry) = self.entry(prediction.index, &prediction.id, &Said::Nothing) {
                     entry.add_prediction(prediction);
                 }
             }
             ResultRecord::Spans(prediction) => {
-                if let Some(entry) = self.entry(prediction.index, &prediction.id) {
+                let said = Said::Texts(&prediction.question, Some(&prediction.context));
+                if let Some(entry) = self.entry(prediction.index, &prediction.id, &said) {
                     entry.add_spans(prediction);
                 }
             }
             ResultRecord::Tags(prediction) => {
-                if let Some(entry) = self.entry(prediction.index, &prediction.id) {
+                let said = Said::Texts(&prediction.text, None);
+                if let Some(entry) = self.entry(prediction.index, &prediction.id, &said) {
                     entry.add_tags(prediction);
                 }
             }
             ResultRecord::Selection(selection) => {
-                if let Some(entry) = self.entry(selection.index, &selection.id) {
+                let said = Said::Texts(&selection.question, Some(&selection.context));
+                if let Some(entry) = self.entry(selection.index, &selection.id, &said) {
                     entry.add_selection(selection);
                 }
             }
             ResultRecord::Masks(prediction) => {
-                if let Some(entry) = self.entry(prediction.index, &prediction.id) {
+                let said = Said::Texts(&prediction.text, None);
+                if let Some(entry) = self.entry(prediction.index, &prediction.id, &said) {
                     entry.add_masks(&prediction);
                 }
             }
@@ -145,18 +159,24 @@ impl Page {
         self.audits.add_nothing(nothing);
     }
 
-    /// A record's entry, new or not; nothing where it has none and the page is full.
-    fn entry(&mut self, index: u64, id: &str) -> Option<&mut Entry> {
+    /// A record's entry, new or not; nothing where it has none and the page is full. `said` is what tells it from a
+    /// record of other data with the same number.
+    fn entry(&mut self, index: u64, id: &str, said: &Said<'_>) -> Option<&mut Entry> {
         let key = (index, id.to_owned());
-        if let Some(&place) = self.places.get(&key) {
+        let data = self.data.as_deref();
+        let known = self.places.get(&key).map_or(&[][..], Vec::as_slice);
+        let same = |surely: bool| known.iter().copied().find(|&at| self.entries[at].is_same(said, data, surely));
+        if let Some(place) = same(true).or_else(|| same(false)) {
+            self.entries[place].add_data(data);
             return self.entries.get_mut(place);
         }
         if self.entries.len() >= self.options.limit {
             self.left_out.insert(key);
             return None;
         }
-        self.places.insert(key, self.entries.len());
+        self.places.entry(key).or_default().push(self.entries.len());
         self.entries.push(Entry::new(id, index));
+        self.entries.last_mut()?.add_data(data);
         self.entries.last_mut()
     }
 
