@@ -235,6 +235,7 @@ fn cards_beyond_the_first_wait_as_text() {
     let page = render((0..50).map(|i| explained(explanation(&format!("r{i}"), i, "x", &[1.0]))));
     assert_eq!((count(&page, "<article"), count(&page, "<script type=\"text/html\" data-card")), (50, 30));
     assert!(!page.contains("not on this page"), "nothing is left out");
+    assert!(page.contains("addEventListener(\"beforeprint\""), "and all of them are printed");
 }
 
 #[test]

@@ -58,6 +58,9 @@
   }, { rootMargin: "1200px" });
   near.observe(more);
 
+  // Paper has no scrolling: all that is found is printed.
+  window.addEventListener("beforeprint", () => { while (shown < matching.length) show(); });
+
   // A training record opens and closes where it is clicked.
   cards.addEventListener("click", (event) => event.target.closest(".told")?.classList.toggle("open"));
 
