@@ -239,6 +239,14 @@ fn cards_beyond_the_first_wait_as_text() {
 }
 
 #[test]
+fn texts_that_are_cut_open_wherever_they_are() {
+    let page = render(audited([doubted(1, "spam")]));
+    assert!(page.contains("<p class=\"told\"") && page.contains("document.addEventListener(\"keydown\""));
+    assert!(page.contains("closest(\".told.long\")") && !page.contains("cards.addEventListener"), "not of cards alone");
+    assert!(!page.contains("overflow-wrap: anywhere; cursor: pointer"), "what is whole does not seem to open");
+}
+
+#[test]
 fn what_is_left_out_is_told() {
     let options = PageOptions { limit: 3, ..PageOptions::default() };
     let mut records: Vec<_> = (0..5).map(|i| explained(explanation("r", i, "x", &[1.0]))).collect();
