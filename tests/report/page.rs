@@ -565,6 +565,15 @@ fn finding(record: &ResultRecord) -> String {
 }
 
 #[test]
+fn a_similarity_that_rounds_above_1_has_its_bar() {
+    let found = json!({ "rank": 1, "index": 0, "id": "u", "score": 0.1, "trust": 0.9, "predicted": "ham", "reason": "",
+                        "evidence": { "similarity": 1.000_000_1, "other": 1.5 }, "rationale": [], "nearest": [], "text": "x" });
+    let page = render(audited([found]));
+    assert!(page.contains("style=\"width:100.0%\"></span></span> <span class=\"number\">1.00<"));
+    assert_eq!(count(&page, "<span class=\"track\">"), 1, "what is no share has none");
+}
+
+#[test]
 fn a_copy_tells_whose_it_is() {
     let copy = json!({ "rank": 1, "set": "training", "index": 9, "id": "t9", "score": 1.0, "label": "ham", "text": "x",
                        "reason": "a copy, with another label", "of_set": "training",

@@ -523,8 +523,13 @@ fn warning(text: impl Into<String>) -> Chip {
     Chip { text: text.into(), kind: "warn" }
 }
 
+/// What an f32 may be beyond the 1 that it is computed to be.
+const ROUNDING: f64 = 1e-5;
+
 fn share(name: &str, value: f64) -> Meter {
-    let percent = (0.0..=1.0).contains(&value).then(|| format!("{:.1}", 100.0 * value));
+    let is_share = (-ROUNDING..=1.0 + ROUNDING).contains(&value);
+    let value = if is_share { value.clamp(0.0, 1.0) } else { value };
+    let percent = is_share.then(|| format!("{:.1}", 100.0 * value));
     Meter { name: name.to_owned(), value: format!("{value:.2}"), percent }
 }
 
