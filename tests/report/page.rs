@@ -458,6 +458,27 @@ fn an_answer_stands_with_the_next_best_and_their_scores() {
 }
 
 #[test]
+fn selections_say_whose_they_are_and_what_is_struck_through() {
+    let selection = json!({ "id": "q", "index": 0, "question": "who", "context": "Ann. Bob.", "answer": { "text": "Ann", "start": 0, "end": 3,
+                            "score": 1.0 }, "plain_answer": { "text": "Ann", "start": 0, "end": 3, "score": 1.0 }, "sentences": [
+                            { "start": 0, "end": 4, "score": 0.9, "kept": true }, { "start": 4, "end": 9, "score": 0.1, "kept": false }] });
+    let mut page = Page::new(PageOptions::default());
+    for file in ["out/own.jsonl", "out/trained.jsonl"] {
+        page.begin(std::path::Path::new(file));
+        audited([selection.clone()]).into_iter().for_each(|record| page.add(record));
+    }
+    let page = page.render().unwrap();
+    for file in ["own.jsonl", "trained.jsonl"] {
+        assert!(page.contains(&format!("<p class=\"soft caption\">from the kept sentences alone, by {file}</p>")));
+    }
+    let legend = "Grey and struck through</span>: what the model did not read";
+    assert!(page.contains("<mark class=\"unseen\"> Bob.</mark>") && page.contains(legend), "{page}");
+    let whole = render([explained(explanation("a", 0, "one", &[0.5])), ResultRecord::Search(search("a", 0, "one"))]);
+    let cut = render([explained(explanation("a", 0, "one", &[0.5])), ResultRecord::Search(search("a", 0, "one two"))]);
+    assert_eq!((whole.contains(legend), cut.contains(legend)), (false, true));
+}
+
+#[test]
 fn what_does_not_speak_for_the_target_is_no_reason() {
     let record = Explanation { rationale: vec![1, 0, 2], ..explanation("a", 0, "bad ， good", &[-0.5, 0.5, 0.0]) };
     let page = render([explained(record.clone())]);

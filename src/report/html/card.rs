@@ -176,6 +176,14 @@ impl<'a> Card<'a> {
     }
 }
 
+impl Card<'_> {
+    /// Whether it shows what no model read: sentences that were left out, the end of a text that was cut off.
+    pub(super) fn has_unseen(&self) -> bool {
+        let is_cut = |panel: &Panel| panel.lines.iter().any(|line| line.is_cut);
+        self.marked.iter().any(Marked::has_gaps) || self.panels.iter().any(is_cut)
+    }
+}
+
 impl Panel {
     fn new(explanation: &Explanation, entry: &Entry) -> Self {
         Self {

@@ -139,7 +139,8 @@ impl Entry {
         }
     }
 
-    pub(super) fn add_selection(&mut self, selection: ContextSelection) {
+    /// `file` is the name of the file that it is of; empty where that is not known.
+    pub(super) fn add_selection(&mut self, selection: ContextSelection, file: &str) {
         let ContextSelection { question, context, answers, answer, exact_match, sentences, .. } = selection;
         let label = answers.map(|answers| Value::from(answers.join(" | ")));
         let said = if answer.text.is_empty() { "no answer" } else { &answer.text };
@@ -148,7 +149,9 @@ impl Entry {
         let gaps: Vec<_> = sentences.iter().filter(|sentence| !sentence.kept).map(|s| (s.start, s.end)).collect();
         self.ask(&question);
         let selected = Marked::with_gaps(&context, vec![(answer.start, answer.end, String::new())], &gaps);
-        self.marked.push(selected.titled("from the kept sentences alone"));
+        let title = "from the kept sentences alone";
+        let title = if file.is_empty() { title.to_owned() } else { format!("{title}, by {file}") };
+        self.marked.push(selected.titled(title));
         (self.text, self.pair) = (Some(question), Some(context));
     }
 

@@ -138,8 +138,9 @@ impl Page {
             }
             ResultRecord::Selection(selection) => {
                 let said = Said::Texts(&selection.question, Some(&selection.context));
+                let file = sources::file(&self.source).unwrap_or_default();
                 if let Some(entry) = self.entry(selection.index, &selection.id, &said) {
-                    entry.add_selection(selection);
+                    entry.add_selection(selection, &file);
                 }
             }
             ResultRecord::Masks(prediction) => {
@@ -191,7 +192,7 @@ impl Page {
     /// [`Error::Usage`] where a template cannot be rendered.
     pub fn render(&self) -> Result<String> {
         let templates = templates()?;
-        let cards = self.render_cards(&templates)?;
+        let (cards, has_unseen) = self.render_cards(&templates)?;
         let shown = cards.len();
         let [standing, waiting] = concatenate(cards);
         let summary = Summary::of(&self.entries[..shown]);
@@ -213,6 +214,7 @@ impl Page {
             left_out => self.records() - shown,
             importances => Serde(importances),
             summary => Serde(summary),
+            has_unseen,
             standing => Value::from_safe_string(standing),
             waiting => Value::from_safe_string(waiting),
         };
@@ -229,20 +231,22 @@ impl Page {
         }
     }
 
-    /// As many cards as the page has room for, each by itself.
-    fn render_cards(&self, templates: &Environment<'_>) -> Result<Vec<String>> {
+    /// As many cards as the page has room for, each by itself; and whether any of them shows what no model read.
+    fn render_cards(&self, templates: &Environment<'_>) -> Result<(Vec<String>, bool)> {
         let template = templates.get_template("card.html")?;
-        let (mut cards, mut bytes) = (Vec::new(), 0);
+        let (mut cards, mut has_unseen, mut bytes) = (Vec::new(), false, 0);
         for (place, entry) in self.entries.iter().enumerate() {
-            let context = context! { card => Serde(Card::new(entry)), waiting => place >= STANDING };
-            let card = template.render(context)?;
+            let card = Card::new(entry);
+            let is_unseen = card.has_unseen();
+            let card = template.render(context! { card => Serde(card), waiting => place >= STANDING })?;
             bytes += card.len();
             if bytes > BYTES && place > 0 {
                 break;
             }
             cards.push(card);
+            has_unseen |= is_unseen;
         }
-        Ok(cards)
+        Ok((cards, has_unseen))
     }
 }
 
