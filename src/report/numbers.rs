@@ -47,6 +47,14 @@ impl Form {
     }
 }
 
+/// A number by itself, with four digits at most.
+pub(super) fn short(value: f64) -> String {
+    match Form::of(std::iter::once(value), 4) {
+        form @ Form::Decimals(1..) => form.plain(value).trim_end_matches('0').trim_end_matches('.').to_owned(),
+        form => form.plain(value),
+    }
+}
+
 /// A word in a list of words: in quotes where it is nothing but punctuation, which would be taken for the list's own.
 pub(super) fn listed(word: &str) -> String {
     if word.chars().any(char::is_alphanumeric) { word.to_owned() } else { format!("“{word}”") }
@@ -68,6 +76,12 @@ mod tests {
         assert_eq!(shown(&[2.5e-9]), ["+2.5e-9"]);
         assert_eq!(shown(&[2.5e7]), ["+2.5e7"]);
         assert_eq!(shown(&[0.0]), ["+0.0"]);
+    }
+
+    #[test]
+    fn a_number_by_itself_is_short() {
+        let shown = [0.756_156_6, 0.5, 2.0, -123.456, 0.0, 1e-9, 12_345.6].map(short);
+        assert_eq!(shown, ["0.7562", "0.5", "2", "-123.5", "0", "1.000e-9", "12346"]);
     }
 
     #[test]

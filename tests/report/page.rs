@@ -309,6 +309,19 @@ fn numbers_are_neither_right_nor_wrong() {
 }
 
 #[test]
+fn neighbours_of_a_regression_are_neither_right_nor_wrong() {
+    let mut result = search("a", 0, "x");
+    let near = &mut result.proponents[0];
+    (near.label, near.predicted) = (Some(json!(0.756_156_6)), Some(json!(0.701_234_5)));
+    let page = render([ResultRecord::Search(result)]);
+    assert!(page.contains("<span class=\"chip\">0.7562</span>") && !page.contains("model says"), "{page}");
+    let sparse = json!({ "rank": 1, "index": 0, "id": "s", "score": 0.5, "similarity": 0.5, "percentile": 0.1, "label": 0.5,
+                         "predicted": 0.498_765_4, "reason": "", "nearest": [], "text": "x" });
+    let page = render(audited([sparse]));
+    assert!(page.contains("<span class=\"chip \">predicted 0.4988</span><span class=\"chip \">label 0.5</span>"));
+}
+
+#[test]
 fn an_end_with_nothing_below_zero_opposes_nothing() {
     let mut result = search("a", 0, "x");
     result.opponents = vec![neighbour(1, 0.25, "least")];

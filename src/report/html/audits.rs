@@ -6,7 +6,7 @@
 use serde::Serialize;
 use serde_json::{Map as Fields, Value, json};
 
-use super::card::{clip, plain};
+use super::card::{clip, is_measured, plain};
 use super::charts::{Bars, Course, Reliability};
 use super::sources::{self, BySource};
 use crate::report::numbers::listed;
@@ -325,7 +325,7 @@ impl Audits {
             Finding::Proposed(found) => self.list(&PROPOSED, source, false).row(limit, || proposed(*found)),
             Finding::Mapped(found) => self.maps.of(source).add(*found),
             Finding::Unreliable(found) => {
-                if let Some(label) = &found.label {
+                if let Some(label) = found.label.as_ref().filter(|label| !is_measured(label)) {
                     self.trusted.of(source).push((found.trust, *label == found.predicted));
                 }
                 self.list(&UNRELIABLE, source, false).row(limit, || unreliable(*found));
@@ -366,7 +366,7 @@ impl Audits {
         });
         let group = &mut groups[at];
         group.records += 1;
-        if let Some(label) = &found.label {
+        if let Some(label) = found.label.as_ref().filter(|label| !is_measured(label)) {
             group.labelled += 1;
             group.right += usize::from(*label == found.predicted);
         }
@@ -556,7 +556,7 @@ fn predicted(label: Option<&Value>, predicted: &Value) -> Vec<Chip> {
     let mut chips = vec![chip(format!("predicted {}", plain(predicted)))];
     chips.extend(label.map(|label| {
         let text = format!("label {}", plain(label));
-        if label == predicted { chip(text) } else { warning(text) }
+        if label == predicted || is_measured(predicted) { chip(text) } else { warning(text) }
     }));
     chips
 }

@@ -7,7 +7,7 @@ use super::entry::{Entry, Search};
 use super::heat::{self, Line, Run};
 use super::marked::Marked;
 use super::pairs::Pairs;
-use crate::report::numbers::{Form, listed};
+use crate::report::numbers::{Form, listed, short};
 use crate::report::records::{neutral, turn};
 use crate::report::{Explanation, Neighbour, NeighbourGroup, NeighbourPart, Prediction};
 
@@ -351,7 +351,9 @@ impl Near {
             predicted: near
                 .predicted
                 .as_ref()
-                .filter(|predicted| !near.label.as_ref().is_some_and(|label| agree(label, predicted)))
+                .filter(|predicted| {
+                    !is_measured(predicted) && !near.label.as_ref().is_some_and(|label| agree(label, predicted))
+                })
                 .map(plain),
             text: clip(&near.text, NEIGHBOUR),
             pair: near.text_pair.as_ref().map(|pair| clip(pair, NEIGHBOUR)),
@@ -386,6 +388,11 @@ fn agree(label: &Value, predicted: &Value) -> bool {
     label == predicted || (predicted.is_string() && label.as_array().is_some_and(|right| right.contains(predicted)))
 }
 
+/// Whether a prediction is of numbers, which are never quite right.
+pub(super) fn is_measured(value: &Value) -> bool {
+    value.is_number() || value.as_array().is_some_and(|items| items.iter().any(Value::is_number))
+}
+
 /// A label or prediction as a person reads it.
 pub(super) fn plain(value: &Value) -> String {
     match value {
@@ -393,6 +400,7 @@ pub(super) fn plain(value: &Value) -> String {
         Value::Array(items) if items.is_empty() => "none".to_owned(),
         Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(" + "),
         Value::Null => String::new(),
+        Value::Number(number) if number.is_f64() => short(number.as_f64().unwrap_or_default()),
         other => other.to_string(),
     }
 }

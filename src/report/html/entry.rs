@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::card::is_measured;
 use super::heat;
 use super::marked::Marked;
 use crate::report::{
@@ -228,11 +229,7 @@ impl Entry {
             return Some(right.contains(&self.predicted));
         }
         let comparable = (self.predicted.is_string() && label.is_string())
-            || (self.predicted.is_array() && label.is_array() && !has_numbers(label));
+            || (self.predicted.is_array() && label.is_array() && !is_measured(label));
         comparable.then(|| *label == self.predicted)
     }
-}
-
-fn has_numbers(value: &Value) -> bool {
-    value.as_array().is_some_and(|items| items.iter().any(Value::is_number))
 }
