@@ -10,7 +10,7 @@ mod finding;
 mod global_importance;
 mod html;
 mod improvement;
-mod numbers;
+pub(crate) mod numbers;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod records;

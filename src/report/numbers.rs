@@ -32,19 +32,25 @@ impl Form {
     }
 
     pub(super) fn plain(self, value: f64) -> String {
-        match self {
+        zero_without_sign(match self {
             Self::Decimals(decimals) => format!("{value:.decimals$}"),
             Self::Powers(decimals) => format!("{value:.decimals$e}"),
-        }
+        })
     }
 
     /// With its sign, `+` included.
     pub(super) fn signed(self, value: f64) -> String {
-        match self {
+        zero_without_sign(match self {
             Self::Decimals(decimals) => format!("{value:+.decimals$}"),
             Self::Powers(decimals) => format!("{value:+.decimals$e}"),
-        }
+        })
     }
+}
+
+/// A number as it was written, without a sign where that is of nothing: it was rounded away.
+pub(crate) fn zero_without_sign(number: String) -> String {
+    let digits = number.split('e').next().unwrap_or_default();
+    if digits.contains(|c: char| ('1'..='9').contains(&c)) { number } else { number.replace(['-', '+'], "") }
 }
 
 /// A number by itself, with four digits at most.
@@ -75,7 +81,9 @@ mod tests {
         assert_eq!(shown(&[2.5e-4]), ["+0.00025"]);
         assert_eq!(shown(&[2.5e-9]), ["+2.5e-9"]);
         assert_eq!(shown(&[2.5e7]), ["+2.5e7"]);
-        assert_eq!(shown(&[0.0]), ["+0.0"]);
+        assert_eq!(shown(&[0.0]), ["0.0"]);
+        assert_eq!(shown(&[12.0, -0.2, 0.4]), ["+12", "0", "0"], "what is rounded away has no sign");
+        assert_eq!(Form::Decimals(3).plain(-0.0001), "0.000");
     }
 
     #[test]

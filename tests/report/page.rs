@@ -158,9 +158,11 @@ fn pairs_have_two_texts_and_wordless_records_show_tokens() {
     let wordless = Explanation { words: Vec::new(), ..explanation("b", 1, "three", &[0.5]) };
     let page = render([explained(pair), explained(wordless)]);
     assert_eq!(count(&page, "<p class=\"text\""), 3);
-    assert!(page.contains(
-        r#"<mark title="+0.000">[CLS]</mark> <mark class="p" style="--w:1.00" title="+0.500">three</mark> "#
-    ));
+    assert!(
+        page.contains(
+            r#"<mark title="0.000">[CLS]</mark> <mark class="p" style="--w:1.00" title="+0.500">three</mark> "#
+        )
+    );
 }
 
 /// What must not come out as it went in.

@@ -391,7 +391,8 @@ impl Drawing {
                 .iter()
                 .map(|point| {
                     let (x, y) = place(point);
-                    let told = format!("{}, {:.1} %: {:.4}", row.name(), 100.0 * point.0, point.1);
+                    let value = Form::Decimals(4).plain(point.1);
+                    let told = format!("{}, {:.1} %: {value}", row.name(), 100.0 * point.0);
                     (format!("{x:.2}"), format!("{y:.2}"), told)
                 })
                 .collect(),
