@@ -254,9 +254,11 @@ impl Ranking {
             total: Form::of(std::iter::once(group.total), DIGITS).signed(group.total),
             ends: End::both(&result.rule, [&group.proponents, &group.opponents], *found),
         };
+        // Of what is the record's own, or between two texts, the target is no part.
+        let target = if neutral(&result.rule).is_some() { String::new() } else { plain(&result.target) };
         Self {
             rule: result.rule.clone(),
-            target: plain(&result.target),
+            target,
             ends: End::both(&result.rule, [&result.proponents, &result.opponents], *found),
             groups: result.groups.iter().zip(groups).map(group).collect(),
         }

@@ -157,6 +157,19 @@ for (const section of document.querySelectorAll(".map")) {
     tell();
     draw();
   });
+  // A finger that scrolls past drags nothing.
+  canvas.addEventListener("pointercancel", () => { dragged = null; draw(); });
+  canvas.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    const there = points.filter((point) => seen(point) && found(point));
+    if (step && there.length) pointed = there[(there.indexOf(pointed ?? kept) + step + there.length) % there.length];
+    else if (event.key === "Enter") kept = pointed;
+    else if (event.key === "Escape") view = { ...all };
+    else return;
+    event.preventDefault();
+    tell();
+    draw();
+  });
   canvas.addEventListener("dblclick", () => { view = { ...all }; draw(); });
   section.querySelector(".mapbar").addEventListener("input", () => {
     regions = new Set([...section.querySelectorAll("[data-region]:checked")].map((box) => Number(box.dataset.region)));
