@@ -94,8 +94,10 @@ struct Table {
     #[serde(skip)]
     source: String,
     note: &'static str,
-    /// What its rows are.
     kind: Kind,
+    /// What one of its rows is, and what several are.
+    #[serde(skip)]
+    called: [&'static str; 2],
     rows: Vec<Row>,
     all: usize,
     /// How many of all suggest another label than there is.
@@ -253,51 +255,79 @@ struct List {
     title: &'static str,
     note: &'static str,
     kind: Kind,
+    /// What one of its rows is, and what several are.
+    rows: [&'static str; 2],
 }
 
 const DIRTY: List = List {
     title: "Labels, the most suspect first",
     note: "An arrow leads from the label that a record has to the one it would rather have; behind each, its nearest training records.",
     kind: Kind::Ranked,
+    rows: ["ranked label", "ranked labels"],
 };
 const DIRTY_PART: List = List {
     title: "Tags, the most suspect first",
     note: "An arrow leads from the tags that words have to those they would rather have; behind each, the words of other records that are most like it.",
     kind: Kind::Ranked,
+    rows: ["ranked part", "ranked parts"],
 };
 const DIRTY_ANSWER: List = List {
     title: "Answers, the most suspect first",
     note: "An arrow leads from the answer that a question has to the model's; behind each, the questions whose answers are most alike.",
     kind: Kind::Ranked,
+    rows: ["ranked answer", "ranked answers"],
 };
 const REDUNDANT: List = List {
     title: "Copies and near copies",
     note: "Contradicting labels first, then the most similar.",
     kind: Kind::Found,
+    rows: ["copy or near copy", "copies and near copies"],
 };
 const BIAS: List = List {
     title: "Words that tell a label too well",
     note: "The share of a word's records that have the label, beside the label's share of all.",
     kind: Kind::Found,
+    rows: ["telling word", "telling words"],
 };
 const SPARSE: List = List {
     title: "What the training data do not cover",
     note: "The least covered first; behind each, the training records that come nearest.",
     kind: Kind::Ranked,
+    rows: ["record by its coverage", "records by their coverage"],
 };
-const SELECTED: List =
-    List { title: "Worth a label", note: "Records of the pool, in the order of their choice.", kind: Kind::Ranked };
+const SELECTED: List = List {
+    title: "Worth a label",
+    note: "Records of the pool, in the order of their choice.",
+    kind: Kind::Ranked,
+    rows: ["record worth a label", "records worth a label"],
+};
 const PROPOSED: List = List {
     title: "Worth adding",
     note: "Changed copies of the training records nearest to what is little covered.",
     kind: Kind::Ranked,
+    rows: ["copy worth adding", "copies worth adding"],
 };
-const UNRELIABLE: List =
-    List { title: "Predictions not to be trusted", note: "The least trusted first.", kind: Kind::Ranked };
-const CHANGES: List =
-    List { title: "What was done to the data", note: "In the order of the plan's steps.", kind: Kind::Changed };
-const ASKED: List =
-    List { title: "Labels that are asked for", note: "The most worth asking first.", kind: Kind::Ranked };
+const UNRELIABLE: List = List {
+    title: "Predictions not to be trusted",
+    note: "The least trusted first.",
+    kind: Kind::Ranked,
+    rows: ["ranked prediction", "ranked predictions"],
+};
+const CHANGES: List = List {
+    title: "What was done to the data",
+    note: "In the order of the plan's steps.",
+    kind: Kind::Changed,
+    rows: ["change to the data", "changes to the data"],
+};
+const ASKED: List = List {
+    title: "Labels that are asked for",
+    note: "The most worth asking first.",
+    kind: Kind::Ranked,
+    rows: ["label asked for", "labels asked for"],
+};
+
+/// Lists of one kind that the page's head tells one by one, at most.
+const FACTS: usize = 3;
 
 impl Audits {
     /// Takes a finding of the file `source`: one of the first `limit` of its list is shown.
@@ -343,11 +373,11 @@ impl Audits {
 
     /// The table of a file's list, new or not, with one more in it, which suggests another label or not.
     fn list(&mut self, list: &List, source: &str, suggests: bool) -> &mut Table {
-        let List { title, note, kind } = *list;
+        let List { title, note, kind, rows: called } = *list;
         let is_it = |table: &Table| table.title == title && table.source == source;
         let at = self.tables.iter().position(is_it).unwrap_or_else(|| {
             let source = source.to_owned();
-            self.tables.push(Table { title, source, note, kind, rows: Vec::new(), all: 0, suggested: 0 });
+            self.tables.push(Table { title, source, note, kind, called, rows: Vec::new(), all: 0, suggested: 0 });
             self.tables.len() - 1
         });
         let table = &mut self.tables[at];
@@ -393,19 +423,29 @@ impl Audits {
         "The training data, audited"
     }
 
-    /// What the page's head says of all of it: how many, and of what.
+    /// What the page's head says of each list: how many, and of what. What differs is not added up.
     fn facts(&self) -> Vec<(usize, String)> {
-        let of = |kind: Kind| self.tables.iter().filter(move |table| table.kind == kind);
-        let all = |kind: Kind| of(kind).map(|table| table.all).sum::<usize>();
-        let suggested: usize = of(Kind::Ranked).map(|table| table.suggested).sum();
-        let ranked = if suggested > 0 { format!("ranked, {suggested} suggest another label") } else { "ranked".into() };
-        let facts = [
-            (all(Kind::Ranked), ranked),
-            (all(Kind::Found), "found by audits".to_owned()),
-            (self.maps.under("").map(|(_, map)| map.all).sum(), "on the data map".to_owned()),
-            (all(Kind::Changed), "changes to the data".to_owned()),
-        ];
-        facts.into_iter().filter(|(count, _)| *count > 0).collect()
+        let fact = |table: &Table| {
+            let alike: Vec<&Table> = self.tables.iter().filter(|other| other.title == table.title).collect();
+            let [one, many] = table.called;
+            if alike.len() > FACTS {
+                let is_first = alike[0].source == table.source;
+                return is_first.then(|| (alike.len(), format!("lists of {many}")));
+            }
+            let suggested = match table.suggested {
+                0 => String::new(),
+                1 => ", 1 suggests another label".to_owned(),
+                several => format!(", {several} suggest another label"),
+            };
+            let sources: Vec<&str> = alike.iter().map(|table| table.source.as_str()).collect();
+            let at = sources.iter().position(|source| *source == table.source).unwrap_or_default();
+            let name = sources::name(&sources, at).filter(|_| sources.len() > 1);
+            let name = name.map_or_else(String::new, |name| format!(" ({name})"));
+            Some((table.all, format!("{}{suggested}{name}", if table.all == 1 { one } else { many })))
+        };
+        let mapped: usize = self.maps.under("").map(|(_, map)| map.all).sum();
+        let mapped = (mapped > 0).then(|| (mapped, "on the data map".to_owned()));
+        self.tables.iter().filter_map(fact).chain(mapped).collect()
     }
 
     /// The headings of the tables, by their files' names where several have one title.

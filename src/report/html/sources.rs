@@ -56,7 +56,7 @@ pub(super) fn file(path: &str) -> Option<String> {
 
 /// The shortest name that tells a file from the others: its own, its folder's where they all have the same, or all of
 /// its path. Nothing where it is the only one, unless its folder says what it is.
-fn name(sources: &[&str], at: usize) -> Option<String> {
+pub(super) fn name(sources: &[&str], at: usize) -> Option<String> {
     let folder = |path: &str| Path::new(path).parent().and_then(|folder| file(&folder.to_string_lossy()));
     if sources.len() < 2 {
         return folder(sources[at]).filter(|_| file(sources[at]).is_some_and(|name| name == OF_FOLDERS));
