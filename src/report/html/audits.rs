@@ -360,7 +360,11 @@ impl Audits {
                 }
                 self.list(&UNRELIABLE, source, false).row(limit, || unreliable(*found));
             }
-            Finding::Change(found) => self.list(&CHANGES, source, false).row(limit, || change(*found)),
+            Finding::Change(found) => {
+                let table = self.list(&CHANGES, source, false);
+                let rank = table.all as u64;
+                table.row(limit, || Row { rank, ..change(*found) });
+            }
             Finding::Asked(found) => self.list(&ASKED, source, false).row(limit, || asked(*found)),
             Finding::Comparison(found) => self.comparisons.of(source).push(Bars::new(&found)),
             Finding::Round(found) => self.rounds.of(source).push(*found),
@@ -806,9 +810,8 @@ fn change(found: ChangeRecord) -> Row {
     heading.extend(found.to.as_ref().map(|to| chip(plain(to))));
     heading.extend(found.weight.map(|weight| chip(format!("weight {weight:.3}"))));
     Row {
-        rank: found.step as u64,
         heading,
-        id: found.id,
+        id: format!("{}, step {}", found.id, found.step),
         score: found.score.map(|score| format!("{score:.3}")).unwrap_or_default(),
         reason: found.reason,
         text: clip(&found.text, TEXT),
