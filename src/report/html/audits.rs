@@ -98,6 +98,10 @@ struct Table {
     /// What one of its rows is, and what several are.
     #[serde(skip)]
     called: [&'static str; 2],
+    #[serde(skip)]
+    numbers: &'static [Meaning],
+    /// What those are that its rows have.
+    meanings: Vec<Meaning>,
     rows: Vec<Row>,
     all: usize,
     /// How many of all suggest another label than there is.
@@ -257,73 +261,130 @@ struct List {
     kind: Kind,
     /// What one of its rows is, and what several are.
     rows: [&'static str; 2],
+    /// What its numbers are: those beside a heading, then those by name, told where a row has them.
+    numbers: &'static [Meaning],
 }
+
+/// A number's name, and what it is.
+type Meaning = (&'static str, &'static str);
+
+const SIGNALS: [Meaning; 11] = [
+    ("the score", "what the list is ranked by: greater is more suspect"),
+    ("near records", "the cosine of both records' features"),
+    ("text", "how much likelier another label is by the words than its own, of a classifier that has not seen it"),
+    ("representer", "the weight in a last layer that is fitted again to the labels"),
+    ("representer-soft", "the same, fitted to the model's own probabilities"),
+    ("self-influence", "the influence on its own loss"),
+    ("neighbours", "how much the nearest records speak for another label, by their similarity"),
+    (
+        "confident",
+        "how much likelier another label is by the features than its own, of a last layer that has not seen it",
+    ),
+    ("margin", "how far the label was behind during training"),
+    ("forgetting", "how often the label was forgotten during training"),
+    ("loss", "the model's own"),
+];
+const COPIED: [Meaning; 1] = [("the score", "the share of word triples that both texts have: 1 for copies")];
+const TOLD: [Meaning; 4] = [
+    ("×", "how many times likelier the label is with the word than without knowing it"),
+    ("p", "the probability of so many by chance"),
+    ("with the word", "the label's share of the records with it"),
+    ("of all", "its share of all records"),
+];
+const COVERED: [Meaning; 2] = [
+    ("the score", "the mean cosine to the nearest training records"),
+    ("near records", "the cosine of both records' features"),
+];
+const CHOSEN: [Meaning; 1] =
+    [("the score", "the cosine to the record that it is for; where that is none, how unsure the model is of it")];
+const TRUSTED: [Meaning; 7] = [
+    ("trust", "the share of predictions with such evidence that are right"),
+    ("near records", "the cosine of both records' features"),
+    ("probability", "the predicted class's"),
+    ("neighbours", "the share of the nearest training records, by similarity, that are labelled as predicted"),
+    ("similarity", "the mean cosine to the nearest three"),
+    ("stability", "how much of the rationale comes back when other words are left out"),
+    ("agreement", "how well the most important words of both texts of a pair go together"),
+];
+const AUDITED: [Meaning; 1] = [("the score", "the audit's, greater is more suspect")];
+const WORTH: [Meaning; 1] = [("the score", "how much it is worth asking, by the rule that chose it")];
 
 const DIRTY: List = List {
     title: "Labels, the most suspect first",
     note: "An arrow leads from the label that a record has to the one it would rather have; behind each, its nearest training records.",
     kind: Kind::Ranked,
     rows: ["ranked label", "ranked labels"],
+    numbers: &SIGNALS,
 };
 const DIRTY_PART: List = List {
     title: "Tags, the most suspect first",
     note: "An arrow leads from the tags that words have to those they would rather have; behind each, the words of other records that are most like it.",
     kind: Kind::Ranked,
     rows: ["ranked part", "ranked parts"],
+    numbers: &SIGNALS,
 };
 const DIRTY_ANSWER: List = List {
     title: "Answers, the most suspect first",
     note: "An arrow leads from the answer that a question has to the model's; behind each, the questions whose answers are most alike.",
     kind: Kind::Ranked,
     rows: ["ranked answer", "ranked answers"],
+    numbers: &SIGNALS,
 };
 const REDUNDANT: List = List {
     title: "Copies and near copies",
     note: "Contradicting labels first, then the most similar.",
     kind: Kind::Found,
     rows: ["copy or near copy", "copies and near copies"],
+    numbers: &COPIED,
 };
 const BIAS: List = List {
     title: "Words that tell a label too well",
     note: "The share of a word's records that have the label, beside the label's share of all.",
     kind: Kind::Found,
     rows: ["telling word", "telling words"],
+    numbers: &TOLD,
 };
 const SPARSE: List = List {
     title: "What the training data do not cover",
     note: "The least covered first; behind each, the training records that come nearest.",
     kind: Kind::Ranked,
     rows: ["record by its coverage", "records by their coverage"],
+    numbers: &COVERED,
 };
 const SELECTED: List = List {
     title: "Worth a label",
     note: "Records of the pool, in the order of their choice.",
     kind: Kind::Ranked,
     rows: ["record worth a label", "records worth a label"],
+    numbers: &CHOSEN,
 };
 const PROPOSED: List = List {
     title: "Worth adding",
     note: "Changed copies of the training records nearest to what is little covered.",
     kind: Kind::Ranked,
     rows: ["copy worth adding", "copies worth adding"],
+    numbers: &CHOSEN,
 };
 const UNRELIABLE: List = List {
     title: "Predictions not to be trusted",
     note: "The least trusted first.",
     kind: Kind::Ranked,
     rows: ["ranked prediction", "ranked predictions"],
+    numbers: &TRUSTED,
 };
 const CHANGES: List = List {
     title: "What was done to the data",
     note: "In the order of the plan's steps.",
     kind: Kind::Changed,
     rows: ["change to the data", "changes to the data"],
+    numbers: &AUDITED,
 };
 const ASKED: List = List {
     title: "Labels that are asked for",
     note: "The most worth asking first.",
     kind: Kind::Ranked,
     rows: ["label asked for", "labels asked for"],
+    numbers: &WORTH,
 };
 
 /// Lists of one kind that the page's head tells one by one, at most.
@@ -377,11 +438,23 @@ impl Audits {
 
     /// The table of a file's list, new or not, with one more in it, which suggests another label or not.
     fn list(&mut self, list: &List, source: &str, suggests: bool) -> &mut Table {
-        let List { title, note, kind, rows: called } = *list;
+        let List { title, note, kind, rows: called, numbers } = *list;
         let is_it = |table: &Table| table.title == title && table.source == source;
         let at = self.tables.iter().position(is_it).unwrap_or_else(|| {
             let source = source.to_owned();
-            self.tables.push(Table { title, source, note, kind, called, rows: Vec::new(), all: 0, suggested: 0 });
+            let (meanings, rows) = (Vec::new(), Vec::new());
+            self.tables.push(Table {
+                title,
+                source,
+                note,
+                kind,
+                called,
+                numbers,
+                meanings,
+                rows,
+                all: 0,
+                suggested: 0,
+            });
             self.tables.len() - 1
         });
         let table = &mut self.tables[at];
@@ -510,7 +583,15 @@ impl Shown<'_> {
 impl Table {
     fn row(&mut self, limit: usize, row: impl FnOnce() -> Row) {
         if self.rows.len() < limit {
-            self.rows.push(row());
+            let row = row();
+            let has = |name: &str| match name {
+                "the score" => !row.score.is_empty(),
+                "near records" => row.evidence.iter().any(|near| !near.score.is_empty()),
+                "×" | "p" | "trust" => true,
+                name => row.meters.iter().any(|meter| meter.name == name),
+            };
+            self.meanings = self.numbers.iter().filter(|of| self.meanings.contains(of) || has(of.0)).copied().collect();
+            self.rows.push(row);
         }
     }
 }

@@ -45,6 +45,8 @@ pub(super) struct Card<'a> {
     answers: Vec<(String, String)>,
     panels: Vec<Panel>,
     classes: Vec<Class>,
+    /// How many it has beyond those.
+    more_classes: usize,
     searches: Vec<Ranking>,
 }
 
@@ -156,6 +158,8 @@ struct Layer {
 impl<'a> Card<'a> {
     pub(super) fn new(entry: &'a Entry) -> Self {
         let panels: Vec<Panel> = entry.explanations.iter().map(|e| Panel::new(e, entry)).collect();
+        let classes = entry.prediction.as_ref().map(classes).unwrap_or_default();
+        let all_classes = entry.prediction.as_ref().map_or(0, |prediction| prediction.probabilities.0.len());
         let told =
             [&entry.text, &entry.pair].into_iter().flatten().filter(|_| panels.is_empty() && entry.marked.is_empty());
         Self {
@@ -170,7 +174,8 @@ impl<'a> Card<'a> {
             marked: &entry.marked,
             answers: answers(&entry.answers),
             panels,
-            classes: entry.prediction.as_ref().map(classes).unwrap_or_default(),
+            more_classes: all_classes - classes.len(),
+            classes,
             searches: entry.searches.iter().map(Ranking::new).collect(),
         }
     }
@@ -242,7 +247,9 @@ fn classes(prediction: &Prediction) -> Vec<Class> {
         probability: format!("{p:.3}"),
         percent: percent(p),
     };
-    classes.into_iter().take(CLASSES).map(class).collect()
+    // The label is told wherever it stands.
+    let is_shown = |(at, class): &(usize, Class)| *at < CLASSES || class.is_label;
+    classes.into_iter().map(class).enumerate().filter(is_shown).map(|(_, class)| class).collect()
 }
 
 impl Ranking {

@@ -296,7 +296,12 @@ struct Summary {
     unconverged: usize,
     /// Of methods that know no sides.
     unsigned: usize,
+    /// Of methods that say how far their scores are from adding up, and how well they fit.
+    deltas: usize,
+    surrogates: usize,
     searches: usize,
+    /// Whether there are texts to search.
+    has_texts: bool,
     labelled: usize,
     right: usize,
     /// Of the labelled.
@@ -315,6 +320,9 @@ impl Summary {
             explanations: explanations().count(),
             unconverged: explanations().filter(|explanation| explanation.converged == Some(false)).count(),
             unsigned: explanations().filter(|explanation| !explanation.is_signed()).count(),
+            deltas: explanations().filter(|explanation| explanation.convergence_delta.is_some()).count(),
+            surrogates: explanations().filter(|explanation| explanation.r_squared.is_some()).count(),
+            has_texts: entries.iter().any(|entry| entry.text.is_some() || !entry.explanations.is_empty()),
             searches: entries.iter().map(|entry| entry.searches.len()).sum(),
             labelled,
             right,

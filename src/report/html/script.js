@@ -37,7 +37,7 @@
   function count() {
     if (!find("#count")) return;
     const [found, total] = [matching, all].map((cards) => cards.length.toLocaleString("en"));
-    find("#count").textContent = found === total ? `${total} records` : `${found} of ${total} records`;
+    find("#count").textContent = `${found === total ? total : `${found} of ${total}`} ${all.length === 1 ? "record" : "records"}`;
   }
 
   let pending = 0;
