@@ -249,6 +249,23 @@ fn texts_that_are_cut_open_wherever_they_are() {
 }
 
 #[test]
+fn all_that_is_looked_at_is_in_main_and_within_reach_of_a_keyboard() {
+    let mapped = json!({ "rank": 1, "index": 0, "id": "m", "score": 0.5, "region": "easy", "confidence": 0.9, "variability": 0.1,
+                         "correctness": 1.0, "forgotten": 0, "learned_in": 0, "text": "x" });
+    let lds = json!({ "yardstick": "lds", "rule": "grad-cos", "lds": { "mean": 0.5, "low": 0.4, "high": 0.6 } });
+    let mut records = audited([mapped, lds, doubted(1, "spam")]);
+    records.push(explained(explanation("a", 0, "x", &[1.0])));
+    let page = render(records);
+    let main = &page[page.find("<main>").unwrap()..page.find("</main>").unwrap()];
+    assert_eq!(
+        (count(main, "<article"), count(&page, "<section class=\"card"), count(main, "<section class=\"card")),
+        (1, 3, 3)
+    );
+    assert!(page.contains("<canvas role=\"img\" tabindex=\"0\"") && page.contains("touch-action: pan-y"));
+    assert_eq!((count(&page, "<div class=\"scroll\""), count(&page, "<div class=\"scroll\" tabindex=\"0\">")), (1, 1));
+}
+
+#[test]
 fn what_is_left_out_is_told() {
     let options = PageOptions { limit: 3, ..PageOptions::default() };
     let mut records: Vec<_> = (0..5).map(|i| explained(explanation("r", i, "x", &[1.0]))).collect();
@@ -499,7 +516,7 @@ fn what_does_not_speak_for_the_target_is_no_reason() {
     let page = render([explained(record.clone())]);
     assert_eq!(count(&page, "<span class=\"chip "), 1);
     assert!(page.contains("<span class=\"chip p\">“，” <"));
-    assert!(record.render(false).contains("rationale: “，” +0.50 · bad -0.50 · good +0.00"), "the record's own, whole");
+    assert!(record.render(false).contains("rationale: “，” +0.50\n"), "at the terminal as well");
 }
 
 fn evaluated(row: serde_json::Value) -> ResultRecord {
@@ -541,6 +558,37 @@ fn a_yardstick_is_a_chart_and_a_table_with_chance_in_grey() {
     assert!(ResultRecord::from_object(nameless).unwrap_err().contains("\"rule\""));
 }
 
+#[test]
+fn a_yardstick_says_what_its_measures_are_and_what_it_leaves_out() {
+    let measure = json!({ "mean": 0.5, "low": 0.4, "high": 0.6 });
+    let row = |method: &str| {
+        json!({ "yardstick": "faithfulness", "method": method, "records": 9, "aopc_comprehensiveness": measure, "new_p": measure,
+                "curve": [{ "share": 0.0, "deletion": 0.9 }, { "share": 1.0, "deletion": 0.1 }] })
+    };
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
+    let page = render(names.map(row).map(evaluated));
+    assert!(page.contains("<b>New-P ↑</b>: the share of records whose rationale alone keeps the prediction"));
+    assert!(!page.contains("<b>deletion"), "it is in no column");
+    assert!(page.contains("The best are drawn, 2 more are in the table.") && count(&page, "<polyline") == 7);
+    assert!(!render(["a"].map(row).map(evaluated)).contains("The best are drawn"));
+
+    let left_out = json!({ "yardstick": "leave-out", "rule": "bm25", "spearman": measure, "queries": 1, "sets": 12, "records": 20.0, "seeds": 1 });
+    assert!(
+        render([evaluated(left_out)])
+            .contains(">1 query, 12 sets, 20 records left out of each, 1 training of each</span>")
+    );
+    let removed = |jointly: bool| {
+        let row =
+            json!({ "yardstick": "removal", "rule": "bm25", "loss_rise": measure, "queries": 57, "jointly": jointly });
+        render([evaluated(row)])
+    };
+    assert!(
+        removed(true).contains("57 queries, one ranking for all queries (--jointly)<")
+            && removed(true).contains("the mean over all amounts")
+    );
+    assert!(removed(false).contains("57 queries, a ranking for each query<"));
+}
+
 fn audited(findings: impl IntoIterator<Item = serde_json::Value>) -> Vec<ResultRecord> {
     findings.into_iter().map(evaluated).collect()
 }
@@ -555,11 +603,93 @@ fn an_audit_says_how_many_it_ranked_and_how_many_suggest_another_label() {
     let found = || audited((1..=120).map(|rank| doubted(rank, if rank <= 7 { "spam" } else { "ham" })));
     let page = render(found());
     assert!(page.contains("120 ranked, the first 100 here; 7 suggest another label"));
-    assert!(page.contains("<b>120</b> ranked, 7 suggest another label"));
+    assert!(page.contains("<b>120</b> ranked labels, 7 suggest another label"));
     for (limit, told) in [(5, "120 ranked, the first 5 here"), (500, "120 ranked; 7 suggest")] {
         let page = render_with(PageOptions { findings: limit, ..PageOptions::default() }, found());
         assert!(page.contains(told) && count(&page, "<li value=") == limit.min(120), "{limit}");
     }
+}
+
+#[test]
+fn what_differs_is_not_added_up() {
+    let sparse = |rank: u64| {
+        json!({ "rank": rank, "index": rank, "id": "s", "score": 0.5, "similarity": 0.5, "percentile": 0.1, "predicted": "ham",
+                "reason": "", "nearest": [], "text": "x" })
+    };
+    let change = json!({ "step": 1, "change": "drop", "index": 0, "id": "c", "reason": "why not", "text": "x" });
+    let mut page = Page::new(PageOptions::default());
+    for (file, found) in [
+        ("dirty.jsonl", vec![doubted(1, "spam")]),
+        ("sparse.jsonl", vec![sparse(1), sparse(2)]),
+        ("out/near/changes.jsonl", vec![change.clone(), change.clone()]),
+        ("out/far/changes.jsonl", vec![change.clone()]),
+        ("1/ask.jsonl", Vec::new()),
+    ] {
+        page.begin(std::path::Path::new(file));
+        audited(found).into_iter().for_each(|record| page.add(record));
+    }
+    for round in 1..=4 {
+        page.begin(std::path::Path::new(&format!("{round}/ask.jsonl")));
+        audited([json!({ "rank": 1, "id": "a", "kind": "new", "score": 0.5, "text": "x" })])
+            .into_iter()
+            .for_each(|record| page.add(record));
+    }
+    let page = page.render().unwrap();
+    for told in [
+        "<b>1</b> ranked label, 1 suggests another label<",
+        "<b>2</b> records by their coverage<",
+        "<b>2</b> changes to the data (near)<",
+        "<b>1</b> change to the data (far)<",
+        "<b>4</b> lists of labels asked for<",
+    ] {
+        assert_eq!(count(&page, told), 1, "{told}");
+    }
+}
+
+#[test]
+fn changes_are_numbered_and_rounds_have_an_axis() {
+    let change = |id: &str, step: u64| json!({ "step": step, "change": "drop", "index": 0, "id": id, "reason": "why not", "text": "x" });
+    let spread = json!({ "values": [0.5], "mean": 0.5, "deviation": 0.0 });
+    let round = |round: u64| {
+        json!({ "round": round, "asked": 0, "labels": 0, "waiting": 0, "records": 4, "changes": {}, "accepted": true, "reason": "so",
+                "sets": [{ "set": "dev", "records": 5, "metrics": { "accuracy": spread } }] })
+    };
+    let mut found = vec![change("a", 1), change("b", 1), change("c", 2)];
+    found.extend((0..3).map(round));
+    let page = render(audited(found));
+    assert_eq!(["1", "2", "3"].map(|rank| count(&page, &format!("<li value=\"{rank}\">"))), [1, 1, 1]);
+    assert!(page.contains("b, step 1<") && page.contains("c, step 2<"));
+    assert!(
+        page.contains("<span style=\"left:50.00%\">1</span>") && page.contains("<p class=\"axis across\">round</p>")
+    );
+    assert!(page.contains("<th>dev, %</th>") && page.contains("50.00 ± 0.00"));
+}
+
+#[test]
+fn numbers_of_a_list_say_what_they_are() {
+    let mut found = doubted(1, "spam");
+    found["signals"] = json!({ "text": 0.5 });
+    let page = render(audited([found]));
+    assert!(
+        page.contains("<b>the score</b>: what the list is ranked by")
+            && page.contains("<b>text</b>: how much likelier")
+    );
+    assert!(!page.contains("<b>margin</b>") && !page.contains("<b>near records</b>"), "it has none");
+    let fitted = Explanation { r_squared: Some(0.5), convergence_delta: None, ..explanation("a", 0, "x", &[1.0]) };
+    let page = render([explained(fitted)]);
+    assert!(page.contains("R²: the share") && !page.contains("Convergence delta:"));
+}
+
+#[test]
+fn the_label_stands_among_the_classes_and_the_others_are_counted() {
+    let mut many = prediction("a", 0);
+    many.probabilities.0 = (0..50).map(|class| (format!("c{class}"), 1.0 / (class + 2) as f32)).collect();
+    many.label = Some(json!("c40"));
+    let page = render([ResultRecord::Prediction(many)]);
+    assert!(page.contains("<b>c40</b> <span class=\"soft\">(label)</span>") && page.contains(">43 more classes<"));
+    assert_eq!(count(&page, "<span class=\"name\">c"), 6);
+    assert!(page.contains("placeholder=\"Search ids\""), "a prediction tells no text");
+    assert!(render([explained(explanation("a", 0, "x", &[1.0]))]).contains("placeholder=\"Search ids and texts\""));
 }
 
 #[test]
@@ -618,7 +748,7 @@ fn a_copy_tells_whose_it_is() {
     let ResultRecord::Finding(wherefore::report::Finding::Redundant(record)) = copy.clone() else { panic!("a copy") };
     let page = render([copy]);
     assert!(
-        page.contains("<span class=\"chip \">copy of t2 (spam)</span>") && page.contains("<b>1</b> found by audits")
+        page.contains("<span class=\"chip \">copy of t2 (spam)</span>") && page.contains("<b>1</b> copy or near copy")
     );
     assert!(record.render(false).contains("training t9 (ham)  copy of training t2 (spam)  a copy"));
 }
