@@ -407,7 +407,7 @@ fn groups_copies_and_layers_that_were_asked_for_are_shown() {
         page.contains("<b>none</b>") && page.contains("against it") && page.contains("<summary>7 more of 11</summary>")
     );
     assert_eq!((count(&page, ">3 copies<"), count(&page, " copies</span>")), (1, 1), "one record is no copies");
-    let layer = "<li class=\"near n\"><span class=\"number\">-0.12</span><span class=\"track\"><span style=\"width:50.0%\"></span></span>";
+    let layer = "<li class=\"near n\"><span class=\"number\">-0.1250</span><span class=\"track\"><span style=\"width:50.0%\"></span></span>";
     assert!(
         page.contains("what each layer adds") && page.contains(&format!("{layer}<span class=\"id\">second.value<")),
         "{page}"

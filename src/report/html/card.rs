@@ -377,7 +377,7 @@ impl Near {
 /// The layers in their order.
 fn layers(layers: &[(String, f32)]) -> Vec<Layer> {
     let largest = layers.iter().map(|(_, score)| score.abs()).fold(0.0, f32::max);
-    let form = Form::of(std::iter::once(f64::from(largest)), PART_DIGITS);
+    let form = Form::of(std::iter::once(f64::from(largest)), DIGITS);
     let layer = |(name, score): &(String, f32)| Layer {
         name: name.clone(),
         score: form.signed((*score).into()),
