@@ -345,7 +345,7 @@ fn near_records_of_pairs_have_both_texts() {
     let bench = Bench::new();
     bench.model("bert-cls2");
     let record = |i: usize| {
-        let text = format!("the food was {} {i}", if i % 2 == 0 { "bad" } else { "good" });
+        let text = format!("the food was {} {i}", ["bad", "good"][i % 2]);
         json!({ "id": format!("r{i}"), "text": text, "text_pair": format!("second segment {i}"), "label": i % 2 })
     };
     let mut all: Vec<Value> = (0..40).map(record).collect();

@@ -18,6 +18,12 @@ fn render_with(options: PageOptions, records: impl IntoIterator<Item = ResultRec
     page.render().unwrap()
 }
 
+fn add(page: &mut Page, records: Vec<ResultRecord>) {
+    for record in records {
+        page.add(record);
+    }
+}
+
 fn explained(record: Explanation) -> ResultRecord {
     ResultRecord::Explanation(record)
 }
@@ -497,7 +503,7 @@ fn selections_say_whose_they_are_and_what_is_struck_through() {
     let mut page = Page::new(PageOptions::default());
     for file in ["out/own.jsonl", "out/trained.jsonl"] {
         page.begin(std::path::Path::new(file));
-        audited([selection.clone()]).into_iter().for_each(|record| page.add(record));
+        add(&mut page, audited([selection.clone()]));
     }
     let page = page.render().unwrap();
     for file in ["own.jsonl", "trained.jsonl"] {
@@ -626,13 +632,11 @@ fn what_differs_is_not_added_up() {
         ("1/ask.jsonl", Vec::new()),
     ] {
         page.begin(std::path::Path::new(file));
-        audited(found).into_iter().for_each(|record| page.add(record));
+        add(&mut page, audited(found));
     }
     for round in 1..=4 {
         page.begin(std::path::Path::new(&format!("{round}/ask.jsonl")));
-        audited([json!({ "rank": 1, "id": "a", "kind": "new", "score": 0.5, "text": "x" })])
-            .into_iter()
-            .for_each(|record| page.add(record));
+        add(&mut page, audited([json!({ "rank": 1, "id": "a", "kind": "new", "score": 0.5, "text": "x" })]));
     }
     let page = page.render().unwrap();
     for told in [
@@ -854,7 +858,7 @@ fn results_of_one_kind_from_several_files_stand_under_their_names() {
         ),
     ] {
         page.begin(std::path::Path::new(file));
-        audited([result]).into_iter().for_each(|record| page.add(record));
+        add(&mut page, audited([result]));
     }
     let page = page.render().unwrap();
     for heading in [

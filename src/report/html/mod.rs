@@ -1,8 +1,8 @@
 //! One page to look at: results as a self-contained HTML file that loads nothing from anywhere.
 //!
-//! Results of the same record (same id, index and texts) are one card, in the order of its first result: what the model says,
-//! each explanation's text in colours side by side, and the training records behind it. The first cards stand in the
-//! page as they are; the others wait as text inside it until somebody scrolls to them, so that thousands of records
+//! Results of the same record (same id, index and texts) are one card, in the order of its first result: what the model
+//! says, each explanation's text in colours side by side, and the training records behind it. The first cards stand in
+//! the page as they are; the others wait as text inside it until somebody scrolls to them, so that thousands of records
 //! open at once. What is beyond [`PageOptions::limit`] or 64 MiB is left out, and the page says so.
 //!
 //! The templates escape every text; the page's content security policy forbids it to load or send anything.
