@@ -8,7 +8,7 @@ use serde_json::Value;
 use wherefore::Error;
 use wherefore::pipeline::Summary;
 use wherefore::report::{
-    DEFAULT_FINDINGS, DEFAULT_LIMIT, Destination, Nothing, Page, PageOptions, is_special, read_results,
+    DEFAULT_FINDINGS, DEFAULT_LIMIT, Destination, Nothing, Page, PageOptions, is_special, read_results, result_files,
 };
 
 use super::Outcome;
@@ -38,9 +38,23 @@ pub(crate) struct Arguments {
 /// What results are written as, or may be expected to.
 const RESULTS: [&str; 7] = ["csv", "gz", "jsonl", "parquet", "tsv", "txt", "zst"];
 
+/// What stands in the record of the run that left a file, where there is one.
+fn run_of(file: &Path) -> Option<Value> {
+    serde_json::from_slice(&std::fs::read(sibling(file, "run.json")).ok()?).ok()
+}
+
+/// The fingerprint of the one data set that a result is of.
+fn data_of(file: &Path) -> Option<String> {
+    let told = run_of(file)?;
+    match told["data"].as_array()?.as_slice() {
+        [data] => Some(data["fingerprint"].as_str()?.to_owned()),
+        _ => None,
+    }
+}
+
 /// What a run's record tells of an audit that left an empty file.
 fn of_audit(file: &Path) -> Option<Nothing> {
-    let told: Value = serde_json::from_slice(&std::fs::read(sibling(file, "run.json")).ok()?).ok()?;
+    let told = run_of(file)?;
     let audit = told["command"].as_str()?.strip_prefix("audit ")?.to_owned();
     Some(Nothing { audit, records: told["store"]["records"].as_u64() })
 }
@@ -67,16 +81,20 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Outc
         sources: results.clone(),
     });
     let (mut read, mut audits) = (0, 0);
-    for file in results {
+    let files: Vec<Vec<String>> = results.iter().map(|pattern| result_files(pattern)).collect::<Result<_, _>>()?;
+    for file in files.concat() {
         let before = read;
-        page.begin(Path::new(file));
-        read_results(std::slice::from_ref(file), &mut |record| {
+        page.begin(Path::new(&file));
+        if let Some(fingerprint) = data_of(Path::new(&file)) {
+            page.of_data(&fingerprint);
+        }
+        read_results(std::slice::from_ref(&file), &mut |record| {
             read += 1;
             page.add(record);
             Ok(())
         })?;
         if read == before
-            && let Some(nothing) = of_audit(Path::new(file))
+            && let Some(nothing) = of_audit(Path::new(&file))
         {
             audits += 1;
             page.add_nothing(nothing);

@@ -97,7 +97,7 @@ pub(crate) struct Arguments {
     /// Of a store of projected gradients: score the N records of each end again, by the gradients themselves
     #[arg(long, value_name = "N", conflicts_with_all = ["of_itself", "from_factors", "group_by"])]
     exact: Option<usize>,
-    /// What each layer adds to a neighbour's score (with --exact; JSON)
+    /// What each layer adds to a neighbour's score (with --exact; JSON and the page)
     #[arg(long, requires = "exact")]
     layers: bool,
     /// What each pair of a query's token and a training record's adds to the score of those two (with --exact; JSON and

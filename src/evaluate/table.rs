@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::Measure;
+use crate::report::numbers::zero_without_sign;
 
 /// Rows under a heading; the first column is names, the others are numbers, right-aligned.
 #[derive(Clone, Debug, Default)]
@@ -49,5 +50,17 @@ impl fmt::Display for Table {
 
 /// A mean with half its interval's width, or a dash.
 pub(super) fn cell(measure: Option<Measure>) -> String {
-    measure.map_or_else(|| "-".to_owned(), |m| format!("{:.3} ±{:.3}", m.mean, (m.high - m.low) / 2.0))
+    let told = |m: Measure| format!("{} ±{:.3}", zero_without_sign(format!("{:.3}", m.mean)), (m.high - m.low) / 2.0);
+    measure.map_or_else(|| "-".to_owned(), told)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_rounded_away_has_no_sign() {
+        let cell = |mean| cell(Some(Measure { mean, low: mean, high: mean }));
+        assert_eq!([cell(-0.0001), cell(-0.0006)], ["0.000 ±0.000", "-0.001 ±0.000"]);
+    }
 }

@@ -187,6 +187,7 @@ fn judged(result: &SearchResult, own: &Explanation, copies: &[&Explanation], opt
         label: near.label.as_ref().map(plain),
         score: near.score,
         text: near.text.clone(),
+        text_pair: near.text_pair.clone(),
     };
     let record = UnreliableRecord {
         index: result.index,

@@ -56,6 +56,9 @@ pub struct NearRecord {
     pub score: f32,
     /// Its first segment.
     pub text: String,
+    /// Its second segment, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_pair: Option<String>,
 }
 
 impl DirtyLabel {
@@ -110,6 +113,7 @@ impl NearRecord {
             ("label", Kind::Text),
             ("score", Kind::Number),
             ("text", Kind::Text),
+            ("text_pair", Kind::Text),
         ])
     }
 
@@ -117,7 +121,8 @@ impl NearRecord {
         let row = hit.row as usize;
         let record = store.record(row)?;
         let label = label_name(store, dirty.labels[row]);
-        Ok(Self { index: hit.index, id: record.id, label, score: hit.score, text: record.text })
+        let (text, text_pair) = (record.text, record.pair);
+        Ok(Self { index: hit.index, id: record.id, label, score: hit.score, text, text_pair })
     }
 }
 

@@ -369,5 +369,6 @@ fn place(record: &StoredRecord) -> (usize, usize) {
 fn near_question(store: &Store, hit: Hit) -> Result<NearRecord> {
     let record = store.record(hit.row as usize)?;
     let answer = record.said.map(|said| said.target.as_str().unwrap_or_default().to_owned());
-    Ok(NearRecord { index: hit.index, id: record.id, label: answer, score: hit.score, text: record.text })
+    let (text, text_pair) = (record.text, record.pair);
+    Ok(NearRecord { index: hit.index, id: record.id, label: answer, score: hit.score, text, text_pair })
 }

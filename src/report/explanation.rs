@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::numbers::zero_without_sign;
 use super::records::class_kind;
 use super::schema::{Kind, columns};
 use crate::explain::{Method, Words};
@@ -157,11 +158,11 @@ impl Explanation {
     pub(super) fn show(&self, score: f32, digits: usize) -> String {
         let largest = self.largest();
         let zeros = if largest > 0.0 { (-largest.log10()).ceil().max(0.0) as usize } else { 0 };
-        match zeros {
+        zero_without_sign(match zeros {
             0..=1 => format!("{score:+.digits$}"),
             2..=3 => format!("{score:+.*}", digits + zeros - 1),
             _ => format!("{score:+.*e}", digits - 1),
-        }
+        })
     }
 
     /// The largest magnitude among the words' scores, or the tokens' where there are no words.

@@ -10,7 +10,7 @@ mod finding;
 mod global_importance;
 mod html;
 mod improvement;
-mod numbers;
+pub(crate) mod numbers;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod records;
@@ -42,7 +42,7 @@ pub use records::{
     Certain, Neighbour, NeighbourGroup, NeighbourList, NeighbourPart, Neighbours, PairDetail, Prediction,
     Probabilities, ScoreError, SearchResult, TokenPairs, class_value,
 };
-pub use results::{ResultRecord, read_results};
+pub use results::{ResultRecord, read_results, result_files};
 pub use schema::Kind;
 pub use text::{Render, printable};
 pub use token_predictions::{

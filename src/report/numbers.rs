@@ -32,18 +32,32 @@ impl Form {
     }
 
     pub(super) fn plain(self, value: f64) -> String {
-        match self {
+        zero_without_sign(match self {
             Self::Decimals(decimals) => format!("{value:.decimals$}"),
             Self::Powers(decimals) => format!("{value:.decimals$e}"),
-        }
+        })
     }
 
     /// With its sign, `+` included.
     pub(super) fn signed(self, value: f64) -> String {
-        match self {
+        zero_without_sign(match self {
             Self::Decimals(decimals) => format!("{value:+.decimals$}"),
             Self::Powers(decimals) => format!("{value:+.decimals$e}"),
-        }
+        })
+    }
+}
+
+/// A number as it was written, without a sign where that is of nothing: it was rounded away.
+pub(crate) fn zero_without_sign(number: String) -> String {
+    let digits = number.split('e').next().unwrap_or_default();
+    if digits.contains(|c: char| ('1'..='9').contains(&c)) { number } else { number.replace(['-', '+'], "") }
+}
+
+/// A number by itself, with four digits at most.
+pub(super) fn short(value: f64) -> String {
+    match Form::of(std::iter::once(value), 4) {
+        form @ Form::Decimals(1..) => form.plain(value).trim_end_matches('0').trim_end_matches('.').to_owned(),
+        form => form.plain(value),
     }
 }
 
@@ -67,7 +81,15 @@ mod tests {
         assert_eq!(shown(&[2.5e-4]), ["+0.00025"]);
         assert_eq!(shown(&[2.5e-9]), ["+2.5e-9"]);
         assert_eq!(shown(&[2.5e7]), ["+2.5e7"]);
-        assert_eq!(shown(&[0.0]), ["+0.0"]);
+        assert_eq!(shown(&[0.0]), ["0.0"]);
+        assert_eq!(shown(&[12.0, -0.2, 0.4]), ["+12", "0", "0"], "what is rounded away has no sign");
+        assert_eq!(Form::Decimals(3).plain(-0.0001), "0.000");
+    }
+
+    #[test]
+    fn a_number_by_itself_is_short() {
+        let shown = [0.756_156_6, 0.5, 2.0, -123.456, 0.0, 1e-9, 12_345.6].map(short);
+        assert_eq!(shown, ["0.7562", "0.5", "2", "-123.5", "0", "1.000e-9", "12346"]);
     }
 
     #[test]

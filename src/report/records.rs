@@ -12,6 +12,7 @@ use super::schema::{self, columns};
 use crate::error::Result;
 use crate::factors::Target;
 use crate::model::{Problem, Task};
+use crate::search::Rule;
 
 /// A target or prediction as results show it: a class's name, several names, or the regression value(s).
 pub fn class_value(target: &Target, labels: &[String]) -> Value {
@@ -180,6 +181,16 @@ pub struct NeighbourPart {
     pub target: String,
     /// What it adds to the record's score.
     pub score: f32,
+}
+
+/// What the ends of a ranking are called by rules whose scores speak neither for nor against: a distance, or what is
+/// the record's own.
+pub(super) fn neutral(rule: &str) -> Option<[&'static str; 2]> {
+    match rule.parse() {
+        Ok(Rule::FeatureEuc) => Some(["nearest", "farthest"]),
+        Ok(Rule::Loss) => Some(["highest loss", "lowest loss"]),
+        _ => None,
+    }
 }
 
 /// Where the sign of the scores of an end changes, and what is said there: from its first on an end has the sign it is

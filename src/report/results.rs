@@ -8,7 +8,7 @@ use super::{
     ContextSelection, EvaluationRow, Explanation, Finding, GlobalImportance, MaskPrediction, Prediction, SearchResult,
     SpanPrediction, TagPrediction,
 };
-use crate::dataset::each_object;
+use crate::dataset::{each_object, matches};
 use crate::error::Result;
 
 /// A record of a result file.
@@ -89,6 +89,15 @@ impl ResultRecord {
 
 fn parse<R: DeserializeOwned>(what: &str, object: Map<String, Value>) -> Result<R, String> {
     serde_json::from_value(Value::Object(object)).map_err(|error| format!("not {what} record: {error}"))
+}
+
+/// The result files that a pattern names, in alphabetical order; a path is its own.
+///
+/// # Errors
+/// Where a pattern is none, or names nothing.
+pub fn result_files(pattern: &str) -> Result<Vec<String>> {
+    let files = matches(pattern)?;
+    Ok(files.into_iter().map(|file| file.to_string_lossy().into_owned()).collect())
 }
 
 /// Hands each record of the result files (`.jsonl`, also compressed, or `.parquet`; globs; `-` for standard input) to

@@ -363,6 +363,37 @@ fn reasons_that_come_back_and_both_remedies() {
 }
 
 #[test]
+fn near_records_of_pairs_have_both_texts() {
+    let bench = Bench::new();
+    bench.model("bert-cls2");
+    let record = |i: usize| {
+        let text = format!("the food was {} {i}", ["bad", "good"][i % 2]);
+        json!({ "id": format!("r{i}"), "text": text, "text_pair": format!("second segment {i}"), "label": i % 2 })
+    };
+    let mut all: Vec<Value> = (0..40).map(record).collect();
+    all.push(json!({ "id": "copy", "text": all[0]["text"], "text_pair": all[0]["text_pair"], "label": 0 }));
+    bench.write("data.jsonl", jsonl(&all));
+    bench.ok("index --model bert-cls2 --data data.jsonl --store store");
+    for (audit, near) in [
+        ("dirty", "/neighbours/0"),
+        ("sparse --data data.jsonl", "/nearest/0"),
+        ("unreliable --data data.jsonl --method saliency --copies 1", "/nearest/0"),
+        ("redundant", "/of"),
+        ("bias --false-discovery 0.5", "/examples/0"),
+    ] {
+        bench.ok(&format!("audit {audit} --store store --out found.jsonl"));
+        let found = records(&bench, "found.jsonl");
+        let pair = found[0].pointer(near).and_then(|near| near["text_pair"].as_str());
+        let pair = pair.unwrap_or_else(|| panic!("{audit}: {}", found[0]));
+        assert!(pair.starts_with("second segment"), "{audit}: {pair}");
+        let told = format!("<span class=\"soft\">⏐</span> {pair}</p></li>");
+        assert!(bench.ok("report found.jsonl").contains(&told), "{audit}");
+    }
+    let copies = bench.ok("audit redundant --store store --format text");
+    assert_eq!(copies.matches("the food was bad 0 ⏐ second segment 0").count(), 2, "{copies}");
+}
+
+#[test]
 fn predictions_are_trusted_as_far_as_such_predictions_are_right() {
     let bench = Bench::new();
     let mails = mails();

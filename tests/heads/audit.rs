@@ -98,7 +98,7 @@ fn wrong_tags_come_first_and_are_told_where_they_stand() {
     assert_eq!((told.matches(" → ").count(), told.lines().count()), (2, 6));
     bench.ok("report dirty.jsonl --out page.html --quiet");
     let page = std::fs::read_to_string(bench.path("page.html")).unwrap();
-    assert!(page.contains("Tags that are likely wrong") && page.contains("<mark class=\"t\">"));
+    assert!(page.contains("Tags, the most suspect first") && page.contains("<mark class=\"t\">"));
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn wrong_answers_come_first() {
     bench.fails("audit dirty --store store --by-word", "tags no words");
     bench.ok("report dirty.jsonl --out page.html --quiet");
     let page = std::fs::read_to_string(bench.path("page.html")).unwrap();
-    assert!(page.contains("Answers that are likely wrong"));
+    assert!(page.contains("Answers, the most suspect first"));
     bench.ok("audit dirty --store store --out dirty.parquet --quiet");
     bench.ok("audit redundant --store store --quiet");
     assert_eq!(lines(&bench.ok("audit sparse --store store --data train.jsonl --quiet")).len(), 60);

@@ -148,7 +148,7 @@ fn small_scores_keep_two_digits() {
     let text = |scale: f32| explanation("a", 0, "win now", &[0.5 * scale, -0.25 * scale]).render(false);
     assert!(text(0.1).contains("win(+0.050) now(-0.025)"), "{}", text(0.1));
     assert!(text(1e-6).contains("win(+5.0e-7) now(-2.5e-7)"), "{}", text(1e-6));
-    assert!(text(0.0).contains("win(+0.00) now(-0.00)"), "{}", text(0.0));
+    assert!(text(0.0).contains("win(0.00) now(0.00)"), "{}", text(0.0));
 }
 
 #[test]

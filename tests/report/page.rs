@@ -2,8 +2,8 @@
 
 use serde_json::json;
 use wherefore::report::{
-    AnswerSpan, Explanation, GlobalImportance, NeighbourPart, Page, PageOptions, Render, ResultRecord, SpanPrediction,
-    TagPrediction, TargetSpan, WordScore,
+    AnswerSpan, Explanation, Finding, GlobalImportance, NeighbourGroup, NeighbourPart, Page, PageOptions, PairDetail,
+    Render, ResultRecord, SpanPrediction, TagPrediction, TargetSpan, WordScore,
 };
 
 use super::{explanation, neighbour, prediction, search};
@@ -16,6 +16,12 @@ fn render_with(options: PageOptions, records: impl IntoIterator<Item = ResultRec
     let mut page = Page::new(options);
     records.into_iter().for_each(|record| page.add(record));
     page.render().unwrap()
+}
+
+fn add(page: &mut Page, records: Vec<ResultRecord>) {
+    for record in records {
+        page.add(record);
+    }
 }
 
 fn explained(record: Explanation) -> ResultRecord {
@@ -103,6 +109,36 @@ fn results_of_one_record_come_together() {
 }
 
 #[test]
+fn records_of_other_data_with_the_same_number_are_others() {
+    let bare = |text: &str| Explanation { words: Vec::new(), ..explanation("0", 0, text, &[1.0, 0.5]) };
+    let cards = |records: &[(&str, ResultRecord)]| {
+        let mut page = Page::new(PageOptions::default());
+        for (data, record) in records {
+            page.begin(std::path::Path::new("r.jsonl"));
+            if !data.is_empty() {
+                page.of_data(data);
+            }
+            page.add(record.clone());
+        }
+        count(&page.render().unwrap(), "<article")
+    };
+    let of = |text: &str| explained(explanation("0", 0, text, &[1.0, 0.5]));
+    let asked = |text: &str| ResultRecord::Search(search("0", 0, text));
+    let predicted = |id: &str| ResultRecord::Prediction(prediction(id, 0));
+    assert_eq!(cards(&[("", of("x y")), ("", asked("x y")), ("", asked("z y")), ("", of("z y"))]), 2);
+    assert_eq!(cards(&[("", of("x y")), ("", of("z y")), ("", of("x y"))]), 2);
+    // Other bytes of the same texts; and what tells no texts goes by the data, unless ids tell records apart.
+    assert_eq!(cards(&[("1", of("x y")), ("2", asked("x y")), ("2", predicted("0")), ("", predicted("0"))]), 1);
+    assert_eq!(cards(&[("1", of("x y")), ("2", predicted("0")), ("2", explained(bare("z y")))]), 2);
+    assert_eq!(cards(&[("1", predicted("0")), ("2", asked("x y")), ("1", asked("x z"))]), 2);
+    assert_eq!(cards(&[("1", predicted("a")), ("2", predicted("a"))]), 1);
+    // Cut into other words they are the same.
+    let mut characters = explanation("0", 0, "x y", &[1.0, 0.5]);
+    characters.words.insert(1, WordScore { text: " ".into(), start: 1, end: 2, segment: 0, score: 0.1 });
+    assert_eq!(cards(&[("", of("x y")), ("", explained(characters))]), 1);
+}
+
+#[test]
 fn a_text_is_shown_as_it_is_where_a_result_tells_it() {
     let mut record = explanation("a", 0, "one two", &[0.5, 0.25]);
     (record.words[1].start, record.words[1].end) = (5, 8);
@@ -128,9 +164,11 @@ fn pairs_have_two_texts_and_wordless_records_show_tokens() {
     let wordless = Explanation { words: Vec::new(), ..explanation("b", 1, "three", &[0.5]) };
     let page = render([explained(pair), explained(wordless)]);
     assert_eq!(count(&page, "<p class=\"text\""), 3);
-    assert!(page.contains(
-        r#"<mark title="+0.000">[CLS]</mark> <mark class="p" style="--w:1.00" title="+0.500">three</mark> "#
-    ));
+    assert!(
+        page.contains(
+            r#"<mark title="0.000">[CLS]</mark> <mark class="p" style="--w:1.00" title="+0.500">three</mark> "#
+        )
+    );
 }
 
 /// What must not come out as it went in.
@@ -205,6 +243,32 @@ fn cards_beyond_the_first_wait_as_text() {
     let page = render((0..50).map(|i| explained(explanation(&format!("r{i}"), i, "x", &[1.0]))));
     assert_eq!((count(&page, "<article"), count(&page, "<script type=\"text/html\" data-card")), (50, 30));
     assert!(!page.contains("not on this page"), "nothing is left out");
+    assert!(page.contains("addEventListener(\"beforeprint\""), "and all of them are printed");
+}
+
+#[test]
+fn texts_that_are_cut_open_wherever_they_are() {
+    let page = render(audited([doubted(1, "spam")]));
+    assert!(page.contains("<p class=\"told\"") && page.contains("document.addEventListener(\"keydown\""));
+    assert!(page.contains("closest(\".told.long\")") && !page.contains("cards.addEventListener"), "not of cards alone");
+    assert!(!page.contains("overflow-wrap: anywhere; cursor: pointer"), "what is whole does not seem to open");
+}
+
+#[test]
+fn all_that_is_looked_at_is_in_main_and_within_reach_of_a_keyboard() {
+    let mapped = json!({ "rank": 1, "index": 0, "id": "m", "score": 0.5, "region": "easy", "confidence": 0.9, "variability": 0.1,
+                         "correctness": 1.0, "forgotten": 0, "learned_in": 0, "text": "x" });
+    let lds = json!({ "yardstick": "lds", "rule": "grad-cos", "lds": { "mean": 0.5, "low": 0.4, "high": 0.6 } });
+    let mut records = audited([mapped, lds, doubted(1, "spam")]);
+    records.push(explained(explanation("a", 0, "x", &[1.0])));
+    let page = render(records);
+    let main = &page[page.find("<main>").unwrap()..page.find("</main>").unwrap()];
+    assert_eq!(
+        (count(main, "<article"), count(&page, "<section class=\"card"), count(main, "<section class=\"card")),
+        (1, 3, 3)
+    );
+    assert!(page.contains("<canvas role=\"img\" tabindex=\"0\"") && page.contains("touch-action: pan-y"));
+    assert_eq!((count(&page, "<div class=\"scroll\""), count(&page, "<div class=\"scroll\" tabindex=\"0\">")), (1, 1));
 }
 
 #[test]
@@ -270,6 +334,19 @@ fn numbers_are_neither_right_nor_wrong() {
 }
 
 #[test]
+fn neighbours_of_a_regression_are_neither_right_nor_wrong() {
+    let mut result = search("a", 0, "x");
+    let near = &mut result.proponents[0];
+    (near.label, near.predicted) = (Some(json!(0.756_156_6)), Some(json!(0.701_234_5)));
+    let page = render([ResultRecord::Search(result)]);
+    assert!(page.contains("<span class=\"chip\">0.7562</span>") && !page.contains("model says"), "{page}");
+    let sparse = json!({ "rank": 1, "index": 0, "id": "s", "score": 0.5, "similarity": 0.5, "percentile": 0.1, "label": 0.5,
+                         "predicted": 0.498_765_4, "reason": "", "nearest": [], "text": "x" });
+    let page = render(audited([sparse]));
+    assert!(page.contains("<span class=\"chip \">predicted 0.4988</span><span class=\"chip \">label 0.5</span>"));
+}
+
+#[test]
 fn an_end_with_nothing_below_zero_opposes_nothing() {
     let mut result = search("a", 0, "x");
     result.opponents = vec![neighbour(1, 0.25, "least")];
@@ -277,6 +354,22 @@ fn an_end_with_nothing_below_zero_opposes_nothing() {
     let page = render([ResultRecord::Search(result)]);
     assert!(page.contains("These support it least") && !page.contains("These oppose it most"));
     assert!(page.contains("<summary>7 more of 12</summary>"));
+}
+
+#[test]
+fn distances_and_losses_neither_support_nor_oppose() {
+    for (rule, [first, last]) in [("feature-euc", ["nearest", "farthest"]), ("loss", ["highest loss", "lowest loss"])] {
+        let mut result = search("a", 0, "x");
+        result.rule = rule.into();
+        let page = render([ResultRecord::Search(result.clone())]).to_lowercase();
+        for title in [first, last] {
+            assert!(page.contains(&format!("<h4>{title}</h4>")), "{rule}");
+        }
+        assert!(count(&page, "<p class=\"near \">") == 2 && !page.contains("these "), "{rule}");
+        let text = result.render(false);
+        assert!(text.contains(&format!("  {first}\n")) && text.contains(&format!("  {last}\n")), "{text}");
+        assert!(!text.contains("supports") && !text.contains("opposes"), "{text}");
+    }
 }
 
 #[test]
@@ -295,6 +388,36 @@ fn where_the_sign_changes_within_an_end_it_is_told() {
     result.proponents = vec![neighbour(1, -0.5, "x")];
     assert!(result.render(false).contains("  opposes least\n"));
     assert!(render([ResultRecord::Search(result)]).contains("These oppose it least"));
+}
+
+#[test]
+fn groups_copies_and_layers_that_were_asked_for_are_shown() {
+    let mut result = search("a", 0, "x");
+    let group = |name: Option<&str>, total| NeighbourGroup {
+        group: name.map(str::to_owned),
+        records: 206,
+        total,
+        proponents: (1..=14).map(|rank| neighbour(rank, 1.0 / rank as f32, "of the group")).collect(),
+        opponents: vec![neighbour(1, -0.5, "against it")],
+    };
+    result.groups = vec![group(Some("<b>ham"), -12.5), group(None, 0.25)];
+    result.proponents[0].copies = Some(3);
+    result.opponents[0].copies = Some(1);
+    let layers = vec![("first.query".to_owned(), 0.25), ("second.value".to_owned(), -0.125)];
+    result.proponents[0].detail = Some(PairDetail { layers, token_pairs: None });
+    let page = render([ResultRecord::Search(result)]);
+    assert!(page.contains(
+        "<b>&lt;b&gt;ham</b> <span class=\"soft\">206 records, scores add up to <span class=\"number\">-12.50<"
+    ));
+    assert!(
+        page.contains("<b>none</b>") && page.contains("against it") && page.contains("<summary>7 more of 11</summary>")
+    );
+    assert_eq!((count(&page, ">3 copies<"), count(&page, " copies</span>")), (1, 1), "one record is no copies");
+    let layer = "<li class=\"near n\"><span class=\"number\">-0.1250</span><span class=\"track\"><span style=\"width:50.0%\"></span></span>";
+    assert!(
+        page.contains("what each layer adds") && page.contains(&format!("{layer}<span class=\"id\">second.value<")),
+        "{page}"
+    );
 }
 
 #[test]
@@ -373,12 +496,33 @@ fn an_answer_stands_with_the_next_best_and_their_scores() {
 }
 
 #[test]
+fn selections_say_whose_they_are_and_what_is_struck_through() {
+    let selection = json!({ "id": "q", "index": 0, "question": "who", "context": "Ann. Bob.", "answer": { "text": "Ann", "start": 0, "end": 3,
+                            "score": 1.0 }, "plain_answer": { "text": "Ann", "start": 0, "end": 3, "score": 1.0 }, "sentences": [
+                            { "start": 0, "end": 4, "score": 0.9, "kept": true }, { "start": 4, "end": 9, "score": 0.1, "kept": false }] });
+    let mut page = Page::new(PageOptions::default());
+    for file in ["out/own.jsonl", "out/trained.jsonl"] {
+        page.begin(std::path::Path::new(file));
+        add(&mut page, audited([selection.clone()]));
+    }
+    let page = page.render().unwrap();
+    for file in ["own.jsonl", "trained.jsonl"] {
+        assert!(page.contains(&format!("<p class=\"soft caption\">from the kept sentences alone, by {file}</p>")));
+    }
+    let legend = "Grey and struck through</span>: what the model did not read";
+    assert!(page.contains("<mark class=\"unseen\"> Bob.</mark>") && page.contains(legend), "{page}");
+    let whole = render([explained(explanation("a", 0, "one", &[0.5])), ResultRecord::Search(search("a", 0, "one"))]);
+    let cut = render([explained(explanation("a", 0, "one", &[0.5])), ResultRecord::Search(search("a", 0, "one two"))]);
+    assert_eq!((whole.contains(legend), cut.contains(legend)), (false, true));
+}
+
+#[test]
 fn what_does_not_speak_for_the_target_is_no_reason() {
     let record = Explanation { rationale: vec![1, 0, 2], ..explanation("a", 0, "bad ， good", &[-0.5, 0.5, 0.0]) };
     let page = render([explained(record.clone())]);
     assert_eq!(count(&page, "<span class=\"chip "), 1);
     assert!(page.contains("<span class=\"chip p\">“，” <"));
-    assert!(record.render(false).contains("rationale: “，” +0.50 · bad -0.50 · good +0.00"), "the record's own, whole");
+    assert!(record.render(false).contains("rationale: “，” +0.50\n"), "at the terminal as well");
 }
 
 fn evaluated(row: serde_json::Value) -> ResultRecord {
@@ -420,6 +564,37 @@ fn a_yardstick_is_a_chart_and_a_table_with_chance_in_grey() {
     assert!(ResultRecord::from_object(nameless).unwrap_err().contains("\"rule\""));
 }
 
+#[test]
+fn a_yardstick_says_what_its_measures_are_and_what_it_leaves_out() {
+    let measure = json!({ "mean": 0.5, "low": 0.4, "high": 0.6 });
+    let row = |method: &str| {
+        json!({ "yardstick": "faithfulness", "method": method, "records": 9, "aopc_comprehensiveness": measure, "new_p": measure,
+                "curve": [{ "share": 0.0, "deletion": 0.9 }, { "share": 1.0, "deletion": 0.1 }] })
+    };
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
+    let page = render(names.map(row).map(evaluated));
+    assert!(page.contains("<b>New-P ↑</b>: the share of records whose rationale alone keeps the prediction"));
+    assert!(!page.contains("<b>deletion"), "it is in no column");
+    assert!(page.contains("The best are drawn, 2 more are in the table.") && count(&page, "<polyline") == 7);
+    assert!(!render(["a"].map(row).map(evaluated)).contains("The best are drawn"));
+
+    let left_out = json!({ "yardstick": "leave-out", "rule": "bm25", "spearman": measure, "queries": 1, "sets": 12, "records": 20.0, "seeds": 1 });
+    assert!(
+        render([evaluated(left_out)])
+            .contains(">1 query, 12 sets, 20 records left out of each, 1 training of each</span>")
+    );
+    let removed = |jointly: bool| {
+        let row =
+            json!({ "yardstick": "removal", "rule": "bm25", "loss_rise": measure, "queries": 57, "jointly": jointly });
+        render([evaluated(row)])
+    };
+    assert!(
+        removed(true).contains("57 queries, one ranking for all queries (--jointly)<")
+            && removed(true).contains("the mean over all amounts")
+    );
+    assert!(removed(false).contains("57 queries, a ranking for each query<"));
+}
+
 fn audited(findings: impl IntoIterator<Item = serde_json::Value>) -> Vec<ResultRecord> {
     findings.into_iter().map(evaluated).collect()
 }
@@ -434,11 +609,138 @@ fn an_audit_says_how_many_it_ranked_and_how_many_suggest_another_label() {
     let found = || audited((1..=120).map(|rank| doubted(rank, if rank <= 7 { "spam" } else { "ham" })));
     let page = render(found());
     assert!(page.contains("120 ranked, the first 100 here; 7 suggest another label"));
-    assert!(page.contains("<b>120</b> ranked, 7 suggest another label"));
+    assert!(page.contains("<b>120</b> ranked labels, 7 suggest another label"));
     for (limit, told) in [(5, "120 ranked, the first 5 here"), (500, "120 ranked; 7 suggest")] {
         let page = render_with(PageOptions { findings: limit, ..PageOptions::default() }, found());
         assert!(page.contains(told) && count(&page, "<li value=") == limit.min(120), "{limit}");
     }
+}
+
+#[test]
+fn what_differs_is_not_added_up() {
+    let sparse = |rank: u64| {
+        json!({ "rank": rank, "index": rank, "id": "s", "score": 0.5, "similarity": 0.5, "percentile": 0.1, "predicted": "ham",
+                "reason": "", "nearest": [], "text": "x" })
+    };
+    let change = json!({ "step": 1, "change": "drop", "index": 0, "id": "c", "reason": "why not", "text": "x" });
+    let mut page = Page::new(PageOptions::default());
+    for (file, found) in [
+        ("dirty.jsonl", vec![doubted(1, "spam")]),
+        ("sparse.jsonl", vec![sparse(1), sparse(2)]),
+        ("out/near/changes.jsonl", vec![change.clone(), change.clone()]),
+        ("out/far/changes.jsonl", vec![change.clone()]),
+        ("1/ask.jsonl", Vec::new()),
+    ] {
+        page.begin(std::path::Path::new(file));
+        add(&mut page, audited(found));
+    }
+    for round in 1..=4 {
+        page.begin(std::path::Path::new(&format!("{round}/ask.jsonl")));
+        add(&mut page, audited([json!({ "rank": 1, "id": "a", "kind": "new", "score": 0.5, "text": "x" })]));
+    }
+    let page = page.render().unwrap();
+    for told in [
+        "<b>1</b> ranked label, 1 suggests another label<",
+        "<b>2</b> records by their coverage<",
+        "<b>2</b> changes to the data (near)<",
+        "<b>1</b> change to the data (far)<",
+        "<b>4</b> lists of labels asked for<",
+    ] {
+        assert_eq!(count(&page, told), 1, "{told}");
+    }
+}
+
+#[test]
+fn changes_are_numbered_and_rounds_have_an_axis() {
+    let change = |id: &str, step: u64| json!({ "step": step, "change": "drop", "index": 0, "id": id, "reason": "why not", "text": "x" });
+    let spread = json!({ "values": [0.5], "mean": 0.5, "deviation": 0.0 });
+    let round = |round: u64| {
+        json!({ "round": round, "asked": 0, "labels": 0, "waiting": 0, "records": 4, "changes": {}, "accepted": true, "reason": "so",
+                "sets": [{ "set": "dev", "records": 5, "metrics": { "accuracy": spread } }] })
+    };
+    let mut found = vec![change("a", 1), change("b", 1), change("c", 2)];
+    found.extend((0..3).map(round));
+    let page = render(audited(found));
+    assert_eq!(["1", "2", "3"].map(|rank| count(&page, &format!("<li value=\"{rank}\">"))), [1, 1, 1]);
+    assert!(page.contains("b, step 1<") && page.contains("c, step 2<"));
+    assert!(
+        page.contains("<span style=\"left:50.00%\">1</span>") && page.contains("<p class=\"axis across\">round</p>")
+    );
+    assert!(page.contains("<th>dev, %</th>") && page.contains("50.00 ± 0.00"));
+}
+
+#[test]
+fn numbers_of_a_list_say_what_they_are() {
+    let mut found = doubted(1, "spam");
+    found["signals"] = json!({ "text": 0.5 });
+    let page = render(audited([found]));
+    assert!(
+        page.contains("<b>the score</b>: what the list is ranked by")
+            && page.contains("<b>text</b>: how much likelier")
+    );
+    assert!(!page.contains("<b>margin</b>") && !page.contains("<b>near records</b>"), "it has none");
+    let fitted = Explanation { r_squared: Some(0.5), convergence_delta: None, ..explanation("a", 0, "x", &[1.0]) };
+    let page = render([explained(fitted)]);
+    assert!(page.contains("R²: the share") && !page.contains("Convergence delta:"));
+}
+
+#[test]
+fn the_label_stands_among_the_classes_and_the_others_are_counted() {
+    let mut many = prediction("a", 0);
+    many.probabilities.0 = (0..50).map(|class| (format!("c{class}"), 1.0 / (class + 2) as f32)).collect();
+    many.label = Some(json!("c40"));
+    let page = render([ResultRecord::Prediction(many)]);
+    assert!(page.contains("<b>c40</b> <span class=\"soft\">(label)</span>") && page.contains(">43 more classes<"));
+    assert_eq!(count(&page, "<span class=\"name\">c"), 6);
+    assert!(page.contains("placeholder=\"Search ids\""), "a prediction tells no text");
+    assert!(render([explained(explanation("a", 0, "x", &[1.0]))]).contains("placeholder=\"Search ids and texts\""));
+}
+
+#[test]
+fn a_label_that_nobody_doubts_has_no_arrow() {
+    let found = audited([doubted(1, "spam"), doubted(2, "ham")]);
+    let lines: Vec<String> = found.iter().map(|found| finding(found).lines().next().unwrap().to_owned()).collect();
+    assert_eq!(lines, ["     1  ham → spam  0.500  d1", "     2  ham  0.500  d2"]);
+    let page = render(found);
+    assert!(page.contains("Labels, the most suspect first") && !page.contains("likely wrong"));
+    assert_eq!(
+        (count(&page, "<span class=\"soft\">→</span>"), count(&page, "<span class=\"chip warn\">spam</span>")),
+        (1, 1)
+    );
+    assert_eq!(
+        (count(&page, "<span class=\"chip \">ham</span>"), count(&page, "<span class=\"chip warn\">ham")),
+        (2, 0)
+    );
+    let tagged = |tag: &str, suggested: &str| {
+        json!({ "rank": 1, "index": 0, "id": "t", "score": 0.5, "word": 0, "start": 0, "end": 3, "span": "Ann", "tags": [tag],
+                "suggested_tags": [suggested], "reason": "", "signals": {}, "neighbours": [], "text": "Ann" })
+    };
+    let answered = json!({ "rank": 1, "index": 0, "id": "q", "score": 0.5, "label": "Rome", "start": 0, "end": 4, "reason": "",
+                           "suggested_answer": "Rome", "signals": {}, "sentence": null, "neighbours": [], "text": "where", "text_pair": "Rome" });
+    let undoubted = audited([tagged("B-PER", "B-PER"), answered]);
+    assert!(undoubted.iter().all(|found| !finding(found).contains('→')));
+    assert!(!render(undoubted).contains(">→<"));
+    let [doubted] = <[ResultRecord; 1]>::try_from(audited([tagged("B-PER", "O")])).unwrap();
+    assert!(finding(&doubted).contains("Ann  B-PER → O"));
+}
+
+/// A finding about labels at a terminal.
+fn finding(record: &ResultRecord) -> String {
+    match record {
+        ResultRecord::Finding(Finding::Dirty(found)) => found.render(false),
+        ResultRecord::Finding(Finding::DirtyPart(found)) => found.render(false),
+        ResultRecord::Finding(Finding::DirtyAnswer(found)) => found.render(false),
+        other => panic!("about labels: {other:?}"),
+    }
+}
+
+#[test]
+fn a_similarity_that_rounds_above_1_has_its_bar() {
+    let found = json!({ "rank": 1, "index": 0, "id": "u", "score": 0.1, "trust": 0.9, "predicted": "ham", "reason": "",
+                        "evidence": { "similarity": 1.000_000_1, "other": 1.5 }, "rationale": [], "nearest": [], "text": "x" });
+    let page = render(audited([found]));
+    assert!(page.contains("style=\"width:100.0%\"></span></span> <span class=\"number\">1.00<"));
+    assert_eq!(count(&page, "<span class=\"track\">"), 1, "what is no share has none");
 }
 
 #[test]
@@ -450,7 +752,7 @@ fn a_copy_tells_whose_it_is() {
     let ResultRecord::Finding(wherefore::report::Finding::Redundant(record)) = copy.clone() else { panic!("a copy") };
     let page = render([copy]);
     assert!(
-        page.contains("<span class=\"chip \">copy of t2 (spam)</span>") && page.contains("<b>1</b> found by audits")
+        page.contains("<span class=\"chip \">copy of t2 (spam)</span>") && page.contains("<b>1</b> copy or near copy")
     );
     assert!(record.render(false).contains("training t9 (ham)  copy of training t2 (spam)  a copy"));
 }
@@ -526,4 +828,51 @@ fn changes_of_several_arms_have_a_list_each() {
         );
     }
     assert_eq!(count(&page, "<li value="), 4);
+}
+
+#[test]
+fn results_of_one_kind_from_several_files_stand_under_their_names() {
+    let lds = || json!({ "yardstick": "lds", "rule": "grad-cos", "queries": 3, "lds": { "mean": 0.5, "low": 0.4, "high": 0.6 } });
+    let asked = || json!({ "rank": 1, "id": "a", "kind": "new", "score": 0.5, "text": "x" });
+    let mapped = || {
+        json!({ "rank": 1, "index": 0, "id": "m", "score": 0.5, "region": "easy", "confidence": 0.9, "variability": 0.1,
+                            "correctness": 1.0, "forgotten": 0, "learned_in": 0, "text": "x" })
+    };
+    let weight = || json!({ "class": "ham", "rank": 1, "feature": "f", "weight": 0.5, "count": 3 });
+    let mut page = Page::new(PageOptions::default());
+    for (file, result) in [
+        ("out/a.dirty.jsonl", doubted(1, "spam")),
+        ("out/b.dirty.jsonl", doubted(1, "spam")),
+        ("a.lds.jsonl", lds()),
+        ("b.lds.jsonl", lds()),
+        ("plan/round-001/ask.jsonl", asked()),
+        ("plan/round-002/ask.jsonl", asked()),
+        ("a.map.jsonl", mapped()),
+        ("b.map.jsonl", mapped()),
+        ("a.norm.jsonl", weight()),
+        ("b.norm.jsonl", weight()),
+        (
+            "bias.jsonl",
+            json!({ "rank": 1, "word": "w", "label": "ham", "score": 2.0, "count": 5, "share": 1.0, "expected": 0.5,
+                               "p_value": 0.01, "reason": "", "examples": [] }),
+        ),
+    ] {
+        page.begin(std::path::Path::new(file));
+        add(&mut page, audited([result]));
+    }
+    let page = page.render().unwrap();
+    for heading in [
+        "<h2>Labels, the most suspect first: a.dirty.jsonl <",
+        "<h2>Labels, the most suspect first: b.dirty.jsonl <",
+        "would have said? (a.lds.jsonl) <",
+        "would have said? (b.lds.jsonl) <",
+        "<h2>Labels that are asked for: round-001 <",
+        "<h2>Labels that are asked for: round-002 <",
+        "<h2>The data map: b.map.jsonl <",
+        "<h2>What speaks for each class, over all records: b.norm.jsonl<",
+        "<h2>Words that tell a label too well <",
+        "\">The data map: a.map.jsonl</a>",
+    ] {
+        assert_eq!(count(&page, heading), 1, "{heading}");
+    }
 }

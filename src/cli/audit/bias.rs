@@ -110,7 +110,8 @@ impl Texts {
         let example = |&row: &usize| {
             let record = self.0.record(row)?;
             let label = self.class(row).map(|class| self.name(class));
-            Ok(NearRecord { index: self.index(row), id: record.id, label, score: 1.0, text: record.text })
+            let (index, id, text, text_pair) = (self.index(row), record.id, record.text, record.pair);
+            Ok(NearRecord { index, id, label, score: 1.0, text, text_pair })
         };
         let label = self.name(word.class);
         let reasons = rationales.map_or_else(String::new, |(all, for_class)| {

@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Audit {
-    /// Labels that are likely wrong, the most suspect first
+    /// Labels that may be wrong, the most suspect first
     Dirty(dirty::Dirty),
     /// Copies and near copies: contradicting labels, leaks into a test set, dead weight
     Redundant(redundant::Redundant),

@@ -101,6 +101,7 @@ impl Texts {
                 label: that.label,
                 score: found.similarity as f32,
                 text: that.text,
+                text_pair: that.pair,
             },
             text: this.text,
             text_pair: this.pair,

@@ -240,6 +240,7 @@ fn finding(rank: usize, result: &SearchResult, coverage: &Coverage, described: O
         label: near.label.as_ref().map(|label| label.as_str().map_or_else(|| label.to_string(), str::to_owned)),
         score: near.score,
         text: near.text.clone(),
+        text_pair: near.text_pair.clone(),
     };
     SparseRecord {
         rank: rank as u64 + 1,

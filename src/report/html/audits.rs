@@ -6,8 +6,9 @@
 use serde::Serialize;
 use serde_json::{Map as Fields, Value, json};
 
-use super::card::{clip, plain};
+use super::card::{clip, is_measured, plain};
 use super::charts::{Bars, Course, Reliability};
+use super::sources::{self, BySource};
 use crate::report::numbers::listed;
 use crate::report::{
     AskedRecord, BiasFinding, ChangeRecord, Comparison, DirtyAnswer, DirtyLabel, DirtyPart, MappedRecord, NearPart,
@@ -77,23 +78,30 @@ impl Nothing {
 #[derive(Debug, Default)]
 pub(super) struct Audits {
     nothing: Vec<Nothing>,
-    comparisons: Vec<Bars>,
-    rounds: Vec<RoundRecord>,
-    map: Map,
+    comparisons: BySource<Vec<Bars>>,
+    rounds: BySource<Vec<RoundRecord>>,
+    maps: BySource<Map>,
     tables: Vec<Table>,
-    groups: Vec<Group>,
-    trusted: Vec<(f64, bool)>,
+    groups: BySource<Vec<Group>>,
+    trusted: BySource<Vec<(f64, bool)>>,
 }
 
 /// Ranked findings of one kind.
 #[derive(Debug, Serialize)]
 struct Table {
     title: &'static str,
-    /// The arm of a plan that it is of.
-    arm: Option<String>,
+    /// The file that it is of.
+    #[serde(skip)]
+    source: String,
     note: &'static str,
-    /// What its rows are.
     kind: Kind,
+    /// What one of its rows is, and what several are.
+    #[serde(skip)]
+    called: [&'static str; 2],
+    #[serde(skip)]
+    numbers: &'static [Meaning],
+    /// What those are that its rows have.
+    meanings: Vec<Meaning>,
     rows: Vec<Row>,
     all: usize,
     /// How many of all suggest another label than there is.
@@ -154,6 +162,7 @@ struct Evidence {
     before: String,
     span: Option<String>,
     text: String,
+    pair: Option<String>,
 }
 
 /// A group of little covered records.
@@ -190,20 +199,20 @@ struct Point {
 pub(super) struct Shown<'a> {
     /// Of audits that found nothing: which, of how many records, and what.
     nothing: Vec<(&'a str, Option<u64>, &'static str)>,
-    comparisons: &'a [Bars],
-    course: Option<Course>,
-    map: Option<ShownMap>,
-    reliability: Option<Reliability>,
-    groups: Vec<ShownGroup>,
-    tables: &'a [Table],
+    comparisons: Vec<(String, &'a Bars)>,
+    courses: Vec<(String, Course)>,
+    maps: Vec<(String, ShownMap)>,
+    reliabilities: Vec<(String, Reliability)>,
+    groups: Vec<(String, Vec<ShownGroup>)>,
+    tables: Vec<(String, &'a Table)>,
     facts: Vec<(usize, String)>,
     contents: Vec<(String, String)>,
 }
 
 impl Shown<'_> {
-    /// What the map's script reads; nothing where there is no map.
-    pub(super) fn map_data(&self) -> &str {
-        self.map.as_ref().map_or("", |map| &map.data)
+    /// What the maps' script reads, map by map.
+    pub(super) fn map_data(&self) -> impl Iterator<Item = &str> {
+        self.maps.iter().map(|(_, map)| map.data.as_str())
     }
 }
 
@@ -250,87 +259,176 @@ struct List {
     title: &'static str,
     note: &'static str,
     kind: Kind,
+    /// What one of its rows is, and what several are.
+    rows: [&'static str; 2],
+    /// What its numbers are: those beside a heading, then those by name, told where a row has them.
+    numbers: &'static [Meaning],
 }
 
+/// A number's name, and what it is.
+type Meaning = (&'static str, &'static str);
+
+const SIGNALS: [Meaning; 11] = [
+    ("the score", "what the list is ranked by: greater is more suspect"),
+    ("near records", "the cosine of both records' features"),
+    ("text", "how much likelier another label is by the words than its own, of a classifier that has not seen it"),
+    ("representer", "the weight in a last layer that is fitted again to the labels"),
+    ("representer-soft", "the same, fitted to the model's own probabilities"),
+    ("self-influence", "the influence on its own loss"),
+    ("neighbours", "how much the nearest records speak for another label, by their similarity"),
+    (
+        "confident",
+        "how much likelier another label is by the features than its own, of a last layer that has not seen it",
+    ),
+    ("margin", "how far the label was behind during training"),
+    ("forgetting", "how often the label was forgotten during training"),
+    ("loss", "the model's own"),
+];
+const COPIED: [Meaning; 1] = [("the score", "the share of word triples that both texts have: 1 for copies")];
+const TOLD: [Meaning; 4] = [
+    ("×", "how many times likelier the label is with the word than without knowing it"),
+    ("p", "the probability of so many by chance"),
+    ("with the word", "the label's share of the records with it"),
+    ("of all", "its share of all records"),
+];
+const COVERED: [Meaning; 2] = [
+    ("the score", "the mean cosine to the nearest training records"),
+    ("near records", "the cosine of both records' features"),
+];
+const CHOSEN: [Meaning; 1] =
+    [("the score", "the cosine to the record that it is for; where that is none, how unsure the model is of it")];
+const TRUSTED: [Meaning; 7] = [
+    ("trust", "the share of predictions with such evidence that are right"),
+    ("near records", "the cosine of both records' features"),
+    ("probability", "the predicted class's"),
+    ("neighbours", "the share of the nearest training records, by similarity, that are labelled as predicted"),
+    ("similarity", "the mean cosine to the nearest three"),
+    ("stability", "how much of the rationale comes back when other words are left out"),
+    ("agreement", "how well the most important words of both texts of a pair go together"),
+];
+const AUDITED: [Meaning; 1] = [("the score", "the audit's, greater is more suspect")];
+const WORTH: [Meaning; 1] = [("the score", "how much it is worth asking, by the rule that chose it")];
+
 const DIRTY: List = List {
-    title: "Labels that are likely wrong",
-    note: "The label it has, and the one it would rather have; behind each, its nearest training records.",
+    title: "Labels, the most suspect first",
+    note: "An arrow leads from the label that a record has to the one it would rather have; behind each, its nearest training records.",
     kind: Kind::Ranked,
+    rows: ["ranked label", "ranked labels"],
+    numbers: &SIGNALS,
 };
 const DIRTY_PART: List = List {
-    title: "Tags that are likely wrong",
-    note: "The tags that words have, and those they would rather have; behind each, the words of other records that are most like it.",
+    title: "Tags, the most suspect first",
+    note: "An arrow leads from the tags that words have to those they would rather have; behind each, the words of other records that are most like it.",
     kind: Kind::Ranked,
+    rows: ["ranked part", "ranked parts"],
+    numbers: &SIGNALS,
 };
 const DIRTY_ANSWER: List = List {
-    title: "Answers that are likely wrong",
-    note: "The answer it has, and the model's; behind each, the questions whose answers are most alike.",
+    title: "Answers, the most suspect first",
+    note: "An arrow leads from the answer that a question has to the model's; behind each, the questions whose answers are most alike.",
     kind: Kind::Ranked,
+    rows: ["ranked answer", "ranked answers"],
+    numbers: &SIGNALS,
 };
 const REDUNDANT: List = List {
     title: "Copies and near copies",
     note: "Contradicting labels first, then the most similar.",
     kind: Kind::Found,
+    rows: ["copy or near copy", "copies and near copies"],
+    numbers: &COPIED,
 };
 const BIAS: List = List {
     title: "Words that tell a label too well",
     note: "The share of a word's records that have the label, beside the label's share of all.",
     kind: Kind::Found,
+    rows: ["telling word", "telling words"],
+    numbers: &TOLD,
 };
 const SPARSE: List = List {
     title: "What the training data do not cover",
     note: "The least covered first; behind each, the training records that come nearest.",
     kind: Kind::Ranked,
+    rows: ["record by its coverage", "records by their coverage"],
+    numbers: &COVERED,
 };
-const SELECTED: List =
-    List { title: "Worth a label", note: "Records of the pool, in the order of their choice.", kind: Kind::Ranked };
+const SELECTED: List = List {
+    title: "Worth a label",
+    note: "Records of the pool, in the order of their choice.",
+    kind: Kind::Ranked,
+    rows: ["record worth a label", "records worth a label"],
+    numbers: &CHOSEN,
+};
 const PROPOSED: List = List {
     title: "Worth adding",
     note: "Changed copies of the training records nearest to what is little covered.",
     kind: Kind::Ranked,
+    rows: ["copy worth adding", "copies worth adding"],
+    numbers: &CHOSEN,
 };
-const UNRELIABLE: List =
-    List { title: "Predictions not to be trusted", note: "The least trusted first.", kind: Kind::Ranked };
-const CHANGES: List =
-    List { title: "What was done to the data", note: "In the order of the plan's steps.", kind: Kind::Changed };
-const ASKED: List =
-    List { title: "Labels that are asked for", note: "The most worth asking first.", kind: Kind::Ranked };
+const UNRELIABLE: List = List {
+    title: "Predictions not to be trusted",
+    note: "The least trusted first.",
+    kind: Kind::Ranked,
+    rows: ["ranked prediction", "ranked predictions"],
+    numbers: &TRUSTED,
+};
+const CHANGES: List = List {
+    title: "What was done to the data",
+    note: "In the order of the plan's steps.",
+    kind: Kind::Changed,
+    rows: ["change to the data", "changes to the data"],
+    numbers: &AUDITED,
+};
+const ASKED: List = List {
+    title: "Labels that are asked for",
+    note: "The most worth asking first.",
+    kind: Kind::Ranked,
+    rows: ["label asked for", "labels asked for"],
+    numbers: &WORTH,
+};
+
+/// Lists of one kind that the page's head tells one by one, at most.
+const FACTS: usize = 3;
 
 impl Audits {
-    /// Takes a finding: one of the first `limit` of its list is shown. `arm` is the arm of a plan that a change is of.
-    pub(super) fn add(&mut self, finding: Finding, limit: usize, arm: Option<&str>) {
+    /// Takes a finding of the file `source`: one of the first `limit` of its list is shown.
+    pub(super) fn add(&mut self, finding: Finding, limit: usize, source: &str) {
         match finding {
             Finding::Dirty(found) => {
                 let suggests = found.suggested_label != found.label;
-                self.list(&DIRTY, None, suggests).row(limit, || dirty(*found));
+                self.list(&DIRTY, source, suggests).row(limit, || dirty(*found));
             }
             Finding::DirtyPart(found) => {
                 let suggests = found.suggested_tags != found.tags;
-                self.list(&DIRTY_PART, None, suggests).row(limit, || dirty_part(*found));
+                self.list(&DIRTY_PART, source, suggests).row(limit, || dirty_part(*found));
             }
             Finding::DirtyAnswer(found) => {
                 let suggests = found.suggested_answer != found.label;
-                self.list(&DIRTY_ANSWER, None, suggests).row(limit, || dirty_answer(*found));
+                self.list(&DIRTY_ANSWER, source, suggests).row(limit, || dirty_answer(*found));
             }
-            Finding::Redundant(found) => self.list(&REDUNDANT, None, false).row(limit, || redundant(*found)),
-            Finding::Bias(found) => self.list(&BIAS, None, false).row(limit, || bias(*found)),
+            Finding::Redundant(found) => self.list(&REDUNDANT, source, false).row(limit, || redundant(*found)),
+            Finding::Bias(found) => self.list(&BIAS, source, false).row(limit, || bias(*found)),
             Finding::Sparse(found) => {
-                self.group(&found);
-                self.list(&SPARSE, None, false).row(limit, || sparse(*found));
+                self.group(&found, source);
+                self.list(&SPARSE, source, false).row(limit, || sparse(*found));
             }
-            Finding::Selected(found) => self.list(&SELECTED, None, false).row(limit, || selected(*found)),
-            Finding::Proposed(found) => self.list(&PROPOSED, None, false).row(limit, || proposed(*found)),
-            Finding::Mapped(found) => self.map.add(*found),
+            Finding::Selected(found) => self.list(&SELECTED, source, false).row(limit, || selected(*found)),
+            Finding::Proposed(found) => self.list(&PROPOSED, source, false).row(limit, || proposed(*found)),
+            Finding::Mapped(found) => self.maps.of(source).add(*found),
             Finding::Unreliable(found) => {
-                if let Some(label) = &found.label {
-                    self.trusted.push((found.trust, *label == found.predicted));
+                if let Some(label) = found.label.as_ref().filter(|label| !is_measured(label)) {
+                    self.trusted.of(source).push((found.trust, *label == found.predicted));
                 }
-                self.list(&UNRELIABLE, None, false).row(limit, || unreliable(*found));
+                self.list(&UNRELIABLE, source, false).row(limit, || unreliable(*found));
             }
-            Finding::Change(found) => self.list(&CHANGES, arm, false).row(limit, || change(*found)),
-            Finding::Asked(found) => self.list(&ASKED, None, false).row(limit, || asked(*found)),
-            Finding::Comparison(found) => self.comparisons.push(Bars::new(&found)),
-            Finding::Round(found) => self.rounds.push(*found),
+            Finding::Change(found) => {
+                let table = self.list(&CHANGES, source, false);
+                let rank = table.all as u64;
+                table.row(limit, || Row { rank, ..change(*found) });
+            }
+            Finding::Asked(found) => self.list(&ASKED, source, false).row(limit, || asked(*found)),
+            Finding::Comparison(found) => self.comparisons.of(source).push(Bars::new(&found)),
+            Finding::Round(found) => self.rounds.of(source).push(*found),
         }
     }
 
@@ -338,13 +436,25 @@ impl Audits {
         self.nothing.push(nothing);
     }
 
-    /// The table of a list, new or not, with one more in it, which suggests another label or not.
-    fn list(&mut self, list: &List, arm: Option<&str>, suggests: bool) -> &mut Table {
-        let List { title, note, kind } = *list;
-        let is_it = |table: &Table| table.title == title && table.arm.as_deref() == arm;
+    /// The table of a file's list, new or not, with one more in it, which suggests another label or not.
+    fn list(&mut self, list: &List, source: &str, suggests: bool) -> &mut Table {
+        let List { title, note, kind, rows: called, numbers } = *list;
+        let is_it = |table: &Table| table.title == title && table.source == source;
         let at = self.tables.iter().position(is_it).unwrap_or_else(|| {
-            let arm = arm.map(str::to_owned);
-            self.tables.push(Table { title, arm, note, kind, rows: Vec::new(), all: 0, suggested: 0 });
+            let source = source.to_owned();
+            let (meanings, rows) = (Vec::new(), Vec::new());
+            self.tables.push(Table {
+                title,
+                source,
+                note,
+                kind,
+                called,
+                numbers,
+                meanings,
+                rows,
+                all: 0,
+                suggested: 0,
+            });
             self.tables.len() - 1
         });
         let table = &mut self.tables[at];
@@ -353,23 +463,24 @@ impl Audits {
         table
     }
 
-    fn group(&mut self, found: &SparseRecord) {
+    fn group(&mut self, found: &SparseRecord, source: &str) {
         let Some(number) = found.cluster else { return };
-        let at = self.groups.iter().position(|group| group.number == number).unwrap_or_else(|| {
+        let groups = self.groups.of(source);
+        let at = groups.iter().position(|group| group.number == number).unwrap_or_else(|| {
             let words = found.cluster_words.clone();
-            self.groups.push(Group { number, words, records: 0, labelled: 0, right: 0 });
-            self.groups.len() - 1
+            groups.push(Group { number, words, records: 0, labelled: 0, right: 0 });
+            groups.len() - 1
         });
-        let group = &mut self.groups[at];
+        let group = &mut groups[at];
         group.records += 1;
-        if let Some(label) = &found.label {
+        if let Some(label) = found.label.as_ref().filter(|label| !is_measured(label)) {
             group.labelled += 1;
             group.right += usize::from(*label == found.predicted);
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        let is_empty = self.comparisons.is_empty() && self.rounds.is_empty() && self.map.points.is_empty();
+        let is_empty = self.comparisons.is_empty() && self.rounds.is_empty() && self.maps.is_empty();
         is_empty && self.tables.is_empty() && self.nothing.is_empty()
     }
 
@@ -377,7 +488,7 @@ impl Audits {
     pub(super) fn title(&self) -> &'static str {
         let are_all = |lists: &[&List]| {
             let is_one = |table: &Table| lists.iter().any(|list| list.title == table.title);
-            self.tables.iter().all(is_one) && self.map.points.is_empty() && self.nothing.is_empty()
+            self.tables.iter().all(is_one) && self.maps.is_empty() && self.nothing.is_empty()
         };
         let of_plans = !self.comparisons.is_empty() || !self.rounds.is_empty();
         if are_all(&[&CHANGES, &ASKED]) {
@@ -389,61 +500,99 @@ impl Audits {
         "The training data, audited"
     }
 
-    /// What the page's head says of all of it: how many, and of what.
+    /// What the page's head says of each list: how many, and of what. What differs is not added up.
     fn facts(&self) -> Vec<(usize, String)> {
-        let of = |kind: Kind| self.tables.iter().filter(move |table| table.kind == kind);
-        let all = |kind: Kind| of(kind).map(|table| table.all).sum::<usize>();
-        let suggested: usize = of(Kind::Ranked).map(|table| table.suggested).sum();
-        let ranked = if suggested > 0 { format!("ranked, {suggested} suggest another label") } else { "ranked".into() };
-        let facts = [
-            (all(Kind::Ranked), ranked),
-            (all(Kind::Found), "found by audits".to_owned()),
-            (self.map.all, "on the data map".to_owned()),
-            (all(Kind::Changed), "changes to the data".to_owned()),
-        ];
-        facts.into_iter().filter(|(count, _)| *count > 0).collect()
+        let fact = |table: &Table| {
+            let alike: Vec<&Table> = self.tables.iter().filter(|other| other.title == table.title).collect();
+            let [one, many] = table.called;
+            if alike.len() > FACTS {
+                let is_first = alike[0].source == table.source;
+                return is_first.then(|| (alike.len(), format!("lists of {many}")));
+            }
+            let suggested = match table.suggested {
+                0 => String::new(),
+                1 => ", 1 suggests another label".to_owned(),
+                several => format!(", {several} suggest another label"),
+            };
+            let sources: Vec<&str> = alike.iter().map(|table| table.source.as_str()).collect();
+            let at = sources.iter().position(|source| *source == table.source).unwrap_or_default();
+            let name = sources::name(&sources, at).filter(|_| sources.len() > 1);
+            let name = name.map_or_else(String::new, |name| format!(" ({name})"));
+            Some((table.all, format!("{}{suggested}{name}", if table.all == 1 { one } else { many })))
+        };
+        let mapped: usize = self.maps.under("").map(|(_, map)| map.all).sum();
+        let mapped = (mapped > 0).then(|| (mapped, "on the data map".to_owned()));
+        self.tables.iter().filter_map(fact).chain(mapped).collect()
     }
 
-    /// The sections in the order of the page: where each is, and what it is called.
-    fn contents(&self) -> Vec<(String, String)> {
-        let charts = [
-            ("worth", "What it was worth", !self.comparisons.is_empty()),
-            ("rounds", "Round by round", self.rounds.len() > 1),
-            ("map", "The data map", !self.map.points.is_empty()),
-            ("groups", "The least covered, in groups", !self.groups.is_empty()),
-        ];
-        let charts = charts.into_iter().filter(|(.., is_there)| *is_there);
-        let charts = charts.map(|(place, title, _)| (place.to_owned(), title.to_owned()));
-        let tables = self.tables.iter().enumerate().map(|(at, table)| (format!("list-{at}"), table.heading()));
-        charts.chain(tables).collect()
+    /// The headings of the tables, by their files' names where several have one title.
+    fn headings(&self) -> Vec<String> {
+        let heading = |table: &Table| {
+            let alike: Vec<&Table> = self.tables.iter().filter(|other| other.title == table.title).collect();
+            let sources: Vec<&str> = alike.iter().map(|table| table.source.as_str()).collect();
+            let at = sources.iter().position(|source| *source == table.source).unwrap_or_default();
+            sources::heading(table.title, &sources, at)
+        };
+        self.tables.iter().map(heading).collect()
     }
 
     pub(super) fn shown(&self) -> Shown<'_> {
-        let mut groups: Vec<ShownGroup> = self.groups.iter().map(ShownGroup::new).collect();
-        groups.sort_by_key(|group| group.number);
-        Shown {
+        let groups = |(heading, groups): (String, &Vec<Group>)| {
+            let mut groups: Vec<ShownGroup> = groups.iter().map(ShownGroup::new).collect();
+            groups.sort_by_key(|group| group.number);
+            (heading, groups)
+        };
+        let courses = self.rounds.under("Round by round").filter(|(_, rounds)| rounds.len() > 1);
+        let trusted = self.trusted.under("How far trust can be trusted");
+        let comparisons = self.comparisons.under("What it was worth");
+        let mut shown = Shown {
             nothing: self.nothing.iter().map(|of| (of.audit.as_str(), of.records, of.told())).collect(),
-            comparisons: &self.comparisons,
-            course: (self.rounds.len() > 1).then(|| Course::new(&self.rounds)),
-            map: (!self.map.points.is_empty()).then(|| self.map.shown()),
-            reliability: Reliability::new(&self.trusted),
-            groups,
-            tables: &self.tables,
+            comparisons: comparisons.flat_map(|(name, all)| all.iter().map(move |bars| (name.clone(), bars))).collect(),
+            courses: courses.map(|(heading, rounds)| (heading, Course::new(rounds))).collect(),
+            maps: self.maps.under("The data map").map(|(heading, map)| (heading, map.shown())).collect(),
+            reliabilities: trusted.filter_map(|(heading, all)| Some((heading, Reliability::new(all)?))).collect(),
+            groups: self.groups.under("The least covered, in groups").map(groups).collect(),
+            tables: self.headings().into_iter().zip(&self.tables).collect(),
             facts: self.facts(),
-            contents: self.contents(),
+            contents: Vec::new(),
+        };
+        shown.contents = shown.contents();
+        shown
+    }
+}
+
+impl Shown<'_> {
+    /// The sections in the order of the page: where each is, and what it is called.
+    fn contents(&self) -> Vec<(String, String)> {
+        fn of<T>(place: &str, sections: &[(String, T)]) -> Vec<(String, String)> {
+            let place = |(at, (heading, _)): (usize, &(String, T))| (format!("{place}-{at}"), heading.clone());
+            sections.iter().enumerate().map(place).collect()
         }
+        let sections = [
+            of("worth", &self.comparisons),
+            of("rounds", &self.courses),
+            of("map", &self.maps),
+            of("trust", &self.reliabilities),
+            of("groups", &self.groups),
+            of("list", &self.tables),
+        ];
+        sections.concat()
     }
 }
 
 impl Table {
     fn row(&mut self, limit: usize, row: impl FnOnce() -> Row) {
         if self.rows.len() < limit {
-            self.rows.push(row());
+            let row = row();
+            let has = |name: &str| match name {
+                "the score" => !row.score.is_empty(),
+                "near records" => row.evidence.iter().any(|near| !near.score.is_empty()),
+                "×" | "p" | "trust" => true,
+                name => row.meters.iter().any(|meter| meter.name == name),
+            };
+            self.meanings = self.numbers.iter().filter(|of| self.meanings.contains(of) || has(of.0)).copied().collect();
+            self.rows.push(row);
         }
-    }
-
-    fn heading(&self) -> String {
-        self.arm.as_ref().map_or_else(|| self.title.to_owned(), |arm| format!("{}: {arm}", self.title))
     }
 }
 
@@ -499,8 +648,13 @@ fn warning(text: impl Into<String>) -> Chip {
     Chip { text: text.into(), kind: "warn" }
 }
 
+/// What an f32 may be beyond the 1 that it is computed to be.
+const ROUNDING: f64 = 1e-5;
+
 fn share(name: &str, value: f64) -> Meter {
-    let percent = (0.0..=1.0).contains(&value).then(|| format!("{:.1}", 100.0 * value));
+    let is_share = (-ROUNDING..=1.0 + ROUNDING).contains(&value);
+    let value = if is_share { value.clamp(0.0, 1.0) } else { value };
+    let percent = is_share.then(|| format!("{:.1}", 100.0 * value));
     Meter { name: name.to_owned(), value: format!("{value:.2}"), percent }
 }
 
@@ -513,7 +667,13 @@ fn near(near: NearRecord) -> Evidence {
         before: String::new(),
         span: None,
         text,
+        pair: brief(near.text_pair),
     }
+}
+
+/// A text's second segment, cut where it is long.
+fn brief(pair: Option<String>) -> Option<String> {
+    pair.map(|pair| clip(&pair, TEXT))
 }
 
 /// A label, and the other one where they differ.
@@ -521,9 +681,14 @@ fn predicted(label: Option<&Value>, predicted: &Value) -> Vec<Chip> {
     let mut chips = vec![chip(format!("predicted {}", plain(predicted)))];
     chips.extend(label.map(|label| {
         let text = format!("label {}", plain(label));
-        if label == predicted { chip(text) } else { warning(text) }
+        if label == predicted || is_measured(predicted) { chip(text) } else { warning(text) }
     }));
     chips
+}
+
+/// What something has, and what it would rather have where that is something else.
+fn rather(has: String, suggested: String) -> Vec<Chip> {
+    if has == suggested { vec![chip(has)] } else { vec![chip(has), chip("→"), warning(suggested)] }
 }
 
 fn signals(found: &Fields<String, Value>) -> Vec<Meter> {
@@ -538,13 +703,13 @@ fn dirty(found: DirtyLabel) -> Row {
     Row {
         meters: signals(&found.signals),
         rank: found.rank,
-        heading: vec![chip(found.label), chip("→"), warning(found.suggested_label)],
+        heading: rather(found.label, found.suggested_label),
         id: found.id,
         score: format!("{:.2}", found.score),
         reason: found.reason,
         evidence: found.neighbours.into_iter().map(near).collect(),
         text: clip(&found.text, TEXT),
-        pair: found.text_pair,
+        pair: brief(found.text_pair),
         ..Row::default()
     }
 }
@@ -562,12 +727,13 @@ fn dirty_part(found: DirtyPart) -> Row {
             before,
             span: Some(span),
             text: after,
+            pair: None,
         }
     };
     let [before, span, after] = around(&found.text, found.start, found.end);
     Row {
         rank: found.rank,
-        heading: vec![chip(found.tags.join(" ")), chip("→"), warning(found.suggested_tags.join(" "))],
+        heading: rather(found.tags.join(" "), found.suggested_tags.join(" ")),
         id: found.id,
         score: format!("{:.2}", found.score),
         reason: found.reason,
@@ -585,7 +751,7 @@ fn dirty_answer(found: DirtyAnswer) -> Row {
     let [before, span, after] = around(&context, found.start, found.end);
     Row {
         rank: found.rank,
-        heading: vec![chip(found.label), chip("→"), warning(found.suggested_answer)],
+        heading: rather(found.label, found.suggested_answer),
         id: found.id,
         score: format!("{:.2}", found.score),
         reason: found.sentence.map_or(found.reason.clone(), |sentence| format!("{}: {sentence}", found.reason)),
@@ -630,7 +796,7 @@ fn redundant(found: RedundantRecord) -> Row {
         reason: found.reason,
         evidence: vec![near(found.of)],
         text: clip(&found.text, TEXT),
-        pair: found.text_pair,
+        pair: brief(found.text_pair),
         ..Row::default()
     }
 }
@@ -665,7 +831,7 @@ fn sparse(found: SparseRecord) -> Row {
         reason: found.reason,
         evidence: found.nearest.into_iter().map(near).collect(),
         text: clip(&found.text, TEXT),
-        pair: found.text_pair,
+        pair: brief(found.text_pair),
         ..Row::default()
     }
 }
@@ -677,7 +843,7 @@ fn selected(found: SelectedRecord) -> Row {
         score: format!("{:.3}", found.score),
         reason: found.target.map(|target| format!("for {target}")).unwrap_or_default(),
         text: clip(&found.text, TEXT),
-        pair: found.text_pair,
+        pair: brief(found.text_pair),
         ..Row::default()
     }
 }
@@ -690,7 +856,7 @@ fn proposed(found: ProposedRecord) -> Row {
         score: format!("{:.3}", found.score),
         reason: format!("a copy of {}, near {}", found.of, found.target),
         text: clip(&found.text, TEXT),
-        pair: found.text_pair,
+        pair: brief(found.text_pair),
         ..Row::default()
     }
 }
@@ -712,7 +878,7 @@ fn unreliable(found: UnreliableRecord) -> Row {
         meters: meters.collect(),
         evidence: found.nearest.into_iter().map(near).collect(),
         text: clip(&found.text, TEXT),
-        pair: found.text_pair,
+        pair: brief(found.text_pair),
         ..Row::default()
     }
 }
@@ -725,9 +891,8 @@ fn change(found: ChangeRecord) -> Row {
     heading.extend(found.to.as_ref().map(|to| chip(plain(to))));
     heading.extend(found.weight.map(|weight| chip(format!("weight {weight:.3}"))));
     Row {
-        rank: found.step as u64,
         heading,
-        id: found.id,
+        id: format!("{}, step {}", found.id, found.step),
         score: found.score.map(|score| format!("{score:.3}")).unwrap_or_default(),
         reason: found.reason,
         text: clip(&found.text, TEXT),
@@ -744,7 +909,7 @@ fn asked(found: AskedRecord) -> Row {
         id: found.id,
         score: format!("{:.3}", found.score),
         text: clip(&found.text, TEXT),
-        pair: found.text_pair,
+        pair: brief(found.text_pair),
         ..Row::default()
     }
 }

@@ -7,9 +7,9 @@ use super::entry::{Entry, Search};
 use super::heat::{self, Line, Run};
 use super::marked::Marked;
 use super::pairs::Pairs;
-use crate::report::numbers::{Form, listed};
-use crate::report::records::turn;
-use crate::report::{Explanation, Neighbour, NeighbourPart, Prediction};
+use crate::report::numbers::{Form, listed, short};
+use crate::report::records::{neutral, turn};
+use crate::report::{Explanation, Neighbour, NeighbourGroup, NeighbourPart, Prediction};
 
 /// Characters of a text that is only told, not explained.
 const TOLD: usize = 4_000;
@@ -45,6 +45,8 @@ pub(super) struct Card<'a> {
     answers: Vec<(String, String)>,
     panels: Vec<Panel>,
     classes: Vec<Class>,
+    /// How many it has beyond those.
+    more_classes: usize,
     searches: Vec<Ranking>,
 }
 
@@ -92,12 +94,23 @@ struct Ranking {
     rule: String,
     target: String,
     ends: [End; 2],
+    groups: Vec<Group>,
+}
+
+/// What a search says of one group, or set, of the training records.
+#[derive(Serialize)]
+struct Group {
+    name: String,
+    records: u64,
+    /// The sum of all its records' scores.
+    total: String,
+    ends: [End; 2],
 }
 
 /// One end of a ranking.
 #[derive(Serialize)]
 struct End {
-    title: &'static str,
+    title: String,
     first: Vec<Near>,
     more: Vec<Near>,
     /// How many the search gave beyond those.
@@ -116,7 +129,7 @@ struct Near {
     error: Option<(String, String)>,
     /// The last rank that it cannot be told from, where that is not its own.
     tied: Option<u64>,
-    /// `p` supports, `n` opposes.
+    /// `p` supports, `n` opposes; empty where the rule says neither.
     sign: &'static str,
     percent: String,
     label: Option<String>,
@@ -124,14 +137,29 @@ struct Near {
     predicted: Option<String>,
     text: String,
     pair: Option<String>,
+    /// How many records say the same, where they were collapsed into this one.
+    copies: Option<u64>,
     /// What of it weighs most: text, target, score and sign.
     parts: Vec<(String, String, String, &'static str)>,
+    layers: Vec<Layer>,
     pairs: Option<Pairs>,
+}
+
+/// What a layer adds to a training record's score.
+#[derive(Serialize)]
+struct Layer {
+    name: String,
+    score: String,
+    sign: &'static str,
+    /// Of the largest layer's.
+    percent: String,
 }
 
 impl<'a> Card<'a> {
     pub(super) fn new(entry: &'a Entry) -> Self {
         let panels: Vec<Panel> = entry.explanations.iter().map(|e| Panel::new(e, entry)).collect();
+        let classes = entry.prediction.as_ref().map(classes).unwrap_or_default();
+        let all_classes = entry.prediction.as_ref().map_or(0, |prediction| prediction.probabilities.0.len());
         let told =
             [&entry.text, &entry.pair].into_iter().flatten().filter(|_| panels.is_empty() && entry.marked.is_empty());
         Self {
@@ -146,9 +174,18 @@ impl<'a> Card<'a> {
             marked: &entry.marked,
             answers: answers(&entry.answers),
             panels,
-            classes: entry.prediction.as_ref().map(classes).unwrap_or_default(),
+            more_classes: all_classes - classes.len(),
+            classes,
             searches: entry.searches.iter().map(Ranking::new).collect(),
         }
+    }
+}
+
+impl Card<'_> {
+    /// Whether it shows what no model read: sentences that were left out, the end of a text that was cut off.
+    pub(super) fn has_unseen(&self) -> bool {
+        let is_cut = |panel: &Panel| panel.lines.iter().any(|line| line.is_cut);
+        self.marked.iter().any(Marked::has_gaps) || self.panels.iter().any(is_cut)
     }
 }
 
@@ -210,22 +247,27 @@ fn classes(prediction: &Prediction) -> Vec<Class> {
         probability: format!("{p:.3}"),
         percent: percent(p),
     };
-    classes.into_iter().take(CLASSES).map(class).collect()
+    // The label is told wherever it stands.
+    let is_shown = |(at, class): &(usize, Class)| *at < CLASSES || class.is_label;
+    classes.into_iter().map(class).enumerate().filter(is_shown).map(|(_, class)| class).collect()
 }
 
 impl Ranking {
     fn new(search: &Search) -> Self {
-        let Search { result, proponents, opponents } = search;
-        let ends = [&result.proponents, &result.opponents];
-        let largest = ends.into_iter().flatten().map(|near| near.score.abs()).fold(0.0, f32::max);
-        let form = form(result.proponents.iter().chain(&result.opponents));
+        let Search { result, found, groups } = search;
+        let group = |(group, found): (&NeighbourGroup, &[usize; 2])| Group {
+            name: group.group.clone().unwrap_or_else(|| "none".to_owned()),
+            records: group.records,
+            total: Form::of(std::iter::once(group.total), DIGITS).signed(group.total),
+            ends: End::both(&result.rule, [&group.proponents, &group.opponents], *found),
+        };
+        // Of what is the record's own, or between two texts, the target is no part.
+        let target = if neutral(&result.rule).is_some() { String::new() } else { plain(&result.target) };
         Self {
             rule: result.rule.clone(),
-            target: plain(&result.target),
-            ends: [
-                End::new(most(&result.proponents), &result.proponents, *proponents, largest, form),
-                End::new(least(&result.opponents), &result.opponents, *opponents, largest, form),
-            ],
+            target,
+            ends: End::both(&result.rule, [&result.proponents, &result.opponents], *found),
+            groups: result.groups.iter().zip(groups).map(group).collect(),
         }
     }
 }
@@ -260,8 +302,33 @@ fn least(opponents: &[Neighbour]) -> &'static str {
     }
 }
 
+fn capital(title: &str) -> String {
+    let (first, rest) = title.split_at(1);
+    first.to_uppercase() + rest
+}
+
 impl End {
-    fn new(title: &'static str, shown: &[Neighbour], all: usize, largest: f32, form: Form) -> Self {
+    /// Both ends of a ranking, of which `found` records were given.
+    fn both(rule: &str, [proponents, opponents]: [&[Neighbour]; 2], found: [usize; 2]) -> [Self; 2] {
+        let all = || proponents.iter().chain(opponents);
+        let (largest, form) = (all().map(|near| near.score.abs()).fold(0.0, f32::max), form(all()));
+        match neutral(rule) {
+            Some([first, last]) => [(first, proponents, found[0]), (last, opponents, found[1])]
+                .map(|(title, shown, all)| Self::new(capital(title), shown, all, largest, form).without_sides()),
+            None => [(most(proponents), proponents, found[0]), (least(opponents), opponents, found[1])]
+                .map(|(title, shown, all)| Self::new(title.to_owned(), shown, all, largest, form)),
+        }
+    }
+
+    /// The same where the scores speak neither for nor against.
+    fn without_sides(mut self) -> Self {
+        for near in self.first.iter_mut().chain(&mut self.more) {
+            (near.sign, near.turn) = ("", None);
+        }
+        self
+    }
+
+    fn new(title: String, shown: &[Neighbour], all: usize, largest: f32, form: Form) -> Self {
         let turn = turn(shown);
         let near = |(at, near): (usize, &Neighbour)| Near {
             turn: turn.filter(|(place, _)| *place == at).map(|(_, told)| told),
@@ -293,14 +360,31 @@ impl Near {
             predicted: near
                 .predicted
                 .as_ref()
-                .filter(|predicted| !near.label.as_ref().is_some_and(|label| agree(label, predicted)))
+                .filter(|predicted| {
+                    !is_measured(predicted) && !near.label.as_ref().is_some_and(|label| agree(label, predicted))
+                })
                 .map(plain),
             text: clip(&near.text, NEIGHBOUR),
             pair: near.text_pair.as_ref().map(|pair| clip(pair, NEIGHBOUR)),
+            copies: near.copies.filter(|&copies| copies > 1),
             parts: parts.iter().map(|of| part(of, part_form)).collect(),
+            layers: near.detail.as_ref().map(|detail| layers(&detail.layers)).unwrap_or_default(),
             pairs: near.detail.as_ref().and_then(|detail| detail.token_pairs.as_ref()).map(Pairs::new),
         }
     }
+}
+
+/// The layers in their order.
+fn layers(layers: &[(String, f32)]) -> Vec<Layer> {
+    let largest = layers.iter().map(|(_, score)| score.abs()).fold(0.0, f32::max);
+    let form = Form::of(std::iter::once(f64::from(largest)), DIGITS);
+    let layer = |(name, score): &(String, f32)| Layer {
+        name: name.clone(),
+        score: form.signed((*score).into()),
+        sign: if *score < 0.0 { "n" } else { "p" },
+        percent: percent(if largest > 0.0 { score.abs() / largest } else { 0.0 }),
+    };
+    layers.iter().map(layer).collect()
 }
 
 fn part(part: &NeighbourPart, form: Form) -> (String, String, String, &'static str) {
@@ -313,6 +397,11 @@ fn agree(label: &Value, predicted: &Value) -> bool {
     label == predicted || (predicted.is_string() && label.as_array().is_some_and(|right| right.contains(predicted)))
 }
 
+/// Whether a prediction is of numbers, which are never quite right.
+pub(super) fn is_measured(value: &Value) -> bool {
+    value.is_number() || value.as_array().is_some_and(|items| items.iter().any(Value::is_number))
+}
+
 /// A label or prediction as a person reads it.
 pub(super) fn plain(value: &Value) -> String {
     match value {
@@ -320,6 +409,7 @@ pub(super) fn plain(value: &Value) -> String {
         Value::Array(items) if items.is_empty() => "none".to_owned(),
         Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(" + "),
         Value::Null => String::new(),
+        Value::Number(number) if number.is_f64() => short(number.as_f64().unwrap_or_default()),
         other => other.to_string(),
     }
 }

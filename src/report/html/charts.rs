@@ -75,6 +75,7 @@ fn trimmed(value: f64) -> String {
 #[derive(Debug, Serialize)]
 pub(super) struct Bars {
     metric: String,
+    is_share: bool,
     seeds: usize,
     sets: Vec<BarSet>,
     arms: Vec<ArmNote>,
@@ -148,6 +149,7 @@ impl Bars {
             seeds: comparison.seeds.len(),
             sets: names.into_iter().map(set).collect(),
             arms: comparison.arms.iter().map(note).collect(),
+            is_share,
             metric,
         }
     }
@@ -191,8 +193,13 @@ pub(super) struct Course {
     metric: String,
     axis: Axis,
     lines: Vec<Line>,
+    /// Of the rounds: place in percent, number.
+    ticks: Vec<(String, u64)>,
     rounds: Vec<Round>,
 }
+
+/// Rounds that the axis names, about.
+const ROUNDS: usize = 12;
 
 #[derive(Debug, Serialize)]
 struct Line {
@@ -265,6 +272,10 @@ impl Course {
         Self {
             metric: metric.to_owned(),
             lines: names.iter().enumerate().map(line).collect(),
+            ticks: (0..rounds.len())
+                .step_by(rounds.len().div_ceil(ROUNDS))
+                .map(|place| (x(place), rounds[place].round))
+                .collect(),
             rounds: rounds.iter().enumerate().map(round).collect(),
             axis,
         }

@@ -2,9 +2,12 @@
 
 use serde_json::Value;
 
+use super::card::is_measured;
+use super::heat;
 use super::marked::Marked;
 use crate::report::{
-    ContextSelection, Explanation, MaskPrediction, Prediction, SearchResult, SpanPrediction, TagPrediction,
+    ContextSelection, Explanation, MaskPrediction, Neighbour, Prediction, SearchResult, SpanPrediction, TagPrediction,
+    WordScore,
 };
 
 /// Training records shown at each end of a ranking, at most.
@@ -12,6 +15,22 @@ const NEIGHBOURS: usize = 10;
 
 /// Best answers shown, that there is none beside.
 const ANSWERS: usize = 5;
+
+/// What a result says of the texts that it is of.
+#[derive(Debug)]
+pub(super) enum Said<'a> {
+    /// All of them.
+    Texts(&'a str, Option<&'a str>),
+    /// Their words, and where they are.
+    Words(&'a [WordScore]),
+    Nothing,
+}
+
+impl<'a> Said<'a> {
+    pub(super) fn of_explanation(explanation: &'a Explanation) -> Self {
+        if explanation.words.is_empty() { Self::Nothing } else { Self::Words(&explanation.words) }
+    }
+}
 
 /// What is known of one record.
 #[derive(Debug, Default)]
@@ -35,19 +54,50 @@ pub(super) struct Entry {
     pub(super) answers: Vec<(String, f32)>,
     /// Whether what was found is right, where that is known of itself.
     right: Option<bool>,
+    /// The fingerprints of the data that its results are of, where they are known.
+    data: Vec<String>,
 }
 
-/// A search with as many neighbours as are shown, and how many there were.
+/// A search with as many neighbours as are shown, and how many there were at each end, of each group's ends too.
 #[derive(Debug)]
 pub(super) struct Search {
     pub(super) result: SearchResult,
-    pub(super) proponents: usize,
-    pub(super) opponents: usize,
+    pub(super) found: [usize; 2],
+    pub(super) groups: Vec<[usize; 2]>,
 }
 
 impl Entry {
     pub(super) fn new(id: &str, index: u64) -> Self {
         Self { id: id.to_owned(), index, ..Self::default() }
+    }
+
+    pub(super) fn add_data(&mut self, fingerprint: Option<&str>) {
+        if let Some(new) = fingerprint.filter(|new| !self.data.iter().any(|known| known == new)) {
+            self.data.push(new.to_owned());
+        }
+    }
+
+    /// Whether a result of this number and id is of this record: its texts are the same. Where those do not tell, the
+    /// data are, unless nothing speaks against it and it need not be so `surely`.
+    pub(super) fn is_same(&self, said: &Said<'_>, data: Option<&str>, surely: bool) -> bool {
+        if let Some(is_same) = self.has_texts(said) {
+            return is_same;
+        }
+        let are_same = data.is_some_and(|data| self.data.iter().any(|known| known == data));
+        let has_own_id = self.id != self.index.to_string();
+        are_same || (!surely && (has_own_id || data.is_none() || self.data.is_empty()))
+    }
+
+    /// Whether its texts are those of a result, where both are known.
+    fn has_texts(&self, said: &Said<'_>) -> Option<bool> {
+        let known = self.explanations.iter().map(|explanation| &explanation.words).find(|words| !words.is_empty());
+        match (said, &self.text) {
+            (Said::Nothing, _) => None,
+            (Said::Texts(text, pair), Some(own)) => Some(own == text && self.pair.as_deref() == *pair),
+            (Said::Texts(text, pair), None) => Some(heat::fit(known?, [Some(text), *pair])),
+            (Said::Words(words), Some(own)) => Some(heat::fit(words, [Some(own), self.pair.as_deref()])),
+            (Said::Words(words), None) => Some(heat::agree(words, known?)),
+        }
     }
 
     pub(super) fn add_explanation(&mut self, explanation: Explanation) {
@@ -90,7 +140,8 @@ impl Entry {
         }
     }
 
-    pub(super) fn add_selection(&mut self, selection: ContextSelection) {
+    /// `file` is the name of the file that it is of; empty where that is not known.
+    pub(super) fn add_selection(&mut self, selection: ContextSelection, file: &str) {
         let ContextSelection { question, context, answers, answer, exact_match, sentences, .. } = selection;
         let label = answers.map(|answers| Value::from(answers.join(" | ")));
         let said = if answer.text.is_empty() { "no answer" } else { &answer.text };
@@ -99,7 +150,9 @@ impl Entry {
         let gaps: Vec<_> = sentences.iter().filter(|sentence| !sentence.kept).map(|s| (s.start, s.end)).collect();
         self.ask(&question);
         let selected = Marked::with_gaps(&context, vec![(answer.start, answer.end, String::new())], &gaps);
-        self.marked.push(selected.titled("from the kept sentences alone"));
+        let title = "from the kept sentences alone";
+        let title = if file.is_empty() { title.to_owned() } else { format!("{title}, by {file}") };
+        self.marked.push(selected.titled(title));
         (self.text, self.pair) = (Some(question), Some(context));
     }
 
@@ -140,10 +193,17 @@ impl Entry {
             self.text = Some(result.text.clone());
             self.pair.clone_from(&result.text_pair);
         }
-        let (proponents, opponents) = (result.proponents.len(), result.opponents.len());
-        result.proponents.truncate(NEIGHBOURS);
-        result.opponents.truncate(NEIGHBOURS);
-        self.searches.push(Search { result, proponents, opponents });
+        let shown = |ends: [&mut Vec<Neighbour>; 2]| {
+            ends.map(|end| {
+                let found = end.len();
+                end.truncate(NEIGHBOURS);
+                found
+            })
+        };
+        let found = shown([&mut result.proponents, &mut result.opponents]);
+        let groups =
+            result.groups.iter_mut().map(|group| shown([&mut group.proponents, &mut group.opponents])).collect();
+        self.searches.push(Search { result, found, groups });
     }
 
     /// What several results tell, the first tells.
@@ -169,11 +229,7 @@ impl Entry {
             return Some(right.contains(&self.predicted));
         }
         let comparable = (self.predicted.is_string() && label.is_string())
-            || (self.predicted.is_array() && label.is_array() && !has_numbers(label));
+            || (self.predicted.is_array() && label.is_array() && !is_measured(label));
         comparable.then(|| *label == self.predicted)
     }
-}
-
-fn has_numbers(value: &Value) -> bool {
-    value.as_array().is_some_and(|items| items.iter().any(Value::is_number))
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::charts::Axis;
+use super::sources::BySource;
 use crate::report::EvaluationRow;
 use crate::report::numbers::Form;
 
@@ -12,9 +13,27 @@ struct Spec {
     yardstick: &'static str,
     title: &'static str,
     note: &'static str,
-    /// Field, heading, and whether more is better; the first is drawn and sorted by.
-    measures: &'static [(&'static str, &'static str, bool)],
+    /// The first is drawn and sorted by.
+    measures: &'static [Measure],
     curves: &'static [Curve],
+}
+
+/// A column of a table.
+struct Measure {
+    field: &'static str,
+    heading: &'static str,
+    /// Whether more is better.
+    more: bool,
+    /// What it is; empty where the yardstick's note or the heading says it.
+    meaning: &'static str,
+}
+
+const fn more(field: &'static str, heading: &'static str, meaning: &'static str) -> Measure {
+    Measure { field, heading, more: true, meaning }
+}
+
+const fn less(field: &'static str, heading: &'static str, meaning: &'static str) -> Measure {
+    Measure { field, heading, more: false, meaning }
 }
 
 /// Lines over a share, from the field `curve`.
@@ -24,23 +43,42 @@ struct Curve {
     across: &'static str,
 }
 
-const SPECS: [Spec; 9] = [
+static SPECS: [Spec; 9] = [
     Spec {
         yardstick: "faithfulness",
         title: "Are the words that matter to the method those that the model needs?",
-        note: "Comprehensiveness: what the probability loses without the rationale. Sufficiency: what it loses with nothing else. Randomised: the rank \
-               correlation with scores of the same network under other weights, which should be near 0.",
+        note: "Words are taken away, or shown alone, and the model is asked again.",
         measures: &[
-            ("aopc_comprehensiveness", "AOPC comp ↑", true),
-            ("aopc_sufficiency", "AOPC suff ↓", false),
-            ("comprehensiveness", "comp ↑", true),
-            ("sufficiency", "suff ↓", false),
-            ("new_p", "New-P ↑", true),
-            ("deletion", "deletion ↓", false),
-            ("insertion", "insertion ↑", true),
-            ("sensitivity_n", "sens-n ↑", true),
-            ("completeness_error", "compl. error ↓", false),
-            ("randomisation", "randomised → 0", false),
+            more(
+                "aopc_comprehensiveness",
+                "AOPC comp ↑",
+                "comprehensiveness, the mean over several shares of the words",
+            ),
+            less("aopc_sufficiency", "AOPC suff ↓", "sufficiency, likewise"),
+            more("comprehensiveness", "comp ↑", "what the probability loses without the rationale"),
+            less("sufficiency", "suff ↓", "what it loses with nothing but the rationale"),
+            more(
+                "new_p",
+                "New-P ↑",
+                "the share of records whose rationale alone keeps the prediction, and whose rest does not",
+            ),
+            less("deletion", "deletion ↓", "the area under the probability as words go, the most important first"),
+            more("insertion", "insertion ↑", "the area under the probability as words come, the most important first"),
+            more(
+                "sensitivity_n",
+                "sens-n ↑",
+                "the mean, over sizes, of the correlation between sums of scores and what sets of that many words are worth",
+            ),
+            less(
+                "completeness_error",
+                "compl. error ↓",
+                "how far the scores are from adding up to the change since the baseline, over that change",
+            ),
+            less(
+                "randomisation",
+                "randomised → 0",
+                "the rank correlation with scores of the same network under other weights: near 0 where scores depend on what was learnt",
+            ),
         ],
         curves: &[
             Curve {
@@ -60,10 +98,14 @@ const SPECS: [Spec; 9] = [
         title: "Are they the words that people marked?",
         note: "Against people's rationales, where a record has several, the best of them.",
         measures: &[
-            ("token_f1", "token F1 ↑", true),
-            ("union_f1", "union F1 ↑", true),
-            ("iou_hits", "IoU ≥ ½ ↑", true),
-            ("auprc", "AUPRC ↑", true),
+            more("token_f1", "token F1 ↑", "the F1 between the words of both rationales, the method's and people's"),
+            more("union_f1", "union F1 ↑", "the same against the best union of people's rationales"),
+            more(
+                "iou_hits",
+                "IoU ≥ ½ ↑",
+                "the share of texts whose words in both are at least half of the words in either",
+            ),
+            more("auprc", "AUPRC ↑", "the area under precision over recall of all words by their scores"),
         ],
         curves: &[],
     },
@@ -71,14 +113,20 @@ const SPECS: [Spec; 9] = [
         yardstick: "consistency",
         title: "Are they the same after a change that should not matter?",
         note: "Mean average precision between the rationales of a text and of its perturbed version.",
-        measures: &[("map", "MAP ↑", true), ("map_same_prediction", "MAP, same prediction ↑", true)],
+        measures: &[
+            more("map", "MAP ↑", ""),
+            more("map_same_prediction", "MAP, same prediction ↑", "of the texts alone whose prediction stays the same"),
+        ],
         curves: &[],
     },
     Spec {
         yardstick: "lds",
         title: "Do sums of scores say what a model trained on other records would have said?",
         note: "LDS: the rank correlation, over subsets of the training data, between the sum of a subset's scores and the margin of a model trained on it.",
-        measures: &[("lds", "LDS ↑", true), ("behind_best", "behind the best", false)],
+        measures: &[
+            more("lds", "LDS ↑", ""),
+            less("behind_best", "behind the best", "by how much the best is better, query by query"),
+        ],
         curves: &[],
     },
     Spec {
@@ -86,20 +134,24 @@ const SPECS: [Spec; 9] = [
         title: "Do they say what the loss does without a record, or a group?",
         note: "The correlation, over sets left out, between the sum of a set's scores and the rise of the loss of a model trained without it.",
         measures: &[
-            ("spearman", "Spearman ↑", true),
-            ("pearson", "Pearson ↑", true),
-            ("behind_best", "behind the best", false),
+            more("spearman", "Spearman ↑", ""),
+            more("pearson", "Pearson ↑", ""),
+            less("behind_best", "behind the best", "by how much the best is better, query by query"),
         ],
         curves: &[],
     },
     Spec {
         yardstick: "removal",
         title: "Does a query suffer once the records ranked first for it are gone?",
-        note: "How much the query's loss rises when a model is trained without them.",
+        note: "How much the query's loss rises when a model is trained without them: the mean over all amounts that are removed.",
         measures: &[
-            ("loss_rise", "loss rises ↑", true),
-            ("over_chance", "over chance", true),
-            ("behind_best", "behind the best", false),
+            more("loss_rise", "loss rises ↑", ""),
+            more(
+                "over_chance",
+                "over chance",
+                "how much more than with records that are drawn at random, query by query",
+            ),
+            less("behind_best", "behind the best", "by how much the best is better, query by query"),
         ],
         curves: &[Curve {
             field: "loss_rise",
@@ -112,9 +164,13 @@ const SPECS: [Spec; 9] = [
         title: "Does one more step on the records ranked first lower a query's loss?",
         note: "How much the query's loss falls after a step of gradient descent on them.",
         measures: &[
-            ("loss_fall", "loss falls ↑", true),
-            ("over_chance", "over chance", true),
-            ("helped", "helped", true),
+            more("loss_fall", "loss falls ↑", ""),
+            more(
+                "over_chance",
+                "over chance",
+                "how much more than with records that are drawn at random, query by query",
+            ),
+            more("helped", "helped", "the share of queries whose loss falls"),
         ],
         curves: &[],
     },
@@ -123,9 +179,9 @@ const SPECS: [Spec; 9] = [
         title: "Do models of other seeds rank the same records first?",
         note: "The share of the first k that two models both name, and the rank correlation of their scores.",
         measures: &[
-            ("overlap", "top-k overlap ↑", true),
-            ("overlap_same_prediction", "same prediction ↑", true),
-            ("rank_correlation", "rank correlation ↑", true),
+            more("overlap", "top-k overlap ↑", ""),
+            more("overlap_same_prediction", "same prediction ↑", "of the queries alone that both models predict alike"),
+            more("rank_correlation", "rank correlation ↑", ""),
         ],
         curves: &[],
     },
@@ -133,7 +189,7 @@ const SPECS: [Spec; 9] = [
         yardstick: "label-noise",
         title: "Are labels that were turned before training found again?",
         note: "AUC: the probability that a turned label is more suspect than another.",
-        measures: &[("average_precision", "average precision ↑", true), ("auc", "AUC ↑", true)],
+        measures: &[more("average_precision", "average precision ↑", ""), more("auc", "AUC ↑", "")],
         curves: &[],
     },
 ];
@@ -143,12 +199,12 @@ const LINES: usize = 7;
 
 /// All rows, yardstick by yardstick.
 #[derive(Debug, Default)]
-pub(super) struct Evaluations(Vec<(String, Vec<EvaluationRow>)>);
+pub(super) struct Evaluations(Vec<(String, BySource<Vec<EvaluationRow>>)>);
 
 /// One yardstick as the template shows it.
 #[derive(Debug, Serialize)]
 pub(super) struct Shown {
-    title: &'static str,
+    title: String,
     note: &'static str,
     facts: Vec<String>,
     verdict: Option<String>,
@@ -158,6 +214,8 @@ pub(super) struct Shown {
     bars: Vec<Bar>,
     curves: Vec<Drawing>,
     headings: Vec<&'static str>,
+    /// What the headings that need it mean.
+    meanings: Vec<(&'static str, &'static str)>,
     rows: Vec<Row>,
 }
 
@@ -179,6 +237,8 @@ struct Drawing {
     /// Of the share across: place in percent, text.
     ticks: Vec<(String, String)>,
     lines: Vec<Line>,
+    /// How many have a line that is not drawn.
+    left_out: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -199,28 +259,32 @@ struct Row {
 }
 
 impl Evaluations {
-    pub(super) fn add(&mut self, row: EvaluationRow) {
+    /// Takes a row of the file `source`.
+    pub(super) fn add(&mut self, row: EvaluationRow, source: &str) {
         let place = self.0.iter().position(|(yardstick, _)| *yardstick == row.yardstick).unwrap_or_else(|| {
-            self.0.push((row.yardstick.clone(), Vec::new()));
+            self.0.push((row.yardstick.clone(), BySource::default()));
             self.0.len() - 1
         });
-        self.0[place].1.push(row);
+        self.0[place].1.of(source).push(row);
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// In the order of the yardsticks' own list; others are passed over.
+    /// In the order of the yardsticks' own list, each file's by itself; others are passed over.
     pub(super) fn shown(&self) -> Vec<Shown> {
-        let rows = |spec: &Spec| self.0.iter().find(|(yardstick, _)| yardstick == spec.yardstick);
-        SPECS.iter().filter_map(|spec| Some(Shown::new(spec, &rows(spec)?.1))).collect()
+        let shown = |spec: &'static Spec| {
+            let all = self.0.iter().find(|(yardstick, _)| yardstick == spec.yardstick).map(|(_, all)| all);
+            all.into_iter().flat_map(|all| all.under(spec.title)).map(|(title, rows)| Shown::new(spec, title, rows))
+        };
+        SPECS.iter().flat_map(shown).collect()
     }
 }
 
 impl Shown {
-    fn new(spec: &Spec, rows: &[EvaluationRow]) -> Self {
-        let (field, heading, more) = spec.measures[0];
+    fn new(spec: &Spec, title: String, rows: &[EvaluationRow]) -> Self {
+        let Measure { field, heading, more, .. } = spec.measures[0];
         let mut sorted: Vec<&EvaluationRow> = rows.iter().collect();
         let mean = |row: &EvaluationRow| {
             row.measure(field).map_or(f64::NEG_INFINITY, |[mean, ..]| if more { mean } else { -mean })
@@ -245,19 +309,19 @@ impl Shown {
             value: told([*mean, *low, *high], drawn),
         };
         let has = |field: &str| rows.iter().any(|row| row.measure(field).is_some());
-        let columns: Vec<_> = spec.measures.iter().filter(|(field, ..)| has(field)).collect();
-        let forms: Vec<Form> = columns.iter().map(|(field, ..)| form(&sorted, field)).collect();
+        let columns: Vec<_> = spec.measures.iter().filter(|measure| has(measure.field)).collect();
+        let forms: Vec<Form> = columns.iter().map(|measure| form(&sorted, measure.field)).collect();
         let row = |row: &&EvaluationRow| Row {
             name: name(row),
             is_chance: is_chance(row),
             cells: columns
                 .iter()
                 .zip(&forms)
-                .map(|((field, ..), form)| row.measure(field).map_or_else(String::new, |ends| told(ends, *form)))
+                .map(|(measure, form)| row.measure(measure.field).map_or_else(String::new, |ends| told(ends, *form)))
                 .collect(),
         };
         Self {
-            title: spec.title,
+            title,
             note: spec.note,
             facts: facts(sorted[0]),
             verdict: if several { None } else { verdict(&sorted) },
@@ -265,7 +329,8 @@ impl Shown {
             zero: place(0.0),
             bars: measured.iter().map(bar).collect(),
             curves: spec.curves.iter().filter_map(|curve| Drawing::new(curve, &sorted)).collect(),
-            headings: columns.iter().map(|(_, heading, _)| *heading).collect(),
+            headings: columns.iter().map(|measure| measure.heading).collect(),
+            meanings: columns.iter().map(|m| (m.heading, m.meaning)).filter(|(_, m)| !m.is_empty()).collect(),
             rows: sorted.iter().map(row).collect(),
             axis,
         }
@@ -305,8 +370,9 @@ fn told(ends: [f64; 3], form: Form) -> String {
 
 /// What all rows have in common.
 fn facts(row: &EvaluationRow) -> Vec<String> {
+    let left_out = row.yardstick == "leave-out";
     let names = [
-        ("records", "records"),
+        ("records", if left_out { "records left out of each" } else { "records" }),
         ("pairs", "pairs"),
         ("queries", "queries"),
         ("subsets", "subsets"),
@@ -316,9 +382,28 @@ fn facts(row: &EvaluationRow) -> Vec<String> {
         ("top_k", "records of each ranking"),
         ("turned", "turned labels"),
     ];
-    let fact =
-        |(field, what): (&str, &str)| row.fields.get(field).and_then(Value::as_f64).map(|n| format!("{n} {what}"));
-    names.into_iter().filter_map(fact).collect()
+    // What is left out of a set is told behind the sets.
+    let order = if left_out { [1, 2, 3, 4, 0, 5, 6, 7, 8] } else { [0, 1, 2, 3, 4, 5, 6, 7, 8] };
+    let fact = |at: usize| {
+        let (field, what) = names[at];
+        row.fields.get(field).and_then(Value::as_f64).map(|count| counted(count, what))
+    };
+    let jointly = row.fields.get("jointly").and_then(Value::as_bool).map(|jointly| {
+        let told = if jointly { "one ranking for all queries (--jointly)" } else { "a ranking for each query" };
+        told.to_owned()
+    });
+    order.into_iter().filter_map(fact).chain(jointly).collect()
+}
+
+/// `1 training of each`, `2 trainings of each`.
+fn counted(count: f64, what: &str) -> String {
+    let (noun, rest) = what.split_once(' ').unwrap_or((what, ""));
+    let noun = match noun {
+        "queries" if count == 1.0 => "query",
+        noun if count == 1.0 => noun.trim_end_matches('s'),
+        noun => noun,
+    };
+    format!("{count} {noun} {rest}").trim_end().to_owned()
 }
 
 /// Whether the first is surely better than the second.
@@ -367,7 +452,8 @@ impl Drawing {
             };
             row.fields.get("curve")?.as_array()?.iter().map(point).collect()
         };
-        let (chance, rivals): (Vec<_>, Vec<_>) = rows.iter().partition(|row| is_chance(row));
+        let (chance, rivals): (Vec<&EvaluationRow>, Vec<&EvaluationRow>) = rows.iter().partition(|row| is_chance(row));
+        let left_out = rivals.iter().skip(LINES).filter(|row| points(row).is_some()).count();
         let drawn: Vec<(&EvaluationRow, Points)> =
             rivals.into_iter().take(LINES).chain(chance).filter_map(|row| Some((row, points(row)?))).collect();
         let all = || drawn.iter().flat_map(|(_, points)| points);
@@ -386,7 +472,8 @@ impl Drawing {
                 .iter()
                 .map(|point| {
                     let (x, y) = place(point);
-                    let told = format!("{}, {:.1} %: {:.4}", row.name(), 100.0 * point.0, point.1);
+                    let value = Form::Decimals(4).plain(point.1);
+                    let told = format!("{}, {:.1} %: {value}", row.name(), 100.0 * point.0);
                     (format!("{x:.2}"), format!("{y:.2}"), told)
                 })
                 .collect(),
@@ -396,6 +483,7 @@ impl Drawing {
             across: curve.across,
             ticks: ticks(all().map(|(share, _)| *share), most),
             lines: drawn.iter().enumerate().map(line).collect(),
+            left_out,
             axis,
         })
     }

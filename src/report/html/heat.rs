@@ -1,5 +1,7 @@
 //! A text as the pieces that are coloured and what stands between them.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 
 use super::entry::Entry;
@@ -83,6 +85,24 @@ fn segment(explanation: &Explanation, first: usize, words: &[WordScore], text: O
         line.is_cut = !line.rest.trim().is_empty();
     }
     line
+}
+
+/// Whether words are where they say they are in the texts.
+pub(super) fn fit(words: &[WordScore], texts: [Option<&str>; 2]) -> bool {
+    let text = |segment: u8| texts.get(usize::from(segment)).copied().flatten();
+    let fits =
+        |words: &[WordScore]| text(words[0].segment).is_some_and(|text| Characters::fitting(text, words).is_some());
+    words.chunk_by(|a, b| a.segment == b.segment).all(fits)
+}
+
+/// Whether words, however they are cut, may be of the same texts: no character is told otherwise.
+pub(super) fn agree(words: &[WordScore], others: &[WordScore]) -> bool {
+    let characters = |word: &WordScore| {
+        let (segment, start) = (word.segment, word.start);
+        word.text.chars().enumerate().map(move |(at, c)| ((segment, start + at), c)).collect::<Vec<_>>()
+    };
+    let known: HashMap<(u8, usize), char> = others.iter().flat_map(characters).collect();
+    words.iter().flat_map(characters).all(|(place, c)| known.get(&place).is_none_or(|known| *known == c))
 }
 
 impl Run {

@@ -1,13 +1,11 @@
 "use strict";
-// The data map: a point a training record, drawn anew whenever something about it changes.
-(() => {
-  const source = document.querySelector("#mapdata");
-  if (!source) return;
+// A data map: a point a training record, drawn anew whenever something about it changes.
+for (const section of document.querySelectorAll(".map")) {
   const REGIONS = ["easy", "ambiguous", "hard", "suspect"];
   const MARGIN = { left: 54, right: 12, top: 10, bottom: 34 };
-  const { labels, points } = JSON.parse(source.textContent);
+  const { labels, points } = JSON.parse(section.querySelector("script").textContent);
   const [canvas, info, key, colour, find] =
-    ["#scatter", "#mapinfo", "#mapkey", "#mapcolour", "#mapfind"].map((selector) => document.querySelector(selector));
+    ["canvas", ".mapinfo", ".key", ".mapcolour", ".mapfind"].map((selector) => section.querySelector(selector));
   const context = canvas.getContext("2d");
   const widest = Math.max(0.05, ...points.map((point) => point[0])) * 1.04;
   const all = { left: 0, right: widest, low: -0.02, high: 1.02 };
@@ -159,15 +157,28 @@
     tell();
     draw();
   });
+  // A finger that scrolls past drags nothing.
+  canvas.addEventListener("pointercancel", () => { dragged = null; draw(); });
+  canvas.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    const there = points.filter((point) => seen(point) && found(point));
+    if (step && there.length) pointed = there[(there.indexOf(pointed ?? kept) + step + there.length) % there.length];
+    else if (event.key === "Enter") kept = pointed;
+    else if (event.key === "Escape") view = { ...all };
+    else return;
+    event.preventDefault();
+    tell();
+    draw();
+  });
   canvas.addEventListener("dblclick", () => { view = { ...all }; draw(); });
-  document.querySelector(".mapbar").addEventListener("input", () => {
-    regions = new Set([...document.querySelectorAll("[data-region]:checked")].map((box) => Number(box.dataset.region)));
+  section.querySelector(".mapbar").addEventListener("input", () => {
+    regions = new Set([...section.querySelectorAll("[data-region]:checked")].map((box) => Number(box.dataset.region)));
     words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
     draw();
   });
-  document.querySelector(".mapbar").addEventListener("submit", (event) => event.preventDefault());
+  section.querySelector(".mapbar").addEventListener("submit", (event) => event.preventDefault());
   new ResizeObserver(draw).observe(canvas);
   new MutationObserver(draw).observe(document.documentElement, { attributeFilter: ["data-theme"] });
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   draw();
-})();
+}

@@ -3,6 +3,9 @@
 
 use serde::Serialize;
 
+/// The template's class of what was left out.
+const UNSEEN: &str = "unseen";
+
 /// A text and its marks.
 #[derive(Debug, Serialize)]
 pub(super) struct Marked {
@@ -10,7 +13,7 @@ pub(super) struct Marked {
     /// What follows the last mark.
     rest: String,
     /// What stands above it; empty where that goes without saying.
-    title: &'static str,
+    title: String,
 }
 
 /// A marked part and what stands before it.
@@ -32,7 +35,7 @@ impl Marked {
 
     /// The same, with parts that were left out.
     pub(super) fn with_gaps(text: &str, spans: Vec<(usize, usize, String)>, gaps: &[(usize, usize)]) -> Self {
-        let gaps = gaps.iter().map(|&(start, end)| (start, end, String::new(), "unseen"));
+        let gaps = gaps.iter().map(|&(start, end)| (start, end, String::new(), UNSEEN));
         let spans = spans.into_iter().map(|(start, end, name)| (start, end, name, "t"));
         let mut spans: Vec<_> = spans.chain(gaps).collect();
         spans.sort();
@@ -46,11 +49,16 @@ impl Marked {
                 end = stop;
             }
         }
-        Self { marks, rest: text[byte(end)..].to_owned(), title: "" }
+        Self { marks, rest: text[byte(end)..].to_owned(), title: String::new() }
     }
 
     /// The same under a title.
-    pub(super) fn titled(self, title: &'static str) -> Self {
+    pub(super) fn titled(self, title: String) -> Self {
         Self { title, ..self }
+    }
+
+    /// Whether some of it was left out.
+    pub(super) fn has_gaps(&self) -> bool {
+        self.marks.iter().any(|mark| mark.class == UNSEEN)
     }
 }

@@ -1,8 +1,8 @@
 //! One page to look at: results as a self-contained HTML file that loads nothing from anywhere.
 //!
-//! Results of the same record (same id and index) are one card, in the order of its first result: what the model says,
-//! each explanation's text in colours side by side, and the training records behind it. The first cards stand in the
-//! page as they are; the others wait as text inside it until somebody scrolls to them, so that thousands of records
+//! Results of the same record (same id, index and texts) are one card, in the order of its first result: what the model
+//! says, each explanation's text in colours side by side, and the training records behind it. The first cards stand in
+//! the page as they are; the others wait as text inside it until somebody scrolls to them, so that thousands of records
 //! open at once. What is beyond [`PageOptions::limit`] or 64 MiB is left out, and the page says so.
 //!
 //! The templates escape every text; the page's content security policy forbids it to load or send anything.
@@ -16,6 +16,7 @@ mod heat;
 mod importance;
 mod marked;
 mod pairs;
+mod sources;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -28,9 +29,10 @@ use serde::Serialize;
 use self::audits::Audits;
 pub use self::audits::{Finding, Nothing};
 use self::card::{Card, plain};
-use self::entry::Entry;
+use self::entry::{Entry, Said};
 use self::evaluations::Evaluations;
 use self::importance::Importances;
+use self::sources::BySource;
 use super::ResultRecord;
 use crate::error::{Error, Result};
 
@@ -73,14 +75,15 @@ impl Default for PageOptions {
 pub struct Page {
     options: PageOptions,
     entries: Vec<Entry>,
-    /// Where each record's entry is.
-    places: HashMap<(u64, String), usize>,
+    /// Where the entries of records of this number and id are: one a data set.
+    places: HashMap<(u64, String), Vec<usize>>,
     left_out: HashSet<(u64, String)>,
-    importances: Importances,
+    importances: BySource<Importances>,
     audits: Audits,
     evaluations: Evaluations,
-    /// The arm of a plan that changes come from, where their file says.
-    arm: Option<String>,
+    /// The file that results are of, and the fingerprint of the data that it is of, where that is known.
+    source: String,
+    data: Option<String>,
 }
 
 impl Page {
@@ -89,54 +92,66 @@ impl Page {
         Self { options, ..Self::default() }
     }
 
-    /// What follows is of this file: what a plan did to its data lies in a folder with the arm's name.
+    /// What follows is of this file: what several files have of one kind stands under their names.
     pub fn begin(&mut self, file: &Path) {
-        let is_of_arm = file.file_name().is_some_and(|name| name == "changes.jsonl");
-        let folder = file.parent().and_then(Path::file_name).filter(|_| is_of_arm);
-        self.arm = folder.map(|name| name.to_string_lossy().into_owned());
+        self.source = file.to_string_lossy().into_owned();
+        self.data = None;
+    }
+
+    /// What follows is of data with this fingerprint, until another file begins: records that are told by their numbers
+    /// alone are not taken for those of other data.
+    pub fn of_data(&mut self, fingerprint: &str) {
+        self.data = Some(fingerprint.to_owned());
     }
 
     /// Takes one result.
     pub fn add(&mut self, record: ResultRecord) {
         match record {
             ResultRecord::Explanation(explanation) => {
-                if let Some(entry) = self.entry(explanation.index, &explanation.id) {
+                let said = Said::of_explanation(&explanation);
+                if let Some(entry) = self.entry(explanation.index, &explanation.id, &said) {
                     entry.add_explanation(explanation);
                 }
             }
             ResultRecord::Search(result) => {
-                if let Some(entry) = self.entry(result.index, &result.id) {
+                let said = Said::Texts(&result.text, result.text_pair.as_deref());
+                if let Some(entry) = self.entry(result.index, &result.id, &said) {
                     entry.add_search(result);
                 }
             }
             ResultRecord::Prediction(prediction) => {
-                if let Some(entry) = self.entry(prediction.index, &prediction.id) {
+                if let Some(entry) = self.entry(prediction.index, &prediction.id, &Said::Nothing) {
                     entry.add_prediction(prediction);
                 }
             }
             ResultRecord::Spans(prediction) => {
-                if let Some(entry) = self.entry(prediction.index, &prediction.id) {
+                let said = Said::Texts(&prediction.question, Some(&prediction.context));
+                if let Some(entry) = self.entry(prediction.index, &prediction.id, &said) {
                     entry.add_spans(prediction);
                 }
             }
             ResultRecord::Tags(prediction) => {
-                if let Some(entry) = self.entry(prediction.index, &prediction.id) {
+                let said = Said::Texts(&prediction.text, None);
+                if let Some(entry) = self.entry(prediction.index, &prediction.id, &said) {
                     entry.add_tags(prediction);
                 }
             }
             ResultRecord::Selection(selection) => {
-                if let Some(entry) = self.entry(selection.index, &selection.id) {
-                    entry.add_selection(selection);
+                let said = Said::Texts(&selection.question, Some(&selection.context));
+                let file = sources::file(&self.source).unwrap_or_default();
+                if let Some(entry) = self.entry(selection.index, &selection.id, &said) {
+                    entry.add_selection(selection, &file);
                 }
             }
             ResultRecord::Masks(prediction) => {
-                if let Some(entry) = self.entry(prediction.index, &prediction.id) {
+                let said = Said::Texts(&prediction.text, None);
+                if let Some(entry) = self.entry(prediction.index, &prediction.id, &said) {
                     entry.add_masks(&prediction);
                 }
             }
-            ResultRecord::Global(importance) => self.importances.add(&importance),
-            ResultRecord::Evaluation(row) => self.evaluations.add(row),
-            ResultRecord::Finding(finding) => self.audits.add(finding, self.options.findings, self.arm.as_deref()),
+            ResultRecord::Global(importance) => self.importances.of(&self.source).add(&importance),
+            ResultRecord::Evaluation(row) => self.evaluations.add(row, &self.source),
+            ResultRecord::Finding(finding) => self.audits.add(finding, self.options.findings, &self.source),
         }
     }
 
@@ -145,18 +160,24 @@ impl Page {
         self.audits.add_nothing(nothing);
     }
 
-    /// A record's entry, new or not; nothing where it has none and the page is full.
-    fn entry(&mut self, index: u64, id: &str) -> Option<&mut Entry> {
+    /// A record's entry, new or not; nothing where it has none and the page is full. `said` is what tells it from a
+    /// record of other data with the same number.
+    fn entry(&mut self, index: u64, id: &str, said: &Said<'_>) -> Option<&mut Entry> {
         let key = (index, id.to_owned());
-        if let Some(&place) = self.places.get(&key) {
+        let data = self.data.as_deref();
+        let known = self.places.get(&key).map_or(&[][..], Vec::as_slice);
+        let same = |surely: bool| known.iter().copied().find(|&at| self.entries[at].is_same(said, data, surely));
+        if let Some(place) = same(true).or_else(|| same(false)) {
+            self.entries[place].add_data(data);
             return self.entries.get_mut(place);
         }
         if self.entries.len() >= self.options.limit {
             self.left_out.insert(key);
             return None;
         }
-        self.places.insert(key, self.entries.len());
+        self.places.entry(key).or_default().push(self.entries.len());
         self.entries.push(Entry::new(id, index));
+        self.entries.last_mut()?.add_data(data);
         self.entries.last_mut()
     }
 
@@ -171,16 +192,18 @@ impl Page {
     /// [`Error::Usage`] where a template cannot be rendered.
     pub fn render(&self) -> Result<String> {
         let templates = templates()?;
-        let cards = self.render_cards(&templates)?;
+        let (cards, has_unseen) = self.render_cards(&templates)?;
         let shown = cards.len();
         let [standing, waiting] = concatenate(cards);
         let summary = Summary::of(&self.entries[..shown]);
         let audits = self.audits.shown();
+        let map_data: Vec<Value> = audits.map_data().map(|data| Value::from_safe_string(data.to_owned())).collect();
+        let importances: Vec<_> = self.importances.under("What speaks for each class, over all records").collect();
         let page = context! {
             audits => Serde(&audits),
             evaluations => Serde(self.evaluations.shown()),
             has_audits => !self.audits.is_empty(),
-            mapdata => Value::from_safe_string(audits.map_data().to_owned()),
+            mapdata => map_data,
             map_script => Value::from_safe_string(include_str!("map.js").to_owned()),
             title => self.title(),
             sources => self.options.sources.clone(),
@@ -189,8 +212,9 @@ impl Page {
             script => Value::from_safe_string(include_str!("script.js").to_owned()),
             shown,
             left_out => self.records() - shown,
-            importances => Serde(&self.importances),
+            importances => Serde(importances),
             summary => Serde(summary),
+            has_unseen,
             standing => Value::from_safe_string(standing),
             waiting => Value::from_safe_string(waiting),
         };
@@ -207,20 +231,22 @@ impl Page {
         }
     }
 
-    /// As many cards as the page has room for, each by itself.
-    fn render_cards(&self, templates: &Environment<'_>) -> Result<Vec<String>> {
+    /// As many cards as the page has room for, each by itself; and whether any of them shows what no model read.
+    fn render_cards(&self, templates: &Environment<'_>) -> Result<(Vec<String>, bool)> {
         let template = templates.get_template("card.html")?;
-        let (mut cards, mut bytes) = (Vec::new(), 0);
+        let (mut cards, mut has_unseen, mut bytes) = (Vec::new(), false, 0);
         for (place, entry) in self.entries.iter().enumerate() {
-            let context = context! { card => Serde(Card::new(entry)), waiting => place >= STANDING };
-            let card = template.render(context)?;
+            let card = Card::new(entry);
+            let is_unseen = card.has_unseen();
+            let card = template.render(context! { card => Serde(card), waiting => place >= STANDING })?;
             bytes += card.len();
             if bytes > BYTES && place > 0 {
                 break;
             }
             cards.push(card);
+            has_unseen |= is_unseen;
         }
-        Ok(cards)
+        Ok((cards, has_unseen))
     }
 }
 
@@ -250,6 +276,7 @@ fn templates() -> Result<Environment<'static>, minijinja::Error> {
     templates.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     templates.add_template("page.html", include_str!("page.html"))?;
     templates.add_template("card.html", include_str!("card.html"))?;
+    templates.add_template("ends.html", include_str!("ends.html"))?;
     templates.add_template("near.html", include_str!("near.html"))?;
     templates.add_template("audits.html", include_str!("audits.html"))?;
     templates.add_template("evaluations.html", include_str!("evaluations.html"))?;
@@ -269,7 +296,12 @@ struct Summary {
     unconverged: usize,
     /// Of methods that know no sides.
     unsigned: usize,
+    /// Of methods that say how far their scores are from adding up, and how well they fit.
+    deltas: usize,
+    surrogates: usize,
     searches: usize,
+    /// Whether there are texts to search.
+    has_texts: bool,
     labelled: usize,
     right: usize,
     /// Of the labelled.
@@ -288,6 +320,9 @@ impl Summary {
             explanations: explanations().count(),
             unconverged: explanations().filter(|explanation| explanation.converged == Some(false)).count(),
             unsigned: explanations().filter(|explanation| !explanation.is_signed()).count(),
+            deltas: explanations().filter(|explanation| explanation.convergence_delta.is_some()).count(),
+            surrogates: explanations().filter(|explanation| explanation.r_squared.is_some()).count(),
+            has_texts: entries.iter().any(|entry| entry.text.is_some() || !entry.explanations.is_empty()),
             searches: entries.iter().map(|entry| entry.searches.len()).sum(),
             labelled,
             right,

@@ -15,6 +15,7 @@
   function show() {
     const next = matching.slice(shown, shown + STEP);
     cards.insertAdjacentHTML("beforeend", next.map((card) => card.html()).join(""));
+    [...cards.children].slice(shown).forEach(watch);
     shown += next.length;
     more.hidden = shown >= matching.length;
   }
@@ -36,7 +37,7 @@
   function count() {
     if (!find("#count")) return;
     const [found, total] = [matching, all].map((cards) => cards.length.toLocaleString("en"));
-    find("#count").textContent = found === total ? `${total} records` : `${found} of ${total} records`;
+    find("#count").textContent = `${found === total ? total : `${found} of ${total}`} ${all.length === 1 ? "record" : "records"}`;
   }
 
   let pending = 0;
@@ -58,8 +59,34 @@
   }, { rootMargin: "1200px" });
   near.observe(more);
 
-  // A training record opens and closes where it is clicked.
-  cards.addEventListener("click", (event) => event.target.closest(".told")?.classList.toggle("open"));
+  // Paper has no scrolling: all that is found is printed.
+  window.addEventListener("beforeprint", () => { while (shown < matching.length) show(); });
+
+  // A text that is cut opens and closes where it is clicked, or by the keyboard; a name that is cut tells itself whole.
+  const toggle = (text) => text.setAttribute("aria-expanded", text.classList.toggle("open"));
+  const measure = new ResizeObserver((seen) => seen.forEach(({ target }) => {
+    if (!target.matches(".told")) {
+      if (target.scrollWidth > target.clientWidth) target.title ||= target.textContent.trim();
+    } else if (!target.classList.contains("open")) {
+      const cut = target.scrollHeight > target.clientHeight + 1;
+      target.classList.toggle("long", cut);
+      for (const [name, value] of [["tabindex", 0], ["role", "button"], ["aria-expanded", false]]) {
+        if (cut) target.setAttribute(name, value);
+        else target.removeAttribute(name);
+      }
+    }
+  }));
+  const watch = (place) => place.querySelectorAll(".told, .chip, .name").forEach((part) => measure.observe(part));
+  document.addEventListener("click", (event) => {
+    const text = event.target.closest(".told.long");
+    if (text && window.getSelection().isCollapsed) toggle(text);
+  });
+  document.addEventListener("keydown", (event) => {
+    if (!event.target.matches(".told.long") || (event.key !== "Enter" && event.key !== " ")) return;
+    event.preventDefault();
+    toggle(event.target);
+  });
+  watch(document);
 
   // A word's score at once, not after the browser's delay.
   const tip = Object.assign(document.createElement("div"), { id: "tip", hidden: true });

@@ -22,8 +22,9 @@ impl Render for Explanation {
         for line in lay_out(&self.pieces(colour)) {
             let _ = writeln!(out, "{INDENT}{line}");
         }
-        if !self.rationale.is_empty() {
-            let _ = writeln!(out, "{INDENT}rationale: {}", self.rationale_line());
+        let rationale = self.rationale_line();
+        if !rationale.is_empty() {
+            let _ = writeln!(out, "{INDENT}rationale: {rationale}");
         }
         out + "\n"
     }
@@ -61,9 +62,12 @@ impl Explanation {
             .join(" · ")
     }
 
+    /// What does not speak for the target is no reason, however few words there are.
     fn rationale_line(&self) -> String {
-        let word =
-            |&i: &usize| self.words.get(i).map(|w| format!("{} {}", listed(&w.text), self.show(w.score, DIGITS)));
+        let word = |&i: &usize| {
+            let word = self.words.get(i).filter(|word| word.score > 0.0)?;
+            Some(format!("{} {}", listed(&word.text), self.show(word.score, DIGITS)))
+        };
         self.rationale.iter().filter_map(word).collect::<Vec<_>>().join(" · ")
     }
 

@@ -10,7 +10,7 @@ use console::{Style, truncate_str};
 use serde_json::Value;
 
 use super::numbers::{Form, listed};
-use super::records::{Neighbour, NeighbourPart, Prediction, SearchResult, turn};
+use super::records::{Neighbour, NeighbourPart, Prediction, SearchResult, neutral, turn};
 use super::{
     BiasFinding, CorrectedTags, DirtyAnswer, DirtyLabel, DirtyPart, GlobalImportance, MappedRecord, ProposedRecord,
     RedundantRecord, SelectedRecord, SparseRecord, UnreliableRecord, WeightedRecord,
@@ -62,6 +62,11 @@ fn joined(text: &str, pair: Option<&String>) -> String {
     pair.map_or_else(|| text.to_owned(), |pair| format!("{text} ⏐ {pair}"))
 }
 
+/// What something has, and what it would rather have where that is something else.
+fn rather(has: &str, suggested: &str) -> String {
+    if has == suggested { has.to_owned() } else { format!("{has} → {suggested}") }
+}
+
 impl Render for Prediction {
     fn render(&self, colour: bool) -> String {
         let mut line =
@@ -81,7 +86,7 @@ impl Render for Prediction {
 impl Render for DirtyLabel {
     fn render(&self, colour: bool) -> String {
         let style = style(colour);
-        let heading = format!("{:>6}  {} → {}", self.rank, self.label, self.suggested_label);
+        let heading = format!("{:>6}  {}", self.rank, rather(&self.label, &self.suggested_label));
         let mut out = format!("{}  {:.3}  {}\n", style.clone().bold().apply_to(heading), self.score, self.id);
         let _ = writeln!(out, "        {}", one_line(&joined(&self.text, self.text_pair.as_ref()), width() - 8));
         let _ = writeln!(out, "        {}", style.dim().apply_to(&self.reason));
@@ -93,7 +98,8 @@ impl Render for DirtyPart {
     fn render(&self, colour: bool) -> String {
         let style = style(colour);
         let (tags, suggested) = (self.tags.join(" "), self.suggested_tags.join(" "));
-        let heading = format!("{:>6}  {}  {tags} → {suggested}", self.rank, one_line(&self.span, width() / 2));
+        let span = one_line(&self.span, width() / 2);
+        let heading = format!("{:>6}  {span}  {}", self.rank, rather(&tags, &suggested));
         let mut out = format!("{}  {:.3}  {}\n", style.clone().bold().apply_to(heading), self.score, self.id);
         let _ = writeln!(out, "        {}", one_line(&self.text, width() - 8));
         let _ = writeln!(out, "        {}", style.dim().apply_to(&self.reason));
@@ -113,7 +119,7 @@ impl Render for DirtyAnswer {
     fn render(&self, colour: bool) -> String {
         let style = style(colour);
         let [label, suggested] = [&self.label, &self.suggested_answer].map(|answer| one_line(answer, width() / 3));
-        let heading = format!("{:>6}  {label} → {suggested}", self.rank);
+        let heading = format!("{:>6}  {}", self.rank, rather(&label, &suggested));
         let mut out = format!("{}  {:.3}  {}\n", style.clone().bold().apply_to(heading), self.score, self.id);
         let _ = writeln!(out, "        {}", one_line(&joined(&self.text, self.text_pair.as_ref()), width() - 8));
         let _ = writeln!(out, "        {}", style.dim().apply_to(&self.reason));
@@ -131,7 +137,7 @@ impl Render for RedundantRecord {
         let heading = style.clone().bold().apply_to(heading);
         let mut out = format!("{heading}  {of}  {}\n", style.dim().apply_to(&self.reason));
         let _ = writeln!(out, "        {}", one_line(&joined(&self.text, self.text_pair.as_ref()), width() - 8));
-        let _ = writeln!(out, "        {}", one_line(&self.of.text, width() - 8));
+        let _ = writeln!(out, "        {}", one_line(&joined(&self.of.text, self.of.text_pair.as_ref()), width() - 8));
         out
     }
 }
@@ -231,13 +237,13 @@ impl Render for SearchResult {
             out.push_str(" · ± one standard error; ranks as far as they cannot be told apart");
         }
         out.push('\n');
-        ends(&mut out, &self.proponents, &self.opponents, colour);
+        ends(&mut out, &self.rule, [&self.proponents, &self.opponents], colour);
         for group in &self.groups {
             let name = group.group.as_deref().unwrap_or("(none)");
             let total = Form::of(std::iter::once(group.total), DIGITS).signed(group.total);
             let title = format!("{name}: {} records, scores add up to {total}", group.records);
             let _ = writeln!(out, "  {}", style(colour).bold().apply_to(title));
-            ends(&mut out, &group.proponents, &group.opponents, colour);
+            ends(&mut out, &self.rule, [&group.proponents, &group.opponents], colour);
         }
         out + "\n"
     }
@@ -248,18 +254,23 @@ const DIGITS: usize = 5;
 const PART_DIGITS: usize = 2;
 
 /// Both ends of a ranking: neither is called what the sign of all its scores says it is not.
-fn ends(out: &mut String, proponents: &[Neighbour], opponents: &[Neighbour], colour: bool) {
+fn ends(out: &mut String, rule: &str, [proponents, opponents]: [&[Neighbour]; 2], colour: bool) {
+    if let Some([first, last]) = neutral(rule) {
+        section(out, first, proponents, &style(colour), false);
+        return section(out, last, opponents, &style(colour), false);
+    }
     let supports = proponents.first().is_none_or(|near| near.score >= 0.0);
     let opposes = opponents.first().is_none_or(|near| near.score < 0.0);
     let (green, red) = (style(colour).green(), style(colour).red());
-    section(out, if supports { "supports" } else { "opposes least" }, proponents, &green);
-    section(out, if opposes { "opposes" } else { "supports least" }, opponents, &red);
+    section(out, if supports { "supports" } else { "opposes least" }, proponents, &green, true);
+    section(out, if opposes { "opposes" } else { "supports least" }, opponents, &red, true);
 }
 
-fn section(out: &mut String, title: &str, neighbours: &[Neighbour], style: &Style) {
+/// One end of a ranking; where its scores have sides, with a line where they change it.
+fn section(out: &mut String, title: &str, neighbours: &[Neighbour], style: &Style, has_sides: bool) {
     let _ = writeln!(out, "  {}", style.apply_to(title));
     let form = Form::of(neighbours.iter().map(|near| f64::from(near.score)), DIGITS);
-    let turn = turn(neighbours);
+    let turn = turn(neighbours).filter(|_| has_sides);
     for (at, n) in neighbours.iter().enumerate() {
         if let Some((_, told)) = turn.filter(|(place, _)| *place == at) {
             let _ = writeln!(out, "  {}", style.apply_to(format!("({told})")));
