@@ -72,10 +72,8 @@ DEVICE Source source_of(Tiles of, int row, int column, int step) {
     return {row + (pass == 0 ? of.x_below : 0), column + (pass == 1 ? of.weight_below : 0), step % once * BK};
 }
 
-// What will be read beside a tile's sums is brought nearer while its steps are: some of its rows with each.
-template <int PARTS, class T, int BM, int BN, int STAGES, class Finish>
-DEVICE void bring(Ring<T, BM, BN, STAGES>& ring, const TensorMap& x, const TensorMap& weight, Tiles of, const Finish& epilogue) {
-    const auto* const others = Finish::HELD && epilogue.way() != ANY_WAY ? epilogue.beside() : nullptr;
+template <int PARTS, class T, int BM, int BN, int STAGES>
+DEVICE void bring(Ring<T, BM, BN, STAGES>& ring, const TensorMap& x, const TensorMap& weight, Tiles of) {
     Turn<STAGES> turn;
     for (int tile = blockIdx.x; tile < of.all; tile += gridDim.x) {
         const int row = tile / of.columns * BM, column = tile % of.columns * BN;
@@ -89,8 +87,24 @@ DEVICE void bring(Ring<T, BM, BN, STAGES>& ring, const TensorMap& x, const Tenso
             for (int r = 0; r < BM; r += X_BOX) copy_tile(stage.x + r * BK, x, full, from.x + r, from.input);
 #pragma unroll
             for (int r = 0; r < BN; r += WEIGHT_BOX) copy_tile(stage.weight + r * BK, weight, full, from.weight + r, from.input);
-            if (others)
-                for (int r = row + step; r < min(row + BM, epilogue.extent.rows); r += of.steps)
+        }
+    }
+}
+
+// What will be read beside a tile's sums is brought nearer while the first half of its steps is multiplied, some of its rows with each: by a thread of
+// its own, which keeps up with those that multiply as one of them.
+template <class T, int BM, int BN, int STAGES, class Finish>
+DEVICE void bring_beside(Ring<T, BM, BN, STAGES>& ring, Tiles of, const Finish& epilogue) {
+    const auto* const others = Finish::HELD && epilogue.way() != ANY_WAY ? epilogue.beside() : nullptr;
+    const int half = (of.steps + 1) / 2;
+    Turn<STAGES> turn;
+    for (int tile = blockIdx.x; tile < of.all; tile += gridDim.x) {
+        const int row = tile / of.columns * BM, column = tile % of.columns * BN;
+        for (int step = 0; step < of.steps; ++step, turn.next()) {
+            barrier_wait(ring.full[turn.stage], turn.parity);
+            barrier_arrive(ring.empty[turn.stage]);
+            if (others && step < half)
+                for (int r = row + step; r < min(row + BM, epilogue.extent.rows); r += half)
                     prefetch(others + epilogue.extent.at(r, column), int(sizeof *others) * min(BN, epilogue.extent.columns - column));
         }
     }
@@ -298,6 +312,21 @@ DEVICE void multiply_by(int way, Ring<T, BM, BN, STAGES>& ring, int warpgroup, T
         multiply_by<WAY + 1>(way, ring, warpgroup, of, epilogue);
 }
 
+// What a block can do while the kernel before this one is at work.
+template <class T, int BM, int BN, int STAGES>
+DEVICE void prepare(const TensorMap& x, const TensorMap& weight) {
+    typedef Ring<T, BM, BN, STAGES> Shared;
+    SHARED_SM90A(Shared, ring);
+    if (threadIdx.x > 0) return;
+    prefetch_map(x), prefetch_map(weight);
+    for (int stage = 0; stage < STAGES; ++stage) {
+        barrier_begin(ring->full[stage], 1);
+        barrier_begin(ring->empty[stage], BM / WARPGROUP_ROWS * (WARPGROUP / WARP) + 1);  // all that multiply, and who brings what is beside
+    }
+    barrier_begin(ring->ahead, 1);
+    barriers_begin();
+}
+
 template <class T, int BM, int BN, int STAGES, int PARTS = 1, class Finish>
 DEVICE void linear(const TensorMap& x, const TensorMap& weight, int rows, int inputs, int outputs, const Finish& epilogue) {
     typedef Ring<T, BM, BN, STAGES> Shared;
@@ -308,18 +337,11 @@ DEVICE void linear(const TensorMap& x, const TensorMap& weight, int rows, int in
     static_assert(BRINGING + WARPGROUPS * MULTIPLYING <= (WARPGROUPS == 2 ? 3 * 168 : 2 * 128), "as many as there are");
     const int columns = (outputs + BN - 1) / BN;
     const Tiles of{columns, (rows + BM - 1) / BM * columns, (PARTS == 1 ? 1 : 3) * ((inputs + BK - 1) / BK), rows, (outputs + GROUP - 1) / GROUP * GROUP};
-    if (threadIdx.x == 0) {
-        for (int stage = 0; stage < STAGES; ++stage) {
-            barrier_begin(ring->full[stage], 1);
-            barrier_begin(ring->empty[stage], WARPGROUPS * (WARPGROUP / WARP));
-        }
-        barrier_begin(ring->ahead, 1);
-        barriers_begin();
-    }
     sync_block();
     if (threadIdx.x < WARPGROUP) {
         registers_give<BRINGING>();
-        if (threadIdx.x == 0) bring<PARTS>(*ring, x, weight, of, epilogue);
+        if (threadIdx.x == 0) bring<PARTS>(*ring, x, weight, of);
+        if (threadIdx.x == WARP) bring_beside(*ring, of, epilogue);
     } else {
         registers_take<MULTIPLYING>();
         multiply_by(epilogue.way(), *ring, int(threadIdx.x) / WARPGROUP - 1, of, epilogue);
@@ -329,12 +351,14 @@ DEVICE void linear(const TensorMap& x, const TensorMap& weight, int rows, int in
 #define LINEAR(NAME, T, STORED, MATH, PARTS, BM, BN, STAGES, BLOCKS)                                                                                 \
     KERNEL_SM90A(linear_##NAME##_wgmma_##BM##x##BN, (BM / WARPGROUP_ROWS + 1) * WARPGROUP, BLOCKS, STORED* out, STORED* slope, TENSOR_MAP(x),        \
                  TENSOR_MAP(weight), const float* bias, const STORED* residual, int activation, int rows, int inputs, int outputs) {                 \
+        prepare<T, BM, BN, STAGES>(x, weight);                                                                                                       \
         await_kernels();                                                                                                                             \
         linear<T, BM, BN, STAGES, PARTS>(x, weight, rows, inputs, outputs,                                                                           \
                                          Forward<STORED, MATH>{out, slope, bias, residual, activation, {rows, outputs}});                            \
     }                                                                                                                                                \
     KERNEL_SM90A(linear_backward_##NAME##_wgmma_##BM##x##BN, (BM / WARPGROUP_ROWS + 1) * WARPGROUP, BLOCKS, STORED* out, TENSOR_MAP(x),              \
                  TENSOR_MAP(weight), const STORED* slope, const STORED* residual, int rows, int inputs, int outputs) {                               \
+        prepare<T, BM, BN, STAGES>(x, weight);                                                                                                       \
         await_kernels();                                                                                                                             \
         linear<T, BM, BN, STAGES, PARTS>(x, weight, rows, inputs, outputs, Backward<STORED>{out, slope, residual, {rows, outputs}});                 \
     }
