@@ -318,7 +318,7 @@ impl Sample {
         let mut sample = Self { records: Mat::zeros(width, count), roots: vec![0.0; count], sum: Mat::zeros(width, 1) };
         let weigh = |block: &Block| weights(block, weighting, rows);
         blocks.several(weigh, |wave| {
-            for (block, weights) in &wave {
+            for (block, weights) in wave {
                 for r in 0..block.rows {
                     let (weight, phi) = (weights[(0, r)], &slice(&block.inputs, r)[..width]);
                     let sum = slice_mut(&mut sample.sum, 0);
