@@ -1,9 +1,9 @@
 //! Texts that say the same twice: copies and near copies, among the training records and between them and a test set.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::shingles::{jaccard, most_similar_earlier, shingles};
+use super::shingles::{MostSimilar, jaccard, most_similar_earlier, shingles};
 use crate::error::Result;
 use rayon::prelude::*;
 
@@ -58,13 +58,17 @@ pub fn leaks_first(
     threshold: f64,
     read: &(dyn Fn(usize) -> Result<Copied> + Sync),
 ) -> Result<Vec<Redundant>> {
-    let mut found = redundant_with(first, texts, threshold, read)?;
+    let said = Said::read(texts, read)?;
     if first == texts {
-        return Ok(found);
+        let [like] = most_similar_earlier(&said.sets, [texts], threshold);
+        return said.found(texts, like, read);
     }
-    let leaked: HashSet<usize> = found.iter().map(|found| found.text).collect();
-    let others = redundant_with(texts, texts, threshold, read)?;
-    found.extend(others.into_iter().filter(|other| other.text >= first && !leaked.contains(&other.text)));
+    let [leaks, mut others] = most_similar_earlier(&said.sets, [first, texts], threshold);
+    let mut found = said.found(first, leaks, read)?;
+    // Only those beyond the first that are no leaks.
+    let leaked = found.iter().map(|found| found.text);
+    (0..first).chain(leaked).for_each(|text| others[text] = None);
+    found.extend(said.found(texts, others, read)?);
     sort(&mut found);
     Ok(found)
 }
@@ -80,28 +84,53 @@ pub fn redundant_with(
     threshold: f64,
     read: &(dyn Fn(usize) -> Result<Copied> + Sync),
 ) -> Result<Vec<Redundant>> {
-    let read_marks = |i| {
-        let Copied { text, pair, .. } = read(i)?;
-        Ok((shingles(&text, pair.as_deref()), mark(&normalised(&text, pair.as_deref()))))
-    };
-    let (sets, marks): (Vec<Vec<u64>>, Vec<u64>) =
-        (0..texts).into_par_iter().map(read_marks).collect::<Result<Vec<_>>>()?.into_iter().unzip();
-    let mut first: HashMap<u64, usize> = HashMap::new();
-    (0..originals).for_each(|i| _ = first.entry(marks[i]).or_insert(i));
-    let pairs = most_similar_earlier(&sets, originals, threshold).into_iter().enumerate();
-    let mut found = pairs
-        .filter_map(|(text, found)| found.map(|(of, _)| (text, of)))
-        .map(|(text, like)| {
-            // Before what says the same in other signs.
-            let of = first.get(&marks[text]).copied().filter(|&copy| copy < text).unwrap_or(like);
-            let (this, that) = (read(text)?, read(of)?);
-            let exact = normalised(&this.text, this.pair.as_deref()) == normalised(&that.text, that.pair.as_deref());
-            let conflict = this.label.is_some() && that.label.is_some() && this.label != that.label;
-            Ok(Redundant { text, of, similarity: jaccard(&sets[text], &sets[of]), exact, conflict })
-        })
-        .collect::<Result<Vec<_>>>()?;
-    sort(&mut found);
-    Ok(found)
+    let said = Said::read(texts, read)?;
+    let [like] = most_similar_earlier(&said.sets, [originals], threshold);
+    said.found(originals, like, read)
+}
+
+/// What texts are compared by, each cut once.
+struct Said {
+    sets: Vec<Vec<u64>>,
+    marks: Vec<u64>,
+}
+
+impl Said {
+    fn read(texts: usize, read: &(dyn Fn(usize) -> Result<Copied> + Sync)) -> Result<Self> {
+        let read_marks = |i| {
+            let Copied { text, pair, .. } = read(i)?;
+            Ok((shingles(&text, pair.as_deref()), mark(&normalised(&text, pair.as_deref()))))
+        };
+        let (sets, marks) = (0..texts).into_par_iter().map(read_marks).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        Ok(Self { sets, marks })
+    }
+
+    /// Those that have one that they are `like`, of which it is a copy among the first `originals` where there is one.
+    fn found(
+        &self,
+        originals: usize,
+        like: MostSimilar,
+        read: &(dyn Fn(usize) -> Result<Copied> + Sync),
+    ) -> Result<Vec<Redundant>> {
+        let Self { sets, marks } = self;
+        let mut first: HashMap<u64, usize> = HashMap::new();
+        (0..originals).for_each(|i| _ = first.entry(marks[i]).or_insert(i));
+        let pairs = like.into_iter().enumerate();
+        let mut found = pairs
+            .filter_map(|(text, found)| found.map(|(of, _)| (text, of)))
+            .map(|(text, like)| {
+                // Before what says the same in other signs.
+                let of = first.get(&marks[text]).copied().filter(|&copy| copy < text).unwrap_or(like);
+                let (this, that) = (read(text)?, read(of)?);
+                let exact =
+                    normalised(&this.text, this.pair.as_deref()) == normalised(&that.text, that.pair.as_deref());
+                let conflict = this.label.is_some() && that.label.is_some() && this.label != that.label;
+                Ok(Redundant { text, of, similarity: jaccard(&sets[text], &sets[of]), exact, conflict })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        sort(&mut found);
+        Ok(found)
+    }
 }
 
 /// What each text says, as a number that copies share: those of the same shingles, whatever their punctuation. Numbers
@@ -175,6 +204,25 @@ mod tests {
         assert_eq!(of(redundant(4, 0.7, &read).unwrap()), [(3, 2), (2, 0)]);
         assert_eq!(of(leaks_first(2, 4, 0.7, &read).unwrap()), [(2, 0), (3, 0)]);
         assert_eq!(of(leaks_first(0, 4, 0.7, &read).unwrap()), [(3, 2), (2, 0)]);
+    }
+
+    #[test]
+    fn leaks_first_is_both_audits_each_by_itself() {
+        let read = |i: usize| {
+            let word = |j: usize| if j == 20 + i % 3 { i * 100 } else { (i % 5) * 1000 + j };
+            let text = (0..40).map(|j| word(j).to_string()).collect::<Vec<_>>().join(" ");
+            Ok(Copied { text, label: Some((i % 2).to_string()), ..Copied::default() })
+        };
+        for (first, texts) in [(0, 30), (1, 30), (4, 30), (12, 30), (29, 30), (30, 30)] {
+            let mut expected = redundant_with(first, texts, 0.7, &read).unwrap();
+            let others = redundant_with(texts, texts, 0.7, &read).unwrap();
+            let is_leak = |other: &Redundant| expected.iter().any(|leak| leak.text == other.text);
+            let others: Vec<_> = others.into_iter().filter(|other| other.text >= first && !is_leak(other)).collect();
+            expected.extend(others);
+            sort(&mut expected);
+            assert_eq!(leaks_first(first, texts, 0.7, &read).unwrap(), expected, "{first} of {texts}");
+            assert_eq!(expected.len(), 25, "five kinds of texts");
+        }
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! the sets themselves.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use rayon::prelude::*;
 use tokenizers::NormalizedString;
 
+use crate::backend::cpu::simd::{Isa, Kernel, LANES, Vector};
 use crate::explain::Segmentation;
 
 /// Tokens in a shingle; a shorter text is one shingle.
@@ -90,35 +92,90 @@ impl Bands {
         (2..=5).rev().map(needed).find(|bands| bands.count * bands.rows <= LEAST).unwrap_or_else(|| needed(1))
     }
 
-    fn key(self, set: &[u64], band: usize) -> u64 {
-        (0..self.rows).fold(0, |key: u64, row| {
-            let permutation = mix((band * self.rows + row) as u64 + 1);
-            let least = set.iter().map(|&shingle| mix(shingle ^ permutation)).min().unwrap_or_default();
-            mix(key.rotate_left(17) ^ least)
-        })
+    fn key(self, folded: &[[u64; LANES]], band: usize) -> u64 {
+        Isa::best().run(Key { rows: band * self.rows..(band + 1) * self.rows, folded })
     }
 }
 
+/// A band's key of a set ([`fold_all`]). Whole numbers alone, in loops that compilers turn into vectors: the same by
+/// any instructions.
+struct Key<'a> {
+    rows: Range<usize>,
+    folded: &'a [[u64; LANES]],
+}
+
+impl Kernel for Key<'_> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn run<V: Vector>(self) -> u64 {
+        let mut key: u64 = 0;
+        for row in self.rows {
+            let permutation = fold(mix(row as u64 + 1));
+            let mut lanes = [u64::MAX; LANES];
+            for shingles in self.folded {
+                for (least, shingle) in lanes.iter_mut().zip(shingles) {
+                    *least = (*least).min(mix_folded(shingle ^ permutation));
+                }
+            }
+            let mut least = if self.folded.is_empty() { 0 } else { u64::MAX };
+            for lane in lanes {
+                least = least.min(lane);
+            }
+            key = mix(key.rotate_left(17) ^ least);
+        }
+        key
+    }
+}
+
+/// The shingles of a set, folded ([`fold`]), as many as there are lanes side by side. One stands in every lane that is
+/// left: no key knows how often a shingle is there.
+fn fold_all(set: &[u64], folded: &mut Vec<[u64; LANES]>) {
+    folded.clear();
+    folded.extend(set.chunks(LANES).map(|shingles| {
+        let mut lanes = [fold(shingles[0]); LANES];
+        lanes.iter_mut().zip(shingles).for_each(|(lane, &shingle)| *lane = fold(shingle));
+        lanes
+    }));
+}
+
+/// The earlier set that a set is most like, and how much; by set.
+pub(super) type MostSimilar = Vec<Option<(usize, f64)>>;
+
 /// Of each set, the most similar earlier one among the first `originals` (the earliest of the most similar), where its
-/// similarity is at least `threshold`.
-pub(super) fn most_similar_earlier(sets: &[Vec<u64>], originals: usize, threshold: f64) -> Vec<Option<(usize, f64)>> {
-    let mut best: Vec<Option<(usize, f64)>> = vec![None; sets.len()];
+/// similarity is at least `threshold`: for each number of originals, by the same keys.
+pub(super) fn most_similar_earlier<const N: usize>(
+    sets: &[Vec<u64>],
+    originals: [usize; N],
+    threshold: f64,
+) -> [MostSimilar; N] {
+    let mut best = originals.map(|_| vec![None; sets.len()]);
     let bands = Bands::of(threshold);
     for band in 0..bands.count {
-        let mut keyed: Vec<(u64, usize)> =
-            sets.par_iter().enumerate().map(|(place, set)| (bands.key(set, band), place)).collect();
+        let key = |folded: &mut Vec<[u64; LANES]>, (place, set): (usize, &Vec<u64>)| {
+            fold_all(set, folded);
+            (bands.key(folded, band), place)
+        };
+        let mut keyed: Vec<(u64, usize)> = sets.par_iter().enumerate().map_init(Vec::new, key).collect();
         keyed.par_sort_unstable();
-        let buckets = keyed.par_chunk_by(|a, b| a.0 == b.0);
-        let found: Vec<(usize, usize, f64)> =
-            buckets.flat_map_iter(|bucket| compare(bucket, sets, originals, threshold)).collect();
-        for (set, earlier, similarity) in found {
-            let better = |(other, most): (usize, f64)| similarity > most || (similarity == most && earlier < other);
-            if best[set].is_none_or(better) {
-                best[set] = Some((earlier, similarity));
-            }
+        for (best, originals) in best.iter_mut().zip(originals) {
+            take_better(best, &keyed, sets, originals, threshold);
         }
     }
     best
+}
+
+/// What a band finds that is more similar, or as similar and earlier.
+fn take_better(best: &mut MostSimilar, keyed: &[(u64, usize)], sets: &[Vec<u64>], originals: usize, threshold: f64) {
+    let buckets = keyed.par_chunk_by(|a, b| a.0 == b.0);
+    let found: Vec<(usize, usize, f64)> =
+        buckets.flat_map_iter(|bucket| compare(bucket, sets, originals, threshold)).collect();
+    for (set, earlier, similarity) in found {
+        let better = |(other, most): (usize, f64)| similarity > most || (similarity == most && earlier < other);
+        if best[set].is_none_or(better) {
+            best[set] = Some((earlier, similarity));
+        }
+    }
 }
 
 /// The pairs of a bucket that are alike: each with the bucket's first original and the latest few.
@@ -147,8 +204,21 @@ fn hash(bytes: &[u8]) -> u64 {
 }
 
 /// A bijection of 64 bits whose every output bit depends on every input bit (SplitMix64's, Steele, Lea & Flood 2014).
+#[inline(always)]
 fn mix(x: u64) -> u64 {
-    let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mix_folded(fold(x))
+}
+
+/// The first step of [`mix`]. It is linear: of x ^ y it is that of x and that of y.
+#[inline(always)]
+fn fold(x: u64) -> u64 {
+    x ^ (x >> 30)
+}
+
+/// The steps after it.
+#[inline(always)]
+fn mix_folded(x: u64) -> u64 {
+    let x = x.wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     x ^ (x >> 31)
 }
@@ -199,9 +269,49 @@ mod tests {
                 set
             };
             let sets: Vec<Vec<u64>> = (0..600).map(set).collect();
-            let found = most_similar_earlier(&sets, sets.len(), threshold);
+            let [found] = most_similar_earlier(&sets, [sets.len()], threshold);
             assert!(found.iter().enumerate().all(|(i, found)| found.is_some() == (i % 2 == 1)), "{threshold}");
         }
+    }
+
+    #[test]
+    fn keys_are_their_definition_on_every_instruction_set() {
+        let plain = |set: &[u64], rows: Range<usize>| {
+            rows.fold(0, |key: u64, row| {
+                let permutation = mix(row as u64 + 1);
+                let least = set.iter().map(|&shingle| mix(shingle ^ permutation)).min().unwrap_or_default();
+                mix(key.rotate_left(17) ^ least)
+            })
+        };
+        let bands = Bands::of(0.7);
+        let mut folded = Vec::new();
+        for shingles in [0, 1, 2, 15, 16, 17, 31, 32, 33, 500] {
+            let set: Vec<u64> = (0..shingles).map(|i| mix(1000 * shingles + i)).collect();
+            fold_all(&set, &mut folded);
+            for band in [0, 1, bands.count - 1] {
+                let rows = band * bands.rows..(band + 1) * bands.rows;
+                let expected = plain(&set, rows.clone());
+                assert_eq!(bands.key(&folded, band), expected);
+                for isa in Isa::all() {
+                    let key = isa.run(Key { rows: rows.clone(), folded: &folded });
+                    assert_eq!(key, expected, "{shingles} shingles, band {band}, {}", isa.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn several_numbers_of_originals_are_as_each_by_itself() {
+        let set = |i: u64| (0..40).map(|j| mix(if j < 4 { 100 * i + j } else { 10_000 * (i % 7) + j })).collect();
+        let mut sets: Vec<Vec<u64>> = (0..60).map(set).collect();
+        sets.iter_mut().for_each(|set| set.sort_unstable());
+        let together = most_similar_earlier(&sets, [0, 5, 20, 60], 0.7);
+        for (together, originals) in together.iter().zip([0, 5, 20, 60]) {
+            let [alone] = most_similar_earlier(&sets, [originals], 0.7);
+            assert_eq!(*together, alone, "{originals} originals");
+            assert!(alone.iter().flatten().all(|&(earlier, _)| earlier < originals));
+        }
+        assert!(together[2].iter().skip(7).all(Option::is_some));
     }
 
     #[test]
@@ -212,7 +322,7 @@ mod tests {
         texts.push(texts[17].replacen('w', "x", 1)); // one word of sixty
         texts.push(texts[400].to_uppercase());
         let sets: Vec<Vec<u64>> = texts.iter().map(|text| shingles(text, None)).collect();
-        let found = most_similar_earlier(&sets, sets.len(), 0.8);
+        let [found] = most_similar_earlier(&sets, [sets.len()], 0.8);
         assert!(found[..500].iter().all(Option::is_none));
         assert_eq!(found[500].map(|(earlier, _)| earlier), Some(17));
         assert_eq!(found[501], Some((400, 1.0)));

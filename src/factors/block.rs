@@ -4,6 +4,7 @@
 //! results have the same bits for any shards and any number of threads.
 
 use std::ops::Range;
+use std::sync::Mutex;
 
 use faer::Mat;
 use rayon::prelude::*;
@@ -12,6 +13,7 @@ use super::dense::slice_mut;
 use super::source::{FactorSource, LabelUsed, LabelledRows, Labels};
 use crate::error::{Error, Result};
 use crate::model::Problem;
+use crate::sync::lock;
 
 /// Rows of a block, but the last.
 pub(crate) const ROWS: usize = 1024;
@@ -62,6 +64,8 @@ pub(super) struct Blocks<'a> {
     /// The first row of each piece, and N.
     starts: Vec<usize>,
     keep_going: KeepGoing<'a>,
+    /// Blocks that have been passed, to be filled again: memory asked of the system for each is a quarter of a refit.
+    spare: Mutex<Vec<Block>>,
 }
 
 impl<'a> Blocks<'a> {
@@ -91,7 +95,7 @@ impl<'a> Blocks<'a> {
         if starts.last() == Some(&0) {
             return Err(Error::usage("there are no training records to learn from"));
         }
-        Ok(Self { source, starts, keep_going })
+        Ok(Self { source, starts, keep_going, spare: Mutex::default() })
     }
 
     pub(super) fn problem(&self) -> Problem {
@@ -120,14 +124,19 @@ impl<'a> Blocks<'a> {
 
     /// Hands `map` every block, from any thread, and `reduce` what it made of them, in order.
     pub(super) fn fold<T: Send>(&self, map: impl Fn(&Block) -> T + Sync, mut reduce: impl FnMut(T)) -> Result<()> {
-        self.waves(WAVE, |block| map(&block), |results| results.into_iter().for_each(&mut reduce))
+        let map = |block: Block| {
+            let made = map(&block);
+            self.put_back(block);
+            made
+        };
+        self.waves(WAVE, map, |results| results.into_iter().for_each(&mut reduce))
     }
 
     /// Hands `reduce` the blocks themselves, several at a time and in order, each with what `map` made of it.
     pub(super) fn several<T: Send>(
         &self,
         map: impl Fn(&Block) -> T + Sync,
-        reduce: impl FnMut(Vec<(Block, T)>),
+        mut reduce: impl FnMut(&[(Block, T)]),
     ) -> Result<()> {
         self.waves(
             WAVE_OF_BLOCKS,
@@ -135,7 +144,10 @@ impl<'a> Blocks<'a> {
                 let made = map(&block);
                 (block, made)
             },
-            reduce,
+            |wave| {
+                reduce(&wave);
+                wave.into_iter().for_each(|(block, _)| self.put_back(block));
+            },
         )
     }
 
@@ -163,19 +175,37 @@ impl<'a> Blocks<'a> {
         done.max(released)
     }
 
+    fn put_back(&self, block: Block) {
+        lock(&self.spare).push(block);
+    }
+
+    /// A block of `rows` records to be filled: no targets, and anything for inputs and δ.
+    fn room(&self, rows: usize) -> Block {
+        let spare = {
+            let mut spare = lock(&self.spare);
+            let fits = spare.iter().position(|block| block.rows == rows);
+            fits.map(|at| spare.swap_remove(at))
+        };
+        if let Some(mut block) = spare {
+            block.targets.fill(0.0);
+            block.weights.clear();
+            return block;
+        }
+        Block {
+            first: 0,
+            rows,
+            inputs: Mat::zeros(self.inputs(), rows),
+            deltas: Mat::zeros(self.classes(), rows),
+            targets: Mat::zeros(self.classes(), rows),
+            weights: Vec::new(),
+        }
+    }
+
     fn load(&self, start: usize) -> Result<Block> {
         if !(self.keep_going)() {
             return Err(Error::Interrupted);
         }
-        let (classes, rows) = (self.classes(), ROWS.min(self.rows() - start));
-        let mut block = Block {
-            first: start,
-            rows,
-            inputs: Mat::zeros(self.inputs(), rows),
-            deltas: Mat::zeros(classes, rows),
-            targets: Mat::zeros(classes, rows),
-            weights: Vec::new(),
-        };
+        let mut block = Block { first: start, ..self.room(ROWS.min(self.rows() - start)) };
         let end = start + block.rows;
         let mut piece = self.starts.partition_point(|&first| first <= start) - 1;
         let mut next = start;
@@ -247,5 +277,57 @@ fn missing(labels: Labels<'_>, row: usize, classes: usize) -> bool {
     match labels {
         Labels::Classes(ids) => ids[row] < 0,
         Labels::Rows(values) => values[row * classes..][..classes].iter().any(|value| value.is_nan()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::factors::{InMemory, LabelVec};
+
+    fn source(labels: LabelVec, weights: Vec<f64>) -> InMemory {
+        let rows = ROWS + 100;
+        let numbers = |count: usize| (0..count).map(|i| (i % 89) as f32 - 40.5).collect();
+        let (features, deltas) = (numbers(rows * 5), numbers(rows * 3));
+        let problem = Problem::SingleLabel;
+        InMemory { problem, width: 5, classes: 3, features, deltas, labels, weights, rows_at_a_time: 333 }
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_was_in_a_block_s_memory() {
+        let rows = ROWS + 100;
+        let classes = || LabelVec::Classes((0..rows as i64).map(|i| i % 3).collect());
+        let values = LabelVec::Rows((0..3 * rows).map(|i| (i % 7) as f32).collect());
+        let weights = (0..rows).map(|i| (i % 5) as f64).collect();
+        for source in [source(classes(), Vec::new()), source(classes(), weights), source(values, Vec::new())] {
+            let blocks = Blocks::new(&source, &|| true).unwrap();
+            for start in [0, ROWS] {
+                let expected = blocks.load(start).unwrap();
+                let mut used = blocks.room(expected.rows);
+                used.first = 77;
+                for numbers in [&mut used.inputs, &mut used.deltas, &mut used.targets] {
+                    numbers.fill(f64::NAN);
+                }
+                used.weights = vec![f64::NAN; used.rows];
+                blocks.put_back(used);
+                let found = blocks.load(start).unwrap();
+                assert!(lock(&blocks.spare).is_empty(), "its memory was used again");
+                assert_eq!((found.first, found.rows, &found.weights), (start, expected.rows, &expected.weights));
+                assert_eq!((found.inputs, found.deltas), (expected.inputs, expected.deltas));
+                assert_eq!(found.targets, expected.targets);
+            }
+        }
+    }
+
+    #[test]
+    fn a_pass_keeps_no_more_blocks_than_are_in_memory_at_a_time() {
+        let classes = LabelVec::Classes(vec![1; ROWS + 100]);
+        let source = source(classes, Vec::new());
+        let blocks = Blocks::new(&source, &|| true).unwrap();
+        for _ in 0..3 {
+            blocks.fold(|block| block.rows, |_| ()).unwrap();
+            blocks.several(|block| block.rows, |wave| assert_eq!(wave.len(), 2)).unwrap();
+            assert_eq!(lock(&blocks.spare).len(), 2, "one of each size");
+        }
     }
 }

@@ -42,7 +42,7 @@ pub(super) fn grams(
     let mut tiles = tiles(wanted);
     blocks.several(weights, |wave| {
         tiles.par_iter_mut().for_each(|tile| {
-            for (block, weights) in &wave {
+            for (block, weights) in wave {
                 tile.add(&block.inputs, weights);
             }
         });

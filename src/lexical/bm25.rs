@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::{Arc, Mutex};
 
 use rayon::prelude::*;
 
@@ -19,6 +20,7 @@ use crate::explain::Segmentation;
 use crate::interrupt;
 use crate::search::Scorer;
 use crate::store::{Shard, Store, StoredRecord};
+use crate::sync::lock;
 
 /// k₁: how soon more of the same word count no more (Lucene's default).
 pub const K1: f64 = 1.2;
@@ -27,6 +29,9 @@ pub const B: f64 = 0.75;
 
 /// Records whose words are counted together, by one thread.
 const CHUNK: usize = 512;
+
+/// Bytes of what is cut per block of queries ([`Cut`]); those that there is no room for are looked for term by term.
+const CUTS: usize = 64 << 20;
 
 /// No term, or no query.
 const NONE: u32 = u32::MAX;
@@ -116,7 +121,8 @@ impl<'a> Bm25<'a> {
                 by_word[number as usize] = term;
             }
         }
-        Bm25Queries { texts: self, terms: by_word, asking: terms.into_values().collect() }
+        let cuts = Mutex::new(Cuts { made: HashMap::new(), left: CUTS });
+        Bm25Queries { texts: self, terms: by_word, asking: terms.into_values().collect(), cuts }
     }
 
     /// `None` for a word that no record has.
@@ -206,9 +212,62 @@ pub struct Bm25Queries<'a> {
     terms: Vec<u32>,
     /// By a word of the queries: those that have it, ascending, and its weight there.
     asking: Vec<Vec<(usize, f64)>>,
+    cuts: Mutex<Cuts>,
+}
+
+/// Those that were made for the queries asked together, which are the same for every tile of rows.
+#[derive(Debug)]
+struct Cuts {
+    made: HashMap<Vec<usize>, Arc<Cut>>,
+    /// Bytes.
+    left: usize,
+}
+
+/// Who of some queries asks for each word: their places among themselves, and the word's weight there.
+#[derive(Debug)]
+struct Cut {
+    asking: Vec<(u32, f64)>,
+    /// By word, where its queries end among them.
+    ends: Vec<u32>,
+}
+
+impl Cut {
+    fn new(asking: &[Vec<(usize, f64)>], places: &Places) -> Self {
+        let mut cut = Self { asking: Vec::new(), ends: Vec::with_capacity(asking.len()) };
+        for asking in asking {
+            cut.asking.extend(places.of(asking).map(|(place, weight)| (place as u32, weight)));
+            cut.ends.push(cut.asking.len() as u32);
+        }
+        cut
+    }
+
+    fn of(&self, term: u32) -> impl Iterator<Item = (usize, f64)> {
+        let start = if term == 0 { 0 } else { self.ends[term as usize - 1] };
+        let asking = &self.asking[start as usize..self.ends[term as usize] as usize];
+        asking.iter().map(|&(place, weight)| (place as usize, weight))
+    }
+
+    fn bytes(&self) -> usize {
+        size_of_val(self.asking.as_slice()) + size_of_val(self.ends.as_slice())
+    }
 }
 
 impl Bm25Queries<'_> {
+    /// `None` where there is no room for it.
+    fn cut(&self, asked: &[usize], places: &Places) -> Option<Arc<Cut>> {
+        let mut cuts = lock(&self.cuts);
+        if let Some(cut) = cuts.made.get(asked) {
+            return Some(cut.clone());
+        }
+        if cuts.left < self.asking.len() * size_of::<u32>() {
+            return None;
+        }
+        let cut = Arc::new(Cut::new(&self.asking, places));
+        cuts.left = cuts.left.saturating_sub(cut.bytes() + size_of_val(asked));
+        cuts.made.insert(asked.to_vec(), cut.clone());
+        Some(cut)
+    }
+
     /// The queries' words in a record, each with how often, in alphabetical order, into `matches`; and how many words
     /// it has in all.
     fn matches(&self, shard: usize, row: usize, matches: &mut Vec<(u32, u32)>) -> Result<u32> {
@@ -243,6 +302,7 @@ impl Scorer for Bm25Queries<'_> {
     fn score(&self, shard: usize, rows: Range<usize>, asked: &[usize], scores: &mut [f32]) -> Result<()> {
         let count = rows.len();
         let places = Places::new(asked);
+        let cut = self.cut(asked, &places);
         let mut sums = vec![0.0_f64; asked.len()];
         let mut matches = Vec::new();
         for (at, row) in rows.enumerate() {
@@ -251,10 +311,10 @@ impl Scorer for Bm25Queries<'_> {
             let norm = K1 * (1.0 - B + B * f64::from(length) / self.texts.mean_length);
             for &(term, times) in &matches {
                 let share = f64::from(times) * (K1 + 1.0) / (f64::from(times) + norm);
-                for (query, weight) in places.within(&self.asking[term as usize]) {
-                    if let Some(query) = places.of(*query) {
-                        sums[query] += weight * share;
-                    }
+                let mut add = |(place, weight): (usize, f64)| sums[place] += weight * share;
+                match &cut {
+                    Some(cut) => cut.of(term).for_each(&mut add),
+                    None => places.of(&self.asking[term as usize]).for_each(&mut add),
                 }
             }
             for (query, &sum) in sums.iter().enumerate() {
@@ -286,17 +346,13 @@ impl Places {
         Self { first, places }
     }
 
-    /// Those of some queries, ascending, that are not outside.
-    fn within<'a>(&self, asking: &'a [(usize, f64)]) -> &'a [(usize, f64)] {
+    /// Where those of some queries, ascending, stand that are asked, each with its weight.
+    fn of(&self, asking: &[(usize, f64)]) -> impl Iterator<Item = (usize, f64)> {
         let start = asking.partition_point(|(query, _)| *query < self.first);
         let end = asking.partition_point(|(query, _)| *query < self.first + self.places.len());
-        &asking[start..end]
-    }
-
-    /// The place of a query within.
-    fn of(&self, query: usize) -> Option<usize> {
-        let place = self.places[query - self.first];
-        (place != NONE).then_some(place as usize)
+        let place = |&(query, weight): &(usize, f64)| (self.places[query - self.first], weight);
+        let asked = asking[start..end].iter().map(place).filter(|(place, _)| *place != NONE);
+        asked.map(|(place, weight)| (place as usize, weight))
     }
 }
 
@@ -323,5 +379,29 @@ fn each_word(text: &str, take: &mut impl FnMut(&str)) {
         Segmentation::Segmenter.split(&lower).into_iter().filter(is_word).for_each(take);
     } else {
         Segmentation::Segmenter.split(text).into_iter().filter(is_word).for_each(|word| take(&word.to_lowercase()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_is_who_of_the_queries_asks() {
+        let asking = |term: usize| (0..40_usize).filter(move |query| (query * 7 + term).is_multiple_of(term + 1));
+        let asking: Vec<Vec<(usize, f64)>> =
+            (0..12).map(|term| asking(term).map(|query| (query, (100 * term + query) as f64)).collect()).collect();
+        let blocks: [&[usize]; 5] = [&[], &[17], &[3, 4, 5, 6], &[39, 0, 20], &Vec::from_iter(0..40)];
+        for asked in blocks {
+            let places = Places::new(asked);
+            let cut = Cut::new(&asking, &places);
+            for (term, asking) in asking.iter().enumerate() {
+                let place = |query: usize| asked.iter().position(|&asked| asked == query);
+                let expected: Vec<_> =
+                    asking.iter().filter_map(|&(query, weight)| Some((place(query)?, weight))).collect();
+                assert_eq!(Vec::from_iter(cut.of(term as u32)), expected, "{asked:?}, word {term}");
+                assert_eq!(Vec::from_iter(places.of(asking)), expected, "{asked:?}, word {term}");
+            }
+        }
     }
 }

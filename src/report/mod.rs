@@ -142,9 +142,24 @@ impl RecordWriter {
                 self.destination.write(text.as_bytes())
             }
             #[cfg(feature = "parquet")]
+            Encoder::Parquet(_) => self.write_columns(record, &[]),
+        }
+    }
+
+    /// Writes one record as Parquet, with lists of 32-bit numbers in place of its own of those names: as values of JSON
+    /// long ones would take most of the time.
+    ///
+    /// # Errors
+    /// Where the destination does, or the format is another.
+    pub(crate) fn write_columns<R: Serialize>(&mut self, record: &R, lists: &[(&str, &[f32])]) -> Result<()> {
+        match &mut self.encoder {
+            Encoder::Jsonl | Encoder::Text { .. } => {
+                Err(Error::usage(format!("{} lists beside a record", lists.len())).with_hint("use --format parquet"))
+            }
+            #[cfg(feature = "parquet")]
             Encoder::Parquet(groups) => {
                 let value = serde_json::to_value(record).map_err(|e| self.destination.error(e.into()))?;
-                groups.push(&value, &mut self.destination)
+                groups.push(&value, lists, &mut self.destination)
             }
         }
     }

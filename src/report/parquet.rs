@@ -33,9 +33,9 @@ impl RowGroups {
         Self { fields, leaves, rows: 0, writer: None }
     }
 
-    /// Takes one record; a full row group goes to `destination`.
-    pub(super) fn push(&mut self, row: &Value, destination: &mut Destination) -> Result<()> {
-        stripe_fields(&self.fields, row, Level::default(), &mut self.leaves);
+    /// Takes one record, with `lists` for what it has under those names; a full row group goes to `destination`.
+    pub(super) fn push(&mut self, row: &Value, lists: &[(&str, &[f32])], destination: &mut Destination) -> Result<()> {
+        self.stripe(row, lists);
         self.rows += 1;
         let values: usize = self.leaves.iter().map(|leaf| leaf.definition.len()).sum();
         if self.rows < ROWS_PER_GROUP && values < VALUES_PER_GROUP {
@@ -43,6 +43,18 @@ impl RowGroups {
         }
         self.write_group()?;
         self.drain(destination)
+    }
+
+    fn stripe(&mut self, row: &Value, lists: &[(&str, &[f32])]) {
+        let mut leaves = self.leaves.as_mut_slice();
+        for (name, kind) in &self.fields {
+            let (own, rest) = leaves.split_at_mut(leaf_count(kind));
+            match lists.iter().find(|(list, _)| list == name) {
+                Some((_, numbers)) => own[0].push_list(numbers),
+                None => stripe(kind, row.get(name).filter(|v| !v.is_null()), Level::default(), own),
+            }
+            leaves = rest;
+        }
     }
 
     /// Writes the last rows and the footer.
@@ -129,6 +141,20 @@ impl Leaf {
         };
         self.definition.push(level.definition + i16::from(there));
         self.repetition.push(level.repetition);
+    }
+
+    /// Appends a record's list, as [`stripe`] does what JSON has of it: null for what is no number.
+    fn push_list(&mut self, numbers: &[f32]) {
+        let Values::Single(column) = &mut self.values else { unreachable!("lists are of 32-bit numbers") };
+        if numbers.is_empty() {
+            self.definition.push(1);
+            self.repetition.push(0);
+            return;
+        }
+        column.extend(numbers.iter().filter(|number| number.is_finite()));
+        self.definition.extend(numbers.iter().map(|number| 2 + i16::from(number.is_finite())));
+        self.repetition.push(0);
+        self.repetition.resize(self.definition.len(), 1);
     }
 
     fn write(&self, group: &mut SerializedRowGroupWriter<'_, Vec<u8>>) -> Result<()> {
@@ -266,8 +292,35 @@ fn node(name: &str, kind: &Kind) -> Result<TypePtr> {
 #[cfg(test)]
 mod tests {
     use parquet::schema::types::ColumnPath;
+    use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn lists_beside_a_record_are_written_as_those_in_it() {
+        let fields = [("text", Kind::Text), ("one", Kind::list(Kind::Single)), ("two", Kind::list(Kind::Single))];
+        let fields: Vec<_> = fields.map(|(name, kind)| (name.to_owned(), kind)).into();
+        let lists: [&[f32]; 6] = [
+            &[1.5],
+            &[],
+            &[0.1, -0.0, f32::MIN_POSITIVE / 4.0, f32::MAX],
+            &[f32::NAN, 0.3, f32::INFINITY],
+            &[f32::NAN],
+            &[f32::NEG_INFINITY, f32::NEG_INFINITY, -7.0],
+        ];
+        let (mut inside, mut beside) = (RowGroups::new(fields.clone()), RowGroups::new(fields));
+        for (one, two) in lists.into_iter().flat_map(|one| lists.map(|two| (one, two))) {
+            inside.stripe(&json!({ "text": "t", "one": one, "two": two }), &[]);
+            // What the record has under such a name is not looked at.
+            beside.stripe(&json!({ "text": "t", "one": [] }), &[("two", two), ("one", one), ("three", &[3.0])]);
+        }
+        for (inside, beside) in inside.leaves.iter().zip(&beside.leaves) {
+            assert_eq!((&inside.definition, &inside.repetition), (&beside.definition, &beside.repetition));
+            let (Values::Single(inside), Values::Single(beside)) = (&inside.values, &beside.values) else { continue };
+            let bits = |numbers: &[f32]| numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(inside), bits(beside));
+        }
+    }
 
     #[test]
     fn no_dictionaries_are_made_of_fractions() {

@@ -114,6 +114,29 @@ fn texts_that_memory_has_no_room_for_are_read_again_to_the_same_bits() {
 }
 
 #[test]
+fn a_score_is_the_same_bits_whatever_is_asked_beside_it() {
+    let bench = indexed();
+    let store = Store::open(bench.path("store")).expect("the store");
+    let texts = Bm25::new(&store, 1 << 30).expect("counts");
+    let queries = texts.queries(&QUERIES.map(str::to_owned));
+    let scores = |shard: usize, rows: std::ops::Range<usize>, asked: &[usize]| {
+        let mut scores = vec![f32::NAN; asked.len() * rows.len()];
+        queries.score(shard, rows, asked, &mut scores).expect("scores");
+        scores.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+    };
+    for (number, shard) in store.shards().iter().enumerate() {
+        for asked in [&[0, 1, 2, 3][..], &[2, 0], &[1, 2], &[0, 1, 2, 3]] {
+            let together = scores(number, 0..shard.rows(), asked);
+            for (place, &query) in asked.iter().enumerate() {
+                for row in 0..shard.rows() {
+                    assert_eq!([together[place * shard.rows() + row]], *scores(number, row..row + 1, &[query]));
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn losses_rank_records_whatever_the_query() {
     let bench = indexed();
     let found = lines(&bench.ok("search --store store --data test.jsonl --rule loss -k 6 --quiet"));

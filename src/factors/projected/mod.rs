@@ -369,7 +369,7 @@ impl Sample {
         blocks.several(
             |_| (),
             |wave| {
-                for (block, ()) in &wave {
+                for (block, ()) in wave {
                     for r in 0..block.rows {
                         let (number, phi) = (block.first + r, &slice(&block.inputs, r)[..width]);
                         let (root, aim) = counted.root(number);

@@ -107,13 +107,24 @@ pub fn export(store: &Store, format: ExportFormat, out: &Path, quiet: bool) -> R
 fn rows(store: &Store, format: Format, out: &Path, progress: &Progress) -> Result<()> {
     let mut writer = RecordWriter::create(Some(out), format, columns(store))?;
     each_shard(store, progress, |first, shard| {
-        (0..shard.rows()).try_for_each(|row| writer.write(&exported(store, first, shard, row)?))
+        (0..shard.rows()).try_for_each(|row| write(&mut writer, format, exported(store, first, shard, row)?))
     })?;
     writer.finish()
 }
 
+/// Numbers become columns as they are: as values of JSON they would take most of an export's time.
+fn write(writer: &mut RecordWriter, format: Format, mut record: Exported) -> Result<()> {
+    if format != Format::Parquet {
+        return writer.write(&record);
+    }
+    let lists = [&mut record.features, &mut record.logits, &mut record.deltas].map(std::mem::take);
+    let [features, logits, deltas] = lists.each_ref().map(Vec::as_slice);
+    writer.write_columns(&record, &[("features", features), ("logits", logits), ("deltas", deltas)])
+}
+
 fn exported(store: &Store, first: usize, shard: &Shard, row: usize) -> Result<Exported> {
     let (record, factors) = (shard.record(row)?, shard.factors());
+    let features = row_of(factors.features, factors.width, row);
     Ok(Exported {
         index: shard.indices()[row],
         id: record.id,
@@ -122,24 +133,24 @@ fn exported(store: &Store, first: usize, shard: &Shard, row: usize) -> Result<Ex
         label: shown(store, first + row, Column::Labels),
         predicted: shown(store, first + row, Column::Predictions),
         loss: shard.losses()[row],
-        features: features(factors.features, factors.width, row),
-        logits: store.head().map_or_else(Vec::new, |head| logits(head, factors.features, row)),
+        logits: store.head().map_or_else(Vec::new, |head| logits(head, &features)),
+        features,
         deltas: factors.deltas[row * factors.classes..][..factors.classes].to_vec(),
         columns: record.columns,
     })
 }
 
-fn features(features: Floats<'_>, width: usize, row: usize) -> Vec<f32> {
-    let mut decoded = vec![0.0_f64; width];
-    features.decode(row * width, &mut decoded);
-    decoded.into_iter().map(|x| x as f32).collect()
+fn row_of(features: Floats<'_>, width: usize, row: usize) -> Vec<f32> {
+    let mut decoded = vec![0.0; width];
+    features.decode_f32(row * width, &mut decoded);
+    decoded
 }
 
-/// A row's logits, which a store does not keep: of features as computed, the bits that the model gave on the CPU.
-fn logits(head: &Head, of: Floats<'_>, row: usize) -> Vec<f32> {
-    let h = features(of, head.width(), row);
+/// The logits of a row's features, which a store does not keep: of features as computed, the bits that the model gave
+/// on the CPU.
+fn logits(head: &Head, h: &[f32]) -> Vec<f32> {
     let outputs = head.weight.chunks_exact(head.width()).zip(&head.bias);
-    outputs.map(|(w, bias)| w.iter().zip(&h).fold(0.0, |sum, (w, h)| h.mul_add(*w, sum)) + bias).collect()
+    outputs.map(|(w, bias)| w.iter().zip(h).fold(0.0, |sum, (w, h)| h.mul_add(*w, sum)) + bias).collect()
 }
 
 fn columns(store: &Store) -> Vec<(String, Kind)> {

@@ -8,7 +8,7 @@ use bytemuck::cast_slice;
 use serde_json::json;
 
 use super::super::Progress;
-use super::{each_shard, logits, occupied};
+use super::{each_shard, logits, occupied, row_of};
 use crate::destination::PartialFolder;
 use crate::error::{Error, Result};
 use crate::factors::{FactorRows, Floats, Labels};
@@ -123,7 +123,8 @@ impl Arrays {
             Floats::Bf16(_) | Floats::Int8(_) => self.features.put(cast_slice(&features.to_f32()))?,
         }
         if let Some((array, head)) = self.logits.as_mut().zip(store.head()) {
-            (0..shard.rows()).try_for_each(|row| array.put(cast_slice(&logits(head, features, row))))?;
+            let logits = |row| logits(head, &row_of(features, head.width(), row));
+            (0..shard.rows()).try_for_each(|row| array.put(cast_slice(&logits(row))))?;
         }
         self.deltas.put(cast_slice(deltas))?;
         self.losses.put(cast_slice(shard.losses()))?;
