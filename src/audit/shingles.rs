@@ -304,7 +304,9 @@ mod tests {
     fn several_numbers_of_originals_are_as_each_by_itself() {
         let set = |i: u64| (0..40).map(|j| mix(if j < 4 { 100 * i + j } else { 10_000 * (i % 7) + j })).collect();
         let mut sets: Vec<Vec<u64>> = (0..60).map(set).collect();
-        sets.iter_mut().for_each(|set| set.sort_unstable());
+        for set in &mut sets {
+            set.sort_unstable();
+        }
         let together = most_similar_earlier(&sets, [0, 5, 20, 60], 0.7);
         for (together, originals) in together.iter().zip([0, 5, 20, 60]) {
             let [alone] = most_similar_earlier(&sets, [originals], 0.7);

@@ -146,7 +146,9 @@ impl<'a> Blocks<'a> {
             },
             |wave| {
                 reduce(&wave);
-                wave.into_iter().for_each(|(block, _)| self.put_back(block));
+                for (block, _) in wave {
+                    self.put_back(block);
+                }
             },
         )
     }

@@ -391,7 +391,8 @@ mod tests {
         let asking = |term: usize| (0..40_usize).filter(move |query| (query * 7 + term).is_multiple_of(term + 1));
         let asking: Vec<Vec<(usize, f64)>> =
             (0..12).map(|term| asking(term).map(|query| (query, (100 * term + query) as f64)).collect()).collect();
-        let blocks: [&[usize]; 5] = [&[], &[17], &[3, 4, 5, 6], &[39, 0, 20], &Vec::from_iter(0..40)];
+        let all: Vec<usize> = (0..40).collect();
+        let blocks: [&[usize]; 5] = [&[], &[17], &[3, 4, 5, 6], &[39, 0, 20], &all];
         for asked in blocks {
             let places = Places::new(asked);
             let cut = Cut::new(&asking, &places);
@@ -399,8 +400,8 @@ mod tests {
                 let place = |query: usize| asked.iter().position(|&asked| asked == query);
                 let expected: Vec<_> =
                     asking.iter().filter_map(|&(query, weight)| Some((place(query)?, weight))).collect();
-                assert_eq!(Vec::from_iter(cut.of(term as u32)), expected, "{asked:?}, word {term}");
-                assert_eq!(Vec::from_iter(places.of(asking)), expected, "{asked:?}, word {term}");
+                assert_eq!(cut.of(term as u32).collect::<Vec<_>>(), expected, "{asked:?}, word {term}");
+                assert_eq!(places.of(asking).collect::<Vec<_>>(), expected, "{asked:?}, word {term}");
             }
         }
     }
