@@ -29,6 +29,14 @@ const U: f64 = 1.0 / (1 << 24) as f64;
 const SPARE: f32 = 16.0 / (1 << 24) as f32;
 /// More than what underflow takes from a length.
 const TINY_LENGTH: f64 = 1e-18;
+/// Limits that a screen is by are this much lower than they are: more than a few roundings.
+const LOWERED: f32 = 1.0 / (1 << 17) as f32;
+/// Limits of sums, and what divides a row's, that a screen is not by where they are less: what is multiplied with them
+/// might underflow.
+const LEAST_LIMIT: f32 = 1e-30;
+const LEAST_DIVISOR: f32 = 1e-4;
+/// Products that a screen lets past: the ends of their intervals might overflow.
+const MOST_PRODUCT: f32 = 1e37;
 
 /// Whether this form's scores can be bounded: those of the model's own features.
 pub(super) fn applies(form: &Form<'_>) -> bool {
@@ -148,11 +156,53 @@ impl Radii {
         Isa::best().run(AroundProducts { query: self.at_least(query), radii: self, products, low, high });
     }
 
-    /// Adds the interval of each row's term of a query.
-    pub(super) fn add_terms(&self, term: &Side<'_>, products: &[f32], least: &mut [f32], most: &mut [f32]) {
+    /// Whether norms that divide are intervals.
+    pub(super) fn has_norms(&self) -> bool {
+        !self.norms[0].is_empty()
+    }
+
+    /// What divides a row's sum, for [`Radii::screen`]: no number, which reaches every limit, where it is next to
+    /// nothing.
+    pub(super) fn divisor(norm: f32) -> f32 {
+        if norm >= LEAST_DIVISOR { norm } else { f32::NAN }
+    }
+
+    /// Adds the interval of each row's term of a query, for the rows from number `first` on.
+    pub(super) fn add_terms(
+        &self,
+        term: &Side<'_>,
+        first: usize,
+        products: &[f32],
+        least: &mut [f32],
+        most: &mut [f32],
+    ) {
         let Side { length, bias, weights } = *term;
         let query = self.at_least(length);
-        Isa::best().run(AddTerms { query, radii: self, products, weights, bias, least, most });
+        Isa::best().run(AddTerms { query, radii: self, first, products, weights, bias, least, most });
+    }
+
+    /// Which sixteens of rows may have a score that reaches a limit, a bit each: of one term, divided by `query_norm`
+    /// and `divisors`. `None` where that is not told: of more than 64 sixteens, or where a limit is too near to zero.
+    ///
+    /// Without a division, and without the ends of the interval: `|w| (ε + spare)` beside `w (product + s)`, against
+    /// limits times what would divide. A few roundings are spared on either side, and nothing underflows or overflows
+    /// that counts, so that what is left out here has bounds that reach no limit.
+    pub(super) fn screen(
+        &self,
+        term: &Side<'_>,
+        products: &[f32],
+        divisors: &[f32],
+        query_norm: f32,
+        limits: [f32; 2],
+    ) -> Option<u64> {
+        let lowered = limits.map(|limit| {
+            let limit = limit * query_norm;
+            if limit.abs() > LEAST_LIMIT { limit - limit.abs() * LOWERED } else { f32::NEG_INFINITY }
+        });
+        let is_usual =
+            products.len() <= 64 * LANES && query_norm > LEAST_LIMIT && lowered.iter().all(|limit| limit.is_finite());
+        let query = self.at_least(term.length);
+        is_usual.then(|| Isa::best().run(Screen { query, radii: self, products, divisors, term, limits: lowered }))
     }
 
     /// At least a query's length, from its rounded norm.
@@ -257,6 +307,8 @@ fn around<V: Vector>(value: V, epsilon: V) -> (V, V) {
 struct AddTerms<'t> {
     query: Length,
     radii: &'t Radii,
+    /// The number of the first row.
+    first: usize,
     products: &'t [f32],
     weights: &'t [f32],
     bias: f32,
@@ -271,7 +323,8 @@ impl Kernel for AddTerms<'_> {
     fn run<V: Vector>(self) {
         let bias = V::splat(self.bias);
         for at in vectors(self.products.len()) {
-            let (low, high) = around::<V>(at.load(self.products), self.radii.epsilon(self.query, 1.0, at));
+            let row = At { start: self.first + at.start, ..at };
+            let (low, high) = around::<V>(at.load(self.products), self.radii.epsilon(self.query, 1.0, row));
             let weight: V = at.load(self.weights);
             let (one, other) = (weight.mul(low.add(bias)), weight.mul(high.add(bias)));
             let least = V::select_lt(other, one, other, one).add(at.load(self.least));
@@ -279,6 +332,42 @@ impl Kernel for AddTerms<'_> {
             at.store(least, self.least);
             at.store(most, self.most);
         }
+    }
+}
+
+/// See [`Radii::screen`].
+struct Screen<'t> {
+    query: Length,
+    radii: &'t Radii,
+    products: &'t [f32],
+    divisors: &'t [f32],
+    term: &'t Side<'t>,
+    limits: [f32; 2],
+}
+
+impl Kernel for Screen<'_> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn run<V: Vector>(self) -> u64 {
+        let Self { query, radii, products, divisors, term, limits: [best, worst] } = self;
+        let (bias, best, worst) = (V::splat(term.bias), V::splat(best), V::splat(worst));
+        let (zero, spare, most) = (V::zero(), V::splat(4.0 * SPARE), V::splat(MOST_PRODUCT));
+        let query = Length { norm: query.norm * (1.0 + 2.0 * SPARE), residual: query.residual * (1.0 + 2.0 * SPARE) };
+        let mut bits = 0;
+        for (number, at) in vectors(products.len()).enumerate() {
+            let (sum, weight): (V, V) = (at.load::<V>(products).add(bias), at.load(term.weights));
+            let size = sum.max(zero.sub(sum));
+            // As much is spared of product and bias each, whose sum may be small.
+            let epsilon = spare.fma(size.add(V::splat(2.0 * term.bias.abs())), radii.epsilon(query, 1.0, at));
+            let (middle, off) = (weight.mul(sum), weight.max(zero.sub(weight)).mul(epsilon));
+            let divisor: V = at.load(divisors);
+            let reaches = V::any_not_less(middle.add(off), best.mul(divisor))
+                | V::any_not_less(off.sub(middle), worst.mul(divisor))
+                | V::any_not_less(size.add(epsilon), most);
+            bits |= u64::from(reaches) << number;
+        }
+        bits
     }
 }
 

@@ -250,6 +250,18 @@ impl Sink for Candidates<'_> {
         self.basis
     }
 
+    /// What is certain is told by all bounds that reach an end; those that reach none tell nothing.
+    fn limits(&self, query: usize) -> [f32; 2] {
+        self.of[query].each_ref().map(End::threshold)
+    }
+
+    fn passed(&mut self, pairs: usize) {
+        self.pairs += pairs;
+        if self.limits.are_exceeded(self.held, self.pairs) {
+            self.too_many.store(true, Atomic::Relaxed);
+        }
+    }
+
     /// There are no scores yet.
     fn take<S: Source + ?Sized>(&mut self, _: &S, _: usize, _: Span, _: &[f32]) -> Result<()> {
         Ok(())
@@ -281,10 +293,6 @@ impl Sink for Candidates<'_> {
             }
         }
         self.held = self.held + proponents.candidates.len() + opponents.candidates.len() - before;
-        self.pairs += span.rows;
-        if self.limits.are_exceeded(self.held, self.pairs) {
-            self.too_many.store(true, Atomic::Relaxed);
-        }
     }
 
     fn has_given_up(&self) -> bool {

@@ -14,7 +14,7 @@ use super::certified::Basis;
 use super::form::Form;
 use super::shape::Shape;
 use super::source::Source;
-use super::tile::{PackedQueries, RowTile, Span};
+use super::tile::{BoundsTaker, PackedQueries, RowTile, Span};
 use crate::backend::cpu::{HalvedRows, Panels};
 use crate::error::{Error, Result};
 
@@ -56,8 +56,17 @@ pub(super) trait Sink: Send {
     /// The scores of query `query` of the batch for consecutive records.
     fn take<S: Source + ?Sized>(&mut self, source: &S, query: usize, span: Span, scores: &[f32]) -> Result<()>;
 
-    /// The least and the greatest that the scores can be, where it takes those.
+    /// What bounds on a query's scores must reach to matter, as scores and turned around; it may only rise.
+    fn limits(&self, _query: usize) -> [f32; 2] {
+        [f32::NEG_INFINITY; 2]
+    }
+
+    /// The least and the greatest that the scores can be, where it takes those; rows that can reach no limit may be
+    /// left out.
     fn take_bounds<S: Source + ?Sized>(&mut self, _: &S, _query: usize, _: Span, _low: &[f32], _high: &[f32]) {}
+
+    /// So many pairs were looked at, whether or not their bounds were handed over.
+    fn passed(&mut self, _pairs: usize) {}
 }
 
 /// How far all passes of a search have come.
@@ -227,9 +236,7 @@ impl<S: Source + ?Sized> Work<'_, S> {
         for first in (0..self.queries.len()).step_by(self.block) {
             let count = self.block.min(self.queries.len() - first);
             if K::BOUNDS {
-                tile.bounds(self.queries, first..first + count, |query, low, high| {
-                    sink.take_bounds(self.source, query, span, low, high);
-                });
+                tile.bounds(self.queries, first..first + count, &mut OfSpan { source: self.source, span, sink });
                 continue;
             }
             let scores = tile.score(self.queries, first..first + count)?;
@@ -238,6 +245,29 @@ impl<S: Source + ?Sized> Work<'_, S> {
             }
         }
         Ok(())
+    }
+}
+
+/// What takes a tile's bounds.
+struct OfSpan<'t, S: ?Sized, K> {
+    source: &'t S,
+    span: Span,
+    sink: &'t mut K,
+}
+
+impl<S: Source + ?Sized, K: Sink> BoundsTaker for OfSpan<'_, S, K> {
+    fn limits(&self, query: usize) -> [f32; 2] {
+        self.sink.limits(query)
+    }
+
+    fn take(&mut self, query: usize, first: usize, low: &[f32], high: &[f32]) {
+        let Span { start, global, .. } = self.span;
+        let span = Span { start: start + first, global: global + first, rows: low.len(), ..self.span };
+        self.sink.take_bounds(self.source, query, span, low, high);
+    }
+
+    fn passed(&mut self, rows: usize) {
+        self.sink.passed(rows);
     }
 }
 

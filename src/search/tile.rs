@@ -11,7 +11,7 @@ use super::source::Source;
 use super::term::{AddTerm, Transpose, Weigh, WeighStored};
 use super::topk::Hit;
 use crate::backend::cpu::dot;
-use crate::backend::cpu::simd::Isa;
+use crate::backend::cpu::simd::{Isa, LANES};
 use crate::backend::cpu::{
     HalvedQueries, HalvedRows, IntegerQueries, Lined, Panels, Stream, Tile, dot_stream, dot_tile, halved_products,
     integer_products, panel_products, squared_distance_stream, squared_distance_tile,
@@ -34,6 +34,16 @@ struct PackedPass {
     biases: Vec<f32>,
     weights: Vec<Weight>,
     lengths: Vec<Length>,
+}
+
+/// What becomes of bounds.
+pub(super) trait BoundsTaker {
+    /// What a query's bounds must reach to matter, as scores and turned around.
+    fn limits(&self, query: usize) -> [f32; 2];
+    /// Bounds on consecutive rows of the tile, from number `first` on.
+    fn take(&mut self, query: usize, first: usize, low: &[f32], high: &[f32]);
+    /// A query has been through with so many rows.
+    fn passed(&mut self, rows: usize);
 }
 
 /// What queries are packed for.
@@ -163,6 +173,8 @@ pub(super) struct RowTile<'a> {
     /// The greatest they can be, and how far products are off.
     most: Vec<f32>,
     radii: Radii,
+    /// What divides sums, as [`Radii::screen`] has it.
+    divisors: Vec<f32>,
 }
 
 /// One factor set's part of a tile.
@@ -243,6 +255,7 @@ impl<'a> RowTile<'a> {
             scores: Vec::new(),
             most: Vec::new(),
             radii: Radii::default(),
+            divisors: Vec::new(),
         }
     }
 
@@ -374,20 +387,20 @@ impl<'a> RowTile<'a> {
         }
     }
 
-    /// The least and the greatest that scores of the queries `asked` can be, `[rows]` each, one query after another.
-    pub(super) fn bounds(
-        &mut self,
-        queries: &PackedQueries,
-        asked: Range<usize>,
-        mut take: impl FnMut(usize, &[f32], &[f32]),
-    ) {
+    /// The least and the greatest that scores of the queries `asked` can be, one query after another, of rows that may
+    /// reach its limits: of all, or of some sixteens.
+    pub(super) fn bounds(&mut self, queries: &PackedQueries, asked: Range<usize>, taker: &mut impl BoundsTaker) {
         let (rows, stride) = (self.rows, self.stride());
         self.scores.resize(asked.len() * rows, 0.0);
         self.most.resize(asked.len() * rows, 0.0);
         self.products.resize(asked.len() * stride, 0.0);
         let last = queries.passes.len() - 1;
         let sums = self.form.measure == Measure::Product && self.form.deltas != Deltas::Unread;
-        if sums {
+        // Of one term most are told at a glance to reach nothing. (Norms that are intervals are not looked at so.)
+        let screened = sums && last == 0 && !self.radii.has_norms();
+        if screened {
+            self.load_divisors();
+        } else if sums {
             self.scores.fill(0.0);
             self.most.fill(0.0);
         }
@@ -398,25 +411,73 @@ impl<'a> RowTile<'a> {
                 self.weigh(set, &queries.passes[pass].weights[asked.clone()]);
             }
             for (q, query) in asked.clone().enumerate() {
-                let (place, products) = (q * rows..(q + 1) * rows, &self.products[q * stride..][..rows]);
-                let (least, most) = (&mut self.scores[place.clone()], &mut self.most[place]);
-                let packed = &queries.passes[pass];
-                let length = packed.lengths[query];
+                if screened {
+                    self.bounds_of_some(queries, q, query, taker);
+                    taker.passed(rows);
+                    continue;
+                }
+                let place = q * rows..(q + 1) * rows;
+                let (length, products) = (queries.passes[pass].lengths[query], &self.products[q * stride..][..rows]);
+                let (least, most) = (&mut self.scores[place.clone()], &mut self.most[place.clone()]);
                 match self.form.measure {
                     Measure::Distance => self.radii.distances(length, products, least, most),
                     Measure::Product if sums => {
-                        let (weights, bias) = (&self.weights[q * rows..(q + 1) * rows], packed.biases[query]);
-                        self.radii.add_terms(&Side { length, bias, weights }, products, least, most);
+                        let (weights, bias) = (&self.weights[place.clone()], queries.passes[pass].biases[query]);
+                        self.radii.add_terms(&Side { length, bias, weights }, 0, products, least, most);
                     }
                     Measure::Product => self.radii.products(length, products, least, most),
                 }
                 // Finished and looked at while it is hot.
                 if pass == last {
-                    self.finish_bounds(queries.norms[query], q);
-                    let place = q * rows..(q + 1) * rows;
-                    take(query, &self.scores[place.clone()], &self.most[place]);
+                    self.finish_bounds(queries.norms[query], q, 0..rows);
+                    taker.take(query, 0, &self.scores[place.clone()], &self.most[place]);
+                    taker.passed(rows);
                 }
             }
+        }
+    }
+
+    /// Those of the `q`th query asked, of sixteens of rows that [`Radii::screen`] lets past.
+    fn bounds_of_some(&mut self, queries: &PackedQueries, q: usize, query: usize, taker: &mut impl BoundsTaker) {
+        let (rows, products) = (self.rows, q * self.stride());
+        let packed = &queries.passes[0];
+        let (length, bias) = (packed.lengths[query], packed.biases[query]);
+        let some = self.radii.screen(
+            &Side { length, bias, weights: &self.weights[q * rows..(q + 1) * rows] },
+            &self.products[products..][..rows],
+            &self.divisors,
+            queries.norms[query],
+            taker.limits(query),
+        );
+        let mut bits = some.unwrap_or(1);
+        while bits != 0 {
+            // Neighbours together.
+            let number = bits.trailing_zeros();
+            let run = (bits >> number).trailing_ones();
+            bits = bits.checked_shr(number + run).map_or(0, |rest| rest << (number + run));
+            let here = match some {
+                Some(_) => number as usize * LANES..rows.min((number + run) as usize * LANES),
+                None => 0..rows,
+            };
+            let place = q * rows + here.start..q * rows + here.end;
+            let (least, most) = (&mut self.scores[place.clone()], &mut self.most[place.clone()]);
+            least.fill(0.0);
+            most.fill(0.0);
+            let own = &self.products[products + here.start..products + here.end];
+            let side = Side { length, bias, weights: &self.weights[place.clone()] };
+            self.radii.add_terms(&side, here.start, own, least, most);
+            self.finish_bounds(queries.norms[query], q, here.clone());
+            taker.take(query, here.start, &self.scores[place.clone()], &self.most[place]);
+        }
+    }
+
+    /// What divides each row's sum: 1 where nothing does.
+    fn load_divisors(&mut self) {
+        self.divisors.clear();
+        if self.form.norm == RowNorm::One {
+            self.divisors.resize(self.rows, 1.0);
+        } else {
+            self.divisors.extend(self.norms.iter().map(|&norm| Radii::divisor(norm)));
         }
     }
 
@@ -425,16 +486,16 @@ impl<'a> RowTile<'a> {
         self.sets[0].halved.as_ref().map_or(self.rows, HalvedRows::stride)
     }
 
-    /// Divides the bounds on sums of the `q`th query asked, whose norm this is.
-    fn finish_bounds(&mut self, norm: f32, q: usize) {
-        let place = q * self.rows..(q + 1) * self.rows;
+    /// Divides the bounds on sums of some rows of the `q`th query asked, whose norm this is.
+    fn finish_bounds(&mut self, norm: f32, q: usize, rows: Range<usize>) {
+        let place = q * self.rows + rows.start..q * self.rows + rows.end;
         let (low, high) = (&mut self.scores[place.clone()], &mut self.most[place]);
         Isa::best().run(Widen { low, high });
         if self.radii.divide(norm, low, high) || self.form.norm == RowNorm::One {
             return;
         }
         for sums in [low, high] {
-            Isa::best().run(Finish { sums, norms: Some((norm, &self.norms)) });
+            Isa::best().run(Finish { sums, norms: Some((norm, &self.norms[rows.clone()])) });
         }
     }
 

@@ -23,7 +23,7 @@ use super::query::Query;
 use super::scan::{BOUNDED_QUERIES, bounded_rows};
 use super::shape::Shape;
 use super::source::{FactorSet, Source};
-use super::tile::{PackedQueries, Purpose, RowTile, Span};
+use super::tile::{BoundsTaker, PackedQueries, Purpose, RowTile, Span};
 use super::topk::Hits;
 use super::{Bounds, Options};
 use crate::backend::cpu::simd::{Isa, Kernel, Vector};
@@ -259,7 +259,7 @@ impl<S: Source + ?Sized> Search<'_, S> {
             tile.load_bounded(source, span, Basis::Features);
             for first in (0..queries.len()).step_by(BOUNDED_QUERIES) {
                 let asked = first..queries.len().min(first + BOUNDED_QUERIES);
-                tile.bounds(&packed, asked, |query, low, high| sides.take(query, span, low, high));
+                tile.bounds(&packed, asked, &mut OfSpan { sides: &mut sides, span });
             }
         }
         tally.computed.fetch_add(sides.computed, Ordering::Relaxed);
@@ -370,6 +370,26 @@ impl<S: Source + ?Sized> Sides<'_, '_, S> {
             seen += group.end;
         }
     }
+}
+
+/// What takes a tile's bounds. (A row has limits of its own, so that all are looked at.)
+struct OfSpan<'t, 'm, 'a, S: ?Sized> {
+    sides: &'t mut Sides<'m, 'a, S>,
+    span: Span,
+}
+
+impl<S: Source + ?Sized> BoundsTaker for OfSpan<'_, '_, '_, S> {
+    fn limits(&self, _: usize) -> [f32; 2] {
+        [f32::NEG_INFINITY; 2]
+    }
+
+    fn take(&mut self, query: usize, first: usize, low: &[f32], high: &[f32]) {
+        let Span { start, global, .. } = self.span;
+        let span = Span { start: start + first, global: global + first, rows: low.len(), ..self.span };
+        self.sides.take(query, span, low, high);
+    }
+
+    fn passed(&mut self, _: usize) {}
 }
 
 /// Looks for the first few bounds of which one reaches a limit: the query's own (proponents', opponents'), or the

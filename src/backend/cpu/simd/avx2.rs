@@ -300,6 +300,15 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    fn any_not_less(a: Self, b: Self) -> bool {
+        // SAFETY: the module's.
+        unsafe {
+            let (low, high) = (_mm256_cmp_ps::<_CMP_NLT_UQ>(a.0, b.0), _mm256_cmp_ps::<_CMP_NLT_UQ>(a.1, b.1));
+            _mm256_movemask_ps(_mm256_or_ps(low, high)) != 0
+        }
+    }
+
+    #[inline(always)]
     fn sum(self) -> f32 {
         // SAFETY: the module's.
         sum(unsafe { _mm256_add_ps(self.0, self.1) })

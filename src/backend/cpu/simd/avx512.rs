@@ -229,6 +229,12 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn any_not_less(a: Self, b: Self) -> bool {
+        // SAFETY: the module's.
+        unsafe { _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(a.0, b.0) != 0 }
+    }
+
+    #[inline(always)]
     fn sum(self) -> f32 {
         avx2::sum(halve(self.0))
     }

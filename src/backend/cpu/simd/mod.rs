@@ -109,6 +109,9 @@ pub trait Vector: Lanes {
     /// Lane by lane, `a < b ? yes : no`.
     fn select_lt(a: Self, b: Self, yes: Self, no: Self) -> Self;
 
+    /// Whether some lane of a is not less than b's: where either is NaN it is not.
+    fn any_not_less(a: Self, b: Self) -> bool;
+
     /// The sum over lanes by halving: lane i and i + 8, then i + 4, i + 2, i + 1.
     fn sum(self) -> f32;
     /// The largest lane, by the same halving.

@@ -204,6 +204,15 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    fn any_not_less(a: Self, b: Self) -> bool {
+        let mut all_less = true;
+        for i in 0..LANES {
+            all_less &= a.0[i] < b.0[i];
+        }
+        !all_less
+    }
+
+    #[inline(always)]
     fn sum(self) -> f32 {
         self.halve(|a, b| a + b)
     }
