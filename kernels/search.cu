@@ -115,13 +115,13 @@ DEVICE void scan(Share<Q> share, const Rows& rows, const Queries& queries, const
     const int row = first_row + lane % HALF_ROWS;
     if (first_query >= queries.count || are_passed_over(rows, warp_row)) return;
     float sums[OWN] = {};
-    RowsOf<T, HALF_ROWS> of_rows(static_cast<const T*>(rows.features), first_row, rows.count, width);
+    RowsOf<T, HALF_ROWS, Q == 1> of_rows(static_cast<const T*>(rows.features), first_row, rows.count, width);
     RowsOf<float, Q> of_queries(queries.features, first_query, queries.count, width);
     for (int pass = 0; pass < queries.passes; ++pass) {
         const int before = pass > 0 ? queries.pass_sets[pass - 1] : 0;
         of_rows.move(ptrdiff_t(queries.pass_sets[pass] - before) * rows.stride * width);
         float own[OWN] = {};
-        products<T, DISTANCE, HALF_ROWS, Q>(of_rows, of_queries, width, [&](int p, float product) {
+        products<DISTANCE, HALF_ROWS, Q>(of_rows, of_queries, width, [&](int p, float product) {
             if (p % LANES == lane) own[p / LANES] = product;
         });
         of_queries.move(ptrdiff_t(queries.count) * width);
@@ -159,7 +159,7 @@ DEVICE void rescore(const Rows& rows, const Queries& queries, uint4* kept, const
         RowsOf<T, 1> of_row(features, is_here ? row : 0, rows.count, width);
         RowsOf<float, 1> of_query(queries.features + size_t(pass) * queries.count * width, query, queries.count, width);
         float own = 0.0f;
-        products<T, DISTANCE, 1, 1>(of_row, of_query, width, [&](int, float product) { own = product; });
+        products<DISTANCE, 1, 1>(of_row, of_query, width, [&](int, float product) { own = product; });
         if (is_here) sum = with_pass<DISTANCE>(sum, own, rows, queries, pass, row, query, classes);
     }
     if (!is_here || lane_id() % LANES) return;
@@ -303,8 +303,8 @@ KERNEL(search_add, 256, const float* sums, const int* offsets, const float* norm
     });
 }
 
-#define SCAN(T, name, Q)                                                                                                                      \
-    KERNEL_BLOCKS(name, 32 * WARPS, 2, ROWS_AND_QUERIES, uint4* kept, int* counts, const float* limits, int capacity, int groups,                 \
+#define SCAN(T, name, Q, BLOCKS)                                                                                                              \
+    KERNEL_BLOCKS(name, 32 * WARPS, BLOCKS, ROWS_AND_QUERIES, uint4* kept, int* counts, const float* limits, int capacity, int groups,                 \
                   const uint4* after, uint64_t* pending, float* sums, int width, int classes, int distance) {                                 \
         await_kernels();                                                                                                                      \
         SHARED(uint64_t, shared);                                                                                                             \
@@ -319,8 +319,8 @@ KERNEL(search_add, 256, const float* sums, const int* offsets, const float* norm
     }
 
 #define SEARCH(T)                                                                                                                             \
-    SCAN(T, search_scan_##T, WARP_QUERIES)                                                                                                    \
-    SCAN(T, search_scan_one_##T, 1)                                                                                                           \
+    SCAN(T, search_scan_##T, WARP_QUERIES, 2)                                                                                                 \
+    SCAN(T, search_scan_one_##T, 1, 3)                                                                                                        \
     KERNEL(search_rescore_##T, 256, ROWS_AND_QUERIES, uint4* kept, const int* counts, const int* scored, int* candidates, int capacity,      \
            int width, int classes, int distance) {                                                                                            \
         await_kernels();                                                                                                                      \

@@ -68,7 +68,7 @@ struct Found {
 };
 
 // Some rows of a matrix, and a lane's place in each: places go on by steps, where an address for each load takes more time than what is done with it.
-template <class T, int N>
+template <class T, int N, bool NARROW = false>
 struct RowsOf {
     const T* places[N];
 
@@ -89,11 +89,30 @@ struct RowsOf {
     }
 };
 
+// The same by one place and where rows begin, in half the registers: where memory has to be waited for, more warps are worth more than fewer steps.
+template <class T, int N>
+struct RowsOf<T, N, true> {
+    const T* place;
+    int starts[N];
+
+    DEVICE RowsOf(const T* matrix, int first, int count, int width) : place(matrix + lane_id() % LANES) {
+#pragma unroll
+        for (int i = 0; i < N; ++i) starts[i] = min(first + i, count - 1) * width;
+    }
+
+    DEVICE void move(ptrdiff_t by) { place += by; }
+
+    DEVICE void read(float (&numbers)[N]) const {
+#pragma unroll
+        for (int i = 0; i < N; ++i) numbers[i] = widen(place[starts[i]]);
+    }
+};
+
 // Half a warp's products of R rows and Q queries, pair p being row p % R and query p / R: sixteen chains, one a lane, and a tree over them. Every lane's
 // `take(p, product)` is called for each. The loads of all steps that are written out together are on their way before the first of them is multiplied;
 // for those of more there are no registers.
-template <class T, bool DISTANCE, int R, int Q, class Take>
-DEVICE void products(RowsOf<T, R>& rows, RowsOf<float, Q>& queries, int width, Take take) {
+template <bool DISTANCE, int R, int Q, class OfRows, class OfQueries, class Take>
+DEVICE void products(OfRows& rows, OfQueries& queries, int width, Take take) {
     float sums[R * Q], row[R], query[Q];
 #pragma unroll
     for (int p = 0; p < R * Q; ++p) sums[p] = 0.0f;
