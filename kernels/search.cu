@@ -137,6 +137,7 @@ DEVICE void rescore(const Rows& rows, const Queries& queries, uint4* kept, const
     Entry entry = load_entry(at);
     const int row = int(entry.row) - rows.first;
     const bool is_here = place < count && row >= 0 && row < rows.count;  // others are of chunks that were scanned beside this one
+    if (!warp_or(is_here)) return;  // candidates of a chunk lie side by side
     float sum = 0.0f;
     for (int pass = 0; pass < queries.passes; ++pass) {
         const T* const features = static_cast<const T*>(rows.features) + size_t(queries.pass_sets[pass]) * rows.stride * width;
