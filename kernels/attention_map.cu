@@ -3,11 +3,13 @@
 //   out       f32, a sequence's numbers at offsets[sequence]
 //   kind      0, mean softmax weights; 1, summed scaled scores; 2, mean of max(P ∘ dP, 0), with dP = dO vᵀ over the record's seed scale
 //   q, k, v, d_out   T, row r of a head at tensor + r · stride + head · D; d_out null but for kind 2
-//   tiles     u32 pairs (sequence, first of `span` queries within it), one a block.x       starts   u32 [B + 1]       scales   f32 [B]
+//   tiles     u32 pairs (sequence, first of some queries within it), one a block.x; block.y is which 32 of those        starts   u32 [B + 1]
+//   scales    f32 [B]
 //
 // A block takes 32 queries, four threads each, and alone adds to their rows of `out`, head by head: a sum's order is the heads'. Asked for
 // rarely, and no larger than its answer: exact f32 arithmetic whatever T.
 #include "activation.cuh"
+#include "port_blocks.cuh"
 #include "reduce.cuh"
 #include "vector.cuh"
 
@@ -21,26 +23,46 @@ struct View {
     int stride;
 };
 
-DEVICE int row_stride(int width) { return width | 1; }
+// Numbers from row to row in shared memory: an odd number of four, so that neighbouring rows' are in different banks.
+DEVICE int row_stride(int width) { return ((width + 3) & ~3) | 4; }
 
-// Rows of a head to shared memory as f32, zeros where there is no row.
+// Rows of a head to shared memory as f32, zeros where there is no row: four neighbouring threads have one.
 template <class T>
 DEVICE void gather(float* to, View<T> view, int first, int present, int head, int width) {
-    for (int i = threadIdx.x; i < TILE * width; i += blockDim.x) {
-        const int r = i / width, c = i % width;
-        to[r * row_stride(width) + c] = r < present ? widen(view.data[size_t(first + r) * view.stride + head * width + c]) : 0.0f;
+    constexpr int N = 8;
+    const int r = threadIdx.x / PARTS, part = threadIdx.x % PARTS;
+    const T* const from = view.data + size_t(first + min(r, present - 1)) * view.stride + head * width;
+    to += r * row_stride(width);
+    if (width % N == 0 && is_aligned<N>(from)) {
+#pragma unroll 2
+        for (int c = N * part; c < width; c += N * PARTS) {
+            const Vector<N> some = load_vector<N>(from + c);
+            store_vector(to + c, r < present ? some : filled<N>(0.0f));
+        }
+    } else {
+        for (int c = part; c < width; c += PARTS) to[c] = r < present ? widen(from[c]) : 0.0f;
     }
 }
 
-DEVICE void products(float (&out)[KEYS], const float* row, const float* tile, int part, int width) {
+// A row's products with this part's keys, each one chain by ascending columns.
+DEVICE void products(float (&sums)[KEYS], const float* row, const float* tile, int part, int width) {
+    const int stride = row_stride(width), whole = width & ~3;
 #pragma unroll
-    for (int j = 0; j < KEYS; ++j) {
-        const float* const other = tile + (part + PARTS * j) * row_stride(width);
-        float sum = 0.0f;
-#pragma unroll 4
-        for (int c = 0; c < width; ++c) sum = fmaf(row[c], other[c], sum);
-        out[j] = sum;
+    for (int j = 0; j < KEYS; ++j) sums[j] = 0.0f;
+#pragma unroll 1
+    for (int c = 0; c < whole; c += 4) {
+        const Vector<4> own = load_vector<4>(row + c);
+#pragma unroll
+        for (int j = 0; j < KEYS; ++j) {
+            const Vector<4> other = load_vector<4>(tile + (part + PARTS * j) * stride + c);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) sums[j] = fmaf(own.x[i], other.x[i], sums[j]);
+        }
     }
+#pragma unroll 1
+    for (int c = whole; c < width; ++c)
+#pragma unroll
+        for (int j = 0; j < KEYS; ++j) sums[j] = fmaf(row[c], tile[(part + PARTS * j) * stride + c], sums[j]);
 }
 
 template <class T>
@@ -108,29 +130,27 @@ struct Map {
 };
 
 template <class T>
-DEVICE void attention_map(float* out, const unsigned* offsets, Map<T> map, const float* scales, const unsigned* tiles, const unsigned* starts, int span, int first_only) {
+DEVICE void attention_map(float* out, const unsigned* offsets, Map<T> map, const float* scales, const unsigned* tiles, const unsigned* starts, int first_only) {
     SHARED(float, shared);
-    const int sequence = tiles[2 * blockIdx.x], begin = tiles[2 * blockIdx.x + 1];
+    const int sequence = tiles[2 * blockIdx.x], first = tiles[2 * blockIdx.x + 1] + TILE * blockIdx.y;
     map.shared = shared;
     map.start = starts[sequence], map.length = int(starts[sequence + 1]) - map.start;
     map.share = map.kind == 1 ? 1.0f : 1.0f / float(map.heads);
     if (map.kind == 2) map.share /= scales[sequence];  // a power of two: exact
-    const int end = first_only ? 1 : min(begin + span, map.length);
-    for (int first = begin; first < end; first += TILE) {
-        map.first_row = first_only ? sequence : map.start + first;
-        map.asking = min(TILE, end - first);
-        for (int head = 0; head < map.heads; ++head) map.add(out + offsets[sequence] + size_t(first) * map.length, head);
-    }
+    map.first_row = first_only ? sequence : map.start + first;
+    map.asking = first_only ? 1 : min(TILE, map.length - first);
+    if (map.asking <= 0) return;
+    for (int head = 0; head < map.heads; ++head) map.add(out + offsets[sequence] + size_t(first) * map.length, head);
 }
 
 #define ATTENTION_MAP(T)                                                                                                                       \
-    KERNEL(attention_map_##T, TILE* PARTS, float* out, const unsigned* offsets, int kind, const T* q, int q_stride, const T* k, int k_stride,  \
-           const T* v, int v_stride, const T* d_out, const float* scales, const unsigned* tiles, const unsigned* starts, int span,             \
-           int first_only, int heads, int width) {                                                                                             \
+    KERNEL_BLOCKS(attention_map_##T, TILE* PARTS, 3, float* out, const unsigned* offsets, int kind, const T* q, int q_stride, const T* k,      \
+                  int k_stride, const T* v, int v_stride, const T* d_out, const float* scales, const unsigned* tiles, const unsigned* starts,  \
+                  int first_only, int heads, int width) {                                                                                      \
         await_kernels();                                                                                                                       \
         const Map<T> map{kind, View<T>{q, q_stride}, View<T>{k, k_stride}, View<T>{v, v_stride}, View<T>{d_out, heads * width}, 0, 0, 0, 0,    \
                          heads, width, 0.0f, nullptr};                                                                                         \
-        attention_map(out, offsets, map, scales, tiles, starts, span, first_only);                                                             \
+        attention_map(out, offsets, map, scales, tiles, starts, first_only);                                                                   \
     }
 
 ATTENTION_MAP(f32)

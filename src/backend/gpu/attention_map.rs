@@ -9,7 +9,7 @@ use super::tensor::{Number, Tensor};
 use crate::backend::{Attended, AttentionMap, AttentionShape, Rows};
 use crate::error::{Error, Result};
 
-/// Queries and keys of a tile, and the threads of a query.
+/// Queries and keys of a block, and the threads of a query.
 const ROWS: usize = 32;
 const PARTS: usize = 4;
 
@@ -41,12 +41,12 @@ pub(super) fn map(
         batch.part(device, Part::Scales),
         tiles,
         operands.starts(),
-        TILE.into(),
     ]);
     arguments.extend(operands.sizes());
-    let shared_bytes = 4 * 4 * ROWS * (head_width | 1);
+    let shared_bytes = 4 * 4 * ROWS * (head_width.next_multiple_of(4) | 4);
     debug_assert!(heads > 0);
-    device.launch(number.pick(NAMES), Shape { grid: [count, 1], threads: ROWS * PARTS, shared_bytes }, &arguments)
+    let grid = [count, if queries == Rows::All { TILE / ROWS } else { 1 }];
+    device.launch(number.pick(NAMES), Shape { grid, threads: ROWS * PARTS, shared_bytes }, &arguments)
 }
 
 /// Where each sequence's pairs begin, and how many there are.
