@@ -14,7 +14,9 @@
 // A total is the exact sum of all scores of a group, as src/search/sum.rs holds it: whole numbers, so that no order shows in it. A scan adds to
 // `pending`, by way of shared memory where all of a block's sums fit; search_select adds that to `totals`, once all that was scanned is kept.
 //
-// Bound by arithmetic from some 20 queries on, below by memory: rows are read once for each 8 queries, through the second-level cache.
+// Bound by memory while there are few queries, whose rows are read once for all of them: blocks of the same rows and other queries run side by side. Of many
+// by what the first-level cache gives out, 12 loads of a warp beside 32 multiply-adds: some half of the arithmetic there is.
+#include "port_blocks.cuh"
 #include "reduce.cuh"
 #include "search.cuh"
 
@@ -91,25 +93,38 @@ DEVICE void with_totals(const Found& found, uint64_t* shared, int first, int mos
         if (totals[i]) atomic_add(pending + i, totals[i]);
 }
 
+// Which rows and queries a block has: blocks of all queries come one after another, so that rows are read from memory once and then from the caches.
+template <int Q>
+struct Share {
+    int rows, first_query;
+    DEVICE explicit Share(int queries) {
+        const int beside = (queries + BLOCK_QUERIES<Q> - 1) / BLOCK_QUERIES<Q>;
+        rows = int(blockIdx.x) / beside, first_query = int(blockIdx.x) % beside * BLOCK_QUERIES<Q>;
+    }
+};
+
 // One block's rows against its queries, Q a warp.
 template <class T, bool DISTANCE, int Q>
-DEVICE void scan(const Rows& rows, const Queries& queries, const Found& found, uint64_t* totals, float* sums_of_factors, int width, int classes) {
+DEVICE void scan(Share<Q> share, const Rows& rows, const Queries& queries, const Found& found, uint64_t* totals, float* sums_of_factors, int width,
+                 int classes) {
     constexpr int QUERY_WARPS = BLOCK_QUERIES<Q> / Q, ROW_WARPS = WARPS / QUERY_WARPS;
     constexpr int PAIRS = HALF_ROWS * Q, OWN = (PAIRS + LANES - 1) / LANES;  // of half a warp, and of a lane: pairs `lane`, `lane + 16`
     const int lane = lane_id() % LANES, half = lane_id() / LANES;
-    const int warp_row = (int(blockIdx.x) * ROW_WARPS + warp_id() % ROW_WARPS) * 2 * HALF_ROWS, first_row = warp_row + half * HALF_ROWS;
-    const int own_query = warp_id() / ROW_WARPS * Q, first_query = int(blockIdx.y) * BLOCK_QUERIES<Q> + own_query;
+    const int warp_row = (share.rows * ROW_WARPS + warp_id() % ROW_WARPS) * 2 * HALF_ROWS, first_row = warp_row + half * HALF_ROWS;
+    const int own_query = warp_id() / ROW_WARPS * Q, first_query = share.first_query + own_query;
     const int row = first_row + lane % HALF_ROWS;
     if (first_query >= queries.count || are_passed_over(rows, warp_row)) return;
     float sums[OWN] = {};
+    RowsOf<T, HALF_ROWS> of_rows(static_cast<const T*>(rows.features), first_row, rows.count, width);
+    RowsOf<float, Q> of_queries(queries.features, first_query, queries.count, width);
     for (int pass = 0; pass < queries.passes; ++pass) {
-        const T* const features = static_cast<const T*>(rows.features) + size_t(queries.pass_sets[pass]) * rows.stride * width;
-        const RowsOf<T, HALF_ROWS> of_rows(features, first_row, rows.count, width);
-        const RowsOf<float, Q> of_queries(queries.features + size_t(pass) * queries.count * width, first_query, queries.count, width);
+        const int before = pass > 0 ? queries.pass_sets[pass - 1] : 0;
+        of_rows.move(ptrdiff_t(queries.pass_sets[pass] - before) * rows.stride * width);
         float own[OWN] = {};
         products<T, DISTANCE, HALF_ROWS, Q>(of_rows, of_queries, width, [&](int p, float product) {
             if (p % LANES == lane) own[p / LANES] = product;
         });
+        of_queries.move(ptrdiff_t(queries.count) * width);
 #pragma unroll
         for (int i = 0; i < OWN; ++i) {
             const int beside = lane / HALF_ROWS + 2 * i, query = first_query + beside;
@@ -141,8 +156,8 @@ DEVICE void rescore(const Rows& rows, const Queries& queries, uint4* kept, const
     float sum = 0.0f;
     for (int pass = 0; pass < queries.passes; ++pass) {
         const T* const features = static_cast<const T*>(rows.features) + size_t(queries.pass_sets[pass]) * rows.stride * width;
-        const RowsOf<T, 1> of_row(features, is_here ? row : 0, rows.count, width);
-        const RowsOf<float, 1> of_query(queries.features + size_t(pass) * queries.count * width, query, queries.count, width);
+        RowsOf<T, 1> of_row(features, is_here ? row : 0, rows.count, width);
+        RowsOf<float, 1> of_query(queries.features + size_t(pass) * queries.count * width, query, queries.count, width);
         float own = 0.0f;
         products<T, DISTANCE, 1, 1>(of_row, of_query, width, [&](int, float product) { own = product; });
         if (is_here) sum = with_pass<DISTANCE>(sum, own, rows, queries, pass, row, query, classes);
@@ -289,16 +304,17 @@ KERNEL(search_add, 256, const float* sums, const int* offsets, const float* norm
 }
 
 #define SCAN(T, name, Q)                                                                                                                      \
-    KERNEL(name, 32 * WARPS, ROWS_AND_QUERIES, uint4* kept, int* counts, const float* limits, int capacity, int groups, const uint4* after,  \
-           uint64_t* pending, float* sums, int width, int classes, int distance) {                                                            \
+    KERNEL_BLOCKS(name, 32 * WARPS, 2, ROWS_AND_QUERIES, uint4* kept, int* counts, const float* limits, int capacity, int groups,                 \
+                  const uint4* after, uint64_t* pending, float* sums, int width, int classes, int distance) {                                 \
         await_kernels();                                                                                                                      \
         SHARED(uint64_t, shared);                                                                                                             \
         const Rows of_rows = OF_ROWS;                                                                                                         \
         const Queries of_queries = OF_QUERIES;                                                                                                \
         const Found found{kept, counts, limits, capacity, groups, after, pending};                                                            \
-        with_totals(found, shared, int(blockIdx.y) * BLOCK_QUERIES<Q>, BLOCK_QUERIES<Q>, queries, [&](uint64_t* totals) {                     \
-            if (distance) scan<T, true, Q>(of_rows, of_queries, found, totals, sums, width, classes);                                         \
-            else scan<T, false, Q>(of_rows, of_queries, found, totals, sums, width, classes);                                                 \
+        const Share<Q> share(queries);                                                                                                        \
+        with_totals(found, shared, share.first_query, BLOCK_QUERIES<Q>, queries, [&](uint64_t* totals) {                                      \
+            if (distance) scan<T, true, Q>(share, of_rows, of_queries, found, totals, sums, width, classes);                                  \
+            else scan<T, false, Q>(share, of_rows, of_queries, found, totals, sums, width, classes);                                          \
         });                                                                                                                                   \
     }
 

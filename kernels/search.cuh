@@ -67,55 +67,59 @@ struct Found {
     uint64_t* pending;
 };
 
-// Some rows of a matrix, by where they begin: offsets take half the registers of pointers.
+// Some rows of a matrix, and a lane's place in each: places go on by steps, where an address for each load takes more time than what is done with it.
 template <class T, int N>
 struct RowsOf {
-    const T* matrix;
-    int starts[N];
+    const T* places[N];
 
     // From `first` on; where there are fewer, the last again.
-    DEVICE RowsOf(const T* matrix, int first, int count, int width) : matrix(matrix) {
+    DEVICE RowsOf(const T* matrix, int first, int count, int width) {
 #pragma unroll
-        for (int i = 0; i < N; ++i) starts[i] = min(first + i, count - 1) * width;
+        for (int i = 0; i < N; ++i) places[i] = matrix + size_t(min(first + i, count - 1)) * width + lane_id() % LANES;
     }
-    DEVICE float at(int row, int column) const { return widen(matrix[starts[row] + column]); }
+
+    DEVICE void move(ptrdiff_t by) {
+#pragma unroll
+        for (int i = 0; i < N; ++i) places[i] += by;
+    }
+
+    DEVICE void read(float (&numbers)[N]) const {
+#pragma unroll
+        for (int i = 0; i < N; ++i) numbers[i] = widen(*places[i]);
+    }
 };
 
 // Half a warp's products of R rows and Q queries, pair p being row p % R and query p / R: sixteen chains, one a lane, and a tree over them. Every lane's
-// `take(p, product)` is called for each.
+// `take(p, product)` is called for each. The loads of all steps that are written out together are on their way before the first of them is multiplied;
+// for those of more there are no registers.
 template <class T, bool DISTANCE, int R, int Q, class Take>
-DEVICE void products(const RowsOf<T, R>& rows, const RowsOf<float, Q>& queries, int width, Take take) {
-    const int lane = lane_id() % LANES;
-    float sums[R * Q];
+DEVICE void products(RowsOf<T, R>& rows, RowsOf<float, Q>& queries, int width, Take take) {
+    float sums[R * Q], row[R], query[Q];
 #pragma unroll
     for (int p = 0; p < R * Q; ++p) sums[p] = 0.0f;
-    const auto add = [&](const float(&row)[R], const float(&query)[Q]) {
+    const auto add = [&] {
 #pragma unroll
         for (int p = 0; p < R * Q; ++p) {
             const float a = query[p / R], b = row[p % R], difference = a - b;
             sums[p] = DISTANCE ? fmaf(difference, difference, sums[p]) : fmaf(a, b, sums[p]);
         }
     };
-    const int whole = width / LANES * LANES;
-    // Of few sums there is room for several steps' numbers on their way.
-#pragma unroll (R * Q <= 8 ? 4 : 1)
-    for (int step = 0; step < whole; step += LANES) {
-        float row[R], query[Q];
-#pragma unroll
-        for (int r = 0; r < R; ++r) row[r] = rows.at(r, step + lane);
-#pragma unroll
-        for (int q = 0; q < Q; ++q) query[q] = queries.at(q, step + lane);
-        add(row, query);
+    const int whole = width / LANES, beyond = width % LANES;
+#pragma unroll (R * Q <= 8 ? 4 : 2)
+    for (int step = 0; step < whole; ++step) {
+        rows.read(row), queries.read(query);
+        rows.move(LANES), queries.move(LANES);
+        add();
     }
-    if (whole < width) {
-        const bool has = whole + lane < width;
-        float row[R], query[Q];
+    if (beyond > 0) {
 #pragma unroll
-        for (int r = 0; r < R; ++r) row[r] = has ? rows.at(r, whole + lane) : 0.0f;
+        for (int r = 0; r < R; ++r) row[r] = 0.0f;
 #pragma unroll
-        for (int q = 0; q < Q; ++q) query[q] = has ? queries.at(q, whole + lane) : 0.0f;
-        add(row, query);
+        for (int q = 0; q < Q; ++q) query[q] = 0.0f;
+        if (lane_id() % LANES < beyond) rows.read(row), queries.read(query);
+        add();
     }
+    rows.move(-whole * LANES), queries.move(-whole * LANES);
 #pragma unroll
     for (int p = 0; p < R * Q; ++p) {
 #pragma unroll

@@ -50,7 +50,7 @@ impl Search<'_> {
             optional(device, sums.as_ref(), 0),
         ];
         let (kernels, block) = if asked.queries == 1 { (SCAN_ONE, BLOCK_OF_ONE) } else { (SCAN, BLOCK) };
-        let grid = [factors.len().div_ceil(block[0]), asked.queries.div_ceil(block[1])];
+        let grid = [factors.len().div_ceil(block[0]) * asked.queries.div_ceil(block[1]), 1];
         let shared_bytes = if sums.is_some() { 0 } else { self.bytes_of_totals(block[1]) };
         if !factors.is_empty() {
             let arguments = [&self.of_pairs(rows, range)[..], &keeping, &own, &self.sizes()].concat();
