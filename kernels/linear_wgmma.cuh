@@ -298,6 +298,21 @@ DEVICE void multiply_by(int way, Ring<T, BM, BN, STAGES>& ring, int warpgroup, T
         multiply_by<WAY + 1>(way, ring, warpgroup, of, epilogue);
 }
 
+// What a block can do while the kernel before this one is at work.
+template <class T, int BM, int BN, int STAGES>
+DEVICE void prepare(const TensorMap& x, const TensorMap& weight) {
+    typedef Ring<T, BM, BN, STAGES> Shared;
+    SHARED_SM90A(Shared, ring);
+    if (threadIdx.x > 0) return;
+    prefetch_map(x), prefetch_map(weight);
+    for (int stage = 0; stage < STAGES; ++stage) {
+        barrier_begin(ring->full[stage], 1);
+        barrier_begin(ring->empty[stage], BM / WARPGROUP_ROWS * (WARPGROUP / WARP));
+    }
+    barrier_begin(ring->ahead, 1);
+    barriers_begin();
+}
+
 template <class T, int BM, int BN, int STAGES, int PARTS = 1, class Finish>
 DEVICE void linear(const TensorMap& x, const TensorMap& weight, int rows, int inputs, int outputs, const Finish& epilogue) {
     typedef Ring<T, BM, BN, STAGES> Shared;
@@ -308,14 +323,6 @@ DEVICE void linear(const TensorMap& x, const TensorMap& weight, int rows, int in
     static_assert(BRINGING + WARPGROUPS * MULTIPLYING <= (WARPGROUPS == 2 ? 3 * 168 : 2 * 128), "as many as there are");
     const int columns = (outputs + BN - 1) / BN;
     const Tiles of{columns, (rows + BM - 1) / BM * columns, (PARTS == 1 ? 1 : 3) * ((inputs + BK - 1) / BK), rows, (outputs + GROUP - 1) / GROUP * GROUP};
-    if (threadIdx.x == 0) {
-        for (int stage = 0; stage < STAGES; ++stage) {
-            barrier_begin(ring->full[stage], 1);
-            barrier_begin(ring->empty[stage], WARPGROUPS * (WARPGROUP / WARP));
-        }
-        barrier_begin(ring->ahead, 1);
-        barriers_begin();
-    }
     sync_block();
     if (threadIdx.x < WARPGROUP) {
         registers_give<BRINGING>();
@@ -329,12 +336,14 @@ DEVICE void linear(const TensorMap& x, const TensorMap& weight, int rows, int in
 #define LINEAR(NAME, T, STORED, MATH, PARTS, BM, BN, STAGES, BLOCKS)                                                                                 \
     KERNEL_SM90A(linear_##NAME##_wgmma_##BM##x##BN, (BM / WARPGROUP_ROWS + 1) * WARPGROUP, BLOCKS, STORED* out, STORED* slope, TENSOR_MAP(x),        \
                  TENSOR_MAP(weight), const float* bias, const STORED* residual, int activation, int rows, int inputs, int outputs) {                 \
+        prepare<T, BM, BN, STAGES>(x, weight);                                                                                                       \
         await_kernels();                                                                                                                             \
         linear<T, BM, BN, STAGES, PARTS>(x, weight, rows, inputs, outputs,                                                                           \
                                          Forward<STORED, MATH>{out, slope, bias, residual, activation, {rows, outputs}});                            \
     }                                                                                                                                                \
     KERNEL_SM90A(linear_backward_##NAME##_wgmma_##BM##x##BN, (BM / WARPGROUP_ROWS + 1) * WARPGROUP, BLOCKS, STORED* out, TENSOR_MAP(x),              \
                  TENSOR_MAP(weight), const STORED* slope, const STORED* residual, int rows, int inputs, int outputs) {                               \
+        prepare<T, BM, BN, STAGES>(x, weight);                                                                                                       \
         await_kernels();                                                                                                                             \
         linear<T, BM, BN, STAGES, PARTS>(x, weight, rows, inputs, outputs, Backward<STORED>{out, slope, residual, {rows, outputs}});                 \
     }

@@ -2,6 +2,8 @@
 // copy engine, products of whole warpgroups, registers handed from one warpgroup to another. Files named *_wgmma_*.cu are compiled for nothing else.
 //
 // * entries are KERNEL_SM90A(name, most threads, blocks side by side, parameters…); a tensor map is a parameter TENSOR_MAP(name)
+// * before await_kernels() a kernel may call its `prepare`, which begins barriers and prefetches tensor maps and does nothing else: what it touches is the
+//   block's own, or a parameter, and no earlier kernel's
 // * shared memory begins at a multiple of 1024 bytes, the period of the swizzle: SHARED_SM90A(type, name)
 // * a warpgroup is four warps, the first a multiple of four; its 128 threads meet in every wait for products
 // * sums of a product under way may not be read or written until they are waited for
@@ -54,6 +56,9 @@ DEVICE void barrier_wait(Barrier& barrier, uint32_t parity) {
     }
     asm volatile("trap;");
 }
+
+// Brings a map to where the copy engine looks it up, which the first copy would wait for.
+DEVICE void prefetch_map(const TensorMap& map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
 
 // Begins the copy of the map's box whose first number is at (row, column) to shared memory; what is beyond the matrix becomes zeros.
 DEVICE void copy_tile(void* to, const TensorMap& map, Barrier& landed, int row, int column) {
@@ -148,6 +153,8 @@ inline void barrier_wait(Barrier& barrier, uint32_t parity, emulator::Place plac
 inline void copy_tile(void* to, const TensorMap& map, Barrier& landed, int row, int column, emulator::Place place = HERE) {
     emulator::begin_tile(to, &map, &landed, row, column, place);
 }
+
+inline void prefetch_map(const TensorMap& map, emulator::Place place = HERE) { emulator::check_map(&map, "prefetch_map", place); }
 
 inline void prefetch(const void* from, int bytes, emulator::Place place = HERE) { emulator::check_prefetch(from, bytes, place); }
 

@@ -26,6 +26,7 @@ struct OneTerm {
 KERNEL_SM90A(search_bound_wgmma_128x256, 384, 1, ROWS_AND_QUERIES, uint4* kept, int* counts, const float* limits, int capacity, const float4* row_screens,
              const float4* column_screens, TENSOR_MAP(halves), const float4* sides, TENSOR_MAP(own_halves), const float4* own_sides, int columns, int width,
              int classes, int distance) {
+    prepare<f16, 128, 256, 4>(halves, own_halves);
     await_kernels();
     const Found found{kept, counts, limits, capacity, 1, nullptr, nullptr};
     const Bounds bounds{OF_ROWS, OF_QUERIES, found, sides, own_sides, width, classes, 1, distance != 0};

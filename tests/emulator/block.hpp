@@ -233,6 +233,11 @@ UNCHECKED inline void go_to(Fibre& to, bool last = false) {
     for (;;) go_to(block.scheduler, true);
 }
 
+// Whoever does this has waited for the kernels before, whose blocks may be at work until then.
+UNCHECKED inline void check_awaited(const char* what, Place place) {
+    if (!current->awaited) fail(std::string(what) + " at " + place.text() + ": before the kernels launched before this one are waited for");
+}
+
 // Waits until somebody makes this thread runnable again.
 UNCHECKED inline void park(Meeting meeting, Place place) {
     Thread& thread = *current;
@@ -254,6 +259,7 @@ UNCHECKED inline void open_barrier(Block& block) {
 // Every thread of the block that has not returned must come, and all to the same line.
 UNCHECKED inline void sync_block(Place place) {
     Block& block = *current->block;
+    check_awaited("sync_threads", place);
     if (block.arrived == 0) block.barrier = place;
     if (!(block.barrier == place)) fail("divergent barriers: sync_threads at " + place.text() + " meets sync_threads at " + block.barrier.text());
     void* edge = &block.edges[block.generation & 1];
@@ -268,6 +274,7 @@ template <class Work>
 UNCHECKED inline void meet(Meeting meeting, void* argument, Place place, Work&& work) {
     Thread& thread = *current;
     Warp& warp = *thread.warp;
+    check_awaited(name(meeting), place);
     if (warp.alive != 0xffffffffu) fail(std::string(name(meeting)) + " at " + place.text() + ": a lane of the warp has returned");
     if (warp.arrived == 0) {
         warp.meeting = meeting;

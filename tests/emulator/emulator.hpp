@@ -12,6 +12,7 @@ namespace emulator {
 
 // A device stops at a misaligned vector; so does this.
 inline void check_aligned(const void* address, size_t alignment, const char* what, Place place) {
+    check_awaited(what, place);
     if (reinterpret_cast<uintptr_t>(address) % alignment) fail(std::string(what) + " at " + place.text() + ": misaligned address");
 }
 

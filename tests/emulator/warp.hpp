@@ -101,6 +101,7 @@ UNCHECKED inline void mma(float* sums, const uint32_t* a, const uint32_t* b, Pla
 
 // 16 bytes from global to shared memory, to be waited for; zeros where not `valid`. Until then the place holds NaN.
 UNCHECKED inline void begin_copy(void* to, const void* from, bool valid, Place place) {
+    check_awaited("copy_async", place);
     check_shared(to, 16, 16, "copy_async", place);
     if (reinterpret_cast<uintptr_t>(from) % 16) fail("copy_async at " + place.text() + ": misaligned global memory");
     const Copy copy{to, valid ? from : nullptr};

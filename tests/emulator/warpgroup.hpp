@@ -70,6 +70,7 @@ UNCHECKED inline Thread* end_phase(Block& block, unsigned number) {
 
 UNCHECKED inline void arrive(const void* at, int bytes, Place place) {
     Block& block = *current->block;
+    check_awaited("barrier_arrive", place);
     const unsigned number = counter_at(at, "barrier_arrive", place);
     Counter& counter = block.counters[number];
     if (counter.missing == 0) fail("barrier_arrive at " + place.text() + ": more arrivals than the barrier counts");
@@ -111,6 +112,7 @@ UNCHECKED inline bool land(Block& block, unsigned number) {
 // Until the phase of this parity is over.
 UNCHECKED inline void wait(const void* at, uint32_t parity, Place place) {
     Block& block = *current->block;
+    check_awaited("barrier_wait", place);
     const unsigned number = counter_at(at, "barrier_wait", place);
     Counter& counter = block.counters[number];
     while ((counter.phase & 1) == (parity & 1)) {
@@ -123,12 +125,20 @@ UNCHECKED inline void wait(const void* at, uint32_t parity, Place place) {
 
 // ---- tiles
 
+// A parameter that says what a matrix is. Nothing is read of that.
+UNCHECKED inline TensorMapContent check_map(const void* map, const char* what, Place place) {
+    TensorMapContent content;
+    memcpy(&content, map, sizeof content);
+    if (reinterpret_cast<uintptr_t>(map) % 64 || content.magic != TENSOR_MAP_MAGIC) fail(std::string(what) + " at " + place.text() + ": no tensor map");
+    return content;
+}
+
 // The map's box at (row, column), to be waited for at `landed`.
 UNCHECKED inline void begin_tile(void* to, const void* map, const void* landed, int row, int column, Place place) {
     Block& block = *current->block;
     TileCopy tile{};
-    memcpy(&tile.map, map, sizeof tile.map);
-    if (reinterpret_cast<uintptr_t>(map) % 64 || tile.map.magic != TENSOR_MAP_MAGIC) fail("copy_tile at " + place.text() + ": no tensor map");
+    check_awaited("copy_tile", place);
+    tile.map = check_map(map, "copy_tile", place);
     const size_t bytes = size_t(tile.map.box[0]) * tile.map.element_bytes * tile.map.box[1];
     check_shared(to, bytes, 128, "copy_tile", place);
     tile.row = row;

@@ -36,13 +36,32 @@ fn waiting_for_the_kernels_before_it_is_the_first_thing_a_kernel_does() {
             if !rest.starts_with('(') {
                 continue;
             }
-            let body = rest.split_once('{').expect("a kernel has a body").1;
+            let (header, body) = rest.split_once('{').expect("a kernel has a body");
+            let body = body.trim_start();
             let place = || format!("{}:{}", path.display(), text[..at].lines().count());
-            assert!(body.trim_start().starts_with("await_kernels();"), "{}", place());
+            let has_maps = text[at..].starts_with("KERNEL_SM90A") && header.contains("TENSOR_MAP");
+            let prepared = body.strip_prefix("prepare<").filter(|_| has_maps).and_then(|rest| rest.split_once(';'));
+            let body = prepared.map_or(body, |(_, rest)| rest.trim_start());
+            assert!(body.starts_with("await_kernels();"), "{}", place());
             kernels += 1;
         }
     }
     assert!(kernels > 75, "{kernels} kernels were found");
+}
+
+/// What a kernel prepares before it waits is its block's own, or a parameter.
+#[test]
+fn what_is_prepared_touches_nothing_of_the_kernels_before() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/linear_wgmma.cuh");
+    let text = fs::read_to_string(file).unwrap();
+    let (_, rest) = text.split_once("DEVICE void prepare").expect("it is defined there");
+    let (prepare, _) = rest.split_once("\n}").unwrap();
+    let (parameters, body) = prepare.split_once('{').unwrap();
+    assert!(parameters.split(',').all(|parameter| parameter.contains("const TensorMap& ")), "{parameters}");
+    let is_named = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let calls = body.match_indices('(').map(|(at, _)| body[..at].trim_end().rsplit(|c| !is_named(c)).next().unwrap());
+    let own = ["SHARED_SM90A", "if", "for", "", "prefetch_map", "barrier_begin", "barriers_begin"];
+    calls.for_each(|call| assert!(own.contains(&call), "{call}"));
 }
 
 /// A precision, what it rounds operands and results to, and its unit in the last place of 1.
