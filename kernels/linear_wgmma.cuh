@@ -72,10 +72,8 @@ DEVICE Source source_of(Tiles of, int row, int column, int step) {
     return {row + (pass == 0 ? of.x_below : 0), column + (pass == 1 ? of.weight_below : 0), step % once * BK};
 }
 
-// What will be read beside a tile's sums is brought nearer while its steps are: some of its rows with each.
-template <int PARTS, class T, int BM, int BN, int STAGES, class Finish>
-DEVICE void bring(Ring<T, BM, BN, STAGES>& ring, const TensorMap& x, const TensorMap& weight, Tiles of, const Finish& epilogue) {
-    const auto* const others = Finish::HELD && epilogue.way() != ANY_WAY ? epilogue.beside() : nullptr;
+template <int PARTS, class T, int BM, int BN, int STAGES>
+DEVICE void bring(Ring<T, BM, BN, STAGES>& ring, const TensorMap& x, const TensorMap& weight, Tiles of) {
     Turn<STAGES> turn;
     for (int tile = blockIdx.x; tile < of.all; tile += gridDim.x) {
         const int row = tile / of.columns * BM, column = tile % of.columns * BN;
@@ -89,8 +87,24 @@ DEVICE void bring(Ring<T, BM, BN, STAGES>& ring, const TensorMap& x, const Tenso
             for (int r = 0; r < BM; r += X_BOX) copy_tile(stage.x + r * BK, x, full, from.x + r, from.input);
 #pragma unroll
             for (int r = 0; r < BN; r += WEIGHT_BOX) copy_tile(stage.weight + r * BK, weight, full, from.weight + r, from.input);
-            if (others)
-                for (int r = row + step; r < min(row + BM, epilogue.extent.rows); r += of.steps)
+        }
+    }
+}
+
+// What will be read beside a tile's sums is brought nearer while the first half of its steps is multiplied, some of its rows with each: by a thread of
+// its own, which keeps up with those that multiply as one of them.
+template <class T, int BM, int BN, int STAGES, class Finish>
+DEVICE void bring_beside(Ring<T, BM, BN, STAGES>& ring, Tiles of, const Finish& epilogue) {
+    const auto* const others = Finish::HELD && epilogue.way() != ANY_WAY ? epilogue.beside() : nullptr;
+    const int half = (of.steps + 1) / 2;
+    Turn<STAGES> turn;
+    for (int tile = blockIdx.x; tile < of.all; tile += gridDim.x) {
+        const int row = tile / of.columns * BM, column = tile % of.columns * BN;
+        for (int step = 0; step < of.steps; ++step, turn.next()) {
+            barrier_wait(ring.full[turn.stage], turn.parity);
+            barrier_arrive(ring.empty[turn.stage]);
+            if (others && step < half)
+                for (int r = row + step; r < min(row + BM, epilogue.extent.rows); r += half)
                     prefetch(others + epilogue.extent.at(r, column), int(sizeof *others) * min(BN, epilogue.extent.columns - column));
         }
     }
@@ -307,7 +321,7 @@ DEVICE void prepare(const TensorMap& x, const TensorMap& weight) {
     prefetch_map(x), prefetch_map(weight);
     for (int stage = 0; stage < STAGES; ++stage) {
         barrier_begin(ring->full[stage], 1);
-        barrier_begin(ring->empty[stage], BM / WARPGROUP_ROWS * (WARPGROUP / WARP));
+        barrier_begin(ring->empty[stage], BM / WARPGROUP_ROWS * (WARPGROUP / WARP) + 1);  // all that multiply, and who brings what is beside
     }
     barrier_begin(ring->ahead, 1);
     barriers_begin();
@@ -326,7 +340,8 @@ DEVICE void linear(const TensorMap& x, const TensorMap& weight, int rows, int in
     sync_block();
     if (threadIdx.x < WARPGROUP) {
         registers_give<BRINGING>();
-        if (threadIdx.x == 0) bring<PARTS>(*ring, x, weight, of, epilogue);
+        if (threadIdx.x == 0) bring<PARTS>(*ring, x, weight, of);
+        if (threadIdx.x == WARP) bring_beside(*ring, of, epilogue);
     } else {
         registers_take<MULTIPLYING>();
         multiply_by(epilogue.way(), *ring, int(threadIdx.x) / WARPGROUP - 1, of, epilogue);
