@@ -13,7 +13,8 @@
 #include "activation.cuh"
 
 constexpr int THREADS = 256;
-constexpr int SPAN = 4 * THREADS;
+constexpr int PLACES = 4;  // of a line, that a thread reads at once
+constexpr int SPAN = PLACES * THREADS;
 
 // `share` is what its slopes are multiplied by; its lines are starts[first] … starts[first + lines − 1].
 struct Term {
@@ -31,12 +32,34 @@ struct Found {
     double sum, others, inverse;  // 1 / sum
 };
 
-// The i-th logit of a term.
+// A term's logits from the `begin`th on, THREADS apart; where there are fewer, the last again. They are on their way together.
 template <class T>
-DEVICE float logit(const T* z, const unsigned* starts, const Term& of, unsigned stride, unsigned i) {
-    float sum = 0.0f;
-    for (unsigned line = 0; line < of.lines; ++line) sum += widen(z[starts[of.first + line] + size_t(i) * stride]);
-    return of.lines == 1 ? sum : sum / float(of.lines);
+DEVICE void read(float (&logits)[PLACES], const T* z, const unsigned* starts, const Term& of, unsigned stride, unsigned begin) {
+    unsigned places[PLACES];
+#pragma unroll
+    for (int p = 0; p < PLACES; ++p) places[p] = min(begin + p * THREADS, of.count - 1) * stride, logits[p] = 0.0f;
+#pragma unroll 1
+    for (unsigned line = 0; line < of.lines; ++line) {
+        const T* const own = z + starts[of.first + line];
+#pragma unroll
+        for (int p = 0; p < PLACES; ++p) logits[p] += widen(own[places[p]]);
+    }
+    if (of.lines == 1) return;
+#pragma unroll
+    for (int p = 0; p < PLACES; ++p) logits[p] /= float(of.lines);
+}
+
+// Every logit of a term, each thread's in ascending order.
+template <class T, class Take>
+DEVICE void each(const T* z, const unsigned* starts, const Term& of, unsigned stride, Take take) {
+#pragma unroll 1
+    for (unsigned begin = threadIdx.x; begin < of.count; begin += SPAN) {
+        float logits[PLACES];
+        read(logits, z, starts, of, stride, begin);
+#pragma unroll
+        for (int p = 0; p < PLACES; ++p)
+            if (begin + p * THREADS < of.count) take(begin + p * THREADS, logits[p]);
+    }
 }
 
 // Of what each thread came to, in one tree: all have the result, and are done with `parts` [THREADS].
@@ -60,14 +83,17 @@ DEVICE void cross_entropy(Found* found, const T* z, const Term* terms, const uns
     SHARED(double, parts);
     const Term of = load<Term>(terms + blockIdx.x);
     float largest = -INFINITY;
-    for (unsigned i = threadIdx.x; i < of.count; i += THREADS) largest = fmaxf(largest, logit(z, starts, of, stride, i));
+    each(z, starts, of, stride, [&](unsigned, float logit) { largest = fmaxf(largest, logit); });
     largest = over_block(largest, reinterpret_cast<float*>(parts), [](float a, float b) { return fmaxf(a, b); });
     double others = 0.0;  // apart, so that 1 − p keeps its digits where p is nearly 1
-    for (unsigned i = threadIdx.x; i < of.count; i += THREADS)
-        if (i != of.gold) others += double(Exact::exp(logit(z, starts, of, stride, i) - largest));
+    each(z, starts, of, stride, [&](unsigned i, float logit) {
+        if (i != of.gold) others += double(Exact::exp(logit - largest));
+    });
     others = over_block(others, parts, [](double a, double b) { return a + b; });
     if (threadIdx.x > 0) return;
-    const float gold = logit(z, starts, of, stride, of.gold);
+    float golds[PLACES];
+    read(golds, z, starts, of, stride, of.gold);
+    const float gold = golds[0];
     const double sum = others + double(Exact::exp(gold - largest));
     store(found + blockIdx.x, Found{largest, gold, sum, others, 1.0 / sum});
 }
@@ -77,16 +103,21 @@ DEVICE void cross_entropy_slopes(T* dz, const T* z, const Found* found, const Te
                                  const unsigned* readers, unsigned stride) {
     const Line line = load<Line>(lines + blockIdx.x);
     const unsigned begin = blockIdx.y * SPAN + threadIdx.x;
-    for (unsigned i = begin; i < begin + SPAN && i < line.count; i += THREADS) {
-        double slope = 0.0;
-        for (unsigned reader = line.from; reader < line.to; ++reader) {
-            const Term of = load<Term>(terms + readers[reader]);
-            const Found sums = load<Found>(found + readers[reader]);
-            const double above = i == of.gold ? 0.0 - sums.others : double(Exact::exp(logit(z, starts, of, stride, i) - sums.largest));
-            slope += double(of.share) * above * sums.inverse;
+    double slopes[PLACES] = {};
+    for (unsigned reader = line.from; reader < line.to; ++reader) {
+        const Term of = load<Term>(terms + readers[reader]);
+        const Found sums = load<Found>(found + readers[reader]);
+        float logits[PLACES];
+        read(logits, z, starts, of, stride, begin);
+#pragma unroll
+        for (int p = 0; p < PLACES; ++p) {
+            const double above = begin + p * THREADS == of.gold ? 0.0 - sums.others : double(Exact::exp(logits[p] - sums.largest));
+            slopes[p] += double(of.share) * above * sums.inverse;
         }
-        dz[line.start + size_t(i) * stride] = narrow<T>(float(slope));
     }
+#pragma unroll
+    for (int p = 0; p < PLACES; ++p)
+        if (begin + p * THREADS < line.count) dz[line.start + size_t(begin + p * THREADS) * stride] = narrow<T>(float(slopes[p]));
 }
 
 #define CROSS_ENTROPY(T)                                                                                                                    \

@@ -30,6 +30,8 @@ pub(super) struct Terms {
     stride: usize,
     /// One place beyond the last of any line.
     end: usize,
+    /// Places of all lines: each is written.
+    written: usize,
 }
 
 impl Terms {
@@ -65,24 +67,25 @@ impl Terms {
             return None;
         }
         let (mut of_lines, mut readers) = (Vec::<u32>::with_capacity(4 * lines.len()), Vec::<u32>::new());
-        let (mut longest, mut end) = (0, 0);
+        let (mut longest, mut end, mut written) = (0, 0, 0);
         for ((beside, first), (count, of)) in &lines {
             let start = first * stride + beside;
             let from = readers.len();
             readers.extend(of);
             of_lines.extend([start, from, readers.len(), *count].map(|x| x as u32));
             (longest, end) = (longest.max(*count), end.max(start + (count - 1) * stride + 1));
+            written += count;
         }
         assert!(end < 1 << 32, "logits whose places are beyond 32 bits");
         words.extend(of_lines);
         words.extend(starts);
         words.extend(readers);
-        Some(Self { words, count: terms.len(), lines: lines.len(), longest, stride, end })
+        Some(Self { words, count: terms.len(), lines: lines.len(), longest, stride, end, written })
     }
 
     /// The losses, and their sum's gradient to the first `len` numbers of `dz`.
     pub(super) fn to_gradient(&self, device: &Device, dz: &mut Tensor, z: &Tensor, len: usize) -> Result<Vec<f64>> {
-        let &Self { count, lines, longest, stride, end, .. } = self;
+        let &Self { count, lines, longest, stride, end, written, .. } = self;
         assert!(end <= len && len <= dz.len.min(z.len), "a buffer of fewer logits");
         let z = stored_as(device, z, dz.number)?;
         let words = device.upload(Number::F32, bytemuck::cast_slice(&self.words))?;
@@ -92,7 +95,9 @@ impl Terms {
         let arguments = [device.address(&found, 0), device.address(&z, 0), at(0), starts, stride];
         let shape = Shape { grid: [count, 1], threads: THREADS, shared_bytes: 8 * THREADS };
         device.launch(dz.number.pick(LOSS), shape, &arguments)?;
-        device.clear(dz)?;
+        if written < len {
+            device.clear(dz)?;
+        }
         let readers = at(8 * count + 4 * lines + self.starts());
         let arguments = [
             device.address(dz, 0),
