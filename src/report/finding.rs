@@ -65,8 +65,11 @@ pub struct BiasFinding {
     pub word: String,
     /// The label it tells.
     pub label: String,
-    /// How many times likelier the label is with the word than without knowing it.
+    /// What words are ranked by: the rationales with it, where those were looked at, else −log₁₀ of `p_value`.
     pub score: f64,
+    /// How many times likelier the label is with the word than without knowing it.
+    #[serde(default)]
+    pub lift: f64,
     /// Labelled records with the word.
     pub count: u64,
     /// The share of them that have the label.
@@ -95,6 +98,7 @@ impl BiasFinding {
             ("word", Kind::Text),
             ("label", Kind::Text),
             ("score", Kind::Number),
+            ("lift", Kind::Number),
             ("count", Kind::Integer),
             ("share", Kind::Number),
             ("expected", Kind::Number),

@@ -203,6 +203,8 @@ fn a_planted_word_is_found_and_weighs_its_records_down() {
         (&json!("zanzibar"), &json!("spam"), &json!(1.0))
     );
     assert!(words.iter().all(|word| word["p_value"].as_f64().unwrap() <= 0.01));
+    assert!(words.windows(2).all(|pair| pair[0]["score"].as_f64() >= pair[1]["score"].as_f64()));
+    assert!((words[0]["lift"].as_f64().unwrap() * words[0]["expected"].as_f64().unwrap() - 1.0).abs() < 1e-9);
     let weights = records(&bench, "weighted.jsonl");
     assert_eq!(weights.len(), mails.len());
     let weight = |label: &str| {

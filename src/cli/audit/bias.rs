@@ -130,7 +130,9 @@ impl Texts {
             rationale_share: rationales.map(|(all, for_class)| for_class as f64 / all as f64),
             word: word.word.clone(),
             label,
-            score: word.lift(),
+            // The least that a number can be is not 0.
+            score: rationales.map_or(-word.p_value.max(f64::MIN_POSITIVE).log10(), |(all, _)| all as f64),
+            lift: word.lift(),
             count: word.count,
             share: word.share(),
             expected: word.expected,

@@ -808,7 +808,7 @@ fn bias(found: BiasFinding) -> Row {
         rank: found.rank,
         heading: vec![chip(found.word), chip("→"), chip(found.label)],
         id: format!("p = {:.1e}", found.p_value),
-        score: format!("{:.2}×", found.score),
+        score: format!("{:.2}×", found.lift),
         reason: found.reason,
         meters,
         evidence: found
