@@ -83,7 +83,9 @@ impl Output {
         }
         if skipped > 0 {
             let _ = write!(line, ", {} skipped", HumanCount(skipped));
-            example.into_iter().for_each(|example| line += &format!(", such as {}", printable(example)));
+            if let Some(example) = example {
+                let _ = write!(line, ", such as {}", printable(example));
+            }
         }
         say_line!("{line}");
         if summary.curvature_of_others {

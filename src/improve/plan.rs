@@ -511,7 +511,7 @@ impl Plan {
             toml::from_str(&text).map_err(|error| told(&text, &error))
         };
         let mut plan: Self = plan.map_err(|reason| Error::format(path, reason))?;
-        plan.file = path.to_owned();
+        path.clone_into(&mut plan.file);
         plan.resolve();
         plan.check().map_err(|reason| Error::format(path, reason))?;
         Ok(plan)
