@@ -31,7 +31,7 @@ fn damaged_json_costs_one_record_each() {
     let expected = [
         "a.jsonl:2: invalid JSON at column 14: EOF while parsing a value",
         "a.jsonl:3: text: expected a string, found an integer",
-        "a.jsonl:4: no text field",
+        "a.jsonl:4: no text field; the fields are `label`",
         "a.jsonl:5: invalid JSON at column 0: invalid type: sequence, expected an object",
         "a.jsonl:6: invalid JSON at column 4: invalid type: null, expected an object",
         "a.jsonl:7: text: expected a string, found null",
