@@ -2,7 +2,8 @@
 // are for some). With nvcc their functions are PTX and built-ins; with a host compiler they are calls to the emulator of tests/emulator, which runs
 // the same source on a CPU. Kernels use these names and plain C++, and nothing else:
 //
-// * entries are KERNEL(name, most threads, parameters…), parameters plain values; blocks are whole warps; await_kernels() is their first statement
+// * entries are KERNEL(name, most threads, parameters…), parameters plain values; blocks are whole warps; await_kernels() is their first statement,
+//   but for what port_sm90a.cuh lets come before it
 // * pointers are plain: __restrict__ and __ldg read past what await_kernels() orders
 // * shared memory is dynamic and 16-byte aligned: SHARED(type, name)
 // * warp functions are met by all 32 lanes; a warp returns whole, and before its block's first barrier or after its last

@@ -126,7 +126,7 @@ pub struct WeightedRecord {
     /// Its label, where it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// From 0.85 to 1.
+    /// Against biased words by LLS from 0.85 to 1; by reweighing any from 0 on, of mean 1.
     pub weight: f64,
 }
 

@@ -151,6 +151,7 @@ impl RecordWriter {
     ///
     /// # Errors
     /// Where the destination does, or the format is another.
+    #[cfg_attr(not(feature = "parquet"), expect(unused_variables, reason = "no format is left that would take it"))]
     pub(crate) fn write_columns<R: Serialize>(&mut self, record: &R, lists: &[(&str, &[f32])]) -> Result<()> {
         match &mut self.encoder {
             Encoder::Jsonl | Encoder::Text { .. } => {

@@ -6,10 +6,11 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `shard-00000.safetensors` | `features [n,E]`, `deltas [n,K]`, their norms, `indices`, `labels`, `predictions`, `losses`, `record_offsets [n+1]`, and `checkpoint.{c}.…`; where features are rounded, `feature_residuals [n]`, `nearest_places` and `nearest_scores [≤ 1000,2,10]`; where they are integers, `feature_scales [n]`, `feature_shares [n]` and `feature_center [E]` ([`crate::factors::Int8Rows`]) |
+//! | `shard-00000.safetensors` | `features [n,E]`, `deltas [n,K]`, their norms, `indices`, `labels`, `predictions`, `losses`, `record_offsets [n+1]`, and `checkpoint.{c}.…`; where features are rounded, `feature_residuals [n]`, `nearest_places` and `nearest_scores [≤ 1000,2,10]`; where they are integers, `feature_scales [n]`, `feature_shares [n]` and `feature_center [E]` ([`crate::factors::Int8Rows`]); a coarser copy to scan, `scan.…` |
 //! | | where a record has several factors: `features [F,E]`, `deltas [F,K]` and their norms, `factor_offsets [n+1]`, `factor_classes [F]`, `factor_biases [F]` (answers), `gradient_norms [n]`, `mean_features [n,E]`, and no labels or predictions |
 //! | `shard-00000.jsonl` | `{"id","text","text_pair"?,"label"?,"columns"?}` a line, and `"said"` of models that say something of tokens; `record_offsets` are the lines' first bytes |
 //! | `head.safetensors` | `weight [K,E]`, `bias [K]` of the model's last layer (headless models have none) |
+//! | `curvature.json`, `curvature.safetensors` | the whole network's curvature, where it was fitted and told no other place ([`Fisher`]) |
 //! | `manifest.json` | what made the store, and every finished shard with sizes and checksums; replaced atomically |
 //! | `.lock` | empty; held (by the operating system) while a process writes |
 //!

@@ -67,8 +67,7 @@ fn turned_labels_come_first() {
         let doubts = |reason: &str| reason.contains(judge) || reason.contains("its words and its features");
         ranking.iter().filter(|record| record["reason"].as_str().is_some_and(doubts)).count()
     });
-    let told =
-        format!("found {words} labels that the records' words would have otherwise, {features} labels that their");
+    let told = format!("found labels in doubt: {words} by the records' words, {features} by their features");
     assert!(words > 0 && ran.err.contains(&told), "{told}: {}", ran.err);
     for (rank, record) in ranking.iter().enumerate() {
         assert_eq!(record["rank"], rank + 1);
@@ -161,7 +160,7 @@ fn copies_contradictions_and_leaks_are_told_apart() {
     index(&bench, "train.jsonl");
     let ran = bench.run("audit redundant --store store --data test.jsonl --out copies.jsonl");
     let told =
-        "found 3 copies and near copies: 3 the same text, 1 of a training record in --data, 1 with another label";
+        "found 3 copies and near copies: 3 the same text, 1 in --data of a training record, 1 with another label";
     assert!(ran.err.contains(told), "{}", ran.err);
     let found = records(&bench, "copies.jsonl");
     let brief: Vec<_> = found.iter().map(|f| (f["id"].as_str().unwrap(), f["reason"].as_str().unwrap())).collect();

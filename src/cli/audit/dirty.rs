@@ -120,13 +120,13 @@ fn tell_doubted(dirty: &Found, common: &Common) {
     let doubted = |(judge, whose): (Signal, &str)| {
         let (_, margins) = dirty.signals.iter().find(|(signal, _)| *signal == judge)?;
         let count = margins.iter().filter(|&&margin| margin > 0.0).count();
-        Some(format!("{} labels that {whose} would have otherwise", HumanCount(count as u64)))
+        Some(format!("{} by {whose}", HumanCount(count as u64)))
     };
     let told =
         [(Signal::Text, "the records' words"), (Signal::Confident, "their features")].into_iter().filter_map(doubted);
     let told: Vec<String> = told.collect();
     if !told.is_empty() {
-        tell_found(common, &told.join(", "));
+        tell_found(common, &format!("labels in doubt: {}", told.join(", ")));
     }
 }
 

@@ -76,7 +76,7 @@ impl Texts {
         let conflicts = count(&|found| found.conflict);
         let all = HumanCount(found.len() as u64);
         format!(
-            "{all} copies and near copies: {exact} the same text, {leaks} of a training record in --data, {conflicts} with another label"
+            "{all} copies and near copies: {exact} the same text, {leaks} in --data of a training record, {conflicts} with another label"
         )
     }
 
