@@ -132,8 +132,9 @@ fn check_reads_nothing_of(plan: &Plan, out: &Path) -> Result<()> {
         let whole = |path: &Path| path.canonicalize().ok();
         matches!((whole(path), whole(out)), (Some(path), Some(out)) if path.starts_with(&out))
     };
-    let files =
-        plan.files().into_iter().chain([plan.model.as_str()]).flat_map(|file| matches(file).unwrap_or_default());
+    let arriving = plan.continual.iter().flat_map(|rounds| rounds.batches.iter().flatten().chain(&rounds.answers));
+    let named = plan.files().into_iter().chain(arriving.map(String::as_str)).chain([plan.model.as_str()]);
+    let files = named.flat_map(|file| matches(file).unwrap_or_default());
     match files.chain([plan.file.clone()]).find(|file| is_within(file)) {
         Some(file) => Err(Error::usage(format!("{}: is in {}, which would be emptied", file.display(), out.display()))
             .with_hint("name another folder with --out")),

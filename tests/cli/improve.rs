@@ -399,6 +399,10 @@ fn a_round_that_is_worse_is_rolled_back_and_its_labels_are_tried_once_more() {
     let second = records(&bench, "out/round-002/data.jsonl");
     assert_eq!(first.len(), 3);
     assert!(first.iter().all(|held| second.iter().any(|record| record["id"] == held["id"])));
+    // Nor is what arrives removed to begin anew.
+    std::fs::copy(bench.path("batch-2.jsonl"), bench.path("out/later.jsonl")).unwrap();
+    bench.write("within.toml", ROUNDS.replace("batch-2.jsonl", "out/later.jsonl"));
+    bench.fails("improve within.toml --out out --overwrite", "out/later.jsonl: is in out, which would be emptied");
     // Held once, they are not held again.
     let held = records(&bench, "out/round-002/held.jsonl");
     assert!(held.iter().all(|held| first.iter().all(|earlier| earlier["id"] != held["id"])));
